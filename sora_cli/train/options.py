@@ -1,0 +1,23 @@
+"""What `sora-cli train` was asked for: one frozen record shared by the three recipes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options common to `train clip`, `train vae` and `train dit`; None means "the preset decides"."""
+
+    preset: str                      # nano | mini | base
+    data: str                        # "world"
+    steps: int | None                # optimiser steps
+    minutes: float | None            # wall-clock budget; whichever of the two ends first
+    batch: int | None                # samples per step
+    seed: int
+    out: Path                        # run folder: checkpoints, log, sheets, curves
+    device: str                      # auto | cpu | cuda | mps
+    dtype: str                       # auto | float32 | bfloat16
+    fresh: bool = False              # start over instead of resuming from `out`
+    init: Path | None = None         # weights to start from
+    text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
+    vae: Path | None = None          # VAE for the DiT; None: the shipped one
