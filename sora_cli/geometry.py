@@ -1,0 +1,111 @@
+"""Every size is derived from another here, by exact division. Pure arithmetic, no torch."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from sora_cli.errors import SoraError
+
+TIME_STRIDE = 4       # frames of a chunk: latent 0 is frame 0 alone, each later latent 4 frames
+SPACE_STRIDE = 32     # output pixels per latent cell and side
+PATCH = 2             # latent cells per token and side
+TOKENS = 60           # tokens of a frame on pocket's native canvas
+
+SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
+WIDEST_ASPECT = 8.0
+
+
+def divide(value: int, by: int, what: str = "size") -> int:
+    """value / by, exactly; a SoraError that names the nearest legal values otherwise."""
+    quotient, rest = divmod(value, by)
+    if rest:
+        lower, upper = quotient * by, (quotient + 1) * by
+        raise SoraError(f"{what} {value} is not a multiple of {by}; the nearest are {lower} and {upper}")
+    return quotient
+
+
+def parse_res(text: str) -> tuple[int, int]:
+    """`1280x720` -> (1280, 720), both even and sane; a SoraError otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×*]\s*(\d{1,6})\s*", text)
+    if not match:
+        raise SoraError(f"resolution {text!r} is not WIDTHxHEIGHT, for example 1280x720")
+    width, height = int(match[1]), int(match[2])
+    check_size(width, height)
+    return width, height
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse what H.264 in yuv420p cannot hold (odd sides) and what nobody means (0, 100000, 50:1)."""
+    asked = f"resolution {width}x{height}"
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (width, height)):
+        raise SoraError(f"{asked} is out of range: a side must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
+    if width % 2 or height % 2:
+        even = f"{width + width % 2}x{height + height % 2}"
+        raise SoraError(f"{asked} has an odd side, which H.264 (yuv420p) cannot store; the nearest is {even}")
+    if max(width / height, height / width) > WIDEST_ASPECT:
+        raise SoraError(f"{asked} is too elongated: one side may be {WIDEST_ASPECT:g} times the other at most")
+
+
+def frames_for(seconds: float, fps: float) -> int:
+    """round(seconds * fps); a SoraError if that is not even one frame."""
+    frames = round(seconds * fps)
+    if frames < 1:
+        raise SoraError(f"{seconds:g} s at {fps:g} fps is less than one frame; give at least {1 / fps:.3g} s")
+    return frames
+
+
+def latents_for(frames: int, stride: int = TIME_STRIDE) -> int:
+    """Latents that cover `frames` frames: 1 -> 1, 2..5 -> 2, 6..9 -> 3."""
+    return math.ceil((frames - 1) / stride) + 1
+
+
+def frames_in(latents: int, stride: int = TIME_STRIDE) -> int:
+    """Frames that `latents` latents decode to: 1 + 4 (latents - 1)."""
+    return 1 + stride * (latents - 1)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The size that is generated, and the centred part of it that has the asked aspect. Pixels."""
+
+    width: int
+    height: int
+    crop_width: int
+    crop_height: int
+
+    @property
+    def left(self) -> int:
+        return (self.width - self.crop_width) // 2
+
+    @property
+    def top(self) -> int:
+        return (self.height - self.crop_height) // 2
+
+    @property
+    def waste(self) -> float:
+        """Share of the canvas that is cropped away."""
+        return 1 - self.crop_width * self.crop_height / (self.width * self.height)
+
+
+def canvas(
+    width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS
+) -> Canvas:
+    """The token grid of about `tokens` tokens that covers the aspect width:height with little waste.
+
+    1280x720 -> 10x6 tokens = 640x384 pixels, of which the centred 640x360 are kept.
+    """
+    unit = stride * patch
+    candidates = [
+        fit(columns * unit, rows * unit, width / height)
+        for columns in range(1, 2 * tokens + 1)
+        for rows in range(1, 2 * tokens + 1)
+        if tokens <= 2 * columns * rows <= 4 * tokens
+    ]
+    return min(candidates, key=lambda c: abs(math.log(c.width * c.height / (unit * unit * tokens))) + c.waste)
+
+
+def fit(width: int, height: int, aspect: float) -> Canvas:
+    """The largest centred part of width x height that has the given aspect."""
+    crop_width = min(width, max(1, round(height * aspect)))
+    crop_height = min(height, max(1, round(width / aspect)))
+    return Canvas(width, height, crop_width, crop_height)
