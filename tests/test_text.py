@@ -1,0 +1,77 @@
+"""The native text tower against open_clip's, the tokenizer, and prompt expansion."""
+
+import json
+
+import pytest
+import torch
+
+from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer, from_weights, text_weights, words
+
+VOCABULARY = ["a", "cat", "surfing", "ocean", "in", "the"]
+CONFIG = TextConfig(vocab_size=len(VOCABULARY) + 4, context=12, width=32, heads=4, layers=2, embed_dim=24)
+TEXTS = ["A cat, surfing in the ocean!", "", "a zeppelin", "a cat " * 9]
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return Tokenizer(VOCABULARY, CONFIG.context)
+
+
+def test_native_tower_equals_open_clip(tokenizer: Tokenizer) -> None:
+    from open_clip.transformer import TextTransformer
+
+    torch.manual_seed(0)
+    theirs = TextTransformer(context_length=CONFIG.context, vocab_size=CONFIG.vocab_size, width=CONFIG.width,
+                             heads=CONFIG.heads, layers=CONFIG.layers, output_dim=CONFIG.embed_dim,
+                             output_tokens=True).eval()  # fmt: skip
+    ours = TextTower(CONFIG)
+    ours.load_state_dict(text_weights(theirs), strict=True)
+    tokens = tokenizer.encode(TEXTS)
+    with torch.no_grad():
+        features, (pooled, _) = ours(tokens), theirs(tokens)
+        hidden = theirs.transformer(theirs.token_embedding(tokens) + theirs.positional_embedding,
+                                    attn_mask=theirs.attn_mask)  # fmt: skip
+    pooled = pooled / pooled.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(features.pooled, pooled, atol=1e-5, rtol=1e-5)
+    expected = theirs.ln_final(hidden) * features.known[..., None]
+    torch.testing.assert_close(features.tokens, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_features_behind_the_end_are_zero_and_do_not_matter(tokenizer: Tokenizer) -> None:
+    tower = TextTower(CONFIG).eval()
+    tokens = tokenizer.encode(["a cat"])
+    dirty = tokens.clone()
+    dirty[0, 4:] = 3                                                 # start a cat end | anything
+    assert tower(tokens).known.sum() == 4
+    assert not tower(tokens).tokens[0, 4:].any()
+    torch.testing.assert_close(tower(tokens).pooled, tower(dirty).pooled)
+
+
+def test_tokenizer_numbers(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode(TEXTS[:3]).tolist() == [
+        [1, 3, 4, 5, 7, 8, 6, 9, 0, 0, 0, 0],
+        [1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 3, 2, 9, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert tokenizer.encode(TEXTS[3:])[0, -1] == tokenizer.end == tokenizer.vocab_size - 1
+
+
+def test_unknown_words_once_and_in_order(tokenizer: Tokenizer) -> None:
+    assert tokenizer.unknown("The zebra's cat in the ZEBRA'S Ångström café") == ["zebras", "ångström", "café"]
+    assert words("It's — 2 cats; a_b") == ["its", "2", "cats", "a", "b"]
+
+
+def test_weights_describe_themselves(tokenizer: Tokenizer) -> None:
+    from dataclasses import asdict
+
+    tower = TextTower(CONFIG)
+    metadata = {"config": json.dumps(asdict(CONFIG)), "vocabulary": json.dumps(VOCABULARY)}
+    again, loaded = from_weights(text_weights(tower), metadata)
+    tokens = again.encode(TEXTS)
+    torch.testing.assert_close(loaded(tokens).tokens, tower(tokens).tokens)
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_config_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="32 is not a multiple of 5"):
+        TextConfig(10, 12, 32, 5, 2, 24)
