@@ -43,7 +43,7 @@ def check_size(width: int, height: int) -> None:
         even = f"{width + width % 2}x{height + height % 2}"
         raise SoraError(f"{asked} has an odd side, which H.264 (yuv420p) cannot store; the nearest is {even}")
     if max(width / height, height / width) > WIDEST_ASPECT:
-        raise SoraError(f"{asked} is too elongated: one side may be {WIDEST_ASPECT:g} times the other at most")
+        raise SoraError(f"{asked} is too elongated: at most {WIDEST_ASPECT:g} to 1 is possible")
 
 
 def frames_for(seconds: float, fps: float) -> int:

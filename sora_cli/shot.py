@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
@@ -68,7 +69,7 @@ def check_range(what: str, value: float, low: float, high: float) -> None:
         raise SoraError(f"{what} is {value:g}; it must be from {low:g} to {high:g}")
 
 
-def typed(name: str, value: object, kind: type) -> object:
+def typed(name: str, value: Any, kind: type) -> Any:
     """`value` as `kind`, where a whole number may stand for a float; SoraError otherwise."""
     if kind is float and type(value) is int:
         return float(value)

@@ -1,0 +1,213 @@
+"""Checkpoints: the registry (weights.toml), verification, and safetensors with configuration in the header.
+
+A checkpoint is a folder of `PART.safetensors` files, or of `PART-00001-of-00003.safetensors` shards. torch is
+imported only where tensors are touched.
+"""
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sora_cli.errors import Failed, SoraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGE = Path(__file__).parent
+SHARD_BYTES = 15_000_000
+AGAIN = "reinstall sora-cli to get it back"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the registry; `files` are sorted by name."""
+
+    name: str
+    kind: str
+    about: str
+    files: tuple[WeightFile, ...]
+
+    def part(self, stem: str) -> tuple[WeightFile, ...]:
+        """The file or the shards of one part: `text`, `vae`, `dit`, `evaluator`."""
+        return tuple(file for file in self.files if stem_of(file.path) == stem)
+
+
+def registry_path() -> Path:
+    """weights.toml: inside the package (wheel), or beside it (checkout, editable install)."""
+    for path in (PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"):
+        if path.is_file():
+            return path
+    raise Failed(f"weights.toml is missing from {PACKAGE}; {AGAIN}")
+
+
+@cache
+def registry() -> dict[str, Entry]:
+    models = tomllib.loads(registry_path().read_text(encoding="utf-8"))
+    return {name: read_entry(name, model) for name, model in models.items()}
+
+
+def read_entry(name: str, model: dict) -> Entry:
+    folder = PACKAGE / model["folder"]
+    files = (WeightFile(folder / file["name"], file["bytes"], file["sha256"]) for file in model["files"])
+    return Entry(name, model["kind"], model["about"], tuple(sorted(files, key=lambda file: file.path)))
+
+
+def names() -> list[str]:
+    return list(registry())
+
+
+def entry(name: str) -> Entry:
+    """The model called `name`; SoraError naming the known ones."""
+    if name not in registry():
+        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}")
+    return registry()[name]
+
+
+def stem_of(path: Path) -> str:
+    """dit-00001-of-00002.safetensors -> dit"""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
+
+
+def verify(model: Entry) -> None:
+    """Every file of the model is there and unchanged; Failed naming the first that is not. No torch."""
+    if not model.files:
+        raise Failed(f"no weights are registered for {model.name}; {AGAIN}")
+    for file in model.files:
+        check(file.path, file.sha256, file.bytes)
+
+
+def check(path: Path, sha256: str | None = None, size: int | None = None) -> None:
+    if not path.is_file():
+        raise Failed(f"weights {path} are missing; {AGAIN}")
+    if size is not None and path.stat().st_size != size:
+        raise Failed(f"weights {path} are damaged: {path.stat().st_size} bytes instead of {size}; {AGAIN}")
+    if sha256 is not None and hash_of(path) != sha256:
+        raise Failed(f"weights {path} are damaged or changed: sha256 is not {sha256[:12]}...; {AGAIN}")
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Tensors and header of one safetensors file; Failed if it is damaged or holds NaN or infinity."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise SoraError(f"there is no checkpoint {path}")
+    check(path, sha256)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise Failed(f"weights {path} are truncated or no safetensors ({error}); fetch them again") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Failed(f"weights {path} hold NaN or infinity in {name}; use an earlier checkpoint")
+    return tensors, metadata
+
+
+def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """One part of a registered model, verified against the registry: all its tensors and its header."""
+    files = entry(model).part(stem)
+    if not files:
+        raise Failed(f"model {model} has no part {stem!r} in weights.toml; {AGAIN}")
+    return merge([load(file.path, file.sha256) for file in files])
+
+
+def load_part(folder: Path | str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """One part of a checkpoint folder, whole or in shards."""
+    return merge([load(path) for path in find_part(Path(folder), stem)])
+
+
+def find_part(folder: Path, stem: str) -> list[Path]:
+    """The files of one part, every shard present; Failed otherwise."""
+    whole = folder / f"{stem}.safetensors"
+    shards = sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
+    if shards and not whole.exists():
+        expected = shard_names(stem, int(shards[0].stem[-5:]))
+        if [path.name for path in shards] != expected:
+            raise Failed(f"{folder} holds {len(shards)} of {len(expected)} shards of {stem}; fetch the rest")
+        return shards
+    return [whole]
+
+
+def merge(
+    parts: list[tuple[dict[str, "Tensor"], dict[str, str]]],
+) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    tensors = {name: tensor for some, _ in parts for name, tensor in some.items()}
+    return tensors, parts[0][1]
+
+
+def save(
+    path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
+) -> None:
+    """One safetensors file, written under a temporary name, flushed to the disk and renamed."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, part, dict(metadata or {}))
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_part(
+    folder: Path | str,
+    stem: str,
+    tensors: Mapping[str, "Tensor"],
+    metadata: Mapping[str, str] | None = None,
+    limit: int = SHARD_BYTES,
+) -> list[Path]:
+    """One part of a checkpoint in as few files of at most `limit` bytes as possible; older shards go."""
+    folder = Path(folder)
+    groups = shard(tensors, limit)
+    paths = [folder / name for name in shard_names(stem, len(groups))]
+    for path, group in zip(paths, groups, strict=True):
+        save(path, group, metadata)
+    for stale in folder.glob(f"{stem}*.safetensors"):
+        if stem_of(stale) == stem and stale not in paths:
+            stale.unlink()
+    return paths
+
+
+def shard(tensors: Mapping[str, "Tensor"], limit: int) -> list[dict[str, "Tensor"]]:
+    """Tensors in their order, cut into groups of at most `limit` bytes (a larger tensor is alone)."""
+    groups: list[dict[str, Tensor]] = [{}]
+    room = limit
+    for name, tensor in tensors.items():
+        if groups[-1] and tensor.nbytes > room:
+            groups.append({})
+            room = limit
+        groups[-1][name] = tensor
+        room -= tensor.nbytes
+    return groups
+
+
+def shard_names(stem: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
