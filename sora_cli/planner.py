@@ -1,0 +1,185 @@
+"""Flexible Diffusion Modeling: a long video as windows of (observed, latent) frames.
+
+A window is one call of the sampler: it makes its `latent` frames while it looks at its `observed` ones.
+The network is the same for every scheme; only the order in which frames come to exist differs
+(Harvey et al., "Flexible Diffusion Modeling of Long Videos", 2022). All indices count latent frames.
+"""
+
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+
+from sora_cli.errors import SoraError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames made together, and the frames they see: both sorted, with nothing in common."""
+
+    observed: tuple[int, ...]
+    latent: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.latent and not set(self.observed) & set(self.latent), self
+        assert all(list(part) == sorted(set(part)) for part in (self.observed, self.latent)), self
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Everything in the window, in the order of time."""
+        return tuple(sorted(self.observed + self.latent))
+
+
+Context = Callable[[Sequence[int], set[int], int], Iterable[int]]  # (latent, done, budget) -> observed
+
+
+def plan(
+    total: int, scheme: str, known: frozenset[int] = frozenset(), size: int = 16, step: int = 8
+) -> list[Window]:
+    """Windows which make every frame of `range(total)` that is not `known`, each exactly once.
+
+    A window holds at most `size` frames (`full` excepted) and makes `step` of them, or more while there
+    are too few finished frames to fill the rest. Frame 0 is in every window from the moment it exists.
+    Raises SoraError for an unknown scheme or numbers that make no plan.
+    """
+    if scheme not in SCHEMES:
+        raise SoraError(f"unknown plan {scheme!r}; choose one of {', '.join(SCHEMES)}")
+    if not 1 <= step < size:
+        raise SoraError(f"a window of {size} frames cannot make {step}; make between 1 and {size - 1}")
+    if total < 1:
+        raise SoraError(f"a video needs at least 1 latent frame, not {total}")
+    if outside := sorted(frame for frame in known if not 0 <= frame < total):
+        raise SoraError(f"known frames {outside} lie outside the {total} latent frames of the video")
+    return list(SCHEMES[scheme](total, known, size, step))
+
+
+# ---- schemes ----------------------------------------------------------------------------------------------
+
+
+def full(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+    """Every finished frame is observed, so windows grow: for the cache, or for short videos."""
+    return _sweep(total, known, size, step, lambda latent, done, budget: done)
+
+
+def autoregressive(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+    """The finished frames next to the new ones."""
+    return _sweep(total, known, size, step, _nearest)
+
+
+def long_range(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+    """Half of the context next to the new frames, half spread over everything finished."""
+    return _sweep(total, known, size, step, _near_and_far)
+
+
+def hierarchy(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+    """Key frames over the whole video first, then what lies between them, level by level."""
+    done = set(known)
+    for level in _levels(range(total), known, size, step):
+        for latent in _joined(level, done, size, step):
+            yield Window(_sorted(_nearest(latent, done, size - len(latent))), latent)
+            done |= set(latent)
+
+
+SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] = {
+    "full": full,
+    "autoregressive": autoregressive,
+    "long-range": long_range,
+    "hierarchy": hierarchy,
+}
+
+
+# ---- from one end to the other ----------------------------------------------------------------------------
+
+
+def _sweep(total: int, known: frozenset[int], size: int, step: int, context: Context) -> Iterator[Window]:
+    """Fill the leftmost hole until none is left; away from what exists, so a lone end grows backwards."""
+    done = set(known)
+    while holes := _runs(range(total), done):
+        hole, room = holes[0], _room(done, size, step)
+        backwards = bool(done) and min(done) > hole[0]
+        latent = hole[-room:] if backwards else hole[:room]
+        yield Window(_sorted(context(latent, done, size - len(latent))), latent)
+        done |= set(latent)
+
+
+def _room(done: set[int] | frozenset[int], size: int, step: int) -> int:
+    """How many frames a window may make: `step`, or all that finished frames cannot fill."""
+    return max(step, size - len(done))
+
+
+def _runs(level: Sequence[int], done: set[int]) -> list[tuple[int, ...]]:
+    """The unfinished frames of a sorted level, cut wherever a finished frame lies between two of them."""
+    past = sorted(done)
+    new = (frame for frame in level if frame not in done)
+    return [tuple(run) for _, run in groupby(new, key=lambda frame: bisect(past, frame))]
+
+
+# ---- which finished frames a window sees ------------------------------------------------------------------
+
+
+def _nearest(latent: Sequence[int], done: Iterable[int], budget: int) -> list[int]:
+    """Frame 0, then both neighbours of every new frame, then whatever is closest in time."""
+    past = sorted(done)
+    borders = _borders(latent, past)
+
+    def rank(frame: int) -> tuple[bool, bool, int, int]:
+        return frame != 0, frame not in borders, min(abs(frame - new) for new in latent), frame
+
+    return sorted(past, key=rank)[:budget]
+
+
+def _near_and_far(latent: Sequence[int], done: set[int], budget: int) -> list[int]:
+    far = max(budget // 2, 1)
+    near = _nearest(latent, done - {0}, budget - far)
+    return near + spread(sorted(done - set(near)), far)  # starts with frame 0
+
+
+def _borders(latent: Sequence[int], past: Sequence[int]) -> set[int]:
+    """The finished frames right before and right after each new one."""
+    places = (bisect(past, new) for new in latent)
+    return {frame for place in places for frame in past[max(place - 1, 0) : place + 1]}
+
+
+# ---- key frames -------------------------------------------------------------------------------------------
+
+
+def spread(frames: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the frames, evenly spaced, with the first and the last among them."""
+    if count >= len(frames):
+        return list(frames)
+    last = len(frames) - 1
+    return [frames[(2 * i * last + count - 1) // (2 * max(count - 1, 1))] for i in range(count)]
+
+
+def _levels(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> list[Sequence[int]]:
+    """From coarse to fine: the first fits one window, each next one has at most `step` new frames a gap."""
+    fewest = ceil((len(frames) - 1) / (step + 1)) + 1
+    if _fits(frames, known, size, step) or fewest >= len(frames):
+        return [frames]
+    choices = [spread(frames, count) for count in range(size, fewest, -1)]
+    keys = next((keys for keys in choices if _fits(keys, known, size, step)), spread(frames, fewest))
+    return [*_levels(keys, known, size, step), frames]
+
+
+def _fits(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> bool:
+    return len(set(frames) - known) <= _room(known, size, step)
+
+
+def _joined(level: Sequence[int], done: set[int], size: int, step: int) -> Iterator[tuple[int, ...]]:
+    """Neighbouring gaps of a level in one window, as long as all their borders are visible in it too."""
+    room, seen = _room(done, size, step), sorted(done)
+    pieces = [run[i : i + room] for run in _runs(level, done) for i in range(0, len(run), room)]
+    window: tuple[int, ...] = ()
+    for piece in pieces:
+        joined = window + piece
+        if window and (len(joined) > room or len(joined) + len(_borders(joined, seen) | {0}) > size):
+            yield window
+            joined = piece
+        window = joined
+    if window:
+        yield window
+
+
+def _sorted(frames: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(frames))

@@ -1,0 +1,113 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_cli.errors import SoraError
+from sora_cli.planner import SCHEMES, Window, plan, spread
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict:
+    total = draw(st.integers(1, 200))
+    size = draw(st.integers(2, 24))
+    known = draw(st.frozensets(st.integers(0, total - 1), max_size=20))
+    if draw(st.booleans()):  # a known run, as in extend and reverse
+        start = draw(st.integers(0, total - 1))
+        known |= frozenset(range(start, draw(st.integers(start, total))))
+    return dict(total=total, size=size, step=draw(st.integers(1, size - 1)), known=known)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@settings(max_examples=60, deadline=None)
+@given(request=requests())
+def test_every_plan_is_sound(scheme: str, request: dict) -> None:
+    exists = set(request["known"])
+    for window in plan(scheme=scheme, **request):
+        assert set(window.observed) <= exists, "observes what does not exist yet"
+        assert not set(window.latent) & exists, "makes a frame twice"
+        assert 0 not in exists or 0 in window.observed, "lost sight of frame 0"
+        assert len(window.frames) <= request["size"] or scheme == "full"
+        exists |= set(window.latent)
+    assert exists == set(range(request["total"]))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        ("full", [((), (0, 1, 2, 3)), ((0, 1, 2, 3), (4, 5)), ((0, 1, 2, 3, 4, 5), (6, 7)),
+                  ((0, 1, 2, 3, 4, 5, 6, 7), (8,))]),
+        ("autoregressive", [((), (0, 1, 2, 3)), ((0, 3), (4, 5)), ((0, 5), (6, 7)), ((0, 6, 7), (8,))]),
+        ("long-range", [((), (0, 1, 2, 3)), ((0, 3), (4, 5)), ((0, 5), (6, 7)), ((0, 6, 7), (8,))]),
+        ("hierarchy", [((), (0, 3, 5, 8)), ((0, 3), (1, 2)), ((0, 3, 5), (4,)), ((0, 5), (6, 7))]),
+    ],
+)
+def test_nine_frames_by_hand(scheme: str, expected: list) -> None:
+    windows = [(window.observed, window.latent) for window in plan(9, scheme, size=4, step=2)]
+    assert windows == expected
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_fits_is_one_window(scheme: str) -> None:
+    assert plan(16, scheme) == [Window((), tuple(range(16)))]
+    assert plan(1, scheme) == [Window((), (0,))]
+    assert plan(10, scheme, known=frozenset({0, 9})) == [Window((0, 9), tuple(range(1, 9)))]
+    assert plan(3, scheme, known=frozenset(range(3))) == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_known_end_grows_backwards(scheme: str) -> None:
+    made = [frame for window in plan(41, scheme, known=frozenset(range(33, 41))) for frame in window.latent]
+    first = plan(41, scheme, known=frozenset(range(33, 41)))[0]
+    assert set(first.observed) & set(range(33, 41)) and sorted(made) == list(range(33))
+    if scheme != "hierarchy":
+        assert first.latent == tuple(range(25, 33))
+
+
+@pytest.mark.parametrize("total", [31, 121, 361, 1081])
+def test_hierarchy_fills_gaps_between_their_borders(total: int) -> None:
+    """The first window spans the video; in all others, every new frame has done frames on both sides."""
+    first, *rest = plan(total, "hierarchy")
+    assert first.latent[0] == 0 and first.latent[-1] == total - 1 and len(first.latent) == 16
+    exists = set(first.latent)
+    for window in rest:
+        assert len(window.latent) <= 8
+        for frame in window.latent:
+            assert max(done for done in exists if done < frame) in window.observed
+            assert min(done for done in exists if done > frame) in window.observed
+        exists |= set(window.latent)
+    assert len(rest) <= total / 6  # windows are well filled
+
+
+def test_long_range_sees_far_and_near() -> None:
+    window = plan(121, "long-range")[8]
+    assert window.latent == tuple(range(72, 80))
+    assert window.observed == (0, 22, 45, 67, 68, 69, 70, 71)
+
+
+def test_spread() -> None:
+    assert spread(range(121), 16) == list(range(0, 121, 8))
+    assert spread(range(10), 2) == [0, 9]
+    assert spread(range(10), 1) == [0]
+    assert spread(range(3), 5) == [0, 1, 2]
+    assert spread(range(3), 0) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (dict(total=9, scheme="spiral"), "full, autoregressive, long-range, hierarchy"),
+        (dict(total=0, scheme="full"), "at least 1"),
+        (dict(total=9, scheme="full", size=8, step=8), "between 1 and 7"),
+        (dict(total=9, scheme="full", known=frozenset({9})), r"\[9\]"),
+    ],
+)
+def test_nonsense_is_refused(arguments: dict, says: str) -> None:
+    with pytest.raises(SoraError, match=says):
+        plan(**arguments)
+
+
+def test_windows_check_themselves() -> None:
+    assert Window((0, 5), (2, 3)).frames == (0, 2, 3, 5)
+    for observed, latent in [((0, 1), (1, 2)), ((1, 0), (2,)), ((0,), ())]:
+        with pytest.raises(AssertionError):
+            Window(observed, latent)
