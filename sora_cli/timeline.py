@@ -92,7 +92,7 @@ def parse_address(text: str, fps: float, frames: int) -> int:
     """
     match = re.fullmatch(r"\s*([+-]?)(\d+\.?\d*|\.\d+)(s?)\s*", text)
     if not match or not (match[3] or match[2].isdigit()):
-        raise SoraError(f"address {text!r} is not a time; write seconds (2.5s), a frame (60) or -1 (the last)")
+        raise SoraError(f"address {text!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
     distance = round(float(match[2]) * fps) if match[3] else int(match[2])
     frame = frames - distance if match[1] == "-" else distance
     if not 0 <= frame < frames:

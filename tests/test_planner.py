@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from sora_cli.planner import SCHEMES, Window, plan, spread
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> dict:
+def requests(draw: st.DrawFn) -> dict[str, Any]:
     total = draw(st.integers(1, 200))
     size = draw(st.integers(2, 24))
     known = draw(st.frozensets(st.integers(0, total - 1), max_size=20))
@@ -20,7 +22,7 @@ def requests(draw: st.DrawFn) -> dict:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @settings(max_examples=60, deadline=None)
 @given(request=requests())
-def test_every_plan_is_sound(scheme: str, request: dict) -> None:
+def test_every_plan_is_sound(scheme: str, request: dict[str, Any]) -> None:
     exists = set(request["known"])
     for window in plan(scheme=scheme, **request):
         assert set(window.observed) <= exists, "observes what does not exist yet"
@@ -41,7 +43,7 @@ def test_every_plan_is_sound(scheme: str, request: dict) -> None:
         ("hierarchy", [((), (0, 3, 5, 8)), ((0, 3), (1, 2)), ((0, 3, 5), (4,)), ((0, 5), (6, 7))]),
     ],
 )
-def test_nine_frames_by_hand(scheme: str, expected: list) -> None:
+def test_nine_frames_by_hand(scheme: str, expected: list[Any]) -> None:
     windows = [(window.observed, window.latent) for window in plan(9, scheme, size=4, step=2)]
     assert windows == expected
 
@@ -78,6 +80,11 @@ def test_hierarchy_fills_gaps_between_their_borders(total: int) -> None:
     assert len(rest) <= total / 6  # windows are well filled
 
 
+def test_hierarchy_sees_a_lone_end_beyond_many_nearer_frames() -> None:
+    first = plan(361, "hierarchy", known=frozenset({*range(90), 360}))[0]
+    assert {0, 89, 360} <= set(first.observed)
+
+
 def test_long_range_sees_far_and_near() -> None:
     window = plan(121, "long-range")[8]
     assert window.latent == tuple(range(72, 80))
@@ -101,7 +108,7 @@ def test_spread() -> None:
         (dict(total=9, scheme="full", known=frozenset({9})), r"\[9\]"),
     ],
 )
-def test_nonsense_is_refused(arguments: dict, says: str) -> None:
+def test_nonsense_is_refused(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(SoraError, match=says):
         plan(**arguments)
 

@@ -91,7 +91,7 @@ def test_addresses_outside(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "s", "2.5", "two", "1m", "--1", "1e3", "nan", "-", "2,5s"])
 def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(SoraError, match="not a time"):
+    with pytest.raises(SoraError, match="no time"):
         parse_address(text, fps=24, frames=120)
 
 
