@@ -1,0 +1,171 @@
+"""One grammar, two densities: `dense` is what the model is trained on, `sparse` what people type, `parse` leads
+from the second to the first. No torch."""
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sora_cli.world.scene import Scene
+from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+
+_STOP = frozenset("a an the of to at on in and with is are its it from by into onto over through while that near among".split())
+_QUIET = frozenset("""camera out off up down around back very some this there video clip movie scene shot emoji animation
+    animated two one his her as for then us me show make shows showing seen being be was who which across along side
+    next beside together surface""".split())
+_TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
+           "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting", "floating",
+           "racing", "galloping", "riding", "rolling", "crossing", "strolling", "hovering", "flew", "ran", "swam", "went")
+_DIRECTIONS = {
+    "moving left": ("left", "leftwards", "leftward", "right to left"),
+    "moving right": ("right", "rightwards", "rightward", "left to right"),
+    "rising": ("up", "upwards", "upward"),
+    "falling": ("down", "downwards", "downward"),
+}
+_WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
+          "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "", "city at night": "in the",
+          "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "snow": "in the", "on the moon": "",
+          "sunset at the beach": "at", "ice": "on the", "hills": "on the", "lava": "near the", "volcano": "at the",
+          "eruption": "at an", "stars": "among the", "clouds": "in the", "blue sky": "in a", "desert": "in the"}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a prompt says in the words of the world; None: not said. `unknown`: content words it does not have."""
+
+    subjects: tuple[str, ...] = ()
+    action: str | None = None
+    place: str | None = None
+    size: str | None = None
+    speed: str | None = None
+    camera: str | None = None
+    unknown: list[str] = field(default_factory=list)
+
+
+def dense(scene: Scene) -> str:
+    """The canonical caption: every field, fixed order, at most 16 words."""
+    second = f" and {_article(scene.second)} {scene.second}" if scene.second else ""
+    return (f"a {scene.size} {scene.subject}{second} {scene.action} {scene.speed}, {scene.place}, "
+            f"camera {scene.camera}")
+
+
+def sparse(scene: Scene, rng: random.Random) -> str:
+    """What someone might type for this scene: synonyms, and attributes dropped at random."""
+    size = _say(rng, scene.size, SIZES, 0.3)
+    subject = " ".join(filter(None, [size, _synonym(rng, scene.subject)]))
+    subject = f"{_article(subject)} {subject}" if rng.random() < 0.7 else subject
+    if scene.second and rng.random() < 0.9:
+        other = _synonym(rng, scene.second)
+        subject += f" and {_article(other)} {other}"
+    action = _say(rng, scene.action, ACTIONS, 0.9)
+    speed = _say(rng, scene.speed, SPEEDS, 0.5) if scene.speed != "normal" else ""
+    place = _where(_say(rng, scene.place, PLACES, 0.6))
+    camera = _say(rng, scene.camera, CAMERAS, 0.5) if scene.camera != "still" else ""
+    words = [place, subject, action, speed] if rng.random() < 0.1 else [subject, action, speed, place]
+    return " ".join(filter(None, [*words, f"camera {camera}" if camera in CAMERAS else camera]))
+
+
+def parse(prompt: str) -> Parsed:
+    """Map a user's words to the vocabulary. The first mention of each field wins; subjects are all kept."""
+    found: dict[str, list[str]] = {}
+    for kind, value in _matches(_tokens(prompt)):
+        found.setdefault(kind, [])
+        if value not in found[kind] or kind == "unknown":
+            found[kind].append(value)
+
+    def first(kind: str) -> str | None:
+        return found.get(kind, [None])[0]  # type: ignore[list-item]
+
+    travel = first("direction") or ("moving right" if "travel" in found else None)
+    return Parsed(tuple(found.get("subject", ())), first("action") or travel, first("place"), first("size"),
+                  first("speed"), first("camera"), found.get("unknown", []))
+
+
+def words() -> list[str]:
+    """Every word a dense or sparse caption can contain, sorted."""
+    said: list[str] = ["a an and camera", *_WHERE.values(), "in the"]
+    for table in (ACTIONS, PLACES, SIZES, SPEEDS, CAMERAS):
+        said += [phrase for name, synonyms in table.items() for phrase in (name, *synonyms)]
+    said += [phrase for s in SUBJECTS.values() for phrase in (s.name, *s.synonyms)]
+    return sorted({word for phrase in said for word in phrase.split()})
+
+
+def tokens(caption: str) -> list[str]:
+    """Lower-case words of a caption, punctuation removed."""
+    return re.findall(r"[a-z0-9']+", caption.lower().replace("-", " "))
+
+
+_tokens = tokens
+
+
+def _article(phrase: str | None) -> str:
+    return "an" if phrase and phrase[0] in "aeio" else "a"
+
+
+def _synonym(rng: random.Random, name: str) -> str:
+    synonyms = SUBJECTS[name].synonyms
+    return rng.choice(synonyms) if synonyms and rng.random() < 0.3 else name
+
+
+def _say(rng: random.Random, name: str, table: dict[str, tuple[str, ...]], chance: float) -> str:
+    if rng.random() >= chance:
+        return ""
+    return rng.choice(table[name]) if table[name] and rng.random() < 0.4 else name
+
+
+def _where(place: str) -> str:
+    return f"{_WHERE.get(place, 'in the')} {place}".strip() if place else ""
+
+
+def _verb_forms(verb: str) -> set[str]:
+    """jumping -> jump, jumps, jumped ...; forms that no one says do no harm."""
+    if not verb.endswith("ing"):
+        return {verb}
+    stem = verb[:-3]
+    bases = {stem, stem + "e", *([stem[:-1]] if stem[-1] == stem[-2] else [])}
+    ends = {base + end for base in bases for end in ("", "s", "es", "ed", "d")}
+    return {verb, *ends, *({stem[:-1] + "ies"} if stem[-1] == "y" else set())}
+
+
+def _plurals(noun: str) -> set[str]:
+    return {noun, noun + "s", noun + "es", *([noun[:-1] + "ies"] if noun.endswith("y") else [])}
+
+
+def _key(phrase: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for word in phrase if word not in _STOP)
+
+
+def _entries() -> Iterator[tuple[list[str], str, str]]:
+    """(phrase, field, value) of everything that can be said."""
+    for verb in _TRAVEL:
+        yield from (([form], "travel", verb) for form in _verb_forms(verb))
+    for name, phrases in _DIRECTIONS.items():
+        yield from ((phrase.split(), "direction", name) for phrase in phrases)
+    for kind, table in (("place", PLACES), ("size", SIZES), ("speed", SPEEDS), ("camera", CAMERAS)):
+        for name, synonyms in table.items():
+            yield from ((phrase.split(), kind, name) for phrase in (name, *synonyms) if phrase != "still")
+    for name in CAMERAS:
+        yield ["camera", *name.split()], "camera", name
+    for name, synonyms in ACTIONS.items():
+        for head, *rest in (phrase.split() for phrase in (name, *synonyms)):
+            yield from (([form, *rest], "action", name) for form in _verb_forms(head))
+    yield ["still"], "action", "standing still"
+    for subject in SUBJECTS.values():
+        for *rest, noun in (phrase.split() for phrase in (subject.name, *subject.synonyms)):
+            yield from (([*rest, form], "subject", subject.name) for form in _plurals(noun))
+
+
+_TABLE: dict[tuple[str, ...], tuple[str, str]] = {_key(phrase): (kind, name) for phrase, kind, name in _entries()}
+_LONGEST = max(map(len, _TABLE))
+
+
+def _matches(said: list[str]) -> Iterator[tuple[str, str]]:
+    """Greedy longest matches from left to right; what matches nothing and carries meaning is unknown."""
+    left = list(_key(said))
+    while left:
+        size = next((n for n in range(min(_LONGEST, len(left)), 0, -1) if tuple(left[:n]) in _TABLE), 0)
+        if size:
+            yield _TABLE[tuple(left[:size])]
+        elif left[0] not in _QUIET:
+            yield "unknown", left[0]
+        del left[: size or 1]

@@ -1,0 +1,176 @@
+"""Where a subject is at any time: closed forms, periodic or wrapping through the frame. No torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sora_cli.world.scene import Scene
+from sora_cli.world.vocabulary import GROUND, SIZE_OF, SPEED_OF, SUBJECTS
+
+Array = np.ndarray
+TAU = 2 * np.pi
+SPEED = 0.45                       # short sides a second
+
+
+@dataclass(frozen=True)
+class Pose:
+    """x, y from the frame's centre in short sides, y downwards; angle in radians, clockwise on the screen."""
+
+    x: Array
+    y: Array
+    scale: Array
+    squash: Array
+    angle: Array
+    flip: float                    # -1 mirrors the sprite
+    feet: float | None             # y of the ground under it; None: it floats
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything a motion needs: time scaled by speed, the frame's size and the scene's chance."""
+
+    t: Array
+    wide: float                    # frame in short sides
+    tall: float
+    size: float                    # subject in short sides
+    x: float                       # the start
+    y: float
+    phase: float                   # in [0, 1)
+    grounded: bool
+
+
+def _wrap(value: Array, span: float) -> Array:
+    return (value + span / 2) % span - span / 2
+
+
+def _still(s: Stage) -> Pose:
+    one, zero = np.ones_like(s.t), np.zeros_like(s.t)
+    return Pose(zero + s.x, zero + s.y, one, one, zero, 0.0, None)
+
+
+def _standing(s: Stage) -> Pose:
+    return replace(_still(s), squash=1 + 0.025 * np.sin(TAU * (s.t / 1.6 + s.phase)))
+
+
+def _across(s: Stage, way: int) -> Pose:
+    x = _wrap(way * (SPEED * s.t - 0.22 * s.wide + s.x * way), s.wide + 1.1 * s.size)
+    hop = 0.015 * np.abs(np.sin(TAU * (1.5 * s.t + s.phase)))
+    return replace(_still(s), x=x, y=s.y - hop, flip=way)
+
+
+def _vertical(s: Stage, way: int) -> Pose:
+    y = _wrap(way * (SPEED * 0.9 * s.t - 0.2 * s.tall + 0.3 * s.x), s.tall + 1.1 * s.size)
+    return replace(_still(s), y=y, x=s.x + 0.02 * np.sin(TAU * (s.t / 1.5 + s.phase)))
+
+
+def _bouncing(s: Stage) -> Pose:
+    up = np.abs(np.sin(np.pi * (s.t / 1.2 + s.phase)))
+    height = min(0.34, max(0.12, 0.5 * s.tall + s.y - 0.45 * s.size))
+    return replace(_still(s), y=s.y - height * up, squash=1 - 0.16 * (1 - up) ** 4)
+
+
+def _spinning(s: Stage) -> Pose:
+    return replace(_still(s), angle=TAU * (s.t / 2.0 + 0.2 * s.phase))
+
+
+def _saw(t: Array) -> Array:
+    """0 -> 1 over 88 % of the period, and smoothly back in the rest."""
+    t = t % 1.0
+    back = np.clip((t - 0.88) / 0.12, 0, 1)
+    return np.minimum(t / 0.88, 1) * (1 - back * back * (3 - 2 * back))
+
+
+def _growing(s: Stage) -> Pose:
+    return replace(_still(s), scale=0.42 * (1.25 / 0.42) ** _saw(s.t / 4 + 0.12 * s.phase))
+
+
+def _shrinking(s: Stage) -> Pose:
+    return replace(_still(s), scale=1.25 * (0.36 / 1.25) ** _saw(s.t / 4 + 0.12 * s.phase))
+
+
+def _surfing(s: Stage) -> Pose:
+    wave = TAU * (s.t / 2.2 + s.phase)
+    x = s.x + 0.11 * np.sin(TAU * (s.t / 4.4 + s.phase))
+    return replace(_still(s), x=x, y=s.y + 0.05 * np.sin(wave), angle=0.2 * np.cos(wave), flip=1.0)
+
+
+def _swinging(s: Stage) -> Pose:
+    angle, arm = 0.62 * np.sin(TAU * (s.t / 2.0 + s.phase)), 0.55 * s.size
+    return replace(_still(s), x=s.x - arm * np.sin(angle), y=s.y + arm * (np.cos(angle) - 1), angle=angle)
+
+
+def _circling(s: Stage) -> Pose:
+    turn, radius = TAU * (s.t / 3.0 + s.phase), 0.21
+    return replace(_still(s), x=s.x + 1.3 * radius * np.cos(turn), y=s.y + radius * np.sin(turn))
+
+
+def _shaking(s: Stage) -> Pose:
+    wave = np.sin(TAU * (3 * s.t + s.phase))
+    return replace(_still(s), x=s.x + 0.045 * wave, angle=0.09 * wave)
+
+
+def _dancing(s: Stage) -> Pose:
+    beat = TAU * (s.t / 1.2 + s.phase)
+    return replace(_still(s), x=s.x + 0.06 * np.sin(beat), y=s.y - 0.06 * np.abs(np.cos(beat)),
+                   angle=0.34 * np.sin(beat), squash=1 + 0.07 * np.cos(2 * beat))
+
+
+MOTIONS: dict[str, Callable[[Stage], Pose]] = {
+    "moving left": lambda s: _across(s, -1),
+    "moving right": lambda s: _across(s, 1),
+    "bouncing": _bouncing,
+    "spinning": _spinning,
+    "growing": _growing,
+    "shrinking": _shrinking,
+    "rising": lambda s: _vertical(s, -1),
+    "falling": lambda s: _vertical(s, 1),
+    "surfing": _surfing,
+    "swinging": _swinging,
+    "circling": _circling,
+    "standing still": _standing,
+    "shaking": _shaking,
+    "dancing": _dancing,
+}
+FLOATING = {"spinning", "rising", "falling", "circling", "swinging", "growing", "shrinking"}
+
+
+def pose(scene: Scene, name: str, times: Array, wide: float, tall: float, start: tuple[float, float, float],
+         size: float, feet: float) -> Pose:
+    """The pose of subject `name` of the scene. start: (x, y, phase); feet: its lowest point below its centre."""
+    subject, ground = SUBJECTS[name], GROUND[scene.place]
+    standing = ground is not None and not subject.flies and scene.action not in FLOATING
+    if scene.action == "surfing" and ground is not None:
+        standing = True
+    floor = (ground - 0.5) * tall if ground is not None and standing else None
+    y = floor - feet * size if floor is not None else start[1]
+    stage = Stage(times * SPEED_OF[scene.speed], wide, tall, size, start[0], y, start[2], standing)
+    made = MOTIONS[scene.action](stage)
+    settle = made.y + (1 - made.squash) * feet * size          # squashing keeps the feet where they are
+    return replace(made, y=settle, flip=_mirror(subject.facing, made.flip), feet=floor,
+                   angle=made.angle + _nose(subject.nose, scene.action))
+
+
+def _mirror(facing: int, way: float) -> float:
+    return -1.0 if facing * way < 0 else 1.0
+
+
+def _nose(nose: float | None, action: str) -> float:
+    """Turn a rocket's nose into its flight (clockwise positive; mirrored sprites turn the other way by symmetry)."""
+    turns = {"rising": 90.0, "falling": -90.0, "moving right": 0.0, "moving left": 180.0}
+    if nose is None or action not in turns:
+        return 0.0
+    return float(np.deg2rad(nose - turns[action] if action != "moving left" else -nose))
+
+
+def zoom(camera: str, t: Array) -> Array:
+    """Magnification of the background; the subject's is its power 1.4."""
+    if camera not in ("zoom in", "zoom out"):
+        return np.ones_like(t)
+    saw = _saw(t / 8)
+    return 1.3 ** (saw if camera == "zoom in" else 1 - saw)
+
+
+def pan(camera: str, t: Array) -> Array:
+    """Camera position in short sides."""
+    return {"pan left": -0.22, "pan right": 0.22}.get(camera, 0.0) * t

@@ -1,0 +1,84 @@
+"""A scene is seven named choices and a seed; some combinations are kept out of training. No torch."""
+
+import random
+import zlib
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from sora_cli.errors import SoraError
+from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+
+Split = Literal["train", "held-out"]
+_NEVER_HELD_OUT = ("cat", "surfing", "ocean")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip of the world. `seed` decides the nuisance: start position, phase, tint of the background."""
+
+    subject: str
+    action: str
+    place: str
+    size: str = "large"
+    speed: str = "normal"
+    camera: str = "still"
+    second: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _known("subject", self.subject, SUBJECTS)
+        _known("action", self.action, ACTIONS)
+        _known("place", self.place, PLACES)
+        _known("size", self.size, SIZES)
+        _known("speed", self.speed, SPEEDS)
+        _known("camera", self.camera, CAMERAS)
+        if self.second is not None:
+            _known("second subject", self.second, SUBJECTS)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return (self.subject,) if self.second is None else (self.subject, self.second)
+
+    @property
+    def triples(self) -> list[tuple[str, str, str]]:
+        """(subject, action, place) of every subject."""
+        return [(s, self.action, self.place) for s in self.subjects]
+
+
+def _known(field: str, value: str, names: dict) -> None:
+    if value not in names:
+        raise SoraError(f"unknown {field} {value!r}; the world has {', '.join(names)}")
+
+
+def _held_out(triple: tuple[str, str, str]) -> bool:
+    return triple != _NEVER_HELD_OUT and zlib.crc32("|".join(triple).encode()) % 10 == 0
+
+
+HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(filter(_held_out, product(SUBJECTS, ACTIONS, PLACES)))
+
+
+def sample_scene(rng: random.Random, split: Split = "train") -> Scene:
+    """A random scene; none of its triples is in HELD_OUT for "train", the first one is for "held-out"."""
+    if split not in ("train", "held-out"):
+        raise SoraError(f'unknown split {split!r}; it is "train" or "held-out"')
+    while True:
+        scene = _draw(rng)
+        held = [triple in HELD_OUT for triple in scene.triples]
+        if held[0] if split == "held-out" else not any(held):
+            return scene
+
+
+def _draw(rng: random.Random) -> Scene:
+    subject = rng.choice(list(SUBJECTS))
+    action = rng.choice([*ACTIONS, "surfing"])
+    return Scene(
+        subject=subject,
+        action=action,
+        place=SUBJECTS[subject].home if rng.random() < 0.25 else rng.choice(list(PLACES)),
+        size=rng.choices(list(SIZES), (0.15, 0.35, 0.50))[0],
+        speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.25, 0.5, 0.25))[0],
+        camera=rng.choices(list(CAMERAS), (0.6, 0.1, 0.1, 0.1, 0.1))[0],
+        second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.15 else None,
+        seed=rng.randrange(2**31),
+    )

@@ -1,0 +1,130 @@
+"""What exists in the world: subjects, actions, places, attributes, and the words people use for them. No torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    emoji: str
+    home: str                      # the place when none is said
+    synonyms: tuple[str, ...] = ()
+    facing: int = -1               # where the sprite looks: -1 left, +1 right, 0 nowhere
+    nose: float | None = None      # degrees from right, upwards: sprites that turn into their flight
+    flies: bool = False            # hovers above the ground instead of standing on it
+
+
+def _subject(name: str, emoji: str, home: str, synonyms: str = "", **more: object) -> Subject:
+    return Subject(name, emoji, home, tuple(s.strip() for s in synonyms.split(",") if s.strip()), **more)  # type: ignore[arg-type]
+
+
+SUBJECTS: dict[str, Subject] = {s.name: s for s in (
+    _subject("cat", "🐈", "meadow", "kitty, kitten"),
+    _subject("dog", "🐕", "meadow", "puppy, doggy, doggie", facing=0),
+    _subject("rocket", "🚀", "space", "spaceship, rocketship, rocket ship", facing=1, nose=45.0, flies=True),
+    _subject("sailboat", "⛵", "ocean", "boat, ship, yacht", facing=1),
+    _subject("whale", "🐳", "ocean"),
+    _subject("penguin", "🐧", "snow"),
+    _subject("crab", "🦀", "sunset beach", "lobster", facing=0),
+    _subject("unicorn", "🦄", "meadow"),
+    _subject("bird", "🐦", "sky", "bluebird", flies=True),
+    _subject("butterfly", "🦋", "meadow", "moth", facing=0, flies=True),
+    _subject("car", "🚗", "city at night", "automobile, taxi"),
+    _subject("bus", "🚌", "city at night", "coach"),
+    _subject("bicycle", "🚲", "city at night", "bike"),
+    _subject("balloon", "🎈", "sky", facing=0, flies=True),
+    _subject("robot", "🤖", "city at night", "android", facing=0),
+    _subject("ghost", "👻", "city at night", "spirit", facing=0, flies=True),
+    _subject("dragon", "🐉", "volcano", flies=True),
+    _subject("turtle", "🐢", "sunset beach", "tortoise"),
+    _subject("fish", "🐠", "underwater", "goldfish"),
+    _subject("octopus", "🐙", "underwater", "squid", facing=0),
+    _subject("frog", "🐸", "forest", "toad", facing=0),
+    _subject("lion", "🦁", "desert", facing=0),
+    _subject("elephant", "🐘", "desert"),
+    _subject("pig", "🐖", "meadow", "piglet, piggy"),
+    _subject("horse", "🐎", "meadow", "pony"),
+    _subject("bear", "🐻", "forest", "teddy", facing=0),
+    _subject("panda", "🐼", "forest", facing=0),
+    _subject("fox", "🦊", "forest", facing=0),
+    _subject("owl", "🦉", "forest", facing=0, flies=True),
+    _subject("bee", "🐝", "meadow", "bumblebee, wasp", flies=True),
+    _subject("snail", "🐌", "forest"),
+    _subject("dinosaur", "🦕", "volcano", "dino"),
+    _subject("ufo", "🛸", "space", "flying saucer, saucer", facing=0, flies=True),
+    _subject("airplane", "✈", "sky", "plane, aeroplane, jet", facing=1, nose=45.0, flies=True),
+    _subject("helicopter", "🚁", "sky", "chopper", flies=True),
+    _subject("train", "🚂", "desert", "locomotive"),
+    _subject("tractor", "🚜", "meadow"),
+    _subject("duck", "🦆", "ocean", "duckling"),
+    _subject("rooster", "🐓", "meadow", "chicken, hen, cock"),
+    _subject("rabbit", "🐇", "snow", "bunny, hare"),
+    _subject("monkey", "🐒", "forest", "ape, chimp"),
+    _subject("cow", "🐄", "meadow", "cattle"),
+    _subject("football", "⚽", "meadow", "soccer ball, ball, soccer", facing=0),
+    _subject("pumpkin", "🎃", "city at night", "jack o lantern", facing=0),
+    _subject("snowman", "⛄", "snow", facing=0),
+    _subject("flamingo", "🦩", "sunset beach"),
+    _subject("giraffe", "🦒", "desert"),
+    _subject("tiger", "🐅", "forest"),
+)}
+
+# Every phrase below may be typed; verbs are listed in the -ing form and get their other forms by rule.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "moving left": ("going left", "walking left", "flying left", "heading left", "moving leftwards"),
+    "moving right": ("going right", "walking right", "flying right", "heading right", "moving rightwards"),
+    "bouncing": ("jumping", "hopping", "leaping"),
+    "spinning": ("rotating", "turning around", "twirling", "turning"),
+    "growing": ("getting bigger", "getting larger", "expanding", "inflating"),
+    "shrinking": ("getting smaller", "shriveling", "deflating"),
+    "rising": ("going up", "flying up", "moving up", "taking off", "climbing", "ascending", "launching"),
+    "falling": ("going down", "dropping", "moving down", "descending", "falling down", "sinking"),
+    "surfing": ("riding a wave", "riding the waves", "on a surfboard", "surfing a wave", "surfing on a wave"),
+    "swinging": ("swaying", "rocking"),
+    "circling": ("moving in circles", "flying in circles", "going in circles", "going around", "orbiting"),
+    "standing still": ("standing", "resting", "sitting", "waiting", "not moving"),
+    "shaking": ("trembling", "shivering", "vibrating"),
+    "dancing": ("wiggling", "grooving", "boogying"),
+}
+
+PLACES: dict[str, tuple[str, ...]] = {
+    "ocean": ("sea", "water", "waves"),
+    "sky": ("clouds", "air", "blue sky"),
+    "space": ("outer space", "stars", "galaxy", "cosmos"),
+    "meadow": ("field", "grass", "park", "hills", "garden"),
+    "desert": ("dunes", "sahara", "sand dunes"),
+    "city at night": ("city", "town", "street", "night", "downtown"),
+    "snow": ("winter", "arctic", "ice", "snowfall"),
+    "sunset beach": ("beach", "sunset", "shore", "sunset at the beach"),
+    "forest": ("woods", "jungle", "trees"),
+    "underwater": ("deep sea", "under the sea", "under water", "reef"),
+    "volcano": ("lava", "eruption"),
+    "moon": ("lunar surface", "on the moon"),
+}
+
+SIZES: dict[str, tuple[str, ...]] = {
+    "small": ("little", "tiny"),
+    "medium": ("normal sized", "medium sized"),
+    "large": ("big", "huge", "giant"),
+}
+SPEEDS: dict[str, tuple[str, ...]] = {
+    "slow": ("slowly", "gently"),
+    "normal": (),
+    "fast": ("quickly", "rapidly", "quick"),
+}
+CAMERAS: dict[str, tuple[str, ...]] = {
+    "still": ("static camera", "fixed camera"),
+    "pan left": ("panning left", "camera panning left", "camera moving left"),
+    "pan right": ("panning right", "camera panning right", "camera moving right"),
+    "zoom in": ("zooming in", "camera zooming in", "close up"),
+    "zoom out": ("zooming out", "camera zooming out"),
+}
+
+SIZE_OF = {"small": 0.30, "medium": 0.42, "large": 0.55}       # share of the frame's short side
+SPEED_OF = {"slow": 4 / 7, "normal": 1.0, "fast": 1.6}         # factor on time
+
+# Where feet touch, as a share of the frame's height; None: everything floats in the middle.
+GROUND: dict[str, float | None] = {
+    "ocean": 0.74, "sky": None, "space": None, "meadow": 0.88, "desert": 0.88, "city at night": 0.91,
+    "snow": 0.88, "sunset beach": 0.90, "forest": 0.90, "underwater": None, "volcano": 0.90, "moon": 0.88,
+}
