@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -71,14 +72,14 @@ class VideoWriter:
         size: Size,
         fps: float,
         source_size: Size | None = None,
-        metadata: dict[str, object] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> None:
         self.path = Path(path)
         self.part = part_of(self.path)
         self.size, self.fps = size, fps
         self.source_size = source_size or size
         self.metadata = metadata or {}
-        self.frames = 0
+        self.waited = 0.0        # seconds spent on the encoder
 
     def command(self) -> list[str]:
         source = "x".join(map(str, self.source_size))
@@ -99,11 +100,12 @@ class VideoWriter:
         """One frame, uint8 [h, w, 3]."""
         assert frame.dtype == np.uint8 and frame.shape == (*reversed(self.source_size), 3), frame.shape
         assert self.process.stdin
+        started = time.perf_counter()
         try:
             self.process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
             self.give_up()
-        self.frames += 1
+        self.waited += time.perf_counter() - started
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,6 +118,7 @@ class VideoWriter:
 
     def finish(self) -> None:
         assert self.process.stdin
+        started = time.perf_counter()
         try:
             self.process.stdin.close()
         except BrokenPipeError:
@@ -123,6 +126,7 @@ class VideoWriter:
         if self.process.wait() != 0 or self.complaint():
             self.give_up()
         os.replace(self.part, self.path)
+        self.waited += time.perf_counter() - started
 
     def abandon(self) -> None:
         """Stop ffmpeg if it still runs and remove what is not complete."""
@@ -141,7 +145,7 @@ class VideoWriter:
 
 
 def write_image(
-    path: Path | str, frame: Frame, size: Size | None = None, metadata: dict[str, object] | None = None
+    path: Path | str, frame: Frame, size: Size | None = None, metadata: Mapping[str, object] | None = None
 ) -> None:
     """One frame as a PNG of exactly `size`, written whole or not at all."""
     from PIL import Image

@@ -10,6 +10,7 @@ from sora_cli.errors import SoraError
 
 PLANS = ("full", "hierarchy")
 LONGEST_SECONDS = 3600.0
+LONGEST_PROMPT = 2000
 MOST_FRAMES = 432_000          # an hour at the fastest frame rate
 
 
@@ -32,6 +33,8 @@ class Shot:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise SoraError('the prompt is empty; say what to show, for example "a cat surfing"')
+        check_text("prompt", self.prompt)
+        check_text("negative prompt", self.negative)
         geometry.check_size(self.width, self.height)
         check_range("fps", self.fps, 1, 120)
         check_range("frames", self.frames, 1, MOST_FRAMES)
@@ -62,6 +65,13 @@ class Shot:
         if unknown := sorted(asked.keys() - kinds.keys()):
             raise SoraError(f"not a shot: unknown field {', '.join(unknown)}; known are {', '.join(kinds)}")
         return cls(**{name: typed(name, value, kinds[name]) for name, value in asked.items()})
+
+
+def check_text(what: str, text: str) -> None:
+    if len(text) > LONGEST_PROMPT:
+        raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are read")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise SoraError(f"the {what} is not valid UTF-8")
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:

@@ -1,0 +1,82 @@
+"""The `sora-cli` command: its words, and the one place where errors become a line and an exit code."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from sora_cli import __version__
+from sora_cli.cli.evaluate import evaluate
+from sora_cli.cli.generate import generate
+from sora_cli.cli.train import train
+from sora_cli.cli.world import world
+from sora_cli.errors import SoraError
+
+FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
+
+# typer carries its own copy of click or uses the installed one; either way BadParameter is a UsageError, and
+# that a ClickException.
+ClickException: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    help="Text in, MP4 out, on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.command()(train)
+app.command()(world)
+app.command()(evaluate)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sora-cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command line and exit: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    sys.exit(run(words or ["--help"], debug="--debug" in words))
+
+
+def run(words: list[str], debug: bool = False) -> int:
+    """The error boundary. With `debug`, errors keep their traceback."""
+    try:
+        return app(words, prog_name="sora-cli", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        return complain("interrupted", INTERRUPTED)
+    except ClickException as error:
+        return complain(error.format_message(), error.exit_code)
+    except SoraError as error:
+        if debug:
+            raise
+        return complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        return FAILURE
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        return complain(str(error) or "not enough memory", FAILURE)
+
+
+def complain(message: str, code: int) -> int:
+    """One line on stderr, whatever the message holds."""
+    line = " ".join(message.split())
+    print(f"sora-cli: {line}", file=sys.stderr)
+    return code

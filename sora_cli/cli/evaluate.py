@@ -1,0 +1,31 @@
+"""`sora-cli evaluate`: how good a model is, in numbers that need no download."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from sora_cli import weights
+from sora_cli.cli.options import DebugOption, Device, DeviceOption, JsonOption, ModelOption, SeedOption
+
+
+def evaluate(
+    model: ModelOption = "pocket",
+    clips: Annotated[int, typer.Option(min=1, max=100_000, help="How many clips to make.")] = 64,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure reconstruction, prompt adherence, motion and drift, each beside its floor and its ceiling."""
+    weights.verify(weights.entry(model))
+
+    from rich.console import Console
+
+    from sora_cli import evaluate as measuring
+
+    result = measuring.evaluate(model, clips, seed, str(device))
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        Console().print(measuring.table(result))

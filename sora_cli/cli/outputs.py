@@ -1,0 +1,69 @@
+"""Where a command writes: names from a template, and every refusal before any work. No torch."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.shot import Shot
+
+FIELDS = ("prompt", "seed", "n")
+BITS_PER_PIXEL = 0.25            # of H.264 at the quality that media.py asks for, generously
+SPARE_BYTES = 16_000_000
+
+
+def slug(prompt: str, longest: int = 60) -> str:
+    """A file name from a prompt: "A cat, surfing!" -> "a-cat-surfing"."""
+    words = re.sub(r"\W+", "-", prompt.lower()).strip("-_")
+    return words[:longest].rstrip("-_") or "video"
+
+
+def output_paths(template: str | None, shots: Sequence[Shot]) -> list[Path]:
+    """One path per shot from -o, in which {prompt}, {seed} and {n} (1, 2, ...) are replaced."""
+    if template is None:
+        suffix = ".png" if shots[0].frames == 1 else ".mp4"
+        template = ("{prompt}" if len(shots) == 1 else "{prompt}-{seed}") + suffix
+    paths = [Path(fill(template, shot, n)).expanduser() for n, shot in enumerate(shots, 1)]
+    if len(set(paths)) < len(paths):
+        raise SoraError(f"{len(shots)} videos would all be called {paths[0]}; put {{seed}} or {{n}} in -o")
+    return paths
+
+
+def fill(template: str, shot: Shot, n: int) -> str:
+    unknown = [field for field in re.findall(r"\{(.*?)\}", template) if field not in FIELDS]
+    if unknown:
+        raise SoraError(f"unknown {{{unknown[0]}}} in -o; it may hold {{prompt}}, {{seed}} and {{n}}")
+    values = {"prompt": slug(shot.prompt), "seed": str(shot.seed), "n": str(n)}
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
+
+
+def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
+    """Refuse a path that could not be written in the end: wrong suffix, no folder, no permission, taken."""
+    if path.suffix.lower() not in suffixes:
+        raise SoraError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise SoraError(f"cannot write {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SoraError(f"cannot write {path}: the folder {folder} is not writable")
+    if path.is_dir():
+        raise SoraError(f"cannot write {path}: it is a folder")
+    if path.exists() and not force:
+        raise SoraError(f"{path} exists already; --force overwrites it, -o names another file")
+
+
+def check_video(path: Path, shot: Shot, force: bool) -> None:
+    """check_output for a video, which may be an image where there is only one frame."""
+    if path.suffix.lower() == ".png" and shot.frames > 1:
+        raise SoraError(f"{path} is an image but {shot.frames} frames are asked; use .mp4 or --frames 1")
+    check_output(path, (".mp4", ".png"), force)
+
+
+def check_room(folder: Path, shots: Sequence[Shot]) -> None:
+    """Refuse to start what the disk cannot hold."""
+    needed = SPARE_BYTES + sum(round(s.width * s.height * s.frames * BITS_PER_PIXEL / 8) for s in shots)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise Failed(f"the disk of {folder} has {free / 1e6:.0f} MB free of {needed / 1e6:.0f} needed")

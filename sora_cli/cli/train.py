@@ -1,0 +1,77 @@
+"""`sora-cli train clip | vae | dit`: the recipes behind the weights."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sora_cli.cli.options import DebugOption, Device, DeviceOption, Dtype, DtypeOption, SeedOption
+from sora_cli.errors import SoraError
+from sora_cli.train.options import TrainOptions
+
+
+class Stage(StrEnum):
+    clip = "clip"
+    vae = "vae"
+    dit = "dit"
+
+
+class Preset(StrEnum):
+    nano = "nano"
+    mini = "mini"
+    base = "base"
+
+
+DATA = ("world",)
+
+
+def train(
+    stage: Annotated[Stage, typer.Argument(help="Which network.")],
+    preset: Annotated[Preset, typer.Option(help="How large.")] = Preset.nano,
+    data: Annotated[str, typer.Option(help="What to learn from: world.")] = "world",
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so much time.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples per step.")] = None,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder (runs/STAGE-PRESET unless told).")] = None,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on where OUT stopped.")] = True,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train the text tower, the VAE or the video transformer; resumes a stopped run by itself."""
+    options = TrainOptions(
+        str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
+        str(device), str(dtype), fresh=not resume, init=init, text=text, vae=vae,
+    )  # fmt: skip
+    check(options)
+    match stage:
+        case Stage.clip:
+            from sora_cli.train import clip
+
+            clip.train(options)
+        case Stage.vae:
+            from sora_cli.train import vae as autoencoder
+
+            autoencoder.train(options)
+        case Stage.dit:
+            from sora_cli.train import dit
+
+            dit.train(options)
+
+
+def check(options: TrainOptions) -> None:
+    """Refuse what cannot work before torch is imported."""
+    if options.data not in DATA:
+        raise SoraError(f"unknown data {options.data!r}; known are: {', '.join(DATA)}")
+    if options.minutes is not None and options.minutes <= 0:
+        raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0")
+    if options.out.exists() and not options.out.is_dir():
+        raise SoraError(f"--out {options.out} is a file; it must be a folder")
+    for path in (options.init, options.text, options.vae):
+        if path is not None and not path.exists():
+            raise SoraError(f"there are no weights {path}")

@@ -1,0 +1,32 @@
+"""`sora-cli world`: look at what the model learns from."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sora_cli.cli.options import DebugOption, ForceOption, SeedOption
+from sora_cli.cli.outputs import check_output
+
+
+class Split(StrEnum):
+    train = "train"
+    held_out = "held-out"
+
+
+def world(
+    sample: Annotated[int, typer.Option(min=1, max=256, help="How many scenes.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")] = Path("sheet.png"),
+    seed: SeedOption = 0,
+    split: Annotated[Split, typer.Option(help="What training sees, or never sees.")] = Split.train,
+    force: ForceOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw a contact sheet of rendered scenes with their captions."""
+    check_output(output, (".png",), force)
+
+    from sora_cli.world.sheet import sheet
+
+    sheet(output, sample, seed, str(split))
+    typer.echo(str(output))
