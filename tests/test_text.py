@@ -1,11 +1,18 @@
 """The native text tower against open_clip's, the tokenizer, and prompt expansion."""
 
 import json
+import random
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from sora_cli.expand import expand
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer, from_weights, text_weights, words
+from sora_cli.train.clip import CONTEXT
+from sora_cli.world.captions import dense, sparse
+from sora_cli.world.captions import words as known_words
+from sora_cli.world.scene import sample_scene
 
 VOCABULARY = ["a", "cat", "surfing", "ocean", "in", "the"]
 CONFIG = TextConfig(vocab_size=len(VOCABULARY) + 4, context=12, width=32, heads=4, layers=2, embed_dim=24)
@@ -62,8 +69,6 @@ def test_unknown_words_once_and_in_order(tokenizer: Tokenizer) -> None:
 
 
 def test_weights_describe_themselves(tokenizer: Tokenizer) -> None:
-    from dataclasses import asdict
-
     tower = TextTower(CONFIG)
     metadata = {"config": json.dumps(asdict(CONFIG)), "vocabulary": json.dumps(VOCABULARY)}
     again, loaded = from_weights(text_weights(tower), metadata)
@@ -75,3 +80,33 @@ def test_weights_describe_themselves(tokenizer: Tokenizer) -> None:
 def test_config_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="32 is not a multiple of 5"):
         TextConfig(10, 12, 32, 5, 2, 24)
+
+
+def test_expansion_keeps_what_is_said_and_fills_the_rest() -> None:
+    found = expand("Two tiny puppies dancing slowly at night, camera zooming in")
+    assert found.caption == "a small dog dancing slow, city at night, camera zoom in"
+    assert expand("a cat surfing").caption == "a large cat surfing normal, ocean, camera still"
+    assert expand("a rocket").scene.place == "space"
+    assert (found.unknown, found.left_out) == ([], [])
+
+
+def test_expansion_names_what_it_cannot_show() -> None:
+    found = expand("a zebra, a ZEBRA in the snow")
+    assert found.unknown == ["zebra"]
+    assert (found.scene.place, found.scene.subject) == ("snow", "penguin")      # who lives there stands in
+    assert expand("a cat and a dog and a horse").left_out == ["horse"]
+
+
+def test_every_caption_fits_the_context_in_known_words() -> None:
+    rng = random.Random(0)
+    tokenizer = Tokenizer(known_words(), CONTEXT)
+    scenes = [sample_scene(rng, "train") for _ in range(300)]
+    captions = [text for scene in scenes for text in (dense(scene), sparse(scene, rng))]
+    assert [tokenizer.unknown(caption) for caption in captions] == [[]] * len(captions)
+    assert max(len(words(caption)) for caption in captions) <= CONTEXT - 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_expanding_a_dense_caption_changes_nothing(seed: int) -> None:
+    scene = sample_scene(random.Random(seed), "held-out")
+    assert expand(dense(scene)).caption == dense(scene)

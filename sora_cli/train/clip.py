@@ -1,6 +1,6 @@
 """`sora-cli train clip`: the text tower, learned by contrast with rendered clips, through open_clip.
 
-Three moments of a clip, stacked as channels, show a video tower what is there and how it moves; open_clip's
+Two moments of a clip, stacked as channels, show a video tower what is there and how it moves; open_clip's
 text transformer and contrastive loss do the rest. Only the text tower is exported: the DiT reads its tokens.
 """
 
@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,13 @@ from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
-from sora_cli.world.scene import Scene, sample_scene
+from sora_cli.world.scene import Scene, Split, sample_scene
 
-HEIGHT, WIDTH = 96, 160
-MOMENTS, GAP = 3, 0.4        # frames that the video tower sees at once, seconds between them
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
+HEIGHT, WIDTH = 64, 112
+MOMENTS, GAP = 2, 0.5        # frames that the video tower sees at once, seconds between them
 LONGEST = 8.0                # seconds: clips begin anywhere in here
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 
@@ -43,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "nano": Preset(128, 4, 3, 128, (32, 64, 128, 192), steps=1500, batch=64, rate=2e-3),
+    "nano": Preset(128, 4, 3, 128, (32, 64, 128, 192), steps=1100, batch=64, rate=2e-3),
     "mini": Preset(192, 6, 4, 192, (48, 96, 192, 384), steps=6000, batch=256, rate=2e-3),
     "base": Preset(256, 8, 6, 256, (64, 128, 256, 512), steps=20000, batch=512, rate=1e-3),
 }
@@ -71,7 +75,7 @@ class VideoTower(nn.Module):
         return self.head(torch.cat([mean, peak], dim=-1))                           # B embed_dim
 
 
-def build(preset: Preset, tokenizer: Tokenizer) -> tuple[TextConfig, nn.Module]:
+def build(preset: Preset, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
     """open_clip's CLIP with our video tower in the place of its image tower."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -84,7 +88,7 @@ def build(preset: Preset, tokenizer: Tokenizer) -> tuple[TextConfig, nn.Module]:
     return config, clip
 
 
-def draw(count: int, seed: str, split: str) -> tuple[list[Scene], list[str], Tensor]:
+def draw(count: int, seed: str, split: Split) -> tuple[list[Scene], list[str], Tensor]:
     """Scenes, their captions (half dense, half sparse) and the moments [B, T] in seconds to look at."""
     rng = random.Random(seed)
     scenes = [sample_scene(rng, split) for _ in range(count)]
@@ -96,7 +100,7 @@ def draw(count: int, seed: str, split: str) -> tuple[list[Scene], list[str], Ten
 class Contrast:
     """The loss of one step: captions against clips, and clips against captions."""
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, batch: int, seed: int,
+    def __init__(self, clip: "CLIP", tokenizer: Tokenizer, batch: int, seed: int,
                  dtype: torch.dtype) -> None:  # fmt: skip
         from open_clip.loss import ClipLoss
 
@@ -110,7 +114,7 @@ class Contrast:
         right = (videos @ texts.T).argmax(1) == torch.arange(self.batch, device=self.device)
         return {"loss": self.loss(videos, texts, scale), "recall": right.float().mean()}
 
-    def embed(self, seed: str, split: str) -> tuple[Tensor, Tensor]:
+    def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor]:
         """Embeddings [B, embed_dim] of length 1 of `batch` clips and of their captions."""
         scenes, captions, times = draw(self.batch, seed, split)
         video = render(scenes, times, HEIGHT, WIDTH, self.device)
@@ -150,7 +154,8 @@ def run(preset: Preset, options: TrainOptions) -> Path:
     recipe = Recipe(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
     contrast = Contrast(clip, tokenizer, batch, options.seed, dtype_of(options.dtype, device))
     clip.load_state_dict(fit(clip, contrast, recipe, options))
-    record = {"stage": "clip", "seed": options.seed, "recipe": asdict(recipe), "recall_at_1": recall(contrast, 4)}
+    record = {"stage": "clip", "seed": options.seed, "recipe": asdict(recipe)}
+    record["held_out_recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
     path = options.out / "text.safetensors"
     weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})

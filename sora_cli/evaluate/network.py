@@ -1,0 +1,106 @@
+"""The judge: a small convolutional network that names the subject, the action and the place of a clip.
+
+It shares nothing with the text tower or its training (other architecture, other seed, labels instead of
+captions), so that it can judge what the text tower steers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+HEIGHT, WIDTH = 96, 160
+FRAMES, GAP = 5, 0.25                 # what it looks at: frames, seconds between them
+SPAN = (FRAMES - 1) * GAP             # seconds of one look
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """Class names in the order of the outputs, and the width of every stage."""
+
+    subjects: tuple[str, ...]
+    actions: tuple[str, ...]
+    places: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+class Labels(NamedTuple):
+    """Scores or class numbers of the three things that are judged."""
+
+    subject: Tensor
+    action: Tensor
+    place: Tensor
+
+
+class ShiftedConv(nn.Module):
+    """A 3x3 convolution that sees a quarter of its channels one frame early and a quarter one frame late:
+    motion at the price of a picture (temporal shift, Lin et al. 2019)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(shift(x))))
+
+
+def shift(x: Tensor) -> Tensor:
+    """The first quarter of the channels of [(B T), C, H, W] one frame later, the second one earlier."""
+    clip = rearrange(x, "(b t) c h w -> b t c h w", t=FRAMES)
+    early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 2), dim=2)
+    early, late = F.pad(early, (0, 0) * 3 + (1, 0))[:, :-1], F.pad(late, (0, 0) * 3 + (0, 1))[:, 1:]
+    return rearrange(torch.cat([early, late, here], dim=2), "b t c h w -> (b t) c h w")
+
+
+class Evaluator(nn.Module):
+    """Clips [B, 5, 3, 96, 160] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
+
+    def __init__(self, config: EvaluatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        stem, *channels = config.channels
+        self.stem = nn.Conv2d(3, stem, 7, stride=4, padding=3)
+        self.stages = nn.Sequential(
+            *(ShiftedConv(i, o, 1 if i == stem else 2) for i, o in pairwise(config.channels))
+        )
+        self.subject = nn.Linear(2 * channels[-1], len(config.subjects))
+        self.action = nn.Linear(2 * channels[-1], len(config.actions))
+        self.place = nn.Linear(2 * channels[-1], len(config.places))
+
+    def forward(self, video: Tensor) -> Labels:
+        x = rearrange(video, "b t c h w -> (b t) c h w") * 2 - 1
+        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))      # (B T) C H/4 W/4
+        x = self.stages(x)                                                          # (B T) C h w
+        mean, peak = reduce(x, "n c h w -> n c", "mean"), reduce(x, "n c h w -> n c", "max")
+        x = reduce(torch.cat([mean, peak], -1), "(b t) c -> b c", "mean", b=len(video))
+        return Labels(self.subject(x), self.action(x), self.place(x))
+
+
+def looks(video: Tensor, fps: float) -> Tensor:
+    """The frames that one judgement needs, cut from the start of videos [B, T, 3, H, W] at `fps`."""
+    index = [round(i * GAP * fps) for i in range(FRAMES)]
+    assert index[-1] < video.shape[1], f"{video.shape[1]} frames at {fps} fps are shorter than {SPAN} s"
+    frames = rearrange(video[:, index], "b t c h w -> (b t) c h w").float()
+    frames = F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
+    return rearrange(frames, "(b t) c h w -> b t c h w", t=FRAMES)
+
+
+@torch.inference_mode()
+def judge(network: Evaluator, video: Tensor, fps: float) -> Labels:
+    """Class numbers [B] for the first second of videos [B, T, 3, H, W] in [0, 1]."""
+    return Labels(*(scores.argmax(-1) for scores in network(looks(video, fps))))
+
+
+def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Evaluator:
+    """The frozen network that `sora_cli.train.evaluator` exported."""
+    fields = {name: tuple(value) for name, value in json.loads(metadata["config"]).items()}
+    network = Evaluator(EvaluatorConfig(**fields))
+    network.load_state_dict(dict(tensors), strict=True)      # half-precision weights become float32 in here
+    return network.eval().requires_grad_(False)
