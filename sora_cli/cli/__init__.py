@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
     try:
-        return app(words, prog_name="sora-cli", standalone_mode=False) or 0
+        code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
+        return complain("interrupted", code) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted", INTERRUPTED)
     except ClickException as error:

@@ -1,0 +1,281 @@
+"""The command line: refusals before any work, what comes out, exit codes; a tiny engine stands in."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sora_cli import cli, media, weights
+from sora_cli.errors import Failed, SoraError
+from sora_cli.shot import Shot
+
+
+class FakeRun:
+    """A grey ramp, 64x40 before scaling."""
+
+    source_size = (64, 40)
+
+    def __init__(self, shot: Shot) -> None:
+        self.shot = shot
+        self.notes = ["pocket does not know: zeppelin"] if "zeppelin" in shot.prompt else []
+        self.timings = {"text": 0.1, "denoise": 0.2}
+
+    def denoise(self) -> Iterator[types.SimpleNamespace]:
+        for done in range(1, self.shot.steps + 1):
+            yield types.SimpleNamespace(stage="denoise", done=done, total=self.shot.steps)
+            if self.shot.prompt == "interrupt":
+                raise KeyboardInterrupt
+            if self.shot.prompt == "nan":
+                raise Failed("the video came out as NaN")
+
+    def frames(self) -> Iterator[np.ndarray]:
+        for i in range(self.shot.frames):
+            if self.shot.prompt == "late interrupt" and i:
+                raise KeyboardInterrupt
+            if self.shot.prompt == "late failure" and i:
+                raise OSError(28, "No space left on device")
+            yield np.full((40, 64, 3), 60 + i + self.shot.seed, np.uint8)
+
+
+class FakeEngine:
+    def __init__(self, model: str, device: str = "auto", dtype: str = "auto") -> None:
+        if device == "cuda":
+            raise SoraError("there is no CUDA device here; use --device cpu")
+
+    def start(self, shot: Shot) -> FakeRun:
+        return FakeRun(shot)
+
+
+@pytest.fixture
+def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run one command line in an empty folder with the stand-in engine; returns the exit code."""
+    engine = types.ModuleType("sora_cli.engine")
+    engine.Engine = FakeEngine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sora_cli.engine", engine)
+    monkeypatch.setattr(weights, "verify", lambda model: None)
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)
+
+
+def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
+    return sora("generate", prompt, "--res", "96x64", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("",), "prompt is empty"),
+        (("x", "--res", "0x0"), "out of range"),
+        (("x", "--res", "1280"), "WIDTHxHEIGHT"),
+        (("x", "--res", "abc"), "WIDTHxHEIGHT"),
+        (("x", "--res", "641x361"), "nearest is 642x362"),
+        (("x", "--seconds", "0"), "above 0"),
+        (("x", "--seconds", "-3"), "above 0"),
+        (("x", "--seconds", "nan"), "above 0"),
+        (("x", "--seconds", "86400"), "at most 3600"),
+        (("x", "--seconds", "soon"), "--seconds"),
+        (("x", "--seconds", "0.001"), "less than one frame"),
+        (("x", "--frames", "0"), "frames is 0"),
+        (("x", "--frames", "-5"), "frames is -5"),
+        (("x", "--fps", "0"), "from 1 to 120"),
+        (("x", "--fps", "1000"), "from 1 to 120"),
+        (("x", "--seconds", "1", "--frames", "9"), "give one of them"),
+        (("x", "--steps", "0"), "steps is 0"),
+        (("x", "--plan", "zigzag"), "full, hierarchy"),
+        (("x", "--model", "veo"), "known are: pocket"),
+        (("x", "--device", "tpu"), "--device"),
+        (("x", "--device", "cuda"), "no CUDA device"),
+        (("x", "--seed", "-1"), "--seed"),
+        (("x", "-n", "0"), "-n"),
+        (("x", "-n", "2", "-o", "a.mp4"), "put {seed} or {n}"),
+        (("x", "-o", "{colour}.mp4"), "unknown {colour}"),
+        (("x", "-o", "nowhere/a.mp4"), "no folder nowhere"),
+        (("x", "-o", "a.gif"), "must end in .mp4 or .png"),
+        (("x", "-o", "a.png"), "--frames 1"),
+        (("x", "-o", "folder.mp4"), "is a folder"),
+        (("x", "-o", "taken.mp4"), "--force"),
+        (("x", "--bogus"), "--bogus"),
+        ((), "prompt"),
+    ],
+)
+def test_nonsense_is_one_line_and_two(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...], complaint: str
+) -> None:
+    Path("folder.mp4").mkdir()
+    Path("taken.mp4").write_text("mine")
+    assert sora("generate", *words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sora-cli: ") and err.count("\n") == 1
+    assert complaint in err
+    assert sorted(os.listdir()) == ["folder.mp4", "taken.mp4"]
+
+
+def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(sora, "A cat, surfing!", "--seconds", 0.5, "--fps", 30) == 0
+    assert capsys.readouterr().out == "a-cat-surfing.mp4\n"
+    found = media.probe("a-cat-surfing.mp4")
+    assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
+    shot = Shot.from_json(found.metadata["sora"])
+    assert shot == Shot("A cat, surfing!", width=96, height=64, frames=15, fps=30)
+    assert os.listdir() == ["a-cat-surfing.mp4"]
+
+
+def test_json_is_one_line_a_video(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(sora, "zeppelin", "--frames", 3, "-n", 2, "--seed", 7, "--json", "-o", "{n}-{seed}.mp4") == 0
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["output"] for line in lines] == ["1-7.mp4", "2-8.mp4"]
+    assert [line["shot"]["seed"] for line in lines] == [7, 8]
+    assert set(lines[0]["timings"]) == {"text", "denoise", "encode"}
+    assert "does not know: zeppelin" in err and lines[0]["notes"]
+    assert sorted(os.listdir()) == ["1-7.mp4", "2-8.mp4"]
+
+
+def test_default_names_of_several(sora: Callable[..., int]) -> None:
+    assert generate(sora, "a cat", "--frames", 2, "-n", 2) == 0
+    assert sorted(os.listdir()) == ["a-cat-0.mp4", "a-cat-1.mp4"]
+
+
+def test_quiet_says_nothing(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(sora, "a zeppelin", "--frames", 2, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_one_frame_is_an_image(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    assert generate(sora, "a cat", "--frames", 1, "-o", "x.png") == 0
+    with Image.open("x.png") as image:
+        assert image.size == (96, 64)
+        assert Shot.from_json(image.info["sora"]).prompt == "a cat"
+
+
+def test_force_overwrites(sora: Callable[..., int]) -> None:
+    Path("a.mp4").write_text("old")
+    assert generate(sora, "a cat", "--frames", 2, "-o", "a.mp4", "--force") == 0
+    assert media.probe("a.mp4").frames == 2
+
+
+@pytest.mark.parametrize("prompt", ["interrupt", "late interrupt"])
+def test_ctrl_c_is_130(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str) -> None:
+    assert generate(sora, prompt, "--frames", 20) == 130
+    assert capsys.readouterr().err.strip().endswith("sora-cli: interrupted")
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(("prompt", "complaint"), [("nan", "NaN"), ("late failure", "No space left")])
+def test_failures_are_one(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str, complaint: str
+) -> None:
+    assert generate(sora, prompt, "--frames", 5) == 1
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert os.listdir() == []
+
+
+def test_debug_keeps_the_traceback(sora: Callable[..., int]) -> None:
+    with pytest.raises(Failed):
+        generate(sora, "nan", "--frames", 5, "--debug")
+
+
+def test_a_full_disk_is_seen_before_the_work(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: types.SimpleNamespace(free=1_000_000))
+    assert generate(sora, "a cat") == 1
+    assert "1 MB free" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_seen_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dit.safetensors").write_bytes(b"tampered")
+    file = weights.WeightFile(tmp_path / "dit.safetensors", 8, "0" * 64)
+    monkeypatch.setattr(weights, "registry", lambda: {"pocket": weights.Entry("pocket", "sora", "", (file,))})
+    assert cli.run(["generate", "a cat", "-o", str(tmp_path / "a.mp4")]) == 1
+    assert "dit.safetensors are damaged or changed" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["dit.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("train", "gan"), "gan"),
+        (("train", "vae", "--data", "films"), "known are: world"),
+        (("train", "vae", "--minutes", "0"), "above 0"),
+        (("train", "vae", "--steps", "0"), "--steps"),
+        (("train", "dit", "--vae", "nowhere.safetensors"), "no weights nowhere"),
+        (("world", "--sample", "0"), "--sample"),
+        (("world", "-o", "sheet.jpg"), "must end in .png"),
+        (("evaluate", "--model", "veo"), "known are: pocket"),
+        (("dance",), "dance"),
+    ],
+)
+def test_the_other_commands_refuse_too(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...], complaint: str
+) -> None:
+    assert sora(*words) == 2
+    err = capsys.readouterr().err
+    assert complaint in err and err.count("\n") == 1
+
+
+def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    recipe = types.ModuleType("sora_cli.train.vae")
+    recipe.train = seen.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sora_cli.train.vae", recipe)
+    monkeypatch.setattr("sora_cli.train.vae", recipe, raising=False)
+    assert sora("train", "vae", "--preset", "mini", "--steps", "9", "--fresh", "--seed", "3") == 0
+    (options,) = seen
+    assert (options.preset, options.steps, options.seed, options.fresh) == ("mini", 9, 3, True)
+    assert options.out == Path("runs/vae-mini")
+
+
+def test_version_and_help(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert sora("--version") == 0
+    assert capsys.readouterr().out == "sora-cli 0.1.0\n"
+    assert sora("--help") == 0
+    assert "generate" in capsys.readouterr().out
+
+
+STOPPED = """
+import sys, types
+sys.path.insert(0, sys.argv[1])
+from test_cli import FakeEngine, FakeRun
+from sora_cli import cli, weights
+import time
+engine = types.ModuleType("sora_cli.engine")
+engine.Engine = FakeEngine
+sys.modules["sora_cli.engine"] = engine
+weights.verify = lambda model: None
+slow = FakeRun.frames
+def frames(self):
+    for frame in slow(self):
+        print("frame", flush=True)
+        time.sleep(0.05)
+        yield frame
+FakeRun.frames = frames
+cli.main(["generate", "a cat", "--frames", "400", "--res", "96x64", "-o", "a.mp4"])
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(Path(__file__).parent)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    for _ in range(3):
+        process.stdout.readline()
+    os.killpg(process.pid, sent)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == code, err
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,97 @@
+"""The import table: which part may know which, and what `--help` must not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sora_cli"
+
+# part -> the parts of sora_cli it may import, at module level or inside functions
+TABLE: dict[str, set[str]] = {
+    "errors": set(),
+    "geometry": {"errors"},
+    "shot": {"errors", "geometry"},
+    "media": {"errors"},
+    "weights": {"errors"},
+    "flow": {"errors"},
+    "sampler": {"errors", "flow"},
+    "timeline": {"errors", "geometry"},
+    "planner": {"errors", "geometry"},
+    "world": {"errors"},
+    "models": {"errors"},
+    "expand": {"errors", "world"},
+}
+EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
+WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "expand", "cli")
+
+
+def part_of(module: str) -> str:
+    """sora_cli.models.sora.vae -> models"""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of sora_cli that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [node.module or ""]
+            if node.module == "sora_cli":
+                names = [f"sora_cli.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {part_of(name) for name in names if name.split(".")[0] == "sora_cli"}
+    return found
+
+
+def files(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", TABLE)
+def test_a_part_knows_only_its_own(part: str) -> None:
+    for path in files(part):
+        strangers = imports(path) - TABLE[part] - {part}
+        assert not strangers, f"{path.relative_to(PACKAGE)} imports {strangers}"
+
+
+def test_the_models_do_not_know_one_another() -> None:
+    """text, vae and dit are strangers; only patches is shared."""
+    for path in (PACKAGE / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sora_cli.models"):
+                assert (node.module or "").split(".")[-1] == "patches", f"{path.name} imports {node.module}"
+
+
+def test_the_table_is_complete() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert modules | packages == {*TABLE, *EVERYTHING}
+
+
+def loaded(code: str, module: str) -> bool:
+    """Is `module` in sys.modules after running `code` in a fresh interpreter?"""
+    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('{module}' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["generate", "x", "--res", "0x0"]])
+def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
+    assert not loaded(f"from sora_cli.cli import main; main({words})", "torch")
+
+
+def test_these_parts_do_without_torch() -> None:
+    names = ", ".join(f"sora_cli.{part}" for part in WITHOUT_TORCH)
+    assert not loaded(f"import {names}", "torch")
+
+
+def test_this_test_can_fail() -> None:
+    assert loaded("import json", "json")
+    assert imports(PACKAGE / "cli" / "generate.py") >= {"geometry", "media", "shot", "engine"}

@@ -1,0 +1,181 @@
+"""Real files, made and read by ffmpeg; their boxes parsed here by hand."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sora_cli import media
+from sora_cli.errors import Failed, SoraError
+
+TRICKY = '{"prompt": "a=b; #1 \\\\ [x] \'cat\' ☃"}'
+
+
+def frames(count: int, width: int = 160, height: int = 96) -> list[np.ndarray]:
+    """A grey ramp over time: frame i has the level 40 + 8 i."""
+    return [np.full((height, width, 3), (40 + 8 * i) % 256, np.uint8) for i in range(count)]
+
+
+def boxes(path: Path) -> list[str]:
+    """The names of an MP4's top-level boxes, in order."""
+    data, at, names = path.read_bytes(), 0, []
+    while at < len(data):
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        names.append(name.decode())
+        at += size
+    return names
+
+
+def write(path: Path, count: int = 12, fps: float = 24.0, size: tuple[int, int] = (320, 192)) -> Path:
+    with media.VideoWriter(path, size, fps, (160, 96), {"sora": TRICKY}) as writer:
+        for frame in frames(count):
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("media") / "clip.mp4")
+
+
+def test_what_is_asked_is_what_comes_out(clip: Path) -> None:
+    found = media.probe(clip)
+    assert (found.width, found.height, found.fps, found.frames) == (320, 192, 24.0, 12)
+    assert (found.codec, found.pix_fmt, found.seconds) == ("h264", "yuv420p", 0.5)
+    assert not media.part_of(clip).exists()
+
+
+def test_the_index_is_at_the_front(clip: Path) -> None:
+    names = boxes(clip)
+    assert names[0] == "ftyp" and names.index("moov") < names.index("mdat")
+
+
+def test_the_shot_is_in_the_metadata(clip: Path) -> None:
+    assert media.probe(clip).metadata["sora"] == TRICKY
+
+
+def test_frames_come_back(clip: Path) -> None:
+    seen = list(media.read_frames(clip))
+    assert [frame.shape for frame in seen] == [(192, 320, 3)] * 12
+    for frame, wrote in zip(seen, frames(12), strict=True):
+        assert abs(frame.astype(float) - float(wrote[0, 0, 0])).mean() < 2
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    red = np.zeros((96, 160, 3), np.uint8)
+    red[..., 0] = 220
+    with media.VideoWriter(tmp_path / "red.mp4", (160, 96), 24) as writer:
+        writer.write(red)
+    (seen,) = media.read_frames(tmp_path / "red.mp4")
+    assert np.abs(seen.astype(int) - red).max() < 12
+
+
+@pytest.mark.parametrize("fps", [1.0, 7.5, 23.976, 25.0, 29.97, 59.94, 120.0])
+def test_frame_rates(tmp_path: Path, fps: float) -> None:
+    found = media.probe(write(tmp_path / "rate.mp4", count=3, fps=fps, size=(64, 48)))
+    assert found.frames == 3
+    assert found.fps == pytest.approx(fps, abs=1e-4)
+
+
+def test_names_that_ffmpeg_would_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:a|b.mp4", "-y.mp4", "%03d.mp4", "pipe:1.mp4"):
+        write(Path(name), count=1, size=(64, 48))
+        assert media.probe(name).frames == 1
+    assert sorted(os.listdir()) == sorted(["concat:a|b.mp4", "-y.mp4", "%03d.mp4", "pipe:1.mp4"])
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), media.VideoWriter(tmp_path / "a.mp4", (160, 96), 24) as writer:
+        writer.write(frames(1)[0])
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_keeps_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("old")
+    with pytest.raises(KeyError), media.VideoWriter(tmp_path / "a.mp4", (160, 96), 24):
+        raise KeyError
+    assert (tmp_path / "a.mp4").read_text() == "old"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    media.part_of(target).symlink_to("/dev/full")
+    with pytest.raises(Failed, match="No space left on device"):
+        write(target)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_encoder_that_dies_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nhead -c 100 >/dev/null\necho '[x264 @ 0x1] invalid moon phase' >&2\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("SORA_FFMPEG", str(fake))
+    with pytest.raises(Failed, match=r"a\.mp4: invalid moon phase"):
+        write(tmp_path / "a.mp4", count=50)
+    assert os.listdir(tmp_path) == ["ffmpeg"]
+
+
+def test_no_ffmpeg_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORA_FFMPEG", str(tmp_path / "nowhere"))
+    with pytest.raises(Failed, match="does not start"):
+        write(tmp_path / "a.mp4")
+
+
+INTERRUPTED = """
+import sys, time
+import numpy as np
+from sora_cli.media import VideoWriter
+with VideoWriter(sys.argv[1], (320, 192), 24) as writer:
+    while True:
+        writer.write(np.zeros((192, 320, 3), np.uint8))
+        print("frame", flush=True)
+        time.sleep(0.01)
+"""
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "a.mp4")],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    process.stdout.readline()
+    wait_for(tmp_path / "a.mp4.part")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(10) != 0
+    assert os.listdir(tmp_path) == []
+
+
+def wait_for(path: Path, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+def test_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    media.write_image(tmp_path / "a.png", frames(1)[0], (320, 180), {"sora": TRICKY})
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.size, image.format, image.info["sora"]) == ((320, 180), "PNG", TRICKY)
+        assert image.getpixel((7, 7)) == (40, 40, 40)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_garbage_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video" * 99)
+    with pytest.raises(Failed, match=r"a\.mp4 is not a readable video"):
+        media.probe(tmp_path / "a.mp4")
+    with pytest.raises(Failed, match=r"a\.mp4 is not a readable video"):
+        list(media.read_frames(tmp_path / "a.mp4"))
+    with pytest.raises(SoraError, match="there is no file"):
+        media.probe(tmp_path / "b.mp4")

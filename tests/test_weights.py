@@ -1,0 +1,142 @@
+"""Checkpoints that are whole are read exactly; all others are named, with a remedy."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sora_cli import weights
+from sora_cli.errors import Failed, SoraError
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {f"layer.{i}.weight": torch.randn(64, 64, generator=generator) for i in range(5)}
+
+
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path) -> weights.Entry:
+    """A model `tiny` of all the files in a folder."""
+    files = tuple(
+        weights.WeightFile(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.glob("*.safetensors"))
+    )
+    model = weights.Entry("tiny", "sora", "a test", files)
+    monkeypatch.setattr(weights, "registry", lambda: {"tiny": model})
+    return model
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    weights.save(tmp_path / "a.safetensors", tensors(), {"config": '{"width": 64}'})
+    found, metadata = weights.load(tmp_path / "a.safetensors")
+    assert metadata == {"config": '{"width": 64}'}
+    torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
+    torch.testing.assert_close(load_file(tmp_path / "a.safetensors"), tensors(), rtol=0, atol=0)
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_shards_hold_the_limit_and_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = weights.save_part(tmp_path, "dit", tensors(), {"config": "{}"}, limit=2 * 64 * 64 * 4)
+    assert [path.name for path in paths] == [f"dit-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert all(path.stat().st_size < 2 * 64 * 64 * 4 + 1000 for path in paths)
+    register(monkeypatch, tmp_path)
+    for found, metadata in (weights.load_part(tmp_path, "dit"), weights.load_model_files("tiny", "dit")):
+        assert metadata == {"config": "{}"}
+        torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
+
+
+def test_fewer_shards_replace_more(tmp_path: Path) -> None:
+    weights.save_part(tmp_path, "dit", tensors(), limit=20_000)
+    weights.save_part(tmp_path, "dit", tensors())
+    assert os.listdir(tmp_path) == ["dit.safetensors"]
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    paths = weights.save_part(tmp_path, "dit", tensors(), limit=2 * 64 * 64 * 4)
+    paths[1].unlink()
+    with pytest.raises(Failed, match="2 of 3 shards"):
+        weights.load_part(tmp_path, "dit")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000])
+def test_truncated(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a.safetensors"
+    weights.save(path, tensors())
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(Failed, match=r"a\.safetensors are truncated"):
+        weights.load(path)
+
+
+def test_garbage(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(os.urandom(4000))
+    with pytest.raises(Failed, match="no safetensors"):
+        weights.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_poison(tmp_path: Path, poison: float) -> None:
+    bad = tensors()
+    bad["layer.3.weight"][5, 5] = poison
+    weights.save(tmp_path / "a.safetensors", bad)
+    with pytest.raises(Failed, match=r"NaN or infinity in layer\.3\.weight"):
+        weights.load(tmp_path / "a.safetensors")
+
+
+def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(tmp_path / "vae.safetensors", tensors())
+    model = register(monkeypatch, tmp_path)
+    weights.verify(model)
+    data = bytearray((tmp_path / "vae.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "vae.safetensors").write_bytes(data)
+    with pytest.raises(Failed, match=r"vae\.safetensors are damaged or changed.*reinstall"):
+        weights.verify(model)
+    with pytest.raises(Failed, match="damaged or changed"):
+        weights.load_model_files("tiny", "vae")
+
+
+def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vae.safetensors"
+    weights.save(path, tensors())
+    model = register(monkeypatch, tmp_path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(Failed, match="bytes instead of"):
+        weights.verify(model)
+    path.unlink()
+    with pytest.raises(Failed, match="missing"):
+        weights.verify(model)
+    with pytest.raises(SoraError, match="no checkpoint"):
+        weights.load(path)
+
+
+def test_unknown_models_name_the_known() -> None:
+    with pytest.raises(SoraError, match="known are: pocket"):
+        weights.entry("veo")
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Failed, match="No space left"):
+        weights.save(tmp_path / "a.safetensors", tensors())
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_registry_is_what_is_shipped() -> None:
+    """scripts/register_weights.py has been run after the last change of the weights."""
+    for name in weights.names():
+        model = weights.entry(name)
+        if model.files:
+            weights.verify(model)
+            assert sum(file.bytes for file in model.files) <= 60_000_000
+            assert {file.path.name for file in model.files} == {
+                path.name for path in model.files[0].path.parent.glob("*.safetensors")
+            }
+    script = Path(__file__).parent.parent / "scripts" / "register_weights.py"
+    subprocess.run([sys.executable, script, "--check"], check=True)
