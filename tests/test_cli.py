@@ -24,7 +24,7 @@ class FakeRun:
 
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
-        self.notes = ["pocket does not know: zeppelin"] if "zeppelin" in shot.prompt else []
+        self.notes = ["pocket does not know: xylo"] if "xylo" in shot.prompt else []
         self.timings = {"text": 0.1, "denoise": 0.2}
 
     def denoise(self) -> Iterator[types.SimpleNamespace]:
@@ -129,13 +129,13 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
 
 
 def test_json_is_one_line_a_video(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate(sora, "zeppelin", "--frames", 3, "-n", 2, "--seed", 7, "--json", "-o", "{n}-{seed}.mp4") == 0
+    assert generate(sora, "xylo", "--frames", 3, "-n2", "--seed", 7, "--json", "-o", "{n}-{seed}.mp4") == 0
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["output"] for line in lines] == ["1-7.mp4", "2-8.mp4"]
     assert [line["shot"]["seed"] for line in lines] == [7, 8]
     assert set(lines[0]["timings"]) == {"text", "denoise", "encode"}
-    assert "does not know: zeppelin" in err and lines[0]["notes"]
+    assert "does not know: xylo" in err and lines[0]["notes"]
     assert sorted(os.listdir()) == ["1-7.mp4", "2-8.mp4"]
 
 
@@ -145,7 +145,7 @@ def test_default_names_of_several(sora: Callable[..., int]) -> None:
 
 
 def test_quiet_says_nothing(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert generate(sora, "a zeppelin", "--frames", 2, "--quiet") == 0
+    assert generate(sora, "a xylo", "--frames", 2, "--quiet") == 0
     assert capsys.readouterr().err == ""
 
 
