@@ -1,4 +1,4 @@
-"""How long `sora-cli generate` takes, how much memory, where the time goes, and how near to the machine's limit.
+"""How long `sora-cli generate` takes, how much memory, where the time goes, and what the machine could do.
 
     python benchmarks/speed.py                     # 20 s and 60 s at 1280x720
     python benchmarks/speed.py --seconds 5 --res 640x384 --json
@@ -112,7 +112,7 @@ def dit_rate(clip: dict[str, Any]) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[20, 60])
     parser.add_argument("--res", default="1280x720")
     parser.add_argument("--model", default="pocket")
