@@ -1,6 +1,5 @@
 """`sora-cli world`: look at what the model learns from."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,18 +7,14 @@ import typer
 
 from sora_cli.cli.options import DebugOption, ForceOption, SeedOption
 from sora_cli.cli.outputs import check_output
-
-
-class Split(StrEnum):
-    train = "train"
-    held_out = "held-out"
+from sora_cli.world.scene import Split
 
 
 def world(
     sample: Annotated[int, typer.Option(min=1, max=256, help="How many scenes.")] = 16,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")] = Path("sheet.png"),
     seed: SeedOption = 0,
-    split: Annotated[Split, typer.Option(help="What training sees, or never sees.")] = Split.train,
+    split: Annotated[Split, typer.Option(help="What training sees, or never sees.")] = "train",
     force: ForceOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -28,5 +23,5 @@ def world(
 
     from sora_cli.world.sheet import sheet
 
-    sheet(output, sample, seed, str(split))
+    sheet(output, sample, seed, split)
     typer.echo(str(output))
