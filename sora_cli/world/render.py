@@ -15,10 +15,9 @@ from sora_cli.world.motion import Pose, pan, pose, zoom
 from sora_cli.world.places import PAINTERS, View
 from sora_cli.world.scene import Scene
 from sora_cli.world.sprites import CELL, COLUMNS, INDEX, Atlas, atlas
-from sora_cli.world.vocabulary import PLACES, SIZE_OF, SUBJECTS
+from sora_cli.world.vocabulary import PLACES, SIZE_OF
 
-CHUNK = {"cpu": 8}                 # frames painted at once: small enough for the cache
-CHUNK_ELSEWHERE = 512
+CHUNK, CHUNK_CPU = 2**26, 2**18   # pixels painted at once; on the CPU few enough for the cache
 _ORDER = list(PLACES)
 
 
@@ -59,32 +58,30 @@ def render(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
     order = sorted(range(len(scenes)), key=lambda b: _ORDER.index(scenes[b].place))
     for place, group in groupby(order, key=lambda b: scenes[b].place):
         frames = [(b, t) for b in group for t in range(times.shape[1])]
-        step = CHUNK.get(device.type, CHUNK_ELSEWHERE)
+        step = max(1, (CHUNK_CPU if device.type == "cpu" else CHUNK) // (height * width))
         for start in range(0, len(frames), step):
             part = frames[start:start + step]
-            _store(flat, [b * times.shape[1] + t for b, t in part], _paint(scenes, seconds, part, place, size, device))
+            index = [b * times.shape[1] + t for b, t in part]
+            runs = [(scenes[b], seconds[b, [t for _, t in run]]) for b, run in
+                    ((b, list(run)) for b, run in groupby(part, key=lambda frame: frame[0]))]
+            if index[-1] - index[0] == len(index) - 1:
+                _paint(runs, flat[index[0]:index[-1] + 1], place, size)
+            else:
+                flat[torch.tensor(index, device=device)] = _paint(runs, torch.empty_like(flat[:len(index)]), place, size)
     return out
 
 
-def _store(flat: Tensor, index: list[int], pictures: Tensor) -> None:
-    if index[-1] - index[0] == len(index) - 1:
-        flat[index[0]:index[-1] + 1] = pictures
-    else:
-        flat[torch.tensor(index, device=flat.device)] = pictures
-
-
-def _paint(scenes: Sequence[Scene], seconds: np.ndarray, part: list[tuple[int, int]], place: str, size: Frame,
-           device: torch.device) -> Tensor:
-    """Frames (scene, time index) of one place -> [N, 3, H, W]."""
-    runs = [(scenes[b], seconds[b, [t for _, t in run]]) for b, run in
-            ((b, list(run)) for b, run in groupby(part, key=lambda frame: frame[0]))]
-    picture = PAINTERS[place](_view(runs, size, device))
+def _paint(runs: list[tuple[Scene, np.ndarray]], picture: Tensor, place: str, size: Frame) -> Tensor:
+    """Scenes of one place at their times, one after another, onto picture [N, 3, H, W]."""
+    PAINTERS[place](_view(runs, picture, size))
     for shade, layer in _layers(runs, size):
         (_shade if shade else _stamp)(picture, layer, shade)
     return picture
 
 
-def _view(runs: list[tuple[Scene, np.ndarray]], size: Frame, device: torch.device) -> View:
+def _view(runs: list[tuple[Scene, np.ndarray]], picture: Tensor, size: Frame) -> View:
+    device = picture.device
+
     def column(values: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(values)).float().to(device)
 
@@ -95,7 +92,8 @@ def _view(runs: list[tuple[Scene, np.ndarray]], size: Frame, device: torch.devic
         x=x / near[:, None], y=y / near[:, None] + 0.5, zoom=near, t=column([t for _, t in runs]),
         camera=column([pan(s.camera, t) for s, t in runs]),
         chance=column([np.tile(_chance(s, 8), (len(t), 1)) for s, t in runs]),
-        wide=size.width / size.short, tall=size.height / size.short)
+        wide=size.width / size.short, tall=size.height / size.short,
+        short=size.short, canvas=picture)
 
 
 def _chance(scene: Scene, count: int, salt: int = 0) -> np.ndarray:
@@ -233,13 +231,14 @@ def _stamp_level(picture: Tensor, layer: Layer, sheet: Atlas, level: int) -> Non
         return torch.from_numpy(values).float().to(picture.device)[:, None, None]
 
     source = sheet.levels[level]
-    columns, lines = source.shape[3] * CELL // source.shape[3] // CELL * COLUMNS, source.shape[2] // (CELL >> level)
-    u = (dx * factor(cos / layer.wide) + dy * factor(sin / layer.wide)).clamp_(-0.5, 0.5)
-    v = (dy * factor(cos / layer.tall) - dx * factor(sin / layer.tall)).clamp_(-0.5, 0.5)
-    u = (u + factor(layer.cell % COLUMNS + 0.5)) * (2 / columns) - 1
-    v = (v + factor(layer.cell // COLUMNS + 0.5)) * (2 / lines) - 1
-    grid = rearrange(torch.stack([u, v], dim=-1), "n h w two -> 1 (n h) w two")
-    drawn = F.grid_sample(source, grid, mode="bilinear", align_corners=False)
+    across, down = 2 / COLUMNS, 2 * (CELL >> level) / source.shape[2]                         # a cell in grid units
+    grid = torch.empty(len(left), h, w, 2, device=picture.device)
+    for i, (p, q, signed, cell, step) in enumerate((
+            (dx, dy, layer.wide, layer.cell % COLUMNS, across), (dy, -dx, layer.tall, layer.cell // COLUMNS, down))):
+        middle = factor((cell + 0.5) * step - 1)
+        torch.add(p * factor(step * cos / signed) + middle, q * factor(step * sin / signed), out=grid[..., i])
+        torch.clamp(grid[..., i], middle - step / 2, middle + step / 2, out=grid[..., i])
+    drawn = F.grid_sample(source, rearrange(grid, "n h w two -> 1 (n h) w two"), align_corners=False)
     drawn = rearrange(drawn, "1 c (n h) w -> n c h w", h=h)
     _blend(picture, layer, left, top, 1 - drawn[:, 3:], drawn[:, :3])
 
@@ -252,6 +251,3 @@ def _shade(picture: Tensor, layer: Layer, shade: str) -> None:
     cover = torch.exp(-(dx / (0.8 * rx)).square()) * torch.exp(-(dy / (0.8 * ry)).square())
     cover = (0.45 if shade == "dark" else 0.7) * cover[:, None]
     _blend(picture, layer, left, top, 1 - cover, None if shade == "dark" else cover.expand(-1, 3, -1, -1))
-
-
-assert set(SUBJECTS) <= set(INDEX)
