@@ -108,7 +108,7 @@ def rate_text(clip: dict[str, Any]) -> str:
 def dit_rate(clip: dict[str, Any]) -> float | None:
     """FLOP/s that the video transformer reached, if the engine counted its products."""
     spent = clip["timings"].get("dit")
-    return clip["flops"] / spent if clip.get("flops") and spent else None
+    return clip["flops"] / spent if spent else None
 
 
 def main() -> None:

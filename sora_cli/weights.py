@@ -159,15 +159,16 @@ def save(
     path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
 ) -> None:
     """One safetensors file, written under a temporary name, flushed to the disk and renamed."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, part, dict(metadata or {}))
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+        with part.open("wb") as file:
+            file.write(serialise(plain, dict(metadata or {})))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise Failed(f"could not write {path}: {error.strerror or error}") from error

@@ -25,6 +25,7 @@ class FakeRun:
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
         self.notes = ["pocket does not know: xylo"] if "xylo" in shot.prompt else []
+        self.flops = 1e9
         self.timings = {"text": 0.1, "denoise": 0.2}
 
     def denoise(self) -> Iterator[types.SimpleNamespace]:

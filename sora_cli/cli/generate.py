@@ -114,7 +114,7 @@ def make(engine: "Engine", shot: Shot, path: Path, screen: Screen) -> dict[str, 
         "shot": asdict(shot),
         "wall": round(wall, 3),
         "timings": {stage: round(spent, 3) for stage, spent in {**run.timings, "encode": encoding}.items()},
-        "flops": getattr(run, "flops", None),
+        "flops": run.flops,
         "notes": list(run.notes),
     }
 

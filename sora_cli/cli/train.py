@@ -1,4 +1,4 @@
-"""`sora-cli train clip | vae | dit`: the recipes behind the weights."""
+"""`sora-cli train clip | vae | dit | evaluator`: the recipes behind the weights."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ class Stage(StrEnum):
     clip = "clip"
     vae = "vae"
     dit = "dit"
+    evaluator = "evaluator"
 
 
 class Preset(StrEnum):
@@ -43,7 +44,7 @@ def train(
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train the text tower, the VAE or the video transformer; resumes a stopped run by itself."""
+    """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run."""
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
         str(device), str(dtype), fresh=not resume, init=init, text=text, vae=vae,
@@ -62,6 +63,10 @@ def train(
             from sora_cli.train import dit
 
             dit.train(options)
+        case Stage.evaluator:
+            from sora_cli.train import evaluator
+
+            evaluator.train(options)
 
 
 def check(options: TrainOptions) -> None:
