@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-HEIGHT, WIDTH = 96, 160
+HEIGHT, WIDTH = 72, 120
 FRAMES, GAP = 5, 0.25                 # what it looks at: frames, seconds between them
 SPAN = (FRAMES - 1) * GAP             # seconds of one look
 
@@ -60,7 +60,7 @@ def shift(x: Tensor) -> Tensor:
 
 
 class Evaluator(nn.Module):
-    """Clips [B, 5, 3, 96, 160] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
+    """Clips [B, 5, 3, 72, 120] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
 
     def __init__(self, config: EvaluatorConfig) -> None:
         super().__init__()
@@ -83,19 +83,27 @@ class Evaluator(nn.Module):
         return Labels(self.subject(x), self.action(x), self.place(x))
 
 
-def looks(video: Tensor, fps: float) -> Tensor:
-    """The frames that one judgement needs, cut from the start of videos [B, T, 3, H, W] at `fps`."""
-    index = [round(i * GAP * fps) for i in range(FRAMES)]
-    assert index[-1] < video.shape[1], f"{video.shape[1]} frames at {fps} fps are shorter than {SPAN} s"
-    frames = rearrange(video[:, index], "b t c h w -> (b t) c h w").float()
-    frames = F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
-    return rearrange(frames, "(b t) c h w -> b t c h w", t=FRAMES)
+class Named(NamedTuple):
+    """What the network says that a clip shows, in the words of the world."""
+
+    subject: str
+    action: str
+    place: str
+
+
+def shrink(frames: Tensor) -> Tensor:
+    """Frames [T, 3, H, W] at the size that the network looks at."""
+    return F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
 
 
 @torch.inference_mode()
-def judge(network: Evaluator, video: Tensor, fps: float) -> Labels:
-    """Class numbers [B] for the first second of videos [B, T, 3, H, W] in [0, 1]."""
-    return Labels(*(scores.argmax(-1) for scores in network(looks(video, fps))))
+def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0) -> Named:
+    """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the second that begins at `start`."""
+    index = [round((start + i * GAP) * fps) for i in range(FRAMES)]
+    assert index[-1] < len(video), f"{len(video)} frames at {fps} fps end before {start + SPAN} s"
+    numbers = [int(scores.argmax()) for scores in network(video[None, index])]
+    config = network.config
+    return Named(config.subjects[numbers[0]], config.actions[numbers[1]], config.places[numbers[2]])
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Evaluator:
