@@ -12,16 +12,17 @@ from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, S
 _STOP = frozenset("a an the of to at on in and with is are its it from by into onto over through while that near among".split())
 _QUIET = frozenset("""camera out off up down around back very some this there video clip movie scene shot emoji animation
     animated two one his her as for then us me show make shows showing seen being be was who which across along side
-    next beside together surface""".split())
+    next beside together surface background motion""".split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
            "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting", "floating",
            "racing", "galloping", "riding", "rolling", "crossing", "strolling", "hovering", "flew", "ran", "swam", "went")
 _DIRECTIONS = {
-    "moving left": ("left", "leftwards", "leftward", "right to left"),
-    "moving right": ("right", "rightwards", "rightward", "left to right"),
+    "moving left": ("left", "leftwards", "leftward"),
+    "moving right": ("right", "rightwards", "rightward"),
     "rising": ("up", "upwards", "upward"),
     "falling": ("down", "downwards", "downward"),
 }
+_ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|right)\b")
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "", "city at night": "in the",
           "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "snow": "in the", "on the moon": "",
@@ -68,7 +69,7 @@ def sparse(scene: Scene, rng: random.Random) -> str:
 def parse(prompt: str) -> Parsed:
     """Map a user's words to the vocabulary. The first mention of each field wins; subjects are all kept."""
     found: dict[str, list[str]] = {}
-    for kind, value in _matches(_tokens(prompt)):
+    for kind, value in _matches(tokens(_ACROSS.sub(r"\1wards", prompt.lower()))):
         found.setdefault(kind, [])
         if value not in found[kind] or kind == "unknown":
             found[kind].append(value)
@@ -93,9 +94,6 @@ def words() -> list[str]:
 def tokens(caption: str) -> list[str]:
     """Lower-case words of a caption, punctuation removed."""
     return re.findall(r"[a-z0-9']+", caption.lower().replace("-", " "))
-
-
-_tokens = tokens
 
 
 def _article(phrase: str | None) -> str:
@@ -141,7 +139,10 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
         yield from (([form], "travel", verb) for form in _verb_forms(verb))
     for name, phrases in _DIRECTIONS.items():
         yield from ((phrase.split(), "direction", name) for phrase in phrases)
-    for kind, table in (("place", PLACES), ("size", SIZES), ("speed", SPEEDS), ("camera", CAMERAS)):
+    for place, synonyms in PLACES.items():
+        for *rest, noun in (phrase.split() for phrase in (place, *synonyms)):
+            yield from (([*rest, form], "place", place) for form in (noun, noun + "s", noun.removesuffix("s")))
+    for kind, table in (("size", SIZES), ("speed", SPEEDS), ("camera", CAMERAS)):
         for name, synonyms in table.items():
             yield from ((phrase.split(), kind, name) for phrase in (name, *synonyms) if phrase != "still")
     for name in CAMERAS:

@@ -133,7 +133,7 @@ def _rows(view: View, above: Tensor, below: Tensor) -> slice:
 
 def line(view: View, edge: Tensor, width: float, colour: str, alpha: float) -> None:
     """A soft line along edge [N, W], `width` in shares of the height."""
-    part = view.cut(_rows(view, edge - 2.5 * width, edge + 2.5 * width))
+    part = view.cut(_rows(view, edge - 2.8 * width, edge + 2.8 * width))
     paint(part, torch.exp(-((part.y[:, :, None] - edge[:, None, :]) / width).square()) * alpha, part.colour(colour))
 
 

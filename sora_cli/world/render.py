@@ -245,7 +245,7 @@ def _stamp_level(picture: Tensor, layer: Layer, sheet: Atlas, level: int) -> Non
 
 def _shade(picture: Tensor, layer: Layer, shade: str) -> None:
     """Soft ellipses under the feet: darker ground, or white foam."""
-    left, top, h, w = _boxes(layer, 1.6 * layer.wide, 1.6 * layer.tall, picture)
+    left, top, h, w = _boxes(layer, 2.0 * layer.wide, 2.0 * layer.tall, picture)
     dx, dy = _offsets(layer, left, top, h, w, picture.device)
     rx, ry = (torch.from_numpy(r).float().to(picture.device)[:, None, None] for r in (layer.wide, layer.tall))
     cover = torch.exp(-(dx / (0.8 * rx)).square()) * torch.exp(-(dy / (0.8 * ry)).square())

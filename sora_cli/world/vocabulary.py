@@ -80,7 +80,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "rising": ("going up", "flying up", "moving up", "taking off", "climbing", "ascending", "launching"),
     "falling": ("going down", "dropping", "moving down", "descending", "falling down", "sinking"),
     "surfing": ("riding a wave", "riding the waves", "on a surfboard", "surfing a wave", "surfing on a wave"),
-    "swinging": ("swaying", "rocking"),
+    "swinging": ("swaying", "dangling"),
     "circling": ("moving in circles", "flying in circles", "going in circles", "going around", "orbiting"),
     "standing still": ("standing", "resting", "sitting", "waiting", "not moving"),
     "shaking": ("trembling", "shivering", "vibrating"),

@@ -1,0 +1,156 @@
+"""The world: what is said, what is drawn, and what is kept out of training."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from einops import reduce
+from PIL import Image
+
+from sora_cli.errors import SoraError
+from sora_cli.world import HELD_OUT, Scene, dense, parse, sample_scene, sparse, tokens, words
+from sora_cli.world.render import render
+from sora_cli.world.sheet import sheet
+from sora_cli.world.textures import generic
+from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+
+
+@pytest.fixture(scope="module")
+def scenes() -> dict[str, list[Scene]]:
+    rng = random.Random(0)
+    return {split: [sample_scene(rng, split) for _ in range(3000)] for split in ("train", "held-out")}
+
+
+def test_the_vocabulary_is_as_large_as_promised() -> None:
+    assert len(SUBJECTS) >= 40 and len(ACTIONS) >= 12 and len(PLACES) >= 10
+    assert all(subject.home in PLACES for subject in SUBJECTS.values())
+
+
+def test_held_out_combinations_are_never_in_train_and_always_in_held_out(scenes: dict[str, list[Scene]]) -> None:
+    assert not any(triple in HELD_OUT for scene in scenes["train"] for triple in scene.triples)
+    assert all((scene.subject, scene.action, scene.place) in HELD_OUT for scene in scenes["held-out"])
+    assert 0.08 < len(HELD_OUT) / (len(SUBJECTS) * len(ACTIONS) * len(PLACES)) < 0.12
+    assert ("cat", "surfing", "ocean") not in HELD_OUT
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_every_word_of_the_vocabulary_occurs_in_both_splits(scenes: dict[str, list[Scene]], split: str) -> None:
+    for field, names in {"subject": SUBJECTS, "action": ACTIONS, "place": PLACES, "size": SIZES, "speed": SPEEDS,
+                         "camera": CAMERAS}.items():
+        assert {getattr(scene, field) for scene in scenes[split]} == set(names), field
+
+
+def test_a_scene_refuses_what_the_world_does_not_have() -> None:
+    with pytest.raises(SoraError, match="unknown subject 'zebra'.*cat"):
+        Scene("zebra", "surfing", "ocean")
+
+
+def test_parse_recovers_every_field_of_a_dense_caption(scenes: dict[str, list[Scene]]) -> None:
+    known = set(words())
+    for scene in scenes["train"][:1000] + scenes["held-out"][:1000]:
+        caption, said = dense(scene), parse(dense(scene))
+        assert (said.subjects, said.action, said.place, said.size, said.speed, said.camera, said.unknown) == (
+            scene.subjects, scene.action, scene.place, scene.size, scene.speed, scene.camera, []), caption
+        assert len(tokens(caption)) <= 16 and known.issuperset(tokens(caption)), caption
+
+
+def test_parse_recovers_what_a_sparse_caption_says(scenes: dict[str, list[Scene]]) -> None:
+    rng, known = random.Random(1), set(words())
+    for scene in scenes["train"]:
+        caption = sparse(scene, rng)
+        said = parse(caption)
+        assert said.subjects[0] == scene.subject and said.unknown == [], caption
+        assert said.action in (None, scene.action) and said.place in (None, scene.place), caption
+        assert known.issuperset(tokens(caption)), caption
+
+
+@pytest.mark.parametrize(("prompt", "subjects", "action", "place"), [
+    ("A cat surfing", ("cat",), "surfing", None),
+    ("a kitty riding a wave", ("cat",), "surfing", None),
+    ("Puppies jump in the park", ("dog",), "bouncing", "meadow"),
+    ("a rocket going up in space", ("rocket",), "rising", "space"),
+    ("a penguin walks to the left through the snow", ("penguin",), "moving left", "snow"),
+    ("the car drives across town at night", ("car",), "moving right", "city at night"),
+    ("a ball and an elephant spinning, on the moon", ("football", "elephant"), "spinning", "moon"),
+    ("a butterfly flying from right to left", ("butterfly",), "moving left", None),
+])
+def test_parse_understands_people(prompt: str, subjects: tuple, action: str, place: str | None) -> None:
+    said = parse(prompt)
+    assert (said.subjects, said.action, said.place, said.unknown) == (subjects, action, place, [])
+
+
+def test_parse_lists_unknown_words_in_their_order() -> None:
+    assert parse("a purple zebra and a cat surfing near a castle").unknown == ["purple", "zebra", "castle"]
+
+
+def test_a_frame_depends_on_its_own_scene_and_time_alone() -> None:
+    rng = random.Random(2)
+    batch = [sample_scene(rng) for _ in range(14)]
+    times = torch.rand(14, 3, generator=torch.Generator().manual_seed(0)) * 900
+    together = render(batch, times, 64, 96)
+    assert together.shape == (14, 3, 3, 64, 96) and together.dtype == torch.float32
+    assert together.min() >= 0 and together.max() <= 1 and torch.equal(together, render(batch, times, 64, 96))
+    alone = torch.cat([render([s], t[None, 1:2], 64, 96) for s, t in zip(batch, times, strict=True)])
+    torch.testing.assert_close(alone, together[:, 1:2], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_same_scene_at_twice_the_size_is_the_same_picture(place: str) -> None:
+    pair = [Scene("cat", "surfing", place, seed=1), Scene("train", "dancing", place, camera="zoom in", second="owl")]
+    times = torch.tensor([[0.0, 1.3]] * 2)
+    small, large = (render(pair, times, 96 * k, 160 * k) for k in (1, 2))
+    error = (reduce(large, "b t c (h i) (w j) -> b t c h w", "mean", i=2, j=2) - small).square().mean((1, 2, 3, 4))
+    assert (-10 * error.log10()).min() > 25
+
+
+def _centre(action: str, seconds: list[float]) -> torch.Tensor:
+    """(y, x) of a red balloon over the sky, from its colour alone [T, 2]."""
+    picture = render([Scene("balloon", action, "sky", seed=3)], torch.tensor([seconds]), 96, 160)[0]
+    red = (picture[:, 0] - picture[:, 2]).clamp(min=0.3) - 0.3
+    rows, columns = torch.arange(96) / 96, torch.arange(160) / 96
+    total = red.sum((1, 2))
+    return torch.stack([(red.sum(2) * rows).sum(1) / total, (red.sum(1) * columns).sum(1) / total], 1)
+
+
+@pytest.mark.parametrize(("action", "axis", "sign"), [
+    ("moving right", 1, 1), ("moving left", 1, -1), ("falling", 0, 1), ("rising", 0, -1)])
+def test_subjects_go_where_the_caption_says(action: str, axis: int, sign: int) -> None:
+    steps = _centre(action, [0.0, 0.4, 0.8]).diff(dim=0)[:, axis] * sign
+    assert (steps > 0.1).all() and (steps < 0.3).all()
+
+
+@pytest.mark.parametrize(("action", "sign"), [("growing", 1), ("shrinking", -1)])
+def test_subjects_change_size_as_the_caption_says(action: str, sign: int) -> None:
+    picture = render([Scene("balloon", action, "sky", seed=3)], torch.tensor([[0.2, 1.0, 2.0]]), 96, 160)[0]
+    area = (picture[:, 0] - picture[:, 2] > 0.3).float().mean((1, 2))
+    assert (area.diff() * sign > 0).all()
+
+
+def test_a_place_moves_but_a_still_subject_does_not() -> None:
+    picture = render([Scene("pumpkin", "standing still", "ocean", seed=5)], torch.tensor([[0.0, 3.0]]), 96, 160)[0]
+    assert (picture[0] - picture[1]).abs().max() > 0.05
+    drift = _centre("standing still", [0.0, 0.9]).diff(dim=0).abs()
+    assert drift.max() < 0.02
+
+
+def test_textures_are_varied_and_repeatable() -> None:
+    def made(seed: int) -> torch.Tensor:
+        return generic(4, 5, 48, 64, torch.Generator().manual_seed(seed))
+
+    clips = made(0)
+    assert clips.shape == (4, 5, 3, 48, 64) and clips.min() >= 0 and clips.max() <= 1
+    assert torch.equal(clips, made(0)) and not torch.equal(clips, made(1))
+    assert (clips.std((1, 3, 4)) > 0.01).any(1).all()
+
+
+def test_the_sheet_is_written_whole(tmp_path) -> None:
+    sheet(tmp_path / "sheet.png", count=2, height=48, width=80)
+    assert Image.open(tmp_path / "sheet.png").size[1] == 96
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_words_need_no_torch() -> None:
+    code = "import sys, sora_cli.world; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
