@@ -1,0 +1,206 @@
+"""The Video DiT.
+
+A block is spatial attention inside each frame over [conditions | patches], then time attention of every patch
+position over the frames it may see, then a SwiGLU MLP. Timestep, guidance, step size and text are not
+modulations but *tokens*, in front of every frame's patches. Time attention follows the order of generation:
+frame i sees frame j iff order[j] <= order[i] (anchors have order 0), so the same weights generate forwards,
+backwards, and key frames first.
+
+Letters: N tokens, P patches, F frames of all videos, V videos, D width, H heads, L text tokens, K conditions.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sora_cli.models.sora.patches import PATCH, Grid, Layout, LearnedPositions, attend, layout
+
+
+@dataclass(frozen=True)
+class DitConfig:
+    channels: int  # of a latent
+    width: int
+    depth: int
+    heads: int
+    text_width: int
+    text_tokens: int
+    registers: int
+    bins: tuple[int, int, int]  # positions learned along time, height and width
+    seconds: float  # the time that the last of the time bins stands for
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+
+    @property
+    def conditions(self) -> int:
+        """Condition tokens a frame: timestep, guidance and step size, text, registers."""
+        return 2 + self.text_tokens + self.registers
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a pack of videos is told. Per frame: t (0 where known), known parts, seconds, order; per video:
+    text features, guidance, step size."""
+
+    t: Tensor  # [F] noise level, 0 clean to 1 noise
+    known: Tensor  # [F, 2] 1 where the space / time latent is given
+    seconds: Tensor  # [F]
+    order: Tensor  # [F] stage of generation, 0 for what is given
+    text: Tensor  # [V, 1 + L or more, text_width], the text tower's tokens
+    guidance: Tensor  # [V] 1 = none
+    step: Tensor  # [V] size of the solver's step in t, 0 = infinitesimal
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm, self.k_norm = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [N, D] -> 3 x [N, H, d]
+        q, k, v = rearrange(self.qkv(x), "N (n H d) -> n N H d", n=3, H=self.heads)
+        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
+
+    def merge(self, mixed: Tensor) -> Tensor:  # [N, H, d] -> [N, D]
+        return self.out(rearrange(mixed, "N H d -> N (H d)"))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 32 * math.ceil(width * 8 / 3 / 32)
+        self.into = nn.Linear(width, 2 * hidden, bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.into(x).chunk(2, -1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__()
+        D, H = config.width, config.heads
+        self.space_norm, self.space = nn.RMSNorm(D), Attention(D, H)
+        self.time_norm, self.time = nn.RMSNorm(D), Attention(D, H)
+        self.mlp_norm, self.mlp = nn.RMSNorm(D), SwiGLU(D)
+        self.distance = nn.Parameter(torch.zeros(H, 3))  # log-distance bias (FDM, Harvey et al. 2022)
+
+    def forward(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+        q, k, v = self.space.project(self.space_norm(x))
+        x = x + self.space.merge(attend(q, k, v, where.spatial))
+        if where.temporal:
+            x = x + self.across_time(self.time_norm(x), where, distance)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def across_time(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+        q, k, v = self.time.project(x)
+        bias = []
+        for group, (features, hidden) in zip(where.temporal, distance, strict=True):
+            scores = torch.einsum("V q k n, H n -> V H q k", features, self.distance.float()) + hidden
+            bias.append(scores.to(q.dtype)[group.video])
+        return self.time.merge(attend(q, k, v, where.temporal, bias))
+
+
+class Dit(nn.Module):
+    """Predicts clean latents (x-prediction) for packs of videos."""
+
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.patch_in = nn.Linear(c.channels * PATCH**2 + 2, c.width)
+        self.positions = LearnedPositions(c.width, c.bins, c.seconds)
+        self.time_in = nn.Sequential(nn.Linear(64 + 2, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.pace_in = nn.Sequential(nn.Linear(128, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.text_in = nn.Linear(c.text_width, c.width)
+        self.text_positions = nn.Parameter(torch.randn(c.text_tokens, c.width) * 0.02)
+        self.registers = nn.Parameter(torch.randn(c.registers, c.width) * 0.02)
+        self.blocks = nn.ModuleList([Block(c) for _ in range(c.depth)])
+        self.norm = nn.RMSNorm(c.width)
+        self.patch_out = nn.Linear(c.width, c.channels * PATCH**2)
+        self.initialise()
+
+    def initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:  # every block starts as the identity, and the network as an image model
+            for name in ("space", "time", "mlp"):
+                nn.init.zeros_(block.get_submodule(name).out.weight)
+        nn.init.zeros_(self.patch_out.weight)
+
+    def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
+        """Noisy patches [P, 4C] -> clean patches [P, 4C]."""
+        where = layout(grids, self.config.conditions, patches.device)
+        x = self.embed(patches, where, given)  # (N, D)
+        distance = self.distances(where, grids, given)
+        for block in self.blocks:
+            x = block(x, where, distance)  # (N, D)
+        return self.patch_out(self.norm(x[where.patches]))  # (P, 4C)
+
+    def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
+        """Everything as tokens in one list: [N, D]."""
+        owner = where.frame_of_patch
+        when = self.positions.time(given.seconds)  # (F, D)
+        seen = torch.cat([patches, given.known[owner].to(patches.dtype)], 1)
+        tokens = self.patch_in(seen) + self.positions.space(where.place) + when[owner]  # (P, D)
+        level = torch.cat([waves(given.t, 64), given.known], 1).to(patches.dtype)
+        pace = torch.cat([waves(given.guidance / 8, 64), waves(given.step, 64)], 1).to(patches.dtype)
+        video = where.video_of_frame
+        words = given.text[:, 1 : 1 + self.config.text_tokens]  # without the start token, which says nothing
+        text = self.text_in(words.to(patches.dtype)) + self.text_positions  # (V, L, D)
+        heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text[video],
+                           self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
+        x = tokens.new_empty(where.tokens, tokens.shape[1])
+        x = x.index_copy(0, where.patches, tokens)
+        return x.index_copy(0, where.conditions.flatten(), heads.flatten(0, 1).to(tokens.dtype))
+
+    def distances(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> list[tuple[Tensor, Tensor]]:
+        """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
+        [V, 1, T, T] (0 or -inf), with zeros at the videos of other groups."""
+        found = []
+        seconds = given.seconds.split([g.frames for g in grids])
+        order = given.order.split([g.frames for g in grids])
+        for group in where.temporal:
+            T = group.grid_frames
+            features = given.seconds.new_zeros(len(grids), T, T, 3)
+            hidden = given.seconds.new_zeros(len(grids), 1, T, T)
+            for number, g in enumerate(grids):
+                if g.frames == T:
+                    features[number], hidden[number, 0] = relations(seconds[number], order[number])
+            found.append((features, hidden))
+        return found
+
+
+def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed log-distances [T, T, 3] between frames, in chunks of 1/6 s, and who may see whom [T, T]."""
+    gap = (seconds[:, None] - seconds[None, :]) * 6
+    features = torch.stack([gap.clamp_min(0).log1p(), (-gap).clamp_min(0).log1p(), (gap == 0).to(gap.dtype)], -1)
+    hidden = torch.zeros_like(gap).masked_fill(order[None, :] > order[:, None], -torch.inf)
+    return features, hidden
+
+
+def waves(x: Tensor, width: int) -> Tensor:
+    """Sinusoidal features [n] -> [n, width] of numbers around 0..1, with 1/8 up to 32 periods."""
+    frequencies = 2 ** torch.linspace(-2, 6, width // 2, device=x.device)
+    angles = x.float()[:, None] * frequencies * math.pi
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Dit:
+    """The transformer that files written by `sora-cli train dit` hold, in float32, frozen."""
+    config = json.loads(metadata["config"])
+    dit = Dit(DitConfig(**config | {"bins": tuple(config["bins"])}))
+    dit.load_state_dict(tensors, strict=True)
+    return dit.eval().requires_grad_(False)

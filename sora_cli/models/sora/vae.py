@@ -1,0 +1,291 @@
+"""A continuous TECO: the video autoencoder.
+
+Frames come in as 1 + 4n. Latent 0 is frame 0 alone; every later latent is a chunk of four frames.
+One latent cell covers 32 x 32 output pixels and has two parts:
+
+- the *space latent* s: what the chunk's last frame (its key frame) looks like, read from that frame alone,
+  so that a start or end image has an exact latent and nothing leaks into it;
+- the *time latent* tau: how the chunk gets there, read from the chunk, the key frame before it, and a
+  causal memory over strongly pooled key frames (TECO, Yan et al. 2022, with its codebook replaced by a
+  KL-regularised Gaussian).
+
+The encoder looks at the picture at half size and the decoder paints it at full size: the last factor of two
+is learned super-resolution, which costs no tokens. No convolution runs above 1/8 of the output resolution.
+
+Letters: B batch, C channels, T frames, K latent frames, H W pixels, h w latent cells.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+STRIDE = 32  # output pixels per latent cell
+CHUNK = 4  # frames per latent, after the first
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    space: int  # channels of the space latent
+    time: int  # channels of the time latent
+    deep: int  # features at 1/32
+    wide: int  # features at 1/16
+    tail: int  # features at 1/8
+    blocks: int  # residual blocks a stage
+    memory: int  # key frames that the causal memory looks back on
+
+    @property
+    def channels(self) -> int:
+        return self.space + self.time
+
+
+# -- Layers -----------------------------------------------------------------------------------------------
+
+
+class ResBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), without norms, so that features do not depend on the picture's size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)  # starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+class Down(nn.Module):
+    """Halve the size; the averaged space-to-channel shortcut of DC-AE (Chen et al. 2024) carries the detail."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y + fold_channels(F.pixel_unshuffle(x, 2), y.shape[1])
+
+
+class Up(nn.Module):
+    """Double the size; the repeated channel-to-space shortcut of DC-AE."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs * 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return F.pixel_shuffle(y + fold_channels(x, y.shape[1]), 2)
+
+
+def fold_channels(x: Tensor, channels: int) -> Tensor:
+    """Average or repeat channels to the number asked for: [B, C, h, w] -> [B, channels, h, w]."""
+    if x.shape[1] < channels:
+        times = -(-channels // x.shape[1])
+        return repeat(x, "B C h w -> B (C n) h w", n=times)[:, :channels]
+    groups = x.shape[1] // channels
+    return rearrange(x[:, : groups * channels], "B (C n) h w -> B C n h w", n=groups).mean(2)
+
+
+class Memory(nn.Module):
+    """Causal attention over one pooled token a key frame, looking back on a bounded window."""
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:  # [B, K, C] -> [B, K, C]
+        q, k, v = rearrange(self.qkv(pooled), "B K (n H D) -> n B H K D", n=3, H=4)
+        at = torch.arange(pooled.shape[1], device=pooled.device)
+        back = at[:, None] - at[None, :]
+        seen = (back >= 0) & (back <= self.window)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.out(rearrange(mixed, "B H K D -> B K (H D)"))
+
+
+# -- The two halves ---------------------------------------------------------------------------------------
+
+
+class Encoder(nn.Module):
+    """Half-size frames -> features; features -> the two Gaussian posteriors."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        c = config
+        self.stem = nn.Conv2d(3, c.wide, 12, stride=8, padding=2)
+        self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
+        self.down = Down(c.wide, c.deep)
+        self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks)])
+        self.to_space = nn.Conv2d(c.deep, 2 * c.space, 1)
+        self.memory = Memory(c.deep, c.memory)
+        self.motion = nn.Sequential(nn.Conv2d((CHUNK + 1) * c.deep, c.deep, 1), ResBlock(c.deep))
+        self.to_time = nn.Conv2d(c.deep, 2 * c.time, 1)
+        for head in (self.to_space, self.to_time):
+            assert head.bias is not None
+            nn.init.constant_(head.bias[head.out_channels // 2 :], -5.0)  # almost noiseless at first
+
+    def features(self, half: Tensor) -> Tensor:
+        """Frames at half size [B, 3, T, H/2, W/2] -> [B, T, deep, h, w]."""
+        frames = rearrange(half, "B C T H W -> (B T) C H W").contiguous(memory_format=torch.channels_last)
+        x = self.deep(self.down(self.wide(self.stem(frames))))
+        return rearrange(x, "(B T) C h w -> B T C h w", T=half.shape[2])
+
+    def posterior(self, e: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of the previous key frame and n chunks [B, 1+4n, C, h, w], pooled past key frames
+        [B, m, C] (the previous one last) -> space moments of the n key frames and time moments,
+        each [B, n, 2c, h, w]."""
+        B, n = e.shape[0], (e.shape[1] - 1) // CHUNK
+        keys = e[:, CHUNK::CHUNK]
+        recalled = self.memory(torch.cat([past, keys.mean((-2, -1))], 1))[:, -n:]
+        chunks = torch.stack([e[:, i * CHUNK : i * CHUNK + CHUNK + 1] for i in range(n)], 1)
+        motion = self.motion[0](rearrange(chunks, "B n f C h w -> (B n) (f C) h w"))
+        motion = motion + rearrange(recalled, "B n C -> (B n) C 1 1")
+        tau = self.to_time(self.motion[1](motion))
+        return self.space(keys), rearrange(tau, "(B n) C h w -> B n C h w", B=B)
+
+    def space(self, e: Tensor) -> Tensor:
+        """Features [B, T, deep, h, w] -> moments of the space latent [B, T, 2c, h, w]."""
+        return rearrange(self.to_space(e.flatten(0, 1)), "(B T) C h w -> B T C h w", B=e.shape[0])
+
+
+class Decoder(nn.Module):
+    """Latents -> full-size frames. Key frames come from s alone; the three between them from both key
+    frames' features and tau."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        c = config
+        self.stem = nn.Conv2d(c.space, c.deep, 3, padding=1)
+        self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks + 1)])
+        self.fuse = nn.Sequential(
+            nn.Conv2d(2 * c.deep + c.time, c.deep, 1),
+            *[ResBlock(c.deep) for _ in range(c.blocks)],
+            nn.Conv2d(c.deep, (CHUNK - 1) * c.deep, 1),
+        )
+        self.unknown_motion = nn.Parameter(torch.zeros(c.time))
+        self.up = Up(c.deep, c.wide)
+        self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
+        self.up2 = Up(c.wide, c.tail)
+        self.tail = ResBlock(c.tail)
+        self.to_pixels = nn.Conv2d(c.tail, 3 * 8 * 8, 3, padding=1)
+
+    def keys(self, s: Tensor) -> Tensor:
+        """Space latents [N, c, h, w] -> features of key frames [N, deep, h, w]."""
+        x = self.stem(s.contiguous(memory_format=torch.channels_last))
+        return self.deep(x + fold_channels(s, x.shape[1]).to(x.dtype))
+
+    def between(self, before: Tensor, after: Tensor, tau: Tensor) -> Tensor:
+        """Features of two neighbouring key frames [N, deep, h, w] and the motion [N, c, h, w] ->
+        features of the three frames between them [N, 3, deep, h, w]."""
+        x = self.fuse(torch.cat([before, after, tau], 1))
+        change = rearrange(x, "N (f C) h w -> N f C h w", f=CHUNK - 1)
+        share = torch.arange(1, CHUNK, device=x.device).view(1, -1, 1, 1, 1).to(before.dtype) / CHUNK
+        return torch.lerp(before[:, None], after[:, None], share) + change
+
+    def paint(self, g: Tensor) -> Tensor:
+        """Features [N, deep, h, w] -> pixels [N, 3, 32h, 32w]."""
+        x = self.tail(self.up2(self.wide(self.up(g.contiguous(memory_format=torch.channels_last)))))
+        return F.pixel_shuffle(self.to_pixels(x), 8)
+
+
+class Vae(nn.Module):
+    """The video autoencoder. Latents are [B, space + time, K, h, w], normalised per channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("std", torch.ones(config.channels))
+
+    def moments(self, half: Tensor) -> tuple[Tensor, Tensor]:
+        """Half-size frames [B, 3, 1+4n, H/2, W/2] -> mean and log-variance [B, C, 1+n, h, w]; the first
+        latent has no motion, so its time part is a constant 0 with variance 1."""
+        e = self.encoder.features(half)
+        first = self.encoder.space(e[:, :1])
+        mean, logvar = _with_still(first, self.config.time)
+        if e.shape[1] == 1:
+            return mean, logvar
+        s, tau = self.encoder.posterior(e, e[:, :1].mean((-2, -1)))
+        rest = [torch.cat(pair, 2) for pair in zip(s.chunk(2, 2), tau.chunk(2, 2), strict=True)]
+        rest = [rearrange(x, "B n C h w -> B C n h w") for x in rest]
+        return torch.cat([mean, rest[0]], 2), torch.cat([logvar, rest[1]], 2)
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        return (latents - self.mean.view(-1, 1, 1, 1)) / self.std.view(-1, 1, 1, 1)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        return latents * self.std.view(-1, 1, 1, 1) + self.mean.view(-1, 1, 1, 1)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Video [B, 3, 1+4n, H, W] in [-1, 1], H and W multiples of 32 -> normalised latents [B, C, 1+n, h, w]."""
+        return self.encode_half(halve(video))
+
+    def encode_half(self, half: Tensor) -> Tensor:
+        """As `encode`, from frames that are already at half size (the training world renders them so)."""
+        return self.normalise(self.moments(half)[0])
+
+    def decode_raw(self, latents: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Unnormalised latents [B, C, K, h, w] -> (pixels [B, 3, T, H, W], features of the last key frame).
+
+        `previous` are the features of the key frame before the first latent; without them the first latent
+        is a single frame and T = 1 + 4(K-1), else T = 4K."""
+        s, tau = latents.split([self.config.space, self.config.time], 1)
+        B, K = s.shape[0], s.shape[2]
+        g = rearrange(self.decoder.keys(rearrange(s, "B C K h w -> (B K) C h w")), "(B K) C h w -> B K C h w", B=B)
+        features = [g[:, :1]] if previous is None else []
+        before = g[:, :-1] if previous is None else torch.cat([previous[:, None], g[:, :-1]], 1)
+        if before.shape[1]:
+            n = before.shape[1]
+            motion = rearrange(tau[:, :, K - n :], "B C n h w -> (B n) C h w")
+            mid = self.decoder.between(before.flatten(0, 1), g[:, K - n :].flatten(0, 1), motion)
+            chunk = torch.cat([rearrange(mid, "(B n) f C h w -> B n f C h w", n=n), g[:, K - n :, None]], 2)
+            features.append(rearrange(chunk, "B n f C h w -> B (n f) C h w"))
+        frames = torch.cat(features, 1)
+        pixels = self.decoder.paint(frames.flatten(0, 1))
+        return rearrange(pixels, "(B T) C H W -> B C T H W", B=B), g[:, -1]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 32h, 32w] in [-1, 1]."""
+        return self.decode_raw(self.denormalise(latents))[0].clamp(-1, 1)
+
+    def stream(self, latents: Tensor, group: int = 2) -> Iterator[Tensor]:
+        """Decode [B, C, K, h, w] a few latents at a time, yielding videos [B, 3, t, H, W] whose concatenation
+        is `decode(latents)`. Memory does not grow with K: all that is kept is one key frame's features."""
+        previous = None
+        for start in range(0, latents.shape[2], group):
+            part = self.denormalise(latents[:, :, start : start + group])
+            pixels, previous = self.decode_raw(part, previous)
+            yield pixels.clamp(-1, 1)
+
+
+def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Vae:
+    """The autoencoder that a file written by `sora-cli train vae` holds, in float32, frozen."""
+    vae = Vae(VaeConfig(**json.loads(metadata["config"])))
+    vae.load_state_dict(tensors, strict=True)
+    return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def halve(video: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> the same at half the size, by averaging."""
+    return F.avg_pool3d(video, (1, 2, 2))
+
+
+def _with_still(moments: Tensor, time: int) -> tuple[Tensor, Tensor]:
+    """Space moments of one frame [B, 1, 2c, h, w] -> mean and log-variance [B, c + time, 1, h, w]."""
+    mean, logvar = rearrange(moments, "B K C h w -> B C K h w").chunk(2, 1)
+    still = torch.zeros_like(mean[:, :1]).expand(-1, time, -1, -1, -1)
+    return torch.cat([mean, still], 1), torch.cat([logvar, still], 1)

@@ -1,0 +1,242 @@
+"""`sora-cli train dit`: the Video DiT, on latents of freshly drawn scenes.
+
+Images first, then clips (a clip costs as much as ten images and teaches shapes no better); every pack mixes
+resolutions, and every sample its own task from the mask mix of `timeline.sample_task`.
+"""
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sora_cli import flow, weights
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
+from sora_cli.models.sora.patches import Grid, patchify, unpatchify
+from sora_cli.models.sora.text import TextTower, Tokenizer
+from sora_cli.models.sora.text import from_weights as text_from_weights
+from sora_cli.models.sora.vae import Vae
+from sora_cli.models.sora.vae import from_weights as vae_from_weights
+from sora_cli.sampler import euler
+from sora_cli.timeline import sample_task
+from sora_cli.train.latents import Block, Bucket, Window
+from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
+from sora_cli.train.options import TrainOptions
+from sora_cli.train.sheets import save_sheet
+
+WIDTHS = {"nano": (256, 8, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+STEPS = {"nano": 12000, "mini": 8000, "base": 12000}
+BATCH = {"nano": 32, "mini": 256, "base": 256}
+SAMPLES = 8  # a block
+WINDOW = 600  # blocks that may be drawn from
+DROP_TEXT, CLEAN_CONTEXT = 0.1, 0.7
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From a share of the run on: shapes to draw from, with their weights."""
+
+    start: float
+    buckets: tuple[tuple[Bucket, float], ...]
+
+
+PHASES = (
+    Phase(0.0, ((Bucket(1, 6, 6), 0.6), (Bucket(1, 6, 8), 0.2), (Bucket(1, 8, 6), 0.1), (Bucket(1, 6, 10), 0.1))),
+    Phase(0.35, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.4), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.15))),
+    Phase(0.6, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
+    Phase(0.8, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
+)  # fmt: skip
+
+
+def bucket_of(share: float, rng: random.Random) -> Bucket:
+    """The shape of a block made at this share of the run."""
+    phase = [p for p in PHASES if p.start <= share][-1]
+    buckets, chances = zip(*phase.buckets, strict=True)
+    bucket: Bucket = rng.choices(buckets, chances)[0]
+    return bucket
+
+
+class Conditioner:
+    """Captions -> text features [V, L, width] by the frozen tower; a dropped caption is all zeros."""
+
+    def __init__(self, tower: TextTower, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.tower, self.tokenizer, self.device = tower.to(device).eval(), tokenizer, device
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> Tensor:
+        features: Tensor = self.tower(self.tokenizer.encode(captions).to(self.device))[0]
+        return features
+
+
+@dataclass(frozen=True)
+class Example:
+    """One video of a pack: noisy input, target, what counts in the loss, and its frame conditions."""
+
+    noisy: Tensor  # [C, T, h, w]
+    clean: Tensor
+    weight: Tensor  # [C, T, 1, 1]
+    t: Tensor  # [T]
+    known: Tensor  # [T, 2]
+    order: Tensor  # [T]
+    seconds: Tensor  # [T]
+
+
+def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Generator) -> Example:
+    """Noise a clip [C, T, h, w] for a task drawn from the mix. Known parts are clean, or now and then
+    slightly noised with the level given, which keeps long rollouts from drifting."""
+    C, T, h, w = clean.shape
+    task = sample_task(rng, T)
+    known = rearrange(task.known, "p T -> T p").float()
+    shift = flow.shift_for(h * w // 4)
+    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng), shift)
+    t = stages[task.order]
+    soiled = torch.rand((), generator=rng) > CLEAN_CONTEXT
+    context = torch.rand((), generator=rng) * 0.3 * soiled
+    whole = known.amin(1)  # 1 where nothing is to be made
+    t = torch.where(whole.bool(), context, t)
+    per_part = torch.where(known.bool(), context, t[:, None])  # (T, 2)
+    level = torch.cat([per_part[:, i : i + 1].expand(-1, n) for i, n in enumerate(parts)], 1).T[..., None, None]
+    counts = torch.cat([(1 - known)[:, i : i + 1].expand(-1, n) for i, n in enumerate(parts)], 1).T[..., None, None]
+    noise = torch.randn(clean.shape, generator=rng).to(clean)
+    noisy = flow.noised(clean, noise, level.to(clean))
+    weight = (counts * flow.weight(level)).to(clean)
+    return Example(noisy, clean, weight, t, known, task.order, seconds)
+
+
+def pack_loss(dit: Dit, examples: list[Example], text: Tensor) -> Losses:
+    """The v-space loss of one pack, the mean over everything that had to be made."""
+    grids = tuple(Grid(e.noisy.shape[1], e.noisy.shape[2] // 2, e.noisy.shape[3] // 2) for e in examples)
+    device = text.device
+    one = torch.ones(len(examples), device=device)
+    given = Conditions(*(torch.cat([getattr(e, k) for e in examples]).to(device)
+                         for k in ("t", "known", "seconds", "order")), text, one, 0 * one)  # fmt: skip
+    predicted = dit(patchify([e.noisy for e in examples]), grids, given).float()
+    target = patchify([e.clean for e in examples])
+    weight = patchify([e.weight.expand_as(e.clean) for e in examples])
+    error = (predicted - target).square()
+    return {"loss": (weight * error).sum() / (weight > 0).sum(), "mse": error.detach().mean()}
+
+
+class Data:
+    """A pack a step: a few blocks of the window, some samples of each."""
+
+    def __init__(self, window: Window, conditioner: Conditioner, recipe: Recipe, seed: int) -> None:
+        self.window, self.conditioner, self.recipe, self.seed = window, conditioner, recipe, seed
+
+    def block(self, number: int) -> Block:
+        share = number / (self.window.fresh * self.recipe.steps)
+        return self.window.block(number, bucket_of(share, random.Random(self.seed * 15_485_863 + number)))
+
+    def at(self, step: int) -> tuple[list[Example], Tensor]:
+        rng = random.Random(self.seed * 32_452_843 + step)
+        torch_rng = generator(self.seed, step)
+        numbers = self.window.range_at(step)
+        for number in numbers[-self.window.fresh :]:
+            self.block(number)  # every block is made once, in its turn
+        budget = self.recipe.batch * 60
+        vae, examples, captions = self.window.vae, [], []
+        parts = (vae.config.space, vae.config.time)
+        while budget > 0:
+            block = self.block(rng.choice(numbers))
+            for i in rng.sample(range(len(block.captions)), len(block.captions)):
+                clean = block.latents[i].float()
+                budget -= clean.shape[1] * clean.shape[2] * clean.shape[3] // 4
+                examples.append(example(clean, block.seconds, parts, torch_rng))
+                captions.append(block.captions[i])
+                if budget <= 0:
+                    break
+        text = self.conditioner(captions)
+        keep = torch.rand(len(captions), generator=torch_rng) >= DROP_TEXT
+        return examples, text * keep.to(text)[:, None, None]
+
+
+SHOWN = (
+    "a large cat surfing normal, ocean, camera still",
+    "a large rocket rising fast, space, camera still",
+    "a large penguin bouncing normal, snow, camera still",
+    "a large car moving right normal, city at night, camera still",
+    "a large octopus circling normal, underwater, camera still",
+    "a large elephant standing still normal, desert, camera still",
+)
+
+
+@torch.no_grad()
+def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int, steps: int = 12,
+         guidance: float = 3.0, spacing: float = 0.5) -> Tensor:  # fmt: skip
+    """Sample videos, one a row of text [V, L, D] -> latents [V, C, frames, height, width]; a quick look."""
+    V, device = len(text), text.device
+    noise = torch.randn(V, vae.config.channels, frames, height, width, generator=generator(0, 0)).to(device)
+    grids = (Grid(frames, height // 2, width // 2),) * (2 * V)
+    seconds = (torch.arange(frames) * spacing).repeat(2 * V).to(device)
+    pair, one = torch.cat([text, torch.zeros_like(text)]), torch.ones(2 * V, device=device)
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        F_ = len(seconds)
+        given = Conditions(t.to(device).expand(F_), torch.zeros(F_, 2, device=device), seconds,
+                           torch.ones(F_, device=device), pair, one, 0 * one)  # fmt: skip
+        clean = torch.stack(unpatchify(dit(patchify([*x, *x]), grids, given).float(), grids))
+        told, untold = clean.chunk(2)
+        return flow.velocity(x, untold + guidance * (told - untold), t.to(device))
+
+    times = flow.schedule(steps, flow.shift_for(height * width // 4))
+    *_, x = euler(velocity, noise, times)
+    return x
+
+
+def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
+    """The frozen VAE and text tower, from the files asked for or from those shipped."""
+    def part(path: Path | None, stem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return weights.load(path) if path else weights.load_model_files("pocket", stem)
+
+    tokenizer, tower = text_from_weights(*part(options.text, "text"))
+    return vae_from_weights(*part(options.vae, "vae")).to(device), Conditioner(tower, tokenizer, device)
+
+
+def config_of(preset: str, vae: Vae, conditioner: Conditioner) -> DitConfig:
+    width, depth, heads = WIDTHS[preset]
+    tower = conditioner.tower.config
+    return DitConfig(channels=vae.config.channels, width=width, depth=depth, heads=heads, text_width=tower.width,
+                     text_tokens=tower.context - 4, registers=1, bins=(64, 16, 16), seconds=64.0)  # fmt: skip
+
+
+def train(options: TrainOptions) -> Path:
+    """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
+    device = device_of(options.device)
+    dtype = dtype_of(options.dtype, device)
+    vae, conditioner = load_stages(options, device)
+    torch.manual_seed(options.seed)  # weight initialisation alone
+    dit = Dit(config_of(options.preset, vae, conditioner)).to(device)
+    if options.init:
+        dit.load_state_dict(weights.load_part(options.init, "dit")[0], strict=True)
+    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
+                    rate=2e-3, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
+    fresh = 1 if device.type == "cpu" else recipe.batch // SAMPLES
+    window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype)
+    data = Data(window, conditioner, recipe, options.seed)
+
+    def loss(step: int) -> Losses:
+        examples, text = data.at(step)
+        examples = [to_device(e, device) for e in examples]
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return pack_loss(dit, examples, text)
+
+    def sample(model: nn.Module, path: Path) -> None:
+        assert isinstance(model, Dit)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = draw(model, vae, conditioner(list(SHOWN)), 3, 12, 20)
+            rows = [vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
+        save_sheet(path, [F.avg_pool2d(torch.stack(row, 1), 2) for row in zip(*rows, strict=True)])
+
+    averaged = fit(dit, loss, recipe, options, sample)
+    metadata = {"config": json.dumps(asdict(dit.config)),
+                "training": json.dumps({k: str(v) for k, v in asdict(options).items()})}  # fmt: skip
+    weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
+    return options.out
+
+
+def to_device(e: Example, device: torch.device) -> Example:
+    return Example(**{k: getattr(e, k).to(device) for k in Example.__dataclass_fields__})

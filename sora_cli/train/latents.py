@@ -1,0 +1,111 @@
+"""Training data for the DiT: a sliding window of blocks of freshly drawn and encoded scenes.
+
+Block number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
+On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
+used several times; on a GPU `fresh` can be raised until nothing is seen twice.
+"""
+
+import random
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from sora_cli.models.sora.vae import CHUNK, Vae
+from sora_cli.timeline import sample_strides
+from sora_cli.world.captions import dense
+from sora_cli.world.render import render
+from sora_cli.world.scene import Scene, sample_scene
+
+HALF = 32  # half-size pixels per token
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A shape of sample: latent frames and the token grid."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.height * self.width
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples of one shape: latents [n, C, T, h, w], their times and captions."""
+
+    latents: Tensor
+    index: tuple[int, ...]  # latent frame numbers
+    fps: float
+    captions: tuple[str, ...]
+
+    @property
+    def seconds(self) -> Tensor:
+        return torch.tensor(self.index) * CHUNK / self.fps
+
+
+class Window:
+    """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
+
+    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: int, device: torch.device,
+                 dtype: torch.dtype) -> None:  # fmt: skip
+        self.vae, self.seed, self.samples = vae, seed, samples
+        self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
+        self.blocks: OrderedDict[int, Block] = OrderedDict()
+
+    def range_at(self, step: int) -> range:
+        end = self.fresh * (step + 8)
+        return range(max(0, end - self.size), end)
+
+    def block(self, number: int, bucket: Bucket) -> Block:
+        """Block `number` in the shape that its number was first drawn with."""
+        if number not in self.blocks:
+            self.blocks[number] = self.draw(number, bucket)
+            while len(self.blocks) > self.size:
+                self.blocks.popitem(last=False)
+        return self.blocks[number]
+
+    @torch.no_grad()
+    def draw(self, number: int, bucket: Bucket) -> Block:
+        rng = random.Random(self.seed * 7_368_787 + number)
+        scenes = [sample_scene(rng) for _ in range(self.samples)]
+        torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
+        index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
+        fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
+        starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
+        size = (bucket.height * HALF, bucket.width * HALF)
+        latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
+        return Block(latents.half(), index, fps, tuple(dense(s) for s in scenes))
+
+
+TOTALS = (8, 16, 31, 61, 121)  # lengths of whole videos, in latent frames, that samples are subsets of
+
+
+def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, ...], fps: float,
+              size: tuple[int, int], dtype: torch.dtype) -> Tensor:  # fmt: skip
+    """Latents [B, C, T, h, w] of scenes at chosen latent frames; runs of neighbours are encoded together."""
+    found, device = [], vae.mean.device
+    for run in runs(index):
+        first = max(0, run[0] - 1) * CHUNK  # a chunk is read together with the key frame before it
+        frames = torch.arange(first, run[-1] * CHUNK + 1)
+        half = render(scenes, starts[:, None] + frames / fps, *size, device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = vae.encode_half(rearrange(half, "B T C H W -> B C T H W") * 2 - 1)
+        found.append(latents[:, :, -len(run) :].float())
+    return torch.cat(found, 2)
+
+
+def runs(index: tuple[int, ...]) -> list[list[int]]:
+    """Cut sorted numbers into runs of neighbours: (0, 1, 5) -> [[0, 1], [5]]."""
+    found: list[list[int]] = []
+    for i in index:
+        if found and i == found[-1][-1] + 1:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found

@@ -1,0 +1,147 @@
+"""`sora-cli train vae`: the autoencoder, on world clips and generic imagery."""
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sora_cli import weights
+from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig, halve
+from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
+from sora_cli.train.options import TrainOptions
+from sora_cli.train.sheets import save_sheet
+from sora_cli.world.render import render
+from sora_cli.world.scene import sample_scene
+
+PRESETS = {
+    "nano": VaeConfig(space=16, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
+    "mini": VaeConfig(space=16, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
+    "base": VaeConfig(space=24, time=8, deep=320, wide=128, tail=64, blocks=3, memory=8),
+}
+STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
+CANVASES = [(384, 640), (384, 384), (256, 384), (640, 384)]  # heights and widths that scenes are drawn at
+CROP = (256, 256)
+KL, GRADIENT, NOISE = 1e-4, 0.5, 0.1
+
+
+def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device) -> Tensor:
+    """Crops of freshly drawn scenes: [B, 3, T, h, w] in [-1, 1]."""
+    height, width = rng.choice(CANVASES)
+    scenes = [sample_scene(rng) for _ in range(clips)]
+    starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
+    fps = rng.choice([12.0, 24.0, 24.0, 30.0])
+    times = starts[:, None] + torch.arange(frames) / fps
+    video = render(scenes, times, height, width, device).transpose(1, 2) * 2 - 1
+    y = rng.randint(0, max(0, height - CROP[0]) // 16) * 16
+    x = rng.randint(0, max(0, width - CROP[1]) // 16) * 16
+    return video[..., y : y + CROP[0], x : x + CROP[1]].contiguous()
+
+
+def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
+    """One step's videos: mostly five frames of the world, now and then nine, now and then generic imagery."""
+    rng = random.Random(seed * 1_000_003 + step)
+    kind = rng.random()
+    if kind < 0.1:
+        from sora_cli.world.textures import generic
+
+        return generic(clips, 5, *CROP, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1
+    if kind < 0.2:
+        return world_clip(rng, max(1, clips // 2), 9, device)
+    return world_clip(rng, clips, 5, device)
+
+
+def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
+    """L1 + gradient L1 on a decode of noised posterior samples, KL, and the scale regulariser of EQ-VAE:
+    the decode of a shrunken latent should be the shrunken picture."""
+    mean, logvar = (x.float() for x in vae.moments(halve(video)))
+    logvar = logvar.clamp(-12, 4)
+    noise = torch.randn(mean.shape, generator=rng).to(mean)
+    level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
+    z = mean + noise * (torch.exp(logvar) + level**2 * (torch.rand((), generator=rng) < 0.5)).sqrt()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
+    z, target = shrink(z, video) if torch.rand((), generator=rng) < 0.2 else (z, video)
+    z = drop_motion(vae, z, rng)
+    decoded = vae.decode_raw(z)[0]
+    error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
+    l1, gradient = error.abs().mean(), gradients(error).float()
+    mse = error.detach().square().mean(dtype=torch.float32)
+    return {"loss": l1.float() + GRADIENT * gradient + KL * kl, "l1": l1.detach(), "kl": kl.detach(),
+            "psnr": 10 * torch.log10(4 / mse)}  # fmt: skip
+
+
+def shrink(z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents and pictures at half size (EQ-VAE, Kouzelis et al. 2025)."""
+    return F.avg_pool3d(z, (1, 2, 2)), halve(video)
+
+
+def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator) -> Tensor:
+    """Replace tau by the learned "unknown" now and then, so that single key frames decode."""
+    dropped = (torch.rand(z.shape[0], 1, z.shape[2], 1, 1, generator=rng) < 0.1).to(z.device)
+    s, tau = z.split([vae.config.space, vae.config.time], 1)
+    tau = torch.where(dropped, vae.decoder.unknown_motion.view(-1, 1, 1, 1).to(tau), tau)
+    return torch.cat([s, tau], 1)
+
+
+def gradients(error: Tensor) -> Tensor:
+    """The mean difference of neighbouring errors, down and across: L1 between the pictures' gradients."""
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+@torch.no_grad()
+def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
+    """Set the per-channel mean and standard deviation from world clips."""
+    rng = random.Random(7)
+    vae.mean.zero_()
+    vae.std.fill_(1)
+    found = []
+    for _ in range(max(1, clips // 4)):
+        video = world_clip(rng, 4, 9, device)
+        found.append(vae.encode(video)[:, :, 1:].float())
+    sizes = [x.transpose(0, 1).flatten(1) for x in found]
+    values = torch.cat(sizes, 1)
+    vae.mean.copy_(values.mean(1))
+    vae.std.copy_(values.std(1).clamp_min(1e-3))
+
+
+def train(options: TrainOptions) -> Path:
+    """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
+    device = device_of(options.device)
+    dtype = dtype_of(options.dtype, device)
+    torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
+    vae = Vae(PRESETS[options.preset]).to(device, memory_format=torch.channels_last)
+    if options.init:
+        vae.load_state_dict(weights.load(options.init)[0], strict=True)
+    clips = options.batch or 4
+    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=1e-3, average=0.998, save_every=250, sample_every=500)
+
+    def loss(step: int) -> Losses:
+        video = batch(options.seed, step, clips, device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return losses(vae, video, generator(options.seed, step))
+
+    shown = world_clip(random.Random(1), 4, 5, device)
+
+    def sample(model: nn.Module, path: Path) -> None:
+        assert isinstance(model, Vae)
+        again = model.decode_raw(model.moments(halve(shown))[0])[0].clamp(-1, 1)
+        save_sheet(path, [row for pair in zip(shown, again, strict=True) for row in pair])
+
+    averaged = fit(vae, loss, recipe, options, sample)
+    vae.load_state_dict(averaged, strict=True)
+    vae.eval()
+    measure_latents(vae, 64, device)
+    return export(vae, options)
+
+
+def export(vae: Vae, options: TrainOptions) -> Path:
+    """Write the weights in half precision with all that is needed to use them in the header."""
+    path = options.out / "vae.safetensors"
+    tensors = {k: v.half() if v.ndim > 1 else v for k, v in vae.state_dict().items()}
+    record = {k: str(v) for k, v in asdict(options).items()}
+    metadata = {"config": json.dumps(asdict(vae.config)), "training": json.dumps(record), "stride": str(STRIDE)}
+    weights.save(path, {k: v.contiguous() for k, v in tensors.items()}, metadata)
+    return path

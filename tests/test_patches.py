@@ -1,0 +1,70 @@
+"""Packs against the dense mask that they replace, and patchify against its inverse."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sora_cli.models.sora.patches import Grid, attend, grid_of, interpolate, layout, patchify, unpatchify
+
+GRIDS = (Grid(1, 2, 3), Grid(3, 2, 2), Grid(3, 1, 4), Grid(2, 2, 3))
+CPU = torch.device("cpu")
+
+
+def videos() -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(5, g.frames, 2 * g.height, 2 * g.width, generator=rng) for g in GRIDS]
+
+
+def test_patchify_is_exactly_undone() -> None:
+    patches = patchify(videos())
+    assert patches.shape == (sum(g.frames * g.height * g.width for g in GRIDS), 20)
+    assert tuple(grid_of(v) for v in videos()) == GRIDS
+    for before, after in zip(videos(), unpatchify(patches, GRIDS), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_patch_holds_a_square_of_cells() -> None:
+    video = torch.arange(16.0).view(1, 1, 4, 4)
+    assert patchify([video])[1].tolist() == [2, 3, 6, 7]
+
+
+def owners(conditions: int) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
+    """By hand: (video, frame) of every token, and (video, place, is patch) of every token."""
+    frames, slots = [], []
+    for number, g in enumerate(GRIDS):
+        for frame in range(g.frames):
+            for i in range(conditions + g.height * g.width):
+                frames.append((number, frame))
+                slots.append((number, i - conditions, int(i >= conditions)))
+    return frames, slots
+
+
+@pytest.mark.parametrize("axis", ["space", "time"])
+def test_grouped_attention_equals_the_dense_mask(axis: str) -> None:
+    where = layout(GRIDS, 2, CPU)
+    frames, slots = owners(2)
+    keys = frames if axis == "space" else slots
+    mask = torch.tensor([[a == b for b in keys] for a in keys])
+    rng = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, where.tokens, 2, 8, generator=rng)
+    dense = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v)), attn_mask=mask).transpose(0, 1)
+    if axis == "space":
+        assert torch.allclose(attend(q, k, v, where.spatial), dense, atol=1e-6)
+        return
+    grouped = attend(q, k, v, where.temporal)
+    moving = torch.tensor([patch == 1 and GRIDS[video].frames > 1 for video, _, patch in slots])
+    assert torch.allclose(grouped[moving], dense[moving], atol=1e-6)
+    assert not grouped[~moving].any()
+
+
+def test_layout_places_every_token_once() -> None:
+    where = layout(GRIDS, 2, CPU)
+    everything = torch.cat([where.patches, where.conditions.flatten()])
+    assert sorted(everything.tolist()) == list(range(where.tokens))
+    assert where.place.min() > 0 and where.place.max() < 1
+
+
+def test_positions_interpolate_linearly_between_bin_centres() -> None:
+    table = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
+    at = torch.tensor([0.125, 0.25, 0.5, 0.875, 1.0])  # centres lie at 1/8, 3/8, 5/8, 7/8
+    assert interpolate(table, at).flatten().tolist() == [0, 5, 15, 30, 30]
