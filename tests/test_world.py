@@ -74,11 +74,18 @@ def test_parse_recovers_what_a_sparse_caption_says(scenes: dict[str, list[Scene]
     ("a penguin walks to the left through the snow", ("penguin",), "moving left", "snow"),
     ("the car drives across town at night", ("car",), "moving right", "city at night"),
     ("a ball and an elephant spinning, on the moon", ("football", "elephant"), "spinning", "moon"),
+    ("A cat surfing a big wave at sunset", ("cat",), "surfing", "sunset beach"),
     ("a butterfly flying from right to left", ("butterfly",), "moving left", None),
 ])
 def test_parse_understands_people(prompt: str, subjects: tuple, action: str, place: str | None) -> None:
     said = parse(prompt)
     assert (said.subjects, said.action, said.place, said.unknown) == (subjects, action, place, [])
+
+
+def test_parse_understands_the_camera() -> None:
+    assert parse("a bear in the forest, the camera pans right").camera == "pan right"
+    assert parse("camera zooms out from a slow snail").camera == "zoom out"
+    assert parse("a snail, camera still").action is None
 
 
 def test_parse_lists_unknown_words_in_their_order() -> None:

@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 from sora_cli.world.scene import Scene
 from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
@@ -15,13 +16,16 @@ _QUIET = frozenset("""camera out off up down around back very some this there vi
     next beside together surface background motion""".split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
            "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting", "floating",
-           "racing", "galloping", "riding", "rolling", "crossing", "strolling", "hovering", "flew", "ran", "swam", "went")
+           "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
+           "wandering", "trotting", "jogging", "chasing", "flew", "ran", "swam", "went")
 _DIRECTIONS = {
     "moving left": ("left", "leftwards", "leftward"),
     "moving right": ("right", "rightwards", "rightward"),
     "rising": ("up", "upwards", "upward"),
     "falling": ("down", "downwards", "downward"),
 }
+_WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
+         "water": "place??", "waves": "place??"}             # they give way: "at night in the desert" is the desert
 _ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|right)\b")
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "", "city at night": "in the",
@@ -78,8 +82,9 @@ def parse(prompt: str) -> Parsed:
         return found.get(kind, [None])[0]  # type: ignore[list-item]
 
     travel = first("direction") or ("moving right" if "travel" in found else None)
-    return Parsed(tuple(found.get("subject", ())), first("action") or travel, first("place"), first("size"),
-                  first("speed"), first("camera"), found.get("unknown", []))
+    place = first("place") or first("place?") or first("place??")
+    return Parsed(tuple(found.get("subject", ())), first("action") or travel, place, first("size"), first("speed"),
+                  first("camera"), found.get("unknown", []))
 
 
 def words() -> list[str]:
@@ -141,12 +146,15 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
         yield from ((phrase.split(), "direction", name) for phrase in phrases)
     for place, synonyms in PLACES.items():
         for *rest, noun in (phrase.split() for phrase in (place, *synonyms)):
-            yield from (([*rest, form], "place", place) for form in (noun, noun + "s", noun.removesuffix("s")))
-    for kind, table in (("size", SIZES), ("speed", SPEEDS), ("camera", CAMERAS)):
+            kind = _WEAK.get(" ".join([*rest, noun]), "place")
+            yield from (([*rest, form], kind, place) for form in (noun, noun + "s", noun.removesuffix("s")))
+    for kind, table in (("size", SIZES), ("speed", SPEEDS)):
         for name, synonyms in table.items():
-            yield from ((phrase.split(), kind, name) for phrase in (name, *synonyms) if phrase != "still")
-    for name in CAMERAS:
+            yield from ((phrase.split(), kind, name) for phrase in (name, *synonyms))
+    for name, synonyms in CAMERAS.items():
         yield ["camera", *name.split()], "camera", name
+        for phrase in (() if name == "still" else (name,)) + synonyms:
+            yield from ((list(said), "camera", name) for said in product(*map(_verb_forms, phrase.split())))
     for name, synonyms in ACTIONS.items():
         for head, *rest in (phrase.split() for phrase in (name, *synonyms)):
             yield from (([form, *rest], "action", name) for form in _verb_forms(head))

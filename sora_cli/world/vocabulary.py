@@ -82,7 +82,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "surfing": ("riding a wave", "riding the waves", "on a surfboard", "surfing a wave", "surfing on a wave"),
     "swinging": ("swaying", "dangling"),
     "circling": ("moving in circles", "flying in circles", "going in circles", "going around", "orbiting"),
-    "standing still": ("standing", "resting", "sitting", "waiting", "not moving"),
+    "standing still": ("standing", "resting", "sitting", "waiting", "not moving", "hovering"),
     "shaking": ("trembling", "shivering", "vibrating"),
     "dancing": ("wiggling", "grooving", "boogying"),
 }
