@@ -1,5 +1,7 @@
 # Works on a fresh clone with Python 3.11+ and make: every target makes .venv first, once.
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c '$(NEW_ENOUGH)' 2> /dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -16,7 +18,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' \
 	  || { echo "Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
