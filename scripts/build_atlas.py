@@ -1,7 +1,7 @@
 """Cut the world's sprites out of NotoColorEmoji.ttf:  python scripts/build_atlas.py NotoColorEmoji.ttf
 
-Writes sora_cli/world/sprites.png: one 128x128 RGBA cell a subject in vocabulary order, eight a row, each sprite
-trimmed, centred and scaled to the same longest side; the last cell is a surfboard drawn here.
+Writes sora_cli/world/sprites.png: one 128x128 RGBA cell a subject in vocabulary order, eight a row, each
+sprite trimmed, centred and scaled to the same longest side; the last cell is a surfboard drawn here.
 """
 
 import sys

@@ -28,7 +28,7 @@ def test_the_vocabulary_is_as_large_as_promised() -> None:
     assert all(subject.home in PLACES for subject in SUBJECTS.values())
 
 
-def test_held_out_combinations_are_never_in_train_and_always_in_held_out(scenes: dict[str, list[Scene]]) -> None:
+def test_held_out_combinations_are_never_in_train(scenes: dict[str, list[Scene]]) -> None:
     assert not any(triple in HELD_OUT for scene in scenes["train"] for triple in scene.triples)
     assert all((scene.subject, scene.action, scene.place) in HELD_OUT for scene in scenes["held-out"])
     assert 0.08 < len(HELD_OUT) / (len(SUBJECTS) * len(ACTIONS) * len(PLACES)) < 0.12
@@ -36,14 +36,14 @@ def test_held_out_combinations_are_never_in_train_and_always_in_held_out(scenes:
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
-def test_every_word_of_the_vocabulary_occurs_in_both_splits(scenes: dict[str, list[Scene]], split: str) -> None:
-    for field, names in {"subject": SUBJECTS, "action": ACTIONS, "place": PLACES, "size": SIZES, "speed": SPEEDS,
-                         "camera": CAMERAS}.items():
+def test_the_whole_vocabulary_occurs_in_both_splits(scenes: dict[str, list[Scene]], split: str) -> None:
+    for field, names in {"subject": SUBJECTS, "action": ACTIONS, "place": PLACES, "size": SIZES,
+                         "speed": SPEEDS, "camera": CAMERAS}.items():
         assert {getattr(scene, field) for scene in scenes[split]} == set(names), field
 
 
 def test_a_scene_refuses_what_the_world_does_not_have() -> None:
-    with pytest.raises(SoraError, match="unknown subject 'zebra'.*cat"):
+    with pytest.raises(SoraError, match=r"unknown subject 'zebra'.*cat"):
         Scene("zebra", "surfing", "ocean")
 
 
@@ -105,10 +105,12 @@ def test_a_frame_depends_on_its_own_scene_and_time_alone() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_same_scene_at_twice_the_size_is_the_same_picture(place: str) -> None:
-    pair = [Scene("cat", "surfing", place, seed=1), Scene("train", "dancing", place, camera="zoom in", second="owl")]
+    pair = [Scene("cat", "surfing", place, seed=1),
+            Scene("train", "dancing", place, camera="zoom in", second="owl")]
     times = torch.tensor([[0.0, 1.3]] * 2)
     small, large = (render(pair, times, 96 * k, 160 * k) for k in (1, 2))
-    error = (reduce(large, "b t c (h i) (w j) -> b t c h w", "mean", i=2, j=2) - small).square().mean((1, 2, 3, 4))
+    pooled = reduce(large, "b t c (h i) (w j) -> b t c h w", "mean", i=2, j=2)
+    error = reduce((pooled - small).square(), "b t c h w -> b", "mean")
     assert (-10 * error.log10()).min() > 25
 
 
@@ -136,7 +138,8 @@ def test_subjects_change_size_as_the_caption_says(action: str, sign: int) -> Non
 
 
 def test_a_place_moves_but_a_still_subject_does_not() -> None:
-    picture = render([Scene("pumpkin", "standing still", "ocean", seed=5)], torch.tensor([[0.0, 3.0]]), 96, 160)[0]
+    scene = Scene("pumpkin", "standing still", "ocean", seed=5)
+    picture = render([scene], torch.tensor([[0.0, 3.0]]), 96, 160)[0]
     assert (picture[0] - picture[1]).abs().max() > 0.05
     drift = _centre("standing still", [0.0, 0.9]).diff(dim=0).abs()
     assert drift.max() < 0.02

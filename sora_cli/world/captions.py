@@ -1,5 +1,5 @@
-"""One grammar, two densities: `dense` is what the model is trained on, `sparse` what people type, `parse` leads
-from the second to the first. No torch."""
+"""One grammar, two densities: `dense` is what the model is trained on, `sparse` what people type, and `parse`
+leads from the second to the first. No torch."""
 
 import random
 import re
@@ -10,13 +10,17 @@ from itertools import product
 from sora_cli.world.scene import Scene
 from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
 
-_STOP = frozenset("a an the of to at on in and with is are its it from by into onto over through while that near among".split())
-_QUIET = frozenset("""camera out off up down around back very some this there video clip movie scene shot emoji animation
-    animated two one his her as for then us me show make shows showing seen being be was who which across along side
-    next beside together surface background motion""".split())
+_STOP = frozenset("""
+    a an the of to at on in and with is are its it from by into onto over through while that near among
+""".split())
+_QUIET = frozenset("""
+    camera out off up down around back very some this there video clip movie scene shot emoji animation
+    animated two one his her as for then us me show make shows showing seen being be was who which
+    across along side next beside together surface background motion
+""".split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
-           "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting", "floating",
-           "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
+           "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting",
+           "floating", "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
            "wandering", "trotting", "jogging", "chasing", "flew", "ran", "swam", "went")
 _DIRECTIONS = {
     "moving left": ("left", "leftwards", "leftward"),
@@ -24,19 +28,20 @@ _DIRECTIONS = {
     "rising": ("up", "upwards", "upward"),
     "falling": ("down", "downwards", "downward"),
 }
+# These give way to other places: "at night in the desert" is the desert.
 _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
-         "water": "place??", "waves": "place??"}             # they give way: "at night in the desert" is the desert
+         "water": "place??", "waves": "place??"}
 _ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|right)\b")
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
-          "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "", "city at night": "in the",
-          "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "snow": "in the", "on the moon": "",
-          "sunset at the beach": "at", "ice": "on the", "hills": "on the", "lava": "near the", "volcano": "at the",
-          "eruption": "at an", "stars": "among the", "clouds": "in the", "blue sky": "in a", "desert": "in the"}
+          "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
+          "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "on the moon": "",
+          "hills": "on the", "sunset at the beach": "at", "ice": "on the", "lava": "near the", "volcano": "at the",
+          "eruption": "at an", "stars": "among the", "blue sky": "in a"}     # all others: in the
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a prompt says in the words of the world; None: not said. `unknown`: content words it does not have."""
+    """What a prompt says in the words of the world; None: not said. `unknown`: content words it lacks."""
 
     subjects: tuple[str, ...] = ()
     action: str | None = None
@@ -83,8 +88,8 @@ def parse(prompt: str) -> Parsed:
 
     travel = first("direction") or ("moving right" if "travel" in found else None)
     place = first("place") or first("place?") or first("place??")
-    return Parsed(tuple(found.get("subject", ())), first("action") or travel, place, first("size"), first("speed"),
-                  first("camera"), found.get("unknown", []))
+    return Parsed(tuple(found.get("subject", ())), first("action") or travel, place, first("size"),
+                  first("speed"), first("camera"), found.get("unknown", []))
 
 
 def words() -> list[str]:
@@ -164,7 +169,7 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
             yield from (([*rest, form], "subject", subject.name) for form in _plurals(noun))
 
 
-_TABLE: dict[tuple[str, ...], tuple[str, str]] = {_key(phrase): (kind, name) for phrase, kind, name in _entries()}
+_TABLE = {_key(phrase): (kind, name) for phrase, kind, name in _entries()}
 _LONGEST = max(map(len, _TABLE))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sora_cli.world.scene import Scene
-from sora_cli.world.vocabulary import GROUND, SIZE_OF, SPEED_OF, SUBJECTS
+from sora_cli.world.vocabulary import GROUND, SPEED_OF, SUBJECTS
 
 Array = np.ndarray
 TAU = 2 * np.pi
@@ -137,7 +137,7 @@ FLOATING = {"spinning", "rising", "falling", "circling", "swinging", "growing", 
 
 def pose(scene: Scene, name: str, times: Array, wide: float, tall: float, start: tuple[float, float, float],
          size: float, feet: float) -> Pose:
-    """The pose of subject `name` of the scene. start: (x, y, phase); feet: its lowest point below its centre."""
+    """The pose of subject `name`. start: (x, y, phase); feet: its lowest point below its centre, in sizes."""
     subject, ground = SUBJECTS[name], GROUND[scene.place]
     standing = ground is not None and not subject.flies and scene.action not in FLOATING
     if scene.action == "surfing" and ground is not None:
@@ -156,7 +156,7 @@ def _mirror(facing: int, way: float) -> float:
 
 
 def _nose(nose: float | None, action: str) -> float:
-    """Turn a rocket's nose into its flight (clockwise positive; mirrored sprites turn the other way by symmetry)."""
+    """Turn a rocket's nose into its flight, clockwise; a mirrored sprite turns the other way."""
     turns = {"rising": 90.0, "falling": -90.0, "moving right": 0.0, "moving left": 180.0}
     if nose is None or action not in turns:
         return 0.0

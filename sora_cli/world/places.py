@@ -4,6 +4,7 @@ A blob field is a sum of products of a profile along x and one along y, hence on
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class View:
     def gradient(self, *stops: tuple[float, str]) -> Tensor:
         """Colours at heights -> [N, 3, H, 1]."""
         made = self.colour(stops[0][1])
-        for (above, _), (below, code) in zip(stops, stops[1:], strict=False):
+        for (above, _), (below, code) in pairwise(stops):
             share = ((self.y - above) / (below - above)).clamp(0, 1)[:, None, :, None]
             made = made + (self.colour(code) - made) * share
         return made
@@ -55,7 +56,10 @@ class View:
     def edge(self, level: float, waves: list[Wave], depth: float) -> Tensor:
         """Height [N, W] of a wavy edge."""
         x = self.along(depth)
-        return level + sum(a * torch.sin(TAU * (f * x + (s * self.t)[:, None] + p)) for a, f, s, p in waves)
+        height = torch.full_like(x, level)
+        for a, f, s, p in waves:
+            height += a * torch.sin(TAU * (f * x + (s * self.t)[:, None] + p))
+        return height
 
     def scatter(self, count: int, depth: float, drift: float, salt: float) -> tuple[Tensor, Tensor]:
         """About `count` places a 2.4 units: x [N, K] now, and a number in [0, 1) for each [K]."""
@@ -65,9 +69,9 @@ class View:
         x = start + (drift * self.t - depth * self.camera - 0.5 * (self.chance[:, 0] - 0.5))[:, None]
         return (x + span / 2) % span - span / 2, (k * 0.5698402910 + salt) % 1
 
-    def blobs(self, x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float, weight: Tensor | float = 1.0,
-              flat: float = 1.0) -> Tensor:
-        """Sum of Gaussians at x, y [N, K] with radii in short sides -> [N, H, W]; `flat` times as high below y."""
+    def blobs(self, x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float,
+              weight: Tensor | float = 1.0, flat: float = 1.0) -> Tensor:
+        """Sum of Gaussians at x, y [N, K], radii in short sides -> [N, H, W]; `flat` as high below y."""
         across = torch.exp(-((self.x[:, None, :] - x[:, :, None]) / _column(rx)).square())
         rise = (self.y[:, None, :] - y[:, :, None]) * self.tall / _column(ry)
         down = torch.exp(-torch.maximum(-rise, rise / flat).square())
@@ -115,7 +119,7 @@ def within(view: View, x: float, y: float, radius: float) -> Tensor:
 
 def ground(view: View, edge: Tensor, *colours: tuple[float, str]) -> None:
     """Fill everything below edge [N, W]; only the rows that the edge crosses are blended."""
-    unit = view.sharp * view.tall                                                             # pixels a height
+    unit = view.sharp * view.tall                                                   # pixels a height
     touched = _rows(view, edge, edge)
     solid = view.cut(slice(touched.stop, None))
     fill(solid, solid.gradient(*colours))
@@ -134,11 +138,12 @@ def _rows(view: View, above: Tensor, below: Tensor) -> slice:
 def line(view: View, edge: Tensor, width: float, colour: str, alpha: float) -> None:
     """A soft line along edge [N, W], `width` in shares of the height."""
     part = view.cut(_rows(view, edge - 2.8 * width, edge + 2.8 * width))
-    paint(part, torch.exp(-((part.y[:, :, None] - edge[:, None, :]) / width).square()) * alpha, part.colour(colour))
+    off = (part.y[:, :, None] - edge[:, None, :]) / width
+    paint(part, torch.exp(-off.square()) * alpha, part.colour(colour))
 
 
-def clouds(view: View, count: int, top: float, bottom: float, colour: str, drift: float = 0.06, size: float = 1.0,
-           alpha: float = 0.95) -> None:
+def clouds(view: View, count: int, top: float, bottom: float, colour: str, drift: float = 0.06,
+           size: float = 1.0, alpha: float = 0.95) -> None:
     """Puffs of three Gaussians each, flat below, cut at a soft threshold."""
     x, u = view.scatter(count, 0.15, drift, 0.13)
     y = (top + (bottom - top) * u)[None].repeat(len(x), 3)
@@ -160,8 +165,8 @@ def stars(view: View, count: int, bottom: float, salt: float = 0.31) -> None:
     paint(part, field.clamp(0, 1), part.colour("#ffffff"))
 
 
-def flakes(view: View, count: int, speed: float, size: float, colour: str, sway: float = 0.03, salt: float = 0.57,
-           low: float = 1.1, high: float = -0.1, alpha: float = 0.9) -> None:
+def flakes(view: View, count: int, speed: float, size: float, colour: str, sway: float = 0.03,
+           salt: float = 0.57, low: float = 1.1, high: float = -0.1, alpha: float = 0.9) -> None:
     """Things that fall (speed > 0, heights a second) or rise, swaying, between two heights."""
     x, u = view.scatter(count, 0.5, 0.0, salt)
     v = (u * 13.7) % 1
@@ -217,22 +222,27 @@ def meadow(view: View) -> None:
     fill(view, view.gradient((0.0, "#6cc1ff"), (0.55, "#e2f6ff")))
     disc(view, -0.55, 0.17, 0.1, (0.0, "#ffe36b"))
     clouds(view, 4, 0.15, 0.32, "#ffffff", size=0.85)
-    ground(view, view.edge(0.52, [(0.045, 0.45, 0.0, 0.1), (0.02, 0.9, 0.0, 0.4)], 0.3), (0.45, "#a6dd7a"), (0.75, "#79c455"))
-    ground(view, view.edge(0.66, [(0.035, 0.6, 0.0, 0.55), (0.004, 3.0, 0.3, 0.0)], 0.7), (0.62, "#6cc24a"), (1.0, "#2f8f2f"))
+    ground(view, view.edge(0.52, [(0.045, 0.45, 0.0, 0.1), (0.02, 0.9, 0.0, 0.4)], 0.3),
+           (0.45, "#a6dd7a"), (0.75, "#79c455"))
+    ground(view, view.edge(0.66, [(0.035, 0.6, 0.0, 0.55), (0.004, 3.0, 0.3, 0.0)], 0.7),
+           (0.62, "#6cc24a"), (1.0, "#2f8f2f"))
     x, u = view.scatter(18, 1.0, 0.0, 0.41)
     x = x + 0.008 * torch.sin(TAU * (0.5 * view.t[:, None] + 3 * u))
     y = (0.76 + 0.22 * ((u * 2.62) % 1))[None].expand_as(x)
     part, half = view.band(0.70, 1.1), x.shape[1] // 2
     for flowers, code in ((slice(half), "#ffdf3d"), (slice(half, None), "#f4679d")):
-        paint(part, (1.6 * part.blobs(x[:, flowers], y[:, flowers], 0.017, 0.017)).clamp(0, 1), part.colour(code))
+        petals = part.blobs(x[:, flowers], y[:, flowers], 0.017, 0.017)
+        paint(part, (1.6 * petals).clamp(0, 1), part.colour(code))
 
 
 def desert(view: View) -> None:
     fill(view, view.gradient((0.0, "#f7b267"), (0.6, "#fff0cf")))
     disc(view, 0.52, 0.2, 0.11, (0.0, "#fffbe6"))
     spikes(view, 0.62, 0.30, 0.95, 0.55, 0.0, 0.2, (0.3, "#d9a35c"), (0.62, "#b98447"), sway=0.0)
-    ground(view, view.edge(0.58, [(0.03, 0.35, 0.0, 0.1), (0.002, 4.0, 0.8, 0.0)], 0.3), (0.5, "#eec07a"), (0.75, "#dba257"))
-    ground(view, view.edge(0.68, [(0.045, 0.5, 0.0, 0.6), (0.012, 1.1, 0.0, 0.0)], 0.6), (0.62, "#e2a552"), (0.9, "#c98637"))
+    ground(view, view.edge(0.58, [(0.03, 0.35, 0.0, 0.1), (0.002, 4.0, 0.8, 0.0)], 0.3),
+           (0.5, "#eec07a"), (0.75, "#dba257"))
+    ground(view, view.edge(0.68, [(0.045, 0.5, 0.0, 0.6), (0.012, 1.1, 0.0, 0.0)], 0.6),
+           (0.62, "#e2a552"), (0.9, "#c98637"))
     ground(view, view.edge(0.84, [(0.03, 0.4, 0.0, 0.3)], 1.0), (0.8, "#d6943f"), (1.0, "#b06c24"))
 
 
@@ -247,7 +257,8 @@ def city(view: View) -> None:
     line(view, road + 0.07, 0.008, "#e9d27a", 0.5)
 
 
-def _blocks(view: View, width: float, least: float, code: str, lit: str | None, depth: float, salt: float) -> None:
+def _blocks(view: View, width: float, least: float, code: str, lit: str | None, depth: float,
+            salt: float) -> None:
     """A row of houses `width` apart; windows go on and off."""
     x = view.along(depth) / width + salt
     house = torch.floor(x)
@@ -262,7 +273,8 @@ def _blocks(view: View, width: float, least: float, code: str, lit: str | None, 
 def _windows(view: View, x: Tensor, house: Tensor, roof: Tensor, width: float, lit: str) -> None:
     """Three windows a floor; x [N, W] runs from 0 to 1 along a house."""
     column = (x - 0.12) / 0.76 * 3
-    pane = _box((column % 1 - 0.5).abs(), 0.27, view.sharp[:, 0] * width * 0.76 / 3) * ((column > 0) & (column < 3))
+    pane = _box((column % 1 - 0.5).abs(), 0.27, view.sharp[:, 0] * width * 0.76 / 3)
+    pane = pane * ((column > 0) & (column < 3))
     floors = 0.40 + 0.055 * torch.arange(8, device=x.device)
     part = view.band(0.38, 0.85)
     down = _box((part.y[:, :, None] - floors - 0.014).abs(), 0.013, part.sharp * part.tall)    # [N, H, R]
@@ -279,7 +291,8 @@ def _box(distance: Tensor, half: Tensor | float, sharp: Tensor) -> Tensor:
 def snow(view: View) -> None:
     fill(view, view.gradient((0.0, "#8aa9cb"), (0.6, "#dfe9f3")))
     spikes(view, 0.62, 0.26, 5.0, 0.62, 0.07, 0.3, (0.3, "#6d98a0"), (0.62, "#4a7480"), sway=0.01)
-    ground(view, view.edge(0.60, [(0.035, 0.5, 0.0, 0.3), (0.01, 1.3, 0.0, 0.1)], 0.35), (0.55, "#eef4fa"), (0.8, "#c9d9ea"))
+    ground(view, view.edge(0.60, [(0.035, 0.5, 0.0, 0.3), (0.01, 1.3, 0.0, 0.1)], 0.35),
+           (0.55, "#eef4fa"), (0.8, "#c9d9ea"))
     ground(view, view.edge(0.76, [(0.03, 0.45, 0.0, 0.8)], 0.8), (0.72, "#ffffff"), (1.0, "#dbe6f3"))
     flakes(view, 44, 0.16, 0.014, "#ffffff")
 
@@ -314,7 +327,8 @@ def underwater(view: View) -> None:
     paint(part, 0.3 * rays * (1 - 1.2 * part.y[:, :, None]).clamp(min=0), part.colour("#d8fff6"))
     spikes(view, 0.92, 0.36, 4.1, 0.30, 0.0, 0.5, (0.55, "#1f9c7c"), (0.92, "#0c5f5c"), sway=0.10)
     spikes(view, 0.95, 0.30, 2.3, 0.26, 0.0, 0.8, (0.6, "#39b36b"), (0.95, "#14694e"), sway=0.12)
-    ground(view, view.edge(0.88, [(0.025, 0.5, 0.0, 0.2), (0.008, 1.4, 0.0, 0.5)], 0.9), (0.84, "#c9bd86"), (1.0, "#8a8a63"))
+    ground(view, view.edge(0.88, [(0.025, 0.5, 0.0, 0.2), (0.008, 1.4, 0.0, 0.5)], 0.9),
+           (0.84, "#c9bd86"), (1.0, "#8a8a63"))
     flakes(view, 20, -0.14, 0.018, "#d6fbff", sway=0.03, salt=0.83, alpha=0.65)
 
 
@@ -327,7 +341,8 @@ def volcano(view: View) -> None:
     paint(sky_part, 0.95 * glow, sky_part.colour("#ffa53a"))
     ground(view, (0.22 + 0.62 * (view.x.abs() - 0.02)).clamp(min=0.30), (0.3, "#5d3234"), (0.85, "#2b1a22"))
     _lava(view.band(0.28, 0.83))
-    ground(view, view.edge(0.80, [(0.02, 0.8, 0.0, 0.2), (0.008, 2.3, 0.0, 0.6)], 0.9), (0.78, "#3b2a2e"), (1.0, "#1a1216"))
+    ground(view, view.edge(0.80, [(0.02, 0.8, 0.0, 0.2), (0.008, 2.3, 0.0, 0.6)], 0.9),
+           (0.78, "#3b2a2e"), (1.0, "#1a1216"))
     flakes(view, 24, -0.2, 0.012, "#ffb53f", sway=0.06, salt=0.11, low=0.85, high=-0.1)
 
 
@@ -336,8 +351,9 @@ def _lava(view: View) -> None:
     view = view.cut(slice(None), _span((view.x.abs() < 0.4).any(0)))
     y = view.y[:, :, None]
     bend = 0.05 * torch.sin(TAU * 1.6 * y) + 0.32 * (y - 0.3)
-    light = (0.8 + 0.2 * torch.sin(TAU * (5 * y - 0.6 * view.t[:, None, None]))) * ((y - 0.29) * 30).clamp(0, 1)
-    paint(view, torch.exp(-((view.x[:, None, :] - bend) / 0.045).square()) * light, view.colour("#ff6a1f"))
+    light = 0.8 + 0.2 * torch.sin(TAU * (5 * y - 0.6 * view.t[:, None, None]))
+    stream = torch.exp(-((view.x[:, None, :] - bend) / 0.045).square()) * ((y - 0.29) * 30).clamp(0, 1)
+    paint(view, stream * light, view.colour("#ff6a1f"))
 
 
 def moon(view: View) -> None:
@@ -347,7 +363,8 @@ def moon(view: View) -> None:
     x, u = view.scatter(4, 0.0, 0.03, 0.5)
     land = earth.blobs(x * 0.25 + 0.5, (0.14 + 0.16 * u)[None].expand_as(x), 0.05, 0.03)
     paint(earth, within(earth, 0.50, 0.22, 0.15) * (land * 1.5).clamp(0, 0.9), earth.colour("#58b368"))
-    ground(view, view.edge(0.66, [(0.02, 0.5, 0.0, 0.1), (0.006, 1.7, 0.0, 0.4)], 0.5), (0.63, "#c9cbd3"), (1.0, "#8b8e9b"))
+    ground(view, view.edge(0.66, [(0.02, 0.5, 0.0, 0.1), (0.006, 1.7, 0.0, 0.4)], 0.5),
+           (0.63, "#c9cbd3"), (1.0, "#8b8e9b"))
     x, u = view.scatter(9, 0.8, 0.0, 0.05)
     size, part = (u * 5) % 1, view.band(0.70, 1.1)
     craters = part.blobs(x, (0.76 + 0.20 * u)[None].expand_as(x), 0.05 + 0.07 * size, 0.014 + 0.02 * size)
@@ -356,5 +373,6 @@ def moon(view: View) -> None:
 
 PAINTERS: dict[str, Callable[[View], None]] = {
     "ocean": ocean, "sky": sky, "space": space, "meadow": meadow, "desert": desert, "city at night": city,
-    "snow": snow, "sunset beach": sunset, "forest": forest, "underwater": underwater, "volcano": volcano, "moon": moon,
+    "snow": snow, "sunset beach": sunset, "forest": forest, "underwater": underwater, "volcano": volcano,
+    "moon": moon,
 }

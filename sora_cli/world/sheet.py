@@ -16,8 +16,8 @@ from sora_cli.world.scene import Scene, Split, sample_scene
 _TEXT = 230
 
 
-def sheet(path: Path | str, count: int = 16, seed: int = 0, split: Split = "train", height: int = 144, width: int = 240,
-          seconds: float = 2.4) -> None:
+def sheet(path: Path | str, count: int = 16, seed: int = 0, split: Split = "train", height: int = 144,
+          width: int = 240, seconds: float = 2.4) -> None:
     """Draw `count` random clips to an image file at `path`, five frames spread over `seconds` each."""
     rng = random.Random(seed)
     draw([sample_scene(rng, split) for _ in range(count)], Path(path), height, width, seconds)

@@ -1,5 +1,5 @@
-"""Generic moving imagery, so that the VAE also learns footage that is not the world: dead leaves, noise, gradients,
-rows of glyphs, all panned, zoomed and turned, some with a second picture moving in front."""
+"""Generic moving imagery, so that the VAE also learns footage that is not the world: dead leaves, noise,
+gradients, rows of glyphs; panned, zoomed and turned, some with a second picture moving in front."""
 
 from random import Random
 
@@ -33,11 +33,12 @@ def leaves(rng: Random, height: int, width: int) -> Tensor:
     for _ in range(90):
         radius = short * 0.03 * min(rng.random() ** -0.6, 14)
         x, y = rng.uniform(0, width), rng.uniform(0, height)
-        part = picture[:, max(int(y - radius), 0):int(y + radius) + 2, max(int(x - radius), 0):int(x + radius) + 2]
-        dy = torch.arange(part.shape[1])[:, None] + max(int(y - radius), 0) - y
-        dx = torch.arange(part.shape[2])[None] + max(int(x - radius), 0) - x
-        shade = (1 + rng.uniform(-0.3, 0.3) * dx / radius + rng.uniform(-0.3, 0.3) * dy / radius) * _colour(rng)
-        part.lerp_(shade, (radius - _distance(rng, dx, dy) + 0.5).clamp(0, 1))
+        top, left = max(int(y - radius), 0), max(int(x - radius), 0)
+        part = picture[:, top:int(y + radius) + 2, left:int(x + radius) + 2]
+        dy = torch.arange(part.shape[1])[:, None] + top - y
+        dx = torch.arange(part.shape[2])[None] + left - x
+        shade = 1 + (rng.uniform(-0.3, 0.3) * dx + rng.uniform(-0.3, 0.3) * dy) / radius
+        part.lerp_(shade * _colour(rng), (radius - _distance(rng, dx, dy) + 0.5).clamp(0, 1))
     return picture
 
 
@@ -107,7 +108,8 @@ def _colour(rng: Random) -> Tensor:
 
 
 def _clip(rng: Random, frames: int, height: int, width: int, device: torch.device) -> Tensor:
-    """[T, 3, H, W]: a still under a moving camera; half the time another one passes in front, in a soft ellipse."""
+    """[T, 3, H, W]: a still under a moving camera; half the time another passes in front, in an ellipse."""
+
     def moving() -> Tensor:
         picture = still(rng, round(height * _MARGIN), round(width * _MARGIN)).to(device)
         return _panned(rng, picture, frames, height, width)
@@ -129,7 +131,8 @@ def _panned(rng: Random, picture: Tensor, frames: int, height: int, width: int) 
     turn = _steps(rng, frames, 0.05, 0.01 * pace if rng.random() < 0.3 else 0.0)
     x, y = _steps(rng, frames, 0.1, 0.03 * pace), _steps(rng, frames, 0.1, 0.03 * pace)
     cos, sin, aspect = scale * turn.cos(), scale * turn.sin(), width / height
-    theta = torch.stack([torch.stack([cos, -sin / aspect, x], -1), torch.stack([sin * aspect, cos, y], -1)], 1)
+    rows = torch.stack([cos, -sin / aspect, x], -1), torch.stack([sin * aspect, cos, y], -1)
+    theta = torch.stack(rows, 1)
     grid = F.affine_grid(theta.to(picture.device), [frames, 3, height, width], align_corners=False)
     still_frames = picture[None].expand(frames, -1, -1, -1)
     return F.grid_sample(still_frames, grid, padding_mode="reflection", align_corners=False)

@@ -1,4 +1,4 @@
-"""What exists in the world: subjects, actions, places, attributes, and the words people use for them. No torch."""
+"""What exists in the world: subjects, actions, places, attributes, and what people call them. No torch."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,10 @@ class Subject:
     flies: bool = False            # hovers above the ground instead of standing on it
 
 
-def _subject(name: str, emoji: str, home: str, synonyms: str = "", **more: object) -> Subject:
-    return Subject(name, emoji, home, tuple(s.strip() for s in synonyms.split(",") if s.strip()), **more)  # type: ignore[arg-type]
+def _subject(name: str, emoji: str, home: str, synonyms: str = "", facing: int = -1,
+             nose: float | None = None, flies: bool = False) -> Subject:
+    said = tuple(s.strip() for s in synonyms.split(",") if s.strip())
+    return Subject(name, emoji, home, said, facing, nose, flies)
 
 
 SUBJECTS: dict[str, Subject] = {s.name: s for s in (
