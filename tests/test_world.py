@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from einops import reduce
 from PIL import Image
 
 from sora_cli.errors import SoraError
-from sora_cli.world import HELD_OUT, Scene, dense, parse, sample_scene, sparse, tokens, words
+from sora_cli.world import HELD_OUT, Scene, compositing, dense, parse, sample_scene, sparse, tokens, words
 from sora_cli.world.render import render
 from sora_cli.world.sheet import sheet
 from sora_cli.world.textures import generic
@@ -101,6 +102,14 @@ def test_a_frame_depends_on_its_own_scene_and_time_alone() -> None:
     assert together.min() >= 0 and together.max() <= 1 and torch.equal(together, render(batch, times, 64, 96))
     alone = torch.cat([render([s], t[None, 1:2], 64, 96) for s, t in zip(batch, times, strict=True)])
     torch.testing.assert_close(alone, together[:, 1:2], atol=2e-3, rtol=0)
+
+
+def test_whole_frame_compositing_agrees_with_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, times = random.Random(4), torch.tensor([[0.0, 0.9]] * 12)
+    batch = [replace(sample_scene(rng), second=rng.choice([None, "fox"])) for _ in range(12)]
+    boxes = render(batch, times, 64, 96)
+    monkeypatch.setattr(compositing, "_tight", lambda picture: False)       # as on an accelerator
+    torch.testing.assert_close(render(batch, times, 64, 96), boxes, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -35,8 +35,9 @@ _ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|rig
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
           "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "on the moon": "",
-          "hills": "on the", "sunset at the beach": "at", "ice": "on the", "lava": "near the", "volcano": "at the",
-          "eruption": "at an", "stars": "among the", "blue sky": "in a"}     # all others: in the
+          "hills": "on the", "sunset at the beach": "at", "ice": "on the", "lava": "near the",
+          "volcano": "at the", "eruption": "at an",
+          "stars": "among the", "blue sky": "in a"}     # all others: in the
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sora_cli.world.sprites import CELL, COLUMNS, Atlas, atlas
 
 @dataclass(frozen=True)
 class Layer:
-    """One sprite or shadow in each of n frames; arrays [n], in pixels."""
+    """One sprite or shadow in each of n different frames; arrays [n], in pixels."""
 
     frame: np.ndarray              # which picture
     cell: np.ndarray               # which sprite
@@ -66,13 +66,18 @@ def _stamp_level(picture: Tensor, layer: Layer, sheet: Atlas, level: int) -> Non
     box.blend(1 - drawn[:, 3:], drawn[:, :3])
 
 
+def _tight(picture: Tensor) -> bool:
+    return picture.device.type == "cpu"
+
+
 class _Box:
     """Equal boxes around the layer's centres: as small as the largest needs on the CPU, elsewhere the whole
     frame, where one large operation is cheaper than many small ones."""
 
     def __init__(self, picture: Tensor, layer: Layer, half_wide: np.ndarray, half_tall: np.ndarray):
         self.picture, self.frame = picture, layer.frame
-        if picture.device.type == "cpu":
+        self.tight = _tight(picture)
+        if self.tight:
             self.tall, self.wide = int(2 * half_tall.max()) + 3, int(2 * half_wide.max()) + 3
             self.left = np.floor(layer.x - self.wide / 2).astype(int)
             self.top = np.floor(layer.y - self.tall / 2).astype(int)
@@ -89,7 +94,7 @@ class _Box:
 
     def blend(self, keep: Tensor, light: Tensor) -> None:
         """picture = picture * keep + light inside the boxes. keep [n, 1, h, w], light [n, 3, h, w]."""
-        if self.picture.device.type != "cpu":
+        if not self.tight:
             index = torch.from_numpy(self.frame).to(self.picture.device)
             self.picture[index] = self.picture[index] * keep + light
             return

@@ -37,7 +37,7 @@ class Stage:
     x: float                       # the start
     y: float
     phase: float                   # in [0, 1)
-    grounded: bool
+    reach: float                   # how far it may stick out of its middle on both sides, in short sides
 
 
 def _wrap(value: Array, span: float) -> Array:
@@ -54,13 +54,13 @@ def _standing(s: Stage) -> Pose:
 
 
 def _across(s: Stage, way: int) -> Pose:
-    x = _wrap(way * (SPEED * s.t - 0.22 * s.wide + s.x * way), s.wide + 1.1 * s.size)
+    x = _wrap(way * (SPEED * s.t - 0.22 * s.wide + s.x * way), s.wide + s.reach)
     hop = 0.015 * np.abs(np.sin(TAU * (1.5 * s.t + s.phase)))
     return replace(_still(s), x=x, y=s.y - hop, flip=way)
 
 
 def _vertical(s: Stage, way: int) -> Pose:
-    y = _wrap(way * (SPEED * 0.9 * s.t - 0.2 * s.tall + 0.3 * s.x), s.tall + 1.1 * s.size)
+    y = _wrap(way * (SPEED * 0.9 * s.t - 0.2 * s.tall + 0.3 * s.x), s.tall + s.reach)
     return replace(_still(s), y=y, x=s.x + 0.02 * np.sin(TAU * (s.t / 1.5 + s.phase)))
 
 
@@ -82,11 +82,11 @@ def _saw(t: Array) -> Array:
 
 
 def _growing(s: Stage) -> Pose:
-    return replace(_still(s), scale=0.42 * (1.25 / 0.42) ** _saw(s.t / 4 + 0.12 * s.phase))
+    return replace(_still(s), scale=0.55 * (1.25 / 0.55) ** _saw(s.t / 4 + 0.12 * s.phase))
 
 
 def _shrinking(s: Stage) -> Pose:
-    return replace(_still(s), scale=1.25 * (0.36 / 1.25) ** _saw(s.t / 4 + 0.12 * s.phase))
+    return replace(_still(s), scale=1.25 * (0.5 / 1.25) ** _saw(s.t / 4 + 0.12 * s.phase))
 
 
 def _surfing(s: Stage) -> Pose:
@@ -144,7 +144,8 @@ def pose(scene: Scene, name: str, times: Array, wide: float, tall: float, start:
         standing = True
     floor = (ground - 0.5) * tall if ground is not None and standing else None
     y = floor - feet * size if floor is not None else start[1]
-    stage = Stage(times * SPEED_OF[scene.speed], wide, tall, size, start[0], y, start[2], standing)
+    reach = size * (1.0 if subject.nose is None else 1.3)
+    stage = Stage(times * SPEED_OF[scene.speed], wide, tall, size, start[0], y, start[2], reach)
     made = MOTIONS[scene.action](stage)
     settle = made.y + (1 - made.squash) * feet * size          # squashing keeps the feet where they are
     return replace(made, y=settle, flip=_mirror(subject.facing, made.flip), feet=floor,

@@ -75,16 +75,19 @@ def _paint(runs: list[Run], picture: Tensor, place: str, size: Frame) -> Tensor:
     """Scenes of one place at their times, one after another, onto picture [N, 3, H, W]."""
     PAINTERS[place](_view(runs, picture, size))
     actors = list(_actors(runs, size))
-    for light, strength, ocean in ((0.0, 0.45, False), (1.0, 0.7, True)):
-        shadows = [a.shadow() for a in actors if a.touches and (a.scene.place == "ocean") == ocean]
-        if shadows:
-            shade(picture, joined(shadows), light, strength)
-    boards = [a.board() for a in actors if a.scene.action == "surfing"]
-    second, first = ([a.sprite() for a in actors if a.rank == rank] for rank in (1, 0))
-    for layers in (boards, second, first):
+    for rank in (1, 0):                                       # a layer has one sprite a frame
+        _act(picture, [actor for actor in actors if actor.rank == rank], foam=place == "ocean")
+    return picture
+
+
+def _act(picture: Tensor, actors: list["_Actor"], foam: bool) -> None:
+    """Shadows (on water, foam), boards and sprites of these actors."""
+    shadows = [actor.shadow() for actor in actors if actor.touches]
+    if shadows:
+        shade(picture, joined(shadows), *((1.0, 0.7) if foam else (0.0, 0.45)))
+    for layers in ([a.board() for a in actors if a.scene.action == "surfing"], [a.sprite() for a in actors]):
         if layers:
             stamp(picture, joined(layers))
-    return picture
 
 
 def _view(runs: list[Run], picture: Tensor, size: Frame) -> View:
