@@ -75,16 +75,16 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = list(self.state.values()), [v.float() for v in model.state_dict().values()]
-        torch._foreach_lerp_(ours, theirs, 1 - keep)
+        now = model.state_dict()
+        torch._foreach_lerp_(list(self.state.values()), [now[k].float() for k in self.state], 1 - keep)
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon on the 2-D hidden weights of `blocks`, AdamW on the rest (Jordan et al. 2024)."""
-    hidden, rest = [], []
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            (hidden if p.ndim == 2 and "blocks." in name else rest).append(p)
+    """Muon on the matrices that a model names as hidden, AdamW on the rest (Jordan et al. 2024)."""
+    named = getattr(model, "hidden_weights", list)()
+    hidden = [p for p in named if p.requires_grad]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []
     if hidden:
         found.append(torch.optim.Muon(hidden, lr=recipe.rate, weight_decay=recipe.weight_decay,

@@ -116,7 +116,7 @@ def train(options: TrainOptions) -> Path:
     if options.init:
         vae.load_state_dict(weights.load(options.init)[0], strict=True)
     clips = options.batch or 4
-    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=1e-3, average=0.998, save_every=250, sample_every=500)
+    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998, save_every=250, sample_every=500)
 
     def loss(step: int) -> Losses:
         video = batch(options.seed, step, clips, device)

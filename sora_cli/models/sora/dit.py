@@ -140,6 +140,10 @@ class Dit(nn.Module):
                 nn.init.zeros_(block.get_submodule(name).out.weight)
         nn.init.zeros_(self.patch_out.weight)
 
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The matrices between features and features, for Muon."""
+        return [m.weight for block in self.blocks for m in block.modules() if isinstance(m, nn.Linear)]
+
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
         """Noisy patches [P, 4C] -> clean patches [P, 4C]."""
         where = layout(grids, self.config.conditions, patches.device)

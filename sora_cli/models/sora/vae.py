@@ -46,14 +46,30 @@ class VaeConfig:
 # -- Layers -----------------------------------------------------------------------------------------------
 
 
+class Conv(nn.Module):
+    """A convolution whose weight is kept as the matrix [out, kernel * kernel * in] that it is, so that Muon
+    can train it; seen as [out, in, kernel, kernel] it is in channels-last order already."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, zero: bool = False) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.weight = nn.Parameter(torch.zeros(outputs, kernel * kernel * inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        if not zero:
+            nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = rearrange(self.weight, "O (a b I) -> O I a b", a=self.kernel, b=self.kernel)
+        return F.conv2d(x, weight, self.bias, self.stride, (self.kernel - self.stride + 1) // 2)
+
+
 class ResBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))), without norms, so that features do not depend on the picture's size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)  # starts as the identity
+        self.first = Conv(channels, channels)
+        self.second = Conv(channels, channels, zero=True)  # starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(F.relu(x))))
@@ -64,7 +80,7 @@ class Down(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
+        self.conv = Conv(inputs, outputs, kernel=4, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -76,7 +92,7 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs * 4, 3, padding=1)
+        self.conv = Conv(inputs, outputs * 4)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -121,17 +137,16 @@ class Encoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         c = config
-        self.stem = nn.Conv2d(3, c.wide, 12, stride=8, padding=2)
+        self.stem = Conv(3, c.wide, kernel=12, stride=8)
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.down = Down(c.wide, c.deep)
         self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks)])
-        self.to_space = nn.Conv2d(c.deep, 2 * c.space, 1)
+        self.to_space = Conv(c.deep, 2 * c.space, kernel=1)
         self.memory = Memory(c.deep, c.memory)
-        self.motion = nn.Sequential(nn.Conv2d((CHUNK + 1) * c.deep, c.deep, 1), ResBlock(c.deep))
-        self.to_time = nn.Conv2d(c.deep, 2 * c.time, 1)
+        self.motion = nn.Sequential(Conv((CHUNK + 1) * c.deep, c.deep, kernel=1), ResBlock(c.deep))
+        self.to_time = Conv(c.deep, 2 * c.time, kernel=1)
         for head in (self.to_space, self.to_time):
-            assert head.bias is not None
-            nn.init.constant_(head.bias[head.out_channels // 2 :], -5.0)  # almost noiseless at first
+            nn.init.constant_(head.bias[len(head.bias) // 2 :], -5.0)  # almost noiseless at first
 
     def features(self, half: Tensor) -> Tensor:
         """Frames at half size [B, 3, T, H/2, W/2] -> [B, T, deep, h, w]."""
@@ -164,19 +179,19 @@ class Decoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         c = config
-        self.stem = nn.Conv2d(c.space, c.deep, 3, padding=1)
+        self.stem = Conv(c.space, c.deep)
         self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks + 1)])
         self.fuse = nn.Sequential(
-            nn.Conv2d(2 * c.deep + c.time, c.deep, 1),
+            Conv(2 * c.deep + c.time, c.deep, kernel=1),
             *[ResBlock(c.deep) for _ in range(c.blocks)],
-            nn.Conv2d(c.deep, (CHUNK - 1) * c.deep, 1),
+            Conv(c.deep, (CHUNK - 1) * c.deep, kernel=1),
         )
         self.unknown_motion = nn.Parameter(torch.zeros(c.time))
         self.up = Up(c.deep, c.wide)
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.up2 = Up(c.wide, c.tail)
         self.tail = ResBlock(c.tail)
-        self.to_pixels = nn.Conv2d(c.tail, 3 * 8 * 8, 3, padding=1)
+        self.to_pixels = Conv(c.tail, 3 * 8 * 8)
 
     def keys(self, s: Tensor) -> Tensor:
         """Space latents [N, c, h, w] -> features of key frames [N, deep, h, w]."""
@@ -210,6 +225,12 @@ class Vae(nn.Module):
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("std", torch.ones(config.channels))
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The matrices between features and features, for Muon."""
+        outer = (self.encoder.stem, self.encoder.to_space, self.encoder.to_time, self.decoder.stem, self.decoder.to_pixels)
+        skipped = {id(p) for module in outer for p in module.parameters()}
+        return [p for p in self.parameters() if p.ndim == 2 and id(p) not in skipped]
 
     def moments(self, half: Tensor) -> tuple[Tensor, Tensor]:
         """Half-size frames [B, 3, 1+4n, H/2, W/2] -> mean and log-variance [B, C, 1+n, h, w]; the first

@@ -1,0 +1,163 @@
+"""The training loop and the DiT's data: resuming, schedules, and what counts in the loss."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sora_cli import flow
+from sora_cli.models.sora.dit import Dit, DitConfig
+from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.train import dit as dit_training
+from sora_cli.train import loop, vae as vae_training
+from sora_cli.train.latents import Bucket, Window, runs
+from sora_cli.train.options import TrainOptions
+
+CPU = torch.device("cpu")
+TINY_VAE = VaeConfig(space=4, time=2, deep=16, wide=8, tail=8, blocks=1, memory=2)
+
+
+def options(out: Path, **changes: object) -> TrainOptions:
+    plain = TrainOptions(preset="nano", data="world", steps=4, minutes=None, batch=1, seed=3, out=out,
+                         device="cpu", dtype="float32")  # fmt: skip
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(16, 16), nn.Linear(16, 16)])
+        self.bias = nn.Parameter(torch.zeros(16))
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return [block.weight for block in self.blocks]  # type: ignore[misc]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[1](self.blocks[0](x).relu()) + self.bias
+
+
+def toy_run(out: Path, steps: int, stop: int | None = None) -> dict[str, torch.Tensor]:
+    """Learn to negate; `stop` dies as a killed process would, right after that step."""
+    torch.manual_seed(0)
+    model = Toy()
+
+    def loss(step: int) -> loop.Losses:
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(32, 16, generator=loop.generator(3, step))
+        return {"loss": (model(x) + x).square().mean()}
+
+    recipe = loop.Recipe(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
+    return loop.fit(model, loss, recipe, options(out))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = toy_run(tmp_path / "whole", 20)
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path / "cut", 20, stop=13)
+    assert [p.name for p in loop.checkpoints(tmp_path / "cut")] == ["checkpoint-0000010"]
+    resumed = toy_run(tmp_path / "cut", 20)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    def error(weights: dict[str, torch.Tensor]) -> float:
+        model = Toy()
+        model.load_state_dict(weights)
+        x = torch.randn(64, 16, generator=loop.generator(9, 9))
+        return float((model(x) + x).square().mean())
+
+    assert error(toy_run(tmp_path / "long", 200)) < 0.5 * error(toy_run(tmp_path / "short", 2))
+
+
+def test_the_rate_warms_up_stays_and_decays() -> None:
+    recipe = loop.Recipe(steps=100, batch=1, rate=1.0, warmup=10)
+    rates = [recipe.rate_at(step) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[74] == 1 and rates[99] == pytest.approx(0.04)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vae_training.PRESETS, "nano", TINY_VAE)
+    monkeypatch.setattr(vae_training, "CANVASES", [(64, 64)])
+    monkeypatch.setattr(vae_training, "CROP", (64, 64))
+
+
+def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> None:
+    from sora_cli import weights
+    from sora_cli.models.sora.vae import from_weights
+
+    path = vae_training.train(options(tmp_path / "vae", steps=2))
+    vae = from_weights(*weights.load(path))
+    video = vae_training.world_clip(dit_training.random.Random(5), 2, 9, CPU)
+    latents = vae.encode(video)[:, :, 1:]
+    assert latents.mean((0, 2, 3, 4)).abs().max() < 2 and 0.2 < latents.std() < 3
+
+
+def window(seed: int = 0, size: int = 6) -> Window:
+    torch.manual_seed(0)
+    return Window(Vae(TINY_VAE).eval(), seed, samples=2, size=size, fresh=1, device=CPU, dtype=torch.float32)
+
+
+def test_blocks_depend_on_their_number_alone() -> None:
+    bucket = Bucket(2, 2, 2)
+    first, again = window(), window()
+    first.block(0, bucket)
+    a, b = first.block(5, bucket), again.block(5, bucket)
+    assert torch.equal(a.latents, b.latents) and a.captions == b.captions and a.index == b.index
+    assert not torch.equal(a.latents, first.block(6, bucket).latents)
+
+
+def test_the_window_slides() -> None:
+    w = window(size=6)
+    assert w.range_at(0) == range(2, 8) or w.range_at(0).stop == 8
+    assert w.range_at(10).stop - w.range_at(9).stop == 1 and len(w.range_at(50)) == 6
+
+
+def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
+    """A latent read with its own chunk alone is that of a longer clip, but for the memory of its past."""
+    from sora_cli.train.latents import encode_at
+    from sora_cli.world.scene import Scene
+
+    vae = window().vae
+    scene, starts = [Scene("cat", "moving right", "meadow")], torch.tensor([1.0])
+    whole = encode_at(vae, scene, starts, (0, 1, 2, 3), 24.0, (64, 64), torch.float32)
+    sparse = encode_at(vae, scene, starts, (0, 3), 24.0, (64, 64), torch.float32)
+    assert torch.allclose(whole[:, :, 0], sparse[:, :, 0], atol=1e-5)
+    assert torch.allclose(whole[:, :4, 3], sparse[:, :4, 1], atol=1e-5)
+    assert runs((0, 1, 5, 6, 9)) == [[0, 1], [5, 6], [9]]
+
+
+def test_examples_keep_what_is_known_and_weigh_what_is_made() -> None:
+    clean, parts = torch.randn(6, 5, 4, 4), (4, 2)
+    seen = set()
+    for seed in range(60):
+        e = dit_training.example(clean, torch.arange(5.0), parts, torch.Generator().manual_seed(seed))
+        known = torch.cat([e.known[:, :1].expand(-1, 4), e.known[:, 1:].expand(-1, 2)], 1).T.bool()
+        assert not e.weight[known].any() and (e.weight[~known] >= 1).all()
+        if (e.t[e.known.amin(1).bool()] == 0).all():
+            assert torch.equal(e.noisy[known], clean[known])
+        seen.add(tuple(e.order.tolist()))
+        assert torch.equal(e.order == 0, e.known.amax(1) > 0)
+    assert len(seen) > 10
+
+
+def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DitConfig(6, 32, 1, 2, 8, 4, 1, (8, 4, 4), 16.0)
+    torch.manual_seed(0)
+    dit, rng = Dit(config), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(dit.parameters(), 1e-2)
+    clean, text = torch.full((6, 1, 4, 4), 0.7), torch.zeros(4, 6, 8)
+    losses: list[Callable[[], float]] = []
+    for _ in range(60):
+        examples = [dit_training.example(clean, torch.zeros(1), (4, 2), rng) for _ in range(4)]
+        loss = dit_training.pack_loss(dit, examples, text)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item)
+    assert sum(f() for f in losses[-5:]) < 0.1 * sum(f() for f in losses[:5])
+    assert flow.weight(torch.tensor(0.0)) == pytest.approx(400)
