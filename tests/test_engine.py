@@ -1,0 +1,109 @@
+"""The engine on tiny random weights: exact sizes and lengths, seeds, known frames, every plan."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from sora_cli import engine as engines
+from sora_cli import weights
+from sora_cli.engine import Engine, Run
+from sora_cli.errors import SoraError
+from sora_cli.models.sora.dit import Dit, DitConfig
+from sora_cli.models.sora.text import TextConfig, TextTower
+from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.shot import Shot
+from sora_cli.world.captions import words
+
+SHOT = Shot("a cat surfing", width=128, height=96, frames=22, steps=2, seed=5)
+
+
+def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Random weights of each stage with the header that training writes."""
+    assert model == "tiny"
+    torch.manual_seed(0)
+    vocabulary = sorted(set(words()))
+    text = TextConfig(len(vocabulary) + 4, 20, 16, 2, 1, 8)
+    parts = {
+        "text": (TextTower(text), text),
+        "vae": (Vae(v := VaeConfig(4, 2, 8, 8, 8, 1, 2)), v),
+        "dit": (Dit(d := DitConfig(6, 16, 1, 2, 16, 16, 1, (8, 4, 4), 16.0)), d),
+    }
+    module, config = parts[stem]
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return module.state_dict(), {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(weights, "load_model_files", tiny_part)
+    monkeypatch.setattr(engines, "WINDOW", 4)
+    monkeypatch.setattr(engines, "STEP", 2)
+    yield Engine("tiny", "cpu", "float32")
+
+
+def finished(engine: Engine, shot: Shot) -> Run:
+    run = engine.start(shot)
+    steps = list(run.denoise())
+    assert [p.done for p in steps] == list(range(1, steps[-1].total + 1))
+    return run
+
+
+def test_frames_are_as_many_and_as_large_as_asked(engine: Engine) -> None:
+    run = finished(engine, SHOT)
+    frames = list(run.frames())
+    width, height = run.source_size
+    assert len(frames) == 22 and width / height == pytest.approx(128 / 96, rel=0.01)
+    assert all(f.shape == (height, width, 3) and f.dtype == np.uint8 for f in frames)
+
+
+def test_one_frame(engine: Engine) -> None:
+    assert len(list(finished(engine, replace(SHOT, frames=1)).frames())) == 1
+
+
+def test_the_seed_decides(engine: Engine) -> None:
+    one, same, other = (finished(engine, replace(SHOT, seed=s)).latents for s in (5, 5, 6))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_prompt_guidance_and_negative_matter(engine: Engine) -> None:
+    plain = finished(engine, SHOT).latents
+    for change in ({"prompt": "a rocket in space"}, {"guidance": 1.0}, {"negative": "a dog in the snow"}):
+        assert not torch.allclose(plain, finished(engine, replace(SHOT, **change)).latents, atol=1e-6), change
+
+
+@pytest.mark.parametrize("plan", ["full", "hierarchy"])
+def test_known_frames_come_back_untouched(engine: Engine, plan: str) -> None:
+    run = engine.start(replace(SHOT, plan=plan))
+    shape = run.timeline.latents.shape
+    clip, image = torch.randn(6, 2, *shape[2:]), torch.randn(4, *shape[2:])
+    run.timeline = run.timeline.with_clip(0, clip).with_image(-1, image)
+    run.windows = engines.planner.plan(shape[1], plan, run.timeline.done(), 4, 2)
+    list(run.denoise())
+    assert run.latents is not None
+    assert torch.equal(run.latents[:, :2], clip) and torch.equal(run.latents[:4, -1], image)
+    assert run.latents[:, 2:-1].abs().amin() > 0 and run.latents[4:, -1].abs().amin() > 0
+
+
+def test_stages_are_timed_and_counted(engine: Engine) -> None:
+    run = finished(engine, SHOT)
+    list(run.frames())
+    assert set(run.timings) == {"text", "dit", "decode"} and min(run.timings.values()) > 0
+    assert run.flops > 0
+
+
+def test_unknown_words_are_named(engine: Engine) -> None:
+    notes = " ".join(engine.start(replace(SHOT, prompt="a cat and a zeppelin")).notes)
+    assert "zeppelin" in notes and "--model" in notes
+    assert "know" not in " ".join(engine.start(SHOT).notes)
+
+
+def test_a_missing_device_is_refused() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(SoraError, match="cuda is not available"):
+            engines.pick_device("cuda")
