@@ -1,7 +1,9 @@
 """`sora-cli train clip`: the text tower, learned by contrast with rendered clips, through open_clip.
 
 Two moments of a clip, stacked as channels, show a video tower what is there and how it moves; open_clip's
-text transformer and contrastive loss do the rest. Only the text tower is exported: the DiT reads its tokens.
+text transformer and contrastive loss do the rest. A second, small loss asks every token to still know its
+word: contrast alone lets look-alikes fall together (fox and crab, spinning and swinging), and it is tokens
+that the DiT reads. Only the text tower is exported.
 """
 
 import json
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from sora_cli import weights
 from sora_cli.errors import SoraError
-from sora_cli.models.sora.text import TextConfig, Tokenizer, text_weights
+from sora_cli.models.sora.text import PAD, TextConfig, Tokenizer, text_weights
 from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.captions import dense, sparse, words
@@ -32,6 +34,7 @@ HEIGHT, WIDTH = 64, 112
 MOMENTS, GAP = 2, 0.5        # frames that the video tower sees at once, seconds between them
 LONGEST = 8.0                # seconds: clips begin anywhere in here
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
+WORDS = 0.2                  # weight of the loss on words
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Preset:
 
 
 PRESETS = {
-    "nano": Preset(128, 4, 3, 128, (32, 64, 128, 192), steps=1100, batch=64, rate=2e-3),
+    "nano": Preset(128, 4, 3, 128, (32, 64, 128, 192), steps=800, batch=64, rate=2e-3),
     "mini": Preset(192, 6, 4, 192, (48, 96, 192, 384), steps=6000, batch=256, rate=2e-3),
     "base": Preset(256, 8, 6, 256, (64, 128, 256, 512), steps=20000, batch=512, rate=1e-3),
 }
@@ -97,8 +100,17 @@ def draw(count: int, seed: str, split: Split) -> tuple[list[Scene], list[str], T
     return scenes, captions, starts[:, None] + GAP * torch.arange(MOMENTS)
 
 
+def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of all tokens [B, L, D] and the pooled text [B, embed_dim], by open_clip's own parts."""
+    from open_clip.transformer import text_global_pool
+
+    x = clip.token_embedding(tokens) + clip.positional_embedding                    # B L D
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))                # B L D
+    return x, text_global_pool(x, tokens) @ clip.text_projection
+
+
 class Contrast:
-    """The loss of one step: captions against clips, and clips against captions."""
+    """The loss of one step: captions against clips, clips against captions, and tokens against words."""
 
     def __init__(self, clip: "CLIP", tokenizer: Tokenizer, batch: int, seed: int,
                  dtype: torch.dtype) -> None:  # fmt: skip
@@ -109,19 +121,22 @@ class Contrast:
         self.device = next(clip.parameters()).device
 
     def __call__(self, step: int) -> Losses:
-        videos, texts = self.embed(f"{self.seed}/{step}", "train")
-        scale = self.clip.logit_scale.exp().clamp(max=LARGEST_SCALE)
+        videos, texts, words = self.embed(f"{self.seed}/{step}", "train")
+        contrast = self.loss(videos, texts, self.clip.logit_scale.exp().clamp(max=LARGEST_SCALE))
         right = (videos @ texts.T).argmax(1) == torch.arange(self.batch, device=self.device)
-        return {"loss": self.loss(videos, texts, scale), "recall": right.float().mean()}
+        return {"loss": contrast + WORDS * words, "contrast": contrast.detach(), "words": words.detach(),
+                "recall": right.float().mean()}  # fmt: skip
 
-    def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, embed_dim] of length 1 of `batch` clips and of their captions."""
+    def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [B, embed_dim] of length 1 of `batch` clips and of their captions; the loss on words."""
         scenes, captions, times = draw(self.batch, seed, split)
         video = render(scenes, times, HEIGHT, WIDTH, self.device)
         tokens = self.tokenizer.encode(captions).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            video, text = self.clip.encode_image(video), self.clip.encode_text(tokens)
-        return F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            video, (features, text) = self.clip.encode_image(video), read(self.clip, tokens)
+            scores = features @ self.clip.token_embedding.weight.T                  # B L vocabulary
+        words = F.cross_entropy(scores.float().flatten(0, 1), tokens.flatten(), ignore_index=PAD)
+        return F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1), words
 
 
 @torch.inference_mode()
@@ -130,7 +145,7 @@ def recall(contrast: Contrast, batches: int) -> float:
     contrast.clip.eval()
     pairs = [contrast.embed(f"held-out {i}", "held-out") for i in range(batches)]
     own = torch.arange(contrast.batch, device=contrast.device)
-    return float(torch.stack([((v @ t.T).argmax(1) == own).float().mean() for v, t in pairs]).mean())
+    return float(torch.stack([((v @ t.T).argmax(1) == own).float().mean() for v, t, _ in pairs]).mean())
 
 
 def train(options: TrainOptions) -> Path:
