@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,13 @@ def build(preset: Preset, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
                        heads=config.heads, layers=config.layers)  # fmt: skip
     clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
     clip.visual = VideoTower(preset.channels, preset.embed_dim)
+    clip.hidden_weights = partial(hidden_weights, clip)
     return config, clip
+
+
+def hidden_weights(clip: "CLIP") -> list[nn.Parameter]:
+    """The matrices inside the text transformer, for Muon."""
+    return [p for p in clip.transformer.parameters() if p.ndim == 2]
 
 
 def draw(count: int, seed: str, split: Split) -> tuple[list[Scene], list[str], Tensor]:
