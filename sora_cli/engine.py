@@ -208,7 +208,8 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if there[n])
     if not there.get(name, False):
-        raise SoraError(f"device {name} is not available here; there is {', '.join(n for n, ok in there.items() if ok)}")
+        found = ", ".join(n for n, ok in there.items() if ok)
+        raise SoraError(f"device {name} is not available here; there is {found}")
     return torch.device(name)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sora_cli.errors import SoraError
 
 TIME_STRIDE = 4       # frames of a chunk: latent 0 is frame 0 alone, each later latent 4 frames
-SPACE_STRIDE = 32     # output pixels per latent cell and side
+SPACE_STRIDE = 16     # pixels per latent cell and side
 PATCH = 2             # latent cells per token and side
 TOKENS = 60           # tokens of a frame on pocket's native canvas
 
@@ -92,7 +92,7 @@ def canvas(
 ) -> Canvas:
     """The token grid of about `tokens` tokens that covers the aspect width:height with little waste.
 
-    1280x720 -> 10x6 tokens = 640x384 pixels, of which the centred 640x360 are kept.
+    1280x720 -> 10x6 tokens = 320x192 pixels, of which the centred 320x180 are kept.
     """
     unit = stride * patch
     candidates = [

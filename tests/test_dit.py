@@ -25,7 +25,8 @@ def conditions(grids: tuple[Grid, ...], order: list[int]) -> Conditions:
     return Conditions(
         t=torch.rand(frames, generator=rng), known=torch.zeros(frames, 2),
         seconds=torch.cat([torch.arange(g.frames) / 3 for g in grids]), order=torch.tensor(order),
-        text=torch.randn(len(grids), 6, 8, generator=rng), guidance=torch.ones(len(grids)), step=torch.zeros(len(grids)),
+        text=torch.randn(len(grids), 6, 8, generator=rng), guidance=torch.ones(len(grids)),
+        step=torch.zeros(len(grids)),
     )  # fmt: skip
 
 

@@ -62,11 +62,11 @@ def test_bad_resolutions_are_refused(text: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("size", "canvas"),
     [
-        ((1280, 720), (640, 384, 640, 360)),
-        ((720, 1280), (384, 640, 360, 640)),
-        ((512, 512), (512, 512, 512, 512)),
-        ((320, 192), (640, 384, 640, 384)),
-        ((1680, 720), (768, 320, 747, 320)),
+        ((1280, 720), (320, 192, 320, 180)),
+        ((720, 1280), (192, 320, 180, 320)),
+        ((512, 512), (256, 256, 256, 256)),
+        ((320, 192), (320, 192, 320, 192)),
+        ((1680, 720), (384, 160, 373, 160)),
     ],
 )
 def test_canvas_of_common_sizes(size: tuple[int, int], canvas: tuple[int, int, int, int]) -> None:
@@ -77,7 +77,7 @@ def test_canvas_of_common_sizes(size: tuple[int, int], canvas: tuple[int, int, i
 def test_canvas_of_any_size(width: int, aspect: float) -> None:
     height = max(2, 2 * round(width / aspect / 2))
     made = geometry.canvas(width, height)
-    tokens = geometry.divide(made.width, 64) * geometry.divide(made.height, 64)
+    tokens = geometry.divide(made.width, 32) * geometry.divide(made.height, 32)
     assert 30 <= tokens <= 120
     assert made.crop_width <= made.width and made.crop_height <= made.height
     assert made.waste < 0.35

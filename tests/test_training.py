@@ -12,7 +12,8 @@ from sora_cli import flow
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.train import dit as dit_training
-from sora_cli.train import loop, vae as vae_training
+from sora_cli.train import loop
+from sora_cli.train import vae as vae_training
 from sora_cli.train.latents import Bucket, Window, runs
 from sora_cli.train.options import TrainOptions
 

@@ -40,6 +40,9 @@ def train(
     dtype: DtypeOption = Dtype.auto,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on where OUT stopped.")] = True,
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="vae: keep the encoder of --init; latents stay what they are.")
+    ] = False,
     text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
     debug: DebugOption = False,
@@ -47,7 +50,8 @@ def train(
     """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run."""
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
-        str(device), str(dtype), fresh=not resume, init=init, text=text, vae=vae,
+        str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
+        text=text, vae=vae,
     )  # fmt: skip
     check(options)
     match stage:
@@ -77,6 +81,8 @@ def check(options: TrainOptions) -> None:
         raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0")
     if options.out.exists() and not options.out.is_dir():
         raise SoraError(f"--out {options.out} is a file; it must be a folder")
+    if options.decoder_only and not options.init:
+        raise SoraError("--decoder-only keeps an encoder; say which with --init vae.safetensors")
     for path in (options.init, options.text, options.vae):
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -112,8 +111,9 @@ def pack_loss(dit: Dit, examples: list[Example], text: Tensor) -> Losses:
     grids = tuple(Grid(e.noisy.shape[1], e.noisy.shape[2] // 2, e.noisy.shape[3] // 2) for e in examples)
     device = text.device
     one = torch.ones(len(examples), device=device)
-    given = Conditions(*(torch.cat([getattr(e, k) for e in examples]).to(device)
-                         for k in ("t", "known", "seconds", "order")), text, one, 0 * one)  # fmt: skip
+    t, known, seconds, order = (torch.cat([getattr(e, k) for e in examples]).to(device)
+                                for k in ("t", "known", "seconds", "order"))  # fmt: skip
+    given = Conditions(t, known, seconds, order, text, guidance=one, step=0 * one)
     predicted = dit(patchify([e.noisy for e in examples]), grids, given).float()
     target = patchify([e.clean for e in examples])
     weight = patchify([e.weight.expand_as(e.clean) for e in examples])
@@ -229,7 +229,7 @@ def train(options: TrainOptions) -> Path:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             latents = draw(model, vae, conditioner(list(SHOWN)), 3, 12, 20)
             rows = [vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
-        save_sheet(path, [F.avg_pool2d(torch.stack(row, 1), 2) for row in zip(*rows, strict=True)])
+        save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
     averaged = fit(dit, loss, recipe, options, sample)
     metadata = {"config": json.dumps(asdict(dit.config)),

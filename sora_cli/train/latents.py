@@ -19,7 +19,7 @@ from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
-HALF = 32  # half-size pixels per token
+TOKEN = 32  # pixels per token and side
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Window:
         index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
         starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
-        size = (bucket.height * HALF, bucket.width * HALF)
+        size = (bucket.height * TOKEN, bucket.width * TOKEN)
         latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
         return Block(latents.half(), index, fps, tuple(dense(s) for s in scenes))
 
@@ -93,9 +93,9 @@ def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, .
     for run in runs(index):
         first = max(0, run[0] - 1) * CHUNK  # a chunk is read together with the key frame before it
         frames = torch.arange(first, run[-1] * CHUNK + 1)
-        half = render(scenes, starts[:, None] + frames / fps, *size, device)
+        video = render(scenes, starts[:, None] + frames / fps, *size, device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = vae.encode_half(rearrange(half, "B T C H W -> B C T H W") * 2 - 1)
+            latents = vae.encode(rearrange(video, "B T C H W -> B C T H W") * 2 - 1)
         found.append(latents[:, :, -len(run) :].float())
     return torch.cat(found, 2)
 

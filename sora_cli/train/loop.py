@@ -81,8 +81,8 @@ class Average:
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon on the matrices that a model names as hidden, AdamW on the rest (Jordan et al. 2024)."""
-    named = getattr(model, "hidden_weights", list)()
-    hidden = [p for p in named if p.requires_grad]
+    hidden: list[nn.Parameter] = getattr(model, "hidden_weights", list)()
+    hidden = [p for p in hidden if p.requires_grad]
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []

@@ -19,5 +19,6 @@ class TrainOptions:
     dtype: str                       # auto | float32 | bfloat16
     fresh: bool = False              # start over instead of resuming from `out`
     init: Path | None = None         # weights to start from
+    decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are
     text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
     vae: Path | None = None          # VAE for the DiT; None: the shipped one

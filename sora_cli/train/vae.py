@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sora_cli import weights
-from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig, halve
+from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
@@ -23,8 +23,8 @@ PRESETS = {
     "base": VaeConfig(space=24, time=8, deep=320, wide=128, tail=64, blocks=3, memory=8),
 }
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
-CANVASES = [(384, 640), (384, 384), (256, 384), (640, 384)]  # heights and widths that scenes are drawn at
-CROP = (256, 256)
+CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
+CROP = (128, 160)
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.1
 
 
@@ -57,7 +57,7 @@ def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
 def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
     """L1 + gradient L1 on a decode of noised posterior samples, KL, and the scale regulariser of EQ-VAE:
     the decode of a shrunken latent should be the shrunken picture."""
-    mean, logvar = (x.float() for x in vae.moments(halve(video)))
+    mean, logvar = (x.float() for x in vae.moments(video))
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
     level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
@@ -75,7 +75,7 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
 
 def shrink(z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     """Latents and pictures at half size (EQ-VAE, Kouzelis et al. 2025)."""
-    return F.avg_pool3d(z, (1, 2, 2)), halve(video)
+    return F.avg_pool3d(z, (1, 2, 2)), F.avg_pool3d(video, (1, 2, 2))
 
 
 def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator) -> Tensor:
@@ -112,11 +112,13 @@ def train(options: TrainOptions) -> Path:
     device = device_of(options.device)
     dtype = dtype_of(options.dtype, device)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
-    vae = Vae(PRESETS[options.preset]).to(device, memory_format=torch.channels_last)
+    vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
         vae.load_state_dict(weights.load(options.init)[0], strict=True)
-    clips = options.batch or 4
-    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998, save_every=250, sample_every=500)
+    vae.encoder.requires_grad_(not options.decoder_only)
+    clips = options.batch or 8
+    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
+                    save_every=250, sample_every=500)  # fmt: skip
 
     def loss(step: int) -> Losses:
         video = batch(options.seed, step, clips, device)
@@ -127,13 +129,13 @@ def train(options: TrainOptions) -> Path:
 
     def sample(model: nn.Module, path: Path) -> None:
         assert isinstance(model, Vae)
-        again = model.decode_raw(model.moments(halve(shown))[0])[0].clamp(-1, 1)
+        again = model.decode_raw(model.moments(shown)[0])[0].clamp(-1, 1)
         save_sheet(path, [row for pair in zip(shown, again, strict=True) for row in pair])
 
     averaged = fit(vae, loss, recipe, options, sample)
     vae.load_state_dict(averaged, strict=True)
-    vae.eval()
-    measure_latents(vae, 64, device)
+    if not options.decoder_only:
+        measure_latents(vae.eval(), 64, device)
     return export(vae, options)
 
 

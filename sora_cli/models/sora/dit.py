@@ -135,14 +135,16 @@ class Dit(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:  # every block starts as the identity, and the network as an image model
-            for name in ("space", "time", "mlp"):
-                nn.init.zeros_(block.get_submodule(name).out.weight)
+        for block in self.modules():  # every block starts as the identity, and the network as an image model
+            if isinstance(block, Block):
+                for out in (block.space.out, block.time.out, block.mlp.out):
+                    nn.init.zeros_(out.weight)
         nn.init.zeros_(self.patch_out.weight)
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
-        return [m.weight for block in self.blocks for m in block.modules() if isinstance(m, nn.Linear)]
+        linears = [m for m in self.blocks.modules() if isinstance(m, nn.Linear)]
+        return [p for m in linears for p in m.parameters()]
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
         """Noisy patches [P, 4C] -> clean patches [P, 4C]."""

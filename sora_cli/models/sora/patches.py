@@ -112,8 +112,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
     `bias`, one a group, is added to the scores: [G, H, n, n] or broadcastable to it; -inf hides."""
     out = torch.zeros_like(q)
     for number, group in enumerate(groups):
-        part = [rearrange(x[group.index], "G n H D -> G H n D") for x in (q, k, v)]
-        mixed = attention(*part, bias[number] if bias else None)
+        one, two, three = (rearrange(x[group.index], "G n H D -> G H n D") for x in (q, k, v))
+        mixed = attention(one, two, three, bias[number] if bias else None)
         out[group.index] = rearrange(mixed, "G H n D -> G n H D")
     return out
 

@@ -1,7 +1,7 @@
 """A continuous TECO: the video autoencoder.
 
 Frames come in as 1 + 4n. Latent 0 is frame 0 alone; every later latent is a chunk of four frames.
-One latent cell covers 32 x 32 output pixels and has two parts:
+One latent cell covers 16 x 16 pixels and has two parts:
 
 - the *space latent* s: what the chunk's last frame (its key frame) looks like, read from that frame alone,
   so that a start or end image has an exact latent and nothing leaks into it;
@@ -9,8 +9,8 @@ One latent cell covers 32 x 32 output pixels and has two parts:
   causal memory over strongly pooled key frames (TECO, Yan et al. 2022, with its codebook replaced by a
   KL-regularised Gaussian).
 
-The encoder looks at the picture at half size and the decoder paints it at full size: the last factor of two
-is learned super-resolution, which costs no tokens. No convolution runs above 1/8 of the output resolution.
+Detail is carried between 1/16 and 1/8 by the parameter-free space-to-channel shortcuts of DC-AE, and no
+convolution runs above 1/4 of the resolution, so that a laptop decodes faster than it plays.
 
 Letters: B batch, C channels, T frames, K latent frames, H W pixels, h w latent cells.
 """
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-STRIDE = 32  # output pixels per latent cell
+STRIDE = 16  # pixels per latent cell
 CHUNK = 4  # frames per latent, after the first
 
 
@@ -32,9 +32,9 @@ CHUNK = 4  # frames per latent, after the first
 class VaeConfig:
     space: int  # channels of the space latent
     time: int  # channels of the time latent
-    deep: int  # features at 1/32
-    wide: int  # features at 1/16
-    tail: int  # features at 1/8
+    deep: int  # features at 1/16
+    wide: int  # features at 1/8
+    tail: int  # features at 1/4
     blocks: int  # residual blocks a stage
     memory: int  # key frames that the causal memory looks back on
 
@@ -132,7 +132,7 @@ class Memory(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Half-size frames -> features; features -> the two Gaussian posteriors."""
+    """Frames -> features; features -> the two Gaussian posteriors."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -148,11 +148,11 @@ class Encoder(nn.Module):
         for head in (self.to_space, self.to_time):
             nn.init.constant_(head.bias[len(head.bias) // 2 :], -5.0)  # almost noiseless at first
 
-    def features(self, half: Tensor) -> Tensor:
-        """Frames at half size [B, 3, T, H/2, W/2] -> [B, T, deep, h, w]."""
-        frames = rearrange(half, "B C T H W -> (B T) C H W").contiguous(memory_format=torch.channels_last)
+    def features(self, video: Tensor) -> Tensor:
+        """Frames [B, 3, T, H, W] -> [B, T, deep, h, w]."""
+        frames = rearrange(video, "B C T H W -> (B T) C H W").contiguous(memory_format=torch.channels_last)
         x = self.deep(self.down(self.wide(self.stem(frames))))
-        return rearrange(x, "(B T) C h w -> B T C h w", T=half.shape[2])
+        return rearrange(x, "(B T) C h w -> B T C h w", T=video.shape[2])
 
     def posterior(self, e: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the previous key frame and n chunks [B, 1+4n, C, h, w], pooled past key frames
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents -> full-size frames. Key frames come from s alone; the three between them from both key
+    """Latents -> frames. Key frames come from s alone; the three between them from both key
     frames' features and tau."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.up2 = Up(c.wide, c.tail)
         self.tail = ResBlock(c.tail)
-        self.to_pixels = Conv(c.tail, 3 * 8 * 8)
+        self.to_pixels = Conv(c.tail, 3 * 4 * 4)
 
     def keys(self, s: Tensor) -> Tensor:
         """Space latents [N, c, h, w] -> features of key frames [N, deep, h, w]."""
@@ -207,9 +207,9 @@ class Decoder(nn.Module):
         return torch.lerp(before[:, None], after[:, None], share) + change
 
     def paint(self, g: Tensor) -> Tensor:
-        """Features [N, deep, h, w] -> pixels [N, 3, 32h, 32w]."""
+        """Features [N, deep, h, w] -> pixels [N, 3, 16h, 16w]."""
         x = self.tail(self.up2(self.wide(self.up(g.contiguous(memory_format=torch.channels_last)))))
-        return F.pixel_shuffle(self.to_pixels(x), 8)
+        return F.pixel_shuffle(self.to_pixels(x), 4)
 
 
 class Vae(nn.Module):
@@ -228,14 +228,15 @@ class Vae(nn.Module):
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
-        outer = (self.encoder.stem, self.encoder.to_space, self.encoder.to_time, self.decoder.stem, self.decoder.to_pixels)
+        coder, painter = self.encoder, self.decoder
+        outer = (coder.stem, coder.to_space, coder.to_time, painter.stem, painter.to_pixels)
         skipped = {id(p) for module in outer for p in module.parameters()}
         return [p for p in self.parameters() if p.ndim == 2 and id(p) not in skipped]
 
-    def moments(self, half: Tensor) -> tuple[Tensor, Tensor]:
-        """Half-size frames [B, 3, 1+4n, H/2, W/2] -> mean and log-variance [B, C, 1+n, h, w]; the first
+    def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Video [B, 3, 1+4n, H, W] in [-1, 1] -> mean and log-variance [B, C, 1+n, h, w]; the first
         latent has no motion, so its time part is a constant 0 with variance 1."""
-        e = self.encoder.features(half)
+        e = self.encoder.features(video)
         first = self.encoder.space(e[:, :1])
         mean, logvar = _with_still(first, self.config.time)
         if e.shape[1] == 1:
@@ -252,12 +253,8 @@ class Vae(nn.Module):
         return latents * self.std.view(-1, 1, 1, 1) + self.mean.view(-1, 1, 1, 1)
 
     def encode(self, video: Tensor) -> Tensor:
-        """Video [B, 3, 1+4n, H, W] in [-1, 1], H and W multiples of 32 -> normalised latents [B, C, 1+n, h, w]."""
-        return self.encode_half(halve(video))
-
-    def encode_half(self, half: Tensor) -> Tensor:
-        """As `encode`, from frames that are already at half size (the training world renders them so)."""
-        return self.normalise(self.moments(half)[0])
+        """Video [B, 3, 1+4n, H, W] in [-1, 1], H and W multiples of 16 -> normalised latents [B, C, 1+n, h, w]."""
+        return self.normalise(self.moments(video)[0])
 
     def decode_raw(self, latents: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unnormalised latents [B, C, K, h, w] -> (pixels [B, 3, T, H, W], features of the last key frame).
@@ -280,7 +277,7 @@ class Vae(nn.Module):
         return rearrange(pixels, "(B T) C H W -> B C T H W", B=B), g[:, -1]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 32h, 32w] in [-1, 1]."""
+        """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 16h, 16w] in [-1, 1]."""
         return self.decode_raw(self.denormalise(latents))[0].clamp(-1, 1)
 
     def stream(self, latents: Tensor, group: int = 2) -> Iterator[Tensor]:
@@ -297,12 +294,7 @@ def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """The autoencoder that a file written by `sora-cli train vae` holds, in float32, frozen."""
     vae = Vae(VaeConfig(**json.loads(metadata["config"])))
     vae.load_state_dict(tensors, strict=True)
-    return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def halve(video: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> the same at half the size, by averaging."""
-    return F.avg_pool3d(video, (1, 2, 2))
+    return vae.eval().requires_grad_(False)
 
 
 def _with_still(moments: Tensor, time: int) -> tuple[Tensor, Tensor]:
