@@ -100,7 +100,7 @@ def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> No
 
 def window(seed: int = 0, size: int = 6) -> Window:
     torch.manual_seed(0)
-    return Window(Vae(TINY_VAE).eval(), seed, samples=2, size=size, fresh=1, device=CPU, dtype=torch.float32)
+    return Window(Vae(TINY_VAE).eval(), seed, samples=4, size=size, fresh=1, device=CPU, dtype=torch.float32)
 
 
 def test_blocks_depend_on_their_number_alone() -> None:

@@ -73,7 +73,8 @@ class Window:
     @torch.no_grad()
     def draw(self, number: int, bucket: Bucket) -> Block:
         rng = random.Random(self.seed * 7_368_787 + number)
-        scenes = [sample_scene(rng) for _ in range(self.samples)]
+        count = max(1, self.samples // bucket.frames)  # blocks of about equal cost
+        scenes = [sample_scene(rng) for _ in range(count)]
         torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
         index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])

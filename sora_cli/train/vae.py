@@ -42,14 +42,17 @@ def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device
 
 
 def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
-    """One step's videos: mostly five frames of the world, now and then nine, now and then generic imagery."""
+    """One step's videos: half the time images, as appearance is the hard part and images are all different;
+    else clips of five frames, now and then of nine, now and then generic imagery."""
     rng = random.Random(seed * 1_000_003 + step)
     kind = rng.random()
-    if kind < 0.1:
+    if kind > 0.5:
+        return torch.cat([world_clip(rng, clips, 1, device) for _ in range(4)])
+    if kind < 0.05:
         from sora_cli.world.textures import generic
 
         return generic(clips, 5, *CROP, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1
-    if kind < 0.2:
+    if kind < 0.1:
         return world_clip(rng, max(1, clips // 2), 9, device)
     return world_clip(rng, clips, 5, device)
 
@@ -63,7 +66,7 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
     level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
     z = mean + noise * (torch.exp(logvar) + level**2 * (torch.rand((), generator=rng) < 0.5)).sqrt()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
-    z, target = shrink(z, video) if torch.rand((), generator=rng) < 0.2 else (z, video)
+    z, target = shrink(z, video) if torch.rand((), generator=rng) < 0.15 else (z, video)
     z = drop_motion(vae, z, rng)
     decoded = vae.decode_raw(z)[0]
     error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
