@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from sora_cli import weights
+from sora_cli import geometry, weights
 from sora_cli.engine import Engine
 from sora_cli.evaluate import metrics
 from sora_cli.evaluate.network import SPAN, Evaluator, Named, from_weights, name, shrink
@@ -27,11 +27,12 @@ from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
 FPS = 24.0
-WIDTH, HEIGHT = 640, 384                                # pocket's native canvas
+CANVAS = geometry.canvas(1280, 720)                     # what pocket makes videos on
+WIDTH, HEIGHT = CANVAS.width, CANVAS.height
 SHORT, LONG = 25, 241                                   # frames of a clip for adherence, and for drift
 SLICES = 5                                              # of a long clip
 CLIPS_PER_LONG_CLIP = 16
-SIZES = ((640, 384), (384, 640), (512, 512))            # pixels at which reconstruction is measured
+SIZES = ((320, 192), (192, 320), (256, 256), (640, 384))    # pixels at which reconstruction is measured
 MOST_RECONSTRUCTED, RECONSTRUCTED_FRAMES = 16, 17
 JUDGE = "pocket"                                        # the registered model whose files hold the judge
 
@@ -174,8 +175,7 @@ def as_picture(frame: np.ndarray) -> Tensor:
 
 
 def real(scene: Scene, frames: int) -> Tensor:
-    """Rendered at half the canvas, which is still more than what the judge sees."""
-    return shrink(render([scene], seconds(frames)[None], HEIGHT // 2, WIDTH // 2)[0])
+    return shrink(render([scene], seconds(frames)[None], HEIGHT, WIDTH)[0])
 
 
 def seconds(frames: int) -> Tensor:
