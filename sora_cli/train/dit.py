@@ -27,8 +27,8 @@ from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, genera
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
-WIDTHS = {"nano": (256, 8, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
-STEPS = {"nano": 12000, "mini": 8000, "base": 12000}
+WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+STEPS = {"nano": 5000, "mini": 8000, "base": 12000}
 BATCH = {"nano": 32, "mini": 256, "base": 256}
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
@@ -213,7 +213,7 @@ def train(options: TrainOptions) -> Path:
     if options.init:
         dit.load_state_dict(weights.load_part(options.init, "dit")[0], strict=True)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
-                    rate=1.5e-3, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
+                    rate=2e-3, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
     fresh = 1 if device.type == "cpu" else recipe.batch // SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype)
     data = Data(window, conditioner, recipe, options.seed)
