@@ -199,7 +199,8 @@ def test_exam_of_a_grey_painter(result: dict) -> None:
     assert [row["psnr"] for row in result["reconstruction"]] == pytest.approx([100.0] * 2)
     assert result["motion"]["generated"] == 0.0 < result["motion"]["real"]
     assert result["drift"]["generated"]["colour"] == pytest.approx([0.0] * 2, abs=1e-6)
-    assert result["adherence"].keys() == {"generated", "real", "shuffled"}
+    assert result["adherence"].keys() == {"generated", "decoded", "real", "shuffled"}
+    assert result["adherence"]["decoded"] == result["adherence"]["real"]
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:
         console.print(table(result))

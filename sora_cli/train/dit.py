@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from sora_cli import flow, weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.models.sora.text import TextTower, Tokenizer
+from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
-from sora_cli.models.sora.vae import Vae
+from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import sample_task
@@ -196,11 +196,11 @@ def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Condi
     return vae_from_weights(*part(options.vae, "vae")).to(device), Conditioner(tower, tokenizer, device)
 
 
-def config_of(preset: str, vae: Vae, conditioner: Conditioner) -> DitConfig:
+def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
+    """The sizes of a preset for latents and text features of these kinds."""
     width, depth, heads = WIDTHS[preset]
-    tower = conditioner.tower.config
-    return DitConfig(channels=vae.config.channels, width=width, depth=depth, heads=heads, text_width=tower.width,
-                     text_tokens=tower.context - 4, registers=1, bins=(64, 16, 16), seconds=64.0)  # fmt: skip
+    return DitConfig(channels=vae.channels, width=width, depth=depth, heads=heads, text_width=text.width,
+                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=64.0)  # fmt: skip
 
 
 def train(options: TrainOptions) -> Path:
@@ -209,7 +209,7 @@ def train(options: TrainOptions) -> Path:
     dtype = dtype_of(options.dtype, device)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
-    dit = Dit(config_of(options.preset, vae, conditioner)).to(device)
+    dit = Dit(config_of(options.preset, vae.config, conditioner.tower.config)).to(device)
     if options.init:
         dit.load_state_dict(weights.load_part(options.init, "dit")[0], strict=True)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],

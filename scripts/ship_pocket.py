@@ -1,0 +1,54 @@
+"""Put trained weights into the package as pocket: `python scripts/ship_pocket.py --vae runs/vae-nano ...`.
+
+Takes run folders of `sora-cli train`; a DiT run that still goes on is shipped as its newest checkpoint's average.
+Then registers sizes and hashes in weights.toml.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from sora_cli import weights
+
+POCKET = Path(__file__).parent.parent / "sora_cli" / "pocket"
+
+
+def ship_dit(run: Path) -> None:
+    """The finished weights of a run, or the averaged ones of its newest checkpoint."""
+    if list(run.glob("dit*.safetensors")):
+        weights.save_part(POCKET, "dit", *weights.load_part(run, "dit"))
+        return
+    from sora_cli.models.sora.text import from_weights as read_text
+    from sora_cli.models.sora.vae import from_weights as read_vae
+    from sora_cli.train.dit import config_of
+    from sora_cli.train.loop import checkpoints
+
+    newest = checkpoints(run)[-1]
+    tensors, metadata = weights.load_part(newest, "state")
+    averaged = {k.removeprefix("average."): v.bfloat16() for k, v in tensors.items() if k.startswith("average.")}
+    options = json.loads((run / "log.jsonl").read_text().splitlines()[0])["options"]
+    training = {**{k: str(v) for k, v in options.items()}, "step": metadata["step"]}
+    vae, tower = read_vae(*weights.load_part(POCKET, "vae")), read_text(*weights.load_part(POCKET, "text"))[1]
+    config = config_of(options["preset"], vae.config, tower.config)
+    weights.save_part(POCKET, "dit", averaged, {"config": json.dumps(asdict(config)), "training": json.dumps(training)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for stage in ("text", "vae", "evaluator", "dit"):
+        parser.add_argument(f"--{stage}", type=Path, help=f"run folder with the {stage} weights")
+    asked = parser.parse_args()
+    for stage in ("text", "vae", "evaluator"):
+        if run := getattr(asked, stage):
+            shutil.copyfile(run / f"{stage}.safetensors", POCKET / f"{stage}.safetensors")
+    if asked.dit:
+        ship_dit(asked.dit)
+    subprocess.run([sys.executable, Path(__file__).with_name("register_weights.py")], check=True)
+
+
+if __name__ == "__main__":
+    main()
