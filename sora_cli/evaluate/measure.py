@@ -45,6 +45,7 @@ class Exam:
 
     model: str
     engine: Engine
+    vae: autoencoder.Vae
     judge: Evaluator
     seed: int
     track: Track
@@ -61,7 +62,7 @@ def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
         def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:
             yield from bar.track(of, description=what)
 
-        exam = Exam(model, Engine(model, device=device), judge, seed, track)
+        exam = Exam(model, Engine(model, device=device), vae, judge, seed, track)
         return {
             "model": model, "clips": clips, "seed": seed,
             "reconstruction": reconstruction(vae, scenes[:MOST_RECONSTRUCTED], track),
@@ -97,25 +98,30 @@ def reconstruction(vae: autoencoder.Vae, scenes: Sequence[Scene], track: Track) 
 @torch.inference_mode()
 def reconstruct(vae: autoencoder.Vae, scene: Scene, height: int, width: int) -> dict[str, float]:
     real = render([scene], seconds(RECONSTRUCTED_FRAMES)[None], height, width)
-    latents = vae.encode(rearrange(real, "b t c h w -> b c t h w") * 2 - 1)
-    again = rearrange(vae.decode(latents), "b c t h w -> b t c h w").float() / 2 + 0.5
+    again = through(vae, real)
     measures = {"psnr": metrics.psnr, "ssim": metrics.ssim, "flicker": metrics.flicker}
     return {key: measure(again, real) for key, measure in measures.items()}
 
 
+def through(vae: autoencoder.Vae, video: Tensor) -> Tensor:
+    """Videos [B, 1+4n, 3, H, W] in [0, 1], encoded and decoded."""
+    latents = vae.encode(rearrange(video, "b t c h w -> b c t h w") * 2 - 1)
+    return rearrange(vae.decode(latents), "b c t h w -> b t c h w").float() / 2 + 0.5
+
+
 def steering(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Prompt adherence and motion of short clips, beside real renders of the same scenes."""
-    named: dict[str, list[Named]] = {"generated": [], "real": []}
-    motion: dict[str, list[float]] = {"generated": [], "real": []}
+    """Prompt adherence and motion of short clips, beside real renders of the same scenes: as they are, and
+    through the VAE, which is the best that any latents can do."""
+    named: dict[str, list[Named]] = {"generated": [], "decoded": [], "real": []}
+    motion: dict[str, list[float]] = {"generated": [], "decoded": [], "real": []}
     for i, scene in enumerate(exam.track(scenes, "adherence")):
-        for source, video in both(exam, scene, SHORT, i):
+        for source, video in (*both(exam, scene, SHORT, i), ("decoded", decoded(exam.vae, scene))):
             named[source].append(name(exam.judge, video, FPS))
             motion[source].append(metrics.motion(video[None]))
     others = [*scenes[1:], scenes[0]]
     return {
         "adherence": {
-            "generated": adherence(named["generated"], scenes),
-            "real": adherence(named["real"], scenes),
+            **{source: adherence(found, scenes) for source, found in named.items()},
             "shuffled": adherence(named["generated"], others),
         },
         "motion": {source: sum(values) / len(values) for source, values in motion.items()},
@@ -172,6 +178,11 @@ def generated(engine: Engine, shot: Shot) -> Tensor:
 
 def as_picture(frame: np.ndarray) -> Tensor:
     return rearrange(torch.from_numpy(np.ascontiguousarray(frame)), "h w c -> 1 c h w") / 255
+
+
+@torch.inference_mode()
+def decoded(vae: autoencoder.Vae, scene: Scene) -> Tensor:
+    return shrink(through(vae, render([scene], seconds(SHORT)[None], HEIGHT, WIDTH))[0])
 
 
 def real(scene: Scene, frames: int) -> Tensor:

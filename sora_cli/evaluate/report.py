@@ -5,7 +5,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-SOURCES = {"generated": "generated", "real": "real renders", "shuffled": "shuffled captions"}
+SOURCES = {
+    "generated": "generated",
+    "decoded": "real, through the VAE",
+    "real": "real renders",
+    "shuffled": "shuffled captions",
+}
 
 
 def table(result: dict[str, Any]) -> RenderableType:
