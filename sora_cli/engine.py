@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import flow, geometry, planner, weights
-from sora_cli.errors import SoraError
+from sora_cli.errors import Failed, SoraError
 from sora_cli.expand import expand
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
@@ -93,6 +93,8 @@ class Run:
         if self.expansion.unknown:
             yield (f"pocket does not know: {', '.join(self.expansion.unknown)} "
                    "(its world: `sora-cli world --help`; a larger model knows more: --model)")  # fmt: skip
+        if self.expansion.left_out:
+            yield f"a scene holds two subjects; left out: {', '.join(self.expansion.left_out)}"
         yield f'caption: "{self.expansion.caption}"'
         c, shot = self.canvas, self.shot
         yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
@@ -108,7 +110,7 @@ class Run:
         """Make the latents [C, T, h, w], window by window; yields after every solver step."""
         with self.clocked("text"):
             told = self.engine.read(self.expansion.caption)
-            untold = self.engine.read(expand(self.shot.negative).caption if self.shot.negative else "")
+            untold = self.engine.read(self.shot.negative)
             text = torch.cat([told, untold] if self.shot.guidance != 1 else [told])
         rng = torch.Generator().manual_seed(self.shot.seed)
         noise = torch.randn(self.timeline.latents.shape, generator=rng)
@@ -123,6 +125,8 @@ class Run:
             index = list(window.frames)
             x[:, index] = made.float().cpu()
             known[:, index] = 1
+        if not x.isfinite().all():
+            raise Failed("the latents are not finite; try --dtype float32, or verify the weights")
         self.latents = x
 
     def solve(self, window: planner.Window, x: Tensor, known: Tensor, noise: Tensor, text: Tensor) -> Iterator[Tensor]:
