@@ -19,7 +19,8 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import flow, geometry, planner, weights
-from sora_cli.errors import Failed, SoraError
+from sora_cli.device import pick_device, pick_dtype
+from sora_cli.errors import Failed
 from sora_cli.expand import expand
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
@@ -204,23 +205,3 @@ def weights_of(model: torch.nn.Module) -> int:
 
 def tokens_of(grid: Grid, conditions: int) -> int:
     return grid.frames * (grid.height * grid.width + conditions)
-
-
-def pick_device(name: str) -> torch.device:
-    """"auto" is CUDA, then Apple's MPS, then the CPU; a SoraError for a device that is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(n for n in ("cuda", "mps", "cpu") if there[n])
-    if not there.get(name, False):
-        found = ", ".join(n for n, ok in there.items() if ok)
-        raise SoraError(f"device {name} is not available here; there is {found}")
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 where the processor multiplies in it, else float32."""
-    if name == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        return torch.bfloat16 if fast else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

@@ -10,6 +10,7 @@ import torch
 
 from sora_cli import engine as engines
 from sora_cli import weights
+from sora_cli.device import pick_device
 from sora_cli.engine import Engine, Run
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Dit, DitConfig
@@ -106,4 +107,4 @@ def test_unknown_words_are_named(engine: Engine) -> None:
 def test_a_missing_device_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SoraError, match="cuda is not available"):
-            engines.pick_device("cuda")
+            pick_device("cuda")

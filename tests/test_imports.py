@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "sora_cli"
 # part -> the parts of sora_cli it may import, at module level or inside functions
 TABLE: dict[str, set[str]] = {
     "errors": set(),
+    "device": {"errors"},
     "geometry": {"errors"},
     "shot": {"errors", "geometry"},
     "media": {"errors"},

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import flow, weights
+from sora_cli.device import pick_device, pick_dtype
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
@@ -23,7 +24,7 @@ from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import sample_task
 from sora_cli.train.latents import Block, Bucket, Window
-from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
+from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
@@ -45,9 +46,9 @@ class Phase:
 
 PHASES = (
     Phase(0.0, ((Bucket(1, 6, 6), 0.6), (Bucket(1, 6, 8), 0.2), (Bucket(1, 8, 6), 0.1), (Bucket(1, 6, 10), 0.1))),
-    Phase(0.35, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.4), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.15))),
-    Phase(0.6, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
-    Phase(0.8, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
+    Phase(0.25, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.4), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.15))),
+    Phase(0.5, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
+    Phase(0.75, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
 )  # fmt: skip
 
 
@@ -205,8 +206,8 @@ def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
 
 def train(options: TrainOptions) -> Path:
     """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
-    device = device_of(options.device)
-    dtype = dtype_of(options.dtype, device)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
     dit = Dit(config_of(options.preset, vae.config, conditioner.tower.config)).to(device)

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import weights
+from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.evaluate.network import FRAMES, GAP, HEIGHT, WIDTH, Evaluator, EvaluatorConfig, Labels
-from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
+from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -110,14 +111,14 @@ def train(options: TrainOptions) -> Path:
     """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
     if options.preset not in PRESETS:
         raise SoraError(f"no evaluator preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    preset, device = PRESETS[options.preset], device_of(options.device)
+    preset, device = PRESETS[options.preset], pick_device(options.device)
     config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.channels)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         network = Evaluator(config).to(device)
     batch = options.batch or preset.batch
     recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99)
-    naming = Naming(network, batch, options.seed, dtype_of(options.dtype, device))
+    naming = Naming(network, batch, options.seed, pick_dtype(options.dtype, device))
     network.load_state_dict(fit(network, naming, recipe, options))
     record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out"] = examine(naming, 16)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sora_cli import weights
+from sora_cli.device import pick_device, pick_dtype
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
-from sora_cli.train.loop import Losses, Recipe, device_of, dtype_of, fit, generator
+from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 from sora_cli.world.render import render
@@ -112,8 +113,8 @@ def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
 
 def train(options: TrainOptions) -> Path:
     """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
-    device = device_of(options.device)
-    dtype = dtype_of(options.dtype, device)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
