@@ -43,24 +43,28 @@ def owners(conditions: int) -> tuple[list[tuple[int, int]], list[tuple[int, int,
 def test_grouped_attention_equals_the_dense_mask(axis: str) -> None:
     where = layout(GRIDS, 2, CPU)
     frames, slots = owners(2)
-    keys = frames if axis == "space" else slots
+    keys: list[tuple[int, ...]] = [*(frames if axis == "space" else slots)]
+    keys += [(-1, i) for i in range(where.tokens - len(keys))]  # padding is in nobody's segment
     mask = torch.tensor([[a == b for b in keys] for a in keys])
     rng = torch.Generator().manual_seed(1)
     q, k, v = torch.randn(3, where.tokens, 2, 8, generator=rng)
     dense = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v)), attn_mask=mask).transpose(0, 1)
     if axis == "space":
-        assert torch.allclose(attend(q, k, v, where.spatial), dense, atol=1e-6)
+        grouped = attend(q, k, v, where.spatial)
+        assert torch.allclose(grouped[: len(frames)], dense[: len(frames)], atol=1e-6)
+        assert not grouped[len(frames) :].any()
         return
-    grouped = attend(q, k, v, where.temporal)
+    grouped = attend(q, k, v, where.temporal)[: len(slots)]
     moving = torch.tensor([patch == 1 and GRIDS[video].frames > 1 for video, _, patch in slots])
-    assert torch.allclose(grouped[moving], dense[moving], atol=1e-6)
+    assert torch.allclose(grouped[moving], dense[: len(slots)][moving], atol=1e-6)
     assert not grouped[~moving].any()
 
 
 def test_layout_places_every_token_once() -> None:
     where = layout(GRIDS, 2, CPU)
     everything = torch.cat([where.patches, where.conditions.flatten()])
-    assert sorted(everything.tolist()) == list(range(where.tokens))
+    assert sorted(everything.tolist()) == list(range(len(owners(2)[0])))
+    assert where.tokens % 256 == 0 and 0 <= where.tokens - len(everything) < 256
     assert where.place.min() > 0 and where.place.max() < 1
 
 

@@ -168,7 +168,7 @@ class Dit(nn.Module):
         text = self.text_in(words.to(patches.dtype)) + self.text_positions  # (V, L, D)
         heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text[video],
                            self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
-        x = tokens.new_empty(where.tokens, tokens.shape[1])
+        x = tokens.new_zeros(where.tokens, tokens.shape[1])
         x = x.index_copy(0, where.patches, tokens)
         return x.index_copy(0, where.conditions.flatten(), heads.flatten(0, 1).to(tokens.dtype))
 

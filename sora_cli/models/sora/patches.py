@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 PATCH = 2  # latent cells a side
+ROUND = 256  # the token list is padded to a multiple of this; padding belongs to no segment
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Segments:
 class Layout:
     """Where everything sits in the flat token list of a pack."""
 
-    tokens: int
+    tokens: int  # length of the list: rounded up, since every new length costs the processor new kernels
     patches: Tensor  # [P] flat index of every patch
     conditions: Tensor  # [frames, K] flat index of every frame's condition tokens
     video_of_frame: Tensor  # [frames]
@@ -91,9 +92,9 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
         places.append(torch.cartesian_prod(y, x).repeat(g.frames, 1))
         at, frames = at + index.numel(), frames + g.frames
-    return Layout(at, torch.cat(patches).to(device), torch.cat(heads).to(device), torch.cat(videos).to(device),
-                  torch.cat(owners).to(device), torch.cat(places).to(device),
-                  _segments(spatial, device), _segments(temporal, device))  # fmt: skip
+    flat = (torch.cat(parts).to(device) for parts in (patches, heads, videos, owners, places))
+    rounded = ROUND * -(-at // ROUND)
+    return Layout(rounded, *flat, spatial=_segments(spatial, device), temporal=_segments(temporal, device))
 
 
 def _segments(found: dict[int, list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
