@@ -92,9 +92,9 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
         places.append(torch.cartesian_prod(y, x).repeat(g.frames, 1))
         at, frames = at + index.numel(), frames + g.frames
-    flat = (torch.cat(parts).to(device) for parts in (patches, heads, videos, owners, places))
-    rounded = ROUND * -(-at // ROUND)
-    return Layout(rounded, *flat, spatial=_segments(spatial, device), temporal=_segments(temporal, device))
+    chosen, cond, video, owner, place = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
+    groups = _segments(spatial, device), _segments(temporal, device)
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, place, *groups)
 
 
 def _segments(found: dict[int, list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
