@@ -30,7 +30,7 @@ from sora_cli.sampler import euler
 from sora_cli.shot import Shot
 from sora_cli.timeline import Timeline
 
-WINDOW, STEP = 16, 8  # latent frames in a window, and made by it
+WINDOW, STEP = 8, 4  # latent frames in a window, as many as the longest training clips, and made by it
 DECODED = 4  # latents decoded at a time
 
 

@@ -29,7 +29,7 @@ from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
-STEPS = {"nano": 5000, "mini": 8000, "base": 12000}
+STEPS = {"nano": 7000, "mini": 8000, "base": 12000}
 BATCH = {"nano": 32, "mini": 256, "base": 256}
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
@@ -46,9 +46,10 @@ class Phase:
 
 PHASES = (
     Phase(0.0, ((Bucket(1, 6, 6), 0.6), (Bucket(1, 6, 8), 0.2), (Bucket(1, 8, 6), 0.1), (Bucket(1, 6, 10), 0.1))),
-    Phase(0.25, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.4), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.15))),
-    Phase(0.5, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
-    Phase(0.75, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
+    Phase(0.25, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.3), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.1),
+                 (Bucket(4, 6, 6), 0.15))),
+    Phase(0.6, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
+    Phase(0.8, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
 )  # fmt: skip
 
 
