@@ -28,7 +28,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.sampler import euler
 from sora_cli.shot import Shot
-from sora_cli.timeline import Timeline
+from sora_cli.timeline import Timeline, spread
 
 WINDOW, STEP = 8, 4  # latent frames in a window, as many as the longest training clips, and made by it
 DECODED = 4  # latents decoded at a time
@@ -114,11 +114,11 @@ class Run:
             untold = self.engine.read(self.shot.negative)
             text = torch.cat([told, untold] if self.shot.guidance != 1 else [told])
         rng = torch.Generator().manual_seed(self.shot.seed)
-        noise = torch.randn(self.timeline.latents.shape, generator=rng)
-        x, known = self.timeline.latents.clone(), self.timeline.known.clone()
+        x, known = torch.randn(self.timeline.latents.shape, generator=rng), self.timeline.known.clone()
+        x = torch.lerp(x, self.timeline.latents, self.timeline.mask())  # noise, but for what is known
         steps, total = self.shot.steps, self.shot.steps * len(self.windows)
         for number, window in enumerate(self.windows):
-            solver = self.solve(window, x, known, noise, text)
+            solver = self.solve(window, x, known, text)
             for step in range(steps):
                 with self.clocked("dit"):
                     made = next(solver)
@@ -130,17 +130,16 @@ class Run:
             raise Failed("the latents are not finite; try --dtype float32, or verify the weights")
         self.latents = x
 
-    def solve(self, window: planner.Window, x: Tensor, known: Tensor, noise: Tensor, text: Tensor) -> Iterator[Tensor]:
+    def solve(self, window: planner.Window, x: Tensor, known: Tensor, text: Tensor) -> Iterator[Tensor]:
         """The flow of one window from noise to latents [C, t, h, w]; what is known stays as it is."""
         index = list(window.frames)
         given = known[:, index]
-        keep = (x[:, index] * 0 + spread(given, self.timeline.parts)).to(self.engine.device)
-        clean = x[:, index].to(self.engine.device)
-        start = torch.lerp(noise[:, index].to(clean), clean, keep)
+        keep = spread(given, self.timeline.parts).to(self.engine.device)
+        start = x[:, index].to(self.engine.device)
         seconds = torch.tensor(index) * geometry.TIME_STRIDE / self.shot.fps
         velocity = Velocity(self, text, given, seconds, keep)
-        times = flow.schedule(self.shot.steps, flow.shift_for(clean.shape[-1] * clean.shape[-2] // 4))
-        return euler(velocity, start, times.to(clean.device))
+        times = flow.schedule(self.shot.steps, flow.shift_for(start.shape[-1] * start.shape[-2] // 4))
+        return euler(velocity, start, times.to(start.device))
 
     @torch.inference_mode()
     def frames(self) -> Iterator[np.ndarray]:
@@ -191,12 +190,6 @@ class Velocity:
         clean = untold[0] + self.run.shot.guidance * (told - untold[0]) if untold else told
         self.run.flops += 2 * weights_of(engine.dit) * tokens_of(grid, engine.dit.config.conditions) * copies
         return flow.velocity(x, clean, t) * (1 - self.keep)
-
-
-def spread(known: Tensor, parts: tuple[int, int]) -> Tensor:
-    """Known parts [2, T] -> every channel [C, T, 1, 1]."""
-    rows = [row.expand(n, -1) for row, n in zip(known, parts, strict=True)]
-    return torch.cat(rows)[..., None, None]
 
 
 def weights_of(model: torch.nn.Module) -> int:

@@ -29,6 +29,12 @@ def visible(order: Tensor) -> Tensor:
     return rearrange(order, "... j -> ... 1 j") <= rearrange(order, "... i -> ... i 1")
 
 
+def spread(known: Tensor, parts: tuple[int, int]) -> Tensor:
+    """Known parts [2, T] -> the same for every channel, [C, T, 1, 1]."""
+    rows = zip(known, parts, strict=True)
+    return torch.cat([repeat(row, "t -> c t 1 1", c=channels) for row, channels in rows])
+
+
 # ---- a shot's anchors -------------------------------------------------------------------------------------
 
 
@@ -74,8 +80,7 @@ class Timeline:
 
     def mask(self) -> Tensor:
         """[C, T, 1, 1]: the known mask for every channel, to multiply latents with."""
-        rows = zip(self.known, self.parts, strict=True)
-        return torch.cat([repeat(row, "t -> c t 1 1", c=channels) for row, channels in rows])
+        return spread(self.known, self.parts)
 
     def done(self) -> frozenset[int]:
         """Latent frames known in both parts: what a planner need not make."""

@@ -22,7 +22,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
-from sora_cli.timeline import sample_task
+from sora_cli.timeline import sample_task, spread
 from sora_cli.train.latents import Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
@@ -100,8 +100,7 @@ def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.G
     whole = known.amin(1)  # 1 where nothing is to be made
     t = torch.where(whole.bool(), context, t)
     per_part = torch.where(known.bool(), context, t[:, None])  # (T, 2)
-    level = torch.cat([per_part[:, i : i + 1].expand(-1, n) for i, n in enumerate(parts)], 1).T[..., None, None]
-    counts = torch.cat([(1 - known)[:, i : i + 1].expand(-1, n) for i, n in enumerate(parts)], 1).T[..., None, None]
+    level, counts = spread(per_part.T, parts), spread(1 - known.T, parts)
     noise = torch.randn(clean.shape, generator=rng).to(clean)
     noisy = flow.noised(clean, noise, level.to(clean))
     weight = (counts * flow.weight(level)).to(clean)
