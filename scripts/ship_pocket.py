@@ -31,7 +31,7 @@ def ship_dit(run: Path) -> None:
     tensors, metadata = weights.load_part(newest, "state")
     averaged = {k.removeprefix("average."): v.bfloat16() for k, v in tensors.items() if k.startswith("average.")}
     options = json.loads((run / "log.jsonl").read_text().splitlines()[0])["options"]
-    training = {**{k: str(v) for k, v in options.items()}, "step": metadata["step"]}
+    training = {**{k: Path(str(v)).name for k, v in options.items()}, "step": metadata["step"]}
     vae, tower = read_vae(*weights.load_part(POCKET, "vae")), read_text(*weights.load_part(POCKET, "text"))[1]
     config = config_of(options["preset"], vae.config, tower.config)
     weights.save_part(POCKET, "dit", averaged, {"config": json.dumps(asdict(config)), "training": json.dumps(training)})

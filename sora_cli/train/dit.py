@@ -231,8 +231,7 @@ def train(options: TrainOptions) -> Path:
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
     averaged = fit(dit, loss, recipe, options, sample)
-    metadata = {"config": json.dumps(asdict(dit.config)),
-                "training": json.dumps({k: str(v) for k, v in asdict(options).items()})}  # fmt: skip
+    metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
     weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
 

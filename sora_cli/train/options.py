@@ -1,6 +1,7 @@
 """What `sora-cli train` was asked for: one frozen record shared by the three recipes."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
@@ -22,3 +23,8 @@ class TrainOptions:
     decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are
     text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
+
+    def record(self) -> str:
+        """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""
+        plain = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return json.dumps({k: str(v) for k, v in plain.items()})

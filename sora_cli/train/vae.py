@@ -147,7 +147,6 @@ def export(vae: Vae, options: TrainOptions) -> Path:
     """Write the weights in half precision with all that is needed to use them in the header."""
     path = options.out / "vae.safetensors"
     tensors = {k: v.half() if v.ndim > 1 else v for k, v in vae.state_dict().items()}
-    record = {k: str(v) for k, v in asdict(options).items()}
-    metadata = {"config": json.dumps(asdict(vae.config)), "training": json.dumps(record), "stride": str(STRIDE)}
+    metadata = {"config": json.dumps(asdict(vae.config)), "training": options.record(), "stride": str(STRIDE)}
     weights.save(path, {k: v.contiguous() for k, v in tensors.items()}, metadata)
     return path
