@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sora_cli.errors import SoraError
@@ -62,6 +63,59 @@ def latents_for(frames: int, stride: int = TIME_STRIDE) -> int:
 def frames_in(latents: int, stride: int = TIME_STRIDE) -> int:
     """Frames that `latents` latents decode to: 1 + 4 (latents - 1)."""
     return 1 + stride * (latents - 1)
+
+
+def parse_address(text: str, fps: float, frames: int) -> int:
+    """`2.5s` (seconds), `60` (frame) or `-1` (last frame; `-0.5s`: half a second before the end) -> frame.
+
+    Raises SoraError for anything else, and for what lies outside of the video.
+    """
+    match = re.fullmatch(r"\s*([+-]?)(\d+\.?\d*|\.\d+)(s?)\s*", text)
+    if not match or not (match[3] or match[2].isdigit()):
+        raise SoraError(f"address {text!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
+    distance = round(float(match[2]) * fps) if match[3] else int(match[2])
+    frame = frames - distance if match[1] == "-" else distance
+    if not 0 <= frame < frames:
+        end = (frames - 1) / fps
+        raise SoraError(
+            f"address {text!r} is outside of the video; give a frame from 0 to {frames - 1}, "
+            f"seconds from 0s to {math.floor(end * 100) / 100:g}s, or -1 to -{frames} from the end"
+        )
+    return frame
+
+
+def snap(frame: int) -> tuple[int, int]:
+    """The latent whose key frame is nearest, and that key frame (a multiple of 4; the earlier one of two)."""
+    latent = (frame + TIME_STRIDE // 2 - 1) // TIME_STRIDE
+    return latent, latent * TIME_STRIDE
+
+
+def key_frames(start: int, frames: int) -> tuple[int, int]:
+    """The first key frame inside `frames` frames from `start` on, as a latent's number, and how many there are."""
+    first = math.ceil(start / TIME_STRIDE)
+    return first, max(0, (start + frames - 1) // TIME_STRIDE - first + 1)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The frames that are generated, of which those in [lead, lead + frames) are shown.
+
+    What lies before and after is context: known frames of another video, or up to three frames that put a
+    known one onto a key frame."""
+
+    lead: int
+    frames: int
+    trail: int = 0
+
+    @property
+    def latents(self) -> int:
+        return latents_for(self.lead + self.frames + self.trail)
+
+
+def lead_for(known: Iterable[int]) -> int:
+    """The lead, 0 to 3 frames, that brings these frames nearest to key frames."""
+    at = list(known)
+    return min(range(TIME_STRIDE), key=lambda lead: sum(abs(snap(f + lead)[1] - f - lead) for f in at))
 
 
 @dataclass(frozen=True)

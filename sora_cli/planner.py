@@ -8,7 +8,7 @@ The network is the same for every scheme; only the order in which frames come to
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 
 from sora_cli.errors import SoraError
@@ -89,6 +89,24 @@ SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] 
 }
 
 
+def circle(total: int, size: int, step: int) -> list[Window]:
+    """Windows for a loop, in which frames i and i + total are one and the same.
+
+    Indices are unrolled: a window across the seam has frames below 0 or from `total` on, so that times in it
+    run on. The first window goes once around, with nothing observed; the others fill the gaps, level by level.
+    """
+    keys = tuple(sorted({i * total // size for i in range(size)}))
+    done, windows = set(keys), [Window((), keys)]
+    while len(done) < total:
+        ring = [*sorted(done), min(done) + total]
+        for before, after in pairwise(ring):
+            if latent := _inside(range(before + 1, after), step):
+                seen = _around(latent, done, total)[: size - len(latent)]
+                windows.append(Window(_sorted(seen), latent))
+                done |= {frame % total for frame in latent}
+    return windows
+
+
 # ---- from one end to the other ----------------------------------------------------------------------------
 
 
@@ -141,6 +159,13 @@ def _borders(latent: Sequence[int], past: Sequence[int]) -> set[int]:
     return {frame for place in places for frame in past[max(place - 1, 0) : place + 1]}
 
 
+def _around(latent: Sequence[int], done: Iterable[int], total: int) -> list[int]:
+    """Finished frames of a circle, each where it is nearest to the new ones, the nearest first."""
+    middle = (latent[0] + latent[-1]) / 2
+    nearest = (frame + total * round((middle - frame) / total) for frame in done)
+    return sorted(nearest, key=lambda frame: (abs(frame - middle), frame))
+
+
 # ---- key frames -------------------------------------------------------------------------------------------
 
 
@@ -150,6 +175,13 @@ def spread(frames: Sequence[int], count: int) -> list[int]:
         return list(frames)
     last = len(frames) - 1
     return [frames[(2 * i * last + count - 1) // (2 * max(count - 1, 1))] for i in range(count)]
+
+
+def _inside(gap: Sequence[int], count: int) -> tuple[int, ...]:
+    """At most `count` frames of a gap, evenly spaced between its borders."""
+    if len(gap) <= count:
+        return tuple(gap)
+    return tuple(gap[(2 * i + 1) * len(gap) // (2 * count)] for i in range(count))
 
 
 def _levels(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> list[Sequence[int]]:

@@ -2,21 +2,56 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
 
-PLANS = ("full", "hierarchy")
+PLANS = ("full", "autoregressive", "long-range", "hierarchy")
+FITS = ("cover", "contain", "stretch")
 LONGEST_SECONDS = 3600.0
 LONGEST_PROMPT = 2000
 MOST_FRAMES = 432_000          # an hour at the fastest frame rate
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A picture or clip that is given, and when: seconds (`2.5s`), a frame (`60`), or from the end (`-1`),
+    where a clip ends. `PATH@TIME` on the command line."""
+
+    path: str
+    at: str = "0"
+
+    @classmethod
+    def parse(cls, text: str) -> "Anchor":
+        path, _, at = text.rpartition("@")
+        anchor = cls(path, at) if path else cls(text)
+        if not anchor.path.strip() or not anchor.at.strip():
+            raise SoraError(f"anchor {text!r} is not FILE@TIME, for example start.png@0 or end.png@-1")
+        return anchor
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A change of prompt: what is to be seen from this time on. `TIME=PROMPT` on the command line."""
+
+    at: str
+    prompt: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cue":
+        at, equals, prompt = text.partition("=")
+        if not equals or not prompt.strip():
+            raise SoraError(f"{text!r} is not TIME=PROMPT, for example 8s=\"the cat falls off\"")
+        return cls(at.strip(), prompt.strip())
+
+
+@dataclass(frozen=True)
 class Shot:
-    """One video to make. Sizes in pixels, `frames` exact, `fps` frames per second."""
+    """One video to make. Sizes in pixels, `frames` exact, `fps` frames per second. The prompt may be empty
+    where anchors or a neighbouring video show what is meant."""
 
     prompt: str
     negative: str = ""
@@ -29,11 +64,14 @@ class Shot:
     guidance: float = 3.0
     model: str = "pocket"
     plan: str = "hierarchy"
+    anchors: tuple[Anchor, ...] = ()
+    fit: str = "cover"              # how anchors of another shape fill the frame
+    cues: tuple[Cue, ...] = ()      # changes of prompt along the way
+    loop: bool = False              # the last frame leads to the first
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise SoraError('the prompt is empty; say what to show, for example "a cat surfing"')
-        check_text("prompt", self.prompt)
+        for text in (self.prompt, *(cue.prompt for cue in self.cues)):
+            check_text("prompt", text)
         check_text("negative prompt", self.negative)
         geometry.check_size(self.width, self.height)
         check_range("fps", self.fps, 1, 120)
@@ -42,8 +80,10 @@ class Shot:
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("steps", self.steps, 1, 1000)
         check_range("guidance", self.guidance, 0, 100)
-        if self.plan not in PLANS:
-            raise SoraError(f"unknown plan {self.plan!r}; there are {', '.join(PLANS)}")
+        check_choice("plan", self.plan, PLANS)
+        check_choice("fit", self.fit, FITS)
+        check_moments("anchor", [anchor.at for anchor in self.anchors], self)
+        check_moments("prompt", [cue.at for cue in self.cues], self)
 
     @property
     def seconds(self) -> float:
@@ -64,7 +104,8 @@ class Shot:
         kinds = {field.name: type(getattr(BLANK, field.name)) for field in fields(cls)}
         if unknown := sorted(asked.keys() - kinds.keys()):
             raise SoraError(f"not a shot: unknown field {', '.join(unknown)}; known are {', '.join(kinds)}")
-        return cls(**{name: typed(name, value, kinds[name]) for name, value in asked.items()})
+        read = {name: typed(name, value, kinds[name]) for name, value in asked.items() if name not in LISTS}
+        return cls(**read, **{name: records(name, asked[name], LISTS[name]) for name in asked.keys() & LISTS.keys()})
 
 
 def check_text(what: str, text: str) -> None:
@@ -72,6 +113,25 @@ def check_text(what: str, text: str) -> None:
         raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are read")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise SoraError(f"the {what} is not valid UTF-8")
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse an empty prompt where nothing else says what to show."""
+    if not prompt.strip():
+        raise SoraError('the prompt is empty; say what to show, for example "a cat surfing"')
+
+
+def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise SoraError(f"unknown {what} {value!r}; there are {', '.join(choices)}")
+
+
+def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:
+    """Every address lies inside the video, and no two are the same frame."""
+    frames = [geometry.parse_address(at, shot.fps, shot.frames) for at in addresses]
+    for at, frame in zip(addresses, frames, strict=True):
+        if frames.count(frame) > 1:
+            raise SoraError(f"two {what}s are given for {at} (frame {frame}); keep one of them")
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:
@@ -88,4 +148,13 @@ def typed(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+def records(name: str, value: Any, kind: type) -> tuple[Any, ...]:
+    """A list of objects as a tuple of frozen records whose fields are all text; SoraError otherwise."""
+    known = {field.name for field in fields(kind)}
+    if not isinstance(value, list) or not all(isinstance(item, dict) and item.keys() == known for item in value):
+        raise SoraError(f"not a shot: {name} is not a list of objects with {' and '.join(sorted(known))}")
+    return tuple(kind(**{key: typed(f"{name}.{key}", text, str) for key, text in item.items()}) for item in value)
+
+
+LISTS: dict[str, type] = {"anchors": Anchor, "cues": Cue}
 BLANK = Shot(prompt="blank")

@@ -9,7 +9,6 @@ generation its mirror image, and a known future frame is visible to all. Positio
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
@@ -19,7 +18,6 @@ from einops import rearrange, repeat
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.geometry import TIME_STRIDE
 
 SPACE, TIME = 0, 1  # rows of a known mask
 
@@ -61,6 +59,15 @@ class Timeline:
         """Know the space part at latent frame `at`, from `image` [S, H, W]; its motion is to be made."""
         return self._with(at, rearrange(image, "s h w -> s 1 h w"), parts=1)
 
+    def with_chunks(self, at: int, clip: Tensor) -> Self:
+        """Know `clip` [C, t, H, W] from latent frame `at` on, whose first latent was encoded as a frame alone:
+        unless it is the first of the video, the motion that leads there is not known."""
+        start = self._index(at, clip.shape[1])
+        if start == 0:
+            return self.with_clip(0, clip)
+        begun = self.with_image(start, clip[: self.parts[SPACE], 0])
+        return begun.with_clip(start + 1, clip[:, 1:]) if clip.shape[1] > 1 else begun
+
     def _with(self, at: int, anchor: Tensor, parts: int) -> Self:
         channels, length, *size = anchor.shape
         assert channels == sum(self.parts[:parts]) and size == list(self.latents.shape[2:]), anchor.shape
@@ -85,34 +92,6 @@ class Timeline:
     def done(self) -> frozenset[int]:
         """Latent frames known in both parts: what a planner need not make."""
         return frozenset(self.known.amin(dim=0).nonzero().flatten().tolist())
-
-
-# ---- addresses --------------------------------------------------------------------------------------------
-
-
-def parse_address(text: str, fps: float, frames: int) -> int:
-    """`2.5s` (seconds), `60` (frame) or `-1` (last frame; `-0.5s`: half a second before the end) -> frame.
-
-    Raises SoraError for anything else, and for what lies outside of the video.
-    """
-    match = re.fullmatch(r"\s*([+-]?)(\d+\.?\d*|\.\d+)(s?)\s*", text)
-    if not match or not (match[3] or match[2].isdigit()):
-        raise SoraError(f"address {text!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
-    distance = round(float(match[2]) * fps) if match[3] else int(match[2])
-    frame = frames - distance if match[1] == "-" else distance
-    if not 0 <= frame < frames:
-        end = (frames - 1) / fps
-        raise SoraError(
-            f"address {text!r} is outside of the video; give a frame from 0 to {frames - 1}, "
-            f"seconds from 0s to {math.floor(end * 100) / 100:g}s, or -1 to -{frames} from the end"
-        )
-    return frame
-
-
-def snap(frame: int) -> tuple[int, int]:
-    """The latent whose key frame is nearest, and that key frame (a multiple of 4; the earlier one of two)."""
-    latent = (frame + TIME_STRIDE // 2 - 1) // TIME_STRIDE
-    return latent, latent * TIME_STRIDE
 
 
 # ---- training tasks ---------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import torch
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.timeline import MIX, Timeline, parse_address, sample_strides, sample_task, snap, visible
+from sora_cli.geometry import parse_address, snap
+from sora_cli.timeline import MIX, Timeline, sample_strides, sample_task, visible
 
 
 def table(drawing: str) -> Tensor:

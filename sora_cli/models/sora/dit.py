@@ -47,7 +47,8 @@ class DitConfig:
 @dataclass(frozen=True)
 class Conditions:
     """What a pack of videos is told. Per frame: t (0 where known), known parts, seconds, order; per video:
-    text features, guidance, step size."""
+    text features, guidance, step size. Where a prompt changes along a video, `told` gives every frame its row
+    of `text`, which then has one row a prompt."""
 
     t: Tensor  # [F] noise level, 0 clean to 1 noise
     known: Tensor  # [F, 2] 1 where the space / time latent is given
@@ -56,6 +57,7 @@ class Conditions:
     text: Tensor  # [V, 1 + L or more, text_width], the text tower's tokens
     guidance: Tensor  # [V] 1 = none
     step: Tensor  # [V] size of the solver's step in t, 0 = infinitesimal
+    told: Tensor | None = None  # [F] row of text
 
 
 class Attention(nn.Module):
@@ -166,7 +168,8 @@ class Dit(nn.Module):
         video = where.video_of_frame
         words = given.text[:, 1 : 1 + self.config.text_tokens]  # without the start token, which says nothing
         text = self.text_in(words.to(patches.dtype)) + self.text_positions  # (V, L, D)
-        heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text[video],
+        text = text[video if given.told is None else given.told]  # (F, L, D)
+        heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text,
                            self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
         x = tokens.new_zeros(where.tokens, tokens.shape[1])
         x = x.index_copy(0, where.patches, tokens)
