@@ -17,6 +17,9 @@ TABLE: dict[str, set[str]] = {
     "shot": {"errors", "geometry"},
     "media": {"errors"},
     "weights": {"errors"},
+    "latents": {"errors", "geometry", "shot", "weights"},
+    "windows": {"errors", "weights"},
+    "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "timeline": {"errors", "geometry"},
@@ -26,7 +29,7 @@ TABLE: dict[str, set[str]] = {
     "expand": {"errors", "world"},
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
-WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "expand", "cli")
+WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "cli")
 
 
 def part_of(module: str) -> str:
@@ -83,7 +86,17 @@ def loaded(code: str, module: str) -> bool:
     return result.stdout.splitlines()[-1] == "True"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["generate", "x", "--res", "0x0"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["generate", "x", "--res", "0x0"],
+        ["encode", "nowhere.mp4"],
+        ["decode", "nowhere.safetensors"],
+        ["info", "nowhere.mp4"],
+    ],
+)
 def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
     assert not loaded(f"from sora_cli.cli import main; main({words})", "torch")
 

@@ -41,6 +41,42 @@ def test_streamed_decode_is_the_whole_clip_decode(vae: Vae, group: int) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 5, 9, 41])
+@pytest.mark.parametrize("group", [1, 2, 5])
+def test_streamed_encode_is_the_whole_clip_encode(vae: Vae, frames: int, group: int) -> None:
+    clip = video(frames)
+    pieces = list(vae.encode_stream(clip.unbind(2), group))
+    assert max(p.shape[2] for p in pieces) <= group
+    assert torch.allclose(torch.cat(pieces, 2), vae.encode(clip), atol=1e-5)
+
+
+@torch.no_grad()
+def test_streamed_encode_reads_no_further_than_its_group(vae: Vae) -> None:
+    coming = iter(video(41).unbind(2))
+    pieces = vae.encode_stream(coming, 2)
+    assert [next(pieces).shape[2] for _ in range(3)] == [1, 2, 2]
+    assert len(list(coming)) == 41 - 1 - 16
+
+
+@torch.no_grad()
+def test_decoding_starts_in_the_middle(vae: Vae) -> None:
+    latents = torch.randn(1, 6, 6, 2, 3, generator=torch.Generator().manual_seed(3))
+    previous = vae.key_features(latents[:, :, :2])
+    rest = torch.cat(list(vae.stream(latents[:, :, 2:], 3, previous)), 2)
+    assert torch.allclose(rest, vae.decode(latents)[:, :, 5:], atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_loop_decodes_alike_wherever_it_starts(vae: Vae) -> None:
+    latents = torch.randn(1, 6, 5, 2, 3, generator=torch.Generator().manual_seed(4))
+    here = torch.cat(list(vae.stream(latents, cyclic=True)), 2)
+    there = torch.cat(list(vae.stream(latents.roll(2, 2), cyclic=True)), 2)
+    assert here.shape[2] == 4 * 5
+    assert torch.allclose(here.roll(8, 2), there, atol=1e-5)
+    assert torch.allclose(here[:, :, 3:], vae.decode(latents), atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_space_latent_sees_its_key_frame_alone(vae: Vae) -> None:
     one, other = video(9), video(9, seed=1)
     other[:, :, 8] = one[:, :, 8]

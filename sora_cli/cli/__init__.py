@@ -8,8 +8,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from sora_cli import __version__
+from sora_cli.cli.decode import decode
+from sora_cli.cli.encode import encode
 from sora_cli.cli.evaluate import evaluate
 from sora_cli.cli.generate import generate
+from sora_cli.cli.info import info
 from sora_cli.cli.train import train
 from sora_cli.cli.world import world
 from sora_cli.errors import SoraError
@@ -28,6 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(encode)
+app.command()(decode)
+app.command()(info)
 app.command()(train)
 app.command()(world)
 app.command()(evaluate)

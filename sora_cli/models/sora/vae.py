@@ -16,8 +16,9 @@ Letters: B batch, C channels, T frames, K latent frames, H W pixels, h w latent 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
         each [B, n, 2c, h, w]."""
         B, n = e.shape[0], (e.shape[1] - 1) // CHUNK
         keys = e[:, CHUNK::CHUNK]
-        recalled = self.memory(torch.cat([past, keys.mean((-2, -1))], 1))[:, -n:]
+        recalled = self.memory(torch.cat([past, pooled(keys)], 1))[:, -n:]
         chunks = torch.stack([e[:, i * CHUNK : i * CHUNK + CHUNK + 1] for i in range(n)], 1)
         motion = self.motion[0](rearrange(chunks, "B n f C h w -> (B n) (f C) h w"))
         motion = motion + rearrange(recalled, "B n C -> (B n) C 1 1")
@@ -241,9 +242,7 @@ class Vae(nn.Module):
         mean, logvar = _with_still(first, self.config.time)
         if e.shape[1] == 1:
             return mean, logvar
-        s, tau = self.encoder.posterior(e, e[:, :1].mean((-2, -1)))
-        rest = [torch.cat(pair, 2) for pair in zip(s.chunk(2, 2), tau.chunk(2, 2), strict=True)]
-        rest = [rearrange(x, "B n C h w -> B C n h w") for x in rest]
+        rest = _joined(*self.encoder.posterior(e, pooled(e[:, :1])))
         return torch.cat([mean, rest[0]], 2), torch.cat([logvar, rest[1]], 2)
 
     def normalise(self, latents: Tensor) -> Tensor:
@@ -255,6 +254,20 @@ class Vae(nn.Module):
     def encode(self, video: Tensor) -> Tensor:
         """Video [B, 3, 1+4n, H, W] in [-1, 1], H and W multiples of 16 -> normalised latents [B, C, 1+n, h, w]."""
         return self.normalise(self.moments(video)[0])
+
+    def encode_stream(self, frames: Iterable[Tensor], group: int = 2) -> Iterator[Tensor]:
+        """1+4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, k, h, w], the first alone and then `group` at a
+        time, whose concatenation is `encode` of the whole. Memory does not grow with n: all that is kept are
+        one key frame's features and as many pooled key frames as the memory looks back on."""
+        coming = iter(frames)
+        e = self.encoder.features(rearrange(next(coming), "B C H W -> B C 1 H W"))
+        past = pooled(e)
+        yield self.normalise(_with_still(self.encoder.space(e), self.config.time)[0])
+        while chunks := list(islice(coming, group * CHUNK)):
+            assert len(chunks) % CHUNK == 0, f"{len(chunks)} frames are no whole chunks of {CHUNK}"
+            e = torch.cat([e[:, -1:], self.encoder.features(torch.stack(chunks, 2))], 1)
+            yield self.normalise(_joined(*self.encoder.posterior(e, past))[0])
+            past = torch.cat([past, pooled(e[:, CHUNK::CHUNK])], 1)[:, -self.config.memory :]
 
     def decode_raw(self, latents: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unnormalised latents [B, C, K, h, w] -> (pixels [B, 3, T, H, W], features of the last key frame).
@@ -280,13 +293,25 @@ class Vae(nn.Module):
         """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 16h, 16w] in [-1, 1]."""
         return self.decode_raw(self.denormalise(latents))[0].clamp(-1, 1)
 
-    def stream(self, latents: Tensor, group: int = 2) -> Iterator[Tensor]:
-        """Decode [B, C, K, h, w] a few latents at a time, yielding videos [B, 3, t, H, W] whose concatenation
-        is `decode(latents)`. Memory does not grow with K: all that is kept is one key frame's features."""
-        previous = None
-        for start in range(0, latents.shape[2], group):
-            part = self.denormalise(latents[:, :, start : start + group])
-            pixels, previous = self.decode_raw(part, previous)
+    def key_features(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B, C, K, h, w] -> features of their last key frame [B, deep, h, w], with which
+        decoding goes on after it."""
+        return self.decoder.keys(self.denormalise(latents[:, :, -1:])[:, : self.config.space, 0])
+
+    def stream(
+        self, latents: Tensor, group: int = 2, previous: Tensor | None = None, cyclic: bool = False
+    ) -> Iterator[Tensor]:
+        """Decode [B, C, K, h, w] a few latents at a time, yielding videos [B, 3, t, H, W] in [-1, 1] whose
+        concatenation is `decode(latents)`. With `previous`, the features of the key frame before, or `cyclic`,
+        where that is the last one, they are 4K frames."""
+        previous = self.key_features(latents) if cyclic else previous
+        return self.decode_stream(latents.split(group, 2), previous)
+
+    def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
+        """Pieces of one video's latents [B, C, k, h, w] -> their videos [B, 3, t, H, W] in [-1, 1]. Memory does
+        not grow with their number: all that is kept is one key frame's features."""
+        for piece in pieces:
+            pixels, previous = self.decode_raw(self.denormalise(piece), previous)
             yield pixels.clamp(-1, 1)
 
 
@@ -295,6 +320,18 @@ def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     vae = Vae(VaeConfig(**json.loads(metadata["config"])))
     vae.load_state_dict(tensors, strict=True)
     return vae.eval().requires_grad_(False)
+
+
+def pooled(e: Tensor) -> Tensor:
+    """Features [B, T, C, h, w] -> one token a frame for the memory [B, T, C]."""
+    return e.mean((-2, -1))
+
+
+def _joined(s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of space and of time, each [B, n, 2c, h, w] -> mean and log-variance [B, C, n, h, w]."""
+    joined = [torch.cat(pair, 2) for pair in zip(s.chunk(2, 2), tau.chunk(2, 2), strict=True)]
+    mean, logvar = (rearrange(x, "B n C h w -> B C n h w") for x in joined)
+    return mean, logvar
 
 
 def _with_still(moments: Tensor, time: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,95 @@
+"""Footage to latents and latents to pictures, both streamed: memory does not grow with the frames.
+
+Pictures are uint8 arrays [h, w, 3] in RGB. On the way in they are scaled to the cropped part of the canvas, whose
+borders repeat the picture's edges; on the way out they are cut to it again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from sora_cli import geometry, latents, weights
+from sora_cli.device import pick_device, pick_dtype
+from sora_cli.errors import Failed
+from sora_cli.models.sora import vae as vaes
+from sora_cli.models.sora.vae import Vae
+
+ENCODED, DECODED = 2, 4  # latents at a time
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The autoencoder of one model, on one device and in one number format."""
+
+    vae: Vae
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> "Codec":
+        where = pick_device(device)
+        how = pick_dtype(dtype, where)
+        vae = vaes.from_weights(*weights.load_model_files(model, "vae"))
+        return cls(vae.to(where, how), where, how)
+
+    @torch.inference_mode()
+    def encode(self, pictures: Iterable[np.ndarray], canvas: geometry.Canvas) -> Iterator[Tensor]:
+        """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
+        last picture is repeated until the last chunk is whole."""
+        frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
+        for piece in self.vae.encode_stream(frames, ENCODED):
+            yield piece[0].float().cpu()
+
+    def frame(self, picture: np.ndarray, canvas: geometry.Canvas) -> Tensor:
+        """One picture on the canvas, [3, H, W] in [-1, 1]."""
+        x = rearrange(torch.from_numpy(picture.copy()), "h w C -> 1 C h w").float() / 127.5 - 1
+        size = canvas.crop_height, canvas.crop_width
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        right = canvas.width - canvas.crop_width - canvas.left
+        bottom = canvas.height - canvas.crop_height - canvas.top
+        return F.pad(x, (canvas.left, right, canvas.top, bottom), mode="replicate")[0].to(self.device, self.dtype)
+
+    @torch.inference_mode()
+    def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
+        """The wanted frames of a file of latents (all unless told), one by one, as large as the cropped part of
+        its canvas. No latent is read or decoded that they do not need."""
+        header = latents.read_header(path)
+        wanted = range(header.frames) if wanted is None else wanted
+        span, canvas = header.span(wanted), header.canvas
+        before = None if span.before is None else self.vae.key_features(self.read(path, span.before, 1))
+        starts = range(span.first, span.stop, DECODED)
+        pieces = (self.read(path, at, min(DECODED, span.stop - at)) for at in starts)
+        videos = self.vae.decode_stream(pieces, before)
+        frames = (picture for video in videos for picture in pictures_of(video[0], canvas))
+        yield from islice(frames, span.skip, span.skip + len(wanted))
+
+    def read(self, path: Path | str, first: int, count: int) -> Tensor:
+        """Latents of a file, [1, C, count, h, w], where and as the autoencoder wants them."""
+        found, _ = latents.load(path, first, count)
+        if (channels := self.vae.config.channels) != len(found):
+            raise Failed(f"the latents of {path} have {len(found)} channels, but the autoencoder has {channels}")
+        return found[None].to(self.device, self.dtype)
+
+
+def whole_chunks(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The pictures, and the last one again until they are 1 + 4n."""
+    count = 0
+    for count, picture in enumerate(pictures, 1):  # noqa: B007
+        yield picture
+    missing = geometry.frames_in(geometry.latents_for(count)) - count if count else 0
+    for _ in range(missing):
+        yield picture
+
+
+def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
+    """Decoded frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3], without the borders of the canvas."""
+    video = video[:, :, canvas.top : canvas.top + canvas.crop_height, canvas.left : canvas.left + canvas.crop_width]
+    pixels = ((video.float() + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(pixels, "C T h w -> T h w C").contiguous().cpu().numpy()

@@ -1,0 +1,288 @@
+"""Files of latents: what is saved comes back, and no file, however made, does worse than one line."""
+
+import json
+import math
+import os
+import struct
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from sora_cli import latents, weights
+from sora_cli.errors import Failed, SoraError
+from sora_cli.latents import Header
+from sora_cli.shot import Shot
+
+HEADER = Header("pocket", "ab" * 32, 1280, 720, 24.0, 9, lead=2, shot=Shot("a cat").to_json(), video="0f" * 32)
+SHAPE = (6, 4, 12, 20)  # 1 + 4 * 3 frames hold 2 + 9 of them, on a canvas of 320x192
+
+
+def numbers(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("latents") / "a.safetensors"
+    latents.save(path, numbers(), HEADER)
+    return path.read_bytes()
+
+
+def written(path: Path, head: object, numbers_: bytes = b"") -> Path:
+    """A safetensors file with any header at all."""
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + numbers_)
+    return path
+
+
+def changed(whole: bytes, **tags: str | None) -> tuple[dict[str, Any], bytes]:
+    """The header of a good file with some of its fields changed, or without them (None); its numbers."""
+    (length,) = struct.unpack("<Q", whole[:8])
+    head = json.loads(whole[8 : 8 + length])
+    told = head["__metadata__"] | tags
+    head["__metadata__"] = {name: value for name, value in told.items() if value is not None}
+    return head, whole[8 + length :]
+
+
+# ---- round trips ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "a.safetensors"
+    latents.save(path, numbers(dtype), HEADER)
+    found, header = latents.load(path)
+    assert header == HEADER == latents.read_header(path)
+    assert found.dtype == dtype and torch.equal(found, numbers(dtype))
+    assert torch.equal(load_file(path)["latents"], numbers(dtype))
+    assert latents.shot_of(header.shot) == Shot("a cat")
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_part_is_that_part(tmp_path: Path) -> None:
+    latents.save(tmp_path / "a.safetensors", numbers(), HEADER)
+    found, _ = latents.load(tmp_path / "a.safetensors", 1, 2)
+    assert torch.equal(found, numbers()[:, 1:3])
+    assert torch.equal(latents.load(tmp_path / "a.safetensors", 3)[0], numbers()[:, 3:])
+
+
+@given(
+    header=st.builds(
+        Header,
+        model=st.sampled_from(["pocket", "wan2.2-ti2v-5b"]),
+        vae=st.text("0123456789abcdef", min_size=64, max_size=64),
+        width=st.integers(300, 400).map(lambda n: 2 * n),
+        height=st.integers(300, 400).map(lambda n: 2 * n),
+        fps=st.floats(1, 120),
+        frames=st.integers(1, 432_000),
+        lead=st.integers(0, 3),
+        cyclic=st.booleans(),
+        shot=st.text(st.characters(exclude_categories=["Cs"])),
+    )
+)
+def test_every_header_survives_its_strings(header: Header) -> None:
+    tags = json.loads(json.dumps(latents.to_strings(header)))
+    assert latents.from_strings(tags) == header
+
+
+@pytest.mark.parametrize("cyclic", [False, True])
+@pytest.mark.parametrize("lead", [0, 1, 2, 3])
+def test_a_span_covers_its_frames_and_no_latent_more(cyclic: bool, lead: int) -> None:
+    """Against the list of all frames of all latents, written out."""
+    header = replace(HEADER, frames=22, lead=lead, cyclic=cyclic)
+    made = [[4 * k + i for i in range(4)] if cyclic else [0] if k == 0 else [4 * k - 3 + i for i in range(4)]
+            for k in range(header.latents)]  # fmt: skip
+    assert lead + 22 <= sum(map(len, made)) < lead + 22 + 4
+    for first in range(22):
+        for end in range(first + 1, 23):
+            span = header.span(range(first, end))
+            shown = [frame for k in range(span.first, span.stop) for frame in made[k]][span.skip :]
+            assert shown[: end - first] == list(range(first + lead, end + lead))
+            assert first + lead in made[span.first] and end - 1 + lead in made[span.stop - 1]
+            assert span.before == (span.first - 1 if span.first else header.latents - 1 if cyclic else None)
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tags", "complaint"),
+    [
+        ({"format": None}, "sora-latents-1"),
+        ({"format": "sora-latents-2"}, "sora-latents-1"),
+        ({"vae": None, "fps": None}, "lacks vae, fps"),
+        ({"vae": "../../etc/passwd"}, "no sha256"),
+        ({"video": "/etc/passwd"}, "no sha256"),
+        ({"video": "AB" * 32}, "no sha256"),
+        ({"model": "../pocket"}, "no name of a model"),
+        ({"model": "a/b"}, "no name of a model"),
+        ({"model": ""}, "no name of a model"),
+        ({"model": "\x1b[2J"}, r"'\\x1b[2J' is no name"),
+        ({"model": "p" * 65}, "no name of a model"),
+        ({"width": "-320"}, "width is '-320'"),
+        ({"width": "1e3"}, "width is '1e3'"),
+        ({"width": "٣٢٠"}, "width is"),
+        ({"width": "9" * 400}, "width is '999"),
+        ({"height": "100000"}, "out of range"),
+        ({"height": "721"}, "odd side"),
+        ({"fps": "nan"}, "fps is 'nan'"),
+        ({"fps": "0"}, "from 1 to 120"),
+        ({"frames": "0"}, "frames is 0"),
+        ({"frames": "999999999"}, "frames is 1e\\+09"),
+        ({"frames": "300"}, "300 frames of 1280x720 are channels x 77x12x20"),
+        ({"lead": "4"}, "lead is 4"),
+        ({"cyclic": "True"}, "cyclic is 'True'"),
+        ({"cyclic": "true"}, "channels x 3x12x20"),
+        ({"width": "720"}, "channels x 4x16x16"),
+    ],
+)
+def test_fields_that_cannot_be(tmp_path: Path, whole: bytes, tags: dict[str, str | None], complaint: str) -> None:
+    path = written(tmp_path / "a.safetensors", *changed(whole, **tags))
+    with pytest.raises(Failed, match=complaint.replace("[", r"\[")) as caught:
+        latents.read_header(path)
+    assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"shape": [6, 4, 12, 2**40]}, "latents are 6x4x12x1099511627776"),
+        ({"shape": [2**60, 4, 12, 20]}, "latents are 1152921504606846976x4x12x20"),
+        ({"shape": [6, 4, -12, -20]}, "no shape"),
+        ({"shape": [6, 4, 12, 20.0]}, "no shape"),
+        ({"shape": [6, 4, 12]}, "latents are 6x4x12,"),
+        ({"shape": [0, 4, 12, 20]}, "latents are 0x"),
+        ({"shape": [3, 4, 12, 20]}, "23040 bytes of numbers, but 3x4x12x20 in F32 are 11520"),
+        ({"shape": "6"}, "no shape"),
+        ({"dtype": "F64"}, "type 'F64'"),
+        ({"dtype": "F16"}, "in F16 are 11520"),
+        ({"dtype": ["F32"]}, "type 'list'"),
+        ({"data_offsets": [0, 8]}, "bytes of numbers"),
+        ({"data_offsets": [-8, 23032]}, "no range"),
+        ({"data_offsets": [0, 2**62]}, "no range"),
+        ({"data_offsets": None}, "no range"),
+    ],
+)
+def test_shapes_that_cannot_be(tmp_path: Path, whole: bytes, entry: dict[str, Any], complaint: str) -> None:
+    head, data = changed(whole)
+    head["latents"] |= entry
+    with pytest.raises(Failed, match=complaint):
+        latents.read_header(written(tmp_path / "a.safetensors", head, data))
+
+
+@pytest.mark.parametrize("head", [b"", b"{", b"[]", b"7", b"\xff\xfe", b"[" * 100_000, b"9" * 9_999, b'{"a": 1}'])
+def test_heads_that_are_none(tmp_path: Path, head: bytes) -> None:
+    with pytest.raises(Failed, match="no file of latents"):
+        latents.read_header(written(tmp_path / "a.safetensors", head))
+
+
+@pytest.mark.parametrize("length", [2**20 * 40, 2**31, 2**62, 2**63, 2**64 - 1])
+def test_a_huge_header_is_not_read(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", length))
+    os.truncate(path, min(length + 8, 2**33))  # a sparse file: large in name only
+    tracemalloc.start()
+    with pytest.raises(Failed, match=r"truncated|at most 1000000 are read"):
+        latents.read_header(path)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_other_safetensors_are_no_latents(tmp_path: Path) -> None:
+    save_file({"latents": numbers()}, tmp_path / "a.safetensors")
+    with pytest.raises(Failed, match="does not say sora-latents-1"):
+        latents.read_header(tmp_path / "a.safetensors")
+    save_file({"latents": numbers(), "more": numbers()}, tmp_path / "b.safetensors", latents.to_strings(HEADER))
+    with pytest.raises(Failed, match="one tensor called latents"):
+        latents.read_header(tmp_path / "b.safetensors")
+
+
+def test_no_file_and_no_permission(tmp_path: Path) -> None:
+    with pytest.raises(SoraError, match="there is no file"):
+        latents.read_header(tmp_path / "a.safetensors")
+    with pytest.raises(SoraError, match="there is no file"):
+        latents.read_header(tmp_path)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_poison_is_neither_written_nor_read(tmp_path: Path, poison: float) -> None:
+    bad = numbers()
+    bad[5, 3, 7, 7] = poison
+    with pytest.raises(Failed, match="not finite; try --dtype float32"):
+        latents.save(tmp_path / "a.safetensors", bad, HEADER)
+    assert os.listdir(tmp_path) == []
+    weights.save(tmp_path / "a.safetensors", {"latents": bad}, latents.to_strings(HEADER))
+    with pytest.raises(Failed, match="not finite"):
+        latents.load(tmp_path / "a.safetensors")
+    assert latents.load(tmp_path / "a.safetensors", 0, 3)[0].isfinite().all()
+
+
+def test_another_autoencoder_is_named() -> None:
+    with pytest.raises(SoraError, match=r"abababababab of pocket, but that of pocket is [0-9a-f]{12}"):
+        latents.check_vae("a.safetensors", HEADER, "pocket")
+    latents.check_vae("a.safetensors", replace(HEADER, vae=latents.vae_of("pocket")), "pocket")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[" * 99_999, '{"prompt": 7}', '{"prompt": "x", "seed": 1' + "0" * 400 + "}", "9" * 5000]
+)
+def test_a_shot_that_is_none(text: str) -> None:
+    with pytest.raises(SoraError, match="not a shot"):
+        latents.shot_of(text)
+    assert latents.carried(text) == ""
+
+
+# ---- any file at all --------------------------------------------------------------------------------------
+
+MUTATIONS = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(mutations=MUTATIONS, in_head=st.booleans(), kept=st.floats(0, 1))
+def test_mutated_files_are_one_line_or_right(
+    tmp_path: Path, whole: bytes, mutations: list[tuple[float, int, bytes]], in_head: bool, kept: float
+) -> None:
+    """Bytes replaced, inserted and taken out anywhere (half of the time in the header), and the end cut off."""
+    data = bytearray(whole)
+    for where, length, put in mutations:
+        at = int(where * (1200 if in_head else len(data)))
+        data[at : at + length] = put
+    refused_or_right(tmp_path / "a.safetensors", bytes(data[: max(8, int(len(data) * kept**0.2))]))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(field=st.sampled_from([*latents.to_strings(HEADER), "shape", "dtype", "data_offsets", "latents"]), value=JSON)
+def test_any_json_in_any_field(tmp_path: Path, whole: bytes, field: str, value: object) -> None:
+    head, data = changed(whole)
+    place = next((p for p in (head["__metadata__"], head["latents"]) if field in p), head)
+    place[field] = value
+    written(path := tmp_path / "b.safetensors", head, data)
+    refused_or_right(path, path.read_bytes())
+
+
+def refused_or_right(path: Path, data: bytes) -> None:
+    """Reading `data` either raises one short, printable line, or gives finite latents of the header's shape."""
+    path.write_bytes(data)
+    try:
+        found, header = latents.load(path)
+    except SoraError as error:
+        line = " ".join(str(error).split())
+        assert 0 < len(line) < 1000 and path.name in line
+    else:
+        assert found.isfinite().all() and found.shape[1] == header.latents
