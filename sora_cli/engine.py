@@ -18,11 +18,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from sora_cli import flow, geometry, planner, weights
+from sora_cli.codec import Codec, pictures_of
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed
 from sora_cli.expand import expand
@@ -75,6 +74,7 @@ class Engine:
         self.tower = tower.to(self.device)
         self.dit = dits.from_weights(*load(model, "dit")).to(self.device, self.dtype)
         self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
+        self.codec = Codec(self.vae, self.device, self.dtype)
 
     def start(self, shot: Shot, known: Sequence[Known] = (), span: geometry.Span | None = None) -> "Run":
         """Plan a shot around what is known; nothing expensive but encoding that happens before `denoise`.
@@ -113,8 +113,8 @@ class Run:
         self.prompts = [expand(text) if text.strip() else None for text in texts]
         self.notes += list(self.describe())
         self.timeline = self.empty_timeline()
-        with self.clocked("encode"):
-            for piece in self.known:
+        for piece in self.known:
+            with self.clocked("encode"):
                 self.timeline = self.place(piece)
         self.windows = plan_of(shot, self.timeline)
 
@@ -158,12 +158,9 @@ class Run:
         start = first * geometry.TIME_STRIDE - at
         return self.timeline.with_chunks(first, self.encode(piece.images[start : start + geometry.frames_in(count)]))
 
-    @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Tensor:
-        """1 + 4n pictures of `source_size`, uint8 [1 + 4n, h, w, 3] -> latents [C, 1 + n, h, w]."""
-        video = rearrange(torch.from_numpy(images), "T H W C -> 1 C T H W").float() / 127.5 - 1
-        padded = on_canvas(video, self.canvas).to(self.engine.device, self.engine.dtype)
-        return self.engine.vae.encode(padded)[0].float().cpu()
+        """1 + 4n pictures, uint8 [1 + 4n, h, w, 3] -> latents [C, 1 + n, h, w]."""
+        return torch.cat(list(self.engine.codec.encode(images, self.canvas)), 1)
 
     @property
     def source_size(self) -> tuple[int, int]:
@@ -245,27 +242,20 @@ class Run:
         trail. A few latents are in memory at a time."""
         assert self.latents is not None, "denoise first"
         latents = self.latents[None].to(self.engine.device, self.engine.dtype)
-        pieces = self.engine.vae.stream(latents, DECODED, cyclic=self.shot.loop)
+        videos = self.engine.vae.stream(latents, DECODED, cyclic=self.shot.loop)
         left = self.span.lead + self.shot.frames
         while left > 0:
             with self.clocked("decode"):
-                images = self.pictures(next(pieces)[0, :, :left])
+                images = pictures_of(next(videos)[0, :, :left], self.canvas)
             left -= len(images)
             yield from images
 
     @torch.inference_mode()
     def still(self, frame: int) -> np.ndarray:
-        """The decoded picture [h, w, 3] of a known key frame, before anything is made."""
-        latent = geometry.divide(self.span.lead + frame, geometry.TIME_STRIDE, "key frame")
+        """What the decoder makes of a known key frame, [h, w, 3]; it needs no other latents."""
+        latent, _ = geometry.snap(self.span.lead + frame)
         one = self.timeline.latents[None, :, latent : latent + 1].to(self.engine.device, self.engine.dtype)
-        return self.pictures(self.engine.vae.decode(one)[0])[0]
-
-    def pictures(self, video: Tensor) -> np.ndarray:
-        """Pixels [3, T, H, W] in [-1, 1] of the canvas -> uint8 [T, h, w, 3] of `source_size`."""
-        c = self.canvas
-        video = video[:, :, c.top : c.top + c.crop_height, c.left : c.left + c.crop_width]
-        pixels = ((video.float() + 1) * 127.5).round().to(torch.uint8)
-        return rearrange(pixels, "C T H W -> T H W C").contiguous().cpu().numpy()
+        return pictures_of(self.engine.vae.decode(one)[0], self.canvas)[0]
 
     @contextmanager
     def clocked(self, stage: str) -> Iterator[None]:
@@ -281,13 +271,6 @@ def plan_of(shot: Shot, timeline: Timeline) -> list[planner.Window]:
     if shot.loop:
         return planner.circle(total, WINDOW, STEP)
     return planner.plan(total, shot.plan, timeline.done(), WINDOW, STEP)
-
-
-def on_canvas(video: Tensor, canvas: geometry.Canvas) -> Tensor:
-    """Pictures [B, C, T, h, w] of the cropped size on the whole canvas, their borders repeated outwards."""
-    right = canvas.width - canvas.crop_width - canvas.left
-    bottom = canvas.height - canvas.crop_height - canvas.top
-    return F.pad(video, (canvas.left, right, canvas.top, bottom, 0, 0), mode="replicate")
 
 
 def rolling(velocity: "Velocity") -> "SolverField":

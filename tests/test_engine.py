@@ -11,12 +11,13 @@ import torch
 from sora_cli import engine as engines
 from sora_cli import weights
 from sora_cli.device import pick_device
-from sora_cli.engine import Engine, Run
+from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
+from sora_cli.geometry import Span
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
-from sora_cli.shot import Shot
+from sora_cli.shot import PLANS, Cue, Shot
 from sora_cli.world.captions import words
 
 SHOT = Shot("a cat surfing", width=128, height=96, frames=22, steps=2, seed=5)
@@ -78,17 +79,72 @@ def test_prompt_guidance_and_negative_matter(engine: Engine) -> None:
         assert not torch.allclose(plain, finished(engine, replace(SHOT, **change)).latents, atol=1e-6), change
 
 
-@pytest.mark.parametrize("plan", ["full", "hierarchy"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_known_frames_come_back_untouched(engine: Engine, plan: str) -> None:
-    run = engine.start(replace(SHOT, plan=plan))
-    shape = run.timeline.latents.shape
-    clip, image = torch.randn(6, 2, *shape[2:]), torch.randn(4, *shape[2:])
-    run.timeline = run.timeline.with_clip(0, clip).with_image(-1, image)
-    run.windows = engines.planner.plan(shape[1], plan, run.timeline.done(), 4, 2)
+    rng = np.random.default_rng(0)
+    width, height = engine.start(SHOT).source_size
+    clip, image = (rng.integers(0, 256, (n, height, width, 3), np.uint8) for n in (5, 1))
+    run = engine.start(replace(SHOT, plan=plan), [Known(0, clip), Known(20, image)])
+    assert run.timeline.known.tolist() == [[1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 0]]
     list(run.denoise())
     assert run.latents is not None
-    assert torch.equal(run.latents[:, :2], clip) and torch.equal(run.latents[:4, -1], image)
-    assert run.latents[:, 2:-1].abs().amin() > 0 and run.latents[4:, -1].abs().amin() > 0
+    assert torch.equal(run.latents[:, :2], run.encode(clip))
+    assert torch.equal(run.latents[:4, 5], run.encode(image)[:4, 0])
+    assert run.latents[:, 2:5].abs().amin() > 0 and run.latents[4:, 5].abs().amin() > 0
+
+
+def test_context_before_and_behind_is_not_shown(engine: Engine) -> None:
+    """A connector between two clips: only its own frames come out, however much is known around it."""
+    rng = np.random.default_rng(1)
+    width, height = engine.start(SHOT).source_size
+    tail, head = (rng.integers(0, 256, (5, height, width, 3), np.uint8) for _ in range(2))
+    shot = replace(SHOT, frames=11)
+    run = engine.start(shot, [Known(-5, tail), Known(11, head)], Span(5, 11, 5))
+    assert run.timeline.known[0].tolist() == [1, 1, 0, 0, 1, 1]
+    assert run.timeline.known[1].tolist() == [1, 1, 0, 0, 0, 1]  # the motion to the head is to be made
+    list(run.denoise())
+    assert len(list(run.frames())) == 5 + 11
+    assert np.array_equal(run.still(11), run.still(11)) and run.still(11).shape == (height, width, 3)
+
+
+def test_a_single_image_is_brought_onto_a_key_frame(engine: Engine) -> None:
+    width, height = engine.start(SHOT).source_size
+    run = engine.start(SHOT, [Known(21, np.zeros((1, height, width, 3), np.uint8))])
+    assert run.span.lead == 3 and run.timeline.known[0].tolist() == [0, 0, 0, 0, 0, 0, 1]
+    assert not any("key frame" in note for note in run.notes)
+
+
+def test_a_loop_is_as_long_as_asked_and_has_no_first_frame(engine: Engine) -> None:
+    run = finished(engine, replace(SHOT, frames=24, loop=True))
+    assert run.latents is not None and run.latents.shape[1] == 6
+    assert len(list(run.frames())) == 24
+    with pytest.raises(SoraError, match="multiple of 4"):
+        engine.start(replace(SHOT, frames=22, loop=True))
+
+
+def test_every_frame_follows_the_prompt_of_its_time(engine: Engine) -> None:
+    shot = replace(SHOT, cues=(Cue("16", "a dog in the snow"), Cue("8", "a rocket in space")))
+    run = engine.start(shot)
+    assert run.told(range(7)).tolist() == [0, 0, 2, 2, 1, 1, 1]
+    same, other = finished(engine, SHOT).latents, finished(engine, shot).latents
+    assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-4)
+
+
+def test_finished_windows_are_not_made_again(engine: Engine) -> None:
+    kept: list[torch.Tensor] = []
+
+    class Kept:
+        def finished(self) -> Iterator[torch.Tensor]:
+            return iter(kept[:1])
+
+        def put(self, number: int, latents: torch.Tensor) -> None:
+            kept[number:] = [latents]
+
+    whole, again = engine.start(SHOT), engine.start(SHOT)
+    list(whole.denoise(Kept()))
+    assert len(kept) == len(whole.windows) > 1
+    list(again.denoise(Kept()))
+    assert torch.equal(whole.latents, again.latents) and again.flops < whole.flops
 
 
 def test_stages_are_timed_and_counted(engine: Engine) -> None:
