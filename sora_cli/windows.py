@@ -86,10 +86,7 @@ class Windows:
 
     def remove(self) -> None:
         """Take away all that was put here, and the folder if nothing else is in it."""
-        for path in (*self.folder.glob("window-*.safetensors*"), *self.folder.glob("identity.json*")):
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # a file of the user's keeps its folder
-            self.folder.rmdir()
+        clear(self.folder)
 
     def path(self, number: int) -> Path:
         return self.folder / f"window-{number:05}.safetensors"
@@ -103,6 +100,14 @@ class Windows:
         digest = hashlib.sha256(claim.encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def clear(folder: Path) -> None:
+    """Take away whatever windows a folder has, and the folder if nothing else is in it."""
+    for path in (*folder.glob("window-*.safetensors*"), *folder.glob("identity.json*")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # a file of the user's keeps its folder
+        folder.rmdir()
 
 
 def differences(begun: Any, asked: Any, name: str = "") -> list[str]:

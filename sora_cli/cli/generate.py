@@ -1,132 +1,182 @@
 """`sora-cli generate PROMPT`: a prompt in, an MP4 out."""
 
-import json
-import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sora_cli import geometry, media, weights
-from sora_cli.cli.options import (
-    DebugOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    SeedOption,
-)
-from sora_cli.cli.outputs import check_room, check_video, output_paths
+from sora_cli import anchors, geometry, join, media, weights
+from sora_cli.cli import options
+from sora_cli.cli.info import shot_in
+from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.outputs import check_room, output_names
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
-from sora_cli.shot import LONGEST_SECONDS, PLANS, Shot, check_range
+from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sora_cli.engine import Engine, Run
 
 DEFAULT_SECONDS = 5.0
+PLAIN = ("negative", "fps", "seed", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help='What to show, for example "a cat surfing".')],
+    context: typer.Context,
+    prompt: Annotated[str, typer.Argument(help='What to show, for example "a cat surfing".')] = "",
     seconds: Annotated[float | None, typer.Option(help="Length in seconds (5 unless told).")] = None,
     frames: Annotated[int | None, typer.Option(help="Length in frames instead; 1 makes an image.")] = None,
     res: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels, both even.")] = "1280x720",
     fps: Annotated[float, typer.Option(help="Frames per second, 1 to 120.")] = 24.0,
-    seed: SeedOption = 0,
-    steps: Annotated[int, typer.Option(help="Steps of the sampler; more is slower and finer.")] = 8,
-    guidance: Annotated[float, typer.Option(help="How strictly to follow the prompt.")] = 3.0,
-    negative: Annotated[str, typer.Option(metavar="TEXT", help="What not to show.")] = "",
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
-    model: ModelOption = "pocket",
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    plan: Annotated[str, typer.Option(help=f"Order of generation: {' or '.join(PLANS)}.")] = "hierarchy",
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="File name; {prompt}, {seed} and {n} are filled in.")
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE@TIME", help="A picture or clip that is given: start.png@0, mid.mp4@2.5s, end.png@-1."),
     ] = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    image: Annotated[str | None, typer.Option(metavar="FILE", help="How it begins; short for --anchor FILE@0.")] = None,
+    end: Annotated[str | None, typer.Option(metavar="FILE", help="How it ends; short for --anchor FILE@-1.")] = None,
+    fit: Annotated[str, typer.Option(help=f"How anchors of another shape fill the frame: {', '.join(FITS)}.")] = "cover",
+    prompt_at: Annotated[
+        list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
+    ] = None,
+    seed: options.SeedOption = 0,
+    steps: options.StepsOption = 8,
+    guidance: options.GuidanceOption = 3.0,
+    negative: options.NegativeOption = "",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
+    model: options.ModelOption = "pocket",
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    plan: options.PlanOption = "hierarchy",
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="File name, in which {prompt}, {seed} and {n} are filled in; - is a pipe."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
+    resume: options.ResumeOption = False,
+    metadata: options.MetadataOption = True,
+    sheet: options.SheetOption = None,
+    preview: options.PreviewOption = False,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Make a video from a prompt, exactly as large and as long as asked."""
-    width, height = geometry.parse_res(res)
-    length = frame_count(seconds, frames, fps)
-    shots = [
-        Shot(prompt, negative, width, height, length, fps, seed + n, steps, guidance, model, plan)
-        for n in range(count)
-    ]
-    paths = check(shots, output, force)
+    shot = asked(context.params, given(context), source)
+    shots = [replace(shot, seed=shot.seed + n) for n in range(count)]
+    placed = anchors.place(shot)
+    targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
+    check(shots, targets)
+    if dry_run:
+        from sora_cli.cli.estimate import show
+
+        return show(shot, placed, as_json)
 
     from sora_cli.engine import Engine
 
-    with Screen(quiet) as screen:
-        engine = Engine(model, device=str(device), dtype=str(dtype))
-        for shot, path in zip(shots, paths, strict=True):
-            made = make(engine, shot, path, screen)
-            typer.echo(json.dumps(made, ensure_ascii=False) if as_json else str(path))
+    with Screen(quiet, preview) as screen:
+        engine = Engine(shot.model, device=str(device), dtype=str(dtype))
+        for one, target in zip(shots, targets, strict=True):
+            make(engine, one, placed, Making(target, screen, one.fps, one.frames))
 
 
-def frame_count(seconds: float | None, frames: int | None, fps: float) -> int:
+# ---- what was asked ---------------------------------------------------------------------------------------
+
+
+def given(context: typer.Context) -> set[str]:
+    """The options that stand on the command line, as against those with their default."""
+    return {name for name in context.params if "COMMANDLINE" in str(context.get_parameter_source(name))}
+
+
+def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot:
+    """The shot that the options describe, or that of `source` with what is given changed."""
+    base = shot_in(source) if source else None
+    wanted = {name: options[name] for name in (*PLAIN, "prompt") if not base or name in given}
+    if not base or "res" in given:
+        wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
+    fps = wanted.get("fps", base.fps if base else 24.0)
+    if not base or given & {"seconds", "frames", "fps"}:
+        usual = base.seconds if base else DEFAULT_SECONDS
+        wanted["frames"] = frame_count(options["seconds"], options["frames"], fps, usual)
+    if not base or given & {"anchor", "image", "end"}:
+        wanted["anchors"] = anchors_of(options)
+    if not base or "prompt_at" in given:
+        wanted["cues"] = tuple(Cue.parse(text) for text in options["prompt_at"] or ())
+    shot = replace(base, **wanted) if base else Shot(**wanted)
+    if not shot.anchors:
+        check_prompt(shot.prompt)
+    return shot
+
+
+def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:
+    ends = ((options["image"], "0"), (options["end"], "-1"))
+    short = [Anchor(path, at) for path, at in ends if path is not None]
+    return (*short, *(Anchor.parse(text) for text in options["anchor"] or ()))
+
+
+def frame_count(seconds: float | None, frames: int | None, fps: float, usual: float = DEFAULT_SECONDS) -> int:
     """Frames from whichever of the two was given; SoraError for both, or for nonsense."""
     if seconds is not None and frames is not None:
         raise SoraError("--seconds and --frames both say how long the video is; give one of them")
     if frames is not None:
         return frames
-    seconds = DEFAULT_SECONDS if seconds is None else seconds
+    seconds = usual if seconds is None else seconds
     if not 0 < seconds <= LONGEST_SECONDS:
         raise SoraError(f"--seconds is {seconds:g}; it must be above 0 and at most {LONGEST_SECONDS:g}")
     check_range("fps", fps, 1, 120)
     return geometry.frames_for(seconds, fps)
 
 
-def check(shots: list[Shot], output: str | None, force: bool) -> list[Path]:
+def check(shots: list[Shot], targets: list[Target]) -> None:
     """All that can be refused without torch: names, folders, room, the model and its files."""
-    model = weights.entry(shots[0].model)
-    paths = output_paths(output, shots)
-    for path, shot in zip(paths, shots, strict=True):
-        check_video(path, shot, force)
-    check_room(paths[0].parent, shots)
-    weights.verify(model)
-    return paths
+    weights.entry(shots[0].model)
+    for shot, target in zip(shots, targets, strict=True):
+        one_image = target.path.suffix.lower() == ".png" and "%" not in target.name
+        if one_image and shot.frames > 1:
+            raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
+                            "or --frames 1")  # fmt: skip
+        for anchor in shot.anchors:
+            if media.same_file(anchor.path, target.name):
+                raise SoraError(f"{target.name} is an anchor of itself; give another -o")
+        target.check()
+    if not targets[0].stream:
+        check_room(targets[0].path.parent, shots)
+    weights.verify(weights.entry(shots[0].model))
 
 
-def make(engine: "Engine", shot: Shot, path: Path, screen: Screen) -> dict[str, object]:
-    """One video on the disk; returns the line for --json."""
-    started = time.perf_counter()
-    run = engine.start(shot)
-    for note in run.notes:
-        screen.note(note)
-    for progress in run.denoise():
-        screen.show(progress.stage, progress.done, progress.total)
-    encoding = write(run, shot, path, screen)
-    screen.clear()
-    wall = time.perf_counter() - started
-    screen.note(f"{shot.frames} frames of {shot.width}x{shot.height} in {wall:.1f} s")
-    return {
-        "output": str(path),
-        "shot": asdict(shot),
-        "wall": round(wall, 3),
-        "timings": {stage: round(spent, 3) for stage, spent in {**run.timings, "encode": encoding}.items()},
-        "flops": run.flops,
-        "notes": list(run.notes),
-    }
+# ---- the work ---------------------------------------------------------------------------------------------
 
 
-def write(run: "Run", shot: Shot, path: Path, screen: Screen) -> float:
-    """Decode straight into the file; returns the seconds spent waiting for the encoder."""
-    size, tags = (shot.width, shot.height), {"sora": shot.to_json()}
-    frames = screen.track(run.frames(), "decode", shot.frames)
-    if path.suffix.lower() == ".png":
-        media.write_image(path, next(frames), size, tags)
-        return 0.0
-    with media.VideoWriter(path, size, shot.fps, run.source_size, tags) as writer:
-        for frame in frames:
-            writer.write(frame)
-    return writer.waited
+def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Making) -> None:
+    """One video, and what is kept beside it."""
+    from sora_cli.engine import Known
+
+    canvas = geometry.canvas(shot.width, shot.height)
+    small = canvas.crop_width, canvas.crop_height
+    run = making.denoise(engine.start(shot, [Known(p.start, p.images(small)) for p in placed]))
+    format = format_of(shot)
+    size = format.size if placed else run.source_size
+    raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
+    count = making.write(raw, format, {"sora": shot.to_json()})
+    if count > 1:
+        keep_latents(making.target, header_of(shot, run.span.lead), making.latents)
+    making.finish({"verb": "generate", "frames": count, "shot": shot.to_dict()},
+                  [range(p.start, p.stop) for p in placed])  # fmt: skip
+
+
+def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":
+    """The frames shown: decoded ones, with those of the anchors in their places, as the source has them."""
+    shown = islice(run.frames(), run.span.lead, None)
+    if not placed:
+        return shown
+    pieces = [join.Piece(p.start, p.count, lambda p=p: p.frames(size), lambda p=p: run.still(p.start))
+              for p in placed]  # fmt: skip
+    return join.joined(shown, run.shot.frames, pieces, size)

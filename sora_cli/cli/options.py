@@ -1,9 +1,12 @@
 """Options that several commands share, so that a word means the same thing everywhere."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sora_cli.shot import PLANS
 
 
 class Device(StrEnum):
@@ -27,3 +30,24 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is th
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+PromptArgument = Annotated[str, typer.Argument(help="What to show; VIDEO's own prompt, if it has one, unless told.")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output", "-o", help="Where to; the ending says what: mp4, mov, mkv, webm, y4m, gif, webp, apng, "
+                                        "%05d.png, or - for a y4m stream."),
+]  # fmt: skip
+ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Another size than that of the input.")]
+FpsOption = Annotated[float | None, typer.Option(help="Another frame rate than that of the input.")]
+InputResOption = Annotated[str | None, typer.Option(metavar="WxH", help="The input is raw rgb24 of this size.")]
+InputFpsOption = Annotated[float | None, typer.Option(help="The rate of raw input, or of numbered images.")]
+StepsOption = Annotated[int, typer.Option(help="Steps of the sampler; more is slower and finer.")]
+GuidanceOption = Annotated[float, typer.Option(help="How strictly to follow the prompt.")]
+NegativeOption = Annotated[str, typer.Option(metavar="TEXT", help="What not to show.")]
+PlanOption = Annotated[str, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")]
+MetadataOption = Annotated[
+    bool, typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside.")
+]
+SheetOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")]
+PreviewOption = Annotated[bool, typer.Option("--preview", help="Show in the terminal how it takes shape.")]

@@ -1,0 +1,126 @@
+"""Frames that lead from one given clip to another: what `extend`, `loop` and `reverse` have in common.
+
+All of them are one request: some frames are known before, or behind, or on both sides, and those between are
+to be made. Given frames stay the raw planes that they came as; only copies of a few are looked at.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sora_cli import geometry, media
+from sora_cli.cli.making import Making
+from sora_cli.join import Difference, fill
+from sora_cli.scores import AROUND, Changes
+from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sora_cli.engine import Engine, Run
+
+CONTEXT = geometry.frames_in(4)  # known frames on each side that the new ones are made to fit
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
+    the video shows."""
+
+    latents: "Tensor"
+    hidden: int
+
+
+@dataclass
+class Connector:
+    """Makes new frames in one format, by one engine, for one output."""
+
+    engine: "Engine"
+    format: media.Format
+    making: Making
+
+    def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
+                kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
+        """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
+        what is known before is not encoded again. `name` tells the runs of one output apart."""
+        run = self.run(shot, tail, head, kept)
+        self.making.denoise(run, name)
+        decoded = run.frames()
+        below = deque(islice(decoded, run.span.lead), maxlen=1)
+        size = self.format.size
+        before = Difference.between(self.picture(tail[-1]), below[-1]) if tail else None
+        after = Difference.between(self.picture(head[0]), run.still(shot.frames)) if head else None
+        made = self.scored(fill(decoded, shot.frames, size, before, after), tail, head, name)
+        return media.from_rgb(self.making.watched(made), size, self.format)
+
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None) -> "Run":
+        from sora_cli.engine import Known
+
+        tail, head = tail[len(tail) - whole(len(tail)) :], head[: whole(len(head))]
+        known, lead, trail = [], len(tail), len(head)
+        if kept:
+            lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
+            known.append(Known(-lead, latents=kept.latents))
+        elif tail:
+            known.append(Known(-lead, self.pictures(tail, shot)))
+        else:
+            lead = -shot.frames % geometry.TIME_STRIDE  # so that the head begins on a key frame
+        if head:
+            known.append(Known(shot.frames, self.pictures(head, shot)))
+        return self.engine.start(shot, known, geometry.Span(lead, shot.frames, trail))
+
+    def pictures(self, raw: Sequence[bytes], shot: Shot) -> np.ndarray:
+        """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
+        canvas = geometry.canvas(shot.width, shot.height)
+        size = canvas.crop_width, canvas.crop_height
+        return np.stack(list(media.to_rgb(raw, self.format, size)))
+
+    def picture(self, raw: bytes) -> np.ndarray:
+        """One raw frame at full size, uint8 [h, w, 3]."""
+        (frame,) = media.to_rgb([raw], self.format, self.format.size)
+        return frame
+
+    def scored(self, made: Iterable[np.ndarray], tail: Sequence[bytes], head: Sequence[bytes],
+               name: str) -> Iterator[np.ndarray]:  # fmt: skip
+        """New frames on their way through, with the boundary score of each join left in the making."""
+        changes, count = Changes(), 0
+        for frame in media.to_rgb(tail, self.format, self.format.size) if tail else ():
+            changes.add(frame)
+        for count, frame in enumerate(made, 1):
+            changes.add(frame)
+            yield frame
+        for frame in media.to_rgb(head[: AROUND + 1], self.format, self.format.size) if head else ():
+            changes.add(frame)
+        joins = {"start": len(tail) if tail else None, "end": len(tail) + count if head else None}
+        for side, join in joins.items():
+            if join is not None and join < len(changes.steps) + 1:
+                label = " ".join(("boundary", name, side if tail and head else "")).strip()
+                self.making.scores[label] = changes.boundary(join)
+
+
+def whole(frames: int) -> int:
+    """The largest 1 + 4n that so many frames hold, at most the context; 0 of 0."""
+    frames = min(frames, CONTEXT)
+    return 1 + (frames - 1) // geometry.TIME_STRIDE * geometry.TIME_STRIDE if frames else 0
+
+
+@dataclass
+class Passing:
+    """A source's raw frames on their way through: counted, with the first and the last few kept."""
+
+    source: media.Source
+
+    def __post_init__(self) -> None:
+        self.count = 0
+        self.head: list[bytes] = list(islice(self.source, CONTEXT))
+        self.tail: deque[bytes] = deque(maxlen=CONTEXT)
+
+    def frames(self) -> Iterator[bytes]:
+        for raw in chain(self.head, self.source):
+            self.count += 1
+            self.tail.append(raw)
+            yield raw

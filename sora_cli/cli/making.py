@@ -1,0 +1,214 @@
+"""A video on its way to a file or a pipe: windows kept as they are made, frames watched as they are written,
+and what there is to know about it in a record beside it. No torch until a run is handed in."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sora_cli import latents, media, sheet, weights
+from sora_cli.cli.outputs import check_output
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import SoraError
+from sora_cli.scores import Drift
+from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from sora_cli.engine import Run
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a video goes (`-` is standard output) and what is kept beside it."""
+
+    name: str
+    force: bool = False
+    resume: bool = False
+    metadata: bool = True
+    sheet: Path | None = None
+    as_json: bool = False
+
+    @property
+    def stream(self) -> bool:
+        return self.name == media.STREAM
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def begun(self) -> Path:
+        """The folder of what is finished of an unfinished video."""
+        return self.path.with_name(self.path.name + ".resume")
+
+    @property
+    def record(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    @property
+    def latents(self) -> Path:
+        return self.path.with_suffix(".safetensors")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
+        return self.metadata and not self.stream and "%" not in self.path.name and self.path.suffix != ".png"
+
+    def check(self) -> None:
+        """Refuse, before any work, what could not be written or would be lost."""
+        media.check_name(self.name)
+        if self.sheet and self.stream:
+            raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
+        if self.sheet:
+            check_output(self.sheet, (".png",), self.force)
+        if self.stream:
+            return
+        check_output(self.path, media.SUFFIXES, self.force)
+        for beside in (self.record, self.latents) if self.keeps else ():
+            if beside.exists() and not self.force:
+                raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
+                                "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
+        if self.begun.exists() and not (self.resume or self.force):
+            raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
+
+
+@dataclass
+class Making:
+    """One output being made: what it shares between its runs and its frames."""
+
+    target: Target
+    screen: Screen
+    fps: float
+    frames: int | None = None  # None: as many as come
+    started: float = field(default_factory=time.perf_counter)
+    runs: list["Run"] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    stores: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.drift = Drift(self.fps)
+
+    def denoise(self, run: "Run", part: str = "") -> "Run":
+        """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
+        for note in run.notes:
+            self.screen.note(note)
+        self.runs.append(run)
+        store = self.store(run, part)
+        for progress in run.denoise(store):
+            self.screen.show(progress.stage, progress.done, progress.total)
+            if self.screen.preview and progress.done % run.shot.steps == 0:
+                self.screen.picture(run.glance(self.screen.thumbnails))
+        return run
+
+    def store(self, run: "Run", part: str) -> Any:
+        from sora_cli.windows import Windows, clear
+
+        if self.target.stream:
+            return None
+        folder = self.target.begun / part if part else self.target.begun
+        if not self.target.resume:
+            clear(folder)
+        self.stores.append(Windows(folder, identity(run)))
+        return self.stores[-1]
+
+    def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
+        """New frames on their way through, looked at for the drift."""
+        for frame in frames:
+            self.drift.add(frame)
+            yield frame
+
+    def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
+        """Write raw frames to the target; returns how many."""
+        count = 0
+        with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
+                             self.target.force) as sink:  # fmt: skip
+            for count, frame in enumerate(raw, 1):
+                sink.write(frame)
+                self.screen.show("write", count, self.frames or count)
+        self.waited = sink.waited
+        return count
+
+    def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
+        """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
+        if self.target.sheet:
+            sheet.draw(self.target.path, self.target.sheet, list(known))
+        found = self.report(told)
+        if self.target.keeps:
+            weights.write_text(self.target.record, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        for store in self.stores:
+            store.remove()
+        with suppress(OSError):
+            self.target.begun.rmdir()
+        self.screen.clear()
+        self.say(found)
+
+    @property
+    def latents(self) -> "Tensor":
+        """Those of the newest run."""
+        made = self.runs[-1].latents
+        assert made is not None
+        return made
+
+    def report(self, told: dict[str, Any]) -> dict[str, Any]:
+        timings: dict[str, float] = {}
+        for run in self.runs:
+            for stage, spent in run.timings.items():
+                timings[stage] = timings.get(stage, 0.0) + spent
+        return {
+            "output": self.target.name,
+            **told,
+            "shots": [asdict(run.shot) for run in self.runs],
+            "wall": round(time.perf_counter() - self.started, 3),
+            "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
+            "flops": sum(run.flops for run in self.runs),
+            "notes": [note for run in self.runs for note in run.notes],
+            "scores": self.scores,
+            "drift": self.drift.curve(),
+        }
+
+    def say(self, found: dict[str, Any]) -> None:
+        """Numbers on stderr, the name of the file (or the record, for --json) on stdout; a pipe has that already."""
+        for name, score in self.scores.items():
+            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
+        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
+        if not self.target.stream:
+            typer.echo(json.dumps(found, ensure_ascii=False) if self.target.as_json else self.target.name)
+
+
+def format_of(shot: Shot) -> media.Format:
+    """The raw frames of a new video."""
+    rate = Fraction(media.rational(shot.fps))
+    return media.Format(shot.width, shot.height, rate, "420mpeg2", tags=("COLORRANGE=LIMITED",))
+
+
+def header_of(shot: Shot, lead: int) -> latents.Header:
+    """What the latents of a shot say of themselves."""
+    return latents.Header(shot.model, latents.vae_of(shot.model), shot.width, shot.height, shot.fps, shot.frames,
+                          lead, cyclic=shot.loop, shot=shot.to_json())  # fmt: skip
+
+
+def keep_latents(target: Target, header: latents.Header, made: "Tensor") -> None:
+    """Latents beside a finished video, tied to it by its hash."""
+    if target.keeps:
+        latents.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
+
+
+def identity(run: "Run") -> str:
+    """All that determines a run's latents, as JSON: resuming with anything else would mix two videos."""
+    known = hashlib.sha256(run.timeline.latents.numpy().tobytes() + run.timeline.known.numpy().tobytes())
+    files = {file.path.name: file.sha256 for file in weights.entry(run.shot.model).files}
+    return json.dumps({
+        "shot": asdict(run.shot), "span": asdict(run.span), "known": known.hexdigest(), "weights": files,
+        "dtype": str(run.engine.dtype), "device": run.engine.device.type,
+    })  # fmt: skip
+

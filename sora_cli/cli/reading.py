@@ -1,0 +1,98 @@
+"""Videos that a command goes on from: opened as asked, with what was kept beside them. No torch by itself."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sora_cli import geometry, latents, media, weights
+from sora_cli.cli.connect import Kept
+from sora_cli.cli.making import Target
+from sora_cli.errors import SoraError
+from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT = 4  # latents of a video's own that new ones are made to fit
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A video to read, and how: at another size or rate, or raw and in need of both."""
+
+    name: str
+    res: str | None = None
+    fps: float | None = None
+    input_res: str | None = None
+    input_fps: float | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.res is not None or self.fps is not None
+
+    def open(self) -> media.Source:
+        size = geometry.parse_res(self.res) if self.res else None
+        raw = geometry.parse_res(self.input_res) if self.input_res else None
+        return media.open_source(self.name, size, self.fps, raw, self.input_fps)
+
+
+def check_source(asked: Asked, target: Target, model: str) -> None:
+    """All that can be refused before anything is read: the input, the output, the model and its files."""
+    media.check_input(asked.name)
+    if media.same_file(asked.name, target.name):
+        raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
+    target.check()
+    weights.verify(weights.entry(model))
+
+
+def beside(name: str, what: str, suffix: str = ".mp4") -> str:
+    """The output's name unless told: `clip.mov` -> `clip-extended.mp4`; a pipe leads to a pipe."""
+    if name == media.STREAM:
+        return name
+    path = Path(name)
+    stem = path.stem.replace("%", "") if "%" in path.name else path.stem
+    return str(path.with_name(f"{stem}-{what}{suffix}"))
+
+
+def shot_like(source: media.Source, settings: Shot) -> Shot:
+    """The settings as a shot of a source's size and rate, with the source's own prompt where none is given.
+    Sides are rounded up to even ones for the sake of the canvas alone; the output keeps the source's."""
+    width, height = (n + n % 2 for n in source.format.size)
+    prompt = settings.prompt
+    if not prompt.strip() and (told := latents.carried(source.metadata.get("sora", ""))):
+        prompt = Shot.from_json(told).prompt
+    return replace(settings, prompt=prompt, width=width, height=height, fps=source.format.fps)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The latents that lie beside a video and belong to it."""
+
+    path: Path
+    header: latents.Header
+
+    @classmethod
+    def beside(cls, video: str, model: str) -> "Whole | None":
+        """Those of a video file, if they are there, of this model, and of this very file."""
+        path = Path(video).with_suffix(".safetensors")
+        if video == media.STREAM or not path.is_file() or not Path(video).is_file():
+            return None
+        try:
+            header = latents.read_header(path)
+        except SoraError:
+            return None
+        fits = header.vae == latents.vae_of(model) and not header.cyclic
+        return cls(path, header) if fits and header.video == weights.hash_of(Path(video)) else None
+
+    def end(self) -> Kept:
+        """The last few latents."""
+        total = self.header.latents
+        found, _ = latents.load(self.path, max(0, total - KEPT))
+        return Kept(found.float(), geometry.frames_in(total) - self.header.lead - self.header.frames)
+
+    def followed_by(self, made: "Tensor") -> "Tensor":
+        """All latents of the video and of what was made after them (whose first few are its last)."""
+        import torch
+
+        found, _ = latents.load(self.path)
+        return torch.cat([found.float(), made[:, min(KEPT, found.shape[1]) :]], 1)
