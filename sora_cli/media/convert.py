@@ -1,0 +1,116 @@
+"""RGB frames: of a file, and raw frames to RGB and back through one ffmpeg between two generators."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from sora_cli.errors import SoraError
+from sora_cli.media import y4m
+from sora_cli.media.names import readable
+from sora_cli.media.probing import reading
+from sora_cli.media.process import QUIET, Through, buffered, ffmpeg
+from sora_cli.media.y4m import Format, Size
+
+Frame = np.ndarray               # uint8 [h, w, 3], RGB
+
+FITS = ("stretch", "cover", "contain")
+RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
+SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+
+def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stretch") -> Iterator[Frame]:
+    """Raw frames -> uint8 [h, w, 3] of exactly `size`.
+
+    `fit`: cover fills it and cuts the edges off, contain shows the whole picture between black bars, stretch
+    does neither. Frames are read one by one as they are asked for; what `frames` raises comes out here.
+    """
+    width, height = size
+    filters = f"{declare(format)},{fitting(format, size, fit)}"
+    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
+    command += ["-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
+    with closing(Through(command, y4m.stream(frames, format), "these frames cannot be read")) as through:
+        stream = buffered(through)
+        while True:
+            frame = np.empty((height, width, 3), np.uint8)
+            if stream.readinto(frame.reshape(-1).data) < frame.size:
+                return
+            yield frame
+
+
+def from_rgb(frames: Iterable[Frame], source_size: Size, format: Format) -> Iterator[bytes]:
+    """RGB frames uint8 [h, w, 3] of `source_size` -> raw frames of `format`, in its size, chroma, range, colours."""
+    width, height = format.size
+    spread = "pc" if format.full_range else "tv"
+    filters = f"scale={width}:{height}:{SHARP}:out_color_matrix={format.matrix}:out_range={spread}"
+    command = [ffmpeg(), *QUIET, *raw_rgb(source_size, format.rate), "-i", "pipe:0"]
+    command += ["-vf", f"{filters},format={format.pix_fmt}", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
+    feed = (pixels(frame, source_size) for frame in frames)
+    with closing(Through(command, feed, "these frames cannot be read")) as through:
+        stream = buffered(through)
+        while len(raw := stream.read(format.frame_bytes)) == format.frame_bytes:
+            yield raw
+
+
+def raw_rgb(size: Size, rate: Fraction) -> list[str]:
+    """ffmpeg's words for RGB frames of a size and rate on a pipe, before its -i."""
+    return [*RAW_RGB, "-video_size", "x".join(map(str, size)), "-framerate", f"{rate.numerator}/{rate.denominator}"]
+
+
+def pixels(frame: Frame, size: Size) -> memoryview:
+    assert frame.dtype == np.uint8 and frame.shape == (*reversed(size), 3), frame.shape
+    return np.ascontiguousarray(frame).data
+
+
+def declare(format: Format) -> str:
+    """A filter that tells the next ones which colours these are; y4m cannot say it all."""
+    return f"setparams=colorspace={format.matrix}:range={'pc' if format.full_range else 'tv'}"
+
+
+def fitting(format: Format, size: Size, fit: str) -> str:
+    """The filters from the picture to RGB of exactly `size`."""
+    if fit not in FITS:
+        raise SoraError(f"unknown fit {fit!r}; known are {', '.join(FITS)}")
+    (width, height), (w, h) = size, fitted(format, size, fit)
+    chain = [f"scale={w}:{h}:{SHARP}", "format=rgb24"]
+    if fit == "cover":
+        chain.append(f"crop={width}:{height}")
+    if fit == "contain":
+        chain.append(f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2:black")
+    return ",".join(chain)
+
+
+def fitted(format: Format, size: Size, fit: str) -> Size:
+    """The size of the whole picture, pixels made square, that fills `size` (cover) or fits into it (contain)."""
+    if fit == "stretch":
+        return size
+    shape = format.width * format.pixel_aspect / format.height
+    wider = shape > Fraction(*size)
+    if wider == (fit == "cover"):
+        return max(1, round(size[1] * shape)), size[1]
+    return size[0], max(1, round(size[0] / shape))
+
+
+def read_frames(path: Path | str) -> Iterator[Frame]:
+    """The frames of a video one by one, upright, as uint8 [h, w, 3]; Failed if ffmpeg cannot read it."""
+    path = readable(path)
+    command = [*reading(path), "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
+    with closing(Through(command, blame=f"{path} is not a readable video")) as through:
+        stream = buffered(through)
+        while (frame := read_ppm(stream)) is not None:
+            yield frame
+
+
+def read_ppm(stream: IO[bytes]) -> Frame | None:
+    """One binary PPM image off the stream, None at its end."""
+    if stream.readline() != b"P6\n":
+        return None
+    width, height = map(int, stream.readline().split())
+    stream.readline()
+    pixels = stream.read(3 * width * height)
+    if len(pixels) < 3 * width * height:
+        return None
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)

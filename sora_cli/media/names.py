@@ -1,0 +1,93 @@
+"""Names of inputs and outputs: what can be refused without decoding, and numbered sequences."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sora_cli.errors import SoraError
+
+STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Numbered images, `folder/name%05d.png`: what comes before the number, its digits, what comes after."""
+
+    folder: Path
+    before: str
+    digits: int
+    after: str
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{self.before}{number:0{self.digits}d}{self.after}"
+
+    def numbers(self) -> list[int]:
+        """Of the images that are there, ascending."""
+        shape = re.compile(rf"{re.escape(self.before)}(\d{{{max(self.digits, 1)},}}){re.escape(self.after)}", re.ASCII)
+        if not self.folder.is_dir():
+            return []
+        found = (shape.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match and self.path(int(match[1])).name == match[0])
+
+    def pattern(self) -> str:
+        """The name for ffmpeg, in which every other % is doubled."""
+        literal = [str(part).replace("%", "%%") for part in (self.folder, self.before, self.after)]
+        return str(Path(literal[0]) / f"{literal[1]}%0{self.digits}d{literal[2]}")
+
+
+def sequence_of(name: str) -> Sequence | None:
+    """The sequence that a name like `frame%05d.png` stands for; None for the name of one file."""
+    path = Path(name)
+    match = re.fullmatch(r"(.*?)%0?(\d?)d(.*)", path.name, re.ASCII | re.DOTALL)
+    return Sequence(path.parent, match[1], int(match[2] or 1), match[3]) if match else None
+
+
+def check_input(name: str) -> None:
+    """Refuse what cannot be a video to read: nothing there, a folder, an empty or unreadable file."""
+    path = Path(name)
+    if name == STREAM:
+        return
+    if path.is_dir():
+        raise SoraError(f"{name} is a folder; give a video, or numbered images as {path / '%05d.png'}")
+    if not path.exists():
+        check_sequence(name)
+    elif not os.access(path, os.R_OK):
+        raise SoraError(f"{name} may not be read: permission denied")
+    elif path.is_file() and path.stat().st_size == 0:
+        raise SoraError(f"{name} is empty")
+
+
+def check_sequence(name: str) -> None:
+    """Refuse a name that is neither a file nor numbered images without a gap."""
+    sequence = sequence_of(name)
+    if sequence is None:
+        raise SoraError(f"there is no file {name}")
+    numbers = sequence.numbers()
+    if not numbers:
+        raise SoraError(f"there is no file {name}, and no numbered images like {sequence.path(1)}")
+    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if len(numbers) <= numbers[-1] else []
+    if missing:
+        raise SoraError(f"{sequence.path(missing[0])} is missing between {numbers[0]} and {numbers[-1]}")
+
+
+def same_file(a: str, b: str) -> bool:
+    """Do two names lead to one file? Standard input and output are never the same."""
+    if STREAM in (a, b):
+        return False
+    try:
+        return os.path.samefile(a, b)
+    except OSError:                  # one of them is not there
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+def part_of(path: Path) -> Path:
+    """The name under which `path` is written until it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def readable(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise SoraError(f"there is no file {path}")
+    return path

@@ -1,0 +1,156 @@
+"""ffmpeg as a process: where it is, how it starts, what it says, and bytes through it."""
+
+import io
+import os
+import re
+import selectors
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO
+
+from sora_cli.errors import Failed
+
+QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
+BLOCK = 1 << 16
+
+
+def ffmpeg() -> str:
+    """The ffmpeg binary: $SORA_FFMPEG, else the one that imageio-ffmpeg carries or finds."""
+    if chosen := os.environ.get("SORA_FFMPEG"):
+        return chosen
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise Failed("no ffmpeg was found; reinstall imageio-ffmpeg or set SORA_FFMPEG") from error
+
+
+def as_file(path: Path | str) -> str:
+    """A name that ffmpeg cannot take for a protocol (`concat:...`) or an option (`-y`)."""
+    return f"file:{path}"
+
+
+def rational(fps: float, tolerance: float = 5e-4) -> str:
+    """24.0 -> 24/1, 23.976 -> 24000/1001: exact for the rates that cameras use."""
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    exact = ntsc if abs(float(ntsc) - fps) < tolerance else Fraction(fps).limit_denominator(1000)
+    return f"{exact.numerator}/{exact.denominator}"
+
+
+def start(
+    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file."""
+    try:
+        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+    except OSError as error:
+        raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
+
+
+def explain(complaint: bytes) -> str:
+    """The line of ffmpeg's stderr that names the cause, without its prefixes."""
+    spoken = complaint.decode(errors="replace").splitlines()
+    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in spoken]
+    telling = [line for line in lines if re.search(r"no space|denied|invalid|error|no such", line, re.I)]
+    return (telling or [line for line in lines if line] or [""])[0]
+
+
+class Through(io.RawIOBase):
+    """What an ffmpeg command writes to its stdout, to be read; `feed` is what goes to its stdin.
+
+    The feed is drawn on in the reader's own thread and only while ffmpeg has nothing to give, so memory stays at
+    one piece of it however long it is, neither side can wait for the other, and what the feed raises reaches the
+    reader. Failed, beginning with `blame`, if ffmpeg fails or says what `fatal` matches; close() stops ffmpeg.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        feed: Iterable[bytes | memoryview] | None = None,
+        blame: str = "ffmpeg failed",
+        fatal: str = "",
+    ) -> None:
+        self.blame, self.fatal = blame, fatal
+        self.feed: Iterator[bytes | memoryview] = iter(feed or ())
+        self.pending = memoryview(b"")
+        self.complaints = tempfile.TemporaryFile()       # noqa: SIM115 (close() does)
+        stdin = subprocess.DEVNULL if feed is None else subprocess.PIPE
+        try:
+            self.process = start(command, stdin, subprocess.PIPE, self.complaints)
+        except Failed:
+            self.complaints.close()
+            super().close()
+            raise
+        assert self.process.stdout
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+        if self.process.stdin:
+            os.set_blocking(self.process.stdin.fileno(), False)
+            self.selector.register(self.process.stdin, selectors.EVENT_WRITE)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        assert self.process.stdout
+        while True:
+            ready = {key.fileobj for key, _ in self.selector.select()}
+            if self.process.stdout in ready:
+                count = os.readv(self.process.stdout.fileno(), [buffer])
+                if count == 0:
+                    self.check()
+                return count
+            self.push()
+
+    def push(self) -> None:
+        """Hand ffmpeg as much of the pending piece as it takes now, or close its stdin after the last."""
+        assert self.process.stdin
+        if not self.pending:
+            self.pending = memoryview(next(self.feed, b"")).cast("B")
+        try:
+            if self.pending:
+                self.pending = self.pending[os.write(self.process.stdin.fileno(), self.pending) :]
+                return
+        except BlockingIOError:
+            return
+        except BrokenPipeError:      # it has seen enough, or it failed: its exit code will tell
+            pass
+        self.stop_feeding()
+
+    def stop_feeding(self) -> None:
+        if self.process.stdin and not self.process.stdin.closed:
+            self.selector.unregister(self.process.stdin)
+            self.process.stdin.close()
+
+    def check(self) -> None:
+        """Failed if what has been read to its end was not all that there should be."""
+        code = self.process.wait()
+        said = self.said()
+        if code != 0 or (self.fatal and re.search(self.fatal, said)):
+            raise Failed(f"{self.blame}: {explain(said.encode()) or f'ffmpeg ended with code {code}'}")
+
+    def said(self) -> str:
+        self.complaints.seek(0)
+        return self.complaints.read().decode(errors="replace")
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        self.process.kill()
+        self.process.wait()
+        self.stop_feeding()
+        self.selector.close()
+        assert self.process.stdout
+        self.process.stdout.close()
+        self.complaints.close()
+
+
+def buffered(through: Through) -> io.BufferedReader:
+    """The same with read(n), readline() and readinto() that give all they are asked for, or all that is left."""
+    return io.BufferedReader(through, BLOCK)

@@ -1,0 +1,257 @@
+"""Where raw frames go: videos, moving images, numbered images, and y4m to a file or to standard output."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.media.convert import SHARP, declare, to_rgb
+from sora_cli.media.names import STREAM, Sequence, part_of, sequence_of
+from sora_cli.media.process import QUIET, as_file, ffmpeg
+from sora_cli.media.writer import H264, MP4, Encoder, tagging, write_image
+from sora_cli.media.y4m import Format
+
+VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
+VIDEOS = {
+    ".mp4": (*H264, *MP4),
+    ".mov": (*H264, "-movflags", "+faststart+use_metadata_tags", "-f", "mov"),
+    ".mkv": (*H264, "-f", "matroska"),
+    ".webm": (*VP9, "-pix_fmt", "yuv420p", "-f", "webm"),
+}
+MOVING_IMAGES = (".gif", ".webp", ".apng")
+SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
+FASTEST_GIF = 50                 # frames per second; a GIF counts in hundredths, and below two of them players give up
+
+
+class Sink(Protocol):
+    """A context manager that takes raw frames of one format and leaves a whole output, or none."""
+
+    waited: float                # seconds spent on writing
+
+    def write(self, raw: bytes) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_sink(
+    name: str, format: Format, metadata: Mapping[str, object] | None = None, loops: int = 0, force: bool = False
+) -> Sink:
+    """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
+
+    Moving images play `loops` times, 0 is for ever. SoraError, before anything is written, for what cannot be: an
+    unknown suffix, an odd size in H.264, numbered images that are there already (unless `force`).
+    """
+    check_name(name)
+    if name == STREAM:
+        return StreamSink(standard_output(), format)
+    path, sequence = Path(name), sequence_of(name)
+    check_format(path, format)
+    if path.suffix.lower() == ".y4m":
+        return Y4mSink(path, format)
+    if path.suffix.lower() != ".png":
+        return FileSink(path, format, options(path, format, metadata or {}, loops))
+    return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
+
+
+def check_name(name: str) -> None:
+    """Refuse an output of a kind that cannot be written."""
+    if name != STREAM and Path(name).suffix.lower() not in SUFFIXES:
+        raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def check_format(path: Path, format: Format) -> None:
+    """Refuse frames that this kind of file cannot hold."""
+    suffix, (width, height) = path.suffix.lower(), format.size
+    if suffix in (".mp4", ".mov", ".mkv") and (width % 2 or height % 2):
+        even = f"{max(2, width - width % 2)}x{max(2, height - height % 2)}"
+        raise SoraError(f"cannot write {path} at {width}x{height}: both must be even there; {even} is the nearest")
+    if suffix == ".gif" and format.rate > FASTEST_GIF:
+        raise SoraError(f"cannot write {path}: a GIF shows at most {FASTEST_GIF} frames a second, not {format.fps:g}")
+
+
+def options(path: Path, format: Format, metadata: Mapping[str, object], loops: int) -> list[str]:
+    """ffmpeg's words from its input to the container."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEOS:
+        full = f"{declare(format)},scale=out_color_matrix={format.matrix}:out_range=tv,format=yuv420p"
+        return ["-vf", full, *colours(format), *tagging(metadata), *VIDEOS[suffix]]
+    rgb = f"{declare(format)},scale={SHARP},format=rgb24"
+    if suffix == ".gif":
+        # a palette for every frame: one for all of them would keep the whole video in memory
+        palettes = f"{rgb},split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
+        return ["-vf", palettes, "-loop", str(loops - 1 if loops else 0), "-f", "gif"]
+    if suffix == ".apng":
+        return ["-vf", rgb, "-plays", str(loops), "-f", "apng"]
+    return ["-vf", rgb, "-c:v", "libwebp", "-quality", "90", "-loop", str(loops), "-f", "webp"]
+
+
+def colours(format: Format) -> list[str]:
+    primaries = "bt2020" if format.matrix == "bt2020nc" else "bt709"
+    named = ["-colorspace", format.matrix, "-color_primaries", primaries, "-color_trc", "bt709"]
+    return [*named, "-color_range", "tv"]
+
+
+class FileSink(Encoder):
+    """Raw frames through ffmpeg into one file."""
+
+    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
+        super().__init__(path)
+        self.format, self.words = format, words
+        self.frames = 0
+
+    def command(self) -> list[str]:
+        source = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
+        return [*source, *self.words, self.target()]
+
+    def target(self) -> str:
+        return as_file(self.part)
+
+    def write(self, raw: bytes) -> None:
+        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
+        self.send(*([] if self.frames else [self.format.header()]), b"FRAME\n", raw)
+        self.frames += 1
+
+    def finish(self) -> None:
+        if self.frames == 0:
+            raise Failed(f"there are no frames to write to {self.path}")
+        super().finish()
+
+
+class ImagesSink(FileSink):
+    """Raw frames into numbered PNGs, each put in place as it comes, the first with the number 1."""
+
+    def __init__(self, sequence: Sequence, format: Format, force: bool) -> None:
+        super().__init__(sequence.path(1), format, ["-vf", f"{declare(format)},scale={SHARP},format=rgb24"])
+        self.sequence = sequence
+        if self.path.exists() and not force:
+            raise SoraError(f"{self.path} exists already; write the images to another folder or overwrite them")
+        self.words += ["-f", "image2", "-atomic_writing", "1", "-start_number", "1"]
+
+    def target(self) -> str:
+        return as_file(self.sequence.pattern())
+
+    def keep(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        super().abandon()
+        unfinished = replace(self.sequence, after=self.sequence.after + ".tmp")
+        for number in unfinished.numbers():
+            unfinished.path(number).unlink(missing_ok=True)
+
+
+class ImageSink:
+    """One raw frame into one PNG, with its metadata."""
+
+    def __init__(self, path: Path, format: Format, metadata: Mapping[str, object] | None) -> None:
+        self.path, self.format, self.metadata = path, format, metadata
+        self.raw: bytes | None = None
+        self.waited = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, raw: bytes) -> None:
+        if self.raw is not None:
+            raise Failed(f"{self.path} holds one frame; name more of them like {self.path.stem}%05d.png, or .apng")
+        self.raw = raw
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        if self.raw is None:
+            raise Failed(f"there are no frames to write to {self.path}")
+        started = time.perf_counter()
+        (frame,) = to_rgb([self.raw], self.format, self.format.size)
+        write_image(self.path, frame, metadata=self.metadata)
+        self.waited += time.perf_counter() - started
+
+
+class StreamSink:
+    """Raw frames, bit for bit, as y4m into a stream. BrokenPipeError if nobody reads it any more."""
+
+    def __init__(self, stream: IO[bytes], format: Format) -> None:
+        self.stream, self.format = stream, format
+        self.waited, self.frames = 0.0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, raw: bytes) -> None:
+        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
+        started = time.perf_counter()
+        try:
+            self.stream.writelines([*([] if self.frames else [self.format.header()]), b"FRAME\n", raw])
+            self.stream.flush()
+        except BrokenPipeError:
+            silence(self.stream)
+            raise
+        self.frames += 1
+        self.waited += time.perf_counter() - started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class Y4mSink(StreamSink):
+    """Raw frames, bit for bit, into a .y4m file."""
+
+    def __init__(self, path: Path, format: Format) -> None:
+        self.path, self.part = path, part_of(path)
+        self.format, self.waited, self.frames = format, 0.0, 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.stream = open(self.part, "wb")
+        except OSError as error:
+            raise Failed(f"could not write {self.path}: {error.strerror}") from error
+        return self
+
+    def write(self, raw: bytes) -> None:
+        try:
+            super().write(raw)
+        except OSError as error:
+            raise Failed(f"could not write {self.path}: {error.strerror}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.keep()
+        finally:
+            self.part.unlink(missing_ok=True)
+            with suppress(OSError):      # what a full disk did not take is told already
+                self.stream.close()
+
+    def keep(self) -> None:
+        if self.frames == 0:
+            raise Failed(f"there are no frames to write to {self.path}")
+        os.replace(self.part, self.path)
+
+
+def silence(stream: IO[bytes]) -> None:
+    """What is left in a broken pipe's buffer goes nowhere, so that the interpreter does not complain at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def standard_output() -> IO[bytes]:
+    if sys.stdout is None:           # it was closed before we began
+        raise SoraError("- writes a video to standard output, which is closed; give a name")
+    if sys.stdout.isatty():
+        raise SoraError("- writes a video to standard output, which is the terminal; pipe it on or give a name")
+    return sys.stdout.buffer

@@ -1,0 +1,153 @@
+"""Files written by ffmpeg from frames on its stdin: whole under their name, or nothing at all."""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sora_cli.errors import Failed
+from sora_cli.media.convert import Frame, pixels, raw_rgb
+from sora_cli.media.names import part_of
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, rational, start
+from sora_cli.media.y4m import Size
+
+H264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p")
+BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
+MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
+
+
+class Encoder:
+    """An ffmpeg that reads frames from its stdin and writes `part`, which becomes `path` when all went well.
+
+    A context manager: the file appears when the block ends well, and nothing is left when it does not. Failed
+    carries ffmpeg's own words. `waited` are the seconds spent on the encoder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.part = part_of(self.path)
+        self.waited = 0.0
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.complaints = tempfile.TemporaryFile()
+        self.process = start(self.command(), stdin=subprocess.PIPE, stderr=self.complaints)
+        return self
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        assert self.process.stdin
+        started = time.perf_counter()
+        try:
+            for piece in pieces:
+                self.process.stdin.write(piece)
+        except BrokenPipeError:
+            self.give_up()
+        self.waited += time.perf_counter() - started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.abandon()
+
+    def finish(self) -> None:
+        assert self.process.stdin
+        started = time.perf_counter()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            self.give_up()
+        if self.process.wait() != 0 or self.complaint():
+            self.give_up()
+        self.keep()
+        self.waited += time.perf_counter() - started
+
+    def keep(self) -> None:
+        os.replace(self.part, self.path)
+
+    def abandon(self) -> None:
+        """Stop ffmpeg if it still runs and remove what is not complete."""
+        self.process.kill()
+        self.process.wait()
+        self.complaints.close()
+        self.part.unlink(missing_ok=True)
+
+    def complaint(self) -> str:
+        self.complaints.seek(0)
+        return explain(self.complaints.read())
+
+    def give_up(self) -> None:
+        reason = f"it ended with code {self.process.wait()}"
+        raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
+
+
+class VideoWriter(Encoder):
+    """RGB frames of `source_size` in, an H.264 yuv420p MP4 of exactly `size` out, its index at the front.
+
+    `metadata` values that are not strings are stored as JSON.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        size: Size,
+        fps: float,
+        source_size: Size | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(path)
+        self.size, self.fps = size, fps
+        self.source_size = source_size or size
+        self.metadata = metadata or {}
+
+    def command(self) -> list[str]:
+        scale = "scale={}:{}:flags=lanczos:out_color_matrix=bt709:out_range=tv,setsar=1".format(*self.size)
+        return [
+            ffmpeg(), *QUIET, "-y", *raw_rgb(self.source_size, Fraction(rational(self.fps))), "-i", "pipe:0",
+            "-vf", scale, *H264, *BT709, *tagging(self.metadata), *MP4, as_file(self.part),
+        ]  # fmt: skip
+
+    def write(self, frame: Frame) -> None:
+        """One frame, uint8 [h, w, 3]."""
+        self.send(pixels(frame, self.source_size))
+
+
+def write_image(
+    path: Path | str, frame: Frame, size: Size | None = None, metadata: Mapping[str, object] | None = None
+) -> None:
+    """One frame as a PNG of exactly `size`, written whole or not at all."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    path, tags = Path(path), PngInfo()
+    for key, value in (metadata or {}).items():
+        tags.add_itxt(key, plain(value))
+    image = Image.fromarray(frame)
+    part = part_of(path)
+    try:
+        image.resize(size or image.size, Image.Resampling.LANCZOS).save(part, format="PNG", pnginfo=tags)
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def tagging(metadata: Mapping[str, object]) -> list[str]:
+    """ffmpeg's words for the tags of an output."""
+    return [word for key, value in metadata.items() for word in ("-metadata", f"{key}={plain(value)}")]
+
+
+def plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

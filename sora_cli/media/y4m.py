@@ -1,0 +1,162 @@
+"""y4m: one header line, then frames of raw planes. The currency between programs, bit for bit; no ffmpeg here."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import IO
+
+from sora_cli.errors import Failed, SoraError
+
+Size = tuple[int, int]
+
+MAGIC = b"YUV4MPEG2"
+LONGEST_LINE = 1024
+LARGEST = 8192                   # pixels along a side
+FASTEST = 240                    # frames per second
+
+DEPTHS = ("p9", "p10", "p12", "p14", "p16")
+GREYS = ("9", "10", "12", "16")
+# C tag -> the name of ffmpeg
+PIX_FMTS = {
+    **dict.fromkeys(("420", "420jpeg", "420mpeg2", "420paldv"), "yuv420p"),
+    **{"411": "yuv411p", "422": "yuv422p", "444": "yuv444p", "444alpha": "yuva444p", "mono": "gray"},
+    **{f"{chroma}{depth}": f"yuv{chroma}{depth}le" for chroma in ("420", "422", "444") for depth in DEPTHS},
+    **{f"mono{depth}": f"gray{depth}le" for depth in GREYS},
+}
+CHROMA_STEPS = {"420": (2, 2), "411": (4, 1), "422": (2, 1), "444": (1, 1)}      # pixels to a chroma sample
+MATRICES = ("bt709", "smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A y4m header: what its raw frames are. `tags` are the X tags, of which two mean something here.
+
+    XCOLORRANGE=FULL is the usual one. XCOLORMATRIX=smpte170m is ours, for pictures that are not bt709: others pass
+    over it, and known frames keep their colours through a pipe of our own commands.
+    """
+
+    width: int
+    height: int
+    rate: Fraction
+    chroma: str = "420mpeg2"
+    interlace: str = "p"
+    aspect: str = "1:1"          # of a pixel, width to height; 0:0 is unknown
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.width <= LARGEST and 1 <= self.height <= LARGEST):
+            raise SoraError(f"a size of {self.width}x{self.height} is not possible; 1x1 to {LARGEST}x{LARGEST} are")
+        if not 0 < self.rate <= FASTEST:
+            raise SoraError(f"a rate of {float(self.rate):g} frames a second is not possible; up to {FASTEST} are")
+        if self.chroma not in PIX_FMTS:
+            raise SoraError(f"unknown y4m chroma {self.chroma!r}; known are {', '.join(PIX_FMTS)}")
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Format":
+        """From a header line, with its newline or without; SoraError for anything that is not one."""
+        words = line.decode("ascii", "replace").rstrip("\n").split(" ")
+        if words[0] != MAGIC.decode():
+            raise SoraError("this is not a y4m stream: it does not begin with YUV4MPEG2")
+        found = {word[0]: word[1:] for word in words[1:] if word}
+        return cls(
+            whole(found, "W"), whole(found, "H"), ratio(found, "F"),
+            chroma=found.get("C", "420jpeg"),
+            interlace=matching(found, "I", "[pbtm?]", "p"),
+            aspect=matching(found, "A", r"\d{1,9}:\d{1,9}", "1:1"),
+            tags=tuple(word[1:] for word in words[1:] if word.startswith("X")),
+        )  # fmt: skip
+
+    def header(self) -> bytes:
+        rate = f"{self.rate.numerator}:{self.rate.denominator}"
+        words = [f"W{self.width}", f"H{self.height}", f"F{rate}", f"I{self.interlace}", f"A{self.aspect}"]
+        words += [f"C{self.chroma}", *(f"X{tag}" for tag in self.tags)]
+        return b" ".join([MAGIC, *(word.encode("ascii", "replace") for word in words)]) + b"\n"
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+    @property
+    def fps(self) -> float:
+        return float(self.rate)
+
+    @property
+    def pix_fmt(self) -> str:
+        """The name that ffmpeg has for these planes."""
+        return PIX_FMTS[self.chroma]
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame: its planes one after the other, samples deeper than 8 bits in two bytes."""
+        luma, depth = self.width * self.height, 1 + self.pix_fmt.endswith("le")
+        if self.chroma.startswith("mono"):
+            return luma * depth
+        across, down = CHROMA_STEPS[self.chroma[:3]]
+        chroma = -(-self.width // across) * -(-self.height // down)
+        return (luma * (1 + (self.chroma == "444alpha")) + 2 * chroma) * depth
+
+    @property
+    def full_range(self) -> bool:
+        return "COLORRANGE=FULL" in self.tags
+
+    @property
+    def matrix(self) -> str:
+        """How colour was taken apart, by ffmpeg's name."""
+        named = [tag.partition("=")[2] for tag in self.tags if tag.startswith("COLORMATRIX=")]
+        return named[-1] if named and named[-1] in MATRICES else "bt709"
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width to height of a pixel; 1 where it is unknown."""
+        across, down = map(int, self.aspect.split(":"))
+        return Fraction(across, down) if across and down else Fraction(1)
+
+
+def whole(found: dict[str, str], letter: str) -> int:
+    return int(matching(found, letter, r"\d{1,9}"))
+
+
+def ratio(found: dict[str, str], letter: str) -> Fraction:
+    above, below = map(int, matching(found, letter, r"\d{1,9}:\d{1,9}").split(":"))
+    return Fraction(above, below) if below else Fraction(0)
+
+
+def matching(found: dict[str, str], letter: str, pattern: str, default: str | None = None) -> str:
+    """The value of one header parameter; SoraError if it is missing or not of this kind."""
+    value = found.get(letter, default)
+    if value is None or not re.fullmatch(pattern, value, re.ASCII):
+        wrong = "missing" if value is None else f"{value[:40]!r}"
+        raise SoraError(f"false y4m header: {letter} is {wrong}")
+    return value
+
+
+def read_format(stream: IO[bytes], begun: bytes = b"") -> Format:
+    """The header off a stream, of which `begun` is read already; SoraError if it is not one."""
+    line = begun + stream.readline(LONGEST_LINE - len(begun))
+    if len(line) == LONGEST_LINE:
+        raise SoraError(f"false y4m header: its line is longer than {LONGEST_LINE} bytes")
+    return Format.parse(line)
+
+
+def read_frames(stream: IO[bytes], format: Format, name: str) -> Iterator[bytes]:
+    """The raw frames after a header, one by one; Failed, naming the frame, if the stream ends inside of it."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE):
+        if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+            raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
+        if not re.match(rb"FRAME[ \n]", line):
+            raise Failed(f"{name} is damaged: frame {number} does not begin with FRAME")
+        raw = stream.read(format.frame_bytes)
+        if len(raw) < format.frame_bytes:
+            raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
+        yield raw
+        number += 1
+
+
+def stream(frames: Iterable[bytes], format: Format) -> Iterator[bytes]:
+    """Raw frames as the pieces of a y4m stream."""
+    yield format.header()
+    for raw in frames:
+        yield b"FRAME\n"
+        yield raw
