@@ -21,12 +21,15 @@ TABLE: dict[str, set[str]] = {
     "sampler": {"errors", "flow"},
     "timeline": {"errors", "geometry"},
     "planner": {"errors", "geometry"},
-    "world": {"errors"},
+    "scores": {"errors"},
+    "sheet": {"errors", "media"},
+    "estimate": {"errors", "device", "geometry", "models", "planner", "shot", "weights"},
+    "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "world"},
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
-WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "expand", "cli")
+WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "expand", "scores", "sheet", "estimate", "cli")
 
 
 def part_of(module: str) -> str:

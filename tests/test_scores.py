@@ -75,7 +75,7 @@ def test_bytes_and_floats_score_alike() -> None:
 
 def test_a_torus_is_a_perfect_loop_and_a_part_of_it_is_not() -> None:
     whole, part = seam_score(torus(64)), seam_score(torus(32))
-    assert whole.position == pytest.approx(1, abs=0.02) and whole.velocity == pytest.approx(1, abs=0.1)
+    assert whole.position == pytest.approx(1, abs=0.02) and whole.velocity == pytest.approx(1, abs=0.25)
     assert part.position > 3 and part.worst > 3
 
 
