@@ -5,6 +5,8 @@ imported only where tensors are touched.
 """
 
 import hashlib
+import json
+import math
 import os
 import re
 import tomllib
@@ -121,6 +123,36 @@ def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise Failed(f"weights {path} hold NaN or infinity in {name}; use an earlier checkpoint")
     return tensors, metadata
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one part of a checkpoint says of itself: the shapes of its tensors, and its metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+    def count(self, prefix: str = "") -> int:
+        """Numbers in all tensors whose names begin so."""
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if name.startswith(prefix))
+
+
+def read_header(*paths: Path) -> Header:
+    """The header of a safetensors file, or of all shards of a part, without its tensors and without torch.
+
+    Failed if a file is not there or does not begin with a safetensors header."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    metadata: dict[str, str] = {}
+    for path in paths:
+        check(path)
+        try:
+            with path.open("rb") as file:
+                told = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            metadata = told.pop("__metadata__", {}) | metadata
+            shapes |= {name: tuple(tensor["shape"]) for name, tensor in told.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+            raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
+    return Header(shapes, metadata)
 
 
 def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:

@@ -16,6 +16,8 @@ TABLE: dict[str, set[str]] = {
     "geometry": {"errors"},
     "shot": {"errors", "geometry"},
     "media": {"errors"},
+    "join": set(),
+    "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
     "latents": {"errors", "geometry", "shot", "weights"},
     "windows": {"errors", "weights"},
@@ -24,12 +26,18 @@ TABLE: dict[str, set[str]] = {
     "sampler": {"errors", "flow"},
     "timeline": {"errors", "geometry"},
     "planner": {"errors", "geometry"},
-    "world": {"errors"},
+    "scores": {"errors"},
+    "sheet": {"errors", "media"},
+    "estimate": {"errors", "device", "geometry", "models", "planner", "shot", "weights"},
+    "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "world"},
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
-WITHOUT_TORCH = ("errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "cli")
+WITHOUT_TORCH = (
+    "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors", "join",
+    "estimate", "cli",
+)  # fmt: skip
 
 
 def part_of(module: str) -> str:

@@ -1,25 +1,44 @@
-"""What the user sees while it works: progress bars and notes, all on stderr."""
+"""What the user sees while it works: progress bars, notes and small pictures, all on stderr."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from rich.console import Console
+import numpy as np
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from sora_cli.cli.preview import Row
+
 Item = TypeVar("Item")
+REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
+
+
+class Bars(Progress):
+    """rich's progress bars below a row of pictures, if there is one."""
+
+    row: Row | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.row is not None:
+            yield self.row
+        yield from super().get_renderables()
 
 
 class Screen:
-    """A context manager around rich's progress; silent when quiet, and only notes when not a terminal."""
+    """A context manager around rich's progress; silent when quiet, and only notes when not a terminal.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    With `preview`, the frames given to `picture` are shown above the bars.
+    """
+
+    def __init__(self, quiet: bool = False, preview: bool = False) -> None:
+        self.quiet, self.preview = quiet, preview
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.progress = Progress(
+        self.progress = Bars(
             TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,
+            refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
 
@@ -35,6 +54,11 @@ class Screen:
     def note(self, text: str) -> None:
         self.console.print(escape(text))
 
+    def picture(self, frames: Sequence[np.ndarray]) -> None:
+        """Show frames, uint8 [h, w, 3] of one size, in place of those before; only if previews are asked for."""
+        if self.preview and not self.progress.disable:
+            self.progress.row = Row(frames)
+
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar called `stage`, making it on first use."""
         if stage not in self.tasks:
@@ -48,7 +72,8 @@ class Screen:
             self.show(stage, done, total)
 
     def clear(self) -> None:
-        """Take the bars away, for the next video of a batch."""
+        """Take the bars and pictures away, for the next video of a batch."""
+        self.progress.row = None
         for task in self.tasks.values():
             self.progress.remove_task(task)
         self.tasks.clear()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
+
+from sora_cli import media
 
 
 def save_sheet(path: Path, rows: list[Tensor]) -> None:
@@ -14,6 +15,4 @@ def save_sheet(path: Path, rows: list[Tensor]) -> None:
     width = max(line.shape[1] for line in lines)
     lines = [torch.nn.functional.pad(line, (0, 0, 0, width - line.shape[1]), value=-1) for line in lines]
     pixels = ((torch.cat(lines) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    part = path.with_suffix(".part.png")
-    Image.fromarray(pixels).save(part)
-    part.replace(path)
+    media.write_image(path, pixels)

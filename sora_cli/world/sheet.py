@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
+from sora_cli import media
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -18,7 +19,7 @@ _TEXT = 230
 
 def sheet(path: Path | str, count: int = 16, seed: int = 0, split: Split = "train", height: int = 144,
           width: int = 240, seconds: float = 2.4) -> None:
-    """Draw `count` random clips to an image file at `path`, five frames spread over `seconds` each."""
+    """Draw `count` random clips to a PNG at `path`, five frames spread over `seconds` each."""
     rng = random.Random(seed)
     draw([sample_scene(rng, split) for _ in range(count)], Path(path), height, width, seconds)
 
@@ -33,6 +34,4 @@ def draw(scenes: list[Scene], path: Path, height: int, width: int, seconds: floa
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
     for i, scene in enumerate(scenes):
         pen.text((8, i * height + 10), textwrap.fill(dense(scene), 26), fill="black", font=font)
-    part = path.with_name(path.name + ".part")
-    image.save(part, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")
-    part.replace(path)
+    media.write_image(path, np.asarray(image))

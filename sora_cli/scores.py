@@ -1,0 +1,186 @@
+"""Numbers beside a clip: how well it was joined, how well it loops, how it drifts. numpy alone.
+
+A clip is fed frame by frame (uint8 [h, w, 3], or floats in [0, 1]) and may be of any length: frames are shrunk
+to at most 160 pixels across first, so that grain and the canvas's size hardly count, and then forgotten.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Frame = np.ndarray
+
+WIDEST = 160             # pixels
+COARSE = 20              # pixels; see `Changes`
+AROUND = 12              # neighbouring differences on each side of a join
+FLOOR = 1 / (3 * 255)    # what rounding to 8 bits makes of no difference: a still clip joins a still clip
+BINS = 8                 # of the colour histogram, a channel
+
+
+def shrink(frame: Frame, widest: int = WIDEST) -> Frame:
+    """Means over squares of pixels: float32 [h, w, 3] in [0, 1] of at most `widest` columns."""
+    height, width, channels = frame.shape
+    side = min(-(-width // widest), height)
+    rows, columns = height // side, width // side
+    squares = frame[: rows * side, : columns * side].reshape(rows, side, columns, side, channels)
+    return squares.mean((1, 3), dtype=np.float32) / np.float32(255 if frame.dtype == np.uint8 else 1)
+
+
+# ---- joins ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seam:
+    """How a loop closes, 1 = like anywhere else in it: where things are, and how they move."""
+
+    position: float
+    velocity: float
+
+    @property
+    def worst(self) -> float:
+        return max(self.position, self.velocity)
+
+
+class Changes:
+    """First and second differences of a clip; two numbers a frame and four small frames are kept.
+
+    With |.| the mean absolute value over pixels and colours in [0, 1], and f a frame of at most 160 columns,
+    d[i] = |f[i] - f[i-1]|. With g a frame of at most 20 columns, a[i] = |g[i+1] - 2 g[i] + g[i-1]|: only where
+    things move less than their own blur is that an acceleration. At 160 columns an object that turns around
+    has the same a as one that goes on; at 20, two to five times as much.
+    """
+
+    def __init__(self) -> None:
+        self.first: list[Frame] = []      # the first two frames, of 160 columns
+        self.last: list[Frame] = []       # the last two
+        self.steps: list[float] = []      # d[1], d[2], ...
+        self.bends: list[float] = []      # a[1], a[2], ...
+
+    def add(self, frame: Frame) -> None:
+        small = shrink(frame)
+        if self.last:
+            self.steps.append(step(self.last[-1], small))
+        if len(self.last) == 2:
+            self.bends.append(bend(*self.last, small))
+        if len(self.first) < 2:
+            self.first.append(small)
+        self.last = [*self.last[-1:], small]
+
+    def boundary(self, join: int) -> float:
+        """d[join] over the median of the 12 d on each side of it; see `boundary_score`."""
+        assert 1 <= join <= len(self.steps), f"no join at {join} in {len(self.steps) + 1} frames"
+        before, after = self.steps[: join - 1], self.steps[join:]
+        return ratio(self.steps[join - 1], before[-AROUND:] + after[:AROUND])
+
+    def seam(self) -> Seam:
+        """The differences across the wrap over the medians of the whole clip; see `seam_score`."""
+        assert self.steps, "a loop has at least two frames"
+        (second_last, last), (first, second) = self.last, self.first
+        across = max(bend(second_last, last, first), bend(last, first, second))
+        return Seam(ratio(step(last, first), self.steps), ratio(across, self.bends))
+
+
+def boundary_score(frames: Iterable[Frame], join: int) -> float:
+    """How visible it is that frames from `join` on were made to continue those before: 1 = seamless.
+
+    The score is d[join] / median(d[join-12 .. join-1], d[join+1 .. join+12]), with d as in `Changes` and at
+    least a third of a grey level. It asks whether the picture changes more across the join than the same
+    footage does by itself (as the seam measures of Flexible Diffusion Modeling and Mobius do). The median of
+    both sides is unmoved by a cut nearby and by the rhythm of four frames to a latent. A jump in place or
+    colour raises it; a change of direction without a jump does not, and a freeze lowers it below 1.
+    """
+    return changes(frames).boundary(join)
+
+
+def seam_score(frames: Iterable[Frame]) -> Seam:
+    """How visible the wrap of a loop is, where the last frame is followed by the first: 1 = seamless.
+
+    With frame indices modulo T and d and a as in `Changes`: position is d[0] / median(d[1 .. T-1]), velocity
+    is max(a[T-1], a[0]) / median(a[1 .. T-2]), all at least a third of a grey level. A loop that ends where
+    it began may still turn around there: its position is good and its velocity is not. A seam that repeats
+    the first frame or stands still has a position below 1.
+    """
+    return changes(frames).seam()
+
+
+def changes(frames: Iterable[Frame]) -> Changes:
+    seen = Changes()
+    for frame in frames:
+        seen.add(frame)
+    return seen
+
+
+def step(before: Frame, after: Frame) -> float:
+    return float(np.abs(after - before).mean())
+
+
+def bend(before: Frame, here: Frame, after: Frame) -> float:
+    return float(np.abs(shrink(after - 2 * here + before, COARSE)).mean())
+
+
+def ratio(here: float, elsewhere: Sequence[float]) -> float:
+    """`here` over the median of `elsewhere`, neither below the floor; without an elsewhere, the floor is it."""
+    usual = float(np.median(elsewhere)) if elsewhere else FLOOR
+    return max(here, FLOOR) / max(usual, FLOOR)
+
+
+# ---- drift ------------------------------------------------------------------------------------------------
+
+
+class Drift:
+    """Colour and detail of a clip second by second, for how it changes over time; nothing else is kept."""
+
+    def __init__(self, fps: float) -> None:
+        self.fps, self.frames = fps, 0
+        self.sums: list[np.ndarray] = []          # a second: frames, then the sums of `look`
+        self.colours: list[np.ndarray] = []       # a second: counts of the colour histogram
+
+    def add(self, frame: Frame) -> None:
+        if int(self.frames / self.fps) == len(self.sums):
+            self.sums.append(np.zeros(4))
+            self.colours.append(np.zeros(BINS**3))
+        small = shrink(frame)
+        self.sums[-1] += look(small)
+        self.colours[-1] += histogram(small)
+        self.frames += 1
+
+    def curve(self) -> list[dict[str, float]]:
+        """A row a second (the last may be shorter): its start in `seconds`, the number of `frames`, the means
+        of `look`, and `histogram`, the distance of its colours to the first second's, 0 same to 1 disjoint."""
+        rows = []
+        for start, (sums, colours) in enumerate(zip(self.sums, self.colours, strict=True)):
+            frames, *means = sums / [1, *[sums[0]] * 3]
+            named = dict(zip(("colourfulness", "sharpness", "contrast"), map(float, means), strict=True))
+            away = np.abs(shares(colours) - shares(self.colours[0])).sum() / 2
+            rows.append({"seconds": float(start), "frames": float(frames), **named, "histogram": float(away)})
+        return rows
+
+
+def drift_curve(frames: Iterable[Frame], fps: float) -> list[dict[str, float]]:
+    """`Drift.curve` of a whole clip."""
+    drift = Drift(fps)
+    for frame in frames:
+        drift.add(frame)
+    return drift.curve()
+
+
+def look(frame: Frame) -> np.ndarray:
+    """1, then colourfulness (Hasler and Suesstrunk 2003), sharpness (the mean slope of the brightness from
+    pixel to pixel) and contrast (its standard deviation), of a float frame [h, w, 3] in [0, 1]."""
+    red, green, blue = np.moveaxis(frame, -1, 0)
+    opponent = np.stack([red - green, (red + green) / 2 - blue])
+    colourful = np.hypot(*opponent.std((1, 2))) + 0.3 * np.hypot(*opponent.mean((1, 2)))
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    slopes = np.hypot(np.diff(grey, axis=0)[:, :-1], np.diff(grey, axis=1)[:-1])
+    return np.array([1.0, colourful, slopes.mean() if slopes.size else 0.0, grey.std()])
+
+
+def histogram(frame: Frame) -> np.ndarray:
+    """Pixels [h, w, 3] in [0, 1] counted in 8 x 8 x 8 colours, [512]."""
+    level = np.clip((frame * BINS).astype(int), 0, BINS - 1)
+    return np.bincount((level @ [BINS * BINS, BINS, 1]).ravel(), minlength=BINS**3)
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    return counts / counts.sum()

@@ -1,0 +1,67 @@
+"""A contact sheet of a video: frames evenly spaced over it with their times, known ones in a border. No torch."""
+
+from collections.abc import Container
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sora_cli import media
+
+PAPER, INK, KNOWN = "white", "black", "#d95f02"
+BORDER, MARGIN, LABEL = 4, 10, 22        # pixels: around a known frame, between frames, for the time below
+
+
+class Sheet:
+    """Fed every frame of a clip in any order, it keeps the `count` frames it shows, small; `save` writes the page.
+
+    `frames` and `fps` are the clip's, `known` are the numbers of frames that were given and not made.
+    """
+
+    def __init__(
+        self, frames: int, fps: float, count: int = 12, known: Container[int] = (), columns: int = 4, width: int = 320
+    ) -> None:
+        self.fps, self.known, self.columns, self.width = fps, known, columns, width
+        self.chosen = evenly(frames, count)
+        self.kept: dict[int, Image.Image] = {}
+
+    def add(self, index: int, frame: np.ndarray) -> None:
+        """Frame number `index`, uint8 [h, w, 3]; most are forgotten at once."""
+        if index in self.chosen:
+            height = max(1, round(frame.shape[0] * self.width / frame.shape[1]))
+            self.kept[index] = Image.fromarray(frame).resize((self.width, height), Image.Resampling.LANCZOS)
+
+    def page(self) -> Image.Image:
+        """The frames that came so far, row by row."""
+        assert self.kept, "a sheet needs at least one frame"
+        across = min(self.columns, len(self.kept))
+        down = -(-len(self.kept) // across)
+        wide, tall = self.cell()
+        page = Image.new("RGB", (MARGIN + across * wide, MARGIN + down * tall), PAPER)
+        for place, index in enumerate(sorted(self.kept)):
+            self.paste(page, index, MARGIN + place % across * wide, MARGIN + place // across * tall)
+        return page
+
+    def cell(self) -> tuple[int, int]:
+        """(width, height) from one frame to the next."""
+        tallest = max(picture.height for picture in self.kept.values())
+        return self.width + MARGIN, tallest + LABEL + MARGIN
+
+    def paste(self, page: Image.Image, index: int, x: int, y: int) -> None:
+        """One frame at (x, y) with its time; a known one has a border and is called so."""
+        picture, pen = self.kept[index], ImageDraw.Draw(page)
+        known = index in self.known
+        page.paste(picture, (x, y))
+        if known:
+            pen.rectangle((x, y, x + picture.width - 1, y + picture.height - 1), outline=KNOWN, width=BORDER)
+        text = f"{index / self.fps:.2f} s{', known' if known else ''}"
+        pen.text((x, y + picture.height + 2), text, fill=KNOWN if known else INK, font=ImageFont.load_default(15))
+
+    def save(self, path: Path | str) -> None:
+        """The page as a PNG, written whole or not at all; Failed if it cannot be."""
+        media.write_image(path, np.asarray(self.page()))
+
+
+def evenly(frames: int, count: int) -> frozenset[int]:
+    """At most `count` of range(frames), evenly spaced, with the first and the last among them."""
+    return frozenset(np.linspace(0, frames - 1, min(count, frames)).round().astype(int).tolist())
