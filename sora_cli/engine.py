@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from sora_cli import flow, geometry, planner, weights
@@ -105,6 +106,7 @@ class Run:
     timings: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
     latents: Tensor | None = None
+    done: list[int] = field(default_factory=list)  # latents that exist already
 
     def __post_init__(self) -> None:
         shot = self.shot
@@ -176,6 +178,7 @@ class Run:
         rng = torch.Generator().manual_seed(self.shot.seed)
         x, known = torch.randn(self.timeline.latents.shape, generator=rng), self.timeline.known.clone()
         x = torch.lerp(x, self.timeline.latents, self.timeline.mask())  # noise, but for what is known
+        self.latents = x
         finished = store.finished() if store else iter(())
         for number, window in enumerate(self.windows):
             done = next(finished, None)
@@ -186,8 +189,8 @@ class Run:
             index = [frame % x.shape[1] for frame in window.frames]
             x[:, index] = done
             known[:, index] = 1
+            self.done = known[0].nonzero().flatten().tolist()
             yield Progress("denoise", (number + 1) * self.shot.steps, len(self.windows) * self.shot.steps)
-        self.latents = x
 
     def make(self, number: int, x: Tensor, known: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
         """One window's latents [C, t, h, w] on the CPU; yields between solver steps."""
@@ -250,12 +253,21 @@ class Run:
             left -= len(images)
             yield from images
 
-    @torch.inference_mode()
     def still(self, frame: int) -> np.ndarray:
         """What the decoder makes of a known key frame, [h, w, 3]; it needs no other latents."""
         latent, _ = geometry.snap(self.span.lead + frame)
-        one = self.timeline.latents[None, :, latent : latent + 1].to(self.engine.device, self.engine.dtype)
-        return pictures_of(self.engine.vae.decode(one)[0], self.canvas)[0]
+        return self.key_frames(self.timeline.latents, [latent])[0]
+
+    def glance(self, most: int = 8) -> list[np.ndarray]:
+        """Some of the key frames that exist already, spread over the video: how it takes shape."""
+        assert self.latents is not None
+        return self.key_frames(self.latents, planner.spread(self.done, most))
+
+    @torch.inference_mode()
+    def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
+        """Single key frames of latents [C, T, h, w], uint8 [h, w, 3] each; they need no others."""
+        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(self.engine.device, self.engine.dtype)
+        return [pictures_of(self.engine.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
 
     @contextmanager
     def clocked(self, stage: str) -> Iterator[None]:

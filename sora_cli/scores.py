@@ -13,6 +13,7 @@ Frame = np.ndarray
 
 WIDEST = 160             # pixels
 COARSE = 20              # pixels; see `Changes`
+RHYTHM = 4               # frames of a latent
 AROUND = 12              # neighbouring differences on each side of a join
 FLOOR = 1 / (3 * 255)    # what rounding to 8 bits makes of no difference: a still clip joins a still clip
 BINS = 8                 # of the colour histogram, a channel
@@ -77,8 +78,9 @@ class Changes:
         """The differences across the wrap over the medians of the whole clip; see `seam_score`."""
         assert self.steps, "a loop has at least two frames"
         (second_last, last), (first, second) = self.last, self.first
-        across = max(bend(second_last, last, first), bend(last, first, second))
-        return Seam(ratio(step(last, first), self.steps), ratio(across, self.bends))
+        wrap = [bend(second_last, last, first), bend(last, first, second)]
+        across = max(self.bends[-1:] + wrap + self.bends[:1])
+        return Seam(ratio(step(last, first), self.steps), ratio(across, peaks(self.bends)))
 
 
 def boundary_score(frames: Iterable[Frame], join: int) -> float:
@@ -97,9 +99,10 @@ def seam_score(frames: Iterable[Frame]) -> Seam:
     """How visible the wrap of a loop is, where the last frame is followed by the first: 1 = seamless.
 
     With frame indices modulo T and d and a as in `Changes`: position is d[0] / median(d[1 .. T-1]), velocity
-    is max(a[T-1], a[0]) / median(a[1 .. T-2]), all at least a third of a grey level. A loop that ends where
-    it began may still turn around there: its position is good and its velocity is not. A seam that repeats
-    the first frame or stands still has a position below 1.
+    is max(a[T-2 .. T+1]) / median over i of max(a[i .. i+3]), all at least a third of a grey level. The maxima
+    are over four frames since decoders of chunks turn a little at every key frame, and only there. A loop that
+    ends where it began may still turn around there: its position is good and its velocity is not. A seam that
+    repeats the first frame or stands still has a position below 1.
     """
     return changes(frames).seam()
 
@@ -117,6 +120,11 @@ def step(before: Frame, after: Frame) -> float:
 
 def bend(before: Frame, here: Frame, after: Frame) -> float:
     return float(np.abs(shrink(after - 2 * here + before, COARSE)).mean())
+
+
+def peaks(values: Sequence[float]) -> list[float]:
+    """The largest of every RHYTHM neighbours."""
+    return [max(values[i : i + RHYTHM]) for i in range(max(1, len(values) - RHYTHM + 1))] if values else []
 
 
 def ratio(here: float, elsewhere: Sequence[float]) -> float:

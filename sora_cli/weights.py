@@ -193,12 +193,17 @@ def save(
     """One safetensors file, written under a temporary name, flushed to the disk and renamed."""
     from safetensors.torch import save as serialise
 
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write(path, serialise(plain, dict(metadata or {})))
+
+
+def write(path: Path | str, content: bytes) -> None:
+    """A whole file, under a temporary name until it has reached the disk."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with part.open("wb") as file:
-            file.write(serialise(plain, dict(metadata or {})))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -35,8 +35,8 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors", "join",
-    "estimate", "cli",
+    "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors",
+    "join", "estimate", "cli",
 )  # fmt: skip
 
 

@@ -11,8 +11,11 @@ from sora_cli import __version__
 from sora_cli.cli.decode import decode
 from sora_cli.cli.encode import encode
 from sora_cli.cli.evaluate import evaluate
+from sora_cli.cli.extend import extend
 from sora_cli.cli.generate import generate
 from sora_cli.cli.info import info
+from sora_cli.cli.loop import loop
+from sora_cli.cli.reverse import reverse
 from sora_cli.cli.train import train
 from sora_cli.cli.world import world
 from sora_cli.errors import SoraError
@@ -31,6 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(extend)
+app.command()(loop)
+app.command()(reverse)
 app.command()(encode)
 app.command()(decode)
 app.command()(info)

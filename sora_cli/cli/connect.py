@@ -90,7 +90,7 @@ class Connector:
         changes, count = Changes(), 0
         for frame in media.to_rgb(tail, self.format, self.format.size) if tail else ():
             changes.add(frame)
-        for count, frame in enumerate(made, 1):
+        for count, frame in enumerate(made, 1):  # noqa: B007
             changes.add(frame)
             yield frame
         for frame in media.to_rgb(head[: AROUND + 1], self.format, self.format.size) if head else ():
@@ -98,7 +98,7 @@ class Connector:
         joins = {"start": len(tail) if tail else None, "end": len(tail) + count if head else None}
         for side, join in joins.items():
             if join is not None and join < len(changes.steps) + 1:
-                label = " ".join(("boundary", name, side if tail and head else "")).strip()
+                label = " ".join(filter(None, ("boundary", name, side if tail and head else "")))
                 self.making.scores[label] = changes.boundary(join)
 
 

@@ -35,11 +35,13 @@ def generate(
     fps: Annotated[float, typer.Option(help="Frames per second, 1 to 120.")] = 24.0,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE@TIME", help="A picture or clip that is given: start.png@0, mid.mp4@2.5s, end.png@-1."),
+        typer.Option(metavar="FILE@TIME", help="A given picture or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
     ] = None,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="How it begins; short for --anchor FILE@0.")] = None,
     end: Annotated[str | None, typer.Option(metavar="FILE", help="How it ends; short for --anchor FILE@-1.")] = None,
-    fit: Annotated[str, typer.Option(help=f"How anchors of another shape fill the frame: {', '.join(FITS)}.")] = "cover",
+    fit: Annotated[
+        str, typer.Option(help=f"How anchors fill a frame of another shape: {', '.join(FITS)}.")
+    ] = "cover",
     prompt_at: Annotated[
         list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
     ] = None,

@@ -10,6 +10,7 @@ import typer
 from sora_cli import latents, media
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
+from sora_cli.shot import Shot
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NO_SHOT = "none: this file does not say how it was made"
@@ -63,6 +64,27 @@ def describe_image(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Failed(f"{file} is not a readable image: {error}") from error
     return {"kind": "image", "width": width, "height": height, "shot": read_shot(text)}
+
+
+def shot_in(file: Path) -> Shot:
+    """The shot that a video, an image, latents or a record carry; SoraError if there is none."""
+    if file.suffix.lower() == ".json" and file.is_file():
+        text = shot_of_record(file)
+    else:
+        found = describe(file)["shot"]
+        text = json.dumps(found) if isinstance(found, dict) else ""
+    if not text:
+        raise SoraError(f"{file} does not say how it was made; give a prompt instead of --from")
+    return latents.shot_of(text)
+
+
+def shot_of_record(file: Path) -> str:
+    """The shot in a record that lies beside a video, "" if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return json.dumps(found["shot"]) if isinstance(found, dict) and "shot" in found else ""
 
 
 def read_shot(text: str) -> dict[str, Any] | str | None:

@@ -4,20 +4,22 @@ and what there is to know about it in a record beside it. No torch until a run i
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sora_cli import latents, media, sheet, weights
+from sora_cli import latents, media, weights
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.scores import Drift
+from sora_cli.sheet import Sheet
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Making:
         for progress in run.denoise(store):
             self.screen.show(progress.stage, progress.done, progress.total)
             if self.screen.preview and progress.done % run.shot.steps == 0:
-                self.screen.picture(run.glance(self.screen.thumbnails))
+                self.screen.picture(run.glance())
         return run
 
     def store(self, run: "Run", part: str) -> Any:
@@ -141,10 +143,10 @@ class Making:
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            sheet.draw(self.target.path, self.target.sheet, list(known))
+            draw(self.target, self.fps, told["frames"], list(known))
         found = self.report(told)
         if self.target.keeps:
-            weights.write_text(self.target.record, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+            weights.write(self.target.record, json.dumps(found, ensure_ascii=False, indent=1).encode() + b"\n")
         for store in self.stores:
             store.remove()
         with suppress(OSError):
@@ -201,6 +203,15 @@ def keep_latents(target: Target, header: latents.Header, made: "Tensor") -> None
     """Latents beside a finished video, tied to it by its hash."""
     if target.keeps:
         latents.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
+
+
+def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> None:
+    """A contact sheet of the finished video."""
+    assert target.sheet
+    page = Sheet(frames, fps, known=frozenset(chain.from_iterable(known)))
+    for index, frame in enumerate(media.read_frames(target.name)):
+        page.add(index, frame)
+    page.save(target.sheet)
 
 
 def identity(run: "Run") -> str:

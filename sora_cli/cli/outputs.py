@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.media import STREAM
 from sora_cli.shot import Shot
 
 FIELDS = ("prompt", "seed", "n")
@@ -20,15 +21,16 @@ def slug(prompt: str, longest: int = 60) -> str:
     return words[:longest].rstrip("-_") or "video"
 
 
-def output_paths(template: str | None, shots: Sequence[Shot]) -> list[Path]:
-    """One path per shot from -o, in which {prompt}, {seed} and {n} (1, 2, ...) are replaced."""
+def output_names(template: str | None, shots: Sequence[Shot]) -> list[str]:
+    """One name per shot from -o, in which {prompt}, {seed} and {n} (1, 2, ...) are replaced; `-` is a pipe."""
     if template is None:
         suffix = ".png" if shots[0].frames == 1 else ".mp4"
         template = ("{prompt}" if len(shots) == 1 else "{prompt}-{seed}") + suffix
-    paths = [Path(fill(template, shot, n)).expanduser() for n, shot in enumerate(shots, 1)]
-    if len(set(paths)) < len(paths):
-        raise SoraError(f"{len(shots)} videos would all be called {paths[0]}; put {{seed}} or {{n}} in -o")
-    return paths
+    names = [fill(template, shot, n) for n, shot in enumerate(shots, 1)]
+    names = [name if name == STREAM else str(Path(name).expanduser()) for name in names]
+    if len(set(names)) < len(names):
+        raise SoraError(f"{len(shots)} videos would all be called {names[0]}; put {{seed}} or {{n}} in -o")
+    return names
 
 
 def fill(template: str, shot: Shot, n: int) -> str:
@@ -52,13 +54,6 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
         raise SoraError(f"cannot write {path}: it is a folder")
     if path.exists() and not force:
         raise SoraError(f"{path} exists already; --force overwrites it, -o names another file")
-
-
-def check_video(path: Path, shot: Shot, force: bool) -> None:
-    """check_output for a video, which may be an image where there is only one frame."""
-    if path.suffix.lower() == ".png" and shot.frames > 1:
-        raise SoraError(f"{path} is an image but {shot.frames} frames are asked; use .mp4 or --frames 1")
-    check_output(path, (".mp4", ".png"), force)
 
 
 def check_room(folder: Path, shots: Sequence[Shot]) -> None:
