@@ -20,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sora_cli.estimate import Model, product_rate
+
 PROMPT = "a cat surfing"
 PROC = Path("/proc")
 SAMPLES_A_SECOND = 20
@@ -54,26 +56,7 @@ def generate(seconds: float, res: str, model: str, folder: Path) -> dict[str, An
 
 def width_of(model: str) -> int:
     """The width D of a model's video transformer, from the header of its weights."""
-    from safetensors import safe_open
-
-    from sora_cli import weights
-
-    with safe_open(weights.entry(model).part("dit")[0].path, framework="pt") as file:
-        config = json.loads(file.metadata()["config"])
-    return int(config["width"])
-
-
-def product_rate(tokens: int, width: int, dtype: torch.dtype, duration: float = 1.0) -> float:
-    """FLOP/s of [tokens, D] x [D, 4 D], the best of repeated products within `duration` seconds."""
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(tokens, width, generator=generator).to(dtype)
-    right = torch.randn(4 * width, width, generator=generator).to(dtype)
-    best, end = float("inf"), time.perf_counter() + duration
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - started)
-    return 2 * tokens * width * 4 * width / best
+    return Model.registered(model).config.width
 
 
 def report(clips: list[dict[str, Any]], rates: dict[str, float]) -> list[Table]:
@@ -123,7 +106,7 @@ def main() -> None:
         clips = [generate(seconds, asked.res, asked.model, Path(folder)) for seconds in asked.seconds]
     width = width_of(asked.model)
     rates = {
-        str(dtype).removeprefix("torch."): product_rate(asked.tokens, width, dtype)
+        str(dtype).removeprefix("torch."): product_rate(asked.tokens, width, torch.device("cpu"), dtype)
         for dtype in (torch.float32, torch.bfloat16)
     }
     if asked.json:

@@ -63,7 +63,7 @@ class Changes:
         if self.last:
             self.steps.append(step(self.last[-1], small))
         if len(self.last) == 2:
-            self.bends.append(bend(*self.last, small))
+            self.bends.append(bend(self.last[0], self.last[1], small))
         if len(self.first) < 2:
             self.first.append(small)
         self.last = [*self.last[-1:], small]

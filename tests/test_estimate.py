@@ -1,0 +1,188 @@
+"""The estimate against what a tiny model really does: the engine's count, torch's own count, the files."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from sora_cli import engine as engines
+from sora_cli import estimate as estimates
+from sora_cli import geometry, planner, weights
+from sora_cli.errors import Failed, SoraError
+from sora_cli.estimate import Model, decoding_of, dry_run, estimate
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
+from sora_cli.models.sora.patches import Grid
+from sora_cli.models.sora.text import TextConfig, TextTower
+from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.planner import Window
+from sora_cli.shot import Shot
+from sora_cli.weights import Entry, WeightFile
+from sora_cli.world.captions import words
+
+SHOT = Shot("a cat surfing", width=320, height=192, frames=22, steps=2, model="tiny")
+DIT = DitConfig(6, 64, 2, 2, 16, 16, 1, (8, 4, 4), 16.0)
+VAE = VaeConfig(4, 2, 16, 8, 8, 1, 2)
+
+
+def windows_of(shot: Shot) -> list[Window]:
+    return planner.plan(geometry.latents_for(shot.frames), shot.plan, size=4, step=2)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registered model of tiny random networks; the folder with its files."""
+    vocabulary = sorted(set(words()))
+    text = TextConfig(len(vocabulary) + 4, 20, 16, 2, 1, 8)
+    networks = {"text": (TextTower(text), text), "vae": (Vae(VAE), VAE), "dit": (Dit(DIT), DIT)}
+    files = []
+    for stem, (network, config) in networks.items():
+        metadata = {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
+        weights.save(path := tmp_path / f"{stem}.safetensors", network.state_dict(), metadata)
+        files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
+    monkeypatch.setattr(weights, "registry", lambda: {"tiny": Entry("tiny", "sora", "", tuple(files))})
+    monkeypatch.setattr(estimates, "MEASURED", 0.01)
+    return tmp_path
+
+
+def test_the_header_says_what_the_file_holds(tiny: Path) -> None:
+    header = weights.read_header(tiny / "dit.safetensors")
+    state = Dit(DIT).state_dict()
+    assert header.shapes == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert header.count() == sum(tensor.numel() for tensor in state.values())
+    assert Model.registered("tiny").config == DIT
+
+
+def test_shards_are_one_header(tmp_path: Path) -> None:
+    tensors = {name: torch.ones(100) for name in "abc"}
+    paths = weights.save_part(tmp_path, "part", tensors, {"config": "{}"}, limit=500)
+    header = weights.read_header(*paths)
+    assert len(paths) == 3 and header.count() == 300 and header.count("b") == 100
+    assert header.metadata["config"] == "{}"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage that is long", b"\4\0\0\0\0\0\0\0null", b"\2\0\0\0\0\0\0\0[]"])
+def test_what_is_no_header_fails(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dit.safetensors").write_bytes(content)
+    with pytest.raises(Failed, match="no safetensors"):
+        weights.read_header(tmp_path / "dit.safetensors")
+    with pytest.raises(Failed, match="missing"):
+        weights.read_header(tmp_path / "vae.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"guidance": 1.0}, {"plan": "full"}, {"frames": 1}, {"width": 96, "height": 320}]
+)
+def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
+    monkeypatch.setattr(engines, "WINDOW", 4)
+    monkeypatch.setattr(engines, "STEP", 2)
+    shot = replace(SHOT, **change)
+    run = engines.Engine("tiny", "cpu", "float32").start(shot)
+    list(run.denoise())
+    told = dry_run(shot, run.windows, "cpu", "float32")
+    assert told.products == pytest.approx(run.flops, rel=0.15)
+    assert told.windows == len(run.windows) and run.latents is not None
+    assert told.latents == run.latents.shape[1]
+    assert told.disk["latents"] == run.latents.numel() * 4
+
+
+def counted(work: Callable[[], object]) -> int:
+    """FLOP of matrix products and convolutions, by torch's own count."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_the_transformer_costs_what_torch_counts() -> None:
+    """Embeddings and the positions' tables are counted as products too, and padding is not, hence 15 %."""
+    config = replace(DIT, width=96, depth=4, registers=4)
+    dit, frames = Dit(config), 8
+    given = Conditions(
+        t=torch.ones(frames), known=torch.zeros(frames, 2), seconds=torch.arange(frames) / 6,
+        order=torch.ones(frames, dtype=torch.long), text=torch.zeros(1, 20, 16),
+        guidance=torch.ones(1), step=torch.zeros(1),
+    )  # fmt: skip
+    flops = counted(lambda: dit(torch.zeros(frames * 60, 24), (Grid(frames, 6, 10),), given))
+    window, header = Window((), tuple(range(frames))), header_of(dit)
+    products = 2 * header.count() * estimates.tokens_of(config, 60, window)
+    assert products + estimates.attention_of(config, 60, window) == pytest.approx(flops, rel=0.15)
+
+
+def header_of(network: torch.nn.Module) -> weights.Header:
+    return weights.Header({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, {})
+
+
+def test_the_decoder_costs_what_torch_counts() -> None:
+    vae = Vae(VAE)
+    long, short = (counted(lambda n=n: vae.decode(torch.zeros(1, 6, n, 12, 20))) for n in (9, 1))  # type: ignore[misc]
+    assert decoding_of(header_of(vae), 60) == pytest.approx((long - short) / 32, rel=0.02)
+
+
+def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
+    def cost(shot: Shot) -> estimates.Estimate:
+        return estimate(shot, windows_of(SHOT), Model.registered("tiny"), 1e9, 4)
+
+    base = cost(SHOT)
+    assert cost(replace(SHOT, guidance=1)).products * 2 == base.products
+    assert cost(replace(SHOT, steps=6)).attention == 3 * base.attention
+    longer = cost(replace(SHOT, frames=44))
+    assert longer.decoding == 2 * base.decoding and longer.memory["decoding"] == base.memory["decoding"]
+    assert longer.memory["latents"] > base.memory["latents"]
+
+
+def test_a_faster_machine_takes_less_time_and_nothing_else(tiny: Path) -> None:
+    slow, fast = (estimate(SHOT, windows_of(SHOT), Model.registered("tiny"), rate, 4) for rate in (1e9, 2e9))
+    assert fast.seconds["denoising"] == slow.seconds["denoising"] / 2
+    assert replace(fast, seconds=slow.seconds) == slow
+
+
+def test_long_windows_cost_memory(tiny: Path) -> None:
+    """The plan `full` sees everything at once: its scores grow with the square of the video's length."""
+    shot = replace(SHOT, frames=4001)
+    few, full = (
+        estimate(shot, [Window(tuple(range(n)), (n,))], Model.registered("tiny"), 1e9, 4).memory["denoising"]
+        for n in (100, 1000)
+    )
+    assert full > 20 * few
+
+
+def test_nothing_to_make_costs_no_denoising(tiny: Path) -> None:
+    told = dry_run(SHOT, [], "cpu", "float32")
+    assert told.products == told.attention == told.tokens == told.memory["denoising"] == 0 < told.decoding
+
+
+def test_the_engines_constant() -> None:
+    assert estimates.DECODED == engines.DECODED
+
+
+def test_pocket_as_measured() -> None:
+    """The README's 20 s on two cores, at the rate that they multiply: within a third of the measured time."""
+    shot = Shot("a cat surfing", frames=480)
+    windows = planner.plan(121, shot.plan, size=8, step=4)
+    told = estimate(shot, windows, Model.registered("pocket"), 431e9, 2)
+    assert sum(told.seconds.values()) == pytest.approx(38, rel=0.33)
+    assert told.peak == pytest.approx(579e6, rel=0.2)
+
+
+def test_the_table_and_json(tiny: Path) -> None:
+    told = dry_run(SHOT, windows_of(SHOT), "cpu", "float32")
+    console = Console(file=io.StringIO(), width=120)
+    console.print(told.table())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(word in text for word in ("windows", "GFLOP", "denoising", "MB", "7 latent frames"))
+    assert json.loads(json.dumps(told.to_dict()))["peak"] == told.peak > 0
+
+
+def test_refusals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SoraError, match="unknown model 'pocket'"):
+        dry_run(replace(SHOT, model="pocket"), windows_of(SHOT))
+    other = replace(weights.entry("tiny"), kind="other")
+    monkeypatch.setattr(weights, "registry", lambda: {"tiny": other})
+    with pytest.raises(SoraError, match="of kind other"):
+        dry_run(SHOT, windows_of(SHOT))
