@@ -8,11 +8,13 @@
 The engine prints nothing and calls nobody back; whoever runs the generators owns progress and cancelling.
 """
 
+import hashlib
+import json
 import time
 from bisect import bisect
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Protocol
 
@@ -118,7 +120,7 @@ class Run:
         for piece in self.known:
             with self.clocked("encode"):
                 self.timeline = self.place(piece)
-        self.windows = plan_of(shot, self.timeline)
+        self.windows = plan_of(shot, self.latents_in_all, self.timeline.done())
 
     def empty_timeline(self) -> Timeline:
         config = self.engine.vae.config
@@ -269,6 +271,15 @@ class Run:
         chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(self.engine.device, self.engine.dtype)
         return [pictures_of(self.engine.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
 
+    def identity(self) -> str:
+        """All that determines the latents, as JSON: going on with anything else would mix two videos."""
+        known = hashlib.sha256(self.timeline.latents.numpy().tobytes() + self.timeline.known.numpy().tobytes())
+        files = {file.path.name: file.sha256 for file in weights.entry(self.shot.model).files}
+        return json.dumps({
+            "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(), "weights": files,
+            "dtype": str(self.engine.dtype), "device": self.engine.device.type,
+        })  # fmt: skip
+
     @contextmanager
     def clocked(self, stage: str) -> Iterator[None]:
         """Add the time spent inside to `timings`."""
@@ -277,12 +288,11 @@ class Run:
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
 
 
-def plan_of(shot: Shot, timeline: Timeline) -> list[planner.Window]:
-    """The windows that a shot is made in."""
-    total = timeline.latents.shape[1]
+def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset()) -> list[planner.Window]:
+    """The windows that a shot is made in, of which some latent frames are known."""
     if shot.loop:
-        return planner.circle(total, WINDOW, STEP)
-    return planner.plan(total, shot.plan, timeline.done(), WINDOW, STEP)
+        return planner.circle(latents, WINDOW, STEP)
+    return planner.plan(latents, shot.plan, known, WINDOW, STEP)
 
 
 def rolling(velocity: "Velocity") -> "SolverField":

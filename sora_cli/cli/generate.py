@@ -1,7 +1,8 @@
 """`sora-cli generate PROMPT`: a prompt in, an MP4 out."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,9 +79,7 @@ def generate(
     targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
     check(shots, targets)
     if dry_run:
-        from sora_cli.cli.estimate import show
-
-        return show(shot, placed, as_json)
+        return show_cost(shot, placed, (str(device), str(dtype)), as_json)
 
     from sora_cli.engine import Engine
 
@@ -152,6 +151,37 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
     if not targets[0].stream:
         check_room(targets[0].path.parent, shots)
     weights.verify(weights.entry(shots[0].model))
+
+
+def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], as_json: bool) -> None:
+    """What a shot would take: its windows, and what they cost on this machine."""
+    from rich.console import Console
+
+    from sora_cli.engine import plan_of
+    from sora_cli.estimate import dry_run
+
+    span = geometry.Span(geometry.lead_for(p.start for p in placed if p.count == 1), shot.frames)
+    known = (geometry.key_frames(p.start + span.lead, p.count) for p in placed)
+    done = frozenset(n for first, count in known for n in range(first + (first > 0), first + count))
+    windows = plan_of(shot, span.latents, done)
+    cost = dry_run(shot, windows, *where)
+    if as_json:
+        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))
+        return
+    for number, window in enumerate(windows, 1):
+        typer.echo(f"window {number:3}: makes {spelled(window.latent)}, sees {spelled(window.observed) or 'nothing'}")
+    Console(highlight=False).print(cost.table())
+
+
+def spelled(frames: Sequence[int]) -> str:
+    """(0, 1, 2, 5) -> "0-2 5": latent frames, for a line of text."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][-1] + 1:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 # ---- the work ---------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A video on its way to a file or a pipe: windows kept as they are made, frames watched as they are written,
 and what there is to know about it in a record beside it. No torch until a run is handed in."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,7 +119,7 @@ class Making:
         folder = self.target.begun / part if part else self.target.begun
         if not self.target.resume:
             clear(folder)
-        self.stores.append(Windows(folder, identity(run)))
+        self.stores.append(Windows(folder, run.identity()))
         return self.stores[-1]
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
@@ -212,14 +211,3 @@ def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> Non
     for index, frame in enumerate(media.read_frames(target.name)):
         page.add(index, frame)
     page.save(target.sheet)
-
-
-def identity(run: "Run") -> str:
-    """All that determines a run's latents, as JSON: resuming with anything else would mix two videos."""
-    known = hashlib.sha256(run.timeline.latents.numpy().tobytes() + run.timeline.known.numpy().tobytes())
-    files = {file.path.name: file.sha256 for file in weights.entry(run.shot.model).files}
-    return json.dumps({
-        "shot": asdict(run.shot), "span": asdict(run.span), "known": known.hexdigest(), "weights": files,
-        "dtype": str(run.engine.dtype), "device": run.engine.device.type,
-    })  # fmt: skip
-
