@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -159,7 +160,8 @@ def test_a_variable_rate_becomes_constant(tmp_path: Path, suffix: str) -> None:
     assert suffix == "mkv" or "rate varies" in source.notes[0]       # the header of this Matroska says 24 and no more
     kept = planes(path, "-fps_mode", "passthrough")
     each = [kept[i : i + len(frames[0])] for i in range(0, len(kept), len(frames[0]))]
-    assert [each.index(raw) for raw in frames] == [0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7]
+    shown = [each.index(raw) for raw in frames]      # MP4 gives the last one a longer time
+    assert shown[:12] == [0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7] and len(shown) <= 13
 
 
 def test_transparency_is_over_black(tmp_path: Path) -> None:
@@ -232,6 +234,24 @@ def test_the_largest_and_the_smallest(tmp_path: Path) -> None:
     Image.new("1", (9000, 8)).save(tmp_path / "wide.png")
     with pytest.raises(Failed, match="9000x8"):
         media.open_source(str(tmp_path / "wide.png"))
+
+
+def test_a_named_pipe_is_a_stream(stream: bytes, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen(["dd", f"of={tmp_path / 'pipe'}", "status=none"], stdin=subprocess.PIPE)
+    feeder = Thread(target=writer.communicate, args=(stream,))
+    feeder.start()
+    source, frames = taken(tmp_path / "pipe")
+    feeder.join()
+    assert source.frames is None and b"".join(y4m.stream(frames, source.format)) == stream
+
+
+def test_sound_with_a_cover_is_no_video(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "cover.png")
+    sound = ("-f", "lavfi", "-i", "sine=d=0.2", "-i", tmp_path / "cover.png", "-map", "0", "-map", "1")
+    ffmpeg(*sound, "-c:v", "copy", "-disposition:v", "attached_pic", tmp_path / "song.m4a")
+    with pytest.raises(Failed, match="only sound"):
+        media.open_source(str(tmp_path / "song.m4a"))
 
 
 # --- what is refused -------------------------------------------------------------------------------------------
@@ -500,6 +520,15 @@ def test_a_full_disk_is_one_line(stream: bytes, tmp_path: Path, name: str) -> No
     media.part_of(tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(Failed, match="No space left on device"):
         write(tmp_path / name, stream)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_encoder_that_is_killed_is_one_line(stream: bytes, tmp_path: Path) -> None:
+    sink = media.open_sink(str(tmp_path / "a.gif"), Format(64, 48, Fraction(24)))
+    with pytest.raises(Failed, match="code -9"), sink:
+        sink.process.kill()
+        while True:
+            sink.write(bytes(sink.format.frame_bytes))
     assert os.listdir(tmp_path) == []
 
 
