@@ -16,6 +16,8 @@ from sora_cli.errors import Failed
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
 BLOCK = 1 << 16
+# what a line of ffmpeg's stderr says that names the cause, the most telling first
+CAUSES = ("no space|denied|moov atom|partial file|ended prematurely", "invalid|error|no such", ".")
 
 
 def ffmpeg() -> str:
@@ -56,8 +58,8 @@ def explain(complaint: bytes) -> str:
     """The line of ffmpeg's stderr that names the cause, without its prefixes."""
     spoken = complaint.decode(errors="replace").splitlines()
     lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in spoken]
-    telling = [line for line in lines if re.search(r"no space|denied|invalid|error|no such", line, re.I)]
-    return (telling or [line for line in lines if line] or [""])[0]
+    telling = (line for pattern in CAUSES for line in lines if re.search(pattern, line, re.IGNORECASE))
+    return next(telling, "")
 
 
 class Through(io.RawIOBase):

@@ -87,7 +87,8 @@ def options(path: Path, format: Format, metadata: Mapping[str, object], loops: i
     if suffix == ".gif":
         # a palette for every frame: one for all of them would keep the whole video in memory
         palettes = f"{rgb},split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
-        return ["-vf", palettes, "-loop", str(loops - 1 if loops else 0), "-f", "gif"]
+        again = {0: 0, 1: -1}.get(loops, loops - 1)      # GIF counts repetitions, and 0 of them are endless
+        return ["-vf", palettes, "-loop", str(again), "-f", "gif"]
     if suffix == ".apng":
         return ["-vf", rgb, "-plays", str(loops), "-f", "apng"]
     return ["-vf", rgb, "-c:v", "libwebp", "-quality", "90", "-loop", str(loops), "-f", "webp"]

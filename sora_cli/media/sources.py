@@ -259,9 +259,10 @@ def decode(
     if picture.still and "-framerate" not in words:
         words = ["-framerate", rational(wish.input_fps or STILL_FPS), *words]
     rate, notes = pace(picture, wish)
-    filters = ["setpts=PTS-STARTPTS", *(OVER_BLACK if picture.alpha else ()), *replace(wish, fps=rate).filters]
+    filters = ["setpts=PTS-STARTPTS", f"fps={rate}", *(OVER_BLACK if picture.alpha else ())]
+    filters += replace(wish, fps=None).filters
     filters += FROM_RGB if picture.alpha or picture.rgb else [NATIVE]
-    command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", ",".join(filters), "-fps_mode", "cfr"]
+    command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", ",".join(filters), "-fps_mode", "passthrough"]
     format, frames = run([*command, *Y4M, "pipe:1"], name, held, feed)
     if picture.alpha:
         notes.append("transparent parts, if any, are shown on black")
@@ -270,13 +271,16 @@ def decode(
     return Source(name, coloured(format, picture), frames, picture.metadata, notes)
 
 
-def pace(picture: Picture, wish: Wish) -> tuple[float | None, list[str]]:
-    """The constant rate to make of a video's own, None for the one that ffmpeg finds; and a note if it varies."""
-    if wish.fps or picture.still or picture.fps == picture.nominal or not picture.fps:
-        return wish.fps, []
+def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
+    """The constant rate in the words of the fps filter, and a note if the video's own varies."""
+    if wish.fps:
+        return rational(wish.fps), []
+    if picture.still or picture.fps == picture.nominal or not picture.fps:
+        return "source_fps", []
     sane = picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
     rate = picture.nominal if sane else picture.fps
-    return None if sane else rate, [f"its frame rate varies; taken at a constant {rate:g} frames a second"]
+    note = f"its frame rate varies; taken at a constant {rate:g} frames a second"
+    return "source_fps" if sane else rational(rate, 6e-3), [note]
 
 
 def coloured(format: Format, picture: Picture) -> Format:

@@ -55,7 +55,7 @@ class Format:
     @classmethod
     def parse(cls, line: bytes) -> "Format":
         """From a header line, with its newline or without; SoraError for anything that is not one."""
-        words = line.decode("ascii", "replace").rstrip("\n").split(" ")
+        words = line.decode("ascii", "replace").replace("\ufffd", "?").rstrip("\n").split(" ")
         if words[0] != MAGIC.decode():
             raise SoraError("this is not a y4m stream: it does not begin with YUV4MPEG2")
         found = {word[0]: word[1:] for word in words[1:] if word}
