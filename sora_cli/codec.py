@@ -59,20 +59,19 @@ class Codec:
     @torch.inference_mode()
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
         """The wanted frames of a file of latents (all unless told), one by one, as large as the cropped part of
-        its canvas. No latent is read or decoded that they do not need."""
+        its canvas: the same bits whatever else is wanted, of as few latents as that allows."""
         header = latents.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
-        span, canvas = header.span(wanted), header.canvas
-        before = None if span.before is None else self.vae.key_features(self.read(path, span.before, 1))
-        starts = range(span.first, span.stop, DECODED)
-        pieces = (self.read(path, at, min(DECODED, span.stop - at)) for at in starts)
+        span, canvas = header.span(wanted, DECODED), header.canvas
+        before = self.vae.key_features(self.read(path, span.before)) if span.before else None
+        pieces = (self.read(path, group) for group in span.groups)
         videos = self.vae.decode_stream(pieces, before)
         frames = (picture for video in videos for picture in pictures_of(video[0], canvas))
         yield from islice(frames, span.skip, span.skip + len(wanted))
 
-    def read(self, path: Path | str, first: int, count: int) -> Tensor:
-        """Latents of a file, [1, C, count, h, w], where and as the autoencoder wants them."""
-        found, _ = latents.load(path, first, count)
+    def read(self, path: Path | str, group: range) -> Tensor:
+        """Some latents of a file, [1, C, k, h, w], where and as the autoencoder wants them."""
+        found, _ = latents.load(path, group.start, len(group))
         if (channels := self.vae.config.channels) != len(found):
             raise Failed(f"the latents of {path} have {len(found)} channels, but the autoencoder has {channels}")
         return found[None].to(self.device, self.dtype)

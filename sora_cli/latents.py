@@ -74,23 +74,24 @@ class Header:
         """Frames that latent 0 has less than the others: it is a single one, but not in a loop."""
         return 0 if self.cyclic else geometry.TIME_STRIDE - 1
 
-    def span(self, wanted: range) -> "Span":
-        """What to decode for some frames of the video, no latent more than needed."""
+    def span(self, wanted: range, group: int = 1) -> "Span":
+        """What to decode for some frames of the video, in whole groups of `group` latents and no group more
+        than needed. Groups count from latent 0, so that a part is computed just like the whole."""
         assert 0 <= wanted.start < wanted.stop <= self.frames and wanted.step == 1, wanted
-        first, last = self.latent_of(wanted.start), self.latent_of(wanted.stop - 1)
-        before = first - 1 if first else self.latents - 1 if self.cyclic else None
-        begin = max(0, first * geometry.TIME_STRIDE - self.offset)
-        return Span(before, first, last + 1, wanted.start + self.lead - begin)
+        groups = [range(at, min(at + group, self.latents)) for at in range(0, self.latents, group)]
+        first, last = (self.latent_of(frame) // group for frame in (wanted.start, wanted.stop - 1))
+        before = groups[first - 1] if first or self.cyclic else range(0)
+        begin = max(0, groups[first].start * geometry.TIME_STRIDE - self.offset)
+        return Span(before, tuple(groups[first : last + 1]), wanted.start + self.lead - begin)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Latents first..stop-1 hold some frames; `before` is the latent whose key frame precedes them (None at
-    the start of a video), `skip` the decoded frames to drop at the front."""
+    """Groups of latents that hold some frames; `before` is the group whose last key frame precedes them (empty
+    at the start of a video), `skip` the decoded frames to drop at the front."""
 
-    before: int | None
-    first: int
-    stop: int
+    before: range
+    groups: tuple[range, ...]
     skip: int
 
 

@@ -6,6 +6,7 @@ import os
 import struct
 import tracemalloc
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def test_every_header_survives_its_strings(header: Header) -> None:
 
 @pytest.mark.parametrize("cyclic", [False, True])
 @pytest.mark.parametrize("lead", [0, 1, 2, 3])
-def test_a_span_covers_its_frames_and_no_latent_more(cyclic: bool, lead: int) -> None:
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_span_covers_its_frames_and_no_group_more(cyclic: bool, lead: int, group: int) -> None:
     """Against the list of all frames of all latents, written out."""
     header = replace(HEADER, frames=22, lead=lead, cyclic=cyclic)
     made = [[4 * k + i for i in range(4)] if cyclic else [0] if k == 0 else [4 * k - 3 + i for i in range(4)]
@@ -102,11 +104,14 @@ def test_a_span_covers_its_frames_and_no_latent_more(cyclic: bool, lead: int) ->
     assert lead + 22 <= sum(map(len, made)) < lead + 22 + 4
     for first in range(22):
         for end in range(first + 1, 23):
-            span = header.span(range(first, end))
-            shown = [frame for k in range(span.first, span.stop) for frame in made[k]][span.skip :]
+            span = header.span(range(first, end), group)
+            groups = [[frame for k in some for frame in made[k]] for some in span.groups]
+            shown = list(chain.from_iterable(groups))[span.skip :]
             assert shown[: end - first] == list(range(first + lead, end + lead))
-            assert first + lead in made[span.first] and end - 1 + lead in made[span.stop - 1]
-            assert span.before == (span.first - 1 if span.first else header.latents - 1 if cyclic else None)
+            assert first + lead in groups[0] and end - 1 + lead in groups[-1]
+            assert all(some.start % group == 0 and len(some) <= group for some in span.groups)
+            start = span.groups[0].start
+            assert list(span.before)[-1:] == ([start - 1] if start else [header.latents - 1] if cyclic else [])
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ MUTATIONS = st.lists(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(mutations=MUTATIONS, in_head=st.booleans(), kept=st.floats(0, 1))
 def test_mutated_files_are_one_line_or_right(
     tmp_path: Path, whole: bytes, mutations: list[tuple[float, int, bytes]], in_head: bool, kept: float
@@ -266,7 +271,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(field=st.sampled_from([*latents.to_strings(HEADER), "shape", "dtype", "data_offsets", "latents"]), value=JSON)
 def test_any_json_in_any_field(tmp_path: Path, whole: bytes, field: str, value: object) -> None:
     head, data = changed(whole)

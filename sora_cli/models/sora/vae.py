@@ -295,8 +295,10 @@ class Vae(nn.Module):
 
     def key_features(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, K, h, w] -> features of their last key frame [B, deep, h, w], with which
-        decoding goes on after it."""
-        return self.decoder.keys(self.denormalise(latents[:, :, -1:])[:, : self.config.space, 0])
+        decoding goes on after it; the same bits as if all K had been decoded."""
+        s = self.denormalise(latents)[:, : self.config.space]
+        g = self.decoder.keys(rearrange(s, "B C K h w -> (B K) C h w"))
+        return rearrange(g, "(B K) C h w -> B K C h w", K=s.shape[2])[:, -1]
 
     def stream(
         self, latents: Tensor, group: int = 2, previous: Tensor | None = None, cyclic: bool = False
@@ -304,8 +306,8 @@ class Vae(nn.Module):
         """Decode [B, C, K, h, w] a few latents at a time, yielding videos [B, 3, t, H, W] in [-1, 1] whose
         concatenation is `decode(latents)`. With `previous`, the features of the key frame before, or `cyclic`,
         where that is the last one, they are 4K frames."""
-        previous = self.key_features(latents) if cyclic else previous
-        return self.decode_stream(latents.split(group, 2), previous)
+        pieces = latents.split(group, 2)
+        return self.decode_stream(pieces, self.key_features(pieces[-1]) if cyclic else previous)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
         """Pieces of one video's latents [B, C, k, h, w] -> their videos [B, 3, t, H, W] in [-1, 1]. Memory does
