@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sora_cli import cli, media, weights
+from sora_cli import cli, geometry, media, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Shot
+from sora_cli.windows import Windows
 
 
 class FakeRun:
@@ -27,14 +29,22 @@ class FakeRun:
         self.notes = ["pocket does not know: xylo"] if "xylo" in shot.prompt else []
         self.flops = 1e9
         self.timings = {"text": 0.1, "denoise": 0.2}
+        self.span = geometry.Span(0, shot.frames)
+        canvas = geometry.canvas(shot.width, shot.height)
+        self.latents = torch.zeros(24, self.span.latents, canvas.height // 16, canvas.width // 16)
 
-    def denoise(self) -> Iterator[types.SimpleNamespace]:
+    def identity(self) -> str:
+        return self.shot.to_json()
+
+    def denoise(self, store: Windows | None) -> Iterator[types.SimpleNamespace]:
         for done in range(1, self.shot.steps + 1):
             yield types.SimpleNamespace(stage="denoise", done=done, total=self.shot.steps)
             if self.shot.prompt == "interrupt":
                 raise KeyboardInterrupt
             if self.shot.prompt == "nan":
                 raise Failed("the video came out as NaN")
+        if store and not list(store.finished()):
+            store.put(0, self.latents)
 
     def frames(self) -> Iterator[np.ndarray]:
         for i in range(self.shot.frames):
@@ -50,7 +60,7 @@ class FakeEngine:
         if device == "cuda":
             raise SoraError("there is no CUDA device here; use --device cpu")
 
-    def start(self, shot: Shot) -> FakeRun:
+    def start(self, shot: Shot, known: Sequence[object] = ()) -> FakeRun:
         return FakeRun(shot)
 
 
@@ -59,6 +69,7 @@ def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run one command line in an empty folder with the stand-in engine; returns the exit code."""
     engine = types.ModuleType("sora_cli.engine")
     engine.Engine = FakeEngine  # type: ignore[attr-defined]
+    engine.Known = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sora_cli.engine", engine)
     monkeypatch.setattr(weights, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
@@ -89,7 +100,7 @@ def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
         (("x", "--fps", "1000"), "from 1 to 120"),
         (("x", "--seconds", "1", "--frames", "9"), "give one of them"),
         (("x", "--steps", "0"), "steps is 0"),
-        (("x", "--plan", "zigzag"), "full, hierarchy"),
+        (("x", "--plan", "zigzag"), "full, autoregressive"),
         (("x", "--model", "veo"), "known are: pocket"),
         (("x", "--device", "tpu"), "--device"),
         (("x", "--device", "cuda"), "no CUDA device"),
@@ -98,12 +109,12 @@ def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
         (("x", "-n", "2", "-o", "a.mp4"), "put {seed} or {n}"),
         (("x", "-o", "{colour}.mp4"), "unknown {colour}"),
         (("x", "-o", "nowhere/a.mp4"), "no folder nowhere"),
-        (("x", "-o", "a.gif"), "must end in .mp4 or .png"),
+        (("x", "-o", "a.txt"), "must end in .mp4"),
         (("x", "-o", "a.png"), "--frames 1"),
         (("x", "-o", "folder.mp4"), "is a folder"),
         (("x", "-o", "taken.mp4"), "--force"),
         (("x", "--bogus"), "--bogus"),
-        ((), "prompt"),
+        ((), "prompt is empty"),
     ],
 )
 def test_nonsense_is_one_line_and_two(
