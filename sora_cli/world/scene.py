@@ -76,9 +76,9 @@ def _draw(rng: random.Random) -> Scene:
         subject=subject,
         action=action,
         place=SUBJECTS[subject].home if rng.random() < 0.25 else rng.choice(list(PLACES)),
-        size=rng.choices(list(SIZES), (0.15, 0.35, 0.50))[0],
+        size=rng.choices(list(SIZES), (0.08, 0.22, 0.70))[0],
         speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.25, 0.5, 0.25))[0],
-        camera=rng.choices(list(CAMERAS), (0.6, 0.1, 0.1, 0.1, 0.1))[0],
-        second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.15 else None,
+        camera=rng.choices(list(CAMERAS), (0.72, 0.07, 0.07, 0.07, 0.07))[0],
+        second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.1 else None,
         seed=rng.randrange(2**31),
     )
