@@ -107,8 +107,7 @@ class Shot:
         kinds = {field.name: type(getattr(BLANK, field.name)) for field in fields(cls)}
         if unknown := sorted(asked.keys() - kinds.keys()):
             raise SoraError(f"not a shot: unknown field {', '.join(unknown)}; known are {', '.join(kinds)}")
-        read = {name: typed(name, value, kinds[name]) for name, value in asked.items() if name not in LISTS}
-        return cls(**read, **{name: records(name, asked[name], LISTS[name]) for name in asked.keys() & LISTS.keys()})
+        return cls(**{name: read_field(name, value, kinds[name]) for name, value in asked.items()})
 
 
 def check_text(what: str, text: str) -> None:
@@ -140,6 +139,11 @@ def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:
 def check_range(what: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         raise SoraError(f"{what} is {value:g}; it must be from {low:g} to {high:g}")
+
+
+def read_field(name: str, value: Any, kind: type) -> Any:
+    """A field of a shot as JSON has it, as the shot has it."""
+    return records(name, value, LISTS[name]) if name in LISTS else typed(name, value, kind)
 
 
 def typed(name: str, value: Any, kind: type) -> Any:

@@ -77,4 +77,5 @@ def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: 
         yield from connector.connect(shots["before"], head=passing.head, name="before")
     yield from passing.frames()
     if "after" in shots:
-        yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=own and own.end())
+        kept = own.end() if own else None
+        yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=kept)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,6 +210,5 @@ def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Ite
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
-    pieces = [join.Piece(p.start, p.count, lambda p=p: p.frames(size), lambda p=p: run.still(p.start))
-              for p in placed]  # fmt: skip
+    pieces = [join.Piece(p.start, p.count, partial(p.frames, size), partial(run.still, p.start)) for p in placed]
     return join.joined(shown, run.shot.frames, pieces, size)
