@@ -118,7 +118,7 @@ class Run:
         self.notes += list(self.describe())
         self.timeline = self.empty_timeline()
         for piece in self.known:
-            with self.clocked("encode"):
+            with self.clocked("known"):
                 self.timeline = self.place(piece)
         self.windows = plan_of(shot, self.latents_in_all, self.timeline.done())
 
