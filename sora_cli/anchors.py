@@ -64,6 +64,8 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
 
 def count_frames(path: str, fps: float) -> int:
     """How many frames a file has at this rate; a picture has one whatever the rate."""
+    if path == media.STREAM:
+        raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:
         as_it_is = sum(1 for _ in source)
         same = abs(source.format.fps - fps) < 1e-3

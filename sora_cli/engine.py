@@ -83,10 +83,11 @@ class Engine:
         """Plan a shot around what is known; nothing expensive but encoding that happens before `denoise`.
 
         `span` says how much context lies around the frames shown; without it there is only what brings
-        single images onto key frames."""
+        pictures and clips onto key frames."""
         if span is None:
             stills = [k.at for k in known if k.images is not None and len(k.images) == 1]
-            span = geometry.Span(geometry.lead_for(stills), shot.frames)
+            clips = [k.at for k in known if k.images is not None and len(k.images) > 1]
+            span = geometry.Span(geometry.lead_for(stills, clips), shot.frames)
         return Run(self, shot, tuple(known), span)
 
     @torch.inference_mode()

@@ -48,7 +48,9 @@ def check_size(width: int, height: int) -> None:
 
 
 def frames_for(seconds: float, fps: float) -> int:
-    """round(seconds * fps); a SoraError if that is not even one frame."""
+    """round(seconds * fps); a SoraError if that is not even one frame, or no number."""
+    if not math.isfinite(seconds * fps):
+        raise SoraError(f"{seconds:g} s at {fps:g} fps is no length")
     frames = round(seconds * fps)
     if frames < 1:
         raise SoraError(f"{seconds:g} s at {fps:g} fps is less than one frame; give at least {1 / fps:.3g} s")
@@ -70,9 +72,9 @@ def parse_address(text: str, fps: float, frames: int) -> int:
 
     Raises SoraError for anything else, and for what lies outside of the video.
     """
-    match = re.fullmatch(r"\s*([+-]?)(\d+\.?\d*|\.\d+)(s?)\s*", text)
+    match = re.fullmatch(r"\s*([+-]?)(\d{1,12}\.?\d{0,12}|\.\d{1,12})(s?)\s*", text)
     if not match or not (match[3] or match[2].isdigit()):
-        raise SoraError(f"address {text!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
+        raise SoraError(f"address {text[:40]!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
     distance = round(float(match[2]) * fps) if match[3] else int(match[2])
     frame = frames - distance if match[1] == "-" else distance
     if not 0 <= frame < frames:
@@ -112,10 +114,16 @@ class Span:
         return latents_for(self.lead + self.frames + self.trail)
 
 
-def lead_for(known: Iterable[int]) -> int:
-    """The lead, 0 to 3 frames, that brings these frames nearest to key frames."""
-    at = list(known)
-    return min(range(TIME_STRIDE), key=lambda lead: sum(abs(snap(f + lead)[1] - f - lead) for f in at))
+def lead_for(stills: Iterable[int], clips: Iterable[int] = ()) -> int:
+    """The lead, 0 to 3 frames, that brings single known frames nearest to key frames; where that leaves a choice,
+    the one that loses the fewest frames of known clips (by their first frames) before their first key frame."""
+    at, begun = list(stills), list(clips)
+
+    def lost(lead: int) -> tuple[int, int]:
+        away = sum(abs(snap(frame + lead)[1] - frame - lead) for frame in at)
+        return away, sum(-(frame + lead) % TIME_STRIDE for frame in begun)
+
+    return min(range(TIME_STRIDE), key=lost)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ its fine part (sharpness) within a few frames, before things have moved on. No t
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 from PIL import Image
@@ -35,17 +36,24 @@ class Difference:
         coarse = blurred(whole)
         return cls(coarse.astype(np.float16), (whole - coarse).astype(np.float16))
 
-    def after(self, frames: int) -> np.ndarray | None:
-        """What is left of it so many frames away, the first neighbour being 1; None when it has faded."""
+    def after(self, frames: int, other: int | None = None) -> np.ndarray | None:
+        """What is left of it so many frames away, the first neighbour being 1; None when it has faded. `other`
+        frames away, on the other side, there is another one to share a short gap with."""
         if frames > COARSE:
             return None
-        left = fading(frames, COARSE) * self.coarse.astype(np.float32)
-        return left + fading(frames, FINE) * self.fine if frames <= FINE else left
+        left = share(frames, other, COARSE) * self.coarse.astype(np.float32)
+        return left + share(frames, other, FINE) * self.fine if frames <= FINE else left
+
+
+def share(frames: int, other: int | None, reach: int) -> float:
+    """How much of a difference holds so far from it; with another one nearby, both are at most 1 together."""
+    here, there = fading(frames, reach), fading(other, reach) if other else 0.0
+    return here / max(1.0, here + there)
 
 
 def fading(frames: int, reach: int) -> float:
     """From 1 at the join to 0 beyond `reach` frames, smooth at both ends."""
-    return 0.5 + 0.5 * math.cos(math.pi * frames / (reach + 1))
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, frames / (reach + 1)))
 
 
 def blurred(values: np.ndarray) -> np.ndarray:
@@ -68,8 +76,9 @@ def fill(frames: Iterable[Frame], count: int, size: Size, before: Difference | N
          after: Difference | None = None) -> Iterator[Frame]:  # fmt: skip
     """The `count` generated frames of a gap at full size, matched to what is given before and after it."""
     for number, frame in zip(range(1, count + 1), frames, strict=False):
-        sides = ((before, number), (after, count + 1 - number))
-        left = [rest for side, away in sides if side and (rest := side.after(away)) is not None]
+        near, far = number, count + 1 - number
+        sides = ((before, near, far if after else None), (after, far, near if before else None))
+        left = [rest for side, *away in sides if side and (rest := side.after(*away)) is not None]
         large = enlarge(frame, size)
         if left:
             large = np.clip(np.rint(large + sum(left)), 0, 255).astype(np.uint8)
@@ -83,7 +92,8 @@ class Piece:
     start: int
     count: int
     frames: Callable[[], Iterator[Frame]]
-    still: Callable[[], Frame]  # what the decoder makes of the first of them
+    still: Callable[[], Frame]  # what the decoder makes of one of them
+    shown: int = 0              # which one that is
 
 
 def joined(decoded: Iterator[Frame], total: int, pieces: Iterable[Piece], size: Size) -> Iterator[Frame]:
@@ -92,12 +102,10 @@ def joined(decoded: Iterator[Frame], total: int, pieces: Iterable[Piece], size: 
     at, before = 0, None
     for piece in sorted(pieces, key=lambda piece: piece.start):
         given = piece.frames()
-        first = next(given)
-        after = Difference.between(first, piece.still()) if piece.start > at else None
+        first = list(islice(given, piece.shown + 1))
+        after = Difference.between(first[-1], piece.still()) if piece.start > at else None
         yield from fill(decoded, piece.start - at, size, before, after)
-        last, below = first, next(decoded)
-        yield first
-        for last, below in zip(given, decoded, strict=False):  # noqa: B007
+        for last, below in zip(islice(chain(first, given), piece.count), decoded, strict=False):  # noqa: B007
             yield last
         at, before = piece.start + piece.count, Difference.between(last, below)
     yield from fill(decoded, total - at, size, before)

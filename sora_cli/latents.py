@@ -42,7 +42,7 @@ class Header:
     frames: int
     lead: int = 0        # frames to drop at the front of the decode
     cyclic: bool = False  # a loop: the first latent follows the last, so that all are chunks of four frames
-    shot: str = ""       # the shot as JSON, "" if there is none; read it with `shot_of`
+    shot: str = ""       # the shot as JSON, "" if there is none; read it with `Shot.from_json`
     video: str = ""      # sha256 of the video file that these latents belong to, "" if there is none
 
     def __post_init__(self) -> None:
@@ -121,18 +121,10 @@ def check_vae(path: Path | str, header: Header, model: str) -> None:
         )
 
 
-def shot_of(text: str) -> Shot:
-    """The shot that a file carries; SoraError if it is none, whatever it is instead."""
-    try:
-        return Shot.from_json(text)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise SoraError("not a shot: a number is too large, or it is nested too deeply") from error
-
-
 def carried(text: str) -> str:
     """The shot in a file's metadata as it is to be handed on; "" if it is none."""
     try:
-        return shot_of(text).to_json()
+        return Shot.from_json(text).to_json()
     except SoraError:
         return ""
 

@@ -1,7 +1,6 @@
 """A shot: what was asked, validated once, frozen and serialisable (metadata, batch lines, replay)."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -73,6 +72,9 @@ class Shot:
         for text in (self.prompt, *(cue.prompt for cue in self.cues)):
             check_text("prompt", text)
         check_text("negative prompt", self.negative)
+        check_text("name of the model", self.model)
+        for anchor in self.anchors:
+            check_text("name of an anchor", anchor.path)
         geometry.check_size(self.width, self.height)
         check_range("fps", self.fps, 1, 120)
         check_range("frames", self.frames, 1, MOST_FRAMES)
@@ -100,13 +102,14 @@ class Shot:
         """The inverse of to_json; SoraError on anything that is not a shot."""
         try:
             asked = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
             raise SoraError(f"not a shot: {error}") from error
         if not isinstance(asked, dict) or "prompt" not in asked:
             raise SoraError("not a shot: a JSON object with at least a prompt is needed")
         kinds = {field.name: type(getattr(BLANK, field.name)) for field in fields(cls)}
         if unknown := sorted(asked.keys() - kinds.keys()):
-            raise SoraError(f"not a shot: unknown field {', '.join(unknown)}; known are {', '.join(kinds)}")
+            named = ", ".join(ascii(name[:40])[1:-1] for name in unknown[:5])
+            raise SoraError(f"not a shot: unknown field {named}; known are {', '.join(kinds)}")
         return cls(**{name: read_field(name, value, kinds[name]) for name, value in asked.items()})
 
 
@@ -137,8 +140,13 @@ def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        raise SoraError(f"{what} is {value:g}; it must be from {low:g} to {high:g}")
+    if not low <= value <= high:  # nan is not
+        raise SoraError(f"{what} is {shown(value)}; it must be from {low:g} to {high:g}")
+
+
+def shown(value: float) -> str:
+    """A number for a line of text; whole ones may be longer than a float can be."""
+    return f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else f"{str(value)[:15]}..."
 
 
 def read_field(name: str, value: Any, kind: type) -> Any:
@@ -148,10 +156,10 @@ def read_field(name: str, value: Any, kind: type) -> Any:
 
 def typed(name: str, value: Any, kind: type) -> Any:
     """`value` as `kind`, where a whole number may stand for a float; SoraError otherwise."""
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not kind:
-        raise SoraError(f"not a shot: {name} is {value!r}, which is not of type {kind.__name__}")
+        raise SoraError(f"not a shot: {name} is of type {type(value).__name__}, not {kind.__name__}")
     return value
 
 

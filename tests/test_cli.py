@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import cli, geometry, media, weights
+from sora_cli import cli, geometry, latents, media, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Shot
 from sora_cli.windows import Windows
@@ -74,6 +74,19 @@ def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.setattr(weights, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)
+
+
+BEGUN = ["a.mp4.resume", "a.mp4.resume/identity.json", "a.mp4.resume/window-00000.safetensors"]
+
+
+def everything(folder: Path | str = ".") -> list[str]:
+    """All files and folders, however deep."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
+
+
+def beside(*names: str) -> list[str]:
+    """Finished videos with what is kept beside them."""
+    return sorted(name + suffix for name in names for suffix in (".mp4", ".json", ".safetensors"))
 
 
 def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
@@ -137,7 +150,18 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
     shot = Shot.from_json(found.metadata["sora"])
     assert shot == Shot("A cat, surfing!", width=96, height=64, frames=15, fps=30)
-    assert os.listdir() == ["a-cat-surfing.mp4"]
+    assert sorted(os.listdir()) == beside("a-cat-surfing")
+    record = json.loads(Path("a-cat-surfing.json").read_text())
+    assert (record["output"], record["frames"], record["shot"]) == ("a-cat-surfing.mp4", 15, json.loads(shot.to_json()))
+    assert latents.read_header("a-cat-surfing.safetensors").video == weights.hash_of(Path("a-cat-surfing.mp4"))
+
+
+@pytest.mark.parametrize("words", [("--no-metadata",), ("-o", "a-cat.gif", "--no-metadata"), ("-o", "%d.png")])
+def test_nothing_is_kept_beside_where_nobody_wants_it(sora: Callable[..., int], words: tuple[str, ...]) -> None:
+    assert generate(sora, "a cat", "--frames", 2, *words) == 0
+    assert sorted(os.listdir()) in (["a-cat.mp4"], ["a-cat.gif"], ["1.png", "2.png"])
+    if words == ("--no-metadata",):
+        assert "sora" not in media.probe("a-cat.mp4").metadata
 
 
 def test_json_is_one_line_a_video(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,12 +172,13 @@ def test_json_is_one_line_a_video(sora: Callable[..., int], capsys: pytest.Captu
     assert [line["shot"]["seed"] for line in lines] == [7, 8]
     assert set(lines[0]["timings"]) == {"text", "denoise", "encode"}
     assert "does not know: xylo" in err and lines[0]["notes"]
-    assert sorted(os.listdir()) == ["1-7.mp4", "2-8.mp4"]
+    assert sorted(os.listdir()) == beside("1-7", "2-8")
+    assert [json.loads(Path(name).read_text()) for name in ("1-7.json", "2-8.json")] == lines
 
 
 def test_default_names_of_several(sora: Callable[..., int]) -> None:
     assert generate(sora, "a cat", "--frames", 2, "-n", 2) == 0
-    assert sorted(os.listdir()) == ["a-cat-0.mp4", "a-cat-1.mp4"]
+    assert sorted(os.listdir()) == beside("a-cat-0", "a-cat-1")
 
 
 def test_quiet_says_nothing(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,20 +201,50 @@ def test_force_overwrites(sora: Callable[..., int]) -> None:
     assert media.probe("a.mp4").frames == 2
 
 
-@pytest.mark.parametrize("prompt", ["interrupt", "late interrupt"])
-def test_ctrl_c_is_130(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str) -> None:
-    assert generate(sora, prompt, "--frames", 20) == 130
-    assert capsys.readouterr().err.strip().endswith("sora-cli: interrupted")
-    assert os.listdir() == []
-
-
-@pytest.mark.parametrize(("prompt", "complaint"), [("nan", "NaN"), ("late failure", "No space left")])
-def test_failures_are_one(
-    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str, complaint: str
+@pytest.mark.parametrize(("prompt", "left"), [("interrupt", []), ("late interrupt", BEGUN)])
+def test_ctrl_c_is_130(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str, left: list[str]
 ) -> None:
-    assert generate(sora, prompt, "--frames", 5) == 1
+    assert generate(sora, prompt, "--frames", 20, "-o", "a.mp4") == 130
+    assert capsys.readouterr().err.strip().endswith("sora-cli: interrupted")
+    assert everything() == left
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint", "left"), [("nan", "NaN", []), ("late failure", "No space left", BEGUN)]
+)
+def test_failures_are_one(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str, complaint: str, left: list[str]
+) -> None:
+    assert generate(sora, prompt, "--frames", 5, "-o", "a.mp4") == 1
     assert complaint in capsys.readouterr().err.splitlines()[-1]
-    assert os.listdir() == []
+    assert everything() == left
+
+
+def test_what_was_begun_is_not_overwritten_unasked(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(sora, "late failure", "--frames", 5, "-o", "a.mp4") == 1
+    capsys.readouterr()
+    assert generate(sora, "a cat", "--frames", 5, "-o", "a.mp4") == 2
+    assert "--resume goes on with it, --force starts over" in capsys.readouterr().err
+    assert everything() == BEGUN
+    assert generate(sora, "a cat", "--frames", 5, "-o", "a.mp4", "--resume") == 2
+    assert "prompt was" in capsys.readouterr().err and everything() == BEGUN
+    assert generate(sora, "a cat", "--frames", 5, "-o", "a.mp4", "--force") == 0
+    assert everything() == beside("a")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.safetensors", "%d.png"])
+def test_files_beside_are_not_overwritten_unasked(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    mine, output = Path(name.replace("%d", "1")), "%d.png" if "%" in name else "a.mp4"
+    mine.write_text("mine")
+    assert generate(sora, "nan", "--frames", 2, "-o", output) == 2
+    assert str(mine) in capsys.readouterr().err and everything() == [str(mine)]
+    assert generate(sora, "a cat", "--frames", 2, "-o", output, "--force") == 0
+    assert mine.read_bytes() != b"mine"
 
 
 def test_debug_keeps_the_traceback(sora: Callable[..., int]) -> None:
@@ -264,7 +319,7 @@ from test_cli import FakeEngine, FakeRun
 from sora_cli import cli, weights
 import time
 engine = types.ModuleType("sora_cli.engine")
-engine.Engine = FakeEngine
+engine.Engine, engine.Known = FakeEngine, object
 sys.modules["sora_cli.engine"] = engine
 weights.verify = lambda model: None
 slow = FakeRun.frames
@@ -279,7 +334,7 @@ cli.main(["generate", "a cat", "--frames", "400", "--res", "96x64", "-o", "a.mp4
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(Path(__file__).parent)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -288,6 +343,6 @@ def test_signals_leave_nothing(tmp_path: Path, sent: signal.Signals, code: int) 
     for _ in range(3):
         process.stdout.readline()
     os.killpg(process.pid, sent)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert os.listdir(tmp_path) == []
+    assert everything(tmp_path) == BEGUN

@@ -369,5 +369,5 @@ def test_info_of_latents(sora: Callable[..., int], capsys: pytest.CaptureFixture
     assert "shape      6x7x12x20\n" in table and f"vae        {header.vae}\n" in table
     latents.save("b.safetensors", torch.zeros(6, 7, 12, 20), replace(header, shot=""))
     with pytest.raises(SoraError):
-        latents.shot_of("")
+        Shot.from_json("")
     assert told(sora, capsys, "b.safetensors")[0]["shot"] is None

@@ -85,3 +85,75 @@ def test_canvas_of_any_size(width: int, aspect: float) -> None:
     assert abs(math.log(crop_aspect * height / width)) <= 1 / min(made.crop_width, made.crop_height)
     assert abs(made.width - made.crop_width - 2 * made.left) <= 1
     assert abs(made.height - made.crop_height - 2 * made.top) <= 1
+
+
+# ---- addresses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "frame"),
+    [("0", 0), ("60", 60), ("119", 119), ("-1", 119), ("-120", 0), ("+7", 7), (" 60 ", 60),
+     ("0s", 0), ("2.5s", 60), ("2s", 48), (".5s", 12), ("1.s", 24), ("-0.5s", 108), ("-5s", 0)],
+)
+def test_addresses(text: str, frame: int) -> None:
+    assert geometry.parse_address(text, fps=24, frames=120) == frame
+
+
+@pytest.mark.parametrize("text", ["120", "-121", "5s", "-5.1s", "-0", "99s"])
+def test_addresses_outside(text: str) -> None:
+    with pytest.raises(SoraError, match=r"from 0 to 119, seconds from 0s to 4\.95s, or -1 to -120"):
+        geometry.parse_address(text, fps=24, frames=120)
+
+
+@pytest.mark.parametrize("text", ["", "s", "2.5", "two", "1m", "--1", "1e3", "nan", "-", "2,5s"])
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(SoraError, match="no time"):
+        geometry.parse_address(text, fps=24, frames=120)
+
+
+@pytest.mark.parametrize(
+    ("frame", "latent", "key"),
+    [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 1, 4), (4, 1, 4), (6, 1, 4), (7, 2, 8), (119, 30, 120)],
+)
+def test_snap(frame: int, latent: int, key: int) -> None:
+    assert geometry.snap(frame) == (latent, key)
+
+
+ADDRESSES = st.text(max_size=12) | st.from_regex(r"[+-]?[0-9]{0,20}\.?[0-9]{0,20}s?")
+
+
+@given(ADDRESSES, st.floats(1, 120), st.integers(1, 400))
+def test_any_address_is_a_frame_or_refused(text: str, fps: float, frames: int) -> None:
+    try:
+        assert 0 <= geometry.parse_address(text, fps, frames) < frames
+    except SoraError as error:
+        assert len(str(error)) < 300
+
+
+# ---- spans ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(-20, 60), st.integers(1, 40))
+def test_key_frames_are_those_inside(start: int, frames: int) -> None:
+    first, count = geometry.key_frames(start, frames)
+    inside = [frame for frame in range(start, start + frames) if frame % 4 == 0]
+    assert [4 * n for n in range(first, first + count)] == inside
+
+
+@given(st.integers(0, 16), st.integers(1, 60), st.integers(0, 16))
+def test_a_span_has_latents_for_all_of_it(lead: int, frames: int, trail: int) -> None:
+    latents = geometry.Span(lead, frames, trail).latents
+    assert geometry.frames_in(latents - 1) < lead + frames + trail <= geometry.frames_in(latents)
+
+
+@given(st.lists(st.integers(0, 400), max_size=6), st.lists(st.integers(0, 400), max_size=6))
+def test_no_other_lead_is_nearer(stills: list[int], clips: list[int]) -> None:
+    def away(lead: int) -> tuple[int, int]:
+        """Frames from the single ones to key frames, and of clips up to their first key frame."""
+        ahead = [(frame + lead) % 4 for frame in stills]
+        return sum(min(n, 4 - n) for n in ahead), sum(-(frame + lead) % 4 for frame in clips)
+
+    found = geometry.lead_for(stills, clips)
+    assert 0 <= found < 4 and away(found) == min(map(away, range(4)))
+    if len(stills) == 1 or (not stills and len(clips) == 1):
+        assert ([*stills, *clips][0] + found) % 4 == 0

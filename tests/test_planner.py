@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_cli.errors import SoraError
-from sora_cli.planner import SCHEMES, Window, plan, spread
+from sora_cli.planner import SCHEMES, Window, circle, plan, spread
 
 
 @st.composite
@@ -118,3 +118,35 @@ def test_windows_check_themselves() -> None:
     for observed, latent in [((0, 1), (1, 2)), ((1, 0), (2,)), ((0,), ())]:
         with pytest.raises(AssertionError):
             Window(observed, latent)
+
+
+# ---- circles ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 150), st.integers(2, 24), st.data())
+def test_every_circle_is_sound(total: int, size: int, data: st.DataObject) -> None:
+    step = data.draw(st.integers(1, size - 1))
+    exists: set[int] = set()
+    for number, window in enumerate(circle(total, size, step)):
+        seen, made = ([frame % total for frame in part] for part in (window.observed, window.latent))
+        assert set(seen) <= exists, "observes what does not exist yet"
+        assert not set(made) & exists, "makes a frame twice"
+        assert len(set(seen + made)) == len(window.frames) <= size, "has a frame twice, or too many"
+        assert len(made) <= step or number == 0
+        assert window.frames[-1] - window.frames[0] < total, "goes around more than once"
+        exists |= set(made)
+    assert exists == set(range(total))
+
+
+@pytest.mark.parametrize(("total", "size", "step"), [(8, 8, 4), (24, 8, 4), (121, 16, 8)])
+def test_frames_of_a_circle_are_made_between_their_neighbours(total: int, size: int, step: int) -> None:
+    first, *rest = circle(total, size, step)
+    assert first.observed == () and len(first.latent) == size
+    exists = set(first.latent)
+    for window in rest:
+        around = {frame + turn for frame in exists for turn in (-total, 0, total)}
+        for frame in window.latent:
+            assert max(done for done in around if done < frame) in window.observed
+            assert min(done for done in around if done > frame) in window.observed
+        exists |= {frame % total for frame in window.latent}

@@ -5,7 +5,6 @@ import torch
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.geometry import parse_address, snap
 from sora_cli.timeline import MIX, Timeline, sample_strides, sample_task, visible
 
 
@@ -70,38 +69,6 @@ def test_mask_is_one_exactly_where_latents_are_known() -> None:
 def test_clips_must_fit(at: int) -> None:
     with pytest.raises(SoraError, match="do not fit"):
         Timeline.empty((3, 2), frames=6, height=1, width=1).with_clip(at, torch.zeros(5, 2, 1, 1))
-
-
-# ---- addresses --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "frame"),
-    [("0", 0), ("60", 60), ("119", 119), ("-1", 119), ("-120", 0), ("+7", 7), (" 60 ", 60),
-     ("0s", 0), ("2.5s", 60), ("2s", 48), (".5s", 12), ("1.s", 24), ("-0.5s", 108), ("-5s", 0)],
-)
-def test_addresses(text: str, frame: int) -> None:
-    assert parse_address(text, fps=24, frames=120) == frame
-
-
-@pytest.mark.parametrize("text", ["120", "-121", "5s", "-5.1s", "-0", "99s"])
-def test_addresses_outside(text: str) -> None:
-    with pytest.raises(SoraError, match=r"from 0 to 119, seconds from 0s to 4\.95s, or -1 to -120"):
-        parse_address(text, fps=24, frames=120)
-
-
-@pytest.mark.parametrize("text", ["", "s", "2.5", "two", "1m", "--1", "1e3", "nan", "-", "2,5s"])
-def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(SoraError, match="no time"):
-        parse_address(text, fps=24, frames=120)
-
-
-@pytest.mark.parametrize(
-    ("frame", "latent", "key"),
-    [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 1, 4), (4, 1, 4), (6, 1, 4), (7, 2, 8), (119, 30, 120)],
-)
-def test_snap(frame: int, latent: int, key: int) -> None:
-    assert snap(frame) == (latent, key)
 
 
 # ---- training tasks ---------------------------------------------------------------------------------------

@@ -54,16 +54,17 @@ def extend(
         shot = shot_like(source, settings)
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
                  for side, length in seconds.items() if length is not None}  # fmt: skip
+        target.check_format(source.format)
 
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
         connector = Connector(Engine(model, str(device), str(dtype)), source.format, making)
         passing = Passing(source)
-        own = None if asked.changed else Whole.beside(video, model)
+        own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)
         count = making.write(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
-        if own and set(shots) == {"after"}:
+        if own and own.header.frames == passing.count and set(shots) == {"after"}:
             header = replace(own.header, frames=count, shot="", video="")
             keep_latents(target, header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
@@ -77,5 +78,5 @@ def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: 
         yield from connector.connect(shots["before"], head=passing.head, name="before")
     yield from passing.frames()
     if "after" in shots:
-        kept = own.end() if own else None
+        kept = own.end() if own and own.header.frames == passing.count else None
         yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=kept)

@@ -141,7 +141,7 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
     """All that can be refused without torch: names, folders, room, the model and its files."""
     weights.entry(shots[0].model)
     for shot, target in zip(shots, targets, strict=True):
-        one_image = target.path.suffix.lower() == ".png" and "%" not in target.name
+        one_image = target.path.suffix.lower() == ".png" and not target.numbered
         if one_image and shot.frames > 1:
             raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
                             "or --frames 1")  # fmt: skip
@@ -149,6 +149,7 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
             if media.same_file(anchor.path, target.name):
                 raise SoraError(f"{target.name} is an anchor of itself; give another -o")
         target.check()
+        target.check_format(format_of(shot))
     if not targets[0].stream:
         check_room(targets[0].path.parent, shots)
     weights.verify(weights.entry(shots[0].model))
@@ -161,7 +162,8 @@ def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], 
     from sora_cli.engine import plan_of
     from sora_cli.estimate import dry_run
 
-    span = geometry.Span(geometry.lead_for(p.start for p in placed if p.count == 1), shot.frames)
+    stills, clips = ([p.start for p in placed if (p.count == 1) is still] for still in (True, False))
+    span = geometry.Span(geometry.lead_for(stills, clips), shot.frames)
     known = (geometry.key_frames(p.start + span.lead, p.count) for p in placed)
     done = frozenset(n for first, count in known for n in range(first + (first > 0), first + count))
     windows = plan_of(shot, span.latents, done)
@@ -210,5 +212,12 @@ def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Ite
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
-    pieces = [join.Piece(p.start, p.count, partial(p.frames, size), partial(run.still, p.start)) for p in placed]
-    return join.joined(shown, run.shot.frames, pieces, size)
+    return join.joined(shown, run.shot.frames, [piece(run, p, size) for p in placed], size)
+
+
+def piece(run: "Run", placed: anchors.Placed, size: media.Size) -> join.Piece:
+    """An anchor as it is to be shown, and the first of its frames that the decoder can make by itself."""
+    first, count = geometry.key_frames(placed.start + run.span.lead, placed.count)
+    key = first * geometry.TIME_STRIDE - run.span.lead - placed.start if count else 0
+    still = partial(run.still, placed.start + key)
+    return join.Piece(placed.start, placed.count, partial(placed.frames, size), still, key)

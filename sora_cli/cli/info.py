@@ -75,7 +75,7 @@ def shot_in(file: Path) -> Shot:
         text = json.dumps(found) if isinstance(found, dict) else ""
     if not text:
         raise SoraError(f"{file} does not say how it was made; give a prompt instead of --from")
-    return latents.shot_of(text)
+    return Shot.from_json(text)
 
 
 def shot_of_record(file: Path) -> str:
@@ -89,7 +89,7 @@ def shot_of_record(file: Path) -> str:
 
 def read_shot(text: str) -> dict[str, Any] | str | None:
     try:
-        return asdict(latents.shot_of(text)) if text else None
+        return asdict(Shot.from_json(text)) if text else None
     except SoraError as error:
         return str(error)
 

@@ -1,5 +1,6 @@
 """`sora-cli loop VIDEO | PROMPT`: a clip that plays for ever without a visible seam."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -64,17 +65,19 @@ def loop(
     with Screen(quiet, preview) as screen:
         if is_video(what):
             asked = Asked(what, res, fps, input_res, input_fps)
-            close(asked, target, settings, seconds or CONNECTOR_SECONDS, times, engine, screen)
+            length = CONNECTOR_SECONDS if seconds is None else seconds
+            close(asked, target, settings, length, times, engine, screen)
         else:
             if prompt:
                 raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-            shot = round_shot(replace(settings, prompt=what), res, fps, seconds or LOOP_SECONDS)
+            length = LOOP_SECONDS if seconds is None else seconds
+            shot = round_shot(replace(settings, prompt=what), res, fps, length)
             make(shot, target, times, engine, screen)
 
 
 def is_video(what: str) -> bool:
     """Whether a word names a video: it is there, it is a stream, or it ends like one."""
-    return what == media.STREAM or Path(what).is_file() or Path(what).suffix.lower() in media.SUFFIXES
+    return what == media.STREAM or Path(what).suffix.lower() in media.SUFFIXES or os.path.isfile(what)
 
 
 # ---- from a prompt ----------------------------------------------------------------------------------------
@@ -92,6 +95,7 @@ def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", s
     """A loop of its own: all latents are made on a circle."""
     check_prompt(shot.prompt)
     target.check()
+    target.check_format(format_of(shot))
     weights.verify(weights.entry(shot.model))
     making = Making(target, screen, shot.fps, shot.frames * times)
     run = making.denoise(load().start(shot))
@@ -125,6 +129,7 @@ def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: i
     with asked.open(screen) as source:
         shot = shot_like(source, settings)
         shot = replace(shot, frames=connector_length(seconds, shot.fps))
+        target.check_format(source.format)
         making = Making(target, screen, shot.fps)
         connector = Connector(load(), source.format, making)
         passing = Passing(source)

@@ -4,7 +4,6 @@ and what there is to know about it in a record beside it. No torch until a run i
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
@@ -17,9 +16,10 @@ from sora_cli import latents, media, weights
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.media.names import sequence_of
 from sora_cli.scores import Drift
 from sora_cli.sheet import Sheet
-from sora_cli.shot import Shot
+from sora_cli.shot import Shot, check_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,12 +61,18 @@ class Target:
         return self.path.with_suffix(".safetensors")
 
     @property
+    def numbered(self) -> bool:
+        """Whether it is many images, `a%05d.png`."""
+        return sequence_of(self.name) is not None
+
+    @property
     def keeps(self) -> bool:
         """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
-        return self.metadata and not self.stream and "%" not in self.path.name and self.path.suffix != ".png"
+        return self.metadata and not self.stream and self.path.suffix.lower() != ".png"
 
     def check(self) -> None:
         """Refuse, before any work, what could not be written or would be lost."""
+        check_text("name of the output", self.name)
         media.check_name(self.name)
         if self.sheet and self.stream:
             raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
@@ -82,6 +88,17 @@ class Target:
         if self.begun.exists() and not (self.resume or self.force):
             raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
 
+    def check_format(self, format: media.Format) -> None:
+        """Refuse frames that the output cannot hold, and numbered images that are there already."""
+        media.open_sink(self.name, format, force=self.force)
+
+    def forget(self) -> None:
+        """Remove all finished windows of the video."""
+        from sora_cli.windows import clear
+
+        for folder in (*self.begun.glob("*/"), self.begun):
+            clear(folder)
+
 
 @dataclass
 class Making:
@@ -94,7 +111,6 @@ class Making:
     started: float = field(default_factory=time.perf_counter)
     runs: list["Run"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
-    stores: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.drift = Drift(self.fps)
@@ -112,15 +128,13 @@ class Making:
         return run
 
     def store(self, run: "Run", part: str) -> Any:
-        from sora_cli.windows import Windows, clear
+        from sora_cli.windows import Windows
 
         if self.target.stream:
             return None
-        folder = self.target.begun / part if part else self.target.begun
-        if not self.target.resume:
-            clear(folder)
-        self.stores.append(Windows(folder, run.identity()))
-        return self.stores[-1]
+        if len(self.runs) == 1 and not self.target.resume:
+            self.target.forget()
+        return Windows(self.target.begun / part, run.identity())
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
         """New frames on their way through, looked at for the drift."""
@@ -145,11 +159,10 @@ class Making:
             draw(self.target, self.fps, told["frames"], list(known))
         found = self.report(told)
         if self.target.keeps:
-            weights.write(self.target.record, json.dumps(found, ensure_ascii=False, indent=1).encode() + b"\n")
-        for store in self.stores:
-            store.remove()
-        with suppress(OSError):
-            self.target.begun.rmdir()
+            text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+            weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
+        if not self.target.stream:
+            self.target.forget()
         self.screen.clear()
         self.say(found)
 
@@ -208,6 +221,7 @@ def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> Non
     """A contact sheet of the finished video."""
     assert target.sheet
     page = Sheet(frames, fps, known=frozenset(chain.from_iterable(known)))
-    for index, frame in enumerate(media.read_frames(target.name)):
-        page.add(index, frame)
+    with media.open_source(target.name) as source:
+        for index, frame in enumerate(media.to_rgb(source, source.format, source.format.size)):
+            page.add(index, frame)
     page.save(target.sheet)

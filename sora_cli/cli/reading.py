@@ -85,8 +85,8 @@ class Whole:
     header: latents.Header
 
     @classmethod
-    def beside(cls, video: str, model: str) -> "Whole | None":
-        """Those of a video file, if they are there, of this model, and of this very file."""
+    def beside(cls, video: str, shot: Shot) -> "Whole | None":
+        """Those of a video file, if they are there, of the shot's model and canvas, and of this very file."""
         path = Path(video).with_suffix(".safetensors")
         if video == media.STREAM or not path.is_file() or not Path(video).is_file():
             return None
@@ -94,7 +94,8 @@ class Whole:
             header = latents.read_header(path)
         except SoraError:
             return None
-        fits = header.vae == latents.vae_of(model) and not header.cyclic
+        fits = header.vae == latents.vae_of(shot.model) and not header.cyclic
+        fits = fits and header.canvas == geometry.canvas(shot.width, shot.height)
         return cls(path, header) if fits and header.video == weights.hash_of(Path(video)) else None
 
     def end(self) -> Kept:

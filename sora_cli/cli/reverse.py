@@ -51,6 +51,7 @@ def reverse(
         shot = shot_like(source, settings)
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
+        target.check_format(source.format)
 
         from sora_cli.engine import Engine
 

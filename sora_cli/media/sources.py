@@ -257,7 +257,7 @@ def decode(
     """What ffmpeg decodes from `words`, upright, at a constant rate, in its own planes if y4m can hold them."""
     picture = picture or describe(words, name)
     if picture.still and "-framerate" not in words:
-        words = ["-framerate", rational(wish.input_fps or STILL_FPS), *words]
+        words = ["-framerate", rational(wish.input_fps or wish.fps or STILL_FPS), *words]  # one frame at any rate
     rate, notes = pace(picture, wish)
     filters = ["setpts=PTS-STARTPTS", f"fps={rate}", *(OVER_BLACK if picture.alpha else ())]
     filters += replace(wish, fps=None).filters
