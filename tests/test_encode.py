@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clips import write_frames
 from einops import rearrange
 from typer.testing import CliRunner
 
@@ -33,10 +34,7 @@ def scene_frames(count: int, height: int = 180, width: int = 320) -> np.ndarray:
 
 
 def write(path: Path, frames: np.ndarray, tags: dict[str, object]) -> Path:
-    with media.VideoWriter(path, frames.shape[2:0:-1], 24, metadata=tags) as writer:
-        for frame in frames:
-            writer.write(frame)
-    return path
+    return write_frames(path, frames, frames.shape[2:0:-1], metadata=tags)
 
 
 @pytest.fixture(scope="module")
