@@ -116,8 +116,11 @@ def test_an_encoder_that_dies_is_quoted(tmp_path: Path, monkeypatch: pytest.Monk
     fake.write_text("#!/bin/sh\nhead -c 100 >/dev/null\necho '[x264 @ 0x1] invalid moon phase' >&2\nexit 3\n")
     fake.chmod(0o755)
     monkeypatch.setenv("SORA_FFMPEG", str(fake))
-    with pytest.raises(Failed, match=r"a\.mp4: invalid moon phase"):
-        write(tmp_path / "a.mp4", count=50)
+    format = format_of((320, 192))
+    sink = media.open_sink(str(tmp_path / "a.mp4"), format)
+    with pytest.raises(Failed, match=r"a\.mp4: invalid moon phase"), sink:
+        for _ in range(50):
+            sink.write(bytes(format.frame_bytes))
     assert os.listdir(tmp_path) == ["ffmpeg"]
 
 
