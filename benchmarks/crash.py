@@ -269,9 +269,9 @@ def report(reference: Reference, rows: list[Row]) -> list[Table]:
         )  # fmt: skip
     crashed = [row for row in rows if row["kept"]]
     done = grid("in all", "", "")
-    done.add_row("latents identical in every bit", f"{sum(row['same_numbers'] for row in crashed)} of {len(crashed)}")
-    done.add_row("so is the whole file, with its header", f"{sum(row['identical'] for row in crashed)} of {len(crashed)}")
-    done.add_row("--resume was enough", f"{sum(row['alone'] for row in crashed)} of {len(crashed)}")
+    for name, field in (("latents identical in every bit", "same_numbers"), ("so is the whole file", "identical"),
+                        ("--resume was enough", "alone")):  # fmt: skip
+        done.add_row(name, f"{sum(row[field] for row in crashed)} of {len(crashed)}")
     kept = sum(row["kept"][-1] for row in crashed)
     done.add_row("windows that need not be made again", f"{kept} of {len(crashed) * reference.windows}")
     told = grid("what it said", "", *[""] * max((len(row.get("said", ())) for row in rows), default=0))
