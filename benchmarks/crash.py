@@ -26,6 +26,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -180,7 +181,8 @@ def ending(process: subprocess.Popen[bytes], render: Render) -> Row:
     """How a disturbed run ended: its exit code, its last line, the windows it kept and what it left lying about."""
     _, said = process.communicate()
     lines = said.decode(errors="replace").strip().splitlines()
-    return {"code": [process.returncode], "said": lines[-1:], "kept": [render.windows()],
+    said_last = [line.replace(f"{render.folder}/", "") for line in lines[-1:]]
+    return {"code": [process.returncode], "said": said_last, "kept": [render.windows()],
             "half_written": render.half_written()}  # fmt: skip
 
 
@@ -258,26 +260,31 @@ def limited(reference: Reference, render: Render) -> Row:
 
 def report(reference: Reference, rows: list[Row]) -> list[Table]:
     title = f"{reference.windows} windows, {reference.wall:.1f} s undisturbed"
-    table = grid(title, "crash", "at, s", "kept", "made again", "latents", "exit", "left behind", "said")
+    table = grid(title, "crash", "at, s", "kept", "made again", "latents", "exit", "left behind")
     for row in rows:
         table.add_row(
             row["what"], spaced(f"{moment:.1f}" for moment in row.get("at", ())), spaced(row["kept"]),
             f"{row['made_again']:.0%}", verdict(row), spaced(row.get("code", ())),
-            spaced([*row.get("half_written", ()), *row["remains"]]), "\n".join(row.get("said", ())),
+            spaced([*row.get("half_written", ()), *row["remains"]]),
         )  # fmt: skip
     crashed = [row for row in rows if row["kept"]]
     done = grid("in all", "", "")
-    done.add_row("files of latents identical", f"{sum(row['identical'] for row in crashed)} of {len(crashed)}")
-    done.add_row("--resume was enough", f"{sum(row['alone'] for row in crashed)} of {len(crashed)}")
+    for name, field in (("latents identical in every bit", "same_numbers"), ("so is the whole file", "identical"),
+                        ("--resume was enough", "alone")):  # fmt: skip
+        done.add_row(name, f"{sum(row[field] for row in crashed)} of {len(crashed)}")
     kept = sum(row["kept"][-1] for row in crashed)
     done.add_row("windows that need not be made again", f"{kept} of {len(crashed) * reference.windows}")
-    return [table, done]
+    told = grid("what it said", "", *[""] * max((len(row.get("said", ())) for row in rows), default=0))
+    for row in rows:
+        if row.get("said"):
+            told.add_row(row["what"], *row["said"])
+    return [table, done, told] if told.row_count else [table, done]
 
 
 def verdict(row: Row) -> str:
     if row["identical"]:
         return "identical"
-    return "same, in another file" if row["same_numbers"] else "DIFFERENT"
+    return "identical, not the header" if row["same_numbers"] else "DIFFERENT"
 
 
 def spaced(words: Iterable[object]) -> str:
@@ -314,13 +321,17 @@ def crashes(asked: argparse.Namespace, reference: Reference, folder: Path) -> It
 
 def main() -> None:
     asked = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))        # so that nothing stays mounted
     words = (PROMPT, "--seconds", str(asked.seconds), "--res", asked.res, "--steps", str(asked.steps), "--plan",
              asked.plan, "--seed", str(asked.seed), "--model", asked.model)  # fmt: skip
     with tempfile.TemporaryDirectory(dir=asked.folder) as made:
         folder = Path(made)
         note("undisturbed")
         reference = undisturbed(Render(folder / "undisturbed", words))
-        rows = list(crashes(asked, reference, folder))
+        rows = []
+        for row in crashes(asked, reference, folder):
+            note(json.dumps(row))
+            rows.append(row)
     found = {"seconds": asked.seconds, "res": asked.res, "windows": reference.windows, "wall": reference.wall,
              "rows": rows}  # fmt: skip
     show(found, report(reference, rows), asked.json)

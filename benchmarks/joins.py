@@ -203,7 +203,7 @@ def late_motion(clip: Clip, fps: float) -> float:
     into the last frame itself is left out, so that a freeze with a jump at its end is no motion."""
     steps = changes(clip).steps[:-1]
     late = min(round(fps), len(steps) // 2)
-    return float(np.mean(steps[-late:]) / max(1e-9, np.mean(steps[:-late])))
+    return float(np.mean(steps[-late:])) / max(1e-9, float(np.mean(steps[:-late])))
 
 
 # ---- all of it --------------------------------------------------------------------------------------------
