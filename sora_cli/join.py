@@ -78,7 +78,7 @@ def fill(frames: Iterable[Frame], count: int, size: Size, before: Difference | N
     for number, frame in zip(range(1, count + 1), frames, strict=False):
         near, far = number, count + 1 - number
         sides = ((before, near, far if after else None), (after, far, near if before else None))
-        left = [rest for side, *away in sides if side and (rest := side.after(*away)) is not None]
+        left = [rest for side, away, other in sides if side and (rest := side.after(away, other)) is not None]
         large = enlarge(frame, size)
         if left:
             large = np.clip(np.rint(large + sum(left)), 0, 255).astype(np.uint8)
