@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import format_of, write_frames
 
 from sora_cli import media
 from sora_cli.errors import Failed, SoraError
@@ -33,10 +34,7 @@ def boxes(path: Path) -> list[str]:
 
 
 def write(path: Path, count: int = 12, fps: float = 24.0, size: tuple[int, int] = (320, 192)) -> Path:
-    with media.VideoWriter(path, size, fps, (160, 96), {"sora": TRICKY}) as writer:
-        for frame in frames(count):
-            writer.write(frame)
-    return path
+    return write_frames(path, frames(count), (160, 96), size, fps, {"sora": TRICKY})
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +68,7 @@ def test_frames_come_back(clip: Path) -> None:
 def test_colours_survive(tmp_path: Path) -> None:
     red = np.zeros((96, 160, 3), np.uint8)
     red[..., 0] = 220
-    with media.VideoWriter(tmp_path / "red.mp4", (160, 96), 24) as writer:
-        writer.write(red)
+    write_frames(tmp_path / "red.mp4", [red], (160, 96))
     (seen,) = media.read_frames(tmp_path / "red.mp4")
     assert np.abs(seen.astype(int) - red).max() < 12
 
@@ -92,15 +89,16 @@ def test_names_that_ffmpeg_would_misread(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), media.VideoWriter(tmp_path / "a.mp4", (160, 96), 24) as writer:
-        writer.write(frames(1)[0])
+    format = format_of((160, 96))
+    with pytest.raises(KeyError), media.open_sink(str(tmp_path / "a.mp4"), format) as sink:
+        sink.write(bytes(format.frame_bytes))
         raise KeyError
     assert os.listdir(tmp_path) == []
 
 
 def test_an_error_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("old")
-    with pytest.raises(KeyError), media.VideoWriter(tmp_path / "a.mp4", (160, 96), 24):
+    with pytest.raises(KeyError), media.open_sink(str(tmp_path / "a.mp4"), format_of((160, 96))):
         raise KeyError
     assert (tmp_path / "a.mp4").read_text() == "old"
 
@@ -118,8 +116,11 @@ def test_an_encoder_that_dies_is_quoted(tmp_path: Path, monkeypatch: pytest.Monk
     fake.write_text("#!/bin/sh\nhead -c 100 >/dev/null\necho '[x264 @ 0x1] invalid moon phase' >&2\nexit 3\n")
     fake.chmod(0o755)
     monkeypatch.setenv("SORA_FFMPEG", str(fake))
-    with pytest.raises(Failed, match=r"a\.mp4: invalid moon phase"):
-        write(tmp_path / "a.mp4", count=50)
+    format = format_of((320, 192))
+    sink = media.open_sink(str(tmp_path / "a.mp4"), format)
+    with pytest.raises(Failed, match=r"a\.mp4: invalid moon phase"), sink:
+        for _ in range(50):
+            sink.write(bytes(format.frame_bytes))
     assert os.listdir(tmp_path) == ["ffmpeg"]
 
 
@@ -131,11 +132,12 @@ def test_no_ffmpeg_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 INTERRUPTED = """
 import sys, time
-import numpy as np
-from sora_cli.media import VideoWriter
-with VideoWriter(sys.argv[1], (320, 192), 24) as writer:
+from fractions import Fraction
+from sora_cli.media import Format, open_sink
+format = Format(320, 192, Fraction(24))
+with open_sink(sys.argv[1], format) as sink:
     while True:
-        writer.write(np.zeros((192, 320, 3), np.uint8))
+        sink.write(bytes(format.frame_bytes))
         print("frame", flush=True)
         time.sleep(0.01)
 """

@@ -3,80 +3,80 @@
 import json
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sora_cli import geometry, latents, media, weights
-from sora_cli.cli.options import (
-    DebugOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    QuietOption,
-)
+from sora_cli.cli import options
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
-    import numpy as np
+    from sora_cli.codec import Codec
+
+IMAGES = (".png", ".gif", ".webp", ".apng")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A video to write: which frames of the latents, how large, how fast."""
+    """A video to write (`-` is standard output): which frames of the latents, how large, how fast."""
 
-    path: Path
+    name: str
     frames: range
-    size: tuple[int, int]
+    size: media.Size
     fps: float
     shot: str
+
+    @property
+    def format(self) -> media.Format:
+        """Its raw frames. Images are RGB in the end, so that nothing of their colours is left out on the way."""
+        images = Path(self.name).suffix.lower() in IMAGES
+        chroma, spread = ("444", "FULL") if images else ("420mpeg2", "LIMITED")
+        rate = Fraction(media.rational(self.fps))
+        return media.Format(*self.size, rate, chroma, tags=(f"COLORRANGE={spread}",))
 
 
 def decode(
     source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file that `encode` wrote.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The video (LATENTS' name unless told).")
-    ] = None,
+    output: options.OutputOption = None,
     frames: Annotated[
         str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; only those are decoded.")
     ] = None,
-    res: Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels, not the original one.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, not the original ones.")] = None,
+    res: options.ResOption = None,
+    fps: options.FpsOption = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which weights to use (those LATENTS name unless told).")
     ] = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Turn latents into a video."""
     started = time.perf_counter()
     header = latents.read_header(source)
     chosen = parse_frames(frames, header.frames)
-    path = output or Path(source.stem + (".mp4" if len(chosen) > 1 else ".png"))
-    wanted = Wanted(path, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
+    name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
+    wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     check(source, header, wanted, model or header.model, force)
+    sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 
     from sora_cli.codec import Codec
 
     with Screen(quiet) as screen:
-        codec = Codec.of(model or header.model, str(device), str(dtype))
-        write(screen.track(codec.decode(source, chosen), "decode", len(chosen)), header, wanted)
-    told = {"output": str(path), "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
+        write(Codec.of(model or header.model, str(device), str(dtype)), source, wanted, sink, screen)
+    told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
             "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
-    typer.echo(json.dumps(told, ensure_ascii=False) if as_json else str(path))
+    if name != media.STREAM:
+        typer.echo(json.dumps(told, ensure_ascii=False) if as_json else name)
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -112,18 +112,21 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
     """All that can be refused without torch."""
     weights.entry(model)
     latents.check_vae(source, header, model)
-    if wanted.path.suffix.lower() == ".png" and len(wanted.frames) > 1:
-        raise SoraError(f"{wanted.path} is an image but {len(wanted.frames)} frames are asked; --frames 0:1 is one")
-    check_output(wanted.path, (".mp4", ".png"), force)
+    media.check_name(wanted.name)
+    path = Path(wanted.name)
+    if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
+        raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are asked; --frames 0:1 is one, "
+                        f"{path.stem}%05d.png are all")  # fmt: skip
+    if wanted.name != media.STREAM:
+        check_output(path, media.SUFFIXES, force)
     weights.verify(weights.entry(model))
 
 
-def write(frames: "Iterator[np.ndarray]", header: latents.Header, wanted: Wanted) -> None:
-    """The one place where frames go out."""
-    tags = {"sora": wanted.shot} if wanted.shot else {}
-    if wanted.path.suffix.lower() == ".png":
-        return media.write_image(wanted.path, next(frames), wanted.size, tags)
-    source = header.canvas.crop_width, header.canvas.crop_height
-    with media.VideoWriter(wanted.path, wanted.size, wanted.fps, source, tags) as writer:
-        for frame in frames:
-            writer.write(frame)
+def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:
+    """The wanted frames of a file of latents, decoded and written one by one."""
+    canvas = latents.read_header(source).canvas
+    frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
+    raw = media.from_rgb(frames, (canvas.crop_width, canvas.crop_height), wanted.format)
+    with sink as opened:
+        for frame in raw:
+            opened.write(frame)

@@ -1,28 +1,22 @@
 """`sora-cli encode VIDEO`: a video in, its latents out."""
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sora_cli import latents, media, weights
-from sora_cli.cli.options import (
-    DebugOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-)
+from sora_cli.cli import options
 from sora_cli.cli.outputs import check_output
+from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, SoraError
+from sora_cli.shot import MOST_FRAMES, check_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,61 +24,88 @@ if TYPE_CHECKING:
 
 
 def encode(
-    video: Annotated[Path, typer.Argument(help="What to encode: any video that ffmpeg reads.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The latents (VIDEO's name unless told).")
     ] = None,
-    model: ModelOption = "pocket",
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    res: options.ResOption = None,
+    fps: options.FpsOption = None,
+    input_res: options.InputResOption = None,
+    input_fps: options.InputFpsOption = None,
+    model: options.ModelOption = "pocket",
+    device: options.DeviceOption = options.Device.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> None:
     """Turn a video into latents, which `decode` turns back and generation can go on from."""
     started = time.perf_counter()
-    path = output or Path(video.stem + ".safetensors")
+    asked = Asked(video, res, fps, input_res, input_fps)
+    path = output or named_after(video)
+    asked.check()
     check_output(path, (".safetensors",), force)
     weights.verify(weights.entry(model))
-    header = header_for(video, model)
-    with Screen(quiet) as screen:
-        made = make(video, header, (str(device), str(dtype)), screen)
-        if made.shape[1] != header.latents:
+    with Screen(quiet) as screen, asked.open(screen) as source:
+        begun = begin(asked, source, model, screen)
+        made, count = make(source, begun, (str(device), str(dtype)), screen)
+        if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
+        header = replace(begun, frames=count)
         latents.save(path, made, header)
     told = {"output": str(path), "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     typer.echo(json.dumps(told, ensure_ascii=False) if as_json else str(path))
 
 
-def header_for(video: Path, model: str) -> latents.Header:
-    """What the latents of a video file say about themselves; SoraError if it cannot be encoded."""
-    found = media.probe(video)
+def named_after(video: str) -> Path:
+    """`films/clip.mov` -> clip.safetensors, `frame%05d.png` -> frame.safetensors; SoraError for a stream."""
+    if video == media.STREAM:
+        raise SoraError("a stream has no name to call its latents by; give -o NAME.safetensors")
+    return Path((re.sub(r"%0?\d?d", "", Path(video).stem) or "images") + ".safetensors")
+
+
+def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> latents.Header:
+    """What the latents of a source say of themselves but for its length, which nobody knows yet; SoraError if
+    it cannot be encoded. H.264 has no odd sides, so they are rounded up, and decoding ends at even ones."""
+    width, height = (n + n % 2 for n in source.format.size)
+    if (width, height) != source.format.size:
+        screen.note(f"sides must be even: {source.format.width}x{source.format.height} is taken as {width}x{height}")
+    file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
     return latents.Header(
         model=model,
         vae=latents.vae_of(model),
-        width=found.width + found.width % 2,  # H.264 has no odd sides, so that decoding ends at even ones
-        height=found.height + found.height % 2,
-        fps=found.fps,
-        frames=found.frames,
-        shot=latents.carried(found.metadata.get("sora", "")),
-        video=weights.hash_of(video),
+        width=width,
+        height=height,
+        fps=source.format.fps,
+        frames=1,
+        shot=latents.carried(source.metadata.get("sora", "")) if own else "",
+        video=weights.hash_of(file) if own and file.is_file() else "",
     )
 
 
-def make(video: Path, header: latents.Header, where: tuple[str, str], screen: Screen) -> "Tensor":
-    """The latents [C, T, h, w] of a whole video. They grow with its length, by a few kilobytes a frame; what
-    is needed to make them does not."""
+def make(source: media.Source, header: latents.Header, where: tuple[str, str], screen: Screen) -> "tuple[Tensor, int]":
+    """The latents [C, T, h, w] of a whole video, and how many frames it has. They grow with its length, by a
+    few kilobytes a frame; what is needed to make them does not."""
     import torch
 
     from sora_cli.codec import Codec
 
-    codec = Codec.of(header.model, *where)
-    frames = screen.track(pictures(video), "encode", header.frames)
-    return torch.cat(list(codec.encode(frames, header.canvas)), 1)
+    codec, canvas = Codec.of(header.model, *where), header.canvas
+    counted = Counted(media.to_rgb(source, source.format, (canvas.crop_width, canvas.crop_height)))
+    made = torch.cat(list(codec.encode(screen.track(counted, "encode"), canvas)), 1)
+    return made, counted.count
 
 
-def pictures(video: Path) -> "Iterator[np.ndarray]":
-    """The one place where frames come in."""
-    return media.read_frames(video)
+class Counted:
+    """Pictures on their way through; SoraError as soon as there are more than a video may have."""
+
+    def __init__(self, pictures: "Iterable[np.ndarray]") -> None:
+        self.pictures, self.count = pictures, 0
+
+    def __iter__(self) -> "Iterator[np.ndarray]":
+        for picture in self.pictures:
+            self.count += 1
+            check_range("frames", self.count, 1, MOST_FRAMES)
+            yield picture

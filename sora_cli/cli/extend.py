@@ -50,7 +50,7 @@ def extend(
     settings = Shot(prompt, negative, seed=seed, steps=steps, guidance=guidance, model=model, plan=plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     check_source(asked, target, model)
-    with Screen(quiet, preview) as screen, asked.open() as source:
+    with Screen(quiet, preview) as screen, asked.open(screen) as source:
         shot = shot_like(source, settings)
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
                  for side, length in seconds.items() if length is not None}  # fmt: skip

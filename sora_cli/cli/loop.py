@@ -126,7 +126,7 @@ def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: i
     if times > 1 and asked.name == media.STREAM:
         raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
     check_source(asked, target, settings.model)
-    with asked.open() as source:
+    with asked.open(screen) as source:
         shot = shot_like(source, settings)
         shot = replace(shot, frames=connector_length(seconds, shot.fps))
         target.check_format(source.format)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from sora_cli import geometry, latents, media, weights
 from sora_cli.cli.connect import Kept
 from sora_cli.cli.making import Target
+from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
-from sora_cli.shot import Shot
+from sora_cli.shot import Shot, check_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +31,27 @@ class Asked:
     def changed(self) -> bool:
         return self.res is not None or self.fps is not None
 
-    def open(self) -> media.Source:
+    def check(self) -> None:
+        """Refuse what cannot be read, before anything is."""
+        media.check_input(self.name)
+        for what, fps in (("--fps", self.fps), ("--input-fps", self.input_fps)):
+            if fps is not None:
+                check_range(what, fps, 1, 120)
+
+    def open(self, screen: Screen | None = None) -> media.Source:
+        """The source; what had to be changed on the way is noted on the screen."""
         size = geometry.parse_res(self.res) if self.res else None
         raw = geometry.parse_res(self.input_res) if self.input_res else None
-        return media.open_source(self.name, size, self.fps, raw, self.input_fps)
+        source = media.open_source(self.name, size, self.fps, raw, self.input_fps)
+        for note in source.notes:
+            if screen:
+                screen.note(f"{self.name}: {note}")
+        return source
 
 
 def check_source(asked: Asked, target: Target, model: str) -> None:
     """All that can be refused before anything is read: the input, the output, the model and its files."""
-    media.check_input(asked.name)
+    asked.check()
     if media.same_file(asked.name, target.name):
         raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
     target.check()

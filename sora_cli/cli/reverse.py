@@ -46,7 +46,7 @@ def reverse(
     target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
     settings = Shot(prompt, negative, seed=seed, steps=steps, guidance=guidance, model=model, plan=plan)
     check_source(asked, target, model)
-    with Screen(quiet, preview) as screen, asked.open() as source:
+    with Screen(quiet, preview) as screen, asked.open(screen) as source:
         passing = Passing(source)
         shot = shot_like(source, settings)
         still = len(passing.head) == 1

@@ -65,11 +65,11 @@ class Screen:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
-    def track(self, items: Iterable[Item], stage: str, total: int) -> Iterator[Item]:
-        """The items, with the bar moved after each."""
+    def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
+        """The items (as many as come, unless told), with the bar moved after each."""
         for done, item in enumerate(items, 1):
             yield item
-            self.show(stage, done, total)
+            self.show(stage, done, total or done)
 
     def clear(self) -> None:
         """Take the bars and pictures away, for the next video of a batch."""

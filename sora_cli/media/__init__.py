@@ -9,11 +9,11 @@ from sora_cli.media.probing import Media, probe, read_metadata
 from sora_cli.media.process import as_file, ffmpeg, rational
 from sora_cli.media.sinks import SUFFIXES, Sink, check_name, open_sink
 from sora_cli.media.sources import Source, open_source
-from sora_cli.media.writer import VideoWriter, write_image
+from sora_cli.media.writer import write_image
 from sora_cli.media.y4m import Format, Size
 
 __all__ = [
-    "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Sink", "Size", "Source", "VideoWriter", "as_file",
+    "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Sink", "Size", "Source", "as_file",
     "check_input", "check_name", "ffmpeg", "from_rgb", "open_sink", "open_source", "part_of", "probe", "rational",
     "read_frames", "read_metadata", "same_file", "to_rgb", "write_image",
 ]  # fmt: skip

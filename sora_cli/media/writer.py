@@ -6,15 +6,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from sora_cli.errors import Failed
-from sora_cli.media.convert import Frame, pixels, raw_rgb
+from sora_cli.media.convert import Frame
 from sora_cli.media.names import part_of
-from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, rational, start
+from sora_cli.media.process import explain, start
 from sora_cli.media.y4m import Size
 
 H264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p")
@@ -90,37 +89,6 @@ class Encoder:
     def give_up(self) -> None:
         reason = f"it ended with code {self.process.wait()}"
         raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
-
-
-class VideoWriter(Encoder):
-    """RGB frames of `source_size` in, an H.264 yuv420p MP4 of exactly `size` out, its index at the front.
-
-    `metadata` values that are not strings are stored as JSON.
-    """
-
-    def __init__(
-        self,
-        path: Path | str,
-        size: Size,
-        fps: float,
-        source_size: Size | None = None,
-        metadata: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(path)
-        self.size, self.fps = size, fps
-        self.source_size = source_size or size
-        self.metadata = metadata or {}
-
-    def command(self) -> list[str]:
-        scale = "scale={}:{}:flags=lanczos:out_color_matrix=bt709:out_range=tv,setsar=1".format(*self.size)
-        return [
-            ffmpeg(), *QUIET, "-y", *raw_rgb(self.source_size, Fraction(rational(self.fps))), "-i", "pipe:0",
-            "-vf", scale, *H264, *BT709, *tagging(self.metadata), *MP4, as_file(self.part),
-        ]  # fmt: skip
-
-    def write(self, frame: Frame) -> None:
-        """One frame, uint8 [h, w, 3]."""
-        self.send(pixels(frame, self.source_size))
 
 
 def write_image(

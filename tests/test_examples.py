@@ -1,0 +1,91 @@
+"""Every example runs as it stands, with the shipped weights and tiny settings, and writes what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sora_cli import media
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"RES": "64x64", "STEPS": "1", "FPS": "24", "SECONDS_LONG": "0.25"}
+
+
+def run(folder: Path, script: str, *words: str, **settings: str) -> None:
+    """One example in a folder of its own; stderr is shown if it fails."""
+    tools = {"SORA": f"{sys.executable} -m sora_cli", "FFMPEG": media.ffmpeg(), "PYTHONPATH": str(ROOT)}
+    command = ["bash", str(ROOT / "examples" / script), *words]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **tools, **SMALL, **settings},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def frames(path: Path) -> np.ndarray:
+    """Of a video of 64x64 pixels at 24 frames a second, uint8 [T, h, w, 3]."""
+    found = media.probe(path)
+    assert (found.width, found.height, found.fps) == (64, 64, 24.0)
+    return np.stack([*media.read_frames(path)])
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two prompts with two seeds each, six frames long, as batch.sh makes them."""
+    folder = tmp_path_factory.mktemp("batch")
+    run(folder, "batch.sh", PROMPTS="a cat surfing\na rocket in space", SEEDS="2")
+    return sorted(folder.glob("batch/*.mp4"))
+
+
+def test_batch(clips: list[Path]) -> None:
+    assert [clip.stem for clip in clips] == ["a-cat-surfing-0", "a-cat-surfing-1", "a-rocket-in-space-0",
+                                             "a-rocket-in-space-1"]  # fmt: skip
+    made = [frames(clip) for clip in clips]
+    assert [len(clip) for clip in made] == [6] * 4
+    assert difference(made[0], made[1]) > 1 and difference(made[0], made[2]) > 1
+
+
+def test_pipe(clips: list[Path], tmp_path: Path) -> None:
+    run(tmp_path, "pipe.sh", str(clips[0]), "longer.mp4", AFTER="0.25")
+    longer, given = frames(tmp_path / "longer.mp4"), frames(clips[0])
+    assert len(longer) == 12
+    assert difference(longer[:6], given) < 4 < difference(longer[:6], frames(clips[2]))
+
+
+def test_bridge(clips: list[Path], tmp_path: Path) -> None:
+    run(tmp_path, "bridge.sh", str(clips[0]), str(clips[2]), "whole.mp4", CONTEXT="5", BETWEEN="3")
+    whole = frames(tmp_path / "whole.mp4")
+    assert len(whole) == 6 + 3 + 6
+    assert difference(whole[:6], frames(clips[0])) < 4 and difference(whole[9:], frames(clips[2])) < 4
+    assert os.listdir(tmp_path) == ["whole.mp4"]
+
+
+def test_endless_loop(tmp_path: Path) -> None:
+    from PIL import Image
+
+    run(tmp_path, "endless-loop.sh")
+    folder = tmp_path / "loop"
+    assert len(frames(folder / "loop.mp4")) == 8
+    for name in ("loop.gif", "loop.webp"):
+        with Image.open(folder / name) as image:
+            assert (image.n_frames, image.size, image.info["loop"]) == (8, (64, 64), 0)
+    assert 'src="loop.mp4"' in (folder / "index.html").read_text()
+
+
+def test_story(tmp_path: Path) -> None:
+    run(tmp_path, "story.sh", SECONDS_LONG="0.5")
+    assert len(frames(tmp_path / "story.mp4")) == 12
+    carried = media.read_metadata(tmp_path / "story.mp4")["sora"]
+    assert all(at in carried for at in ("0.125s", "0.25s", "0.375s")) and "in the snow" in carried
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    scripts = {path.name for path in (ROOT / "examples").glob("*.sh")}
+    assert set(re.findall(r"^- `([\w-]+\.sh)", (ROOT / "examples" / "README.md").read_text(), re.M)) == scripts
+    assert set(re.findall(r'run\([^)]*?"([\w-]+\.sh)"', Path(__file__).read_text())) == scripts
