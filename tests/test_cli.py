@@ -343,6 +343,6 @@ def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signal
     for _ in range(3):
         process.stdout.readline()
     os.killpg(process.pid, sent)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert everything(tmp_path) == BEGUN

