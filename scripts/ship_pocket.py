@@ -6,7 +6,6 @@ Then registers sizes and hashes in weights.toml.
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -20,7 +19,8 @@ POCKET = Path(__file__).parent.parent / "sora_cli" / "pocket"
 def ship_dit(run: Path) -> None:
     """The finished weights of a run, or the averaged ones of its newest checkpoint."""
     if list(run.glob("dit*.safetensors")):
-        weights.save_part(POCKET, "dit", *weights.load_part(run, "dit"))
+        tensors, metadata = weights.load_part(run, "dit")
+        weights.save_part(POCKET, "dit", tensors, without_folders(metadata))
         return
     from sora_cli.models.sora.text import from_weights as read_text
     from sora_cli.models.sora.vae import from_weights as read_vae
@@ -37,6 +37,13 @@ def ship_dit(run: Path) -> None:
     weights.save_part(POCKET, "dit", averaged, {"config": json.dumps(asdict(config)), "training": json.dumps(training)})
 
 
+def without_folders(metadata: dict[str, str]) -> dict[str, str]:
+    """The header of a run's weights, with the names of files but not where they lay."""
+    record = json.loads(metadata["training"])
+    plain = {k: Path(v).name if isinstance(v, str) else v for k, v in record.items()}
+    return metadata | {"training": json.dumps(plain)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for stage in ("text", "vae", "evaluator", "dit"):
@@ -44,7 +51,8 @@ def main() -> None:
     asked = parser.parse_args()
     for stage in ("text", "vae", "evaluator"):
         if run := getattr(asked, stage):
-            shutil.copyfile(run / f"{stage}.safetensors", POCKET / f"{stage}.safetensors")
+            tensors, metadata = weights.load(run / f"{stage}.safetensors")
+            weights.save(POCKET / f"{stage}.safetensors", tensors, without_folders(metadata))
     if asked.dit:
         ship_dit(asked.dit)
     subprocess.run([sys.executable, Path(__file__).with_name("register_weights.py")], check=True)
