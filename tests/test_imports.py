@@ -24,6 +24,7 @@ TABLE: dict[str, set[str]] = {
     "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
+    "solvers": {"errors"},
     "timeline": {"errors", "geometry"},
     "planner": {"errors", "geometry"},
     "scores": {"errors"},
