@@ -15,6 +15,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 TRAINED = 1000  # timesteps that the networks were trained with
 DMD = (1000, 757, 522)  # the three timesteps that FastWan was distilled to
+DMD_SHIFT = 8.0  # towards noise, of the levels that it was distilled on
 
 
 def unipc_sigmas(steps: int, shift: float) -> Tensor:
@@ -117,11 +118,19 @@ def weights(h: Tensor, before: Tensor) -> Tensor:
 
 def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[int] = DMD) -> Iterator[Tensor]:
     """Distribution-matching distillation (Yin et al. 2024): jump to the data at every timestep, then noise it afresh
-    to the next; the last jump is the result. rng: a CPU generator; velocity: called with x and the noise level."""
-    levels = torch.tensor([*times, 0], dtype=torch.float64) / TRAINED
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
-        x = x - float(now) * velocity(x, now)
+    to the next; the last jump is the result. rng: a CPU generator; velocity: called with x and t / 1000."""
+    levels = [trained_level(t) for t in times]
+    for t, now, then in zip(times, levels, [*levels[1:], 0.0], strict=True):
+        x = x - now * velocity(x, torch.tensor(t / TRAINED, dtype=torch.float64))
         if then:
             noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(x)
-            x = (1 - float(then)) * x + float(then) * noise
+            x = (1 - then) * x + then * noise
         yield x
+
+
+def trained_level(t: int, shift: float = DMD_SHIFT) -> float:
+    """The level, among those that a network was trained on, nearest to a timestep: the distilled networks saw the
+    noise of that one under the timestep's name."""
+    s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED
+    s = shift * s / (1 + (shift - 1) * s)
+    return float(s[(s - t / TRAINED).abs().argmin()])

@@ -32,7 +32,7 @@ from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
 from sora_cli.sampler import euler
-from sora_cli.solvers import DMD, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
+from sora_cli.solvers import DMD, dmd, euler_sigmas, timesteps, trained_level, unipc, unipc_sigmas
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = load_file(DATA / "wan_golden.safetensors")
@@ -127,15 +127,22 @@ def test_a_straight_flow_is_solved_exactly(steps: int) -> None:
     flow = lambda x, sigma: (x - data) / float(sigma)
     *_, end = unipc(flow, START, unipc_sigmas(steps, 5.0))
     assert distance(end, data) <= 1e-5
-    assert distance([*dmd(flow, START, torch.Generator().manual_seed(0))][-1], data) <= 1e-5
+    looked_up = lambda x, sigma: flow(x, trained_level(round(float(sigma) * 1000)))
+    assert distance([*dmd(looked_up, START, torch.Generator().manual_seed(0))][-1], data) <= 1e-5
 
 
 def test_dmd_noises_afresh_between_its_three_jumps() -> None:
-    flow = lambda x, sigma: x / float(sigma)  # the data is nothing, so that only the noise is left
+    told = []
+
+    def flow(x: Tensor, sigma: Tensor) -> Tensor:  # the data is nothing, so that only the noise is left
+        told.append(int(timesteps(sigma)))
+        return x / trained_level(told[-1])
+
     first, second, last = dmd(flow, START, torch.Generator().manual_seed(5))
+    assert told == list(DMD)
     rng = torch.Generator().manual_seed(5)
     for found, t in ((first, DMD[1]), (second, DMD[2])):
-        assert distance(found, t / 1000 * torch.randn(START.shape, generator=rng)) <= 1e-6
+        assert distance(found, t / 1000 * torch.randn(START.shape, generator=rng)) <= 3e-3
     assert distance(last, torch.zeros_like(last)) <= 1e-6
 
 
