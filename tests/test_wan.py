@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from wan_cases import (
@@ -30,6 +31,7 @@ from wan_cases import (
 from sora_cli.errors import SoraError
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
+from sora_cli.models.wan.tiles import Tiling, blended
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
 from sora_cli.sampler import euler
 from sora_cli.solvers import DMD, dmd, euler_sigmas, timesteps, trained_level, unipc, unipc_sigmas
@@ -230,6 +232,42 @@ def test_a_stream_is_lazy_and_remembers_two_frames_a_layer() -> None:
         network.decode_chunk(piece, stream)
     assert {tail.shape[2] for tail in stream.tails.values()} == {2}
     assert all(tail.untyped_storage().nbytes() == tail.nbytes for tail in stream.tails.values())
+
+
+# -- Tiles ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cells", "expected"), [(3, [0]), (4, [0]), (5, [0, 1]), (7, [0, 3]), (10, [0, 3, 6])])
+def test_tiles_cover_everything_and_overlap(cells: int, expected: list[int]) -> None:
+    assert Tiling(4, 1).starts(cells) == expected
+
+
+def test_what_does_not_mix_cells_is_the_same_in_tiles() -> None:
+    x = torch.randn(2, 3, 9 * 2, 7 * 2)
+    seen = []
+
+    def enlarge(place: tuple[int, int], tile: Tensor) -> Tensor:
+        seen.append(tuple(tile.shape[-2:]))
+        return F.interpolate(tile, scale_factor=2) ** 2
+
+    assert distance(blended(enlarge, x, Tiling(4, 2), unit=2), F.interpolate(x, scale_factor=2) ** 2) <= 1e-5
+    assert seen == [(8, 8)] * 12
+    with pytest.raises(ValueError, match="share 4"):
+        Tiling(4, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [VAE21, VAE22])
+def test_tiles_of_a_video_are_streams_of_their_own(config: dict[str, Any]) -> None:
+    """Beyond the overlap a tiled video is that of the tile alone, in all its chunks."""
+    network, tiling = fill(vae(config)), Tiling(4, 2)
+    z = torch.randn(1, config["z_dim"], 3, 2, 6, generator=torch.Generator().manual_seed(0))
+    found, side = network.decode(z, tiling), 2 * network.config.stride
+    assert distance(found[..., :side], network.decode(z[..., :4])[..., :side]) <= 1e-5
+    assert distance(found[..., -side:], network.decode(z[..., 2:])[..., -side:]) <= 1e-5
+    again, alone = network.encode(found, tiling), network.encode(found[..., : 2 * side])
+    assert distance(again[..., :2], alone[..., :2]) <= 1e-5
+    assert again.shape == z.shape
 
 
 def test_frames_that_make_no_whole_latent_are_refused() -> None:

@@ -8,6 +8,7 @@ first and carries averages around its stages. Parameter names are those of the c
 Letters: B batch, C channels, T frames of a chunk, K latent frames, H W pixels, h w latent cells.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
 CHUNK = 4  # frames of a latent, after the first
 
@@ -274,27 +276,28 @@ class WanVae(nn.Module):
         self.quant_conv = nn.Conv3d(2 * c.channels, 2 * c.channels, 1)
         self.post_quant_conv = nn.Conv3d(c.channels, c.channels, 1)
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video: Tensor, tiling: Tiling = WHOLE) -> Tensor:
         """The latents of a whole clip of 1 + 4n frames, made chunk by chunk."""
         if video.shape[2] % CHUNK != 1:
             raise ValueError(f"{video.shape[2]} frames are not 1 + {CHUNK}n")
         chunks = (video[:, :, max(0, end - CHUNK) : end] for end in range(1, video.shape[2] + 1, CHUNK))
-        return torch.cat(list(self.encode_stream(chunks)), 2)
+        return torch.cat(list(self.encode_stream(chunks, tiling)), 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return torch.cat(list(self.decode_stream(latents.split(1, 2))), 2)
+    def decode(self, latents: Tensor, tiling: Tiling = WHOLE) -> Tensor:
+        return torch.cat(list(self.decode_stream(latents.split(1, 2), tiling)), 2)
 
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Latents of chunks as they come: 1 + 4n frames first, then 4n each."""
-        stream = Stream()
+    def encode_stream(self, chunks: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
+        """Latents of chunks as they come: 1 + 4n frames first, then 4n each. Every tile is a stream of its own."""
+        streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in chunks:
-            yield self.encode_chunk(chunk, stream)
+            tile = lambda place, piece: self.encode_chunk(piece, streams[place])
+            yield blended(tile, chunk, tiling, self.config.stride)
 
-    def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    def decode_stream(self, latents: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         """Frames of latents as they come, any number at a time: 1 + 4(K - 1) frames first, then 4K each."""
-        stream = Stream()
+        streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in latents:
-            yield self.decode_chunk(chunk, stream)
+            yield blended(lambda place, piece: self.decode_chunk(piece, streams[place]), chunk, tiling)
 
     def encode_chunk(self, video: Tensor, stream: Stream) -> Tensor:
         """The latents of a video's next frames, the posterior's mode."""
