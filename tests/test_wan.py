@@ -91,6 +91,11 @@ def test_the_transformer_answers_like_the_reference() -> None:
     assert distance(fill(dit(SKYREELS))(x[:1], t[:1], words[:1], 24), GOLDEN["skyreels"]) <= 1e-5
 
 
+def test_latents_that_make_no_whole_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="5x6 cells"):
+        dit(WAN)(torch.zeros(1, 4, 1, 6, 5), torch.zeros(1, 1), torch.zeros(1, 1, WAN["text_dim"]))
+
+
 @torch.no_grad()
 def test_one_timestep_a_clip_is_the_same_for_every_frame() -> None:
     x, _, words = dit_inputs().values()

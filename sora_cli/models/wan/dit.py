@@ -189,8 +189,8 @@ class WanDit(nn.Module):
 
         t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
         [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them."""
-        h = x.shape[3] // PATCH
-        rope = rotations(self.config.head_width, x.shape[2], h, x.shape[4] // PATCH, x.device)
+        T, h, w = latent_grid(x)
+        rope = rotations(self.config.head_width, T, h, w, x.device)
         tokens = rearrange(self.patch_embedding(x), "B D T h w -> B T (h w) D")  # (B, T, S, D)
         time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
         pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
@@ -207,6 +207,14 @@ class WanDit(nn.Module):
         assert fps is not None, "this network is told the frame rate"
         row = self.fps_embedding.weight[0 if fps == SLOW else 1]
         return rearrange(self.fps_projection(row), "(six D) -> six D", six=6)
+
+
+def latent_grid(x: Tensor) -> tuple[int, int, int]:
+    """Frames, rows and columns of the patches of latents [B, C, T, H, W]."""
+    T, H, W = x.shape[2:]
+    if H % PATCH or W % PATCH:
+        raise ValueError(f"latents of {W}x{H} cells do not divide into patches of {PATCH}x{PATCH}")
+    return T, H // PATCH, W // PATCH
 
 
 def gelu(x: Tensor) -> Tensor:
