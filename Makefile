@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint parity clean
 
 demo: $(READY)
 	$(BIN)/sora-cli generate "a cat surfing" --seconds 20 --res 1280x720 -o demo.mp4 --force
@@ -16,6 +16,11 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Our Wan networks against those of diffusers and transformers, with the differences that were measured.
+parity: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,parity]'
+	$(BIN)/python -m pytest tests/parity -s
 
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' \

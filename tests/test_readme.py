@@ -19,7 +19,7 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     there = {p.name for p in folder.glob("*.py") if not p.name.startswith("__")}
     there |= {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert {n for n in named if n != "models/"} == there - {"models/"}
-    assert "models/sora/" in tree[1]
+    assert "models/sora/" in tree[1] and "models/wan/" in tree[1]
 
 
 def test_every_option_in_the_readme_exists() -> None:

@@ -1,0 +1,267 @@
+"""The Wan video transformer: Wan 2.1 text-to-video, Wan 2.2 TI2V and SkyReels-V2 diffusion forcing.
+
+Every block is full self-attention over all tokens of the clip with rotary positions along time, height and
+width, cross-attention to the text, and a GELU MLP; the timestep modulates both (adaLN, Peebles & Xie 2023).
+The timestep belongs to a latent frame, so that known frames stand in the sequence at t = 0. SkyReels is told
+the frame rate as well. Parameter names are those of the published checkpoints in the diffusers layout.
+
+Letters: B batch, C channels, T H W latent frames, height and width, S patches of a frame, h w rows and columns
+of patches, N tokens, L text tokens, D width, n heads, d width of a head.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sora_cli.errors import SoraError
+
+PATCH = 2  # latent cells along each side of a token; one latent frame deep
+SLOW = 16  # the frame rate that the first row of the frame-rate embedding stands for; the second is any other
+
+Rope = tuple[Tensor, Tensor]  # cosines and sines, [N, d / 2] each
+
+
+@dataclass(frozen=True)
+class WanConfig:
+    inputs: int  # channels of a latent
+    outputs: int
+    heads: int
+    head_width: int
+    layers: int
+    hidden: int  # features inside the MLP
+    text_width: int
+    waves: int  # sinusoids that a timestep is told in
+    eps: float
+    paced: bool  # is told the frame rate
+
+    def __post_init__(self) -> None:
+        if self.head_width % 2 or self.waves % 2:
+            raise ValueError(f"head width {self.head_width} and waves {self.waves} must be even: they come in pairs")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_width
+
+    @classmethod
+    def from_hub(cls, config: Mapping[str, Any]) -> "WanConfig":
+        """From a checkpoint's config.json; what this network does not have is refused with a SoraError."""
+        demanded = {"patch_size": [1, PATCH, PATCH], "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
+        refused = {"image_dim": None, "added_kv_proj_dim": None, "pos_embed_seq_len": None}
+        for key, right in (demanded | refused).items():
+            there = config.get(key, right)
+            if (list(there) if isinstance(there, tuple) else there) != right:
+                raise SoraError(f"this is another kind of Wan transformer: {key} is {there}, supported is {right}")
+        return cls(
+            inputs=config["in_channels"],
+            outputs=config["out_channels"] or config["in_channels"],
+            heads=config["num_attention_heads"],
+            head_width=config["attention_head_dim"],
+            layers=config["num_layers"],
+            hidden=config["ffn_dim"],
+            text_width=config["text_dim"],
+            waves=config["freq_dim"],
+            eps=config["eps"],
+            paced=config.get("inject_sample_info", False),
+        )
+
+
+class Attention(nn.Module):
+    """What self- and cross-attention share. Queries and keys are normalised over all heads together."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.norm_q, self.norm_k = nn.RMSNorm(width, eps), nn.RMSNorm(width, eps)
+
+    def split(self, x: Tensor) -> Tensor:  # [B, ..., D] -> [B, n, N, d]
+        return rearrange(x, "B ... (n d) -> B n (...) d", n=self.heads)
+
+    def merge(self, x: Tensor, frames: int) -> Tensor:  # [B, n, N, d] -> [B, T, S, D]
+        return self.to_out(rearrange(x, "B n (T S) d -> B T S (n d)", T=frames))
+
+
+class SelfAttention(Attention):
+    def forward(self, x: Tensor, rope: Rope) -> Tensor:
+        q = rotated(self.split(self.norm_q(self.to_q(x))), rope)  # (B, n, N, d)
+        k = rotated(self.split(self.norm_k(self.to_k(x))), rope)
+        v = self.split(self.to_v(x))
+        return self.merge(F.scaled_dot_product_attention(q, k, v), x.shape[1])  # (B, T, S, D)
+
+
+class CrossAttention(Attention):
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        q = self.split(self.norm_q(self.to_q(x)))  # (B, n, N, d)
+        k, v = self.split(self.norm_k(self.to_k(text))), self.split(self.to_v(text))  # (B, n, L, d)
+        return self.merge(F.scaled_dot_product_attention(q, k, v), x.shape[1])  # (B, T, S, D)
+
+
+class Activated(nn.Module):
+    def __init__(self, inputs: int, outputs: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.proj, self.activation = nn.Linear(inputs, outputs), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net = nn.Sequential(Activated(width, hidden, activation), nn.Identity(), nn.Linear(hidden, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TwoLinears(nn.Module):
+    def __init__(self, inputs: int, width: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear_1, self.linear_2, self.activation = nn.Linear(inputs, width), nn.Linear(width, width), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, c: WanConfig) -> None:
+        super().__init__()
+        self.eps = c.eps
+        self.attn1 = SelfAttention(c.width, c.heads, c.eps)
+        self.norm2, self.attn2 = nn.LayerNorm(c.width, c.eps), CrossAttention(c.width, c.heads, c.eps)
+        self.ffn = FeedForward(c.width, c.hidden, c.width, gelu)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, c.width) / c.width**0.5)
+
+    def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Rope) -> Tensor:
+        """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D]."""
+        first, scale1, gate1, second, scale2, gate2 = (self.scale_shift_table + pace.float()).unbind(-2)
+        y = self.attn1(modulated(x, first, scale1, self.eps), rope)
+        x = (x.float() + y * gate1).type_as(x)
+        x = x + self.attn2(in_float(self.norm2, x), text)
+        y = self.ffn(modulated(x, second, scale2, self.eps))
+        return (x.float() + y.float() * gate2).type_as(x)
+
+
+class Conditions(nn.Module):
+    """The timestep and the text in the width of the network."""
+
+    def __init__(self, c: WanConfig) -> None:
+        super().__init__()
+        self.waves = c.waves
+        self.precision = torch.float64 if c.paced else torch.float32  # of the angles, as the references have them
+        self.time_embedder = TwoLinears(c.waves, c.width, F.silu)
+        self.time_proj = nn.Linear(c.width, 6 * c.width)
+        self.text_embedder = TwoLinears(c.text_width, c.width, gelu)
+
+    def forward(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps [B, T, 1 or S] and text [B, L, text_width] -> time [B, T, 1 or S, D], the blocks' modulation
+        [B, T, 1 or S, 6, D] and text [B, L, D]."""
+        features = waves(t, self.waves, self.precision).to(self.time_embedder.linear_1.weight)
+        time = self.time_embedder(features).type_as(text)
+        pace = rearrange(self.time_proj(F.silu(time)), "... (six D) -> ... six D", six=6)
+        return time, pace, self.text_embedder(text)
+
+
+class WanDit(nn.Module):
+    """Predicts the velocity, noise minus data, of normalised latents."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.patch_embedding = nn.Conv3d(c.inputs, c.width, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        self.condition_embedder = Conditions(c)
+        self.blocks = nn.ModuleList([Block(c) for _ in range(c.layers)])
+        self.proj_out = nn.Linear(c.width, c.outputs * PATCH**2)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, c.width) / c.width**0.5)
+        if c.paced:
+            self.fps_embedding = nn.Embedding(2, c.width)
+            self.fps_projection = FeedForward(c.width, c.width, 6 * c.width, F.silu)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, fps: float | None = None) -> Tensor:
+        """Noisy latents [B, C, T, H, W] -> their velocity.
+
+        t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
+        [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them."""
+        T, h, w = latent_grid(x)
+        rope = rotations(self.config.head_width, T, h, w, x.device)
+        tokens = rearrange(self.patch_embedding(x), "B D T h w -> B T (h w) D")  # (B, T, S, D)
+        time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
+        pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
+        for block in self.blocks:
+            tokens = block(tokens, text, pace, rope)  # (B, T, S, D)
+        shift, scale = (self.scale_shift_table + time[..., None, :]).unbind(-2)  # (B, T, 1 or S, D)
+        tokens = self.proj_out(modulated(tokens, shift, scale, self.config.eps))  # (B, T, S, 4C)
+        return rearrange(tokens, "B T (h w) (a b C) -> B C T (h a) (w b)", h=h, a=PATCH, b=PATCH)
+
+    def frame_rate(self, fps: float | None) -> Tensor | float:
+        """What a frame rate adds to the modulation, [6, D]; nothing in a network that is not told it."""
+        if not self.config.paced:
+            return 0.0
+        assert fps is not None, "this network is told the frame rate"
+        row = self.fps_embedding.weight[0 if fps == SLOW else 1]
+        return rearrange(self.fps_projection(row), "(six D) -> six D", six=6)
+
+
+def latent_grid(x: Tensor) -> tuple[int, int, int]:
+    """Frames, rows and columns of the patches of latents [B, C, T, H, W]."""
+    T, H, W = x.shape[2:]
+    if H % PATCH or W % PATCH:
+        raise ValueError(f"latents of {W}x{H} cells do not divide into patches of {PATCH}x{PATCH}")
+    return T, H // PATCH, W // PATCH
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def in_float(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A layer norm computed in float32 whatever the features are in."""
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps).type_as(x)
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Normalised, scaled and shifted in float32, as the checkpoints were trained; [B, T, S, D]."""
+    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).type_as(x)
+
+
+def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
+    """Timesteps [...] as cosines and sines [..., width], with periods from 2 pi to 20,000 pi; on the CPU, since not
+    every device has float64."""
+    steps = torch.arange(width // 2, dtype=precision, device="cpu")
+    angles = t.to("cpu", precision)[..., None] * torch.exp(-math.log(10000) * steps / (width // 2))
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def rotations(width: int, frames: int, rows: int, columns: int, device: torch.device) -> Rope:
+    """The angles that turn the pairs of a head's features at every token: [N, width / 2] cosines and sines. A third
+    of the features is for height, a third for width, the rest for time."""
+    side = 2 * (width // 6)
+    time, row, column = turns(width - 2 * side, frames), turns(side, rows), turns(side, columns)
+    along = [
+        time[:, None, None].expand(-1, rows, columns, -1),
+        row[None, :, None].expand(frames, -1, columns, -1),
+        column[None, None].expand(frames, rows, -1, -1),
+    ]
+    angles = rearrange(torch.cat(along, -1), "T h w d -> (T h w) d")
+    return angles.cos().float().to(device), angles.sin().float().to(device)
+
+
+def turns(width: int, count: int) -> Tensor:
+    """Angles [count, width / 2] of positions 0, 1, ...; in float64 on the CPU, since not every device has it."""
+    speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    return torch.arange(count, dtype=torch.float64, device="cpu")[:, None] * speeds
+
+
+def rotated(x: Tensor, rope: Rope) -> Tensor:
+    """Turn neighbouring pairs of features by their angles: [B, n, N, d]."""
+    cos, sin = rope
+    a, b = x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)

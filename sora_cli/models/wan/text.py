@@ -1,0 +1,193 @@
+"""UMT5's encoder, the text tower of the Wan models, and its tokenizer.
+
+T5 (Raffel et al. 2020) with GELU gates, in the multilingual form (Chung et al. 2023) where every layer learns its
+own biases for relative positions. Parameter names are those of the published checkpoints. A text is encoded at
+its own length; Wan wants it followed by zeros up to 512 tokens, and attends to all of them.
+
+Letters: L tokens of a text, D width, n heads, d width of a head.
+"""
+
+import html
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ftfy  # open_clip, which the project's own text tower is trained with, brings it along
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from tokenizers import Tokenizer
+from torch import LongTensor, Tensor, nn
+
+from sora_cli.errors import SoraError
+
+CONTEXT = 512  # tokens of a text that Wan was trained with
+
+
+@dataclass(frozen=True)
+class Umt5Config:
+    vocabulary: int
+    width: int
+    heads: int
+    head_width: int
+    hidden: int  # features inside the MLP
+    layers: int
+    buckets: int  # of relative positions
+    reach: int  # tokens from which on distances share the last bucket
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.buckets % 4 or self.reach <= self.buckets // 4:
+            raise ValueError(f"{self.buckets} buckets must divide by 4 and their fourth lie below reach {self.reach}")
+
+    @classmethod
+    def from_hub(cls, config: Mapping[str, Any]) -> "Umt5Config":
+        """From a checkpoint's config.json; another kind of text encoder is refused with a SoraError."""
+        for key, right in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
+            if config.get(key, right) != right:
+                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, supported is {right}")
+        return cls(
+            vocabulary=config["vocab_size"],
+            width=config["d_model"],
+            heads=config["num_heads"],
+            head_width=config["d_kv"],
+            hidden=config["d_ff"],
+            layers=config["num_layers"],
+            buckets=config["relative_attention_num_buckets"],
+            reach=config["relative_attention_max_distance"],
+            eps=config["layer_norm_epsilon"],
+        )
+
+
+# -- Words to numbers -------------------------------------------------------------------------------------
+
+
+def clean(prompt: str) -> str:
+    """A prompt as the Wan models were trained to see it: mended characters, no entities, single spaces."""
+    prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", prompt).strip()
+
+
+class Umt5Tokenizer:
+    """Reads a checkpoint's tokenizer.json. Every text ends in the end-of-text token, even one cut to the context."""
+
+    def __init__(self, path: Path, context: int = CONTEXT) -> None:
+        if not path.is_file():
+            raise SoraError(f"{path} is missing: the text encoder's tokenizer.json belongs there")
+        self.tokenizer = Tokenizer.from_file(str(path))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(context)
+
+    def encode(self, prompt: str) -> LongTensor:
+        """Token numbers [L]; L is at most the context."""
+        return torch.tensor(self.tokenizer.encode(clean(prompt)).ids)  # type: ignore[return-value]
+
+
+# -- The encoder ------------------------------------------------------------------------------------------
+
+
+class Norm(nn.Module):
+    """A root-mean-square norm that is computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.float().pow(2).mean(-1, keepdim=True)
+        return self.weight * (x * torch.rsqrt(size + self.eps)).to(self.weight.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, c: Umt5Config) -> None:
+        super().__init__()
+        self.config, inner = c, c.heads * c.head_width
+        self.q, self.k, self.v = (nn.Linear(c.width, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, c.width, bias=False)
+        self.relative_attention_bias = nn.Embedding(c.buckets, c.heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (rearrange(part(x), "L (n d) -> 1 n L d", d=self.config.head_width)
+                   for part in (self.q, self.k, self.v))  # fmt: skip
+        bias = self.relative_attention_bias(distances(len(x), self.config, x.device))  # (L, L, n)
+        bias = rearrange(bias, "q k n -> 1 n q k")
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)  # (1, n, L, d)
+        return self.o(rearrange(x, "1 n L d -> L (n d)"))  # (L, D)
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, c: Umt5Config) -> None:
+        super().__init__()
+        self.wi_0, self.wi_1 = (nn.Linear(c.width, c.hidden, bias=False) for _ in range(2))
+        self.wo = nn.Linear(c.hidden, c.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+
+
+class Layer(nn.Module):
+    """One half of a block, x + part(norm(x)); checkpoints call the part by what it is."""
+
+    def __init__(self, c: Umt5Config, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.name, self.layer_norm = name, Norm(c.width, c.eps)
+        self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.get_submodule(self.name)(self.layer_norm(x))
+
+
+class Block(nn.Module):
+    def __init__(self, c: Umt5Config) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(
+            Layer(c, "SelfAttention", Attention(c)), Layer(c, "DenseReluDense", GatedMlp(c))
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Stack(nn.Module):
+    def __init__(self, c: Umt5Config) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*(Block(c) for _ in range(c.layers)))
+        self.final_layer_norm = Norm(c.width, c.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.final_layer_norm(self.block(x))
+
+
+class Umt5(nn.Module):
+    """Text features for Wan, of one text at a time."""
+
+    def __init__(self, config: Umt5Config) -> None:
+        super().__init__()
+        self.config = config
+        self.shared = nn.Embedding(config.vocabulary, config.width)
+        self.encoder = Stack(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token numbers [L] -> features [L, D]."""
+        return self.encoder(self.shared(tokens))
+
+
+def distances(length: int, config: Umt5Config, device: torch.device) -> Tensor:
+    """The bucket of every pair's distance [L, L]: half of them for keys that come later; in each half the near
+    distances one by one, then logarithmically up to `reach`."""
+    places = torch.arange(length, device=device)
+    gap = places[None, :] - places[:, None]  # (query, key)
+    half, exact = config.buckets // 2, config.buckets // 4
+    far = torch.log(gap.abs().clamp_min(1).float() / exact) / math.log(config.reach / exact) * (half - exact)
+    far = (exact + far.long()).clamp_max(half - 1)
+    return half * (gap > 0) + torch.where(gap.abs() < exact, gap.abs(), far)
+
+
+def padded(features: Tensor, context: int = CONTEXT) -> Tensor:
+    """Features [L, D] with zeros behind them: [1, context, D], as the transformer takes them."""
+    if len(features) > context:
+        raise ValueError(f"{len(features)} tokens do not fit a context of {context}")
+    return F.pad(features, (0, 0, 0, context - len(features)))[None]
