@@ -170,7 +170,7 @@ def _step(model: nn.Module, loss: Callable[[int], Losses], step: int, recipe: Re
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     for optim in optims:
         optim.step()
-    return {k: float(v) for k, v in losses.items()} | {"norm": float(norm), "rate": rate}
+    return {k: float(v.detach()) for k, v in losses.items()} | {"norm": float(norm), "rate": rate}
 
 
 def _sample(model: nn.Module, average: Average, sample: Callable[[nn.Module, Path], None], path: Path) -> None:
