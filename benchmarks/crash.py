@@ -310,7 +310,8 @@ def crashes(asked: argparse.Namespace, reference: Reference, folder: Path) -> It
     rng = random.Random(asked.seed)
     words = reference.render.words
     for trial in range(asked.trials if "kill" in asked.only else 0):
-        moments = [rng.uniform(0, reference.wall) for _ in range(asked.kills)]
+        longest = reference.wall * (2 / asked.kills if asked.kills > 1 else 1)  # many kills share one render
+        moments = [rng.uniform(0, longest) for _ in range(asked.kills)]
         note(f"kill {trial + 1} of {asked.trials}")
         yield killed(reference, Render(folder / f"kill-{trial}", words), moments)
     for name, crash in (("encoder", without_encoder), ("disk", without_room)):

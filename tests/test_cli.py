@@ -338,6 +338,7 @@ def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signal
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(Path(__file__).parent)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )  # fmt: skip
     assert process.stdout
     for _ in range(3):
