@@ -247,8 +247,10 @@ class Run:
         """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
         trail. A few latents are in memory at a time."""
         assert self.latents is not None, "denoise first"
-        latents = self.latents[None].to(self.engine.device, self.engine.dtype)
-        videos = self.engine.vae.stream(latents, DECODED, cyclic=self.shot.loop)
+        vae, where = self.engine.vae, (self.engine.device, self.engine.dtype)
+        before = vae.key_features(self.latents[None, :, -1:].to(*where)) if self.shot.loop else None
+        pieces = (piece.to(*where) for piece in self.latents[None].split(DECODED, 2))
+        videos = vae.decode_stream(pieces, before)
         left = self.span.lead + self.shot.frames
         while left > 0:
             with self.clocked("decode"):
@@ -274,7 +276,8 @@ class Run:
 
     def identity(self) -> str:
         """All that determines the latents, as JSON: going on with anything else would mix two videos."""
-        known = hashlib.sha256(self.timeline.latents.numpy().tobytes() + self.timeline.known.numpy().tobytes())
+        known = hashlib.sha256(self.timeline.latents.contiguous().numpy().data)
+        known.update(self.timeline.known.contiguous().numpy().data)
         files = {file.path.name: file.sha256 for file in weights.entry(self.shot.model).files}
         return json.dumps({
             "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(), "weights": files,

@@ -195,27 +195,29 @@ def save(
     from safetensors.torch import save as serialise
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, in_order(serialise(plain, dict(metadata or {}))))
+    write(path, *in_order(serialise(plain, dict(metadata or {}))))
 
 
-def in_order(content: bytes) -> bytes:
-    """A safetensors file with its header sorted: as it comes, the same tensors make another file every time."""
+def in_order(content: bytes) -> tuple[bytes, memoryview]:
+    """A safetensors file with its header sorted, and the numbers behind it: as it comes, the same tensors make
+    another file every time."""
     length = int.from_bytes(content[:8], "little")
     found = json.loads(content[8 : 8 + length])
     tags = {"__metadata__": dict(sorted(found.pop("__metadata__", {}).items()))}
     tensors = dict(sorted(found.items(), key=lambda item: item[1]["data_offsets"]))
     header = json.dumps((tags if tags["__metadata__"] else {}) | tensors, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the numbers begin on a multiple of 8
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+    return len(header).to_bytes(8, "little") + header, memoryview(content)[8 + length :]
 
 
-def write(path: Path | str, content: bytes) -> None:
+def write(path: Path | str, *pieces: bytes | memoryview) -> None:
     """A whole file, under a temporary name until it has reached the disk."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
