@@ -203,8 +203,7 @@ def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Mak
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(shot, run.span.lead), making.latents)
-    making.finish({"verb": "generate", "frames": count, "shot": shot.to_dict()},
-                  [range(p.start, p.stop) for p in placed])  # fmt: skip
+    making.finish({"verb": "generate", "frames": count}, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":

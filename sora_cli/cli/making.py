@@ -4,7 +4,7 @@ and what there is to know about it in a record beside it. No torch until a run i
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -186,7 +186,7 @@ class Making:
         return {
             "output": self.target.name,
             **told,
-            "shots": [asdict(run.shot) for run in self.runs],
+            "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
             "flops": sum(run.flops for run in self.runs),
