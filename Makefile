@@ -30,4 +30,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv build dist demo.mp4 .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist demo.mp4 demo.json demo.safetensors demo.mp4.resume .pytest_cache .mypy_cache .ruff_cache .hypothesis
