@@ -70,11 +70,11 @@ class Codec:
         yield from islice(frames, span.skip, span.skip + len(wanted))
 
     def read(self, path: Path | str, group: range) -> Tensor:
-        """Some latents of a file, [1, C, k, h, w], where and as the autoencoder wants them."""
+        """Some latents of a file, [1, C, k, h, w]."""
         found, _ = latents.load(path, group.start, len(group))
         if (channels := self.vae.config.channels) != len(found):
             raise Failed(f"the latents of {path} have {len(found)} channels, but the autoencoder has {channels}")
-        return found[None].to(self.device, self.dtype)
+        return found[None]
 
 
 def whole_chunks(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

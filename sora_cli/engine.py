@@ -85,9 +85,7 @@ class Engine:
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
         if span is None:
-            stills = [k.at for k in known if k.images is not None and len(k.images) == 1]
-            clips = [k.at for k in known if k.images is not None and len(k.images) > 1]
-            span = geometry.Span(geometry.lead_for(stills, clips), shot.frames)
+            span = geometry.span_for(shot.frames, [(k.at, len(k.images)) for k in known if k.images is not None])
         return Run(self, shot, tuple(known), span)
 
     @torch.inference_mode()
@@ -247,10 +245,7 @@ class Run:
         """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
         trail. A few latents are in memory at a time."""
         assert self.latents is not None, "denoise first"
-        vae, where = self.engine.vae, (self.engine.device, self.engine.dtype)
-        before = vae.key_features(self.latents[None, :, -1:].to(*where)) if self.shot.loop else None
-        pieces = (piece.to(*where) for piece in self.latents[None].split(DECODED, 2))
-        videos = vae.decode_stream(pieces, before)
+        videos = self.engine.vae.stream(self.latents[None], DECODED, cyclic=self.shot.loop)
         left = self.span.lead + self.shot.frames
         while left > 0:
             with self.clocked("decode"):

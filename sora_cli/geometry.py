@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sora_cli.errors import SoraError
@@ -124,6 +124,12 @@ def lead_for(stills: Iterable[int], clips: Iterable[int] = ()) -> int:
         return away, sum(-(frame + lead) % TIME_STRIDE for frame in begun)
 
     return min(range(TIME_STRIDE), key=lost)
+
+
+def span_for(frames: int, known: Sequence[tuple[int, int]]) -> Span:
+    """The span of a video in which pieces are known, each by its first frame and how many it has."""
+    stills, clips = ([at for at, count in known if (count == 1) is still] for still in (True, False))
+    return Span(lead_for(stills, clips), frames)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sora_cli.device import pick_device
 from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Span
+from sora_cli.latents import Header, save
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
@@ -120,6 +122,17 @@ def test_a_loop_is_as_long_as_asked_and_has_no_first_frame(engine: Engine) -> No
     assert len(list(run.frames())) == 24
     with pytest.raises(SoraError, match="multiple of 4"):
         engine.start(replace(SHOT, frames=22, loop=True))
+
+
+def test_a_loop_is_decoded_from_its_file_to_the_same_bits(engine: Engine, tmp_path: Path) -> None:
+    shot = replace(SHOT, frames=24, loop=True)
+    run = finished(engine, shot)
+    assert run.latents is not None
+    path = tmp_path / "loop.safetensors"
+    header = Header("tiny", "0" * 64, shot.width, shot.height, shot.fps, shot.frames, cyclic=True)
+    save(path, run.latents, header)
+    again = list(engine.codec.decode(path))
+    assert all(np.array_equal(one, same) for one, same in zip(run.frames(), again, strict=True))
 
 
 def test_every_frame_follows_the_prompt_of_its_time(engine: Engine) -> None:

@@ -162,8 +162,7 @@ def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], 
     from sora_cli.engine import plan_of
     from sora_cli.estimate import dry_run
 
-    stills, clips = ([p.start for p in placed if (p.count == 1) is still] for still in (True, False))
-    span = geometry.Span(geometry.lead_for(stills, clips), shot.frames)
+    span = geometry.span_for(shot.frames, [(p.start, p.count) for p in placed])
     known = (geometry.key_frames(p.start + span.lead, p.count) for p in placed)
     done = frozenset(n for first, count in known for n in range(first + (first > 0), first + count))
     windows = plan_of(shot, span.latents, done)

@@ -296,7 +296,7 @@ class Vae(nn.Module):
     def key_features(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, K, h, w] -> features of their last key frame [B, deep, h, w], with which
         decoding goes on after it; the same bits as if all K had been decoded."""
-        s = self.denormalise(latents)[:, : self.config.space]
+        s = self.denormalise(latents.to(self.mean))[:, : self.config.space]
         g = self.decoder.keys(rearrange(s, "B C K h w -> (B K) C h w"))
         return rearrange(g, "(B K) C h w -> B K C h w", K=s.shape[2])[:, -1]
 
@@ -310,10 +310,10 @@ class Vae(nn.Module):
         return self.decode_stream(pieces, self.key_features(pieces[-1]) if cyclic else previous)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
-        """Pieces of one video's latents [B, C, k, h, w] -> their videos [B, 3, t, H, W] in [-1, 1]. Memory does
-        not grow with their number: all that is kept is one key frame's features."""
+        """Pieces of one video's latents [B, C, k, h, w], wherever they are -> their videos [B, 3, t, H, W] in
+        [-1, 1]. Memory does not grow with their number: all that is kept is one key frame's features."""
         for piece in pieces:
-            pixels, previous = self.decode_raw(self.denormalise(piece), previous)
+            pixels, previous = self.decode_raw(self.denormalise(piece.to(self.mean)), previous)
             yield pixels.clamp(-1, 1)
 
 
