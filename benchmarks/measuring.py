@@ -16,7 +16,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.table import Table
 
-from sora_cli import weights
+from sora_cli import registry
 
 PROC = Path("/proc")
 SAMPLES_A_SECOND = 20
@@ -82,7 +82,7 @@ class Ledger:
 
     def __init__(self, path: Path | None, model: str) -> None:
         self.path = path
-        self.weights = [file.sha256 for file in weights.entry(model).files]
+        self.weights = [file.sha256 for file in registry.entry(model).files]
         lines = path.read_text().splitlines() if path and path.is_file() else []
         self.rows = {told["key"]: told["row"] for told in map(json.loads, lines)}
 

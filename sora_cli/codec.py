@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import geometry, latents, weights
+from sora_cli import geometry, latents, registry
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed
 from sora_cli.models.sora import vae as vaes
@@ -36,7 +36,7 @@ class Codec:
     def of(cls, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> "Codec":
         where = pick_device(device)
         how = pick_dtype(dtype, where)
-        vae = vaes.from_weights(*weights.load_model_files(model, "vae"))
+        vae = vaes.from_weights(*registry.load_model_files(model, "vae"))
         return cls(vae.to(where, how), where, how)
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import flow, geometry, planner, weights
+from sora_cli import flow, geometry, planner, registry
 from sora_cli.codec import Codec, pictures_of
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed
@@ -72,7 +72,7 @@ class Engine:
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        load = weights.load_model_files
+        load = registry.load_model_files
         self.tokenizer, tower = texts.from_weights(*load(model, "text"))
         self.tower = tower.to(self.device)
         self.dit = dits.from_weights(*load(model, "dit")).to(self.device, self.dtype)
@@ -273,7 +273,7 @@ class Run:
         """All that determines the latents, as JSON: going on with anything else would mix two videos."""
         known = hashlib.sha256(self.timeline.latents.contiguous().numpy().data)
         known.update(self.timeline.known.contiguous().numpy().data)
-        files = {file.path.name: file.sha256 for file in weights.entry(self.shot.model).files}
+        files = {file.path.name: file.sha256 for file in registry.entry(self.shot.model).files}
         return json.dumps({
             "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(), "weights": files,
             "dtype": str(self.engine.dtype), "device": self.engine.device.type,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from sora_cli import geometry, weights
+from sora_cli import geometry, registry, weights
 from sora_cli.errors import SoraError
 from sora_cli.planner import Window
 from sora_cli.shot import Shot
@@ -113,7 +113,7 @@ class Model:
 
     @classmethod
     def registered(cls, name: str) -> "Model":
-        entry = weights.entry(name)
+        entry = registry.entry(name)
         if entry.kind != "sora":
             raise SoraError(f"there are estimates for models of kind sora, and {name} is of kind {entry.kind}")
         files = (entry.part(stem) for stem in ("text", "vae", "dit"))

@@ -172,6 +172,26 @@ def canvas(
     return min(candidates, key=lambda c: abs(math.log(c.width * c.height / (unit * unit * tokens))) + c.waste)
 
 
+def canvas_within(width: int, height: int, stride: int, pixels: int, patch: int = PATCH) -> Canvas:
+    """The token grid that covers width x height, or the same aspect on `pixels` pixels if that is more.
+
+    1280x720 on 1280 * 704 pixels in tokens of 32 -> 1280x704 pixels, of which the centred 1252x704 are kept.
+    """
+    unit = stride * patch
+    scale = min(1.0, math.sqrt(pixels / (width * height)))
+    columns, rows = (scale * side / unit for side in (width, height))
+    if scale == 1:
+        return fit(math.ceil(columns) * unit, math.ceil(rows) * unit, width / height)
+    grids = [(c, r) for c in whole_near(columns) for r in whole_near(rows) if c * r * unit**2 <= pixels or c * r == 1]
+    candidates = [fit(c * unit, r * unit, width / height) for c, r in grids]
+    return min(candidates, key=lambda c: math.log(pixels / (c.width * c.height)) + c.waste)
+
+
+def whole_near(number: float) -> set[int]:
+    """The whole numbers on both sides of a number, at least 1."""
+    return {max(1, math.floor(number)), max(1, math.ceil(number))}
+
+
 def fit(width: int, height: int, aspect: float) -> Canvas:
     """The largest centred part of width x height that has the given aspect."""
     crop_width = min(width, max(1, round(height * aspect)))

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sora_cli import geometry, weights
+from sora_cli import geometry, registry, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import MOST_FRAMES, Shot, check_range
 
@@ -106,7 +106,7 @@ class Layout:
 
 def vae_of(model: str) -> str:
     """The hash by which latents name the autoencoder they were made with."""
-    hashes = [file.sha256 for file in weights.entry(model).part("vae")]
+    hashes = [file.sha256 for file in registry.entry(model).part("vae")]
     if not hashes:
         raise Failed(f"model {model} has no autoencoder in weights.toml; {weights.AGAIN}")
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()

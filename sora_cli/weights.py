@@ -1,4 +1,4 @@
-"""Checkpoints: the registry (weights.toml), verification, and safetensors with configuration in the header.
+"""Checkpoints on disk: safetensors with configuration in the header, verified, written whole or not at all.
 
 A checkpoint is a folder of `PART.safetensors` files, or of `PART-00001-of-00003.safetensors` shards. torch is
 imported only where tensors are touched.
@@ -9,10 +9,8 @@ import json
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,69 +24,9 @@ SHARD_BYTES = 15_000_000
 AGAIN = "reinstall sora-cli to get it back"
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    path: Path
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the registry; `files` are sorted by name."""
-
-    name: str
-    kind: str
-    about: str
-    files: tuple[WeightFile, ...]
-
-    def part(self, stem: str) -> tuple[WeightFile, ...]:
-        """The file or the shards of one part: `text`, `vae`, `dit`, `evaluator`."""
-        return tuple(file for file in self.files if stem_of(file.path) == stem)
-
-
-def registry_path() -> Path:
-    """weights.toml: inside the package (wheel), or beside it (checkout, editable install)."""
-    for path in (PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"):
-        if path.is_file():
-            return path
-    raise Failed(f"weights.toml is missing from {PACKAGE}; {AGAIN}")
-
-
-@cache
-def registry() -> dict[str, Entry]:
-    models = tomllib.loads(registry_path().read_text(encoding="utf-8"))
-    return {name: read_entry(name, model) for name, model in models.items()}
-
-
-def read_entry(name: str, model: dict) -> Entry:
-    folder = PACKAGE / model["folder"]
-    files = (WeightFile(folder / file["name"], file["bytes"], file["sha256"]) for file in model["files"])
-    return Entry(name, model["kind"], model["about"], tuple(sorted(files, key=lambda file: file.path)))
-
-
-def names() -> list[str]:
-    return list(registry())
-
-
-def entry(name: str) -> Entry:
-    """The model called `name`; SoraError naming the known ones."""
-    if name not in registry():
-        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}")
-    return registry()[name]
-
-
 def stem_of(path: Path) -> str:
     """dit-00001-of-00002.safetensors -> dit"""
     return re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
-
-
-def verify(model: Entry) -> None:
-    """Every file of the model is there and unchanged; Failed naming the first that is not. No torch."""
-    if not model.files:
-        raise Failed(f"no weights are registered for {model.name}; {AGAIN}")
-    for file in model.files:
-        check(file.path, file.sha256, file.bytes)
 
 
 def check(path: Path, sha256: str | None = None, size: int | None = None) -> None:
@@ -154,14 +92,6 @@ def read_header(*paths: Path) -> Header:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
     return Header(shapes, metadata)
-
-
-def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """One part of a registered model, verified against the registry: all its tensors and its header."""
-    files = entry(model).part(stem)
-    if not files:
-        raise Failed(f"model {model} has no part {stem!r} in weights.toml; {AGAIN}")
-    return merge([load(file.path, file.sha256) for file in files])
 
 
 def load_part(folder: Path | str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import cli, geometry, latents, media, weights
+from sora_cli import cli, geometry, latents, media, registry, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Shot
 from sora_cli.windows import Windows
@@ -71,7 +71,7 @@ def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     engine.Engine = FakeEngine  # type: ignore[attr-defined]
     engine.Known = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sora_cli.engine", engine)
-    monkeypatch.setattr(weights, "verify", lambda model: None)
+    monkeypatch.setattr(registry, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)
 
@@ -264,8 +264,8 @@ def test_damaged_weights_are_seen_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "dit.safetensors").write_bytes(b"tampered")
-    file = weights.WeightFile(tmp_path / "dit.safetensors", 8, "0" * 64)
-    monkeypatch.setattr(weights, "registry", lambda: {"pocket": weights.Entry("pocket", "sora", "", (file,))})
+    file = registry.WeightFile(tmp_path / "dit.safetensors", 8, "0" * 64)
+    monkeypatch.setattr(registry, "registry", lambda: {"pocket": registry.Entry("pocket", "sora", "", (file,))})
     assert cli.run(["generate", "a cat", "-o", str(tmp_path / "a.mp4")]) == 1
     assert "dit.safetensors are damaged or changed" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["dit.safetensors"]
@@ -316,12 +316,12 @@ STOPPED = """
 import sys, types
 sys.path.insert(0, sys.argv[1])
 from test_cli import FakeEngine, FakeRun
-from sora_cli import cli, weights
+from sora_cli import cli, registry, weights
 import time
 engine = types.ModuleType("sora_cli.engine")
 engine.Engine, engine.Known = FakeEngine, object
 sys.modules["sora_cli.engine"] = engine
-weights.verify = lambda model: None
+registry.verify = lambda model: None
 slow = FakeRun.frames
 def frames(self):
     for frame in slow(self):

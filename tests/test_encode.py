@@ -57,7 +57,7 @@ def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Vae) -> Callable
     """Run one command line in an empty folder with a tiny autoencoder; returns the exit code."""
     header = {"config": json.dumps(asdict(CONFIG))}
     monkeypatch.setattr(weights, "load_model_files", lambda model, stem: (tiny.state_dict(), header))
-    monkeypatch.setattr(weights, "verify", lambda model: None)
+    monkeypatch.setattr(registry, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora_cli import engine as engines
 from sora_cli import estimate as estimates
-from sora_cli import geometry, planner, weights
+from sora_cli import geometry, planner, registry, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.estimate import Model, decoding_of, dry_run, estimate
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
@@ -21,8 +21,8 @@ from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.planner import Window
+from sora_cli.registry import Entry, WeightFile
 from sora_cli.shot import Shot
-from sora_cli.weights import Entry, WeightFile
 from sora_cli.world.captions import words
 
 SHOT = Shot("a cat surfing", width=320, height=192, frames=22, steps=2, model="tiny")
@@ -45,7 +45,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metadata = {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
         weights.save(path := tmp_path / f"{stem}.safetensors", network.state_dict(), metadata)
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
-    monkeypatch.setattr(weights, "registry", lambda: {"tiny": Entry("tiny", "sora", "", tuple(files))})
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": Entry("tiny", "sora", "", tuple(files))})
     monkeypatch.setattr(estimates, "MEASURED", 0.01)
     return tmp_path
 
@@ -182,7 +182,7 @@ def test_the_table_and_json(tiny: Path) -> None:
 def test_refusals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SoraError, match="unknown model 'pocket'"):
         dry_run(replace(SHOT, model="pocket"), windows_of(SHOT))
-    other = replace(weights.entry("tiny"), kind="other")
-    monkeypatch.setattr(weights, "registry", lambda: {"tiny": other})
+    other = replace(registry.entry("tiny"), kind="other")
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": other})
     with pytest.raises(SoraError, match="of kind other"):
         dry_run(SHOT, windows_of(SHOT))

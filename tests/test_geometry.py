@@ -157,3 +157,20 @@ def test_no_other_lead_is_nearer(stills: list[int], clips: list[int]) -> None:
     assert 0 <= found < 4 and away(found) == min(map(away, range(4)))
     if len(stills) == 1 or (not stills and len(clips) == 1):
         assert ([*stills, *clips][0] + found) % 4 == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "stride", "native", "made", "kept"),
+    [
+        ((1280, 720), 16, (1280, 704), (1280, 704), (1252, 704)),  # as near to the native size as the aspect allows
+        ((720, 1280), 16, (1280, 704), (704, 1280), (704, 1252)),
+        ((832, 480), 8, (832, 480), (832, 480), (832, 480)),
+        ((480, 270), 16, (1280, 704), (480, 288), (480, 270)),  # smaller than native: as asked, on whole tokens
+        ((1920, 1080), 8, (832, 480), (832, 480), (832, 468)),
+        ((16, 16), 16, (1280, 704), (32, 32), (32, 32)),
+    ],
+)
+def test_a_canvas_within_the_native_size(asked, stride, native, made, kept) -> None:
+    canvas = geometry.canvas_within(*asked, stride, native[0] * native[1])
+    assert (canvas.width, canvas.height) == made
+    assert (canvas.crop_width, canvas.crop_height) == kept

@@ -19,9 +19,10 @@ TABLE: dict[str, set[str]] = {
     "join": set(),
     "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
-    "latents": {"errors", "geometry", "shot", "weights"},
+    "registry": {"errors", "geometry", "weights"},
+    "latents": {"errors", "geometry", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
-    "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
+    "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
@@ -29,15 +30,15 @@ TABLE: dict[str, set[str]] = {
     "planner": {"errors", "geometry"},
     "scores": {"errors"},
     "sheet": {"errors", "media"},
-    "estimate": {"errors", "device", "geometry", "models", "planner", "shot", "weights"},
+    "estimate": {"errors", "device", "geometry", "models", "planner", "registry", "shot", "weights"},
     "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "world"},
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors",
-    "join", "estimate", "cli",
+    "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
+    "anchors", "join", "estimate", "cli",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sora_cli import weights
+from sora_cli import registry, weights
 from sora_cli.errors import Failed, SoraError
 
 
@@ -19,14 +19,14 @@ def tensors() -> dict[str, torch.Tensor]:
     return {f"layer.{i}.weight": torch.randn(64, 64, generator=generator) for i in range(5)}
 
 
-def register(monkeypatch: pytest.MonkeyPatch, folder: Path) -> weights.Entry:
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path) -> registry.Entry:
     """A model `tiny` of all the files in a folder."""
     files = tuple(
-        weights.WeightFile(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        registry.WeightFile(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in sorted(folder.glob("*.safetensors"))
     )
-    model = weights.Entry("tiny", "sora", "a test", files)
-    monkeypatch.setattr(weights, "registry", lambda: {"tiny": model})
+    model = registry.Entry("tiny", "sora", "a test", files)
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": model})
     return model
 
 
@@ -44,7 +44,7 @@ def test_shards_hold_the_limit_and_merge(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in paths] == [f"dit-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     assert all(path.stat().st_size < 2 * 64 * 64 * 4 + 1000 for path in paths)
     register(monkeypatch, tmp_path)
-    for found, metadata in (weights.load_part(tmp_path, "dit"), weights.load_model_files("tiny", "dit")):
+    for found, metadata in (weights.load_part(tmp_path, "dit"), registry.load_model_files("tiny", "dit")):
         assert metadata == {"config": "{}"}
         torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
 
@@ -89,14 +89,14 @@ def test_poison(tmp_path: Path, poison: float) -> None:
 def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights.save(tmp_path / "vae.safetensors", tensors())
     model = register(monkeypatch, tmp_path)
-    weights.verify(model)
+    registry.verify(model)
     data = bytearray((tmp_path / "vae.safetensors").read_bytes())
     data[-1] ^= 1
     (tmp_path / "vae.safetensors").write_bytes(data)
     with pytest.raises(Failed, match=r"vae\.safetensors are damaged or changed.*reinstall"):
-        weights.verify(model)
+        registry.verify(model)
     with pytest.raises(Failed, match="damaged or changed"):
-        weights.load_model_files("tiny", "vae")
+        registry.load_model_files("tiny", "vae")
 
 
 def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,17 +105,17 @@ def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.M
     model = register(monkeypatch, tmp_path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(Failed, match="bytes instead of"):
-        weights.verify(model)
+        registry.verify(model)
     path.unlink()
     with pytest.raises(Failed, match="missing"):
-        weights.verify(model)
+        registry.verify(model)
     with pytest.raises(SoraError, match="no checkpoint"):
         weights.load(path)
 
 
 def test_unknown_models_name_the_known() -> None:
     with pytest.raises(SoraError, match="known are: pocket"):
-        weights.entry("veo")
+        registry.entry("veo")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +130,10 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_registry_is_what_is_shipped() -> None:
     """scripts/register_weights.py has been run after the last change of the weights."""
-    for name in weights.names():
-        model = weights.entry(name)
+    for name in registry.names():
+        model = registry.entry(name)
         if model.files:
-            weights.verify(model)
+            registry.verify(model)
             assert sum(file.bytes for file in model.files) <= 60_000_000
             assert {file.path.name for file in model.files} == {
                 path.name for path in model.files[0].path.parent.glob("*.safetensors")

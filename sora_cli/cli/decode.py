@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, latents, media, weights
+from sora_cli import geometry, latents, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
@@ -110,7 +110,7 @@ def shot_for(chosen: range, header: latents.Header) -> str:
 
 def check(source: Path, header: latents.Header, wanted: Wanted, model: str, force: bool) -> None:
     """All that can be refused without torch."""
-    weights.entry(model)
+    registry.entry(model)
     latents.check_vae(source, header, model)
     media.check_name(wanted.name)
     path = Path(wanted.name)
@@ -119,7 +119,7 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if wanted.name != media.STREAM:
         check_output(path, media.SUFFIXES, force)
-    weights.verify(weights.entry(model))
+    registry.verify(registry.entry(model))
 
 
 def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import latents, media, weights
+from sora_cli import latents, media, registry, weights
 from sora_cli.cli import options
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
@@ -46,7 +46,7 @@ def encode(
     path = output or named_after(video)
     asked.check()
     check_output(path, (".safetensors",), force)
-    weights.verify(weights.entry(model))
+    registry.verify(registry.entry(model))
     with Screen(quiet) as screen, asked.open(screen) as source:
         begun = begin(asked, source, model, screen)
         made, count = make(source, begun, (str(device), str(dtype)), screen)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sora_cli import weights
+from sora_cli import registry
 from sora_cli.cli.options import DebugOption, Device, DeviceOption, JsonOption, ModelOption, SeedOption
 
 
@@ -18,7 +18,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure reconstruction, prompt adherence, motion and drift, each beside its floor and its ceiling."""
-    weights.verify(weights.entry(model))
+    registry.verify(registry.entry(model))
 
     from rich.console import Console
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sora_cli import anchors, geometry, join, media, weights
+from sora_cli import anchors, geometry, join, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
@@ -139,7 +139,7 @@ def frame_count(seconds: float | None, frames: int | None, fps: float, usual: fl
 
 def check(shots: list[Shot], targets: list[Target]) -> None:
     """All that can be refused without torch: names, folders, room, the model and its files."""
-    weights.entry(shots[0].model)
+    registry.entry(shots[0].model)
     for shot, target in zip(shots, targets, strict=True):
         one_image = target.path.suffix.lower() == ".png" and not target.numbered
         if one_image and shot.frames > 1:
@@ -152,7 +152,7 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
         target.check_format(format_of(shot))
     if not targets[0].stream:
         check_room(targets[0].path.parent, shots)
-    weights.verify(weights.entry(shots[0].model))
+    registry.verify(registry.entry(shots[0].model))
 
 
 def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, media, weights
+from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
@@ -96,7 +96,7 @@ def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", s
     check_prompt(shot.prompt)
     target.check()
     target.check_format(format_of(shot))
-    weights.verify(weights.entry(shot.model))
+    registry.verify(registry.entry(shot.model))
     making = Making(target, screen, shot.fps, shot.frames * times)
     run = making.denoise(load().start(shot))
     changes = Changes()

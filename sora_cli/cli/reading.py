@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora_cli import geometry, latents, media, weights
+from sora_cli import geometry, latents, media, registry, weights
 from sora_cli.cli.connect import Kept
 from sora_cli.cli.making import Target
 from sora_cli.cli.screen import Screen
@@ -55,7 +55,7 @@ def check_source(asked: Asked, target: Target, model: str) -> None:
     if media.same_file(asked.name, target.name):
         raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
     target.check()
-    weights.verify(weights.entry(model))
+    registry.verify(registry.entry(model))
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:

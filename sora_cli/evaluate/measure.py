@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from sora_cli import geometry, weights
+from sora_cli import geometry, registry
 from sora_cli.engine import Engine
 from sora_cli.evaluate import metrics
 from sora_cli.evaluate.network import SPAN, Evaluator, Named, from_weights, name, shrink
@@ -55,8 +55,8 @@ def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
     """Measure `model` on `clips` held-out combinations; a JSON-ready dictionary, see `report.table`.
 
     Progress goes to stderr. SoraError and Failed as from the engine and the weights."""
-    judge = from_weights(*weights.load_model_files(JUDGE, "evaluator"))
-    vae = autoencoder.from_weights(*weights.load_model_files(model, "vae"))
+    judge = from_weights(*registry.load_model_files(JUDGE, "evaluator"))
+    vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
     scenes = held_out(clips, seed)
     with progress() as bar:
         def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli import flow, weights
+from sora_cli import flow, registry, weights
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
@@ -189,7 +189,7 @@ def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int,
 def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
     """The frozen VAE and text tower, from the files asked for or from those shipped."""
     def part(path: Path | None, stem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return weights.load(path) if path else weights.load_model_files("pocket", stem)
+        return weights.load(path) if path else registry.load_model_files("pocket", stem)
 
     tokenizer, tower = text_from_weights(*part(options.text, "text"))
     return vae_from_weights(*part(options.vae, "vae")).to(device), Conditioner(tower, tokenizer, device)
