@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sora_cli import engine as engines
-from sora_cli import weights
+from sora_cli import registry
 from sora_cli.device import pick_device
 from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
@@ -44,7 +44,7 @@ def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str,
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(weights, "load_model_files", tiny_part)
+    monkeypatch.setattr(registry, "load_model_files", tiny_part)
     monkeypatch.setattr(engines, "WINDOW", 4)
     monkeypatch.setattr(engines, "STEP", 2)
     yield Engine("tiny", "cpu", "float32")
