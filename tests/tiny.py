@@ -9,7 +9,7 @@ import numpy as np
 from test_engine import tiny_part
 
 from sora_cli import engine as engines
-from sora_cli import geometry, media, weights
+from sora_cli import geometry, media, registry
 from sora_cli.media import y4m
 
 QUICK = ("--steps", "1", "--guidance", "1", "--device", "cpu")
@@ -19,8 +19,8 @@ random_part = cache(partial(tiny_part, "tiny"))
 
 def install(replace: Callable[[object, str, object], None]) -> None:
     """Have `sora-cli` run on tiny models and canvases, four latents a window; `replace` is setattr or undoes it."""
-    replace(weights, "load_model_files", lambda model, stem: random_part(stem))
-    replace(weights, "verify", lambda model: None)
+    replace(registry, "load_model_files", lambda model, stem: random_part(stem))
+    replace(registry, "verify", lambda model: None)
     replace(geometry, "canvas", CANVAS)
     replace(engines, "WINDOW", 4)
     replace(engines, "STEP", 2)
