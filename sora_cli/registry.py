@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).parent
+EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
 
 
@@ -58,9 +59,10 @@ class Usage:
     plan: str = "hierarchy"
     solver: str = "euler"
     shift: float | None = None  # of the noise levels; None: by the number of tokens
-    context: int = 4  # known latent frames that a window of a long video goes on from
+    window: int = 8  # latent frames made together, as many as the longest training clips had
+    context: int = 4  # of which so many are known where a window goes on from others
     known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
-    trained: tuple[str, ...] = ("start", "end", "extend", "middle", "loop", "reverse")  # the anchors it knows
+    trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
 
 
 @dataclass(frozen=True)

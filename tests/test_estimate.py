@@ -45,7 +45,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metadata = {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
         weights.save(path := tmp_path / f"{stem}.safetensors", network.state_dict(), metadata)
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": Entry("tiny", "sora", "", tuple(files))})
+    entry = Entry("tiny", "sora", "", tuple(files), usage=registry.Usage(window=4, context=2))
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
     monkeypatch.setattr(estimates, "MEASURED", 0.01)
     return tmp_path
 
@@ -79,8 +80,6 @@ def test_what_is_no_header_fails(tmp_path: Path, content: bytes) -> None:
     "change", [{}, {"guidance": 1.0}, {"plan": "full"}, {"frames": 1}, {"width": 96, "height": 320}]
 )
 def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
-    monkeypatch.setattr(engines, "WINDOW", 4)
-    monkeypatch.setattr(engines, "STEP", 2)
     shot = replace(SHOT, **change)
     run = engines.Engine("tiny", "cpu", "float32").start(shot)
     list(run.denoise())
