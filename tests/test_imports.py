@@ -21,6 +21,7 @@ TABLE: dict[str, set[str]] = {
     "weights": {"errors"},
     "latents": {"errors", "geometry", "shot", "weights"},
     "windows": {"errors", "weights"},
+    "checkpoints": {"errors"},
     "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
@@ -37,7 +38,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors",
-    "join", "estimate", "cli",
+    "join", "estimate", "checkpoints", "cli",
 )  # fmt: skip
 
 
