@@ -335,7 +335,8 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
             file.seek(stored.start)
             for target in flat.split(PIECE):
                 piece = buffer[: len(target)]
-                if file.readinto(memoryview(piece.view(torch.uint8).numpy())) != piece.nbytes:
+                room = memoryview(piece.view(torch.uint8).numpy())  # type: ignore[arg-type]
+                if file.readinto(room) != piece.nbytes:
                     raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
                 cast = piece.to(dtype)
                 check_finite(stored, piece, cast)
