@@ -22,6 +22,7 @@ TABLE: dict[str, set[str]] = {
     "latents": {"errors", "geometry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "checkpoints": {"errors"},
+    "offload": {"checkpoints"},
     "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
