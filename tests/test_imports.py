@@ -23,6 +23,7 @@ TABLE: dict[str, set[str]] = {
     "windows": {"errors", "weights"},
     "checkpoints": {"errors"},
     "offload": {"checkpoints"},
+    "pipelines": {"checkpoints", "errors", "models", "offload"},
     "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},

@@ -1,0 +1,1 @@
+"""Published models put to work: what of them is loaded how."""
