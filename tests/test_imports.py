@@ -23,6 +23,8 @@ TABLE: dict[str, set[str]] = {
     "latents": {"errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
+    "checkpoints": {"errors"},
+    "offload": {"checkpoints"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
@@ -42,7 +44,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
-    "anchors", "join", "estimate", "cli",
+    "anchors", "join", "estimate", "checkpoints", "cli",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ SkyReels-V2 was trained.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
+from sora_cli.checkpoints import read_config
 from sora_cli.codec import Codec
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings
@@ -24,6 +26,7 @@ from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
+from sora_cli.offload import Streamed
 from sora_cli.pipelines import Job, Velocity, loading
 from sora_cli.sampler import euler
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
@@ -39,7 +42,7 @@ class Wan:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
-        self.config = WanConfig.from_hub(loading.read_config(self.places["dit"]))
+        self.config = WanConfig.from_hub(read_config(self.places["dit"]))
         self.mode = memory
         self.networks: dict[str, nn.Module] = {}
 
@@ -78,8 +81,16 @@ class Wan:
             where = self.device if how.text == "device" else torch.device("cpu")
             return loading.load_text(place, where, self.dtype, streamed=how.text == "streamed")
         if role == "dit":
-            return loading.load_dit(place, self.device, self.dtype, how.dit)
+            return self.load_dit(place, how.dit)
         return loading.load_vae(place, self.device, self.dtype)
+
+    def load_dit(self, place: Path, how: str) -> nn.Module:
+        """The transformer, whose blocks may stay in host memory or on disk until it is their turn."""
+        if how != "streamed":
+            return loading.load_dit(place, self.device, self.dtype, streamed=how == "disk")
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype)
+        dit.blocks = Streamed(dit.blocks, self.device)  # type: ignore[assignment]
+        return dit.to(self.device)
 
     # ---- words --------------------------------------------------------------------------------------------
 
