@@ -5,7 +5,7 @@
     for progress in run.denoise(): ...
     for frame in run.frames(): ...
 
-The engine prints nothing and calls nobody back; whoever runs the generators owns progress and cancelling.
+The engine prints nothing; whoever runs the generators owns progress and cancelling.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from torch import Tensor
 from sora_cli import geometry, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed
-from sora_cli.pipelines import Job, Velocity
+from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Shot
 from sora_cli.timeline import Timeline
 
@@ -57,10 +57,12 @@ class Store(Protocol):
 
 
 class Engine:
-    """The models of one checkpoint on one device. Weights are verified when they are loaded."""
+    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is told how far
+    that is, since large ones take a while."""
 
-    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto") -> None:
-        self.pipeline = pipelines.load(model, device, dtype, memory)
+    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
+                 watch: Watch = unseen) -> None:  # fmt: skip
+        self.pipeline = pipelines.load(model, device, dtype, memory, watch)
 
     def start(self, shot: Shot, known: Sequence[Known] = (), span: geometry.Span | None = None) -> "Run":
         """Plan a shot around what is known; nothing expensive but encoding that happens before `denoise`.

@@ -29,8 +29,8 @@ TABLE: dict[str, set[str]] = {
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
     "pipelines": {
-        "checkpoints", "codec", "device", "embeddings", "errors", "expand", "flow", "geometry", "hub", "memory", "models",
-        "offload", "registry", "sampler", "shot", "solvers", "timeline", "weights",
+        "checkpoints", "codec", "device", "embeddings", "errors", "expand", "flow", "geometry", "hub", "memory",
+        "models", "offload", "registry", "sampler", "shot", "solvers", "timeline", "weights",
     },
     "timeline": {"errors", "geometry"},
     "planner": {"errors", "geometry"},

@@ -74,7 +74,8 @@ def decode(
     from sora_cli.pipelines import load_codec
 
     with Screen(quiet) as screen:
-        codec = load_codec(model or header.model, header.canvas, str(device), str(dtype), str(memory))
+        where = (str(device), str(dtype), str(memory))
+        codec = load_codec(model or header.model, header.canvas, *where, screen.read)
         write(codec, source, wanted, sink, screen)
     told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
             "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

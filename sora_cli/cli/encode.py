@@ -56,7 +56,7 @@ def encode(
 
     with Screen(quiet) as screen, asked.open(screen) as source:
         begun = begin(asked, source, model, screen)
-        codec = load_codec(model, begun.canvas, str(device), str(dtype), str(memory))
+        codec = load_codec(model, begun.canvas, str(device), str(dtype), str(memory), screen.read)
         made, count = make(source, begun, codec, screen)
         if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")

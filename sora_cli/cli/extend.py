@@ -60,7 +60,7 @@ def extend(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype), str(memory)), source.format, making)
+        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
         passing = Passing(source)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

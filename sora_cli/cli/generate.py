@@ -89,7 +89,7 @@ def generate(
     from sora_cli.engine import Engine
 
     with Screen(quiet, preview) as screen:
-        engine = Engine(shot.model, str(device), str(dtype), str(memory))
+        engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read)
         for one, target in zip(shots, targets, strict=True):
             make(engine, one, placed, Making(target, screen, one.fps, one.frames))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,10 +60,10 @@ def loop(
 ) -> None:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
     settings = models.asked(model, prompt, seed, steps, guidance, negative)
-    engine = partial(load, model, str(device), str(dtype), str(memory))
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
     target = Target(name, force, resume, metadata, sheet, as_json)
     with Screen(quiet, preview) as screen:
+        engine = partial(load, model, str(device), str(dtype), str(memory), screen.read)
         if is_video(what):
             asked = Asked(what, res, fps, input_res, input_fps)
             length = CONNECTOR_SECONDS if seconds is None else seconds
@@ -161,7 +161,7 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
         yield from made
 
 
-def load(model: str, device: str, dtype: str, memory: str) -> "Engine":
+def load(*words: Any) -> "Engine":
     from sora_cli.engine import Engine
 
-    return Engine(model, device, dtype, memory)
+    return Engine(*words)

@@ -56,7 +56,7 @@ def reverse(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype), str(memory)), source.format, making)
+        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
         raw = chain(connector.connect(shot, head=passing.head), passing.frames())
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": anchor, "frames": count, "given": [shot.frames, count]}

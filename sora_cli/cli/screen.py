@@ -13,6 +13,7 @@ from sora_cli.cli.preview import Row
 
 Item = TypeVar("Item")
 REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
+MEGABYTE = 1_000_000
 
 
 class Bars(Progress):
@@ -64,6 +65,14 @@ class Screen:
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
+
+    def read(self, what: str, done: int, total: int) -> None:
+        """Move the bar of something that is read, in megabytes, which goes when all of it is."""
+        if done < total:
+            unit = MEGABYTE if total > MEGABYTE else 1
+            return self.show(what, done // unit, total // unit)
+        if what in self.tasks:
+            self.progress.remove_task(self.tasks.pop(what))
 
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
         """The items (as many as come, unless told), with the bar moved after each."""

@@ -16,6 +16,7 @@ from sora_cli.registry import Entry
 from sora_cli.shot import Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Watch = Callable[[str, int, int], None]  # is told what is being read, how much of it is, and how much there is
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,12 @@ class Pipeline(Protocol):
         ...
 
 
-def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto") -> Pipeline:
+def unseen(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+         watch: Watch = unseen) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind. SoraError for a model or device that is not there, Failed for weights that
     are missing or damaged."""
     if registry.entry(model).kind == "sora":
@@ -89,14 +95,14 @@ def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "a
         return Sora(model, device, dtype)
     from sora_cli.pipelines.wan import Wan
 
-    return Wan(model, device, dtype, memory)
+    return Wan(model, device, dtype, memory, watch)
 
 
 def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",
-               memory: str = "auto") -> Codec:  # fmt: skip
+               memory: str = "auto", watch: Watch = unseen) -> Codec:  # fmt: skip
     """A model's autoencoder alone, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)
-    pipeline = load(model, device, dtype, memory)
+    pipeline = load(model, device, dtype, memory, watch)
     list(pipeline.prepare(canvas, 0))
     return pipeline.codec

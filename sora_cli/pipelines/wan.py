@@ -7,8 +7,8 @@ SkyReels-V2 was trained.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,23 +27,25 @@ from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.offload import Streamed
-from sora_cli.pipelines import Job, Velocity, loading
+from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
 from sora_cli.sampler import euler
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
+NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
 
 class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
-    def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto") -> None:
+    def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+                 watch: Watch = unseen) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
         self.config = WanConfig.from_hub(read_config(self.places["dit"]))
-        self.mode = memory
+        self.mode, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
 
     @property
@@ -76,19 +78,14 @@ class Wan:
         return self.networks[role]
 
     def load(self, role: str) -> nn.Module:
-        place, how = self.places[role], self.placement
+        place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
         if role == "text":
-            where = self.device if how.text == "device" else torch.device("cpu")
-            return loading.load_text(place, where, self.dtype, streamed=how.text == "streamed")
-        if role == "dit":
-            return self.load_dit(place, how.dit)
-        return loading.load_vae(place, self.device, self.dtype)
-
-    def load_dit(self, place: Path, how: str) -> nn.Module:
-        """The transformer, whose blocks may stay in host memory or on disk until it is their turn."""
-        if how != "streamed":
-            return loading.load_dit(place, self.device, self.dtype, streamed=how == "disk")
-        dit = loading.load_dit(place, torch.device("cpu"), self.dtype)
+            return loading.load_text(place, self.reads_on, self.dtype, how.text == "streamed", watch)
+        if role == "vae":
+            return loading.load_vae(place, self.device, self.dtype, watch)
+        if how.dit != "streamed":
+            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch)
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
         dit.blocks = Streamed(dit.blocks, self.device)  # type: ignore[assignment]
         return dit.to(self.device)
 
@@ -104,15 +101,22 @@ class Wan:
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
         keys = {text: cache.key(encoder, text, str(self.dtype)) for text in texts}
         found = {text: cache.get(key) for text, key in keys.items()}
-        for text in (text for text, features in found.items() if features is None):
+        missing = [text for text, features in found.items() if features is None]
+        for number, text in enumerate(missing):
+            self.watch("read the prompt", number, len(missing))
             found[text] = self.encoded(text)
             cache.put(keys[text], found[text])
         return found
 
     def encoded(self, text: str) -> Tensor:
         tokens = Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json").encode(text)
-        encoder = self.use("text")
-        return encoder(tokens.to(encoder.device)).cpu()
+        features: Tensor = self.use("text")(tokens.to(self.reads_on))
+        return features.cpu()
+
+    @property
+    def reads_on(self) -> torch.device:
+        """Where the text encoder computes."""
+        return self.device if self.placement.text == "device" else torch.device("cpu")
 
     # ---- frames -------------------------------------------------------------------------------------------
 
