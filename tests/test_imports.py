@@ -23,6 +23,7 @@ TABLE: dict[str, set[str]] = {
     "windows": {"errors", "weights"},
     "checkpoints": {"errors"},
     "offload": {"checkpoints"},
+    "embeddings": {"errors", "weights"},
     "pipelines": {"checkpoints", "errors", "models", "offload"},
     "codec": {"device", "errors", "geometry", "latents", "models", "weights"},
     "flow": {"errors"},
@@ -40,7 +41,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "latents", "windows", "expand", "scores", "sheet", "anchors",
-    "join", "estimate", "checkpoints", "cli",
+    "join", "estimate", "checkpoints", "embeddings", "cli",
 )  # fmt: skip
 
 
