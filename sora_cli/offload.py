@@ -41,6 +41,17 @@ class Streamed(nn.Module):
         return iter(self.blocks if self.turns is None else self.turns)
 
 
+def keep_on_host(network: nn.Module, at: str, device: torch.device) -> None:
+    """Put `Streamed` in the place of the list of blocks called `at`, and move all else to the device."""
+    replace(network, at, Streamed(network.get_submodule(at).children(), device))
+    network.to(device)
+
+
+def replace(network: nn.Module, at: str, other: nn.Module) -> None:
+    owner, _, leaf = at.rpartition(".")
+    setattr(network.get_submodule(owner), leaf, other)
+
+
 class Turns:
     """Two seats on a device that blocks take in turn: one computes while the next is copied to the other."""
 
@@ -234,6 +245,5 @@ def leave_on_disk(
         full = {name: f"{at}.{number}.{name}" for name, _ in block.named_parameters()}
         kinds = {name: torch.float32 if keep(full[name]) else dtype for name in full}
         of_block.append({name: (rest.pop(full[name]), kinds[name]) for name in full})
-    owner, _, leaf = at.rpartition(".")
-    setattr(network.get_submodule(owner), leaf, FromDisk(blocks, of_block, device))
+    replace(network, at, FromDisk(blocks, of_block, device))
     return rest

@@ -218,13 +218,25 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> Non
     assert "\\n" in refusal(tmp_path, right | {"evil\n\x1b[31m": a.clone()})
 
 
-@pytest.mark.parametrize("worst", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, worst: float) -> None:
-    tensors = state(tiny())
-    tensors["b.weight"][4, 1] = worst
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("worst", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 9])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, worst: float, place: int, kind: torch.dtype) -> None:
+    tensors = {name: value.to(kind) for name, value in state(tiny()).items()}
+    tensors["b.weight"].view(-1)[place] = worst
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(Failed, match=r"b\.weight holds NaN or infinity"):
         fill(on_meta(tiny), files_of(tmp_path), torch.bfloat16, CPU)
+
+
+@pytest.mark.parametrize("width", [1, 7, 33, 1000])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_bad_number_is_found_wherever_it_is(width: int, kind: torch.dtype) -> None:
+    assert checkpoints.finite(torch.randn(width).to(kind)) and checkpoints.finite(torch.zeros(0, dtype=kind))
+    for place in range(width):
+        x = torch.zeros(width, dtype=kind)
+        x[place] = (float("nan"), float("inf"), -float("inf"))[place % 3]
+        assert not checkpoints.finite(x), place
 
 
 def test_numbers_too_large_for_the_type_are_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ TABLE: dict[str, set[str]] = {
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
     "checkpoints": {"errors"},
     "offload": {"checkpoints"},
+    "embeddings": {"errors", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
@@ -44,7 +45,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
-    "anchors", "join", "estimate", "checkpoints", "cli",
+    "anchors", "join", "estimate", "checkpoints", "embeddings", "cli",
 )  # fmt: skip
 
 

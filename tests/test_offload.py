@@ -19,7 +19,7 @@ from sora_cli.checkpoints import put, survey
 from sora_cli.errors import Failed
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.offload import FromDisk, Rows, SideStream, Streamed, Turns, leave_on_disk
+from sora_cli.offload import FromDisk, Rows, SideStream, Streamed, Turns, keep_on_host, leave_on_disk
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,8 @@ def test_streamed_blocks_compute_the_same(dtype: torch.dtype, copied: bool) -> N
     x, t, words = dit_inputs().values()
     network = fill(dit()).to(dtype)
     due = network(x.to(dtype), t, words.to(dtype))
-    network.blocks = Streamed(network.blocks, CPU)
+    keep_on_host(network, "blocks", CPU)
+    assert isinstance(network.blocks, Streamed)
     if copied:
         network.blocks.turns = Turns(network.blocks.blocks, CPU)
     for _ in range(2):  # seats are used again
@@ -152,7 +153,7 @@ def test_streamed_blocks_compute_the_same_on_cuda() -> None:
     x, t, words = (value.to(cuda) for value in dit_inputs().values())
     network = fill(dit(7)).to(cuda)
     due = network(x, t, words)
-    network.blocks = Streamed(network.blocks.cpu(), cuda)
+    keep_on_host(network.cpu(), "blocks", cuda)
     for _ in range(5):
         assert torch.equal(network(x, t, words), due)
 

@@ -19,14 +19,14 @@ from sora_cli import hub, memory, registry, weights
 from sora_cli.checkpoints import read_config
 from sora_cli.codec import Codec
 from sora_cli.device import pick_device, pick_dtype
-from sora_cli.embeddings import Embeddings
+from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.offload import Streamed
+from sora_cli.offload import keep_on_host
 from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
 from sora_cli.sampler import euler
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
@@ -86,8 +86,8 @@ class Wan:
         if how.dit != "streamed":
             return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch)
         dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
-        dit.blocks = Streamed(dit.blocks, self.device)  # type: ignore[assignment]
-        return dit.to(self.device)
+        keep_on_host(dit, "blocks", self.device)
+        return dit
 
     # ---- words --------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
-        keys = {text: cache.key(encoder, text, str(self.dtype)) for text in texts}
+        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
         found = {text: cache.get(key) for text, key in keys.items()}
         missing = [text for text, features in found.items() if features is None]
         for number, text in enumerate(missing):
