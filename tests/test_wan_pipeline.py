@@ -45,7 +45,8 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         entry = registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage))
         placement = SimpleNamespace(text=text, dit=dit, tile=0, keep=keep, why="a test")
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
-        monkeypatch.setattr(hub, "locate", lambda entry: {role: checkpoints[kind] / name for role, name in ROLES.items()})
+        places = {role: checkpoints[kind] / name for role, name in ROLES.items()}
+        monkeypatch.setattr(hub, "locate", lambda entry: places)
         monkeypatch.setattr(memory, "place", lambda *words: placement)
         return Engine("tiny", "cpu", "float32")
 
