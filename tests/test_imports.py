@@ -19,7 +19,9 @@ TABLE: dict[str, set[str]] = {
     "join": set(),
     "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
-    "registry": {"errors", "geometry", "weights"},
+    "remote": {"errors"},
+    "registry": {"errors", "geometry", "remote", "weights"},
+    "hub": {"errors", "registry", "remote", "weights"},
     "latents": {"errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
@@ -44,8 +46,8 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
-    "anchors", "join", "estimate", "checkpoints", "embeddings", "cli",
+    "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand",
+    "scores", "sheet", "anchors", "join", "estimate", "checkpoints", "embeddings", "cli",
 )  # fmt: skip
 
 

@@ -7,7 +7,17 @@ from typing import Self, TypeVar
 import numpy as np
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from sora_cli.cli.preview import Row
 
@@ -37,11 +47,14 @@ class Screen:
         self.quiet, self.preview = quiet, preview
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.progress = Bars(
-            TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            *self.columns(),
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,
             refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
+
+    def columns(self) -> Sequence[ProgressColumn]:
+        return TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -86,3 +99,11 @@ class Screen:
         for task in self.tasks.values():
             self.progress.remove_task(task)
         self.tasks.clear()
+
+
+class Transfers(Screen):
+    """A screen whose bars count bytes."""
+
+    def columns(self) -> Sequence[ProgressColumn]:
+        return (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                TimeRemainingColumn())  # fmt: skip
