@@ -99,13 +99,15 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
-        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
-        found = {text: cache.get(key) for text, key in keys.items()}
-        missing = [text for text, features in found.items() if features is None]
-        for number, text in enumerate(missing):
-            self.watch("read the prompt", number, len(missing))
-            found[text] = self.encoded(text)
-            cache.put(keys[text], found[text])
+        found: dict[str, Tensor] = {}
+        for number, text in enumerate(texts):
+            key = key_of(encoder, text, str(self.dtype))
+            features = cache.get(key)
+            if features is None:
+                self.watch("read the prompt", number, len(texts))
+                features = self.encoded(text)
+                cache.put(key, features)
+            found[text] = features
         return found
 
     def encoded(self, text: str) -> Tensor:
