@@ -37,9 +37,10 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
         return
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("name", "size", "here", "licence", "trained for", "native size", box=None, header_style="bold")
+    columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
+    table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for row in found:
         table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], ", ".join(row["anchors"]) or "text",
                       row["size"])  # fmt: skip

@@ -229,16 +229,17 @@ def release(repo: str, record: Record, name: str) -> int:
 
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
-    if not path.exists():
-        path.unlink(missing_ok=True)
-        return 0
-    content, size, home = content_of(path), path.stat().st_size, remote.cache_of(repo)
-    path.unlink()
-    used = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    if not used:
+    home, freed = remote.cache_of(repo), 0
+    if path.exists():
+        freed = path.stat().st_size
+    content = content_of(path)
+    path.unlink(missing_ok=True)
+    if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):
+        freed = 0
+    else:
         content.unlink(missing_ok=True)
     prune(path.parent, home)
-    return 0 if used else size
+    return freed
 
 
 def content_of(path: Path) -> Path:

@@ -53,10 +53,9 @@ class Wanted:
     @property
     def left(self) -> int:
         """Bytes that have yet to arrive."""
-        if remote.blob(self.part.repo, self.file.etag).is_file():
-            return 0
-        unfinished = remote.unfinished(self.part.repo, self.file.etag)
-        return max(0, self.file.bytes - (unfinished.stat().st_size if unfinished.is_file() else 0))
+        repo, etag = self.part.repo, self.file.etag
+        paths = remote.blob(repo, etag), remote.unfinished(repo, etag)
+        return max(0, self.file.bytes - max(path.stat().st_size if path.is_file() else 0 for path in paths))
 
 
 def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dict[str, Path]:
