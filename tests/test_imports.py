@@ -39,8 +39,8 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand", "scores",
-    "sheet", "anchors", "join", "estimate", "cli",
+    "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand",
+    "scores", "sheet", "anchors", "join", "estimate", "cli",
 )  # fmt: skip
 
 
@@ -112,6 +112,11 @@ def loaded(code: str, module: str) -> bool:
 )
 def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
     assert not loaded(f"from sora_cli.cli import main; main({words})", "torch")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["weights", "--help"], ["generate", "x", "--res", "0x0"]])
+def test_the_client_of_the_hub_waits_until_it_is_needed(words: list[str]) -> None:
+    assert not loaded(f"from sora_cli.cli import main; main({words})", "huggingface_hub")
 
 
 def test_these_parts_do_without_torch() -> None:

@@ -39,6 +39,7 @@ class Screen(Protocol):
     ) -> None: ...
     def note(self, text: str) -> None: ...
     def show(self, stage: str, done: int, total: int) -> None: ...
+    def clear(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def pull(
             note(lock, entry.name, {one: None for one in wanted})
     arrived: dict[Wanted, str | None] = {}
     with screen or nullcontext():
-        for one in wanted:
-            arrived[one] = obtain(one, screen)
+        for number, one in enumerate(wanted, 1):
+            arrived[one] = obtain(one, f"{one.part.role} {number}/{len(wanted)}", screen)
             if not update:
                 with locks.changed() as lock:
                     note(lock, entry.name, {one: arrived[one]})
@@ -237,25 +238,25 @@ def room() -> tuple[Path, int]:
 # ---- fetching ---------------------------------------------------------------------------------------------
 
 
-def obtain(one: Wanted, screen: Screen | None) -> str:
+def obtain(one: Wanted, stage: str, screen: Screen | None) -> str:
     """Have one file here: its sha256. Failed if it is not the file that was wanted."""
     path = remote.snapshot(one.part.repo, one.commit) / one.file.name
     if one.sha256 and path.is_file() and path.stat().st_size == one.file.bytes:
         return one.sha256
     if screen:
         screen.note(f"{one.part.repo}: {one.file.name}, {gigabytes(one.file.bytes)}")
-    show = partial(moved, screen, one.file)
-    sha256 = remote.fetch(one.part.repo, one.file, one.commit, show)
-    show(one.file.bytes)
+    sha256 = remote.fetch(one.part.repo, one.file, one.commit, partial(moved, screen, stage, one.file.bytes))
     if one.sha256 and sha256 != one.sha256:
         held.discard(one.part.repo, path)
         raise Failed(unlike(one.part, one.file))
+    if screen:
+        screen.clear()
     return sha256
 
 
-def moved(screen: Screen | None, file: RemoteFile, done: int) -> None:
+def moved(screen: Screen | None, stage: str, total: int, done: int) -> None:
     if screen:
-        screen.show(file.name.rpartition("/")[2], done, file.bytes)
+        screen.show(stage, done, total)
 
 
 def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
