@@ -155,7 +155,8 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
             raise Failed(f"{where} no {suffix}; this is no model that can be used")
     records = lock.of(part)
-    return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in fitting]
+    small_first = sorted(fitting, key=lambda file: (file.bytes, file.name))
+    return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in small_first]
 
 
 def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
@@ -198,7 +199,7 @@ def check_licence(entry: Entry, accept: str) -> None:
         raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
     if accepted(entry, locks.read()):
         return
-    told = f"{entry.name} is under the {entry.licence} ({entry.licence_url}), which has to be accepted"
+    told = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
     if not accept and on_terminal():
         accept = ask(f"{told}.\nType its name to accept it, anything else not to:")
     if accept != entry.licence:
@@ -208,6 +209,10 @@ def check_licence(entry: Entry, accept: str) -> None:
         lock.licences[entry.name] = entry.licence
 
 
+def link_of(entry: Entry) -> str:
+    return f" ({entry.licence_url})" if entry.licence_url else ""
+
+
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen | None) -> None:
     """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
@@ -215,8 +220,8 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     if free < size:
         raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {place} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
-    link = f" ({entry.licence_url})" if entry.licence_url else ""
-    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}{link}"
+    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
+    told += link_of(entry)
     if yes:
         if screen:
             screen.note(told)
