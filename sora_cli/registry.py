@@ -293,7 +293,7 @@ def of_folder(name: str) -> Entry:
         raise SoraError(f"{name} has two transformers; {SUPPORTED}")
     has_text = all((folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items())
     roles = ROLES if has_text else ("dit", "vae")
-    parts = tuple(Part(role, "", "", FOLDERS[role], 0, path=folder / FOLDERS[role]) for role in roles)
+    parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
     parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
     return entry_like(like, name, f"the model of {folder}", parts)
 
