@@ -44,6 +44,7 @@ class Wan:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
+        loading.check(self.places["dit"], self.places["vae"], self.places["text"])
         self.config = WanConfig.from_hub(read_config(self.places["dit"]))
         self.mode, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
