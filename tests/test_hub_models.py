@@ -296,3 +296,24 @@ def test_no_partial_output_of_quiet_pulls(server: Hub, tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     assert json.loads(done.stdout)[0]["state"] == "present"
     assert os.listdir(tmp_path / "hub" / "models--tiny--wan22" / "snapshots")
+
+
+SINGLE = """
+[single]
+kind = "wan"
+about = "repackaged in single files"
+parts = [
+  {{ role = "vae", repo = "tiny/wan22", folder = "vae", names = ["diffusion_pytorch_model.safetensors"], bytes = 1 }},
+  {{ role = "dit", path = "{path}" }},
+]
+"""
+
+
+def test_a_part_may_be_a_single_file_there_or_here(server: Hub, folders: Path, tmp_path: Path) -> None:
+    mine = folders / "wan22" / VAE
+    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(SINGLE.format(path=mine))
+    hub.pull(registry.entry("single"), yes=True)
+    found = hub.locate(registry.entry("single"))
+    assert found["vae"].name == "diffusion_pytorch_model.safetensors" and found["dit"] == mine
+    assert found["vae"].read_bytes() == mine.read_bytes() and len(server.fetched()) == 1
+    hub.verify(registry.entry("single"))

@@ -104,16 +104,19 @@ def is_here(source: str, name: str, record: Record) -> bool:
 
 def is_whole(part: Part, lock: Lock) -> bool:
     if part.path is not None:
-        return part.path.is_dir()
+        return part.path.exists()
     found = lock.of(part)
     return bool(found) and all(is_here(locks.source(part), name, record) for name, record in found.items())
 
 
 def folder_of(part: Part, lock: Lock) -> Path:
+    """Where a part is: a folder, or the one file that it is."""
     if part.path is not None:
         return part.path
-    name, record = next(iter(lock.of(part).items()))
-    return path_of(locks.source(part), name, record).parent
+    found = lock.of(part)
+    name, record = next(iter(found.items()))
+    path = path_of(locks.source(part), name, record)
+    return path if len(found) == 1 and path.suffix == ".safetensors" else path.parent
 
 
 def arrived(part: Part, lock: Lock) -> int:
@@ -139,6 +142,8 @@ def check_folder(part: Part) -> None:
     assert part.path is not None
     if part.role == "tokenizer":
         return
+    if part.path.is_file():
+        return check_length(part.path)
     files = {path.name for path in part.path.glob("*.safetensors")}
     if not files:
         raise Failed(f"{part.path} holds no safetensors files; those of another kind are not read")

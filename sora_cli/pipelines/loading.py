@@ -79,14 +79,16 @@ TEXT = Kind(
 )
 
 
-def check(dit: Path, vae: Path, text: Path) -> None:
-    """Every part is what its network needs, as far as headers tell; the errors are those of `load_dit`."""
-    kinds: list[tuple[Path, Kind]] = [(dit, DIT), (vae, VAE)]
-    for place, kind in kinds:
-        files = files_of(place)
-        network, rename = bare(place, files, kind)
-        survey(network, files, rename)
+def check(dit: Path, vae: Path, text: Path) -> WanConfig:
+    """See that every part is what its network needs, as far as headers tell, and return the transformer's
+    configuration; the errors are those of `load_dit`."""
+    files = files_of(dit)
+    network, rename = bare(dit, files, DIT)
+    survey(network, files, rename)
+    files = files_of(vae)
+    survey(bare(vae, files, VAE)[0], files, bare(vae, files, VAE)[1])
     survey_text(text)
+    return network.config
 
 
 def load_dit(

@@ -16,13 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
-from sora_cli.checkpoints import read_config
 from sora_cli.codec import Codec
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
-from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
@@ -44,8 +42,7 @@ class Wan:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
-        loading.check(self.places["dit"], self.places["vae"], self.places["text"])
-        self.config = WanConfig.from_hub(read_config(self.places["dit"]))
+        self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
         self.mode, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
 
