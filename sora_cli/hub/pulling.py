@@ -149,7 +149,8 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     fitting = [file for file in fitting if not is_variant(file, fitting)]
     where = f"{part.repo} has in {part.folder or 'its root'}"
     for suffix in NEEDED.get(part.role, NETWORK):
-        if not any(file.name.endswith(suffix) for file in fitting):
+        asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
+        if asked and not any(file.name.endswith(suffix) for file in fitting):
             pickles = [file.name for file in there if file.name.endswith(PICKLES)]
             if pickles:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
