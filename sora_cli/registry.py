@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import geometry, weights
+from sora_cli import geometry, networks, weights
 from sora_cli.errors import Failed, SoraError
+from sora_cli.networks import Network
 from sora_cli.weights import AGAIN
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Entry:
     speed: str = ""  # and how fast
     cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
     usage: Usage = Usage()
+    network: Network | None = None  # of a Hub model
 
     def canvas(self, width: int, height: int) -> geometry.Canvas:
         """The size that this model makes for a video of width x height pixels."""
@@ -115,14 +117,16 @@ def read_registry(told: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Entry:
-    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage"}
-    parts = [*model.get("parts", ()), *(others[model["text"]]["parts"] if "text" in model else ())]
+    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
+    text = others[model["text"]] if "text" in model else {}
+    parts = [*model.get("parts", ()), *text.get("parts", ())]
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
     return Entry(
         name,
         files=read_files(model),
         parts=tuple(read_part(part) for part in parts),
         usage=Usage(**usage),
+        network=read_network(model.get("network", {}) | text.get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
 
@@ -139,6 +143,12 @@ def read_part(part: Mapping[str, Any]) -> Part:
     if "names" in told:
         told["names"] = tuple(told["names"])
     return Part(**told)
+
+
+def read_network(told: Mapping[str, Any]) -> Network | None:
+    """The sizes of a model and its text encoder; None where one of them is not told, as for the encoder itself."""
+    kinds = {"dit": networks.Dit, "vae": networks.Vae, "text": networks.Text}
+    return Network(**{role: kind(**told[role]) for role, kind in kinds.items()}) if told.keys() >= kinds.keys() else None
 
 
 def names() -> list[str]:
