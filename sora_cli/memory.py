@@ -205,11 +205,16 @@ class Needs:
         """Buffers of the decoder on the frames of one latent, in tiles of so many cells or whole (0). Every tile
         remembers its own last frames, so that tiles save what a layer takes and not what is kept between chunks."""
         pixels, vae = self.width * self.height, self.network.vae
-        rows, columns = self.height // vae.stride, self.width // vae.stride
-        count = places(rows, tile, self.overlap) * places(columns, tile, self.overlap)
-        of_tile = min(tile or rows, rows) * min(tile or columns, columns) * vae.stride**2
+        count, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
         return LIBRARIES + size * vae.tails(count * of_tile) + vae.buffers(of_tile, size, copied) + pictures
+
+    def tiled(self, tile: int) -> tuple[int, int]:
+        """How many tiles a frame has, and how many pixels a tile."""
+        stride = self.network.vae.stride
+        sides = self.height // stride, self.width // stride
+        count = math.prod(places(side, tile, self.overlap) for side in sides)
+        return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
 
     @property
     def overlap(self) -> int:
@@ -249,6 +254,11 @@ class Placement:
     keep: bool  # whether the networks of other stages stay
     why: str = ""
     peak: dict[str, float] = field(default_factory=dict)  # bytes on the device by stage, and in main memory as `host`
+
+    @property
+    def short(self) -> str:
+        tiles = f"in tiles of {self.tile} cells" if self.tile else "whole"
+        return f"transformer {self.dit}, text {self.text}, frames {tiles} in {self.vae}"
 
     @property
     def on_device(self) -> float:
@@ -354,15 +364,15 @@ def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
     stage = max(least.peak, key=lambda stage: least.peak[stage] / there(stage, free))
     memory = "main memory" if stage == "host" else memory_of(free)
     doing = {"text": " to read the prompt", "denoising": " to denoise", "decoding": " to decode"}.get(stage, "")
-    return (f"{needs.name} at {needs.width}x{needs.height} needs {shown(least.peak[stage] / share)} of {memory}{doing}, "
-            f"and {shown(there(stage, free))} are free; try {smaller(needs)}")  # fmt: skip
+    what, need = f"{needs.name} at {needs.width}x{needs.height}", shown(least.peak[stage] / share)
+    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free; try {smaller(needs)}"
 
 
 def smaller(needs: Needs) -> str:
-    """What takes less than this: fewer pixels, fewer frames, the largest of the smaller models."""
+    """What takes less than this: fewer pixels, fewer frames, the smallest model."""
     sizes = {name: model.network.dit.weights for name, model in registry.registry().items() if model.network}
     less = {name: size for name, size in sizes.items() if size < sizes.get(needs.name, 0) / 2}
-    return f"a smaller --res, fewer --frames, or --model {max(less, key=less.__getitem__, default='pocket')}"
+    return f"a smaller --res, fewer --frames, or --model {min(less, key=less.__getitem__, default='pocket')}"
 
 
 def shown(bytes: float) -> str:

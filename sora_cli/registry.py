@@ -148,7 +148,9 @@ def read_part(part: Mapping[str, Any]) -> Part:
 def read_network(told: Mapping[str, Any]) -> Network | None:
     """The sizes of a model and its text encoder; None where one of them is not told, as for the encoder itself."""
     kinds = {"dit": networks.Dit, "vae": networks.Vae, "text": networks.Text}
-    return Network(**{role: kind(**told[role]) for role, kind in kinds.items()}) if told.keys() >= kinds.keys() else None
+    if not told.keys() >= kinds.keys():
+        return None
+    return Network(**{role: kind(**told[role]) for role, kind in kinds.items()})
 
 
 def names() -> list[str]:

@@ -19,7 +19,9 @@ TABLE: dict[str, set[str]] = {
     "join": set(),
     "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
-    "registry": {"errors", "geometry", "weights"},
+    "networks": set(),
+    "registry": {"errors", "geometry", "networks", "weights"},
+    "memory": {"errors", "geometry", "networks", "registry"},
     "latents": {"errors", "geometry", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
@@ -30,7 +32,9 @@ TABLE: dict[str, set[str]] = {
     "planner": {"errors", "geometry"},
     "scores": {"errors"},
     "sheet": {"errors", "media"},
-    "estimate": {"errors", "device", "geometry", "models", "planner", "registry", "shot", "weights"},
+    "estimate": {
+        "errors", "device", "geometry", "memory", "models", "networks", "planner", "registry", "shot", "weights"
+    },
     "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "world"},
@@ -38,7 +42,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
-    "anchors", "join", "estimate", "cli",
+    "anchors", "join", "networks", "memory", "estimate", "cli",
 )  # fmt: skip
 
 
