@@ -257,8 +257,7 @@ class Placement:
 
     @property
     def short(self) -> str:
-        tiles = f"in tiles of {self.tile} cells" if self.tile else "whole"
-        return f"transformer {self.dit}, text {self.text}, frames {tiles} in {self.vae}"
+        return f"{self.dit}, text {self.text}, {self.vae}" + (f" tiles of {self.tile}" if self.tile else "")
 
     @property
     def on_device(self) -> float:

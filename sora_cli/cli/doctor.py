@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -76,7 +77,8 @@ def show(findings: list[Finding], choices: list[Choice]) -> None:
         typer.echo(f"{finding.name:<8} {finding.words}")
     if not choices:
         return
-    table = Table(*(Column(name, no_wrap=True) for name in ("model", "its video", "download", "time", "memory")), "how")
+    columns = (Column(name, no_wrap=True) for name in ("model", "its video", "download", "time", "memory"))
+    table = Table(*columns, "how", box=SIMPLE_HEAD, pad_edge=False)
     for one in choices:
         spent = duration(one.seconds) if one.seconds is not None else "-"
         peak = quantity(one.peak, "B") if one.peak is not None else "-"
@@ -204,7 +206,8 @@ def choice(model: Entry) -> Choice:
     download = sum(cost.download.values())
     room = memory.disk_free(memory.downloads())
     problem = f"the download does not fit on the disk, which has {quantity(room, 'B')} free" if download > room else ""
-    return Choice(model.name, size, download, cost.time, cost.peak, cost.placement.short if cost.placement else "", problem)
+    placement = cost.placement.short if cost.placement else "resident"
+    return Choice(model.name, size, download, cost.time, cost.peak, placement, problem)
 
 
 def own_shot(model: Entry) -> Shot:
