@@ -21,7 +21,7 @@ from einops import rearrange
 from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
-from sora_cli import geometry
+from sora_cli import geometry, registry
 from sora_cli.engine import Engine
 from sora_cli.evaluate.measure import held_out
 from sora_cli.scores import drift_curve
@@ -55,7 +55,7 @@ def generated(shot: Shot) -> Iterator[np.ndarray]:
 
 def rendered(scene: Scene, shot: Shot) -> Iterator[np.ndarray]:
     """The scene itself, as large as the frames that the engine decodes."""
-    canvas = geometry.canvas(shot.width, shot.height)
+    canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     for start in range(0, shot.frames, BATCH):
         times = torch.arange(start, min(start + BATCH, shot.frames))[None] / shot.fps
         video = render([scene], times, canvas.crop_height, canvas.crop_width)[0]

@@ -31,7 +31,7 @@ from einops import rearrange
 from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
-from sora_cli import anchors, geometry, join, media
+from sora_cli import anchors, geometry, join, media, registry
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
@@ -165,7 +165,7 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
         media.write_image(path, truth[-1])
         shot = replace(bench.shot(scene, number), anchors=(Anchor(str(path), "-1"),))
         placed = anchors.place(shot)
-        canvas = geometry.canvas(shot.width, shot.height)
+        canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         small = canvas.crop_width, canvas.crop_height
         run = bench.made(shot, [Known(p.start, p.images(small)) for p in placed])
         size = format_of(shot).size
@@ -184,9 +184,9 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
 
 def round_trip(engine: Engine, image: np.ndarray, canvas: geometry.Canvas) -> np.ndarray:
     """One picture [1, h, w, 3] through the autoencoder and back, [h, w, 3]."""
-    (latent,) = engine.codec.encode(image, canvas)
+    (latent,) = engine.pipeline.codec.encode(image, canvas)
     with torch.inference_mode():
-        decoded = engine.vae.decode(latent[None].to(engine.device, engine.dtype))
+        decoded = engine.pipeline.codec.vae.decode(latent[None].to(engine.pipeline.device, engine.pipeline.dtype))
     return pictures_of(decoded[0], canvas)[0]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,16 +20,40 @@ from sora_cli import geometry, latents, registry
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed
 from sora_cli.models.sora import vae as vaes
-from sora_cli.models.sora.vae import Vae
 
 ENCODED, DECODED = 2, 4  # latents at a time
+
+
+class Autoencoder(Protocol):
+    """What a network must do to turn pictures [B, 3, H, W] in [-1, 1] into latents [B, C, k, h, w], and back."""
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def independent(self) -> bool:
+        """Whether frames decode to the same bits wherever decoding begins, given the group of latents before."""
+        ...
+
+    def encode_stream(self, frames: Iterable[Tensor], group: int) -> Iterator[Tensor]: ...
+
+    def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None) -> Iterator[Tensor]: ...
+
+    def key_features(self, latents: Tensor) -> Tensor:
+        """What `decode_stream` goes on from, as `previous`, after these latents."""
+        ...
+
+    def stream(self, latents: Tensor, group: int, previous: Tensor | None = None,
+               cyclic: bool = False) -> Iterator[Tensor]: ...  # fmt: skip
+
+    def decode(self, latents: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Codec:
     """The autoencoder of one model, on one device and in one number format."""
 
-    vae: Vae
+    vae: Autoencoder
     device: torch.device
     dtype: torch.dtype
 
@@ -62,7 +87,8 @@ class Codec:
         its canvas: the same bits whatever else is wanted, of as few latents as that allows."""
         header = latents.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
-        span, canvas = header.span(wanted, DECODED), header.canvas
+        group = DECODED if self.vae.independent else header.latents
+        span, canvas = header.span(wanted, group), header.canvas
         before = self.vae.key_features(self.read(path, span.before)) if span.before else None
         pieces = (self.read(path, group) for group in span.groups)
         videos = self.vae.decode_stream(pieces, before)
@@ -72,7 +98,7 @@ class Codec:
     def read(self, path: Path | str, group: range) -> Tensor:
         """Some latents of a file, [1, C, k, h, w]."""
         found, _ = latents.load(path, group.start, len(group))
-        if (channels := self.vae.config.channels) != len(found):
+        if (channels := self.vae.channels) != len(found):
             raise Failed(f"the latents of {path} have {len(found)} channels, but the autoencoder has {channels}")
         return found[None]
 

@@ -5,7 +5,7 @@
     for progress in run.denoise(): ...
     for frame in run.frames(): ...
 
-The engine prints nothing and calls nobody back; whoever runs the generators owns progress and cancelling.
+The engine prints nothing; whoever runs the generators owns progress and cancelling.
 """
 
 import hashlib
@@ -23,22 +23,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import flow, geometry, planner, registry
-from sora_cli.codec import Codec, pictures_of
-from sora_cli.device import pick_device, pick_dtype
+from sora_cli import geometry, pipelines, planner, registry
+from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed
-from sora_cli.expand import expand
-from sora_cli.models.sora import dit as dits
-from sora_cli.models.sora import text as texts
-from sora_cli.models.sora import vae as vaes
-from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.sampler import Velocity as SolverField
-from sora_cli.sampler import euler
+from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Shot
-from sora_cli.timeline import Timeline, spread
-
-WINDOW, STEP = 8, 4  # latent frames in a window, as many as the longest training clips, and made by it
-DECODED = 4  # latents decoded at a time
+from sora_cli.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -67,17 +57,12 @@ class Store(Protocol):
 
 
 class Engine:
-    """The models of one checkpoint on one device. Weights are verified when they are loaded."""
+    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is told how far
+    that is, since large ones take a while."""
 
-    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> None:
-        self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
-        load = registry.load_model_files
-        self.tokenizer, tower = texts.from_weights(*load(model, "text"))
-        self.tower = tower.to(self.device)
-        self.dit = dits.from_weights(*load(model, "dit")).to(self.device, self.dtype)
-        self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
-        self.codec = Codec(self.vae, self.device, self.dtype)
+    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
+                 watch: Watch = unseen) -> None:  # fmt: skip
+        self.pipeline = pipelines.load(model, device, dtype, memory, watch)
 
     def start(self, shot: Shot, known: Sequence[Known] = (), span: geometry.Span | None = None) -> "Run":
         """Plan a shot around what is known; nothing expensive but encoding that happens before `denoise`.
@@ -87,12 +72,6 @@ class Engine:
         if span is None:
             span = geometry.span_for(shot.frames, [(k.at, len(k.images)) for k in known if k.images is not None])
         return Run(self, shot, tuple(known), span)
-
-    @torch.inference_mode()
-    def read(self, caption: str) -> Tensor:
-        """A caption -> text features [1, L, D]; "" is the absence of text."""
-        features = self.tower(self.tokenizer.encode([caption]).to(self.device))[0]
-        return features if caption else torch.zeros_like(features)
 
 
 @dataclass
@@ -110,21 +89,21 @@ class Run:
     done: list[int] = field(default_factory=list)  # latents that exist already
 
     def __post_init__(self) -> None:
-        shot = self.shot
-        self.canvas = geometry.canvas(shot.width, shot.height)
-        texts = (shot.prompt, *(cue.prompt for cue in shot.cues))
-        self.prompts = [expand(text) if text.strip() else None for text in texts]
-        self.notes += list(self.describe())
+        shot, self.pipeline = self.shot, self.engine.pipeline
+        self.entry = self.pipeline.entry
+        self.canvas = self.entry.canvas(shot.width, shot.height)
+        self.prompts = [shot.prompt, *(cue.prompt for cue in shot.cues)]
+        self.notes += self.describe()
         self.timeline = self.empty_timeline()
+        self.notes += self.pipeline.prepare(self.canvas, longest_window(shot, self.latents_in_all))
         for piece in self.known:
             with self.clocked("known"):
                 self.timeline = self.place(piece)
-        self.windows = plan_of(shot, self.latents_in_all, self.timeline.done())
+        self.windows = plan_of(shot, self.latents_in_all, self.timeline.done(), frozenset(self.timeline.stills))
 
     def empty_timeline(self) -> Timeline:
-        config = self.engine.vae.config
-        cells = (geometry.divide(n, geometry.SPACE_STRIDE) for n in (self.canvas.height, self.canvas.width))
-        return Timeline.empty((config.space, config.time), self.latents_in_all, *cells)
+        cells = (geometry.divide(n, self.entry.cell) for n in (self.canvas.height, self.canvas.width))
+        return Timeline.empty(self.pipeline.parts, self.latents_in_all, *cells)
 
     @property
     def latents_in_all(self) -> int:
@@ -134,17 +113,26 @@ class Run:
 
     def describe(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""
-        prompts = [prompt for prompt in self.prompts if prompt]
-        if unknown := sorted({word for prompt in prompts for word in prompt.unknown}):
-            yield (f"pocket does not know: {', '.join(unknown)} "
-                   "(its world: `sora-cli world --help`; a larger model knows more: --model)")  # fmt: skip
-        if left_out := sorted({word for prompt in prompts for word in prompt.left_out}):
-            yield f"a scene holds two subjects; left out: {', '.join(left_out)}"
-        for prompt in prompts:
-            yield f'caption: "{prompt.caption}"'
+        yield from self.pipeline.notes(self.prompts)
         c, shot = self.canvas, self.shot
         yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
                f"scaled to {shot.width}x{shot.height}")  # fmt: skip
+        if new := sorted(self.asks() - set(self.entry.usage.trained)):
+            yield f"experimental: {self.entry.name} was not trained for {', '.join(ANCHORS[one] for one in new)}"
+
+    def asks(self) -> set[str]:
+        """What of the model's training a shot calls upon, in the words of the registry."""
+        found = {anchor_of(piece, self.shot.frames) for piece in self.known}
+        usage, frames = self.entry.usage, self.latents_in_all
+        if self.shot.loop:
+            found.add("loop")
+        if frames > usage.window:
+            found.add("extend" if self.shot.plan in ("full", "sliding") and not self.shot.loop else "gaps")
+        if self.shot.fps != usage.fps:
+            found.add("fps")
+        if self.shot.cues:
+            found.add("cues")
+        return found
 
     def place(self, piece: Known) -> Timeline:
         """The timeline with one more piece on it, as far as it reaches over key frames."""
@@ -163,7 +151,7 @@ class Run:
 
     def encode(self, images: np.ndarray) -> Tensor:
         """1 + 4n pictures, uint8 [1 + 4n, h, w, 3] -> latents [C, 1 + n, h, w]."""
-        return torch.cat(list(self.engine.codec.encode(images, self.canvas)), 1)
+        return torch.cat(list(self.pipeline.codec.encode(images, self.canvas)), 1)
 
     @property
     def source_size(self) -> tuple[int, int]:
@@ -196,10 +184,12 @@ class Run:
     def make(self, number: int, x: Tensor, known: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
         """One window's latents [C, t, h, w] on the CPU; yields between solver steps."""
         steps, total = self.shot.steps, self.shot.steps * len(self.windows)
-        solver = self.solve(self.windows[number], x, known, text)
+        job = self.job(self.windows[number], x, known)
+        solver = self.solve(job, self.windows[number], text)
         for step in range(1, steps + 1):
             with self.clocked("dit"):
                 made = next(solver)
+            self.flops += self.pipeline.work(job, text)
             if step < steps:
                 yield Progress("denoise", number * steps + step, total)
         made = made.float().cpu()
@@ -209,20 +199,28 @@ class Run:
 
     def read(self) -> Tensor:
         """Text features [prompts (+ 1), L, D]; the last row is what not to show, if there is guidance."""
-        told = [self.engine.read(prompt.caption if prompt else "") for prompt in self.prompts]
-        guided = self.shot.guidance != 1 and (any(self.prompts) or self.shot.negative)
-        return torch.cat([*told, self.engine.read(self.shot.negative)] if guided else told)
+        told, shot = any(prompt.strip() for prompt in self.prompts), self.shot
+        guided = shot.guidance != 1 and (told or shot.negative)
+        return self.pipeline.read(self.prompts, shot.negative if guided else None)
 
-    def solve(self, window: planner.Window, x: Tensor, known: Tensor, text: Tensor) -> Iterator[Tensor]:
-        """The flow of one window from noise to latents [C, t, h, w]; what is known stays as it is."""
-        total, device = x.shape[1], self.engine.device
+    def job(self, window: planner.Window, x: Tensor, known: Tensor) -> Job:
+        total, device = x.shape[1], self.pipeline.device
         index = [frame % total for frame in window.frames]
-        keep = spread(known[:, index], self.timeline.parts).to(device)
-        start = x[:, index].to(device)
-        velocity = Velocity(self, text, known[:, index], self.seconds(window), self.told(index), keep)
-        times = flow.schedule(self.shot.steps, flow.shift_for(start.shape[-1] * start.shape[-2] // 4))
+        stills = {frame: self.timeline.stills[frame] for frame in window.frames if self.ends(frame, known)}
+        return Job(
+            self.shot, window.frames, x[:, index].to(device), known[:, index].to(device),
+            self.told(index).to(device), self.seconds(window).to(device), stills,
+        )  # fmt: skip
+
+    def ends(self, frame: int, known: Tensor) -> bool:
+        """Whether a latent frame has to be told the picture that it ends in: not if what follows shows it."""
+        return frame in self.timeline.stills and not known[:, frame + 1 : frame + 2].all(0).any()
+
+    def solve(self, job: Job, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
+        """The flow of one window from noise to latents [C, t, h, w]; what is known stays as it is."""
+        velocity = self.pipeline.velocity(job, text)
         around = self.shot.loop and not window.observed
-        return euler(rolling(velocity) if around else velocity, start, times.to(device))
+        return self.pipeline.sample(rolling(velocity) if around else velocity, job)
 
     def seconds(self, window: planner.Window) -> Tensor:
         """The times of a window's frames. A loop has no first frame: its times start a chunk (or a turn) late."""
@@ -245,7 +243,7 @@ class Run:
         """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
         trail. A few latents are in memory at a time."""
         assert self.latents is not None, "denoise first"
-        videos = self.engine.vae.stream(self.latents[None], DECODED, cyclic=self.shot.loop)
+        videos = self.pipeline.codec.vae.stream(self.latents[None], DECODED, cyclic=self.shot.loop)
         left = self.span.lead + self.shot.frames
         while left > 0:
             with self.clocked("decode"):
@@ -256,27 +254,34 @@ class Run:
     def still(self, frame: int) -> np.ndarray:
         """What the decoder makes of a known key frame, [h, w, 3]; it needs no other latents."""
         latent, _ = geometry.snap(self.span.lead + frame)
+        alone = self.timeline.stills.get(latent)
+        if alone is not None:
+            return self.key_frames(alone[:, None], [0])[0]
         return self.key_frames(self.timeline.latents, [latent])[0]
 
     def glance(self, most: int = 8) -> list[np.ndarray]:
         """Some of the key frames that exist already, spread over the video: how it takes shape."""
         assert self.latents is not None
+        if not self.pipeline.sees_while_it_works:
+            return []
         return self.key_frames(self.latents, planner.spread(self.done, most))
 
     @torch.inference_mode()
     def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
         """Single key frames of latents [C, T, h, w], uint8 [h, w, 3] each; they need no others."""
-        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(self.engine.device, self.engine.dtype)
-        return [pictures_of(self.engine.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
+        pipeline = self.pipeline
+        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(pipeline.device, pipeline.dtype)
+        return [pictures_of(pipeline.codec.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
 
     def identity(self) -> str:
         """All that determines the latents, as JSON: going on with anything else would mix two videos."""
-        known = hashlib.sha256(self.timeline.latents.contiguous().numpy().data)
-        known.update(self.timeline.known.contiguous().numpy().data)
-        files = {file.path.name: file.sha256 for file in registry.entry(self.shot.model).files}
+        known = hashlib.sha256(json.dumps(sorted(self.timeline.stills)).encode())
+        for given in (self.timeline.latents, self.timeline.known, *self.timeline.stills.values()):
+            known.update(given.contiguous().numpy().data)
         return json.dumps({
-            "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(), "weights": files,
-            "dtype": str(self.engine.dtype), "device": self.engine.device.type,
+            "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(),
+            "weights": dict(self.pipeline.identity()), "dtype": str(self.pipeline.dtype),
+            "device": self.pipeline.device.type,
         })  # fmt: skip
 
     @contextmanager
@@ -287,14 +292,43 @@ class Run:
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
 
 
-def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset()) -> list[planner.Window]:
-    """The windows that a shot is made in, of which some latent frames are known."""
+ANCHORS = {  # what a model may be asked to start from, in the words of a note
+    "start": "a picture that is given as the first frame",
+    "end": "a picture or clip that is given as the end",
+    "middle": "pictures or clips that are given in the middle",
+    "extend": "going on from known frames",
+    "loop": "a loop that is made on a circle",
+    "gaps": "windows with gaps in time (--plan sliding has none)",
+    "fps": "this frame rate, so that things may move too fast or too slowly",
+    "cues": "a prompt that changes (it does so from one window to the next)",
+}
+
+
+def anchor_of(piece: Known, frames: int) -> str:
+    """Where in a video of so many frames a piece is known, in the words of the registry."""
+    count = len(piece.images) if piece.images is not None else 2
+    if piece.at <= 0:
+        return "start" if count == 1 else "extend"
+    return "end" if piece.at + count >= frames else "middle"
+
+
+def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset(),
+            stills: frozenset[int] = frozenset()) -> list[planner.Window]:  # fmt: skip
+    """The windows that a shot is made in, of which some latent frames are known, and some end in known pictures.
+    Where there is nothing else to begin with, the way is from those back to the start."""
+    usage = registry.entry(shot.model).usage
+    step = usage.window - usage.context
     if shot.loop:
-        return planner.circle(latents, WINDOW, STEP)
-    return planner.plan(latents, shot.plan, known, WINDOW, STEP)
+        return planner.circle(latents, usage.window, step)
+    windows = planner.plan(latents, shot.plan, known, usage.window, step)
+    return planner.mirrored(windows, latents) if stills and not known else windows
 
 
-def rolling(velocity: "Velocity") -> "SolverField":
+def longest_window(shot: Shot, latents: int) -> int:
+    return latents if shot.plan == "full" else min(latents, registry.entry(shot.model).usage.window)
+
+
+def rolling(velocity: Velocity) -> Velocity:
     """A velocity field for a loop: at every call another frame is the first (Mobius, Bi et al. 2025)."""
     shift = count()
 
@@ -303,40 +337,3 @@ def rolling(velocity: "Velocity") -> "SolverField":
         return velocity(x.roll(-by, 1), t).roll(by, 1)
 
     return rolled
-
-
-class Velocity:
-    """The guided velocity field of one window, for the sampler: (x, t) -> dx/dt, zero where known."""
-
-    def __init__(self, run: Run, text: Tensor, known: Tensor, seconds: Tensor, told: Tensor, keep: Tensor) -> None:
-        self.run, self.text, self.keep = run, text, keep
-        device = run.engine.device
-        self.copies = 1 + len(text) - len(run.prompts)  # with and without the prompt
-        self.known = known.T.to(device)  # (T, 2)
-        self.seconds = seconds.to(device)
-        self.told = torch.cat([told, torch.full_like(told, len(text) - 1)][: self.copies]).to(device)
-        self.fixed = self.known.amin(1)  # (T) 1 where nothing is to be made
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        engine, copies = self.run.engine, self.copies
-        grid = Grid(x.shape[1], x.shape[2] // 2, x.shape[3] // 2)
-        one = torch.ones(copies, device=x.device)
-        given = dits.Conditions(
-            t=(t * (1 - self.fixed)).repeat(copies), known=self.known.repeat(copies, 1),
-            seconds=self.seconds.repeat(copies), order=(1 - self.fixed).long().repeat(copies),
-            text=self.text, guidance=one, step=0 * one, told=self.told,
-        )  # fmt: skip
-        patches = patchify([x] * copies).to(engine.dtype)
-        made = engine.dit(patches, (grid,) * copies, given).float()
-        told, *untold = unpatchify(made, (grid,) * copies)
-        clean = untold[0] + self.run.shot.guidance * (told - untold[0]) if untold else told
-        self.run.flops += 2 * weights_of(engine.dit) * tokens_of(grid, engine.dit.config.conditions) * copies
-        return flow.velocity(x, clean, t) * (1 - self.keep)
-
-
-def weights_of(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def tokens_of(grid: Grid, conditions: int) -> int:
-    return grid.frames * (grid.height * grid.width + conditions)

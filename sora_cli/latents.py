@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sora_cli import geometry, registry, weights
+from sora_cli import geometry, hub, registry, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import MOST_FRAMES, Shot, check_range
 
@@ -44,6 +44,8 @@ class Header:
     cyclic: bool = False  # a loop: the first latent follows the last, so that all are chunks of four frames
     shot: str = ""       # the shot as JSON, "" if there is none; read it with `Shot.from_json`
     video: str = ""      # sha256 of the video file that these latents belong to, "" if there is none
+    cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
+    pixels: int = 0      # the most that the model makes of a frame; 0: as pocket chooses its canvas
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", self.model) or len(self.model) > 64:
@@ -55,10 +57,21 @@ class Header:
         check_range("fps", self.fps, 1, 120)
         check_range("frames", self.frames, 1, MOST_FRAMES)
         check_range("lead", self.lead, 0, geometry.TIME_STRIDE - 1)
+        check_range("cell", self.cell, 4, 64)
+        check_range("pixels", self.pixels, 0, geometry.LARGEST_SIDE**2)
+
+    @classmethod
+    def of(cls, model: str, width: int, height: int, fps: float, frames: int, **more: Any) -> "Header":
+        """That of latents which a model makes."""
+        entry = registry.entry(model)
+        pixels = 0 if entry.kind == "sora" else entry.usage.width * entry.usage.height
+        return cls(entry.name, vae_of(model), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
 
     @property
     def canvas(self) -> geometry.Canvas:
-        return geometry.canvas(self.width, self.height)
+        if not self.pixels:
+            return geometry.canvas(self.width, self.height)
+        return geometry.canvas_within(self.width, self.height, self.cell, self.pixels)
 
     @property
     def latents(self) -> int:
@@ -106,7 +119,10 @@ class Layout:
 
 def vae_of(model: str) -> str:
     """The hash by which latents name the autoencoder they were made with."""
-    hashes = [file.sha256 for file in registry.entry(model).part("vae")]
+    entry = registry.entry(model)
+    if entry.kind != "sora":
+        return weights.fingerprint([hub.locate(entry)["vae"]])
+    hashes = [file.sha256 for file in entry.part("vae")]
     if not hashes:
         raise Failed(f"model {model} has no autoencoder in weights.toml; {weights.AGAIN}")
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
@@ -219,7 +235,7 @@ def parse(found: dict[str, Any], room: int) -> Layout:
 def check_shape(shape: tuple[int, ...], header: Header) -> None:
     """Refuse a tensor that is not [C, T, h, w] of the header's length and canvas."""
     canvas = header.canvas
-    due = header.latents, *(side // geometry.SPACE_STRIDE for side in (canvas.height, canvas.width))
+    due = header.latents, *(side // header.cell for side in (canvas.height, canvas.width))
     if len(shape) != 4 or not 1 <= shape[0] <= MOST_CHANNELS or shape[1:] != due:
         raise SoraError(
             f"its latents are {lengths(shape)}, but {header.frames} frames of {header.width}x{header.height} "
@@ -234,6 +250,7 @@ def to_strings(header: Header) -> dict[str, str]:
 
 def from_strings(tags: Mapping[str, Any]) -> Header:
     """The inverse of `to_strings`; SoraError naming the field that is missing or of another type."""
+    tags = LATER | dict(tags)
     kinds = {field.name: field.type for field in fields(Header)}
     if missing := [name for name in kinds if not isinstance(tags.get(name), str)]:
         raise SoraError(f"its header lacks {', '.join(missing)}")
@@ -246,6 +263,7 @@ def from_strings(tags: Mapping[str, Any]) -> Header:
     return Header(**values)
 
 
+LATER = {"cell": "16", "pixels": "0"}  # fields that the first files did not have
 READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     str: (r".*", str),
     int: (r"[0-9]{1,9}", int),

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Text = Literal["device", "cpu", "streamed"]
 Transformer = Literal["resident", "streamed", "disk"]
 Decoder = Literal["float32", "bfloat16"]
-Mode = Literal["auto", "low", "high"]
 
 PROGRAM = 350e6  # bytes of Python with torch for a CPU
 DRIVER = 1.5e9  # and of main memory that the CUDA libraries take on top; a guess
@@ -142,9 +141,7 @@ def disk_free(folder: Path) -> float:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that the stages of one video take.
-
-    `size` is of a number of the transformer; the text encoder is in bfloat16 as it is published."""
+    """Bytes that the stages of one video take; without a window, those of its frames alone."""
 
     name: str
     network: Network
@@ -152,14 +149,17 @@ class Needs:
     height: int
     window: int  # latent frames that the transformer sees at once
     latents: int  # of the whole video
-    size: int
+    size: int  # bytes of a number of the transformer and the text encoder
 
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int) -> "Needs":
-        """SoraError for a model whose sizes are not known."""
-        if entry.network is None:
-            raise SoraError(f"weights.toml has no [{entry.name}.network], which says how large the model is")
-        return cls(entry.name, entry.network, canvas.width, canvas.height, window, latents, size)
+        """A model whose sizes are not told has those of the smallest one with such latents."""
+        others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
+        known = [network for network in (entry.network, *others) if network is not None]
+        if not known or entry.kind != "wan":
+            raise SoraError(f"nothing says how large the networks of {entry.name} are")
+        network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size)
 
     @property
     def tokens(self) -> int:
@@ -174,7 +174,7 @@ class Needs:
 
     @property
     def text(self) -> float:
-        return BFLOAT16 * self.network.text.weights
+        return self.size * self.network.text.weights
 
     @property
     def dit(self) -> float:
@@ -183,7 +183,7 @@ class Needs:
     def text_ahead(self) -> float:
         """The text encoder block by block, with the rows of its table that a text looks up."""
         text = self.network.text
-        return BFLOAT16 * (AHEAD * text.block + TEXT_TOKENS * text.width)
+        return self.size * (AHEAD * text.block + TEXT_TOKENS * text.width)
 
     def dit_ahead(self) -> float:
         """The transformer block by block."""
@@ -191,7 +191,7 @@ class Needs:
 
     def reading(self) -> float:
         """Buffers of the text encoder."""
-        return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, BFLOAT16)
+        return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
 
     def denoising(self) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
@@ -265,7 +265,16 @@ class Placement:
         return max(bytes for stage, bytes in self.peak.items() if stage != "host")
 
 
-def choose(needs: Needs, free: Free, mode: Mode = "auto") -> Placement:
+def place(
+    entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
+    mode: str = "auto", latents: int | None = None,
+) -> Placement:  # fmt: skip
+    """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
+    SoraError if the model does not fit."""
+    return choose(Needs.of(entry, canvas, window, latents or window, dtype.itemsize), Free.on(device), mode)
+
+
+def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
     """The best placement that fits (`auto`, with a margin), the one that takes least (`low`), or everything on the
     device (`high`). SoraError with the numbers where nothing fits."""
     options = [told(option, needs, free) for option in placements(needs, free)]
@@ -309,25 +318,28 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     counts in each stage."""
     size = SIZES[option.vae]
     weights = {
-        "text": {"device": needs.text, "cpu": 0.0, "streamed": needs.text_ahead()}[option.text],
+        "text": needs.text if option.text == "device" else 0.0,
         "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
         "decoding": needs.vae(size),
     }
     waiting = {
-        "text": {"device": 0.0, "cpu": needs.text + needs.reading(), "streamed": needs.text_ahead()}[option.text],
+        "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
         "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
         "decoding": 0.0,
     }
     buffers = {
-        "text": 0.0 if option.text == "cpu" else needs.reading(),
+        "text": needs.reading() if option.text == "device" else 0.0,
         "denoising": needs.denoising(),
         "decoding": needs.decoding(size, option.tile, copied=free.kind == "cpu"),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
     device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}
     host = {stage: always + (sum(waiting.values()) if option.keep else waiting[stage]) for stage in weights}
+    host["text"] += needs.reading() if option.text != "device" else 0
     if free.shared:
         device = host = {stage: device[stage] + host[stage] for stage in weights}
+    if not needs.window:
+        device, host = ({"decoding": stages["decoding"]} for stages in (device, host))
     return device | {"host": max(host.values())}
 
 

@@ -5,8 +5,9 @@ Everything is counted as the networks of models/wan compute it, and tests hold i
 Letters: N tokens, D width, F features inside an MLP, L text tokens, T frames that a layer makes at once.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 PATCH = 2  # latent cells along each side of a token
@@ -229,3 +230,51 @@ class Network:
     dit: Dit
     vae: Vae
     text: Text
+
+
+KINDS: dict[str, type[Dit] | type[Vae] | type[Text]] = {"dit": Dit, "vae": Vae, "text": Text}
+CONFIGS = {  # our names of sizes, and those of a published config.json
+    "dit": {"channels": "in_channels", "heads": "num_attention_heads", "hidden": "ffn_dim", "layers": "num_layers",
+            "paced": "inject_sample_info", "text_width": "text_dim", "waves": "freq_dim"},
+    "vae": {"channels": "z_dim", "width": "base_dim", "decoder_width": "decoder_base_dim", "patch": "patch_size",
+            "residual": "is_residual", "multiples": "dim_mult", "blocks": "num_res_blocks",
+            "halves_time": "temperal_downsample"},
+    "text": {"vocabulary": "vocab_size", "width": "d_model", "heads": "num_heads", "hidden": "d_ff",
+             "layers": "num_layers", "head_width": "d_kv", "buckets": "relative_attention_num_buckets"},
+}  # fmt: skip
+
+
+def read(told: Mapping[str, Mapping[str, Any]]) -> Network | None:
+    """The sizes of a model and its text encoder by role; None where one of them is not told, as for the encoder
+    itself. ValueError for sizes that no network has."""
+    if not told.keys() >= KINDS.keys():
+        return None
+    try:
+        return Network(**{role: kind(**told[role]) for role, kind in KINDS.items()})  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"network: {error}") from error
+
+
+def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Network | None:
+    """A network with what its config.json files tell by role, and `like` another where they do not."""
+    if like is None:
+        return None
+    for role, config in configs.items():
+        before = getattr(like, role)
+        sizes = {ours: plain(config[theirs]) for ours, theirs in CONFIGS[role].items() if fitting(config.get(theirs))}
+        if role == "dit" and isinstance(width := config.get("attention_head_dim"), int):
+            sizes["width"] = width * int(sizes.get("heads", before.heads))
+        if role == "vae" and "width" in sizes:
+            sizes.setdefault("decoder_width", sizes["width"])
+        like = replace(like, **{role: replace(before, **sizes)})
+    return like
+
+
+def fitting(size: object) -> bool:
+    """Whether a value of a configuration can be a size: whole, or a list of such."""
+    items = size if isinstance(size, list) and size else [size]
+    return all(isinstance(item, int) for item in items)
+
+
+def plain(size: Any) -> Any:
+    return tuple(size) if isinstance(size, list) else size

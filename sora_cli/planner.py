@@ -8,7 +8,8 @@ The network is the same for every scheme; only the order in which frames come to
 from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise, takewhile, zip_longest
+from itertools import count as count_from
 from math import ceil
 
 from sora_cli.errors import SoraError
@@ -72,6 +73,11 @@ def long_range(total: int, known: frozenset[int], size: int, step: int) -> Itera
     return _sweep(total, known, size, step, _near_and_far)
 
 
+def sliding(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+    """The new frames and the finished ones that they touch, without a gap: for models that only saw whole clips."""
+    return _sweep(total, known, size, step, _touching)
+
+
 def hierarchy(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Key frames over the whole video first, then what lies between them, level by level."""
     done = set(known)
@@ -84,9 +90,18 @@ def hierarchy(total: int, known: frozenset[int], size: int, step: int) -> Iterat
 SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] = {
     "full": full,
     "autoregressive": autoregressive,
+    "sliding": sliding,
     "long-range": long_range,
     "hierarchy": hierarchy,
 }
+
+
+def mirrored(windows: Iterable[Window], total: int) -> list[Window]:
+    """The same plan from the end to the beginning."""
+    def turned(frames: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(total - 1 - frame for frame in reversed(frames))
+
+    return [Window(turned(window.observed), turned(window.latent)) for window in windows]
 
 
 def circle(total: int, size: int, step: int) -> list[Window]:
@@ -145,6 +160,14 @@ def _nearest(latent: Sequence[int], done: Iterable[int], budget: int) -> list[in
         return frame != 0, frame not in borders, min(abs(frame - new) for new in latent), frame
 
     return sorted(past, key=rank)[:budget]
+
+
+def _touching(latent: Sequence[int], done: set[int], budget: int) -> list[int]:
+    """Finished frames in one piece with the new ones, from both sides in turn."""
+    before = list(takewhile(done.__contains__, range(latent[0] - 1, -1, -1)))
+    after = list(takewhile(done.__contains__, count_from(latent[-1] + 1)))
+    in_turn = chain.from_iterable(zip_longest(before, after))
+    return [frame for frame in in_turn if frame is not None][:budget]
 
 
 def _near_and_far(latent: Sequence[int], done: set[int], budget: int) -> list[int]:

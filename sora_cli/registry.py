@@ -1,12 +1,16 @@
 """The models that sora-cli knows: where their files are, under which licence, and how they are best used.
 
 `weights.toml` has an entry for each. The files of a shipped model lie in the package; those of the others are
-parts of repositories on the Hugging Face Hub, which `hub.py` fetches. No torch.
+parts of repositories on the Hugging Face Hub, which `hub` fetches. Users add their own in a file of the same form, and
+may name a folder or a repository instead. No torch.
 """
 
+import json
+import os
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +24,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).parent
+EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
+KINDS = ("sora", "wan", TEXT)
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
+MAIN = "main"
+UNKNOWN = "unknown"
+
+# of the networks of a model: the folders of the diffusers layout, and what has to be in those of the text encoder
+FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
+ROLES = tuple(FOLDERS)
+TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
+NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
+NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
+CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
+SECOND = "transformer_2/config.json"  # of models that are made of two transformers
+SUPPORTED = "supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, in the diffusers layout"
+
+# keys of a weights.toml, and the types of their values
+FILE_KEYS = {"name": str, "bytes": int, "sha256": str}
+PART_KEYS = {"role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict}
+MODEL_KEYS = {
+    "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, "licence": str,
+    "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int, "usage": dict,
+    "network": dict,
+}  # fmt: skip
+USAGE_KEYS = {
+    "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
+    "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
+}  # fmt: skip
+TEXT_LISTS = ("names", "trained")
+TYPES = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,15 +71,16 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class Part:
-    """What one network of a Hub model is made of: files in one folder of a repository."""
+    """What one network of a model is made of: files in one folder of a repository, or in one of this machine."""
 
     role: str  # dit, vae, text or tokenizer
     repo: str
     revision: str
     folder: str  # "" for the root
     bytes: int  # about
-    names: tuple[str, ...] = ("*.safetensors", "*.safetensors.index.json", "config.json")
-    sha256: tuple[tuple[str, str], ...] = ()  # (name, hash) of files whose hashes are known
+    names: tuple[str, ...] = NETWORK
+    sha256: tuple[tuple[str, str], ...] = ()  # (name in the folder, hash) of files whose hashes are known
+    path: Path | None = None  # the folder, of a model that is no repository's
 
 
 @dataclass(frozen=True)
@@ -59,9 +97,10 @@ class Usage:
     plan: str = "hierarchy"
     solver: str = "euler"
     shift: float | None = None  # of the noise levels; None: by the number of tokens
-    context: int = 4  # known latent frames that a window of a long video goes on from
+    window: int = 8  # latent frames made together, as many as the longest training clips had
+    context: int = 4  # of which so many are known where a window goes on from others
     known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
-    trained: tuple[str, ...] = ("start", "end", "extend", "middle", "loop", "reverse")  # the anchors it knows
+    trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
 
 
 @dataclass(frozen=True)
@@ -107,62 +146,225 @@ def registry_path() -> Path:
 
 
 @cache
+def shipped() -> dict[str, Any]:
+    return tomllib.loads(registry_path().read_text(encoding="utf-8"))
+
+
+@cache
 def registry() -> dict[str, Entry]:
-    return read_registry(tomllib.loads(registry_path().read_text(encoding="utf-8")))
+    return read_registry(shipped())
 
 
-def read_registry(told: Mapping[str, Any]) -> dict[str, Entry]:
-    """Entries from the content of a weights.toml; a model names its text encoder's entry as `text`."""
-    return {name: read_entry(name, model, told) for name, model in told.items()}
+def names() -> list[str]:
+    """The models that can be asked for by name; the users' own last."""
+    return [name for name, model in (registry() | own()).items() if model.kind != TEXT]
 
 
-def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Entry:
+def entry(name: str) -> Entry:
+    """The model called `name`, or that of a folder (`./name`) or a repository (`hf:owner/name@revision`).
+
+    SoraError for any other. The users' own file is read only where no shipped model has the name, so that a mistake
+    in it stands in the way of no other model."""
+    if name in registry():
+        return registry()[name]
+    if name.startswith(HUB):
+        return of_repository(name)
+    if "/" in name or os.sep in name or name.startswith((".", "~")):
+        return of_folder(name)
+    if name not in own():
+        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or ./FOLDER or {HUB}OWNER/NAME")
+    return own()[name]
+
+
+# ---- tables -----------------------------------------------------------------------------------------------
+
+
+def config_folder() -> Path:
+    """Where users keep models of their own, and where it is remembered what was downloaded."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sora-cli"
+
+
+def own() -> dict[str, Entry]:
+    """The users' own models; SoraError naming their file and what is wrong in it."""
+    path = config_folder() / "weights.toml"
+    if not path.is_file():
+        return {}
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        taken = [name for name in told if name in shipped()]
+        if taken:
+            raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
+        return read_registry(told, shipped(), path.parent)
+    except (OSError, ValueError, SoraError) as error:
+        raise SoraError(f"{path}: {error}") from error
+
+
+def read_registry(
+    told: Mapping[str, Any], others: Mapping[str, Any] | None = None, home: Path = PACKAGE
+) -> dict[str, Entry]:
+    """Entries from the content of a weights.toml that lies at `home`; SoraError for what does not belong there.
+
+    A model names its text encoder's entry as `text`, which may be one of `others`."""
+    for name, model in told.items():
+        check_model(name, model)
+    everything = {**(others or {}), **told}
+    return {name: read_entry(name, model, everything, home) for name, model in told.items()}
+
+
+def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
     plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
-    text = others[model["text"]] if "text" in model else {}
-    parts = [*model.get("parts", ()), *text.get("parts", ())]
+    text = others.get(model.get("text", ""), {})
+    parts = [*model.get("parts", ()), *text_parts(name, model, others)]
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
     return Entry(
         name,
-        files=read_files(model),
+        files=read_files(model, home),
         parts=tuple(read_part(part) for part in parts),
         usage=Usage(**usage),
-        network=read_network(model.get("network", {}) | text.get("network", {})),
+        network=networks.read(model.get("network", {}) | text.get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
 
 
-def read_files(model: Mapping[str, Any]) -> tuple[WeightFile, ...]:
-    folder = PACKAGE / model.get("folder", "")
+def text_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    if "text" not in model:
+        return ()
+    if model["text"] not in others:
+        raise SoraError(f"[{name}] has text = {model['text']!r}, and there is no such entry")
+    return others[model["text"]].get("parts", ())
+
+
+def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
+    folder = home / Path(model.get("folder", "")).expanduser()
     files = (WeightFile(folder / file["name"], file["bytes"], file["sha256"]) for file in model.get("files", ()))
     return tuple(sorted(files, key=lambda file: file.path))
 
 
 def read_part(part: Mapping[str, Any]) -> Part:
-    told = {"revision": "main", "folder": ""} | dict(part)
+    told = {"revision": MAIN, "folder": ""} | dict(part)
     told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
     if "names" in told:
         told["names"] = tuple(told["names"])
     return Part(**told)
 
 
-def read_network(told: Mapping[str, Any]) -> Network | None:
-    """The sizes of a model and its text encoder; None where one of them is not told, as for the encoder itself."""
-    kinds = {"dit": networks.Dit, "vae": networks.Vae, "text": networks.Text}
-    if not told.keys() >= kinds.keys():
-        return None
-    return Network(**{role: kind(**told[role]) for role, kind in kinds.items()})
+def check_model(name: str, model: object) -> None:
+    """The table of one model has the keys that it must have, no others, and values of their types."""
+    check_table(f"[{name}]", model, MODEL_KEYS, ("kind", "about"))
+    assert isinstance(model, dict)
+    if model["kind"] not in KINDS:
+        raise SoraError(f"[{name}] is of kind {model['kind']!r}; there are {', '.join(KINDS)}")
+    if bool(model.get("files")) == bool(model.get("parts")):
+        raise SoraError(f"[{name}] needs files (on this machine) or parts (of a repository), one of the two")
+    check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
+    for file in model.get("files", ()):
+        check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
+    for part in model.get("parts", ()):
+        check_table(f"[{name}] parts", part, PART_KEYS, ("role", "repo", "bytes"))
+        if part["role"] not in ROLES:
+            raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join(ROLES)}")
+        if not REPOSITORY.fullmatch(part["repo"]):
+            raise SoraError(f"[{name}] parts has repo = {part['repo']!r}; it must look like OWNER/NAME")
 
 
-def names() -> list[str]:
-    """The models that can be asked for by name."""
-    return [name for name, model in registry().items() if model.kind != TEXT]
+def check_table(where: str, table: object, keys: Mapping[str, type], needed: Sequence[str] = ()) -> None:
+    if not isinstance(table, dict):
+        raise SoraError(f"{where} must be a table of {', '.join(keys)}")
+    for key in needed:
+        if key not in table:
+            raise SoraError(f"{where} lacks {key}")
+    for key, value in table.items():
+        if key not in keys:
+            raise SoraError(f"{where} has an unknown key {key}; there are {', '.join(keys)}")
+        right = (int, float) if keys[key] is float else keys[key]
+        if not isinstance(value, right) or isinstance(value, bool) and keys[key] is not bool:
+            raise SoraError(f"{where} has {key} = {value!r}; it must be {TYPES[keys[key]]}")
+        if key in TEXT_LISTS and not all(isinstance(item, str) for item in table[key]):
+            raise SoraError(f"{where} has {key} = {value!r}; it must be a list of texts")
 
 
-def entry(name: str) -> Entry:
-    """The model called `name`; SoraError naming the known ones."""
-    if name not in registry():
-        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}")
-    return registry()[name]
+# ---- folders and repositories -----------------------------------------------------------------------------
+
+
+def of_folder(name: str) -> Entry:
+    """The model of a folder in the diffusers layout; without a text encoder in it, with the shared one."""
+    folder = Path(name).expanduser()
+    configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
+    for config in configs:
+        if not config.is_file():
+            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    like = registry()[like_of(read_config(configs[0]), name)]
+    if (folder / SECOND).exists():
+        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
+    has_text = all((folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items())
+    roles = ROLES if has_text else ("dit", "vae")
+    parts = tuple(Part(role, "", "", FOLDERS[role], 0, path=folder / FOLDERS[role]) for role in roles)
+    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
+    entry = entry_like(like, name, f"the model of {folder}", parts)
+    told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
+    return replace(entry, network=networks.sized(entry.network, told))
+
+
+def of_repository(name: str) -> Entry:
+    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
+    fetched. How large it is, is known when it is pulled."""
+    from sora_cli import remote
+
+    repo, _, revision = name.removeprefix(HUB).partition("@")
+    if not REPOSITORY.fullmatch(repo):
+        raise SoraError(f"{name} names no repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+    revision = revision or MAIN
+    config = remote.small_file(repo, f"{FOLDERS['dit']}/config.json", revision)
+    if config is None:
+        raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
+    like = registry()[like_of(read_config(config), name)]
+    if remote.small_file(repo, SECOND, revision):
+        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
+    has_text = all(remote.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items())
+    roles = ROLES if has_text else ("dit", "vae")
+    parts = tuple(Part(role, repo, revision, FOLDERS[role], 0, NAMES[role]) for role in roles)
+    entry = entry_like(like, name, f"the model of the repository {repo}", parts)
+    return replace(entry, network=networks.sized(entry.network, {"dit": read_config(config)}))
+
+
+def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
+    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
+    roles = {part.role for part in parts}
+    parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
+    page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
+    url = f"https://huggingface.co/{page}" if page else ""
+    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
+                 network=like.network)  # fmt: skip
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failed(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise Failed(f"{path} holds no configuration")
+    return found
+
+
+def like_of(config: Mapping[str, Any], name: str) -> str:
+    """The registered model with the architecture of a transformer's config.json; SoraError for all others."""
+    for key in ("image_dim", "added_kv_proj_dim"):
+        if config.get(key) is not None:
+            raise SoraError(f"{name} takes image embeddings ({key} is {config[key]}); {SUPPORTED}")
+    if config.get("inject_sample_info") is True:
+        return "skyreels2-1.3b"
+    like = {"48": "wan2.2-5b", "16": "wan2.1-1.3b"}.get(str(config.get("in_channels")))
+    if like is None or config.get("_class_name", CLASSES[0]) not in CLASSES:
+        told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
+        raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
+    return like
+
+
+def bytes_in(part: Part) -> int:
+    """What lies in the folder of a part that is on this machine."""
+    assert part.path is not None
+    return sum(path.stat().st_size for name in part.names for path in part.path.glob(name))
 
 
 # ---- shipped models ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from sora_cli import geometry
 from sora_cli.errors import SoraError
 
-PLANS = ("full", "autoregressive", "long-range", "hierarchy")
+PLANS = ("full", "autoregressive", "sliding", "long-range", "hierarchy")
 FITS = ("cover", "contain", "stretch")
 LONGEST_SECONDS = 3600.0
 LONGEST_PROMPT = 2000

@@ -9,8 +9,8 @@ generation its mirror image, and a known future frame is visible to all. Positio
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -43,7 +43,8 @@ class Timeline:
     latents: Tensor          # [C, T, H, W], C = space channels, then time channels
     known: Tensor            # [2, T], 1 = known, rows SPACE and TIME
     order: Tensor            # [T] long, 0 = anchor
-    parts: tuple[int, int]   # channels of space and of time
+    parts: tuple[int, int]   # channels of space and of time; 0 of time where a latent does not tell them apart
+    stills: Mapping[int, Tensor] = field(default_factory=dict)  # pictures [S, H, W] at the end of such latents
 
     @classmethod
     def empty(cls, parts: tuple[int, int], frames: int, height: int, width: int) -> Self:
@@ -56,8 +57,12 @@ class Timeline:
         return self._with(at, clip, parts=2)
 
     def with_image(self, at: int, image: Tensor) -> Self:
-        """Know the space part at latent frame `at`, from `image` [S, H, W]; its motion is to be made."""
-        return self._with(at, rearrange(image, "s h w -> s 1 h w"), parts=1)
+        """Know the space part at latent frame `at`, from `image` [S, H, W]; its motion is to be made. Where latents
+        have no such part, only the first one is a picture; any other is still to be made, so as to end in it."""
+        start = self._index(at, 1)
+        if self.parts[TIME] or start == 0:
+            return self._with(start, rearrange(image, "s h w -> s 1 h w"), parts=1 if self.parts[TIME] else 2)
+        return replace(self, stills={**self.stills, start: image})
 
     def with_chunks(self, at: int, clip: Tensor) -> Self:
         """Know `clip` [C, t, H, W] from latent frame `at` on, whose first latent was encoded as a frame alone:

@@ -56,7 +56,7 @@ class FakeRun:
 
 
 class FakeEngine:
-    def __init__(self, model: str, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(self, model: str, device: str = "auto", *where: object) -> None:
         if device == "cuda":
             raise SoraError("there is no CUDA device here; use --device cpu")
 

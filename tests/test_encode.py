@@ -15,7 +15,7 @@ from clips import write_frames
 from einops import rearrange
 from typer.testing import CliRunner
 
-from sora_cli import cli, geometry, latents, media, weights
+from sora_cli import cli, geometry, latents, media, registry, weights
 from sora_cli.codec import Codec, whole_chunks
 from sora_cli.errors import Failed, SoraError
 from sora_cli.models.sora.vae import Vae, VaeConfig
@@ -56,7 +56,7 @@ def tiny() -> Vae:
 def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Vae) -> Callable[..., int]:
     """Run one command line in an empty folder with a tiny autoencoder; returns the exit code."""
     header = {"config": json.dumps(asdict(CONFIG))}
-    monkeypatch.setattr(weights, "load_model_files", lambda model, stem: (tiny.state_dict(), header))
+    monkeypatch.setattr(registry, "load_model_files", lambda model, stem: (tiny.state_dict(), header))
     monkeypatch.setattr(registry, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import engine as engines
-from sora_cli import weights
+from sora_cli import registry
 from sora_cli.device import pick_device
 from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
@@ -22,7 +21,8 @@ from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.shot import PLANS, Cue, Shot
 from sora_cli.world.captions import words
 
-SHOT = Shot("a cat surfing", width=128, height=96, frames=22, steps=2, seed=5)
+TINY = registry.Entry("tiny", "sora", "a test", usage=registry.Usage(window=4, context=2))
+SHOT = Shot("a cat surfing", width=128, height=96, frames=22, steps=2, seed=5, model="tiny")
 
 
 def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -44,9 +44,8 @@ def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str,
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(weights, "load_model_files", tiny_part)
-    monkeypatch.setattr(engines, "WINDOW", 4)
-    monkeypatch.setattr(engines, "STEP", 2)
+    monkeypatch.setattr(registry, "load_model_files", tiny_part)
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": TINY})
     yield Engine("tiny", "cpu", "float32")
 
 
@@ -131,7 +130,7 @@ def test_a_loop_is_decoded_from_its_file_to_the_same_bits(engine: Engine, tmp_pa
     path = tmp_path / "loop.safetensors"
     header = Header("tiny", "0" * 64, shot.width, shot.height, shot.fps, shot.frames, cyclic=True)
     save(path, run.latents, header)
-    again = list(engine.codec.decode(path))
+    again = list(engine.pipeline.codec.decode(path))
     assert all(np.array_equal(one, same) for one, same in zip(run.frames(), again, strict=True))
 
 

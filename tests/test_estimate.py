@@ -48,7 +48,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metadata = {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
         weights.save(path := tmp_path / f"{stem}.safetensors", network.state_dict(), metadata)
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": Entry("tiny", "sora", "", tuple(files))})
+    entry = Entry("tiny", "sora", "", tuple(files), usage=registry.Usage(window=4, context=2))
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
     monkeypatch.setattr(speed, "MEASURED", 0.01)
     return tmp_path
 
@@ -82,8 +83,6 @@ def test_what_is_no_header_fails(tmp_path: Path, content: bytes) -> None:
     "change", [{}, {"guidance": 1.0}, {"plan": "full"}, {"frames": 1}, {"width": 96, "height": 320}]
 )
 def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
-    monkeypatch.setattr(engines, "WINDOW", 4)
-    monkeypatch.setattr(engines, "STEP", 2)
     shot = replace(SHOT, **change)
     run = engines.Engine("tiny", "cpu", "float32").start(shot)
     list(run.denoise())
@@ -200,6 +199,7 @@ WHOLE = [Window((), tuple(range(21)))]
 
 @pytest.fixture
 def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
@@ -252,18 +252,15 @@ def test_what_is_read_from_disk_at_every_pass_takes_time(no_cache: Path) -> None
     fast, small = Rates(1e15, 1e15, 1e15), Free("cuda", 5.5e9, 4.5e9)
     told = hub_cost(replace(HUB, width=416, height=240), free=replace(small, device=3.5e9), rates=fast)
     assert told.placement is not None and told.placement.dit == "disk"
-    assert told.seconds["denoising"] == pytest.approx(100 * 5.68)
+    assert told.seconds["denoising"] == pytest.approx(100 * 5.68, rel=0.01)
 
 
-def test_what_is_downloaded_already_is_not_told_again(no_cache: Path) -> None:
+def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = registry.entry("wan2.1-1.3b")
     assert hub_cost().download == {part.role: part.bytes for part in entry.parts}
-    repo = no_cache / "models--Wan-AI--Wan2.2-TI2V-5B-Diffusers" / "snapshots"
-    for revision in "ab":
-        (repo / revision / "tokenizer").mkdir(parents=True)
-    (repo / "a" / "tokenizer" / "tokenizer.json").write_bytes(bytes(16_900_000))
-    (repo / "b" / "tokenizer" / "notes.txt").write_bytes(bytes(17_000_000))
-    assert set(hub_cost().download) == {"dit", "vae", "text"}
+    half = {"text": 1.0, "dit": 0.5}
+    monkeypatch.setattr(wan, "arrived", lambda part, lock: half.get(part.role, 0) * part.bytes)
+    assert hub_cost().download == {"dit": 2.84e9, "vae": 508e6, "tokenizer": 17e6}
 
 
 def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ class Copier:
 @pytest.fixture
 def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
     judge = weights.load(export(network, {}, tmp_path / "evaluator.safetensors"))
-    monkeypatch.setattr(measure.weights, "load_model_files", lambda model, part: judge)
+    monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
     monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
     monkeypatch.setattr(measure, "Engine", FakeEngine)
     for name_, value in {"LONG": 49, "SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64)),

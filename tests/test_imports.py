@@ -20,20 +20,29 @@ TABLE: dict[str, set[str]] = {
     "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
     "networks": set(),
-    "registry": {"errors", "geometry", "networks", "weights"},
+    "remote": {"errors"},
+    "registry": {"errors", "geometry", "networks", "remote", "weights"},
+    "hub": {"errors", "registry", "remote", "weights"},
     "memory": {"errors", "geometry", "networks", "registry"},
-    "latents": {"errors", "geometry", "registry", "shot", "weights"},
+    "latents": {"errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
+    "checkpoints": {"errors"},
+    "offload": {"checkpoints"},
+    "embeddings": {"errors", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
+    "pipelines": {
+        "checkpoints", "codec", "device", "embeddings", "errors", "expand", "flow", "geometry", "hub", "memory",
+        "models", "offload", "registry", "sampler", "shot", "solvers", "timeline", "weights",
+    },
     "timeline": {"errors", "geometry"},
     "planner": {"errors", "geometry"},
     "scores": {"errors"},
     "sheet": {"errors", "media"},
     "estimate": {
-        "errors", "device", "geometry", "memory", "models", "networks", "planner", "registry", "shot", "weights"
+        "errors", "device", "geometry", "hub", "memory", "models", "networks", "planner", "registry", "shot", "weights"
     },
     "world": {"errors", "media"},
     "models": {"errors"},
@@ -41,8 +50,8 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "registry", "latents", "windows", "expand", "scores", "sheet",
-    "anchors", "join", "networks", "memory", "estimate", "cli",
+    "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand",
+    "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings", "cli",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.networks import Dit, Text, Vae
+from sora_cli.networks import Dit, Network, Text, Vae, read, sized
 
 DATA = Path(__file__).parent / "data"
 CHECKPOINTS: dict[str, Any] = json.loads((DATA / "wan_keys.json").read_text())
@@ -179,10 +179,31 @@ def test_the_authors_peaks() -> None:
     assert max(peak[stage] for stage in ("text", "denoising", "decoding")) == pytest.approx(8.19 * GB, rel=0.15)
 
 
-def test_a_model_without_sizes_is_refused() -> None:
-    model = registry.entry("pocket")
-    with pytest.raises(SoraError, match=r"pocket\.network"):
-        Needs.of(model, model.canvas(1280, 720), 8, 30, 2)
+def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: Path) -> None:
+    pocket, five, one = (registry.entry(name) for name in ("pocket", "wan2.2-5b", "wan2.1-1.3b"))
+    with pytest.raises(SoraError, match="networks of pocket"):
+        Needs.of(pocket, pocket.canvas(1280, 720), 8, 30, 2)
+    for like in (five, one):
+        untold = replace(like, name="mine", network=None)
+        assert Needs.of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
+    configs = {"dit": WAN, "vae": VAE22, "text": UMT5}
+    assert sized(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"][0], SMALL_TEXT)
+    assert sized(one.network, {"dit": {"num_layers": "many"}}) == one.network
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 3, "depth": 2}, {"layers": 3}])
+def test_tables_that_describe_no_network_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="network"):
+        read({"dit": wrong, "vae": {}, "text": {}})
+
+
+def test_without_a_window_only_frames_count() -> None:
+    """Encoding and decoding need neither text nor transformer."""
+    five = registry.entry("wan2.2-5b")
+    told = choose(Needs.of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
+    assert set(told.peak) == {"decoding", "host"}
+    placed = memory.place(five, five.canvas(64, 64), 0, torch.device("cpu"), torch.bfloat16, "low")
+    assert placed.on_device < 3e9
 
 
 @pytest.mark.parametrize(("cells", "tile", "overlap"), [(80, 32, 4), (44, 32, 4), (60, 64, 8), (104, 24, 8), (9, 8, 2)])
@@ -209,7 +230,7 @@ def machine(kind: str, device: float, host: float) -> Free:
 
 @pytest.mark.parametrize("mode", ["auto", "low", "high"])
 @pytest.mark.parametrize("name", ["wan2.1-1.3b", "wan2.2-5b"])
-def test_what_is_chosen_fits_and_what_does_not_is_said(name: str, mode: memory.Mode) -> None:
+def test_what_is_chosen_fits_and_what_does_not_is_said(name: str, mode: str) -> None:
     one, chosen = needs(name), 0
     for free in (machine(*these) for these in MACHINES):
         try:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_cli.errors import SoraError
-from sora_cli.planner import SCHEMES, Window, circle, plan, spread
+from sora_cli.planner import SCHEMES, Window, circle, mirrored, plan, spread
 
 
 @st.composite
@@ -27,7 +27,10 @@ def test_every_plan_is_sound(scheme: str, request: dict[str, Any]) -> None:
     for window in plan(scheme=scheme, **request):
         assert set(window.observed) <= exists, "observes what does not exist yet"
         assert not set(window.latent) & exists, "makes a frame twice"
-        assert 0 not in exists or 0 in window.observed, "lost sight of frame 0"
+        if scheme == "sliding":
+            assert list(window.frames) == list(range(window.frames[0], window.frames[-1] + 1)), "has a gap"
+        else:
+            assert 0 not in exists or 0 in window.observed, "lost sight of frame 0"
         assert len(window.frames) <= request["size"] or scheme == "full"
         exists |= set(window.latent)
     assert exists == set(range(request["total"]))
@@ -39,6 +42,7 @@ def test_every_plan_is_sound(scheme: str, request: dict[str, Any]) -> None:
         ("full", [((), (0, 1, 2, 3)), ((0, 1, 2, 3), (4, 5)), ((0, 1, 2, 3, 4, 5), (6, 7)),
                   ((0, 1, 2, 3, 4, 5, 6, 7), (8,))]),
         ("autoregressive", [((), (0, 1, 2, 3)), ((0, 3), (4, 5)), ((0, 5), (6, 7)), ((0, 6, 7), (8,))]),
+        ("sliding", [((), (0, 1, 2, 3)), ((2, 3), (4, 5)), ((4, 5), (6, 7)), ((5, 6, 7), (8,))]),
         ("long-range", [((), (0, 1, 2, 3)), ((0, 3), (4, 5)), ((0, 5), (6, 7)), ((0, 6, 7), (8,))]),
         ("hierarchy", [((), (0, 3, 5, 8)), ((0, 3), (1, 2)), ((0, 3, 5), (4,)), ((0, 5), (6, 7))]),
     ],
@@ -63,6 +67,17 @@ def test_a_known_end_grows_backwards(scheme: str) -> None:
     assert set(first.observed) & set(range(33, 41)) and sorted(made) == list(range(33))
     if scheme != "hierarchy":
         assert first.latent == tuple(range(25, 33))
+
+
+def test_sliding_windows_fill_a_gap_from_both_sides() -> None:
+    windows = plan(20, "sliding", known=frozenset({0, 1, 2, 18, 19}), size=12, step=8)
+    told = [(window.observed, window.latent) for window in windows]
+    assert told == [((0, 1, 2), tuple(range(3, 11))), ((8, 9, 10, 18, 19), tuple(range(11, 18)))]
+
+
+def test_a_mirrored_plan_goes_from_the_end_to_the_beginning() -> None:
+    told = [(window.observed, window.latent) for window in mirrored(plan(6, "sliding", size=4, step=2), 6)]
+    assert told == [((), (2, 3, 4, 5)), ((2, 3), (0, 1))]
 
 
 @pytest.mark.parametrize("total", [31, 121, 361, 1081])
@@ -102,7 +117,7 @@ def test_spread() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(total=9, scheme="spiral"), "full, autoregressive, long-range, hierarchy"),
+        (dict(total=9, scheme="spiral"), "full, autoregressive, sliding, long-range, hierarchy"),
         (dict(total=0, scheme="full"), "at least 1"),
         (dict(total=9, scheme="full", size=8, step=8), "between 1 and 7"),
         (dict(total=9, scheme="full", known=frozenset({9})), r"\[9\]"),

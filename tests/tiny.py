@@ -1,5 +1,6 @@
 """A command line on tiny random weights, for tests and for the processes that they kill; and raw clips."""
 
+import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, partial
@@ -8,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from test_engine import tiny_part
 
-from sora_cli import engine as engines
-from sora_cli import geometry, media, weights
+from sora_cli import geometry, media, registry
 from sora_cli.media import y4m
 
 QUICK = ("--steps", "1", "--guidance", "1", "--device", "cpu")
@@ -19,11 +19,12 @@ random_part = cache(partial(tiny_part, "tiny"))
 
 def install(replace: Callable[[object, str, object], None]) -> None:
     """Have `sora-cli` run on tiny models and canvases, four latents a window; `replace` is setattr or undoes it."""
-    replace(weights, "load_model_files", lambda model, stem: random_part(stem))
-    replace(weights, "verify", lambda model: None)
+    replace(registry, "load_model_files", lambda model, stem: random_part(stem))
+    replace(registry, "verify", lambda model: None)
     replace(geometry, "canvas", CANVAS)
-    replace(engines, "WINDOW", 4)
-    replace(engines, "STEP", 2)
+    pocket = registry.entry("pocket")
+    small = dataclasses.replace(pocket, usage=dataclasses.replace(pocket.usage, window=4, context=2))
+    replace(registry, "registry", lambda: {"pocket": small})
 
 
 def y4m_format(width: int = 64, height: int = 64, fps: float = 24.0, chroma: str = "420mpeg2") -> media.Format:

@@ -18,6 +18,7 @@ from sora_cli.cli.info import info
 from sora_cli.cli.loop import loop
 from sora_cli.cli.reverse import reverse
 from sora_cli.cli.train import train
+from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
 from sora_cli.errors import SoraError
 
@@ -45,6 +46,7 @@ app.command()(doctor)
 app.command()(train)
 app.command()(world)
 app.command()(evaluate)
+app.add_typer(weights, name="weights")
 
 
 def show_version(asked: bool) -> None:

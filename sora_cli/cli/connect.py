@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sora_cli import geometry, media
+from sora_cli import geometry, media, registry
 from sora_cli.cli.making import Making
 from sora_cli.join import Difference, fill
 from sora_cli.scores import AROUND, Changes
@@ -75,7 +75,7 @@ class Connector:
 
     def pictures(self, raw: Sequence[bytes], shot: Shot) -> np.ndarray:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
-        canvas = geometry.canvas(shot.width, shot.height)
+        canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         size = canvas.crop_width, canvas.crop_height
         return np.stack(list(media.to_rgb(raw, self.format, size)))
 

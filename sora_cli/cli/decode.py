@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, latents, media, registry
+from sora_cli import geometry, latents, media
 from sora_cli.cli import options
+from sora_cli.cli.models import check_model
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -55,6 +56,7 @@ def decode(
     ] = None,
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    memory: options.MemoryOption = options.Memory.auto,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -69,10 +71,12 @@ def decode(
     check(source, header, wanted, model or header.model, force)
     sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 
-    from sora_cli.codec import Codec
+    from sora_cli.pipelines import load_codec
 
     with Screen(quiet) as screen:
-        write(Codec.of(model or header.model, str(device), str(dtype)), source, wanted, sink, screen)
+        where = (str(device), str(dtype), str(memory))
+        codec = load_codec(model or header.model, header.canvas, *where, screen.read)
+        write(codec, source, wanted, sink, screen)
     told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
             "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     if name != media.STREAM:
@@ -110,7 +114,7 @@ def shot_for(chosen: range, header: latents.Header) -> str:
 
 def check(source: Path, header: latents.Header, wanted: Wanted, model: str, force: bool) -> None:
     """All that can be refused without torch."""
-    registry.entry(model)
+    check_model(model)
     latents.check_vae(source, header, model)
     media.check_name(wanted.name)
     path = Path(wanted.name)
@@ -119,7 +123,6 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if wanted.name != media.STREAM:
         check_output(path, media.SUFFIXES, force)
-    registry.verify(registry.entry(model))
 
 
 def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:

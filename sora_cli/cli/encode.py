@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import latents, media, registry, weights
+from sora_cli import latents, media, weights
 from sora_cli.cli import options
+from sora_cli.cli.models import check_model
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
@@ -21,6 +22,8 @@ from sora_cli.shot import MOST_FRAMES, check_range
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from sora_cli.codec import Codec
 
 
 def encode(
@@ -35,6 +38,7 @@ def encode(
     model: options.ModelOption = "pocket",
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    memory: options.MemoryOption = options.Memory.auto,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -46,10 +50,14 @@ def encode(
     path = output or named_after(video)
     asked.check()
     check_output(path, (".safetensors",), force)
-    registry.verify(registry.entry(model))
+    check_model(model)
+
+    from sora_cli.pipelines import load_codec
+
     with Screen(quiet) as screen, asked.open(screen) as source:
         begun = begin(asked, source, model, screen)
-        made, count = make(source, begun, (str(device), str(dtype)), screen)
+        codec = load_codec(model, begun.canvas, str(device), str(dtype), str(memory), screen.read)
+        made, count = make(source, begun, codec, screen)
         if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(begun, frames=count)
@@ -73,9 +81,8 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
     if (width, height) != source.format.size:
         screen.note(f"sides must be even: {source.format.width}x{source.format.height} is taken as {width}x{height}")
     file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
-    return latents.Header(
+    return latents.Header.of(
         model=model,
-        vae=latents.vae_of(model),
         width=width,
         height=height,
         fps=source.format.fps,
@@ -85,14 +92,12 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
     )
 
 
-def make(source: media.Source, header: latents.Header, where: tuple[str, str], screen: Screen) -> "tuple[Tensor, int]":
+def make(source: media.Source, header: latents.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
     """The latents [C, T, h, w] of a whole video, and how many frames it has. They grow with its length, by a
     few kilobytes a frame; what is needed to make them does not."""
     import torch
 
-    from sora_cli.codec import Codec
-
-    codec, canvas = Codec.of(header.model, *where), header.canvas
+    canvas = header.canvas
     counted = Counted(media.to_rgb(source, source.format, (canvas.crop_width, canvas.crop_height)))
     made = torch.cat(list(codec.encode(screen.track(counted, "encode"), canvas)), 1)
     return made, counted.count

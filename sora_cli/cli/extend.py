@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import geometry
-from sora_cli.cli import options
+from sora_cli.cli import models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, keep_latents
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like
@@ -28,13 +28,14 @@ def extend(
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = 8,
-    guidance: options.GuidanceOption = 3.0,
-    negative: options.NegativeOption = "",
+    steps: options.StepsOption = None,
+    guidance: options.GuidanceOption = None,
+    negative: options.NegativeOption = None,
     model: options.ModelOption = "pocket",
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
-    plan: options.PlanOption = "hierarchy",
+    memory: options.MemoryOption = options.Memory.auto,
+    plan: options.PlanOption = None,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
     sheet: options.SheetOption = None,
@@ -47,7 +48,7 @@ def extend(
     """Add what comes after a video, or what came before it; the video itself stays as it is."""
     asked = Asked(video, res, fps, input_res, input_fps)
     target = Target(output or beside(video, "extended"), force, resume, metadata, sheet, as_json)
-    settings = Shot(prompt, negative, seed=seed, steps=steps, guidance=guidance, model=model, plan=plan)
+    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     check_source(asked, target, model)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
@@ -59,7 +60,7 @@ def extend(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype)), source.format, making)
+        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
         passing = Passing(source)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

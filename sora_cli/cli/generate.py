@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import anchors, geometry, join, media, registry
-from sora_cli.cli import options
+from sora_cli.cli import models, options
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import check_room, output_names
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 
     from sora_cli.engine import Engine, Run
 
-DEFAULT_SECONDS = 5.0
 PLAIN = ("negative", "fps", "seed", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
 
 def generate(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help='What to show, for example "a cat surfing".')] = "",
-    seconds: Annotated[float | None, typer.Option(help="Length in seconds (5 unless told).")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length in seconds.", show_default="about 5, as suits the model")
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Length in frames instead; 1 makes an image.")] = None,
-    res: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels, both even.")] = "1280x720",
-    fps: Annotated[float, typer.Option(help="Frames per second, 1 to 120.")] = 24.0,
+    res: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Size in pixels, both even.", show_default=options.SUITED)
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, 1 to 120.", show_default=options.SUITED)] = None,
     anchor: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE@TIME", help="A given picture or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
@@ -48,14 +51,15 @@ def generate(
         list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
     ] = None,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = 8,
-    guidance: options.GuidanceOption = 3.0,
-    negative: options.NegativeOption = "",
+    steps: options.StepsOption = None,
+    guidance: options.GuidanceOption = None,
+    negative: options.NegativeOption = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
     model: options.ModelOption = "pocket",
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
-    plan: options.PlanOption = "hierarchy",
+    memory: options.MemoryOption = options.Memory.auto,
+    plan: options.PlanOption = None,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
     ] = None,
@@ -85,7 +89,7 @@ def generate(
     from sora_cli.engine import Engine
 
     with Screen(quiet, preview) as screen:
-        engine = Engine(shot.model, device=str(device), dtype=str(dtype))
+        engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read)
         for one, target in zip(shots, targets, strict=True):
             make(engine, one, placed, Making(target, screen, one.fps, one.frames))
 
@@ -100,19 +104,21 @@ def given(context: typer.Context) -> set[str]:
 
 def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot:
     """The shot that the options describe, or that of `source` with what is given changed."""
-    base = shot_in(source) if source else None
-    wanted = {name: options[name] for name in (*PLAIN, "prompt") if not base or name in given}
-    if not base or "res" in given:
+    base = shot_in(source) if source else models.usual(options["model"])
+    wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
+    if source and wanted.get("model", base.model) != base.model:  # another model has other settings
+        usual = models.usual(wanted["model"])
+        wanted = {name: getattr(usual, name) for name in ("negative", "steps", "guidance", "plan")} | wanted
+    if "res" in given:
         wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
-    fps = wanted.get("fps", base.fps if base else 24.0)
-    if not base or given & {"seconds", "frames", "fps"}:
-        usual = base.seconds if base else DEFAULT_SECONDS
-        wanted["frames"] = frame_count(options["seconds"], options["frames"], fps, usual)
-    if not base or given & {"anchor", "image", "end"}:
+    if given & {"seconds", "frames", "fps"}:
+        fps = wanted.get("fps", base.fps)
+        wanted["frames"] = frame_count(options["seconds"], options["frames"], fps, base.seconds)
+    if given & {"anchor", "image", "end"}:
         wanted["anchors"] = anchors_of(options)
-    if not base or "prompt_at" in given:
+    if "prompt_at" in given:
         wanted["cues"] = tuple(Cue.parse(text) for text in options["prompt_at"] or ())
-    shot = replace(base, **wanted) if base else Shot(**wanted)
+    shot = replace(base, **wanted)
     if not shot.anchors:
         check_prompt(shot.prompt)
     return shot
@@ -124,7 +130,7 @@ def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:
     return (*short, *(Anchor.parse(text) for text in options["anchor"] or ()))
 
 
-def frame_count(seconds: float | None, frames: int | None, fps: float, usual: float = DEFAULT_SECONDS) -> int:
+def frame_count(seconds: float | None, frames: int | None, fps: float, usual: float) -> int:
     """Frames from whichever of the two was given; SoraError for both, or for nonsense."""
     if seconds is not None and frames is not None:
         raise SoraError("--seconds and --frames both say how long the video is; give one of them")
@@ -139,7 +145,6 @@ def frame_count(seconds: float | None, frames: int | None, fps: float, usual: fl
 
 def check(shots: list[Shot], targets: list[Target]) -> None:
     """All that can be refused without torch: names, folders, room, the model and its files."""
-    registry.entry(shots[0].model)
     for shot, target in zip(shots, targets, strict=True):
         one_image = target.path.suffix.lower() == ".png" and not target.numbered
         if one_image and shot.frames > 1:
@@ -152,7 +157,7 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
         target.check_format(format_of(shot))
     if not targets[0].stream:
         check_room(targets[0].path.parent, shots)
-    registry.verify(registry.entry(shots[0].model))
+    models.check_model(shots[0].model)
 
 
 def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], as_json: bool) -> None:
@@ -193,7 +198,7 @@ def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Mak
     """One video, and what is kept beside it."""
     from sora_cli.engine import Known
 
-    canvas = geometry.canvas(shot.width, shot.height)
+    canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
     run = making.denoise(engine.start(shot, [Known(p.start, p.images(small)) for p in placed]))
     format = format_of(shot)

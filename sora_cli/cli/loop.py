@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sora_cli import geometry, media, registry
-from sora_cli.cli import options
+from sora_cli import geometry, media
+from sora_cli.cli import models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import slug
@@ -42,12 +42,13 @@ def loop(
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = 8,
-    guidance: options.GuidanceOption = 3.0,
-    negative: options.NegativeOption = "",
+    steps: options.StepsOption = None,
+    guidance: options.GuidanceOption = None,
+    negative: options.NegativeOption = None,
     model: options.ModelOption = "pocket",
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    memory: options.MemoryOption = options.Memory.auto,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
     sheet: options.SheetOption = None,
@@ -58,11 +59,11 @@ def loop(
     debug: options.DebugOption = False,
 ) -> None:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
-    settings = Shot(prompt, negative, seed=seed, steps=steps, guidance=guidance, model=model)
-    engine = partial(load, model, str(device), str(dtype))
+    settings = models.asked(model, prompt, seed, steps, guidance, negative)
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
     target = Target(name, force, resume, metadata, sheet, as_json)
     with Screen(quiet, preview) as screen:
+        engine = partial(load, model, str(device), str(dtype), str(memory), screen.read)
         if is_video(what):
             asked = Asked(what, res, fps, input_res, input_fps)
             length = CONNECTOR_SECONDS if seconds is None else seconds
@@ -96,7 +97,7 @@ def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", s
     check_prompt(shot.prompt)
     target.check()
     target.check_format(format_of(shot))
-    registry.verify(registry.entry(shot.model))
+    models.check_model(shot.model)
     making = Making(target, screen, shot.fps, shot.frames * times)
     run = making.denoise(load().start(shot))
     changes = Changes()
@@ -160,7 +161,7 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
         yield from made
 
 
-def load(model: str, device: str, dtype: str) -> "Engine":
+def load(*words: Any) -> "Engine":
     from sora_cli.engine import Engine
 
-    return Engine(model, device, dtype)
+    return Engine(*words)

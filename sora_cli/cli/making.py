@@ -212,8 +212,8 @@ def format_of(shot: Shot) -> media.Format:
 
 def header_of(shot: Shot, lead: int) -> latents.Header:
     """What the latents of a shot say of themselves."""
-    return latents.Header(shot.model, latents.vae_of(shot.model), shot.width, shot.height, shot.fps, shot.frames,
-                          lead, cyclic=shot.loop, shot=shot.to_json())  # fmt: skip
+    return latents.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
+                          lead=lead, cyclic=shot.loop, shot=shot.to_json())  # fmt: skip
 
 
 def keep_latents(target: Target, header: latents.Header, made: "Tensor") -> None:

@@ -8,6 +8,8 @@ import typer
 
 from sora_cli.shot import PLANS
 
+SUITED = "as suits the model"
+
 
 class Device(StrEnum):
     auto = "auto"
@@ -22,9 +24,20 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Memory(StrEnum):
+    auto = "auto"
+    low = "low"
+    high = "high"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the networks.")]
-ModelOption = Annotated[str, typer.Option(metavar="NAME", help="Which weights to use.")]
+MemoryOption = Annotated[
+    Memory, typer.Option(help="What a Hub model may take: what is free, as little as it can, or all it wants.")
+]
+ModelOption = Annotated[
+    str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a folder, or hf:OWNER/NAME.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -41,10 +54,18 @@ ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Another size
 FpsOption = Annotated[float | None, typer.Option(help="Another frame rate than that of the input.")]
 InputResOption = Annotated[str | None, typer.Option(metavar="WxH", help="The input is raw rgb24 of this size.")]
 InputFpsOption = Annotated[float | None, typer.Option(help="The rate of raw input, or of numbered images.")]
-StepsOption = Annotated[int, typer.Option(help="Steps of the sampler; more is slower and finer.")]
-GuidanceOption = Annotated[float, typer.Option(help="How strictly to follow the prompt.")]
-NegativeOption = Annotated[str, typer.Option(metavar="TEXT", help="What not to show.")]
-PlanOption = Annotated[str, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.")]
+StepsOption = Annotated[
+    int | None, typer.Option(help="Steps of the sampler; more is slower and finer.", show_default=SUITED)
+]
+GuidanceOption = Annotated[
+    float | None, typer.Option(help="How strictly to follow the prompt.", show_default=SUITED)
+]
+NegativeOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)
+]
+PlanOption = Annotated[
+    str | None, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.", show_default=SUITED)
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")]
 MetadataOption = Annotated[
     bool, typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside.")

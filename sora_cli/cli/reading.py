@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sora_cli import geometry, latents, media, registry, weights
 from sora_cli.cli.connect import Kept
 from sora_cli.cli.making import Target
+from sora_cli.cli.models import check_model
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.shot import Shot, check_range
@@ -55,7 +56,7 @@ def check_source(asked: Asked, target: Target, model: str) -> None:
     if media.same_file(asked.name, target.name):
         raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
     target.check()
-    registry.verify(registry.entry(model))
+    check_model(model)
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:
@@ -95,7 +96,7 @@ class Whole:
         except SoraError:
             return None
         fits = header.vae == latents.vae_of(shot.model) and not header.cyclic
-        fits = fits and header.canvas == geometry.canvas(shot.width, shot.height)
+        fits = fits and header.canvas == registry.entry(shot.model).canvas(shot.width, shot.height)
         return cls(path, header) if fits and header.video == weights.hash_of(Path(video)) else None
 
     def end(self) -> Kept:

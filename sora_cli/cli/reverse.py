@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from sora_cli import geometry
-from sora_cli.cli import options
+from sora_cli import geometry, registry
+from sora_cli.cli import models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
 from sora_cli.cli.screen import Screen
-from sora_cli.shot import Shot
 
 
 def reverse(
@@ -25,13 +24,14 @@ def reverse(
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
     seed: options.SeedOption = 0,
-    steps: options.StepsOption = 8,
-    guidance: options.GuidanceOption = 3.0,
-    negative: options.NegativeOption = "",
+    steps: options.StepsOption = None,
+    guidance: options.GuidanceOption = None,
+    negative: options.NegativeOption = None,
     model: options.ModelOption = "pocket",
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
-    plan: options.PlanOption = "autoregressive",
+    memory: options.MemoryOption = options.Memory.auto,
+    plan: options.PlanOption = None,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
     sheet: options.SheetOption = None,
@@ -44,7 +44,7 @@ def reverse(
     """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
     asked = Asked(anchor, res, fps, input_res, input_fps)
     target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
-    settings = Shot(prompt, negative, seed=seed, steps=steps, guidance=guidance, model=model, plan=plan)
+    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model))
     check_source(asked, target, model)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
         passing = Passing(source)
@@ -56,8 +56,14 @@ def reverse(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype)), source.format, making)
+        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
         raw = chain(connector.connect(shot, head=passing.head), passing.frames())
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": anchor, "frames": count, "given": [shot.frames, count]}
         making.finish(told, [range(shot.frames, count)])
+
+
+def backwards(model: str) -> str:
+    """The plan that goes back from the anchor step by step: key frames first would jump away from it."""
+    usual = registry.entry(model).usage.plan
+    return "autoregressive" if usual == "hierarchy" else usual

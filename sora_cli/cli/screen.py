@@ -7,12 +7,23 @@ from typing import Self, TypeVar
 import numpy as np
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from sora_cli.cli.preview import Row
 
 Item = TypeVar("Item")
 REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
+MEGABYTE = 1_000_000
 
 
 class Bars(Progress):
@@ -36,11 +47,14 @@ class Screen:
         self.quiet, self.preview = quiet, preview
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.progress = Bars(
-            TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            *self.columns(),
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,
             refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
+
+    def columns(self) -> Sequence[ProgressColumn]:
+        return TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -65,6 +79,14 @@ class Screen:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
+    def read(self, what: str, done: int, total: int) -> None:
+        """Move the bar of something that is read, in megabytes, which goes when all of it is."""
+        if done < total:
+            unit = MEGABYTE if total > MEGABYTE else 1
+            return self.show(what, done // unit, total // unit)
+        if what in self.tasks:
+            self.progress.remove_task(self.tasks.pop(what))
+
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
         """The items (as many as come, unless told), with the bar moved after each."""
         for done, item in enumerate(items, 1):
@@ -77,3 +99,11 @@ class Screen:
         for task in self.tasks.values():
             self.progress.remove_task(task)
         self.tasks.clear()
+
+
+class Transfers(Screen):
+    """A screen whose bars count bytes."""
+
+    def columns(self) -> Sequence[ProgressColumn]:
+        return (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                TimeRemainingColumn())  # fmt: skip

@@ -12,7 +12,7 @@ from sora_cli.estimate import sora, speed, wan
 from sora_cli.estimate.cost import Estimate, duration, quantity, slowness
 from sora_cli.estimate.sora import Model
 from sora_cli.estimate.speed import product_rate
-from sora_cli.memory import Free, Mode
+from sora_cli.memory import Free
 from sora_cli.planner import Window
 from sora_cli.shot import Shot
 
@@ -23,7 +23,7 @@ __all__ = ["Estimate", "Model", "dry_run", "duration", "product_rate", "quantity
 
 
 def dry_run(
-    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: Mode = "auto"
+    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: str = "auto"
 ) -> Estimate:
     """The cost of a shot that is made in these windows, on this machine; takes about a second.
 
@@ -42,7 +42,7 @@ def dry_run(
 
 def of_hub_model(
     entry: registry.Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
-    memory: Mode = "auto",
+    memory: str = "auto",
 ) -> Estimate:  # fmt: skip
     """The cost where the model is known already, and need not be in the registry."""
     rates = speed.rates(device, dtype)

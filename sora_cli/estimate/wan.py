@@ -6,22 +6,21 @@ a GPU are what the published times of Wan 2.1 and 2.2 on an H200 come to; how fa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from pathlib import Path
 
 from sora_cli import geometry, memory
 from sora_cli.estimate.cost import BITS, ENCODE, START, Estimate
 from sora_cli.estimate.speed import Rates
-from sora_cli.memory import Free, Mode, Needs, Placement
-from sora_cli.networks import FLOAT32, TEXT_TOKENS
+from sora_cli.hub.held import arrived, expected
+from sora_cli.hub.lock import read as read_lock
+from sora_cli.memory import Free, Needs, Placement
+from sora_cli.networks import BFLOAT16, FLOAT32, TEXT_TOKENS
 from sora_cli.planner import Window
-from sora_cli.registry import Entry, Part
+from sora_cli.registry import Entry
 from sora_cli.shot import Shot
 
 DISK, BUS = 1e9, 20e9  # bytes a second from a disk, and from main memory to a GPU
 PROCESSOR = 3e11  # FLOP/s of a CPU beside a GPU, in the text encoder
 BYTES_A_TOKEN = 3  # of a prompt
-PRESENT = 0.9  # of the bytes that weights.toml tells, which are rounded
 GUESSES = {
     "cpu": "reading weights at 1 GB/s",
     "gpu": "the shares of the GPU's speed that the networks reach; reading weights at 1 GB/s",
@@ -42,7 +41,7 @@ PUBLISHED_SHARES = Shares(0.6, 0.6, 0.4)
 
 
 def estimate(
-    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: Mode = "auto"
+    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto"
 ) -> Estimate:
     """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
     transformer. SoraError where the model does not fit."""
@@ -59,7 +58,7 @@ def estimate(
         peak=placement.on_device,
         host=0 if free.shared else placement.peak["host"],
         disk={"latents": FLOAT32 * latents * needs.numbers, "video": BITS * pixels / 8},
-        seconds=seconds_of(work, entry, rates, free) | {"start": START, "encoder": ENCODE * pixels},
+        seconds=seconds_of(work, rates, free) | {"start": START, "encoder": ENCODE * pixels},
         reading=work.reading,
         download=missing(entry),
         placement=placement,
@@ -118,20 +117,22 @@ class Work:
 # ---- time -------------------------------------------------------------------------------------------------
 
 
-def seconds_of(work: Work, entry: Entry, rates: Rates, free: Free) -> dict[str, float]:
-    """By stage. Blocks of the transformer come while others compute, so that the slower of the two counts."""
+def seconds_of(work: Work, rates: Rates, free: Free) -> dict[str, float]:
+    """By stage. Blocks of the transformer come while others compute, so that the slower of the two counts; files are
+    in float32, but for the text encoder's."""
     shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
     needs, placement = work.needs, work.placement
-    files = {part.role: part.bytes for part in entry.parts}
+    dit, vae = (FLOAT32 * part.weights for part in (needs.network.dit, needs.network.vae))
+    text = BFLOAT16 * needs.network.text.weights
     products = work.products / (shares.products * rates.products)
     attention = work.attention / (shares.attention * rates.attention)
-    fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": files["dit"] / DISK}[placement.dit]
+    fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": dit / DISK}[placement.dit]
     times_read = len(work.texts()) if placement.text == "streamed" else 1
     decoder = rates.exact if placement.vae == "float32" else rates.products
     reader = PROCESSOR if placement.text == "cpu" and free.kind != "cpu" else shares.products * rates.products
     return {
-        "loading": (files["dit"] * (placement.dit != "disk") + files["vae"]) / DISK,
-        "text": times_read * needs.text / DISK + work.reading / reader,
+        "loading": (dit * (placement.dit != "disk") + vae) / DISK,
+        "text": times_read * text / DISK + work.reading / reader,
         "denoising": max(products + attention, work.passes * len(work.windows) * fetching),
         "decoding": work.decoding / (shares.decoding * decoder),
     }
@@ -141,17 +142,7 @@ def seconds_of(work: Work, entry: Entry, rates: Rates, free: Free) -> dict[str, 
 
 
 def missing(entry: Entry) -> dict[str, float]:
-    """Bytes by part that are to be downloaded still."""
-    lacking = {part.role: part.bytes - here(part) for part in entry.parts}
-    return {part.role: lacking[part.role] for part in entry.parts if lacking[part.role] > (1 - PRESENT) * part.bytes}
-
-
-def here(part: Part, cache: Path | None = None) -> float:
-    """Bytes of a part that are in the cache of the Hub's client, in the snapshot that has most of them."""
-    snapshots = (cache or memory.downloads()) / f"models--{part.repo.replace('/', '--')}" / "snapshots"
-    return min(part.bytes, max((bytes_in(folder / part.folder, part) for folder in snapshots.glob("*")), default=0))
-
-
-def bytes_in(folder: Path, part: Part) -> float:
-    files = (path for path in folder.glob("*") if any(fnmatch(path.name, name) for name in part.names))
-    return sum(path.stat().st_size for path in files if path.is_file())
+    """Bytes by part that are to be downloaded still, as far as it is known how large parts are."""
+    lock = read_lock()
+    lacking = {part.role: expected(part, lock) - arrived(part, lock) for part in entry.parts}
+    return {role: float(bytes) for role, bytes in lacking.items() if bytes > 0}

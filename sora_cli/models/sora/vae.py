@@ -218,10 +218,11 @@ class Vae(nn.Module):
 
     mean: Tensor
     std: Tensor
+    independent = True  # a frame depends on the key frames on both sides alone
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.channels = config, config.channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.zeros(config.channels))

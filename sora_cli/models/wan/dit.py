@@ -184,13 +184,17 @@ class WanDit(nn.Module):
             self.fps_embedding = nn.Embedding(2, c.width)
             self.fps_projection = FeedForward(c.width, c.width, 6 * c.width, F.silu)
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, fps: float | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor, fps: float | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """Noisy latents [B, C, T, H, W] -> their velocity.
 
         t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
-        [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them."""
+        [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them; places: where
+        the latent frames stand in time, [T], one after another unless told."""
         T, h, w = latent_grid(x)
-        rope = rotations(self.config.head_width, T, h, w, x.device)
+        places = torch.arange(T) if places is None else places
+        rope = rotations(self.config.head_width, places, h, w, x.device)
         tokens = rearrange(self.patch_embedding(x), "B D T h w -> B T (h w) D")  # (B, T, S, D)
         time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
         pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
@@ -240,11 +244,12 @@ def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotations(width: int, frames: int, rows: int, columns: int, device: torch.device) -> Rope:
+def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch.device) -> Rope:
     """The angles that turn the pairs of a head's features at every token: [N, width / 2] cosines and sines. A third
-    of the features is for height, a third for width, the rest for time."""
-    side = 2 * (width // 6)
-    time, row, column = turns(width - 2 * side, frames), turns(side, rows), turns(side, columns)
+    of the features is for height, a third for width, the rest for time, where the frames stand at `places` [T]."""
+    side, frames = 2 * (width // 6), len(places)
+    time = turns(width - 2 * side, places)
+    row, column = turns(side, torch.arange(rows)), turns(side, torch.arange(columns))
     along = [
         time[:, None, None].expand(-1, rows, columns, -1),
         row[None, :, None].expand(frames, -1, columns, -1),
@@ -254,10 +259,10 @@ def rotations(width: int, frames: int, rows: int, columns: int, device: torch.de
     return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
-def turns(width: int, count: int) -> Tensor:
-    """Angles [count, width / 2] of positions 0, 1, ...; in float64 on the CPU, since not every device has it."""
+def turns(width: int, places: Tensor) -> Tensor:
+    """Angles [count, width / 2] of positions [count]; in float64 on the CPU, since not every device has it."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    return torch.arange(count, dtype=torch.float64, device="cpu")[:, None] * speeds
+    return places.to("cpu", torch.float64)[:, None] * speeds
 
 
 def rotated(x: Tensor, rope: Rope) -> Tensor:

@@ -158,7 +158,9 @@ class Stack(nn.Module):
         self.final_layer_norm = Norm(c.width, c.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.final_layer_norm(self.block(x))
+        for block in self.block:
+            x = block(x)
+        return self.final_layer_norm(x)
 
 
 class Umt5(nn.Module):

@@ -1,0 +1,382 @@
+"""Published checkpoints: one part of one, as diffusers and transformers lay them out, read into a network.
+
+A part is a folder (`config.json`, and one safetensors file or shards with an index) or a single safetensors file.
+Strangers wrote these files, so every header is read by hand, in bounded space, and held against the network before
+the first number is touched; pickles are refused, since they run code. Numbers are read in pieces from the offsets
+of the header, never mapped: a float32 checkpoint of any size costs the memory of the cast network and one piece.
+torch is imported only where tensors are touched.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora_cli.errors import Failed, SoraError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+NUMBER_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+OTHER_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}
+MOST_HEADER_BYTES = 20_000_000
+MOST_JSON_BYTES = 20_000_000  # of an index; configurations are far smaller
+PIECE = 1_000_000  # numbers that are read and cast at a time
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+NAMED = 3  # keys that an error names before it counts the rest
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+
+Rename = Callable[[str], str | None]  # a file's key -> the network's, or None for what no network needs
+Progress = Callable[[int, int], None]  # is told bytes read and bytes in all
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the numbers of one tensor lie: in which file, and from which byte on."""
+
+    path: Path
+    key: str  # as the file has it
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * size_of(self.dtype)
+
+    def row(self, number: int) -> "Stored":
+        """One row of a table, without the others."""
+        assert 0 <= number < self.shape[0], (number, self.shape)
+        each = self.bytes // self.shape[0]
+        return Stored(self.path, f"{self.key}[{number}]", self.dtype, self.shape[1:], self.start + number * each)
+
+
+# ---- which files -------------------------------------------------------------------------------------------
+
+
+def files_of(place: Path) -> list[Path]:
+    """The safetensors files of a part: those its index names, or the single one. Every one is there.
+
+    SoraError if there is no such part, or it is no safetensors; Failed if shards are missing."""
+    if place.is_file():
+        if place.suffix != ".safetensors":
+            what = "a pickle, which runs code" if pickled(place) else "no .safetensors file"
+            raise SoraError(f"{place} is {what}; only .safetensors files are read")
+        return [place]
+    if not place.is_dir():
+        raise SoraError(f"there is no checkpoint {place}")
+    indexes = sorted(place.glob("*.safetensors.index.json"))
+    if len(indexes) > 1:
+        raise SoraError(f"{place} holds several checkpoints ({some(p.name for p in indexes)}); keep one")
+    if indexes:
+        return [member(place, name) for name in shards(inside(place, indexes[0].name))]
+    return [inside(place, alone(place))]
+
+
+def alone(place: Path) -> str:
+    """The name of the one safetensors file of a folder that has no index."""
+    there = sorted(path.name for path in place.glob("*.safetensors"))
+    if len(there) == 1 and not SHARD.search(there[0]):
+        return there[0]
+    if any(SHARD.search(name) for name in there):
+        raise Failed(f"{place} holds shards without their index (X.safetensors.index.json); fetch it too")
+    if there:
+        raise SoraError(f"{place} holds several checkpoints ({some(there)}); name one of these files")
+    if bad := sorted(path.name for path in place.iterdir() if pickled(path)):
+        raise SoraError(f"{place} holds pickles ({some(bad)}), which run code; only .safetensors files are read")
+    raise SoraError(f"{place} holds no .safetensors file; name the folder of one part, as transformer/ or vae/")
+
+
+def pickled(path: Path) -> bool:
+    return path.suffix in PICKLES
+
+
+def shards(index: Path) -> list[str]:
+    """The files that an index names, sorted."""
+    told = read_json(index).get("weight_map")
+    if not isinstance(told, dict) or not told or not all(isinstance(name, str) for name in told.values()):
+        raise Failed(f"{index} has no weight_map of keys to files; fetch it again")
+    return sorted(set(told.values()))
+
+
+def member(place: Path, name: str) -> Path:
+    """A shard that an index names, which must be a plain name of a file that is there."""
+    if not re.fullmatch(r"[\w.-]+\.safetensors", name, re.ASCII) or name.startswith("."):
+        raise Failed(f"the index of {place} names {shortened(name)}, which is no plain name of a .safetensors file")
+    if not (place / name).is_file():
+        raise Failed(f"{place} lacks {name}, which its index names; fetch the rest")
+    return inside(place, name)
+
+
+def inside(place: Path, name: str) -> Path:
+    """A file of a folder; links must stay in it, or lead to the blobs of the Hugging Face cache that it is in."""
+    path, homes = place / name, [place.resolve()]
+    for above in homes[0].parents:
+        if above.name == "snapshots" and not (blobs := above.parent / "blobs").is_symlink():
+            homes.append(blobs)
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        raise SoraError(f"{path} is a link that leads out of the checkpoint; put the file itself there")
+    return path
+
+
+def has_config(place: Path) -> bool:
+    return place.is_dir() and (place / "config.json").exists()
+
+
+def read_config(place: Path) -> dict[str, Any]:
+    """The config.json of a part; SoraError if it has none, Failed if it is damaged."""
+    if not has_config(place):
+        raise SoraError(f"{place} has no config.json; name the folder of one part, as transformer/ or vae/")
+    return read_json(inside(place, "config.json"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of bounded size; Failed if the file holds something else."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_JSON_BYTES + 1)
+        if len(content) > MOST_JSON_BYTES:
+            raise Failed(f"{path} is larger than {MOST_JSON_BYTES} bytes; fetch it again")
+        found = json.loads(content)
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Failed(f"{path} is not JSON; fetch it again") from error
+    if not isinstance(found, dict):
+        raise Failed(f"{path} is not a JSON object; fetch it again")
+    return found
+
+
+# ---- what is in them: 8 bytes of length, JSON, then the numbers ----------------------------------------------
+
+
+def contents(path: Path) -> list[Stored]:
+    """All tensors of a file, every claim of its header checked against its size; Failed if one is false."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise SoraError("it is truncated, or no safetensors")
+            if length > MOST_HEADER_BYTES:
+                raise SoraError(f"its header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
+            found = json.loads(file.read(length), object_pairs_hook=once)
+        return tensors(path, found, 8 + length, size)
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Failed(f"{path} is damaged: its header is not JSON; fetch it again") from error
+    except SoraError as error:
+        raise Failed(f"{path} is damaged: {error}; fetch it again") from error
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ: the second of two would hide the first."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise SoraError(f"its header has {some(twice)} twice")
+    return dict(pairs)
+
+
+def tensors(path: Path, found: object, begin: int, size: int) -> list[Stored]:
+    """A header's entries, which must fill the bytes from `begin` to the file's end without gaps."""
+    if not isinstance(found, dict):
+        raise SoraError("its header is not a JSON object")
+    entries = {key: value for key, value in found.items() if key != "__metadata__"}
+    listed = [entry(path, key, value, begin) for key, value in entries.items()]
+    listed.sort(key=lambda stored: (stored.start, stored.bytes))
+    end = begin
+    for stored in listed:
+        if stored.start != end:
+            raise SoraError(f"{shortened(stored.key)} begins at byte {stored.start} and not at {end}")
+        end += stored.bytes
+    if end != size:
+        raise SoraError(f"it has {size} bytes, but its header tells of {end}")
+    return listed
+
+
+def entry(path: Path, key: str, value: object, begin: int) -> Stored:
+    """One tensor of a header; its numbers are as many as its shape says."""
+    value = value if isinstance(value, dict) else {}
+    dtype, (shape, offsets) = value.get("dtype"), map(whole_numbers, (value.get("shape"), value.get("data_offsets")))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise SoraError(f"its entry for {shortened(key)} is no tensor")
+    stored = Stored(path, key, dtype, shape, begin + offsets[0])
+    if stored.bytes != offsets[1] - offsets[0]:
+        raise SoraError(f"{shortened(key)} has {offsets[1] - offsets[0]} bytes instead of {stored.bytes}")
+    return stored
+
+
+def whole_numbers(value: object) -> tuple[int, ...] | None:
+    sane = isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**48 for n in value)
+    return tuple(value) if sane else None  # type: ignore[arg-type]
+
+
+def size_of(dtype: str) -> int:
+    """Bytes of a number; those of 8 bits have many names."""
+    known = NUMBER_BYTES | OTHER_BYTES
+    if dtype not in known and not dtype.startswith("F8_"):
+        raise SoraError(f"it has numbers of the unknown type {shortened(dtype)}")
+    return known.get(dtype, 1)
+
+
+# ---- whether they fit --------------------------------------------------------------------------------------
+
+
+def survey(network: "nn.Module", files: Iterable[Path], rename: Rename | None = None) -> dict[str, Stored]:
+    """Where every parameter of a network lies. No tensor is touched.
+
+    SoraError, one line that names file and key, if a key is missing, strange or given twice, or if one has another
+    shape, or numbers that are not F32, F16 or BF16."""
+    assert not list(network.buffers()), "buffers would stay on the meta device"
+    files = list(files)
+    due = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    found = renamed((stored for path in files for stored in contents(path)), rename)
+    check_types(found)
+    check_keys(found, due, files)
+    for name, stored in found:
+        if stored.shape != due[name]:
+            raise SoraError(f"{label(stored)} is {lengths(stored.shape)}, but the network needs {lengths(due[name])}")
+    return dict(found)
+
+
+def renamed(listed: Iterable[Stored], rename: Rename | None) -> list[tuple[str, Stored]]:
+    """Tensors by the network's names, without those that it does not need."""
+    names = ((rename(stored.key) if rename else stored.key, stored) for stored in listed)
+    return [(name, stored) for name, stored in names if name is not None]
+
+
+def check_types(found: list[tuple[str, Stored]]) -> None:
+    for _, stored in found:
+        if stored.dtype.startswith("F8_"):
+            raise SoraError(f"{label(stored)} is in {stored.dtype}: weights of 8 bits are not supported; "
+                            "take the file in bf16 or fp16")  # fmt: skip
+        if stored.dtype not in NUMBER_BYTES:
+            raise SoraError(f"{label(stored)} is in {stored.dtype}, supported are {', '.join(NUMBER_BYTES)}")
+
+
+def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files: list[Path]) -> None:
+    """Every name once, and no other."""
+    where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} shards)"
+    counts = Counter(name for name, _ in found)
+    if strange := [stored for name, stored in found if name not in due]:
+        raise SoraError(f"{strange[0].path} is of another network, which has {some(s.key for s in strange)} too")
+    if twice := [stored for name, stored in found if counts[name] > 1]:
+        raise SoraError(f"{twice[-1].path} gives again what is there already: {some(s.key for s in twice)}")
+    if missing := [name for name in due if name not in counts]:
+        raise SoraError(f"{where} lacks {some(missing)} of the network's {len(due)} tensors")
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def quietly(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def never(name: str) -> bool:
+    return False
+
+
+def fill(
+    network: "nn.Module",
+    files: Iterable[Path],
+    dtype: "torch.dtype",
+    device: "torch.device",
+    keep: Callable[[str], bool] = never,
+    rename: Rename | None = None,
+    progress: Progress = quietly,
+) -> None:
+    """Read a checkpoint into a network that was built on the meta device, all of it or an error (see `survey`).
+
+    keep: names of parameters that are float32 whatever the dtype; rename: from the files' keys to the network's."""
+    put(network, survey(network, files, rename), dtype, device, keep, progress)
+
+
+def put(
+    network: "nn.Module",
+    places: Mapping[str, Stored],
+    dtype: "torch.dtype",
+    device: "torch.device",
+    keep: Callable[[str], bool] = never,
+    progress: Progress = quietly,
+) -> None:
+    """Read parameters from where they lie; Failed if a file is damaged or holds NaN or infinity."""
+    import torch
+
+    done, total = 0, sum(stored.bytes for stored in places.values())
+    for name, stored in places.items():
+        assign(network, name, read(stored, torch.float32 if keep(name) else dtype, device))
+        done += stored.bytes
+        progress(done, total)
+
+
+def assign(network: "nn.Module", name: str, value: "Tensor") -> None:
+    """Put a tensor in the place of a parameter, which is not trained."""
+    from torch import nn
+
+    owner, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
+    """One tensor, cast piece by piece; Failed if it is not finite before and after."""
+    import torch
+
+    kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[stored.dtype]
+    whole = torch.empty(stored.shape, dtype=dtype, device=device)
+    flat, buffer = whole.view(-1), torch.empty(min(PIECE, whole.numel()), dtype=kind)
+    try:
+        with stored.path.open("rb") as file:
+            file.seek(stored.start)
+            for target in flat.split(PIECE):
+                piece = buffer[: len(target)]
+                room = memoryview(piece.view(torch.uint8).numpy())  # type: ignore[arg-type]
+                if file.readinto(room) != piece.nbytes:
+                    raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
+                cast = piece.to(dtype)
+                check_finite(stored, piece, cast)
+                target.copy_(cast)
+    except OSError as error:
+        raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+    return whole
+
+
+def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:
+    if finite(cast):
+        return
+    if not finite(piece):
+        raise Failed(f"{label(stored)} holds NaN or infinity; fetch it again")
+    raise Failed(f"{label(stored)} has numbers that are too large for {cast.dtype}; try bfloat16")
+
+
+def finite(x: "Tensor") -> bool:
+    """Both ends of the range are, and NaN would be one of them; some twenty times faster than asking every number."""
+    return not x.numel() or all(bool(end.isfinite()) for end in x.aminmax())
+
+
+# ---- words -------------------------------------------------------------------------------------------------
+
+
+def label(stored: Stored) -> str:
+    return f"{stored.path}: {shortened(stored.key)}"
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(shortened(name) for name in names[:NAMED]) + more
+
+
+def lengths(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape) or "a single number"
+
+
+def shortened(name: str) -> str:
+    """What a stranger wrote, fit for one line of a terminal."""
+    return name if re.fullmatch(r"[\w.\[\]-]{1,100}", name, re.ASCII) else ascii(name)[:100]

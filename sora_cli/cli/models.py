@@ -1,0 +1,32 @@
+"""What a command does with `--model`: see that its weights are there, and fill in how it is best used. No torch."""
+
+from dataclasses import replace
+from typing import Any
+
+from sora_cli import hub, registry
+from sora_cli.shot import Shot
+
+
+def check_model(model: str) -> None:
+    """Refuse, before any work, a model that is unknown, damaged or not here; a Hub model may be fetched if the user
+    agrees."""
+    entry = registry.entry(model)
+    if entry.kind == "sora":
+        registry.verify(entry)
+    else:
+        hub.ensure(entry)
+
+
+def usual(model: str, prompt: str = "") -> Shot:
+    """A shot of the size, length and settings that suit a model."""
+    u = registry.entry(model).usage
+    return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance, model=model,
+                plan=u.plan)  # fmt: skip
+
+
+def asked(model: str, prompt: str, seed: int, steps: int | None, guidance: float | None, negative: str | None,
+          plan: str | None = None) -> Shot:  # fmt: skip
+    """The same with what the user says about it."""
+    told: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative": negative, "plan": plan}
+    said = {name: value for name, value in told.items() if value is not None}
+    return replace(usual(model, prompt), seed=seed, **said)

@@ -1,0 +1,199 @@
+"""`sora-cli weights`: the models there are, and those that are on this machine."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from sora_cli import hub, registry
+from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
+from sora_cli.cli.screen import Transfers
+from sora_cli.errors import Failed, SoraError
+from sora_cli.hub.held import gigabytes
+from sora_cli.registry import Entry
+
+weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
+
+NAME = "A model: a name from the list, hf:OWNER/NAME, or ./FOLDER."
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
+NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")]
+
+
+@weights.callback()
+def root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@weights.command("list")
+def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """The models there are: how large, whether here, under which licence, what for."""
+    found = [*registry_rows(), *other_rows()]
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "size", "here", "licence", "trained for", "native size", box=None, header_style="bold")
+    for row in found:
+        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], ", ".join(row["anchors"]) or "text",
+                      row["size"])  # fmt: skip
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@weights.command()
+def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """All that is known of a model."""
+    entry = registry.entry(name)
+    found = described(entry)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for key, value in lines(found):
+        typer.echo(f"{key:<16} {value}")
+
+
+@weights.command()
+def pull(
+    names: NamesArgument,
+    yes: YesOption = False,
+    accept_licence: Annotated[
+        str, typer.Option(metavar="LICENCE", help="Accept a licence that demands it, by its name.")
+    ] = "",
+    update: Annotated[
+        bool, typer.Option("--update", help="Take the newest version in place of the one fetched first.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fetch models from the Hub, or the rest of them; finished files are never fetched again."""
+    entries = [registry.entry(name) for name in names]
+    for entry in entries:
+        screen = Transfers(quiet)
+        hub.pull(entry, yes, accept_licence, update, screen)
+        if not as_json:
+            screen.note(f"{entry.name} is here ({gigabytes(hub.status(entry).bytes)})")
+    if as_json:
+        typer.echo(json.dumps([row(entry) for entry in entries], ensure_ascii=False))
+
+
+@weights.command()
+def verify(
+    names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
+) -> None:
+    """Read all files of models and compare them with what was fetched."""
+    for entry in [registry.entry(name) for name in names]:
+        with Transfers(quiet) as screen:
+            hub.verify(entry, lambda file, total, done: screen.show(file.rpartition("/")[2], done, total))
+        if not as_json:
+            screen.note(f"{entry.name} is whole ({gigabytes(hub.status(entry).bytes)})")
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False))
+
+
+@weights.command()
+def rm(
+    names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
+) -> None:
+    """Delete models, but for what they share with others that are here."""
+    told = []
+    for name in names:
+        freed = hub.remove(removable(name))
+        told.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
+        kept = f"; {', '.join(freed.kept)} still use the rest" if freed.kept else ""
+        if not as_json:
+            Transfers(quiet).note(f"{name}: {gigabytes(freed.bytes)} freed{kept}")
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+
+
+@weights.command()
+def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Where the networks of a model are."""
+    found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for role, folder in found.items():
+        typer.echo(f"{role:<9} {folder}")
+
+
+# ---- rows and lines ---------------------------------------------------------------------------------------
+
+
+def removable(name: str) -> Entry:
+    """The model called so; for one that was never fetched, a line that says that."""
+    entry = registry.entry(name)
+    if not entry.files and not hub.status(entry).bytes:
+        raise SoraError(f"nothing of {name} is on this machine")
+    return entry
+
+
+def registry_rows() -> list[dict[str, Any]]:
+    return [row(registry.entry(name)) for name in registry.names()]
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    found, usage = hub.status(entry), entry.usage
+    return {"name": entry.name, "bytes": found.total, "here": found.bytes, "state": found.state,
+            "licence": entry.licence, "anchors": list(usage.trained), "size": f"{usage.width}x{usage.height}",
+            "fps": usage.fps, "about": entry.about}  # fmt: skip
+
+
+def other_rows() -> Iterator[dict[str, Any]]:
+    """Models of repositories that were fetched by their hf: names."""
+    for name, found in hub.others().items():
+        try:
+            yield row(registry.entry(name))
+        except Failed:  # its small files are gone and there is no network
+            yield {"name": name, "bytes": found.total, "here": found.bytes, "state": found.state,
+                   "licence": registry.UNKNOWN, "anchors": [], "size": "", "fps": 0, "about": ""}  # fmt: skip
+
+
+def size(count: int) -> str:
+    return gigabytes(count) if count else "?"
+
+
+def here(row: dict[str, Any]) -> str:
+    return {"present": "yes", "absent": "no"}.get(row["state"], f"{gigabytes(row['here'])} of it")
+
+
+def described(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON has it, with what is here of it; what does not apply is left out."""
+    found = asdict(hub.status(entry))
+    plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
+    for part in plain.get("parts", ()):
+        part["path"] = str(part["path"]) if part["path"] else None
+    for file in plain.get("files", ()):
+        file["path"] = str(file["path"])
+    return plain | {"state": found["state"], "bytes": found["total"], "here": found["bytes"]}
+
+
+def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What `described` says, for eyes."""
+    for key, value in found.items():
+        if key == "usage":
+            yield from ((f"  {name}", text(item)) for name, item in value.items())
+        elif key == "parts":
+            yield from ((f"  {part['role']}", part_line(part)) for part in value)
+        elif key == "files":
+            yield from (("  file", f"{file['path']}, {gigabytes(file['bytes'])}") for file in value)
+        else:
+            yield key, gigabytes(int(value)) if key in ("bytes", "here", "memory") else text(value)
+
+
+def part_line(part: dict[str, Any]) -> str:
+    where = part["path"] or f"{part['repo']}@{part['revision']} {part['folder']}"
+    return f"{where}, {size(part['bytes'])}"
+
+
+def text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

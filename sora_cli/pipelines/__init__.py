@@ -1,0 +1,108 @@
+"""What the engine asks of an architecture: words to features, pictures to latents and back, the flow of a window.
+
+Letters: C channels of a latent, T latent frames of a window, h w cells, P prompts, L text tokens, D their width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sora_cli import geometry, registry
+from sora_cli.codec import Codec
+from sora_cli.registry import Entry
+from sora_cli.shot import Shot
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+Watch = Callable[[str, int, int], None]  # is told what is being read, how much of it is, and how much there is
+
+
+@dataclass(frozen=True)
+class Job:
+    """One window to be made, where the network lives. All but the noise is given."""
+
+    shot: Shot
+    frames: tuple[int, ...]  # which latent frames; below 0 or past the end where a loop goes on
+    x: Tensor  # [C, T, h, w] clean where known, noise elsewhere
+    known: Tensor  # [2, T] 1 = known, the key frames and the motion that leads there
+    told: Tensor  # [T] the number of the prompt that holds
+    seconds: Tensor  # [T] the times of the frames
+    stills: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
+
+
+class Pipeline(Protocol):
+    """The networks of one checkpoint on one device, and how they are called."""
+
+    entry: Entry
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Channels of a latent: those of its key frame, which a picture has too, and those of motion."""
+        ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    def prepare(self, canvas: geometry.Canvas, frames: int) -> Iterator[str]:
+        """Decide where the networks go, for windows of so many latent frames; yields what the user should know."""
+        ...
+
+    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+        """What the user should know of how prompts are understood, a line each."""
+        ...
+
+    def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
+        """Text features [P (+ 1), L, D]; the last row is what not to show, if that is asked."""
+        ...
+
+    def velocity(self, job: Job, text: Tensor) -> Velocity:
+        """The guided velocity field of a window: (x, noise level) -> dx / dt, [C, T, h, w]."""
+        ...
+
+    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
+        """The window's latents [C, T, h, w] after every step of the solver."""
+        ...
+
+    def work(self, job: Job, text: Tensor) -> float:
+        """FLOP of a solver step, about."""
+        ...
+
+    @property
+    def sees_while_it_works(self) -> bool:
+        """Whether latents may be decoded between two windows."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """Names and hashes of the weights: others make another video."""
+        ...
+
+
+def unseen(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+         watch: Watch = unseen) -> Pipeline:  # fmt: skip
+    """The pipeline of a model's kind. SoraError for a model or device that is not there, Failed for weights that
+    are missing or damaged."""
+    if registry.entry(model).kind == "sora":
+        from sora_cli.pipelines.sora import Sora
+
+        return Sora(model, device, dtype)
+    from sora_cli.pipelines.wan import Wan
+
+    return Wan(model, device, dtype, memory, watch)
+
+
+def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",
+               memory: str = "auto", watch: Watch = unseen) -> Codec:  # fmt: skip
+    """A model's autoencoder alone, for pictures of this canvas."""
+    if registry.entry(model).kind == "sora":
+        return Codec.of(model, device, dtype)
+    pipeline = load(model, device, dtype, memory, watch)
+    list(pipeline.prepare(canvas, 0))
+    return pipeline.codec

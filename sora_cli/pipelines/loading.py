@@ -1,0 +1,171 @@
+"""The parts of a published Wan model, from a folder with a config.json or from a single file without one.
+
+A folder is as diffusers and transformers write it. A single file may have the authors' names for the parameters, as
+repackages do; which network it is its shapes tell, and only those of `known.py` are told apart. Nothing that is
+loaded is trained. `streamed` leaves the blocks on disk, from where each is read as it comes up.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from sora_cli.checkpoints import (
+    Progress,
+    Rename,
+    Stored,
+    contents,
+    files_of,
+    fill,
+    has_config,
+    put,
+    quietly,
+    read_config,
+    survey,
+)  # fmt: skip
+from sora_cli.errors import SoraError
+from sora_cli.models.wan import names
+from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.offload import Rows, leave_on_disk
+from sora_cli.pipelines import known
+
+C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
+
+IN_FLOAT = {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"}  # parts of names, as diffusers has them
+MOST_LAYERS = 1000  # that a stranger's configuration may ask for
+
+
+@dataclass(frozen=True)
+class Kind(Generic[C, N]):
+    """A kind of network, and what is known of those that come without a configuration."""
+
+    what: str
+    build: Callable[[C], N]
+    from_hub: Callable[[Mapping[str, Any]], C]
+    known: Mapping[str, tuple[C, Rename]]  # by the name users know; and how its single files name the parameters
+    telling: tuple[str, ...]  # parameters by whose shapes, or absence, the known ones differ
+
+
+DIT = Kind(
+    "transformer",
+    WanDit,
+    WanConfig.from_hub,
+    {name: (config, names.DIT.original_to_ours) for name, config in known.DITS.items()},
+    ("patch_embedding.weight", "fps_embedding.weight"),
+)
+VAE = Kind(
+    "autoencoder",
+    WanVae,
+    WanVaeConfig.from_hub,
+    {
+        "Wan 2.1": (known.VAE21, names.VAE21.original_to_ours),
+        "Wan 2.2": (known.VAE22, names.VAE22.original_to_ours),
+    },
+    ("encoder.conv_in.weight", "decoder.conv_in.weight"),
+)
+TEXT = Kind(
+    "text encoder",
+    Umt5,
+    Umt5Config.from_hub,
+    {"UMT5-XXL": (known.UMT5, partial(names.text_to_ours, tied=False))},
+    (names.TABLE,),
+)
+
+
+def load_dit(
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly
+) -> WanDit:
+    """The transformer; norms, the timestep's embedding and the modulation are float32 whatever the dtype.
+
+    SoraError if it is another network than is supported, Failed if files are damaged."""
+    files = files_of(place)
+    network, rename = bare(place, files, DIT)
+    places = survey(network, files, rename)
+    if streamed:
+        places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
+    put(network, places, dtype, device, in_float, progress)
+    return network.eval()
+
+
+def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> WanVae:
+    """The autoencoder; errors are those of `load_dit`."""
+    files = files_of(place)
+    network, rename = bare(place, files, VAE)
+    fill(network, files, dtype, device, rename=rename, progress=progress)
+    return network.eval()
+
+
+def load_text(
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly
+) -> Umt5:
+    """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a
+    prompt's tokens are read."""
+    files = files_of(place)
+    network, _ = bare(place, files, TEXT)
+    keys = {stored.key for stored in headers(files)}
+    places = survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
+    if streamed:
+        places = leave_on_disk(network, "encoder.block", places, dtype, device)
+        network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
+    put(network, places, dtype, device, progress=progress)
+    return network.eval()
+
+
+def in_float(name: str) -> bool:
+    return not IN_FLOAT.isdisjoint(name.split("."))
+
+
+# ---- which network it is -----------------------------------------------------------------------------------
+
+
+def bare(place: Path, files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename | None]:
+    """The network on the meta device, as configuration or shapes tell, and how to read the files' keys."""
+    if has_config(place):
+        return configured(place, kind), None
+    return recognised(files, kind)
+
+
+def configured(place: Path, kind: Kind[C, N]) -> N:
+    """The network of a config.json; SoraError if that describes no network of this kind."""
+    config, where = read_config(place), place / "config.json"
+    for key in ("num_layers", "num_res_blocks"):
+        if not isinstance(count := config.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
+            raise SoraError(f"{where} asks for {key} {ascii(count)[:40]}; supported are 1 to {MOST_LAYERS}")
+    try:
+        return on_meta(kind.build, kind.from_hub(config))
+    except KeyError as error:
+        raise SoraError(
+            f"{where} lacks {error}, which diffusers writes for a Wan {kind.what}; of another layout, name the "
+            ".safetensors file itself"
+        ) from error
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise SoraError(f"{where} describes no {kind.what}: {ascii(str(error))[:200]}") from error
+
+
+def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
+    """The known network whose telling shapes these files have; SoraError with those that are known."""
+    listed = list(headers(files))
+    for config, rename in kind.known.values():
+        network = on_meta(kind.build, config)
+        due = {name: tuple(value.shape) for name, value in network.named_parameters()}
+        found = {rename(stored.key): stored.shape for stored in listed}
+        if all(found.get(name) == due.get(name) for name in kind.telling):
+            return network, rename
+    raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}")
+
+
+def headers(files: list[Path]) -> Iterator[Stored]:
+    for path in files:
+        yield from contents(path)
+
+
+def on_meta(build: Callable[[C], N], config: C) -> N:
+    with torch.device("meta"):
+        return build(config)

@@ -1,0 +1,111 @@
+"""The pipeline of our own architecture: CLIP text tower, Video DiT, TECO autoencoder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sora_cli import flow, registry
+from sora_cli.codec import Codec
+from sora_cli.device import pick_device, pick_dtype
+from sora_cli.expand import expand
+from sora_cli.geometry import Canvas
+from sora_cli.models.sora import dit as dits
+from sora_cli.models.sora import text as texts
+from sora_cli.models.sora import vae as vaes
+from sora_cli.models.sora.patches import Grid, patchify, unpatchify
+from sora_cli.pipelines import Job, Velocity
+from sora_cli.sampler import euler
+from sora_cli.timeline import spread
+
+
+class Sora:
+    """The networks of one checkpoint on one device, loaded at once: they are small."""
+
+    sees_while_it_works = True
+
+    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> None:
+        self.entry = registry.entry(model)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        load = registry.load_model_files
+        self.tokenizer, tower = texts.from_weights(*load(model, "text"))
+        self.tower = tower.to(self.device)
+        self.dit = dits.from_weights(*load(model, "dit")).to(self.device, self.dtype)
+        self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
+        self.codec = Codec(self.vae, self.device, self.dtype)
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        return self.vae.config.space, self.vae.config.time
+
+    def prepare(self, canvas: Canvas, frames: int) -> Iterator[str]:
+        return iter(())
+
+    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+        found = [expand(prompt) for prompt in prompts if prompt.strip()]
+        if unknown := sorted({word for prompt in found for word in prompt.unknown}):
+            yield (f"pocket does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "
+                   "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
+        if left_out := sorted({word for prompt in found for word in prompt.left_out}):
+            yield f"a scene holds two subjects; left out: {', '.join(left_out)}"
+        for prompt in found:
+            yield f'caption: "{prompt.caption}"'
+
+    def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
+        captions = [expand(prompt).caption if prompt.strip() else "" for prompt in prompts]
+        return torch.cat([self.features(text) for text in (*captions, *([] if negative is None else [negative]))])
+
+    def features(self, caption: str) -> Tensor:
+        """A caption -> text features [1, L, D]; "" is the absence of text."""
+        features = self.tower(self.tokenizer.encode([caption]).to(self.device))[0]
+        return features if caption else torch.zeros_like(features)
+
+    def velocity(self, job: Job, text: Tensor) -> Velocity:
+        return Guided(self, job, text)
+
+    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
+        times = flow.schedule(job.shot.steps, flow.shift_for(job.x.shape[-1] * job.x.shape[-2] // 4))
+        return euler(velocity, job.x, times.to(self.device))
+
+    def work(self, job: Job, text: Tensor) -> float:
+        tokens = grid_of(job.x).frames * (grid_of(job.x).height * grid_of(job.x).width + self.dit.config.conditions)
+        return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies(job, text)
+
+    def identity(self) -> Mapping[str, str]:
+        return {file.path.name: file.sha256 for file in self.entry.files}
+
+
+class Guided:
+    """The guided velocity field of one window, for the sampler: zero where known."""
+
+    def __init__(self, pipeline: Sora, job: Job, text: Tensor) -> None:
+        self.pipeline, self.job, self.text = pipeline, job, text
+        self.copies = copies(job, text)  # with and without the prompt
+        untold = torch.full_like(job.told, len(text) - 1)
+        self.told = torch.cat([job.told, untold][: self.copies])
+        self.fixed = job.known.amin(0)  # (T) 1 where nothing is to be made
+        self.keep = spread(job.known, pipeline.parts)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        pipeline, copies, grid = self.pipeline, self.copies, grid_of(x)
+        one = torch.ones(copies, device=x.device)
+        given = dits.Conditions(
+            t=(t * (1 - self.fixed)).repeat(copies), known=self.job.known.T.repeat(copies, 1),
+            seconds=self.job.seconds.repeat(copies), order=(1 - self.fixed).long().repeat(copies),
+            text=self.text, guidance=one, step=0 * one, told=self.told,
+        )  # fmt: skip
+        patches = patchify([x] * copies).to(pipeline.dtype)
+        made = pipeline.dit(patches, (grid,) * copies, given).float()
+        told, *untold = unpatchify(made, (grid,) * copies)
+        clean = untold[0] + self.job.shot.guidance * (told - untold[0]) if untold else told
+        return flow.velocity(x, clean, t) * (1 - self.keep)
+
+
+def grid_of(x: Tensor) -> Grid:
+    return Grid(x.shape[1], x.shape[2] // 2, x.shape[3] // 2)
+
+
+def copies(job: Job, text: Tensor) -> int:
+    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
+    return 1 + len(text) - (1 + len(job.shot.cues))

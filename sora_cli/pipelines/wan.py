@@ -1,0 +1,260 @@
+"""The pipeline of the Wan family: UMT5, Wan's transformer and autoencoder, and the solvers that they were tuned for.
+
+The networks are large, so that they are loaded when their turn comes and stay only where there is room for all.
+Known frames stand in the sequence at timestep 0. What a picture shows is one frame, while any latent but the first
+stands for four: a picture that is known later than that is a slot of its own, behind the latent that it ends, as
+SkyReels-V2 was trained.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from sora_cli import hub, memory, registry, weights
+from sora_cli.checkpoints import read_config
+from sora_cli.codec import Codec
+from sora_cli.device import pick_device, pick_dtype
+from sora_cli.embeddings import Embeddings, key_of
+from sora_cli.errors import SoraError
+from sora_cli.geometry import Canvas
+from sora_cli.models.wan.dit import WanConfig
+from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
+from sora_cli.models.wan.tiles import WHOLE, Tiling
+from sora_cli.models.wan.vae import CHUNK, WanVae
+from sora_cli.offload import keep_on_host
+from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
+from sora_cli.sampler import euler
+from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
+
+NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
+PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
+
+
+class Wan:
+    """The networks of one checkpoint, each on a device when it is used."""
+
+    def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+                 watch: Watch = unseen) -> None:  # fmt: skip
+        self.entry = registry.entry(model)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.places = hub.locate(self.entry)
+        self.config = WanConfig.from_hub(read_config(self.places["dit"]))
+        self.mode, self.watch = memory, watch
+        self.networks: dict[str, nn.Module] = {}
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        return self.config.outputs, 0
+
+    @property
+    def codec(self) -> Codec:
+        return Codec(Autoencoder(self), self.device, self.dtype)
+
+    @property
+    def sees_while_it_works(self) -> bool:
+        return self.placement.keep
+
+    def prepare(self, canvas: Canvas, frames: int) -> Iterator[str]:
+        self.placement = memory.place(self.entry, canvas, frames, self.device, self.dtype, self.mode)
+        yield self.placement.why
+
+    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+        return iter(())
+
+    def use(self, role: str) -> Any:
+        """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
+        if role not in self.networks:
+            if not self.placement.keep:
+                self.networks.clear()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            self.networks[role] = self.load(role)
+        return self.networks[role]
+
+    def load(self, role: str) -> nn.Module:
+        place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
+        if role == "text":
+            return loading.load_text(place, self.reads_on, self.dtype, how.text == "streamed", watch)
+        if role == "vae":
+            return loading.load_vae(place, self.device, self.dtype, watch)
+        if how.dit != "streamed":
+            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch)
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
+        keep_on_host(dit, "blocks", self.device)
+        return dit
+
+    # ---- words --------------------------------------------------------------------------------------------
+
+    def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
+        told = [clean(text) for text in (*prompts, *([] if negative is None else [negative]))]
+        known = self.embedded(told)
+        return torch.cat([padded(known[text]) for text in told]).to(self.device, self.dtype)
+
+    def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Features [L, D] of texts; those that were read before come from the disk."""
+        cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
+        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
+        found = {text: cache.get(key) for text, key in keys.items()}
+        missing = [text for text, features in found.items() if features is None]
+        for number, text in enumerate(missing):
+            self.watch("read the prompt", number, len(missing))
+            found[text] = self.encoded(text)
+            cache.put(keys[text], found[text])
+        return found
+
+    def encoded(self, text: str) -> Tensor:
+        tokens = Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json").encode(text)
+        features: Tensor = self.use("text")(tokens.to(self.reads_on))
+        return features.cpu()
+
+    @property
+    def reads_on(self) -> torch.device:
+        """Where the text encoder computes."""
+        return self.device if self.placement.text == "device" else torch.device("cpu")
+
+    # ---- frames -------------------------------------------------------------------------------------------
+
+    def velocity(self, job: Job, text: Tensor) -> Velocity:
+        return Guided(self, job, text)
+
+    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
+        """What is known stays as it is, to the bit."""
+        clean = job.x
+        for x in self.solver(velocity, job):
+            yield torch.where(fixed(job), clean, x)
+
+    def solver(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
+        usage, steps = self.entry.usage, job.shot.steps
+        shift = usage.shift or 1.0
+        if usage.solver == "unipc":
+            return unipc(velocity, job.x, unipc_sigmas(steps, shift))
+        if usage.solver == "dmd":
+            if steps != len(DMD):
+                raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {steps}")
+            return dmd(velocity, job.x, generator(job))
+        return euler(velocity, job.x, euler_sigmas(steps, shift).to(self.device))
+
+    def work(self, job: Job, text: Tensor) -> float:
+        c, copies = self.config, copies_of(job, text)
+        T, h, w = (size // patch for size, patch in zip(job.x.shape[1:], (1, 2, 2), strict=True))
+        N = (T + len(job.stills)) * h * w
+        block = (8 * c.width**2 + 2 * c.width * c.hidden) * N + 2 * c.width * N * (N + text.shape[1])
+        return 2.0 * c.layers * block * copies
+
+    def identity(self) -> Mapping[str, str]:
+        return {role: weights.fingerprint([place]) for role, place in self.places.items()}
+
+
+class Guided:
+    """The guided velocity of one window, noise minus data. With guidance the transformer is asked twice, one after
+    the other: together they would need twice the memory for hardly less time."""
+
+    def __init__(self, pipeline: Wan, job: Job, text: Tensor) -> None:
+        self.pipeline, self.job = pipeline, job
+        prompt = text[int(job.told[len(job.told) // 2])][None]  # one text holds for a window: that of its middle
+        self.texts = [prompt, text[-1:]][: copies_of(job, text)]
+        first, dtype = job.frames[0], pipeline.dtype
+        behind = [frame + 1 for frame in job.stills]
+        self.places = torch.tensor([place - first for place in (*job.frames, *behind)])
+        stills = [rearrange(still, "C h w -> 1 C 1 h w") for still in job.stills.values()]
+        self.stills = torch.cat(stills, 2).to(pipeline.device, dtype) if stills else None
+        self.clean = noised(job, pipeline.entry.usage.known_noise)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        pipeline, known = self.pipeline, fixed(self.job)
+        given = torch.where(known, self.clean, x)[None].to(pipeline.dtype)
+        if self.stills is not None:
+            given = torch.cat([given, self.stills], 2)
+        t, dit = self.times(sigma), pipeline.use("dit")
+        told = [dit(given, t, text, self.job.shot.fps, self.places)[0, :, : x.shape[1]].float() for text in self.texts]
+        return told[0] if len(told) == 1 else told[1] + self.job.shot.guidance * (told[0] - told[1])
+
+    def times(self, sigma: Tensor) -> Tensor:
+        """The timestep of every slot [1, T + stills]."""
+        t = timesteps(sigma).to(self.pipeline.device)
+        told = torch.tensor(self.pipeline.entry.usage.known_noise, device=t.device)
+        frames = torch.where(self.job.known[0] > 0, told, t)
+        return torch.cat([frames, frames.new_zeros(len(self.job.stills))])[None]
+
+
+def fixed(job: Job) -> Tensor:
+    """Which latents of a window are known, bool [1, T, 1, 1]."""
+    return rearrange(job.known[0] > 0, "T -> 1 T 1 1")
+
+
+def noised(job: Job, timestep: int) -> Tensor:
+    """The window with a little noise over what is known, as a network was trained to go on from it."""
+    if not timestep:
+        return job.x
+    noise = torch.randn(job.x.shape, generator=generator(job)).to(job.x)
+    return torch.lerp(job.x, noise, timestep / TRAINED)
+
+
+def generator(job: Job) -> torch.Generator:
+    """Noise of a window's own, so that windows that are taken from the disk leave that of the others alone."""
+    return torch.Generator().manual_seed((job.shot.seed + 1_000_003 * (1 + job.frames[-1])) % 2**63)
+
+
+def copies_of(job: Job, text: Tensor) -> int:
+    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
+    return 1 + len(text) - (1 + len(job.shot.cues))
+
+
+class Autoencoder:
+    """Wan's autoencoder as the codec and the engine know one."""
+
+    independent = False  # every frame depends on all before it
+
+    def __init__(self, pipeline: Wan) -> None:
+        self.pipeline = pipeline
+
+    @property
+    def network(self) -> WanVae:
+        return self.pipeline.use("vae")
+
+    @property
+    def channels(self) -> int:
+        return self.network.config.channels
+
+    @property
+    def tiling(self) -> Tiling:
+        side = self.pipeline.placement.tile
+        return Tiling(side, side // 4) if side else WHOLE
+
+    def encode_stream(self, frames: Iterable[Tensor], group: int = 1) -> Iterator[Tensor]:
+        """1 + 4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, 1, h, w], one by one."""
+        return self.network.encode_stream(chunks(iter(frames)), self.tiling)
+
+    def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
+        """Latents [B, C, k, h, w] in pieces -> videos [B, 3, t, H, W] in [-1, 1], latent by latent; `previous` are
+        latents that come before."""
+        before = previous.split(1, 2) if previous is not None else ()
+        singles = (one for piece in pieces for one in piece.split(1, 2))
+        like = next(self.network.parameters())
+        coming = (one.to(like) for one in chain(before, singles))
+        return islice(self.network.decode_stream(coming, self.tiling), len(before), None)
+
+    def key_features(self, latents: Tensor) -> Tensor:
+        """What decoding goes on from after these latents: the last few of them."""
+        return latents[:, :, -PRIMER:]
+
+    def stream(self, latents: Tensor, group: int = 1, previous: Tensor | None = None,
+               cyclic: bool = False) -> Iterator[Tensor]:  # fmt: skip
+        return self.decode_stream([latents], self.key_features(latents) if cyclic else previous)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat(list(self.decode_stream([latents])), 2)
+
+
+def chunks(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Frames [B, C, H, W] -> the first alone, then four at a time, [B, C, T, H, W]."""
+    some = list(islice(frames, 1))
+    while some:
+        yield torch.stack(some, 2)
+        some = list(islice(frames, CHUNK))

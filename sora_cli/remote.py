@@ -1,0 +1,280 @@
+"""The Hugging Face Hub through its own client: what a repository holds, single files, and every error in one line.
+
+The client decides where files lie (HF_HOME, HF_HUB_CACHE), who asks (HF_TOKEN), whom (HF_ENDPOINT) and whether at all
+(HF_HUB_OFFLINE). It is imported where it is used, since that takes a while. No torch.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sora_cli.errors import Failed, SoraError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PIECE = 1 << 20  # bytes that are hashed between two movements of the bar
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository as the Hub lists it."""
+
+    name: str  # with its folder
+    bytes: int
+    etag: str  # what the client's cache calls its content by: `sha256` if there is one, else the hash that git uses
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    commit: str
+    files: tuple[RemoteFile, ...]
+    licence: str  # "" where the repository does not say
+
+
+def listing(repo: str, revision: str) -> Listing:
+    """All files of a repository at a branch, tag or commit; Failed in one line if the Hub does not tell."""
+    with told(repo, revision):
+        from huggingface_hub import HfApi, constants
+
+        found = HfApi().model_info(
+            repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    files = []
+    for file in found.siblings or ():
+        sha256 = file.lfs.sha256 if file.lfs else None
+        etag = sha256 or file.blob_id
+        if file.size is None or etag is None or not etag.isalnum():
+            raise Failed(f"the Hub does not say how large {file.rfilename} of {repo} is; try again later")
+        files.append(RemoteFile(file.rfilename, file.size, etag, sha256))
+    if not (found.sha and found.sha.isalnum()):
+        raise Failed(f"the Hub does not say which commit {revision} of {repo} is; try again later")
+    licences = [tag.removeprefix("license:") for tag in found.tags or () if tag.startswith("license:")]
+    return Listing(found.sha, tuple(files), licences[0] if licences else "")
+
+
+def small_file(repo: str, name: str, revision: str) -> Path | None:
+    """A configuration file, from the cache if it is there and else fetched; None if the repository has no such file.
+
+    That it has none is remembered by the client, too."""
+    with told(repo, revision):
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        cached = try_to_load_from_cache(repo, name, revision=revision)
+        if cached is None:
+            try:
+                cached = hf_hub_download(repo, name, revision=revision)
+            except RemoteEntryNotFoundError:
+                return None
+        return Path(cached) if isinstance(cached, str) else None
+
+
+def cache_of(repo: str) -> Path:
+    """Where the client keeps a repository: `blobs` by etag, and `snapshots` by commit that link to them."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
+
+
+def blob(repo: str, etag: str) -> Path:
+    return cache_of(repo) / "blobs" / etag
+
+
+def unfinished(repo: str, etag: str) -> Path:
+    """What has arrived of a file."""
+    return blob(repo, f"{etag}.incomplete")
+
+
+def snapshot(repo: str, commit: str) -> Path:
+    return cache_of(repo) / "snapshots" / commit
+
+
+# ---- bytes ------------------------------------------------------------------------------------------------
+
+
+class Counted(FileIO):
+    """A file that something is appended to; `moved` is called with the number of bytes that it has."""
+
+    def __init__(self, path: Path, moved: Callable[[int], None]) -> None:
+        super().__init__(path, "ab")
+        self.moved = moved
+
+    def write(self, piece: Any) -> int:
+        """All of the piece, or an OSError."""
+        view = memoryview(piece)
+        while view:
+            view = view[super().write(view) or 0 :]
+        self.moved(self.tell())
+        return len(piece)
+
+
+def fetch(repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None]) -> str:
+    """Have a file of a repository in the client's cache, going on where an earlier attempt stopped: its sha256.
+
+    The client goes on after broken connections, but throws away what it has when it is interrupted, hours of work for
+    a file of 10 GB; so it writes to a file of ours, which becomes the content in its cache. What is there already is
+    not fetched again, but hashed. `moved` is called with how many bytes have arrived.
+    """
+    with told(repo, commit, file.name):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import WeakFileLock
+
+        whole, part = blob(repo, file.etag), unfinished(repo, file.etag)
+        lock = cache_of(repo).parent / ".locks" / cache_of(repo).name / f"{file.etag}.lock"
+        for folder in (whole.parent, lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            sha256 = intact(whole, file)
+            if sha256 is None:
+                receive(repo, file, commit, part, moved)
+                sha256 = intact(part, file)
+                if sha256 is None:
+                    part.unlink()
+                    raise Failed(f"{file.name} of {repo} arrived damaged and was removed; pull again")
+                os.replace(part, whole)
+        link = Path(hf_hub_download(repo, file.name, revision=commit))
+        if link.is_symlink() and not link.samefile(whole):
+            raise Failed(f"the Hub says two things about {file.name} of {repo}; try again later")
+        return sha256
+
+
+def receive(repo: str, file: RemoteFile, commit: str, part: Path, moved: Callable[[int], None]) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every attempt
+    if part.exists() and part.stat().st_size > file.bytes:
+        part.unlink()
+    headers = build_hf_headers(library_name="sora-cli") | {"Accept-Encoding": "identity"}
+    with Counted(part, moved) as opened:
+        http_get(
+            hf_hub_url(repo, file.name, revision=commit),
+            cast(Any, opened),
+            resume_size=opened.tell(),
+            headers=headers,
+            expected_size=file.bytes,
+        )
+        os.fsync(opened.fileno())
+
+
+def intact(path: Path, file: RemoteFile) -> str | None:
+    """The sha256 of what has arrived of a file; None if it is not, byte for byte, what the Hub listed."""
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return None
+    sha256 = hash_of(path)
+    found, right = (sha256, file.sha256) if file.sha256 else (git_hash(path), file.etag)
+    return sha256 if found == right else None
+
+
+def hash_of(path: Path, moved: Callable[[int], None] = lambda done: None) -> str:
+    """The sha256 of a file; `moved` is called with the number of bytes that have been read."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            done += len(piece)
+            moved(done)
+    return digest.hexdigest()
+
+
+def git_hash(path: Path) -> str:
+    """What git calls a file by."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+# ---- errors -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def told(repo: str, revision: str, name: str = "") -> Iterator[None]:
+    """What the client raises, as Failed in one line that says what can be done."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # of the library that the client speaks HTTP with, whichever that is
+    failures = cast(type[Exception], HfHubHTTPError.__mro__[1])
+    try:
+        yield
+    except SoraError:
+        raise
+    except HfHubHTTPError as error:
+        raise Failed(refusal(error, repo, revision, name)) from error
+    except (failures, OSError, ValueError) as error:
+        raise Failed(obstacle(error, repo, name)) from error
+
+
+def refusal(error: "HfHubHTTPError", repo: str, revision: str, name: str) -> str:
+    """An answer of the Hub that is none of the good ones."""
+    from huggingface_hub import errors
+
+    status = error.response.status_code
+    what = f"{name} of {repo}" if name else repo
+    gone = "is not there (any more); `sora-cli weights pull --update` takes the newest version"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"revision {revision} of {repo} {gone}"
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return f"{what} at {revision[:12]} {gone}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repo} is gated ({status}): accept its terms at {page(repo)}, then set HF_TOKEN to a token of yours"
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+        return f"there is no repository {repo}, or it is private ({status}); check the name, or set HF_TOKEN"
+    if status in (401, 403):
+        return f"the Hub refuses {what} ({status}); set HF_TOKEN to a token that may read {page(repo)}"
+    if status == 429:
+        return f"the Hub asks to wait ({status}, too many requests); try {what} again in a few minutes"
+    return f"the Hub could not serve {what} ({status}); try again later: what has arrived is kept"
+
+
+def page(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
+def obstacle(error: BaseException, repo: str, name: str) -> str:
+    """What stands between us and an answer: this machine, or the way there."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    causes = list(chain(error))
+    what = f"{name} of {repo}" if name else repo
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            return refusal(cause, repo, "", name)
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+        return f"{what} is not on this machine and HF_HUB_OFFLINE is set; unset it to fetch"
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return f"there is no way to {constants.ENDPOINT} (its name is not known here); check the connection"
+    numbers = [cause.errno for cause in causes if isinstance(cause, OSError)]
+    if any(number in FULL for number in numbers):
+        return f"the disk of {constants.HF_HUB_CACHE} is full; make room and pull again: what has arrived is kept"
+    if numbers and numbers[0] is not None and is_local(causes[0]):
+        return f"cannot write {what} to {constants.HF_HUB_CACHE}: {os.strerror(numbers[0])}; HF_HOME says where else"
+    if any("Timeout" in type(cause).__name__ for cause in causes):
+        return f"{constants.ENDPOINT} does not answer in time; try {what} again: what has arrived is kept"
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"the connection to {constants.ENDPOINT} broke at {what} ({why}); try again: what has arrived is kept"
+
+
+def is_local(error: BaseException) -> bool:
+    """An error about a file of this machine."""
+    return isinstance(error, OSError) and error.filename is not None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,335 @@
+"""The engine on tiny random Wan checkpoints: what is known, what is made together, and where the networks live."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import wan_folders
+from torch import Tensor, nn
+
+from sora_cli import hub, memory, registry
+from sora_cli.engine import Engine, Known, Run
+from sora_cli.errors import SoraError
+from sora_cli.geometry import Span
+from sora_cli.latents import Header, save
+from sora_cli.models.wan.text import padded
+from sora_cli.registry import Usage
+from sora_cli.shot import Cue, Shot
+from sora_cli.solvers import timesteps, unipc, unipc_sigmas
+
+USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
+SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")
+ROLES = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
+CELLS = {wan_folders.WAN22: 16, wan_folders.WAN21: 8, wan_folders.SKYREELS2: 8}
+
+Tiny = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: wan_folders.write(tmp_path_factory.mktemp(kind), kind) for kind in wan_folders.KINDS}
+
+
+@pytest.fixture
+def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """An engine on a tiny checkpoint; keywords change how the registry says it is used, and where its networks go."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def make(kind: str = wan_folders.WAN22, text: str = "cpu", dit: str = "resident", keep: bool = True,
+             **usage: Any) -> Engine:  # fmt: skip
+        entry = registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage))
+        placement = SimpleNamespace(text=text, dit=dit, tile=0, keep=keep, why="a test")
+        monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
+        places = {role: checkpoints[kind] / name for role, name in ROLES.items()}
+        monkeypatch.setattr(hub, "locate", lambda entry: places)
+        monkeypatch.setattr(memory, "place", lambda *words: placement)
+        return Engine("tiny", "cpu", "float32")
+
+    return make
+
+
+def pictures(count: int, run: Run, seed: int = 0) -> np.ndarray:
+    width, height = run.source_size
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def finished(engine: Engine, shot: Shot = SHOT, *known: Known, span: Span | None = None) -> Run:
+    run = engine.start(shot, known, span)
+    list(run.denoise())
+    return run
+
+
+def latents(run: Run) -> Tensor:
+    assert run.latents is not None
+    return run.latents
+
+
+# ---- one window ---------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def test_the_engine_is_networks_solver_and_guidance(tiny: Tiny) -> None:
+    run = finished(tiny())
+    pipeline = run.pipeline
+    towards, away = pipeline.read([SHOT.prompt], SHOT.negative)[:, None]
+    dit = pipeline.use("dit")
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        told, untold = (dit(x[None], timesteps(sigma)[None, None], text)[0] for text in (towards, away))
+        return untold + 5 * (told - untold)
+
+    noise = torch.randn(latents(run).shape, generator=torch.Generator().manual_seed(3))
+    *_, expected = unipc(velocity, noise, unipc_sigmas(3, 5.0))
+    torch.testing.assert_close(latents(run), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_are_as_many_and_as_large_as_asked(tiny: Tiny) -> None:
+    for kind in wan_folders.KINDS:
+        for frames in (1, 16, 17):
+            run = finished(tiny(kind), replace(SHOT, frames=frames))
+            shown = list(run.frames())
+            assert len(shown) == frames and {frame.shape for frame in shown} == {(64, 96, 3)}
+
+
+def test_the_seed_decides(tiny: Tiny) -> None:
+    engine = tiny()
+    assert torch.equal(latents(finished(engine)), latents(finished(engine)))
+    assert not torch.allclose(latents(finished(engine)), latents(finished(engine, replace(SHOT, seed=4))), atol=1e-2)
+
+
+def test_prompt_guidance_and_negative_matter(tiny: Tiny) -> None:
+    engine = tiny()
+    plain = latents(finished(engine))
+    for change in ({"prompt": "a rocket"}, {"guidance": 1.0}, {"negative": "rain"}):
+        assert not torch.allclose(plain, latents(finished(engine, replace(SHOT, **change))), atol=1e-4), change
+
+
+def test_without_guidance_the_transformer_is_asked_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny()
+    asked = spied(engine, monkeypatch)
+    finished(engine)
+    assert len(asked) == 3 * 2
+    finished(engine, replace(SHOT, guidance=1.0))
+    assert len(asked) == 3 * 2 + 3
+
+
+def spied(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the transformer is told, call by call."""
+    run = engine.start(SHOT)
+    dit, asked = run.pipeline.use("dit"), []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, text: Tensor, fps: float, places: Tensor) -> Tensor:
+            asked.append({"x": x, "t": t, "text": text, "fps": fps, "places": places.tolist()})
+            return dit(x, t, text, fps, places)
+
+    monkeypatch.setitem(run.pipeline.networks, "dit", Spy())
+    return asked
+
+
+# ---- what is known ------------------------------------------------------------------------------------------
+
+
+def test_a_start_is_known_to_the_bit_and_told_at_timestep_0(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny()
+    asked = spied(engine, monkeypatch)
+    clip = pictures(5, engine.start(SHOT))
+    run = finished(engine, SHOT, Known(0, clip))
+    known = run.encode(clip)
+    assert torch.equal(latents(run)[:, :2], known) and run.timeline.done() == {0, 1}
+    assert all(torch.equal(call["x"][0, :, :2], known) for call in asked)
+    assert all(call["t"][0, :2].tolist() == [0, 0] and call["t"][0, 2:].min() > 0 for call in asked)
+
+
+def test_an_end_is_a_slot_of_its_own_that_nobody_sees(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny()
+    asked = spied(engine, monkeypatch)
+    end = pictures(1, engine.start(SHOT))
+    run = finished(engine, SHOT, Known(16, end))
+    assert {len(call["places"]) for call in asked} == {6} and asked[0]["places"] == [0, 1, 2, 3, 4, 5]
+    assert all(torch.equal(call["x"][0, :, 5], run.encode(end)[:, 0]) and call["t"][0, 5] == 0 for call in asked)
+    assert latents(run).shape[1] == 5 and len(list(run.frames())) == 17
+    assert not torch.allclose(latents(run)[:, -1], latents(finished(engine))[:, -1], atol=1e-3)
+    assert np.array_equal(run.still(16), run.key_frames(run.encode(end), [0])[0])
+
+
+def test_a_clip_at_the_end_is_known_but_for_the_latent_before_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first frame ends a latent that has three more frames, which are to be made; what follows shows it."""
+    engine = tiny()
+    asked = spied(engine, monkeypatch)
+    clip = pictures(5, engine.start(SHOT))
+    run = finished(engine, replace(SHOT, frames=12), Known(12, clip), span=Span(0, 12, 5))
+    assert run.timeline.done() == {4} and set(run.timeline.stills) == {3}
+    assert torch.equal(latents(run)[:, 4], run.encode(clip)[:, 1])
+    assert {tuple(call["places"]) for call in asked} == {(0, 1, 2, 3, 4)}
+    assert len(list(run.frames())) == 12
+
+
+def test_known_frames_may_be_told_with_a_little_noise(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny(wan_folders.SKYREELS2, known_noise=20)
+    asked = spied(engine, monkeypatch)
+    clip = pictures(5, engine.start(SHOT))
+    run = finished(engine, SHOT, Known(0, clip))
+    known = run.encode(clip)
+    assert all(call["t"][0, :2].tolist() == [20, 20] and call["fps"] == 24.0 for call in asked)
+    assert 0.005 < (asked[0]["x"][0, :, :2] - known).abs().mean() < 0.1
+    assert torch.equal(latents(run)[:, :2], known)
+
+
+def test_what_a_model_was_not_trained_for_is_said(tiny: Tiny) -> None:
+    engine = tiny()
+    one, clip = (pictures(count, engine.start(SHOT)) for count in (1, 5))
+    cases: list[tuple[Shot, list[Known], str]] = [
+        (SHOT, [Known(0, one)], ""),
+        (SHOT, [Known(16, one)], "the end"),
+        (SHOT, [Known(0, clip)], "going on"),
+        (SHOT, [Known(8, one)], "in the middle"),
+        (replace(SHOT, frames=33), [], "going on"),
+        (replace(SHOT, frames=33, plan="hierarchy"), [], "gaps"),
+        (replace(SHOT, frames=16, loop=True), [], "loop"),
+        (replace(SHOT, fps=12.0), [], "frame rate"),
+        (replace(SHOT, cues=(Cue("8", "a dog"),)), [], "prompt that changes"),
+    ]
+    for shot, known, word in cases:
+        lines = [note for note in engine.start(shot, known).notes if note.startswith("experimental")]
+        assert [word in line for line in lines] == ([True] if word else []), (word, lines)
+
+
+# ---- long videos --------------------------------------------------------------------------------------------
+
+
+def test_windows_go_on_from_the_last_latents(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny(guidance=1.0)
+    asked = spied(engine, monkeypatch)
+    run = finished(engine, replace(SHOT, frames=41, guidance=1.0))
+    assert [window.frames for window in run.windows] == [(0, 1, 2, 3, 4), (3, 4, 5, 6, 7), (6, 7, 8, 9, 10)]
+    assert all(call["places"] == [0, 1, 2, 3, 4] for call in asked)
+    assert all(torch.equal(call["x"][0, :, :2], latents(run)[:, 3:5]) for call in asked[3:6])
+    assert len(list(run.frames())) == 41
+
+
+def test_from_a_picture_the_way_is_backwards(tiny: Tiny) -> None:
+    engine = tiny()
+    run = finished(engine, replace(SHOT, frames=29), Known(28, pictures(1, engine.start(SHOT))))
+    assert [window.latent for window in run.windows] == [(3, 4, 5, 6, 7), (0, 1, 2)]
+
+
+def test_the_prompt_of_a_windows_middle_holds(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny()
+    asked = spied(engine, monkeypatch)
+    finished(engine, replace(SHOT, frames=41, guidance=1.0, cues=(Cue("20", "a dog"),)))
+    first, *_, last = (call["text"] for call in asked)
+    told = engine.pipeline.read([SHOT.prompt, "a dog"], None)
+    assert torch.equal(first[0], told[0]) and torch.equal(last[0], told[1])
+
+
+def test_a_loop_closes_in_latents_and_in_frames(tiny: Tiny, tmp_path: Path) -> None:
+    engine, shot = tiny(), replace(SHOT, frames=16, loop=True)
+    run = finished(engine, shot)
+    frames = list(run.frames())
+    assert latents(run).shape[1] == 4 and len(frames) == 16
+    path = tmp_path / "loop.safetensors"
+    save(path, latents(run), Header("tiny", "0" * 64, 96, 64, 24.0, 16, cyclic=True, cell=16, pixels=96 * 64))
+    assert all(np.array_equal(one, same) for one, same in zip(frames, run.pipeline.codec.decode(path), strict=True))
+
+
+def test_a_part_of_the_latents_decodes_to_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+    run = finished(tiny(wan_folders.WAN21), replace(SHOT, frames=33))
+    path = tmp_path / "a.safetensors"
+    save(path, latents(run), Header("tiny", "0" * 64, 96, 64, 24.0, 33, cell=8, pixels=96 * 64))
+    part = list(run.pipeline.codec.decode(path, range(20, 25)))
+    assert len(part) == 5
+    assert all(np.array_equal(one, same) for one, same in zip(part, list(run.frames())[20:25], strict=True))
+
+
+@dataclass
+class Kept:
+    """A store of windows that forgets all but the first few."""
+
+    count: int
+    windows: list[Tensor]
+
+    def finished(self) -> Iterator[Tensor]:
+        return iter(self.windows[: self.count])
+
+    def put(self, number: int, made: Tensor) -> None:
+        self.windows[number:] = [made]
+
+
+@pytest.mark.parametrize("usage", [{}, {"solver": "dmd"}])  # the latter adds noise in every step
+def test_finished_windows_are_not_made_again(tiny: Tiny, usage: dict[str, Any]) -> None:
+    engine, shot, windows = tiny(**usage), replace(SHOT, frames=41), list[Tensor]()
+    whole, again = engine.start(shot), engine.start(shot)
+    list(whole.denoise(Kept(0, windows)))
+    list(again.denoise(Kept(1, windows)))
+    assert torch.equal(latents(whole), latents(again)) and again.flops < whole.flops
+
+
+# ---- solvers ------------------------------------------------------------------------------------------------
+
+
+def test_the_distilled_sampler_takes_its_own_steps(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny(solver="dmd", guidance=1.0, steps=3)
+    asked = spied(engine, monkeypatch)
+    shot = replace(SHOT, guidance=1.0)
+    one, same, other = (latents(finished(engine, replace(shot, seed=seed))) for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.allclose(one, other, atol=1e-2)
+    assert [int(call["t"].max()) for call in asked[:3]] == [1000, 757, 522]
+    with pytest.raises(SoraError, match="distilled to 3 steps"):
+        finished(engine, replace(shot, steps=8))
+
+
+def test_euler_ends_where_unipc_does(tiny: Tiny) -> None:
+    shot = replace(SHOT, steps=60, guidance=1.0)
+    near = latents(finished(tiny(solver="euler"), shot)), latents(finished(tiny(), shot))
+    assert (near[0] - near[1]).abs().mean() < 0.2 * near[1].abs().mean()
+
+
+# ---- memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"dit": "streamed"}, {"dit": "disk"}, {"text": "streamed"}, {"keep": False}])
+def test_where_the_networks_live_changes_nothing(tiny: Tiny, how: dict[str, Any], tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    resident = finished(tiny())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    elsewhere = finished(tiny(**how))
+    assert torch.equal(latents(resident), latents(elsewhere))
+    frames = zip(resident.frames(), elsewhere.frames(), strict=True)
+    assert all(np.array_equal(one, same) for one, same in frames)
+
+
+def test_one_network_at_a_time(tiny: Tiny) -> None:
+    engine, seen = tiny(keep=False), []
+    networks = engine.pipeline.networks
+    run = engine.start(SHOT, [Known(0, pictures(1, engine.start(SHOT)))])
+    seen.append(set(networks))
+    for _ in run.denoise():
+        seen.append(set(networks))
+    next(run.frames())
+    assert [*seen, set(networks)] == [{"vae"}, *[{"dit"}] * (len(seen) - 1), {"vae"}]
+    assert run.glance() == []  # it would send the transformer away
+
+
+def test_a_prompt_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tiny().pipeline
+    first.placement = memory.place()
+    told = first.read(["a  cat", "a cat"], None)
+    assert set(first.networks) == {"text"} and torch.equal(told[0], told[1])
+    again = tiny().pipeline
+    again.placement = memory.place()
+    assert torch.equal(again.read(["a cat"], None)[0], told[0]) and not again.networks, "it was read again"
+    assert told.shape == padded(torch.zeros(3, told.shape[-1])).expand(2, -1, -1).shape
+
+
+def test_what_is_loaded_is_told(tiny: Tiny) -> None:
+    engine, heard = tiny(), []
+    engine.pipeline.watch = lambda what, done, total: heard.append((what, done / total))
+    list(finished(engine).frames())
+    assert {what for what, _ in heard} == {"text encoder", "read the prompt", "transformer", "autoencoder"}
+    assert ("transformer", 1.0) in heard
