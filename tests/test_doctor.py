@@ -38,10 +38,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def test_everything_that_is_here_is_said(run: Run) -> None:
     code, out, err = run()
     assert code == 0 and err == ""
-    names = ["torch", "device", "memory", "ffmpeg", "disk", "cache", "hub", "pocket"]
-    assert [line.split()[0] for line in out.splitlines()[:8]] == names
+    names = ["torch", "device", "memory", "ffmpeg", "disk", "cache", "hub", "pocket", "models"]
+    assert [line.split()[0] for line in out.splitlines()[:9]] == names
     assert "libx264" in out and "cannot be reached" in out and "intact" in out
     assert all(name in out for name in registry.names()) and out.splitlines()[-1].startswith("best here: --model")
+
+
+def test_a_mistake_in_the_users_own_models_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sora-cli").mkdir()
+    (tmp_path / "sora-cli" / "weights.toml").write_text("[mine\n")
+    code, out, _ = run()
+    assert code == 0 and "weights.toml" in out and "wan2.2-5b" in out
 
 
 def test_json_is_one_object(run: Run) -> None:

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from sora_cli import geometry, media, memory, registry
+from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
 from sora_cli.estimate import dry_run, duration, quantity
-from sora_cli.planner import Window
 from sora_cli.registry import Entry
-from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +57,14 @@ class Choice:
 def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Say what is here, what is missing, and which model is the best one for this machine."""
     findings = [look() for look in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here, hub_here,
-                                    pocket_here)]  # fmt: skip
+                                    pocket_here, names_here)]  # fmt: skip
     broken = [finding.broken for finding in findings if finding.broken]
     works = all(finding.facts for finding in findings if finding.name in ("torch", "device"))
-    choices = [choice(registry.entry(name)) for name in registry.names()] if works else []
+    choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
     if as_json:
         told = {finding.name: finding.facts for finding in findings}
-        models = [asdict(one) for one in choices]
-        typer.echo(json.dumps(told | {"models": models, "best": best(choices), "broken": broken}, ensure_ascii=False))
+        told |= {"models": [asdict(one) for one in choices]}
+        typer.echo(json.dumps(told | {"best": best(choices), "broken": broken}, ensure_ascii=False))
     else:
         show(findings, choices)
     if broken:
@@ -192,15 +191,27 @@ def pocket_here() -> Finding:
     return Finding("pocket", "its weights are intact", {"intact": True})
 
 
+def names_here() -> Finding:
+    """The models that go by a name; a mistake in the users' own file stands in the way of theirs alone."""
+    try:
+        names = registry.names()
+    except SoraError as error:
+        names = [name for name, model in registry.registry().items() if model.kind != registry.TEXT]
+        return Finding("models", f"those that are shipped; {error}", {"names": names})
+    return Finding("models", f"{len(names)} by name", {"names": names})
+
+
 # ---- which model ------------------------------------------------------------------------------------------
 
 
 def choice(model: Entry) -> Choice:
     """What a model would take for a video of its own size and length."""
-    shot = own_shot(model)
+    from sora_cli.engine import plan_of
+
+    shot = models.usual(model.name, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
-        cost = dry_run(shot, own_windows(model, shot))
+        cost = dry_run(shot, plan_of(shot, geometry.latents_for(shot.frames)))
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())
@@ -208,22 +219,6 @@ def choice(model: Entry) -> Choice:
     problem = f"the download does not fit on the disk, which has {quantity(room, 'B')} free" if download > room else ""
     placement = cost.placement.short if cost.placement else "resident"
     return Choice(model.name, size, download, cost.time, cost.peak, placement, problem)
-
-
-def own_shot(model: Entry) -> Shot:
-    usage = model.usage
-    return Shot("a cat surfing", usage.negative, usage.width, usage.height, usage.frames, usage.fps,
-                steps=usage.steps, guidance=usage.guidance, model=model.name, plan=usage.plan)  # fmt: skip
-
-
-def own_windows(model: Entry, shot: Shot) -> list[Window]:
-    """A Hub model makes a video of its own length at once."""
-    latents = geometry.latents_for(shot.frames)
-    if model.kind != "sora":
-        return [Window((), tuple(range(latents)))]
-    from sora_cli.engine import plan_of
-
-    return plan_of(shot, latents)
 
 
 def best(choices: list[Choice]) -> str:
