@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import geometry, weights
+from sora_cli import geometry, networks, weights
 from sora_cli.errors import Failed, SoraError
+from sora_cli.networks import Network
 from sora_cli.weights import AGAIN
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ PART_KEYS = {
 MODEL_KEYS = {
     "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, "licence": str,
     "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int, "usage": dict,
+    "network": dict,
 }  # fmt: skip
 USAGE_KEYS = {
     "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
@@ -120,6 +122,7 @@ class Entry:
     speed: str = ""  # and how fast
     cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
     usage: Usage = Usage()
+    network: Network | None = None  # of a Hub model
 
     def canvas(self, width: int, height: int) -> geometry.Canvas:
         """The size that this model makes for a video of width x height pixels."""
@@ -211,7 +214,8 @@ def read_registry(
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
-    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage"}
+    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
+    text = others.get(model.get("text", ""), {})
     parts = [*model.get("parts", ()), *text_parts(name, model, others)]
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
     return Entry(
@@ -219,6 +223,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         files=read_files(model, home),
         parts=tuple(read_part(part) for part in parts),
         usage=Usage(**usage),
+        network=networks.read(model.get("network", {}) | text.get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
 
@@ -299,7 +304,9 @@ def of_folder(name: str) -> Entry:
     roles = ROLES if has_text else ("dit", "vae")
     parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
     parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
-    return entry_like(like, name, f"the model of {folder}", parts)
+    entry = entry_like(like, name, f"the model of {folder}", parts)
+    told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
+    return replace(entry, network=networks.sized(entry.network, told))
 
 
 def of_repository(name: str) -> Entry:
@@ -320,7 +327,8 @@ def of_repository(name: str) -> Entry:
     has_text = all(remote.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items())
     roles = ROLES if has_text else ("dit", "vae")
     parts = tuple(Part(role, repo, revision, FOLDERS[role], 0, NAMES[role]) for role in roles)
-    return entry_like(like, name, f"the model of the repository {repo}", parts)
+    entry = entry_like(like, name, f"the model of the repository {repo}", parts)
+    return replace(entry, network=networks.sized(entry.network, {"dit": read_config(config)}))
 
 
 def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
@@ -329,7 +337,8 @@ def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> E
     parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
     page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
     url = f"https://huggingface.co/{page}" if page else ""
-    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage)
+    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
+                 network=like.network)  # fmt: skip
 
 
 def read_config(path: Path) -> dict[str, Any]:

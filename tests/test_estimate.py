@@ -1,4 +1,4 @@
-"""The estimate against what a tiny model really does: the engine's count, torch's own count, the files."""
+"""The estimate against what tiny models really do: the engine's count, torch's own count, the files."""
 
 import io
 import json
@@ -12,10 +12,13 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora_cli import engine as engines
-from sora_cli import estimate as estimates
 from sora_cli import geometry, planner, registry, weights
 from sora_cli.errors import Failed, SoraError
-from sora_cli.estimate import Model, decoding_of, dry_run, estimate
+from sora_cli.estimate import Estimate, Model, cost, dry_run, slowness, speed, wan
+from sora_cli.estimate import sora as estimates
+from sora_cli.estimate.sora import decoding_of, estimate
+from sora_cli.estimate.speed import Rates
+from sora_cli.memory import Free
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
@@ -47,7 +50,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
     entry = Entry("tiny", "sora", "", tuple(files), usage=registry.Usage(window=4, context=2))
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
-    monkeypatch.setattr(estimates, "MEASURED", 0.01)
+    monkeypatch.setattr(speed, "MEASURED", 0.01)
     return tmp_path
 
 
@@ -123,7 +126,7 @@ def test_the_decoder_costs_what_torch_counts() -> None:
 
 
 def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
-    def cost(shot: Shot) -> estimates.Estimate:
+    def cost(shot: Shot) -> Estimate:
         return estimate(shot, windows_of(SHOT), Model.registered("tiny"), 1e9, 4)
 
     base = cost(SHOT)
@@ -174,7 +177,7 @@ def test_the_table_and_json(tiny: Path) -> None:
     console.print(told.table())
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert all(word in text for word in ("windows", "GFLOP", "denoising", "MB", "7 latent frames"))
+    assert all(word in text for word in ("windows", "FLOP", "denoising", "MB", "7 latent frames"))
     assert json.loads(json.dumps(told.to_dict()))["peak"] == told.peak > 0
 
 
@@ -185,3 +188,95 @@ def test_refusals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": other})
     with pytest.raises(SoraError, match="of kind other"):
         dry_run(SHOT, windows_of(SHOT))
+
+
+# ---- Hub models -------------------------------------------------------------------------------------------
+
+RATES, CPU, GPU = Rates(1e12, 5e11, 5e11), Free("cpu", 64e9, 64e9), Free("cuda", 140e9, 120e9)
+HUB = Shot("a cat surfing", "blurred", 832, 480, 81, 16, steps=50, guidance=6, model="wan2.1-1.3b")
+WHOLE = [Window((), tuple(range(21)))]
+
+
+@pytest.fixture
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def hub_cost(shot: Shot = HUB, windows: list[Window] = WHOLE, free: Free = CPU, rates: Rates = RATES) -> Estimate:
+    return wan.estimate(shot, windows, registry.entry(shot.model), rates, free, 2)
+
+
+def test_a_hub_model_is_counted_in_tokens_and_passes(no_cache: Path) -> None:
+    """The published numbers of Wan 2.1: 32,760 tokens, about 0.28 PFLOP a pass, a hundred passes."""
+    told = hub_cost()
+    assert (told.tokens, told.latents, told.windows, told.steps) == (32760, 21, 1, 50)
+    assert told.step == pytest.approx(2 * 0.283e15, rel=0.01)
+    assert told.products + told.attention == pytest.approx(50 * told.step)
+    once = hub_cost(replace(HUB, guidance=1))
+    assert once.attention == told.attention / 2 and once.decoding == told.decoding and once.reading < told.reading
+    assert once.tokens == told.tokens and once.memory["denoising"] == told.memory["denoising"]
+
+
+def test_observed_frames_of_a_window_are_tokens_too(no_cache: Path) -> None:
+    more = hub_cost(replace(HUB, frames=145), [*WHOLE, Window((16, 17, 18, 19, 20), tuple(range(21, 37)))])
+    assert more.products == 2 * hub_cost().products and more.tokens == hub_cost().tokens and more.latents == 37
+
+
+def test_a_gpu_is_told_apart_from_main_memory_and_is_not_slow(no_cache: Path) -> None:
+    told = hub_cost(free=GPU)
+    assert told.host > 0 and told.peak == max(told.memory.values()) and told.device == "cuda"
+    assert slowness(told) is None and "GPU" in told.guesses
+
+
+def test_the_times_published_for_an_h200(no_cache: Path) -> None:
+    """95.2 s and 157.2 s to denoise, where products run at 680 and attention at 380 TFLOP/s: within a quarter."""
+    rates = Rates(680e12, 380e12, 300e12)
+    five = Shot("x", "y", 1280, 704, 121, 24, steps=50, guidance=5, model="wan2.2-5b")
+    assert hub_cost(free=GPU, rates=rates).seconds["denoising"] == pytest.approx(95.2, rel=0.25)
+    told = hub_cost(five, [Window((), tuple(range(31)))], GPU, rates)
+    assert told.seconds["denoising"] == pytest.approx(157.2, rel=0.25)
+
+
+def test_a_cpu_is_called_slow_in_hours(no_cache: Path) -> None:
+    told = hub_cost(rates=Rates(1e12, 1e12, 1e12))
+    said = slowness(told)
+    assert said is not None and "wan2.1-1.3b" in said and cost.duration(told.time) in said and "hours" in said
+    short = hub_cost(replace(HUB, steps=1, guidance=1, frames=1), [Window((), (0,))])
+    assert short.time < 600 and slowness(short) is None
+
+
+def test_what_is_read_from_disk_at_every_pass_takes_time(no_cache: Path) -> None:
+    """On a machine with 4 GB and a fast processor the files are read a hundred times, at 1 GB/s."""
+    fast, small = Rates(1e15, 1e15, 1e15), Free("cuda", 5.5e9, 4.5e9)
+    told = hub_cost(replace(HUB, width=416, height=240), free=replace(small, device=3.5e9), rates=fast)
+    assert told.placement is not None and told.placement.dit == "disk"
+    assert told.seconds["denoising"] == pytest.approx(100 * 5.68, rel=0.01)
+
+
+def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.entry("wan2.1-1.3b")
+    assert hub_cost().download == {part.role: part.bytes for part in entry.parts}
+    half = {"text": 1.0, "dit": 0.5}
+    monkeypatch.setattr(wan, "arrived", lambda part, lock: half.get(part.role, 0) * part.bytes)
+    assert hub_cost().download == {"dit": 2.84e9, "vae": 508e6, "tokenizer": 17e6}
+
+
+def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "MEASURED", 0.01)
+    monkeypatch.setattr("sora_cli.memory.host_free", lambda: 64e9)
+    told = dry_run(HUB, WHOLE, "cpu", "float32")
+    console = Console(file=io.StringIO(), width=150)
+    console.print(told.table())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(word in text for word in ("32760 tokens", "PFLOP", "a step", "download", "placement", "guesses"))
+    assert json.loads(json.dumps(told.to_dict()))["placement"]["dit"] == "resident"
+
+
+def test_quantities_and_durations_are_spoken() -> None:
+    quantities = [cost.quantity(value, "B") for value in (0, 999, 1500, 2.84e9, 2.2e13)]
+    assert quantities == ["0 B", "999 B", "1.5 kB", "2.8 GB", "22 TB"]
+    spoken = [cost.duration(s) for s in (0.26, 38, 840, 50000, 5e5)]
+    assert spoken == ["0.3 s", "38 s", "14 minutes", "14 hours", "5.8 days"]

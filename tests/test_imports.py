@@ -19,9 +19,11 @@ TABLE: dict[str, set[str]] = {
     "join": set(),
     "anchors": {"errors", "geometry", "join", "media", "shot"},
     "weights": {"errors"},
+    "networks": set(),
     "remote": {"errors"},
-    "registry": {"errors", "geometry", "remote", "weights"},
+    "registry": {"errors", "geometry", "networks", "remote", "weights"},
     "hub": {"errors", "registry", "remote", "weights"},
+    "memory": {"errors", "geometry", "networks", "registry"},
     "latents": {"errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
@@ -39,7 +41,9 @@ TABLE: dict[str, set[str]] = {
     "planner": {"errors", "geometry"},
     "scores": {"errors"},
     "sheet": {"errors", "media"},
-    "estimate": {"errors", "device", "geometry", "models", "planner", "registry", "shot", "weights"},
+    "estimate": {
+        "errors", "device", "geometry", "hub", "memory", "models", "networks", "planner", "registry", "shot", "weights"
+    },
     "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "world"},
@@ -47,7 +51,7 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand",
-    "scores", "sheet", "anchors", "join", "estimate", "checkpoints", "embeddings", "cli",
+    "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings", "cli",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import typer
 
 from sora_cli import __version__
 from sora_cli.cli.decode import decode
+from sora_cli.cli.doctor import doctor
 from sora_cli.cli.encode import encode
 from sora_cli.cli.evaluate import evaluate
 from sora_cli.cli.extend import extend
@@ -41,6 +42,7 @@ app.command()(reverse)
 app.command()(encode)
 app.command()(decode)
 app.command()(info)
+app.command()(doctor)
 app.command()(train)
 app.command()(world)
 app.command()(evaluate)

@@ -1,106 +1,30 @@
-"""What a shot will cost, before it is made: work, time, memory, disk. No weights are loaded.
+"""What a shot costs that a shipped model makes, counted from the windows and the headers of its weights.
 
-The work is counted from the windows and the headers of the weights, and how fast this machine does it is
-measured with a matrix product. The shares and sizes in capitals below were measured with pocket on two virtual
-cores; time on a GPU, which is seldom busy with so little, is a rougher guess.
+The shares in capitals were measured with pocket on two virtual cores; time on a GPU, which is seldom busy with so
+little, is a rougher guess.
 
 Letters: N tokens of a window, K conditions a frame, P patches a frame, T latent frames of a window, D width.
 """
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sora_cli import geometry, registry, weights
 from sora_cli.errors import SoraError
+from sora_cli.estimate.cost import BITS, ENCODE, START, Estimate
+from sora_cli.memory import ENCODER, ENCODER_PIXEL, PROGRAM
+from sora_cli.networks import FLOAT32
 from sora_cli.planner import Window
 from sora_cli.shot import Shot
 from sora_cli.weights import Header
 
 if TYPE_CHECKING:
-    import torch
-
     from sora_cli.models.sora.dit import DitConfig
 
-MEASURED = 0.3                              # seconds that the matrix product is repeated for
-DIT_SHARE, DECODE_SHARE = 0.28, 0.09        # of that product's rate, reached by transformer and decoder
-START = 3.0                                 # seconds to import, load and read
-ENCODE = 2.6e-9                             # seconds a pixel, waiting for the encoder
-PROGRAM = 350e6                             # bytes of Python with torch
-ENCODER, ENCODER_PIXEL = 52e6, 105          # bytes of ffmpeg: at rest, and a pixel of a frame
-BITS = 0.15                                 # of H.264 a pixel
+DIT_SHARE, DECODE_SHARE = 0.28, 0.09        # of the products' rate, reached by transformer and decoder
 DECODED = 4                                 # latents decoded at a time, as in the engine
-FLOAT32 = 4                                 # bytes
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Counts are exact; `memory` and `disk` in bytes and `seconds` are by part and approximate."""
-
-    windows: int
-    latents: int
-    tokens: int                    # of the largest window, for all copies of guidance
-    products: float                # FLOP of the transformer's matrices
-    attention: float               # FLOP of its attention
-    decoding: float                # FLOP of the decoder
-    memory: dict[str, float]
-    disk: dict[str, float]
-    seconds: dict[str, float]
-
-    @property
-    def flops(self) -> float:
-        return self.products + self.attention + self.decoding
-
-    @property
-    def peak(self) -> float:
-        """Bytes: denoising and decoding do not happen at once, and the encoder runs beside the latter."""
-        making, decoding, encoder = (self.memory[part] for part in ("denoising", "decoding", "encoder"))
-        always = sum(self.memory[part] for part in ("program", "weights", "latents"))
-        return always + max(making, decoding + encoder)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-ready."""
-        return asdict(self) | {"flops": self.flops, "peak": self.peak}
-
-    def table(self) -> Table:
-        table = Table("", "about", "of which")
-        windows = f"up to {self.tokens} tokens each, {self.latents} latent frames"
-        table.add_row("windows", f"{self.windows}", windows)
-        work = {"transformer": self.products, "attention": self.attention, "decoder": self.decoding}
-        table.add_row("work", f"{self.flops / 1e9:.0f} GFLOP", parts(work, 1e9, "GFLOP"))
-        table.add_row("time", f"{sum(self.seconds.values()):.0f} s", parts(self.seconds, 1, "s"))
-        table.add_row("memory", f"{self.peak / 1e6:.0f} MB", parts(self.memory, 1e6, "MB"))
-        table.add_row("disk", f"{sum(self.disk.values()) / 1e6:.1f} MB", parts(self.disk, 1e6, "MB"))
-        return table
-
-
-def parts(values: dict[str, float], unit: float, name: str) -> str:
-    """{"a": 2e6} -> "a 2 MB", the largest first."""
-    largest = sorted(values.items(), key=lambda item: -item[1])
-    return ", ".join(f"{part} {shown(value / unit)} {name}" for part, value in largest)
-
-
-def shown(value: float) -> str:
-    """Two digits at the least, and no more behind the point than tell something."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def dry_run(shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto") -> Estimate:
-    """The cost of a shot that is made in these windows, on this machine; takes about a second.
-
-    SoraError for a model or a device that is not there, Failed for damaged weights."""
-    from sora_cli.device import pick_device, pick_dtype
-
-    model = Model.registered(shot.model)
-    where = pick_device(device)
-    numbers = pick_dtype(dtype, where)
-    tokens = largest(model, shot, windows)
-    rate = product_rate(max(tokens, 1), model.config.width, where, numbers)
-    return estimate(shot, windows, model, rate, numbers.itemsize)
 
 
 @dataclass(frozen=True)
@@ -127,24 +51,9 @@ class Model:
         return DitConfig(**config | {"bins": tuple(config["bins"])})
 
 
-def product_rate(rows: int, width: int, device: "torch.device", dtype: "torch.dtype") -> float:
-    """FLOP/s of [rows, D] x [D, 4 D], the best of repeated products."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randn(rows, width, generator=generator).to(device, dtype)
-    right = torch.randn(4 * width, width, generator=generator).to(device, dtype)
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
-    best, end = float("inf"), time.perf_counter() + MEASURED
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        wait()
-        best = min(best, time.perf_counter() - started)
-    return 2 * rows * width * 4 * width / best
-
-
-def estimate(shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int) -> Estimate:
+def estimate(
+    shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int, device: str = "cpu"
+) -> Estimate:
     """The cost where products run at `rate` FLOP/s on numbers of `size` bytes."""
     runs = shot.steps * copies(shot)
     patches, config = patches_of(shot), model.config
@@ -152,9 +61,12 @@ def estimate(shot: Shot, windows: Sequence[Window], model: Model, rate: float, s
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
     decoding = shot.frames * decoding_of(model.vae, patches)
     pixels = shot.frames * shot.width * shot.height
+    memory = memory_of(shot, windows, model, size)
     return Estimate(
-        len(windows), geometry.latents_for(shot.frames), largest(model, shot, windows), products, attention, decoding,
-        memory=memory_of(shot, windows, model, size),
+        shot.model, device, len(windows), geometry.latents_for(shot.frames), largest(model, shot, windows),
+        shot.steps * len(windows), products, attention, decoding,
+        memory=memory,
+        peak=peak_of(memory),
         disk={"latents": FLOAT32 * latents_of(shot, config), "video": BITS * pixels / 8},
         seconds={
             "start": START,
@@ -216,6 +128,12 @@ def decoding_of(vae: Header, patches: int) -> float:
 
 
 # ---- bytes ------------------------------------------------------------------------------------------------
+
+
+def peak_of(memory: dict[str, float]) -> float:
+    """Bytes: denoising and decoding do not happen at once, and the encoder runs beside the latter."""
+    always = sum(memory[part] for part in ("program", "weights", "latents"))
+    return always + max(memory["denoising"], memory["decoding"] + memory["encoder"])
 
 
 def memory_of(shot: Shot, windows: Sequence[Window], model: Model, size: int) -> dict[str, float]:

@@ -1,0 +1,391 @@
+"""Where the networks of a Hub model lie: what a machine has free, what each stage takes, and what follows. No torch
+until a device is asked.
+
+A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
+a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
+frames are decoded in tiles. The predictions were held against networks of the real widths on a CPU: the transformer
+in bfloat16 and float32 takes 3 % more and 1 % less than told, the decoders 6 % more to 2 % less, the text encoder
+the same within 10 %. On a GPU they are not measured yet.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sora_cli import geometry, registry
+from sora_cli.errors import SoraError
+from sora_cli.networks import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
+from sora_cli.registry import Entry
+
+if TYPE_CHECKING:
+    import torch
+
+Text = Literal["device", "cpu", "streamed"]
+Transformer = Literal["resident", "streamed", "disk"]
+Decoder = Literal["float32", "bfloat16"]
+
+PROGRAM = 350e6  # bytes of Python with torch for a CPU
+DRIVER = 1.5e9  # and of main memory that the CUDA libraries take on top; a guess
+LIBRARIES = 30e6  # bytes that libraries set up with the first products
+ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a frame
+MARGIN = 0.1  # of what is free, for others and for holes between blocks
+AHEAD = 2  # blocks in memory at a time, of which one is on its way
+LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
+SIDES, OVERLAP = (512, 384, 256, 192), 64  # of tiles, in pixels
+SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+
+
+# ---- what is there ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Free:
+    """Bytes that a machine has free: of the device, of main memory, on the disk of the downloads."""
+
+    kind: str  # of device: cuda, mps or cpu
+    device: float
+    host: float
+    disk: float = math.inf
+
+    @property
+    def shared(self) -> bool:
+        """Whether the device's memory is main memory."""
+        return self.kind != "cuda"
+
+    @classmethod
+    def on(cls, device: "torch.device") -> "Free":
+        """What is free now."""
+        return cls(device.type, device_free(device), host_free(), disk_free(downloads()))
+
+
+def device_free(device: "torch.device") -> float:
+    """Bytes that new tensors can take on a device, those that torch keeps ready among them."""
+    import torch
+
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "mps":
+        return min(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), host_free())
+    return host_free()
+
+
+def host_free(root: Path = Path("/")) -> float:
+    """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
+    (macOS), half of what is built in."""
+    told = [meminfo(root), *(room(folder) for folder in groups(root))]
+    known = [free for free in told if free is not None]
+    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+
+
+def meminfo(root: Path) -> float | None:
+    lines = (line.split() for line in lines_of(root / "proc/meminfo"))
+    return next((float(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]), None)
+
+
+def groups(root: Path) -> Iterator[Path]:
+    """The folders of the control groups, of either version, that limit this process, and of their parents."""
+    for line in lines_of(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            top = root / "sys/fs/cgroup" / controllers
+            own = top / path.lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder == top or top in folder.parents)
+
+
+def room(group: Path) -> float | None:
+    """Bytes that are left of a control group's limit; pages of files that were read give way."""
+    limit = number(group / "memory.max") or number(group / "memory.limit_in_bytes")
+    used = number(group / "memory.current") or number(group / "memory.usage_in_bytes")
+    if limit is None or used is None:
+        return None
+    statistics = dict(line.split()[:2] for line in lines_of(group / "memory.stat"))
+    files = statistics.get("total_inactive_file", statistics.get("inactive_file", "0"))
+    return max(0.0, limit - used + float(files))
+
+
+def number(path: Path) -> float | None:
+    """The number in a file; None if there is no file, or no limit."""
+    text = " ".join(lines_of(path))
+    return float(text) if text.isdigit() else None
+
+
+def lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def downloads() -> Path:
+    """Where what is fetched from the Hub lies."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def disk_free(folder: Path) -> float:
+    """Bytes free on the disk of a folder that need not be there yet."""
+    import shutil
+
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+# ---- what it takes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that the stages of one video take; without a window, those of its frames alone."""
+
+    name: str
+    network: Network
+    width: int  # of the canvas, in pixels
+    height: int
+    window: int  # latent frames that the transformer sees at once
+    latents: int  # of the whole video
+    size: int  # bytes of a number of the transformer and the text encoder
+
+    @classmethod
+    def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int) -> "Needs":
+        """A model whose sizes are not told has those of the smallest one with such latents."""
+        others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
+        known = [network for network in (entry.network, *others) if network is not None]
+        if not known or entry.kind != "wan":
+            raise SoraError(f"nothing says how large the networks of {entry.name} are")
+        network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size)
+
+    @property
+    def tokens(self) -> int:
+        """N, of a window."""
+        side = self.network.vae.stride * PATCH
+        return self.window * geometry.divide(self.width, side) * geometry.divide(self.height, side)
+
+    @property
+    def numbers(self) -> int:
+        """Of one latent frame."""
+        return self.network.vae.channels * self.width * self.height // self.network.vae.stride**2
+
+    @property
+    def text(self) -> float:
+        return self.size * self.network.text.weights
+
+    @property
+    def dit(self) -> float:
+        return self.size * self.network.dit.weights
+
+    def text_ahead(self) -> float:
+        """The text encoder block by block, with the rows of its table that a text looks up."""
+        text = self.network.text
+        return self.size * (AHEAD * text.block + TEXT_TOKENS * text.width)
+
+    def dit_ahead(self) -> float:
+        """The transformer block by block."""
+        return self.size * (AHEAD * self.network.dit.block + self.network.dit.around)
+
+    def reading(self) -> float:
+        """Buffers of the text encoder."""
+        return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
+
+    def denoising(self) -> float:
+        """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
+        return (LIBRARIES + self.network.dit.buffers(self.tokens, self.size)
+                + LATENTS * FLOAT32 * self.window * self.numbers)  # fmt: skip
+
+    def vae(self, size: int) -> float:
+        return size * self.network.vae.weights
+
+    def decoding(self, size: int, tile: int, copied: bool) -> float:
+        """Buffers of the decoder on the frames of one latent, in tiles of so many cells or whole (0). Every tile
+        remembers its own last frames, so that tiles save what a layer takes and not what is kept between chunks."""
+        pixels, vae = self.width * self.height, self.network.vae
+        count, of_tile = self.tiled(tile)
+        pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
+        return LIBRARIES + size * vae.tails(count * of_tile) + vae.buffers(of_tile, size, copied) + pictures
+
+    def tiled(self, tile: int) -> tuple[int, int]:
+        """How many tiles a frame has, and how many pixels a tile."""
+        stride = self.network.vae.stride
+        sides = self.height // stride, self.width // stride
+        count = math.prod(places(side, tile, self.overlap) for side in sides)
+        return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
+
+    @property
+    def overlap(self) -> int:
+        """Cells that neighbouring tiles share."""
+        return OVERLAP // self.network.vae.stride
+
+    def decoders(self) -> list[tuple[Decoder, int]]:
+        """Ways to decode, the best first, as number format and side of a tile in latent cells. The decoder is best in
+        float32; bfloat16, where the transformer is in it too, saves more than tiles do."""
+        tiles = [side // self.network.vae.stride for side in SIDES if side < max(self.width, self.height)]
+        if self.size == BFLOAT16:
+            return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
+        return [("float32", tile) for tile in (0, *tiles)]
+
+    def whole_video(self) -> float:
+        """Bytes of main memory for the latents of all frames, and for the program that encodes them."""
+        return 3 * FLOAT32 * self.latents * self.numbers + ENCODER + ENCODER_PIXEL * self.width * self.height
+
+
+def places(cells: int, tile: int, overlap: int) -> int:
+    """Tiles along so many cells."""
+    return 1 if not tile or cells <= tile else math.ceil((cells - overlap) / (tile - overlap))
+
+
+# ---- what follows -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the networks are while a video is made."""
+
+    text: Text  # on the device, in main memory, or block by block from disk
+    dit: Transformer  # on the device, or block by block from (pinned) main memory or from disk
+    vae: Decoder  # numbers of the decoder
+    tile: int  # latent cells along a tile of the decoder; 0 for whole frames
+    overlap: int  # cells that neighbouring tiles share
+    keep: bool  # whether the networks of other stages stay
+    why: str = ""
+    peak: dict[str, float] = field(default_factory=dict)  # bytes on the device by stage, and in main memory as `host`
+
+    @property
+    def short(self) -> str:
+        return f"{self.dit}, text {self.text}, {self.vae}" + (f" tiles of {self.tile}" if self.tile else "")
+
+    @property
+    def on_device(self) -> float:
+        """Bytes, at the most in any stage."""
+        return max(bytes for stage, bytes in self.peak.items() if stage != "host")
+
+
+def place(
+    entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
+    mode: str = "auto", latents: int | None = None,
+) -> Placement:  # fmt: skip
+    """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
+    SoraError if the model does not fit."""
+    return choose(Needs.of(entry, canvas, window, latents or window, dtype.itemsize), Free.on(device), mode)
+
+
+def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
+    """The best placement that fits (`auto`, with a margin), the one that takes least (`low`), or everything on the
+    device (`high`). SoraError with the numbers where nothing fits."""
+    options = [told(option, needs, free) for option in placements(needs, free)]
+    share = 1 - MARGIN if mode == "auto" else 1.0
+    if mode == "low":
+        options.sort(key=lambda option: (option.on_device, option.peak["host"]))
+    elif mode == "high":
+        options = options[:1]
+    for option in options:
+        if all(taken <= share * there(stage, free) for stage, taken in option.peak.items()):
+            return option
+    raise SoraError(refusal(needs, free, min(options, key=lambda option: option.on_device), share))
+
+
+def placements(needs: Needs, free: Free) -> Iterator[Placement]:
+    """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
+    networks that are loaded again."""
+    for dit, (vae, tile), keep, text in product(transformers(free), needs.decoders(), (True, False), texts(free)):
+        yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
+
+
+def transformers(free: Free) -> tuple[Transformer, ...]:
+    return ("resident", "disk") if free.shared else get_args(Transformer)
+
+
+def texts(free: Free) -> tuple[Text, ...]:
+    if free.shared:
+        return ("cpu" if free.kind == "cpu" else "device", "streamed")
+    return get_args(Text)
+
+
+def told(option: Placement, needs: Needs, free: Free) -> Placement:
+    """A placement with what it takes, and why."""
+    spoken = ", ".join(reasons(option, needs.network.vae.stride))
+    why = f"{shown(free.device)} of {memory_of(free)} free: {spoken}"
+    return replace(option, why=why, peak=peaks(option, needs, free))
+
+
+def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
+    """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
+    counts in each stage."""
+    size = SIZES[option.vae]
+    weights = {
+        "text": needs.text if option.text == "device" else 0.0,
+        "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
+        "decoding": needs.vae(size),
+    }
+    waiting = {
+        "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
+        "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
+        "decoding": 0.0,
+    }
+    buffers = {
+        "text": needs.reading() if option.text == "device" else 0.0,
+        "denoising": needs.denoising(),
+        "decoding": needs.decoding(size, option.tile, copied=free.kind == "cpu"),
+    }
+    always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
+    device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}
+    host = {stage: always + (sum(waiting.values()) if option.keep else waiting[stage]) for stage in weights}
+    host["text"] += needs.reading() if option.text != "device" else 0
+    if free.shared:
+        device = host = {stage: device[stage] + host[stage] for stage in weights}
+    if not needs.window:
+        device, host = ({"decoding": stages["decoding"]} for stages in (device, host))
+    return device | {"host": max(host.values())}
+
+
+def there(stage: str, free: Free) -> float:
+    """Bytes that are free for one of the peaks."""
+    return free.host if stage == "host" else free.device
+
+
+# ---- in words ---------------------------------------------------------------------------------------------
+
+
+def memory_of(free: Free) -> str:
+    return {"cuda": "GPU memory", "mps": "the GPU's memory"}.get(free.kind, "main memory")
+
+
+def reasons(option: Placement, stride: int) -> Iterator[str]:
+    yield {
+        "resident": "the transformer fits",
+        "streamed": "the transformer comes from main memory block by block",
+        "disk": "the transformer is read from disk block by block, at every step",
+    }[option.dit]
+    yield {
+        "device": "text is read on the GPU",
+        "cpu": "text is read on the CPU",
+        "streamed": "the text encoder is read from disk block by block",
+    }[option.text]
+    tiles = f"in tiles of {option.tile * stride} pixels" if option.tile else "whole"
+    yield f"frames are decoded {tiles} in {option.vae}"
+
+
+def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
+    """One line: what is short even in this placement, and what would help."""
+    stage = max(least.peak, key=lambda stage: least.peak[stage] / there(stage, free))
+    memory = "main memory" if stage == "host" else memory_of(free)
+    doing = {"text": " to read the prompt", "denoising": " to denoise", "decoding": " to decode"}.get(stage, "")
+    what, need = f"{needs.name} at {needs.width}x{needs.height}", shown(least.peak[stage] / share)
+    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free; try {smaller(needs)}"
+
+
+def smaller(needs: Needs) -> str:
+    """What takes less than this: fewer pixels, fewer frames, the smallest model."""
+    sizes = {name: model.network.dit.weights for name, model in registry.registry().items() if model.network}
+    less = {name: size for name, size in sizes.items() if size < sizes.get(needs.name, 0) / 2}
+    return f"a smaller --res, fewer --frames, or --model {min(less, key=less.__getitem__, default='pocket')}"
+
+
+def shown(bytes: float) -> str:
+    """2.84e9 -> "2.8 GB"."""
+    return f"{bytes / 1e9:.1f} GB" if bytes < 1e10 else f"{bytes / 1e9:.0f} GB"

@@ -1,0 +1,280 @@
+"""How large the networks of a Hub model are: weights, work and buffers, from the sizes in weights.toml. No torch.
+
+Everything is counted as the networks of models/wan compute it, and tests hold it against them.
+
+Letters: N tokens, D width, F features inside an MLP, L text tokens, T frames that a layer makes at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+FLOAT32, BFLOAT16 = 4, 2  # bytes
+PATCH = 2  # latent cells along each side of a token
+TEXT_TOKENS = 512  # that the transformer attends to, most of them zeros
+
+
+@dataclass(frozen=True)
+class Dit:
+    """The transformer: blocks of attention among tokens, attention to the text and an MLP."""
+
+    channels: int  # of a latent
+    width: int
+    heads: int
+    hidden: int
+    layers: int
+    paced: bool = False  # is told the frame rate
+    text_width: int = 4096
+    waves: int = 256  # sinusoids that a timestep is told in
+
+    @property
+    def block(self) -> int:
+        """Weights of a block."""
+        return 8 * self.width**2 + 2 * self.width * self.hidden + self.hidden + 21 * self.width
+
+    @property
+    def around(self) -> int:
+        """Weights before and behind the blocks."""
+        D, pixels = self.width, self.channels * PATCH**2
+        embeddings = (pixels + self.waves + self.text_width + 3 + 2 * D) * D + 2 * D
+        frame_rate = 7 * D**2 + 9 * D if self.paced else 0
+        return embeddings + 6 * D * (D + 1) + pixels * (D + 1) + 2 * D + frame_rate
+
+    @property
+    def weights(self) -> int:
+        return self.layers * self.block + self.around
+
+    def products(self, tokens: int) -> float:
+        """FLOP of the matrices in one pass; keys and values of the text are made of the text's tokens."""
+        text = 2 * self.width**2
+        return 2 * self.layers * (tokens * (self.block - text) + TEXT_TOKENS * text) + 2 * tokens * self.ends
+
+    @property
+    def ends(self) -> int:
+        """Weights that every token meets outside of the blocks."""
+        return 2 * self.channels * PATCH**2 * self.width
+
+    def attention(self, tokens: int) -> float:
+        """FLOP of the scores and of what they gather, among the tokens and to the text."""
+        return self.layers * 4 * self.width * tokens * (tokens + TEXT_TOKENS)
+
+    def buffers(self, tokens: int, size: int) -> float:
+        """Bytes inside a block at the most, on numbers of `size` bytes: four times the tokens and twice the features of
+        the MLP, before and behind its activation; attention, which makes no scores, needs less. And the rotations."""
+        return tokens * (size * (4 * self.width + 2 * self.hidden) + FLOAT32 * self.width / self.heads)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution of the autoencoder on frames of cells that are `stride` pixels wide."""
+
+    inputs: int
+    outputs: int
+    time: int  # taps along time; all but one look back on frames that are kept
+    side: int  # taps along height and width
+    stride: int
+    frames: int  # that it makes of one latent
+    held: float = 0  # channels that others hold meanwhile, of this layer's size
+
+    @property
+    def weights(self) -> int:
+        return self.outputs * (self.inputs * self.time * self.side**2 + 1)
+
+    def work(self, pixels: int) -> float:
+        """FLOP on the frames of one latent of so many pixels each."""
+        return 2 * self.weights * self.frames * pixels / self.stride**2
+
+    def tail(self, pixels: int) -> float:
+        """Numbers kept from one chunk for the next."""
+        return (self.time - 1) * self.inputs * pixels / self.stride**2
+
+    def buffers(self, pixels: int, size: int, copied: bool) -> float:
+        """Bytes while it runs, or while its input is normed. The input comes after the frames that were kept; a CPU
+        makes copies of both sides in float32, in the order that suits it (`copied`)."""
+        T = self.frames
+        sides = self.inputs * (T + self.time - 1) + self.outputs * T
+        running = size * ((self.held + self.inputs) * T + sides) + FLOAT32 * sides * copied
+        normed = (2 * size + 2 * FLOAT32) * self.inputs * T if self.time == self.side else 0
+        return max(running, normed) * pixels / self.stride**2
+
+
+@dataclass(frozen=True)
+class Vae:
+    """The autoencoder: stages of residual blocks that halve, or double, the size."""
+
+    channels: int
+    width: int
+    decoder_width: int
+    patch: int = 1  # pixels along each side that are folded into channels
+    residual: bool = False  # averages are carried around the stages
+    multiples: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    halves_time: tuple[bool, ...] = (False, True, True)
+
+    @property
+    def stride(self) -> int:
+        """Pixels along each side of a latent cell."""
+        return self.patch * 2 ** len(self.halves_time)
+
+    @property
+    def weights(self) -> int:
+        """All but the gains of norms, one in ten thousand."""
+        return sum(layer.weights for layers in (self.encoder(), self.decoder()) for layer in layers)
+
+    def decoding(self, pixels: int) -> float:
+        """FLOP to decode one latent of a long video, on frames of so many pixels."""
+        return sum(layer.work(pixels) for layer in self.decoder())
+
+    def encoding(self, pixels: int) -> float:
+        return sum(layer.work(pixels) for layer in self.encoder())
+
+    def tails(self, pixels: int) -> float:
+        """Numbers that the decoder keeps between the chunks of a video."""
+        return sum(layer.tail(pixels) for layer in self.decoder())
+
+    def buffers(self, pixels: int, size: int, copied: bool) -> float:
+        """Bytes of the layer of the decoder that takes most, on the frames of one latent."""
+        return max(layer.buffers(pixels, size, copied) for layer in self.decoder())
+
+    def decoder(self) -> Iterator[Layer]:
+        stride, frames, inputs = self.stride, 1, self.decoder_width * self.multiples[-1]
+        yield Layer(self.channels, self.channels, 1, 1, stride, frames)
+        yield Layer(self.channels, inputs, 3, 3, stride, frames)
+        yield from middle(inputs, stride, frames)
+        for multiple, longer in zip(reversed(self.multiples), (*reversed(self.halves_time), None), strict=True):
+            outputs = self.decoder_width * multiple
+            yield from residual(inputs, outputs, self.blocks + 1, stride, frames)
+            if longer is not None:
+                after = outputs if self.residual else outputs // 2
+                if longer:
+                    yield Layer(outputs, 2 * outputs, 3, 1, stride, frames)
+                stride, frames, inputs = stride // 2, frames * (1 + longer), after
+                yield Layer(outputs, after, 1, 3, stride, frames, held=0.75 * outputs)
+        yield Layer(outputs, 3 * self.patch**2, 3, 3, stride, frames, held=outputs)
+
+    def encoder(self) -> Iterator[Layer]:
+        """The frames of a layer are those of one latent, four where the video comes in."""
+        stride, frames, inputs = self.patch, 2 ** sum(self.halves_time), self.width
+        yield Layer(3 * self.patch**2, inputs, 3, 3, stride, frames)
+        for multiple, shorter in zip(self.multiples, (*self.halves_time, None), strict=True):
+            outputs = self.width * multiple
+            yield from residual(inputs, outputs, self.blocks, stride, frames)
+            inputs = outputs
+            if shorter is not None:
+                stride *= 2
+                yield Layer(outputs, outputs, 1, 3, stride, frames)
+                if shorter:
+                    frames //= 2
+                    yield Layer(outputs, outputs, 3, 1, stride, frames)
+        yield from middle(inputs, stride, frames)
+        yield Layer(inputs, 2 * self.channels, 3, 3, stride, frames)
+        yield Layer(2 * self.channels, 2 * self.channels, 1, 1, stride, frames)
+
+
+def residual(inputs: int, outputs: int, blocks: int, stride: int, frames: int) -> Iterator[Layer]:
+    """The blocks of a stage, whose input is held to its end."""
+    for block in range(blocks):
+        came = outputs if block else inputs
+        whole = inputs if block else 0
+        yield Layer(came, outputs, 3, 3, stride, frames, held=whole + came)
+        yield Layer(outputs, outputs, 3, 3, stride, frames, held=whole + came + outputs)
+        if came != outputs:
+            yield Layer(came, outputs, 1, 1, stride, frames, held=outputs)
+
+
+def middle(width: int, stride: int, frames: int) -> Iterator[Layer]:
+    """Two blocks around the attention among a frame's cells, of which the products alone are counted."""
+    yield from residual(width, width, 1, stride, frames)
+    yield Layer(width, 3 * width, 1, 1, stride, frames)
+    yield Layer(width, width, 1, 1, stride, frames)
+    yield from residual(width, width, 1, stride, frames)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text encoder, of one text at a time."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    hidden: int
+    layers: int
+    head_width: int = 64
+    buckets: int = 32  # of relative positions
+
+    @property
+    def block(self) -> int:
+        products = self.width * (4 * self.heads * self.head_width + 3 * self.hidden)
+        return products + self.buckets * self.heads + 2 * self.width
+
+    @property
+    def weights(self) -> int:
+        return self.vocabulary * self.width + self.layers * self.block + self.width
+
+    def work(self, tokens: int) -> float:
+        """FLOP to read a text."""
+        return 2 * tokens * self.layers * self.block
+
+    def buffers(self, tokens: int, size: int) -> float:
+        """Bytes inside a block: in the MLP its two halves and their product, in attention the biases of all pairs of
+        tokens, looked up and put in order."""
+        mlp = size * tokens * (2 * self.width + 4 * self.hidden)
+        attention = size * tokens * 5 * self.width + tokens**2 * (2 * size * self.heads + 3 * 8)
+        return max(mlp, attention)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The networks of a Hub model by their role."""
+
+    dit: Dit
+    vae: Vae
+    text: Text
+
+
+KINDS: dict[str, type[Dit] | type[Vae] | type[Text]] = {"dit": Dit, "vae": Vae, "text": Text}
+CONFIGS = {  # our names of sizes, and those of a published config.json
+    "dit": {"channels": "in_channels", "heads": "num_attention_heads", "hidden": "ffn_dim", "layers": "num_layers",
+            "paced": "inject_sample_info", "text_width": "text_dim", "waves": "freq_dim"},
+    "vae": {"channels": "z_dim", "width": "base_dim", "decoder_width": "decoder_base_dim", "patch": "patch_size",
+            "residual": "is_residual", "multiples": "dim_mult", "blocks": "num_res_blocks",
+            "halves_time": "temperal_downsample"},
+    "text": {"vocabulary": "vocab_size", "width": "d_model", "heads": "num_heads", "hidden": "d_ff",
+             "layers": "num_layers", "head_width": "d_kv", "buckets": "relative_attention_num_buckets"},
+}  # fmt: skip
+
+
+def read(told: Mapping[str, Mapping[str, Any]]) -> Network | None:
+    """The sizes of a model and its text encoder by role; None where one of them is not told, as for the encoder
+    itself. ValueError for sizes that no network has."""
+    if not told.keys() >= KINDS.keys():
+        return None
+    try:
+        return Network(**{role: kind(**told[role]) for role, kind in KINDS.items()})  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(f"network: {error}") from error
+
+
+def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Network | None:
+    """A network with what its config.json files tell by role, and `like` another where they do not."""
+    if like is None:
+        return None
+    for role, config in configs.items():
+        before = getattr(like, role)
+        sizes = {ours: plain(config[theirs]) for ours, theirs in CONFIGS[role].items() if fitting(config.get(theirs))}
+        if role == "dit" and isinstance(width := config.get("attention_head_dim"), int):
+            sizes["width"] = width * int(sizes.get("heads", before.heads))
+        if role == "vae" and "width" in sizes:
+            sizes.setdefault("decoder_width", sizes["width"])
+        like = replace(like, **{role: replace(before, **sizes)})
+    return like
+
+
+def fitting(size: object) -> bool:
+    """Whether a value of a configuration can be a size: whole, or a list of such."""
+    items = size if isinstance(size, list) and size else [size]
+    return all(isinstance(item, int) for item in items)
+
+
+def plain(size: Any) -> Any:
+    return tuple(size) if isinstance(size, list) else size

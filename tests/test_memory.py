@@ -1,0 +1,330 @@
+"""Predicted sizes against the networks themselves; placements against what machines have free."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from wan_cases import UMT5, VAE21, VAE22, WAN
+
+from sora_cli import geometry, memory, registry
+from sora_cli.errors import SoraError
+from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
+from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.tiles import Tiling
+from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
+from sora_cli.networks import Dit, Network, Text, Vae, read, sized
+
+DATA = Path(__file__).parent / "data"
+CHECKPOINTS: dict[str, Any] = json.loads((DATA / "wan_keys.json").read_text())
+OURS = {"wan2.1-t2v-1.3b": "wan2.1-1.3b", "wan2.2-ti2v-5b": "wan2.2-5b", "skyreels-v2-df-1.3b": "skyreels2-1.3b"}
+SMALL_DIT, SMALL_TEXT = Dit(4, 40, 2, 48, 2, text_width=16, waves=32), Text(50, 24, 3, 40, 2, head_width=8)
+SMALL_VAES = {"vae21": (Vae(4, 4, 4), VAE21), "vae22": (Vae(6, 4, 8, 2, True), VAE22)}
+GB = 1e9
+
+
+def weights_of(network: torch.nn.Module) -> int:
+    return sum(value.numel() for value in network.state_dict().values())
+
+
+# -- Networks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_transformers_have_the_published_sizes(name: str) -> None:
+    config = CHECKPOINTS[name]["config"]
+    network = registry.entry(OURS[name]).network
+    assert network is not None
+    with torch.device("meta"):
+        assert network.dit.weights == weights_of(WanDit(WanConfig.from_hub(config)))
+    assert network.dit.width == config["num_attention_heads"] * config["attention_head_dim"]
+
+
+@pytest.mark.parametrize(("name", "model"), [("wan2.1-vae", "wan2.1-1.3b"), ("wan2.2-vae", "wan2.2-5b")])
+def test_autoencoders_have_the_published_sizes(name: str, model: str) -> None:
+    config, network = WanVaeConfig.from_hub(CHECKPOINTS[name]["config"]), registry.entry(model).network
+    assert network is not None
+    with torch.device("meta"):
+        assert network.vae.weights == pytest.approx(weights_of(WanVae(config)), rel=2e-4)
+    assert network.vae.stride == config.stride == registry.entry(model).cell
+    assert network.vae.channels == config.channels == network.dit.channels
+
+
+def test_the_text_encoder_has_the_published_size() -> None:
+    network = registry.entry("wan2.1-1.3b").network
+    assert network is not None
+    with torch.device("meta"):
+        text = Umt5(Umt5Config.from_hub(CHECKPOINTS["umt5-xxl"]["config"]))
+    assert network.text.weights == weights_of(text)
+    assert network.text.block == weights_of(text.encoder.block[0])
+
+
+def test_models_that_share_networks_have_the_same_sizes() -> None:
+    five, fast = (registry.entry(name).network for name in ("wan2.2-5b", "fastwan-5b"))
+    assert five == fast and registry.entry("pocket").network is None
+
+
+def counted(network: torch.nn.Module, *given: torch.Tensor) -> int:
+    """FLOP by torch's own count, of a network without memory."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*given)
+    return counter.get_total_flops()
+
+
+def test_the_transformer_costs_what_torch_counts() -> None:
+    """At the real size, on tensors without memory; only the timestep's own layers are not counted."""
+    network = registry.entry("wan2.1-1.3b").network
+    assert network is not None
+    with torch.device("meta"):
+        dit = WanDit(WanConfig.from_hub(CHECKPOINTS["wan2.1-t2v-1.3b"]["config"]))
+        x, text = torch.zeros(1, 16, 2, 60, 104), torch.zeros(1, 512, 4096)
+    tokens = 2 * 30 * 52
+    assert network.dit.products(tokens) + network.dit.attention(tokens) == pytest.approx(
+        counted(dit, x, torch.zeros(1, 2), text), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("name", SMALL_VAES)
+def test_the_decoder_costs_what_torch_counts(name: str) -> None:
+    """A later latent costs the difference of two lengths, but for the attention in the middle."""
+    vae, config = SMALL_VAES[name]
+    network = WanVae(WanVaeConfig.from_hub(config))
+    z = torch.zeros(1, vae.channels, 3, 4, 4)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.decode(z[:, :, :2])
+        two = counter.get_total_flops()
+        network.decode(z)
+    later = counter.get_total_flops() - 2 * two
+    assert vae.decoding(16 * vae.stride**2) == pytest.approx(later, rel=0.03)
+
+
+@pytest.mark.parametrize("name", SMALL_VAES)
+def test_a_stream_keeps_what_is_told(name: str) -> None:
+    vae, config = SMALL_VAES[name]
+    network, stream = WanVae(WanVaeConfig.from_hub(config)), Stream()
+    with torch.no_grad():
+        for _ in range(3):
+            network.decode_chunk(torch.zeros(1, vae.channels, 1, 2, 4), stream)
+    assert sum(tail.numel() for tail in stream.tails.values()) == vae.tails(8 * vae.stride**2)
+
+
+def test_small_networks_are_counted_like_large_ones() -> None:
+    assert SMALL_DIT.weights == weights_of(WanDit(WanConfig.from_hub(WAN)))
+    assert replace(SMALL_DIT, paced=True).weights == weights_of(
+        WanDit(WanConfig.from_hub(WAN | {"inject_sample_info": True}))
+    )
+    assert SMALL_TEXT.weights == weights_of(Umt5(Umt5Config.from_hub(UMT5)))
+
+
+MEASURE = """
+import torch
+from pathlib import Path
+from test_memory import CHECKPOINTS
+from sora_cli.models.wan.dit import WanConfig, WanDit
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+config = WanConfig.from_hub(CHECKPOINTS["wan2.1-t2v-1.3b"]["config"] | {"num_layers": 1})
+with torch.device("meta"):
+    network = WanDit(config).bfloat16()
+network = network.to_empty(device="cpu")
+for parameter in network.parameters():
+    parameter.data.zero_()
+given = torch.zeros(1, 16, 4, 48, 48).bfloat16(), torch.zeros(1, 4), torch.zeros(1, 512, 4096).bfloat16()
+with torch.inference_mode():
+    network(given[0][:, :, :1, :4, :4], given[1][:, :1], given[2])
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    network(*given)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory from /proc")
+def test_a_block_of_the_real_width_takes_what_is_told() -> None:
+    """One block on 2,304 tokens, which takes a tenth of a GB. Large tensors are mapped one by one, as they are at
+    real sizes."""
+    environment = {"MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, check=True)
+    told = replace(SMALL_DIT, width=1536, heads=12, hidden=8960).buffers(2304, 2)
+    assert float(found.stdout) == pytest.approx(told, rel=0.25)
+
+
+# -- Needs ------------------------------------------------------------------------------------------------
+
+
+def needs(name: str = "wan2.2-5b", width: int = 0, height: int = 0, frames: int = 0) -> Needs:
+    """Those of a model's own video, unless told otherwise, in bfloat16."""
+    model = registry.entry(name)
+    latents = geometry.latents_for(frames or model.usage.frames)
+    canvas = model.canvas(width or model.usage.width, height or model.usage.height)
+    return Needs.of(model, canvas, latents, latents, 2)
+
+
+def test_tokens_are_those_of_the_papers() -> None:
+    assert [needs(name).tokens for name in ("wan2.1-1.3b", "wan2.2-5b", "skyreels2-1.3b")] == [32760, 27280, 51000]
+
+
+def test_the_authors_peaks() -> None:
+    """8.19 GB were measured for Wan 2.1 on a GPU with text on the CPU, where the whole clip is decoded in float32."""
+    one = needs("wan2.1-1.3b")
+    free = Free("cuda", 24 * GB, 64 * GB)
+    peak = peaks(Placement("cpu", "resident", "float32", 0, 0, keep=False), one, free)
+    assert max(peak[stage] for stage in ("text", "denoising", "decoding")) == pytest.approx(8.19 * GB, rel=0.15)
+
+
+def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: Path) -> None:
+    pocket, five, one = (registry.entry(name) for name in ("pocket", "wan2.2-5b", "wan2.1-1.3b"))
+    with pytest.raises(SoraError, match="networks of pocket"):
+        Needs.of(pocket, pocket.canvas(1280, 720), 8, 30, 2)
+    for like in (five, one):
+        untold = replace(like, name="mine", network=None)
+        assert Needs.of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
+    configs = {"dit": WAN, "vae": VAE22, "text": UMT5}
+    assert sized(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"][0], SMALL_TEXT)
+    assert sized(one.network, {"dit": {"num_layers": "many"}}) == one.network
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 3, "depth": 2}, {"layers": 3}])
+def test_tables_that_describe_no_network_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="network"):
+        read({"dit": wrong, "vae": {}, "text": {}})
+
+
+def test_without_a_window_only_frames_count() -> None:
+    """Encoding and decoding need neither text nor transformer."""
+    five = registry.entry("wan2.2-5b")
+    told = choose(Needs.of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
+    assert set(told.peak) == {"decoding", "host"}
+    placed = memory.place(five, five.canvas(64, 64), 0, torch.device("cpu"), torch.bfloat16, "low")
+    assert placed.on_device < 3e9
+
+
+@pytest.mark.parametrize(("cells", "tile", "overlap"), [(80, 32, 4), (44, 32, 4), (60, 64, 8), (104, 24, 8), (9, 8, 2)])
+def test_tiles_are_counted_as_they_are_cut(cells: int, tile: int, overlap: int) -> None:
+    assert places(cells, tile, overlap) == len(Tiling(tile, overlap).starts(cells))
+    assert places(cells, 0, overlap) == 1
+
+
+def test_longer_windows_and_larger_frames_take_more() -> None:
+    base, long, large = needs(), needs(frames=241), needs(width=640, height=352)
+    assert long.denoising() > 1.9 * base.denoising() and long.decoding(4, 0, False) == base.decoding(4, 0, False)
+    assert large.decoding(4, 0, False) < 0.3 * base.decoding(4, 0, False) and large.dit == base.dit
+
+
+# -- Placements -------------------------------------------------------------------------------------------
+
+MACHINES = [(kind, device, host) for kind in ("cuda", "cpu", "mps") for device in (4, 8, 12, 24, 141)
+            for host in (4, 16, 128)]  # fmt: skip
+
+
+def machine(kind: str, device: float, host: float) -> Free:
+    return Free(kind, device * GB if kind == "cuda" else min(device, host) * GB, host * GB)
+
+
+@pytest.mark.parametrize("mode", ["auto", "low", "high"])
+@pytest.mark.parametrize("name", ["wan2.1-1.3b", "wan2.2-5b"])
+def test_what_is_chosen_fits_and_what_does_not_is_said(name: str, mode: str) -> None:
+    one, chosen = needs(name), 0
+    for free in (machine(*these) for these in MACHINES):
+        try:
+            told = choose(one, free, mode)
+        except SoraError as error:
+            assert "GB are free" in str(error) and "--res" in str(error) and "\n" not in str(error)
+            continue
+        chosen += 1
+        assert told.on_device <= free.device and told.peak["host"] <= free.host and "GB" in told.why
+        assert told.peak == peaks(told, one, free)
+    assert 0 < chosen < len(MACHINES)
+
+
+def test_more_memory_is_never_worse() -> None:
+    """In the order of what is best: a machine with more of everything gets the same or something before it."""
+    one = needs()
+    ranks = []
+    for size in (8, 10, 12, 16, 20, 24, 32, 48, 80):
+        free = machine("cuda", size, 4 * size)
+        told = replace(choose(one, free), why="", peak={})
+        ranks.append(list(memory.placements(one, free)).index(told))
+    assert ranks == sorted(ranks, reverse=True) and ranks[-1] == 0
+
+
+def test_large_machines_keep_everything_and_small_ones_stream() -> None:
+    large = choose(needs(), machine("cuda", 141, 128))
+    assert (large.text, large.dit, large.vae, large.tile, large.keep) == ("device", "resident", "float32", 0, True)
+    small = choose(needs(), machine("cuda", 8, 32))
+    assert (small.dit, small.keep) == ("streamed", False) and small.overlap * 16 == 64
+    poor = choose(needs(), machine("cuda", 8, 6))
+    assert (poor.text, poor.dit) == ("streamed", "disk") and "every step" in poor.why
+
+
+def test_main_memory_is_not_counted_twice() -> None:
+    """Where the device's memory is main memory, blocks in main memory would save nothing."""
+    free = machine("cpu", 16, 16)
+    assert "streamed" not in {option.dit for option in memory.placements(needs(), free)}
+    told = choose(needs(), free)
+    assert told.text in ("cpu", "streamed") and told.peak["host"] == told.on_device
+
+
+def test_the_modes() -> None:
+    one, free = needs("wan2.1-1.3b"), machine("cuda", 24, 64)
+    low, auto, high = (choose(one, free, mode) for mode in ("low", "auto", "high"))
+    assert low.on_device <= auto.on_device <= high.on_device
+    assert (high.dit, high.text, high.tile, high.keep) == ("resident", "device", 0, True)
+    assert (low.text, low.dit, low.keep) == ("streamed", "disk", False)
+    with pytest.raises(SoraError, match=r"needs 23 GB of GPU memory"):
+        choose(one, machine("cuda", 16, 64), "high")
+
+
+def test_a_refusal_names_numbers_and_what_helps() -> None:
+    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to decode, and 4.0 GB are free; "
+            r"try a smaller --res, fewer --frames, or --model wan2.1-1.3b")  # fmt: skip
+    with pytest.raises(SoraError, match=f"^{line}$"):
+        choose(needs(), machine("cuda", 4, 64))
+    with pytest.raises(SoraError, match=r"of main memory.*--model pocket"):
+        choose(needs("wan2.1-1.3b"), machine("cpu", 4, 4))
+
+
+# -- What is free -----------------------------------------------------------------------------------------
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 64000000 kB\nMemFree: 1 kB\nMemAvailable: 32000000 kB\n"}
+
+
+def test_available_memory_is_what_linux_says(tmp_path: Path) -> None:
+    assert host_free(write(tmp_path, MEMINFO)) == 32000000 * 1024
+
+
+def test_a_control_group_limits_it(tmp_path: Path) -> None:
+    """Of either version; limits of parents count, and cached files do not."""
+    second = {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "8000000000\n",
+              "sys/fs/cgroup/a/memory.current": "3000000000\n", "sys/fs/cgroup/a/b/memory.max": "max\n",
+              "sys/fs/cgroup/a/memory.stat": "anon 1\ninactive_file 1000000000\n"}  # fmt: skip
+    assert host_free(write(tmp_path / "2", MEMINFO | second)) == 6e9
+    first = {"proc/self/cgroup": "8:pids:/\n4:memory:/docker/x\n0::/\n",
+             "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000000\n",
+             "sys/fs/cgroup/memory/memory.usage_in_bytes": "500000000\n"}  # fmt: skip
+    assert host_free(write(tmp_path / "1", MEMINFO | first)) == 1.5e9
+
+
+def test_where_nothing_is_said_half_of_the_machine_counts(tmp_path: Path) -> None:
+    assert 0 < host_free(tmp_path) < 1e14
+
+
+def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "there"))
+    free = Free.on(torch.device("cpu"))
+    assert free.shared and free.device == pytest.approx(free.host, rel=0.2) and 0 < free.disk < 1e18
