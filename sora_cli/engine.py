@@ -95,7 +95,8 @@ class Run:
         self.prompts = [shot.prompt, *(cue.prompt for cue in shot.cues)]
         self.notes += self.describe()
         self.timeline = self.empty_timeline()
-        self.notes += self.pipeline.prepare(self.canvas, longest_window(shot, self.latents_in_all))
+        longest = longest_window(shot, self.latents_in_all)
+        self.notes += self.pipeline.prepare(self.canvas, longest, self.latents_in_all)
         for piece in self.known:
             with self.clocked("known"):
                 self.timeline = self.place(piece)

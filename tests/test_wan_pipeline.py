@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Span
 from sora_cli.latents import Header, save
+from sora_cli.memory import Placement
 from sora_cli.models.wan.text import padded
 from sora_cli.registry import Usage
 from sora_cli.shot import Cue, Shot
@@ -41,9 +41,9 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def make(kind: str = wan_folders.WAN22, text: str = "cpu", dit: str = "resident", keep: bool = True,
-             **usage: Any) -> Engine:  # fmt: skip
+             tile: int = 0, **usage: Any) -> Engine:  # fmt: skip
         entry = registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage))
-        placement = SimpleNamespace(text=text, dit=dit, tile=0, keep=keep, why="a test")
+        placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         places = {role: checkpoints[kind] / name for role, name in ROLES.items()}
         monkeypatch.setattr(hub, "locate", lambda entry: places)

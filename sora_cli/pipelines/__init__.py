@@ -47,8 +47,9 @@ class Pipeline(Protocol):
     @property
     def codec(self) -> Codec: ...
 
-    def prepare(self, canvas: geometry.Canvas, frames: int) -> Iterator[str]:
-        """Decide where the networks go, for windows of so many latent frames; yields what the user should know."""
+    def prepare(self, canvas: geometry.Canvas, window: int, latents: int) -> Iterator[str]:
+        """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
+        video of so many; yields what the user should know."""
         ...
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:
@@ -104,5 +105,5 @@ def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype:
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)
     pipeline = load(model, device, dtype, memory, watch)
-    list(pipeline.prepare(canvas, 0))
+    list(pipeline.prepare(canvas, 0, 0))
     return pipeline.codec

@@ -39,7 +39,7 @@ class Sora:
     def parts(self) -> tuple[int, int]:
         return self.vae.config.space, self.vae.config.time
 
-    def prepare(self, canvas: Canvas, frames: int) -> Iterator[str]:
+    def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
         return iter(())
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:

@@ -52,14 +52,14 @@ class Wan:
 
     @property
     def codec(self) -> Codec:
-        return Codec(Autoencoder(self), self.device, self.dtype)
+        return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae))
 
     @property
     def sees_while_it_works(self) -> bool:
         return self.placement.keep
 
-    def prepare(self, canvas: Canvas, frames: int) -> Iterator[str]:
-        self.placement = memory.place(self.entry, canvas, frames, self.device, self.dtype, self.mode)
+    def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
+        self.placement = memory.place(self.entry, canvas, window, self.device, self.dtype, self.mode, latents)
         yield self.placement.why
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:
@@ -80,7 +80,7 @@ class Wan:
         if role == "text":
             return loading.load_text(place, self.reads_on, self.dtype, how.text == "streamed", watch)
         if role == "vae":
-            return loading.load_vae(place, self.device, self.dtype, watch)
+            return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
         if how.dit != "streamed":
             return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch)
         dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
@@ -224,8 +224,8 @@ class Autoencoder:
 
     @property
     def tiling(self) -> Tiling:
-        side = self.pipeline.placement.tile
-        return Tiling(side, side // 4) if side else WHOLE
+        how = self.pipeline.placement
+        return Tiling(how.tile, how.overlap) if how.tile else WHOLE
 
     def encode_stream(self, frames: Iterable[Tensor], group: int = 1) -> Iterator[Tensor]:
         """1 + 4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, 1, h, w], one by one."""
