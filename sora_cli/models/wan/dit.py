@@ -251,7 +251,7 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 def added(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + y * gate in float32, written over x."""
-    return x.copy_(x.float().addcmul_(y, gate))
+    return x.copy_(x.float().addcmul_(y.float(), gate))
 
 
 def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:

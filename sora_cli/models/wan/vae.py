@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,11 +82,12 @@ class Stream:
     begun: bool = False  # is the first frame behind us
     tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
-    def after(self, layer: nn.Module, x: Tensor, count: int) -> list[Tensor]:
-        """A frame behind so many frames that the layer saw last, or fewer at the beginning."""
-        seen = [*self.tails.get(layer, []), x][-1 - count :]
+    def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:
+        """A frame and before it so many that the layer saw last, or fewer at the beginning, side by side as channels:
+        [B, (1 + count) C, h, w]."""
+        seen = [*self.tails.get(layer, []), x]
         self.tails[layer] = seen[-count:]
-        return seen
+        return torch.cat(seen, 1)
 
 
 # -- Layers -----------------------------------------------------------------------------------------------
@@ -101,11 +102,10 @@ class CausalConv(nn.Conv3d):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
         return self.mixed(stream.after(self, x, self.kernel_size[0] - 1))
 
-    def mixed(self, frames: list[Tensor]) -> Tensor:
-        """Consecutive frames to one. Before a video's beginning all is zero and left out."""
-        x = torch.cat(frames, 1) if len(frames) > 1 else frames[0]
-        kernel = self.kernel()[:, -x.shape[1] :]
-        return F.conv2d(x, kernel, self.bias, padding=self.kernel_size[1] // 2)
+    def mixed(self, x: Tensor) -> Tensor:
+        """Frames that follow one another, side by side as channels, to one. Those that would lie before the video's
+        beginning are zero, and left out."""
+        return F.conv2d(x, self.kernel()[:, -x.shape[1] :], self.bias, padding=self.kernel_size[1] // 2)
 
     def kernel(self) -> Tensor:
         """The weights as those of an image convolution, [outputs, (T inputs), h, w]. They are laid out for that once;
@@ -123,7 +123,7 @@ class Pointwise(CausalConv):
         super().__init__(inputs, outputs, time=1, side=1)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return self.mixed([x])
+        return self.mixed(x)
 
 
 class Norm(nn.Module):
@@ -194,7 +194,7 @@ class Down(nn.Module):
         if len(seen) == 2:
             return None
         stream.tails[self] = [x]
-        return x if len(seen) == 1 else self.time_conv.mixed(seen)
+        return x if len(seen) == 1 else self.time_conv.mixed(torch.cat(seen, 1))
 
 
 class Up(nn.Module):
@@ -256,14 +256,16 @@ class UpStage(nn.Module):
         whole = x if self.shortcut else None
         for block in self.resnets:
             x = block(x, stream)
-        up = self.upsamplers[0] if self.upsamplers else self.upsampler
+        up = cast(Up | None, self.upsamplers[0] if self.upsamplers else self.upsampler)
         if up is None:
             yield x
             return
         small = up.longer(x, stream)
         for place, x in enumerate(small, self.time - len(small)):
-            y = up.resample(x)
-            yield y if whole is None else y.add_(repeated(whole, self.outputs, self.time, place))
+            if whole is None:
+                yield up.resample(x)
+            else:
+                yield up.resample(x).add_(repeated(whole, self.outputs, self.time, place))
 
 
 class Encoder(nn.Module):
@@ -299,8 +301,10 @@ class Decoder(nn.Module):
         frames: Iterable[Tensor] = [self.mid_block(self.conv_in(x, stream), stream)]
         for stage in self.up_blocks:
             frames = chain.from_iterable(map(partial(stage, stream=stream), frames))
-        for x in frames:
-            yield self.conv_out(silu(self.norm_out(x)), stream)
+        return map(partial(self.ended, stream=stream), frames)
+
+    def ended(self, x: Tensor, stream: Stream) -> Tensor:
+        return self.conv_out(silu(self.norm_out(x)), stream)
 
 
 class WanVae(nn.Module):
