@@ -85,6 +85,7 @@ def generate(
     check(shots, targets)
     if dry_run:
         return show_cost(shot, placed, (str(device), str(dtype)), as_json)
+    models.check_model(shot.model)
 
     from sora_cli.engine import Engine
 
@@ -144,7 +145,7 @@ def frame_count(seconds: float | None, frames: int | None, fps: float, usual: fl
 
 
 def check(shots: list[Shot], targets: list[Target]) -> None:
-    """All that can be refused without torch: names, folders, room, the model and its files."""
+    """All that can be refused without torch: names, folders, room."""
     for shot, target in zip(shots, targets, strict=True):
         one_image = target.path.suffix.lower() == ".png" and not target.numbered
         if one_image and shot.frames > 1:
@@ -157,7 +158,6 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
         target.check_format(format_of(shot))
     if not targets[0].stream:
         check_room(targets[0].path.parent, shots)
-    models.check_model(shots[0].model)
 
 
 def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], as_json: bool) -> None:

@@ -15,8 +15,9 @@ from test_solver_parity import UniPCMultistepScheduler
 from torch import Tensor
 from wan_cases import distance, told
 
-from sora_cli import hub, registry
+from sora_cli import hub, memory, registry
 from sora_cli.engine import Engine, Known
+from sora_cli.memory import Placement
 from sora_cli.shot import Shot
 
 pytestmark = pytest.mark.parity
@@ -43,6 +44,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny = registry.Entry("tiny", "wan", "a test", usage=USAGE)
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: {role: place / name for role, name in roles.items()})
+    placement = Placement("cpu", "resident", "float32", 0, 0, True)
+    monkeypatch.setattr(memory, "place", lambda *words: placement)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 

@@ -5,6 +5,9 @@ width, cross-attention to the text, and a GELU MLP; the timestep modulates both 
 The timestep belongs to a latent frame, so that known frames stand in the sequence at t = 0. SkyReels is told
 the frame rate as well. Parameter names are those of the published checkpoints in the diffusers layout.
 
+This is for inference: what a layer has made for itself alone is overwritten by the next, so that no gradient can
+go back through it.
+
 Letters: B batch, C channels, T H W latent frames, height and width, S patches of a frame, h w rows and columns
 of patches, N tokens, L text tokens, D width, n heads, d width of a head.
 """
@@ -24,7 +27,7 @@ from sora_cli.errors import SoraError
 PATCH = 2  # latent cells along each side of a token; one latent frame deep
 SLOW = 16  # the frame rate that the first row of the frame-rate embedding stands for; the second is any other
 
-Rope = tuple[Tensor, Tensor]  # cosines and sines, [N, d / 2] each
+PART = 8192  # tokens that go through an MLP at a time; fewer would no longer fill a GPU
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,32 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
         self.norm_q, self.norm_k = nn.RMSNorm(width, eps), nn.RMSNorm(width, eps)
 
-    def split(self, x: Tensor) -> Tensor:  # [B, ..., D] -> [B, n, N, d]
-        return rearrange(x, "B ... (n d) -> B n (...) d", n=self.heads)
+    def split(self, x: Tensor) -> Tensor:  # [B, ..., D] -> [B, N, n, d]
+        return rearrange(x, "B ... (n d) -> B (...) n d", n=self.heads)
 
-    def merge(self, x: Tensor, frames: int) -> Tensor:  # [B, n, N, d] -> [B, T, S, D]
-        return self.to_out(rearrange(x, "B n (T S) d -> B T S (n d)", T=frames))
+    def among(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # [B, N or L, n, d] -> [B, N, D]
+        q, k, v = (rearrange(part, "B N n d -> B n N d") for part in (q, k, v))
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "B n N d -> B N (n d)")
 
 
 class SelfAttention(Attention):
-    def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        q = rotated(self.split(self.norm_q(self.to_q(x))), rope)  # (B, n, N, d)
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        return self.to_out(self.attended(x, rope)).view_as(x)  # (B, T, S, D)
+
+    def attended(self, x: Tensor, rope: Tensor) -> Tensor:
+        q = rotated(self.split(self.norm_q(self.to_q(x))), rope)  # (B, N, n, d)
         k = rotated(self.split(self.norm_k(self.to_k(x))), rope)
-        v = self.split(self.to_v(x))
-        return self.merge(F.scaled_dot_product_attention(q, k, v), x.shape[1])  # (B, T, S, D)
+        return self.among(q, k, self.split(self.to_v(x)))  # (B, N, D)
 
 
 class CrossAttention(Attention):
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
-        q = self.split(self.norm_q(self.to_q(x)))  # (B, n, N, d)
-        k, v = self.split(self.norm_k(self.to_k(text))), self.split(self.to_v(text))  # (B, n, L, d)
-        return self.merge(F.scaled_dot_product_attention(q, k, v), x.shape[1])  # (B, T, S, D)
+        return self.to_out(self.attended(x, text)).view_as(x)  # (B, T, S, D)
+
+    def attended(self, x: Tensor, text: Tensor) -> Tensor:
+        q = self.split(self.norm_q(self.to_q(x)))  # (B, N, n, d)
+        k, v = self.split(self.norm_k(self.to_k(text))), self.split(self.to_v(text))  # (B, L, n, d)
+        return self.among(q, k, v)  # (B, N, D)
 
 
 class Activated(nn.Module):
@@ -113,12 +122,15 @@ class Activated(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """An MLP over some thousand tokens at a time, since its hidden features are several times as many as the rest."""
+
     def __init__(self, width: int, hidden: int, outputs: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.net = nn.Sequential(Activated(width, hidden, activation), nn.Identity(), nn.Linear(hidden, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        parts = x.reshape(-1, x.shape[-1]).split(PART)
+        return torch.cat([self.net(part) for part in parts]).view(*x.shape[:-1], -1)
 
 
 class TwoLinears(nn.Module):
@@ -139,14 +151,13 @@ class Block(nn.Module):
         self.ffn = FeedForward(c.width, c.hidden, c.width, gelu)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, c.width) / c.width**0.5)
 
-    def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Rope) -> Tensor:
-        """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D]."""
+    def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Tensor) -> Tensor:
+        """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D], written over
+        those that came."""
         first, scale1, gate1, second, scale2, gate2 = (self.scale_shift_table + pace.float()).unbind(-2)
-        y = self.attn1(modulated(x, first, scale1, self.eps), rope)
-        x = (x.float() + y * gate1).type_as(x)
-        x = x + self.attn2(in_float(self.norm2, x), text)
-        y = self.ffn(modulated(x, second, scale2, self.eps))
-        return (x.float() + y.float() * gate2).type_as(x)
+        x = added(x, self.attn1(modulated(x, first, scale1, self.eps), rope), gate1)
+        x += self.attn2(in_float(self.norm2, x), text)
+        return added(x, self.ffn(modulated(x, second, scale2, self.eps)), gate2)
 
 
 class Conditions(nn.Module):
@@ -195,7 +206,7 @@ class WanDit(nn.Module):
         T, h, w = latent_grid(x)
         places = torch.arange(T) if places is None else places
         rope = rotations(self.config.head_width, places, h, w, x.device)
-        tokens = rearrange(self.patch_embedding(x), "B D T h w -> B T (h w) D")  # (B, T, S, D)
+        tokens = self.embedded(x)  # (B, T, S, D)
         time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
         pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
         for block in self.blocks:
@@ -203,6 +214,11 @@ class WanDit(nn.Module):
         shift, scale = (self.scale_shift_table + time[..., None, :]).unbind(-2)  # (B, T, 1 or S, D)
         tokens = self.proj_out(modulated(tokens, shift, scale, self.config.eps))  # (B, T, S, 4C)
         return rearrange(tokens, "B T (h w) (a b C) -> B C T (h a) (w b)", h=h, a=PATCH, b=PATCH)
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """The patches of latents as tokens [B, T, S, D]: a convolution that steps by its own size is a product."""
+        patches = rearrange(x, "B C T (h a) (w b) -> B T (h w) (C a b)", a=PATCH, b=PATCH)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def frame_rate(self, fps: float | None) -> Tensor | float:
         """What a frame rate adds to the modulation, [6, D]; nothing in a network that is not told it."""
@@ -222,7 +238,8 @@ def latent_grid(x: Tensor) -> tuple[int, int, int]:
 
 
 def gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    """GELU by the hyperbolic tangent, written over its argument."""
+    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
 def in_float(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -233,7 +250,12 @@ def in_float(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Normalised, scaled and shifted in float32, as the checkpoints were trained; [B, T, S, D]."""
-    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).type_as(x)
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps).mul_(1 + scale).add_(shift).type_as(x)
+
+
+def added(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate in float32, written over x."""
+    return x.copy_(x.float().addcmul_(y.float(), gate))
 
 
 def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
@@ -244,29 +266,30 @@ def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch.device) -> Rope:
-    """The angles that turn the pairs of a head's features at every token: [N, width / 2] cosines and sines. A third
-    of the features is for height, a third for width, the rest for time, where the frames stand at `places` [T]."""
+def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
+    """What turns the pairs of a head's features at every token, as complex numbers of length one [N, 1, width / 2].
+    A third of the features is for height, a third for width, the rest for time, where the frames stand at `places`."""
     side, frames = 2 * (width // 6), len(places)
     time = turns(width - 2 * side, places)
     row, column = turns(side, torch.arange(rows)), turns(side, torch.arange(columns))
     along = [
-        time[:, None, None].expand(-1, rows, columns, -1),
-        row[None, :, None].expand(frames, -1, columns, -1),
-        column[None, None].expand(frames, rows, -1, -1),
+        time.to(device)[:, None, None].expand(-1, rows, columns, -1),
+        row.to(device)[None, :, None].expand(frames, -1, columns, -1),
+        column.to(device)[None, None].expand(frames, rows, -1, -1),
     ]
-    angles = rearrange(torch.cat(along, -1), "T h w d -> (T h w) d")
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return rearrange(torch.cat(along, -1), "T h w d -> (T h w) 1 d")
 
 
 def turns(width: int, places: Tensor) -> Tensor:
-    """Angles [count, width / 2] of positions [count]; in float64 on the CPU, since not every device has it."""
+    """Rotations [count, width / 2] of positions [count], complex; their angles in float64 on the CPU, since not every
+    device has it."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    return places.to("cpu", torch.float64)[:, None] * speeds
+    angles = places.to("cpu", torch.float64)[:, None] * speeds
+    return torch.complex(angles.cos().float(), angles.sin().float())
 
 
-def rotated(x: Tensor, rope: Rope) -> Tensor:
-    """Turn neighbouring pairs of features by their angles: [B, n, N, d]."""
-    cos, sin = rope
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)
+def rotated(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn neighbouring pairs of features by their angles, in float32; [B, N, n, d], written over x if it is."""
+    turned = x.float()
+    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rope)
+    return turned.type_as(x)

@@ -1,27 +1,35 @@
 """The video autoencoders of Wan 2.1 (8 x 8 pixels, 16 channels) and Wan 2.2 (16 x 16 pixels, 48 channels).
 
 Frames come as 1 + 4n: the first latent is frame 0 alone, every later one is four frames. All that mixes frames
-looks back only, two frames at most, so a video goes through in chunks of any length: a `Stream` keeps the last
-frames that every layer saw, and a whole clip is a stream of one chunk. Wan 2.2 folds 2 x 2 pixels into channels
-first and carries averages around its stages. Parameter names are those of the checkpoints.
+looks back only, two frames at most, so that frames go through the networks one by one: a `Stream` keeps the last
+frames that every layer saw. A frame goes to the end before the next one begins, and only one is in memory at the
+full size. Wan 2.2 folds 2 x 2 pixels into channels first and carries averages around its stages. Parameter names
+are those of the checkpoints.
+
+All layers work on single frames, so that a convolution over three frames is one over an image with three times the
+channels. Channels lie innermost in memory, where the norms and the convolutions want them. This is for inference:
+what a layer has made for itself alone is overwritten by the next, so that no gradient can go back through it.
 
 Letters: B batch, C channels, T frames of a chunk, K latent frames, H W pixels, h w latent cells.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
 from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
 CHUNK = 4  # frames of a latent, after the first
+LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -69,48 +77,65 @@ class WanVaeConfig:
 
 @dataclass
 class Stream:
-    """What the layers remember of the chunks of one video that they have seen."""
+    """What the layers remember of the frames of one video that they have seen."""
 
     begun: bool = False  # is the first frame behind us
-    tails: dict[nn.Module, Tensor] = field(default_factory=dict)
+    tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
-    def after(self, layer: nn.Module, x: Tensor, frames: int) -> Tensor:
-        """A chunk behind the last frames that the layer saw, zeros at the beginning: [B, C, frames + T, H, W]."""
-        before = self.tails.get(layer)
-        if before is None:
-            before = x.new_zeros(*x.shape[:2], frames, *x.shape[3:])
-        x = torch.cat([before, x], 2)
-        self.tails[layer] = x[:, :, x.shape[2] - frames :].clone()  # a view would keep the whole chunk
-        return x
-
-    def divide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The video's first frame, or no frame, and the rest of the chunk."""
-        first = 0 if self.begun else 1
-        return x[:, :, :first], x[:, :, first:]
+    def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:
+        """A frame and before it so many that the layer saw last, or fewer at the beginning, side by side as channels:
+        [B, (1 + count) C, h, w]."""
+        seen = [*self.tails.get(layer, []), x]
+        self.tails[layer] = seen[-count:]
+        return torch.cat(seen, 1)
 
 
 # -- Layers -----------------------------------------------------------------------------------------------
 
 
 class CausalConv(nn.Conv3d):
-    """A convolution that looks back in time; [B, C, T, H, W] keeps T, H and W."""
+    """A convolution that looks back in time; [B, C, h, w] keeps h and w."""
 
     def __init__(self, inputs: int, outputs: int, time: int = 3, side: int = 3) -> None:
-        super().__init__(inputs, outputs, (time, side, side), padding=(0, side // 2, side // 2))
+        super().__init__(inputs, outputs, (time, side, side))
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
-        return super().forward(stream.after(self, x, self.kernel_size[0] - 1))
+        return self.mixed(stream.after(self, x, self.kernel_size[0] - 1))
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """Frames that follow one another, side by side as channels, to one. Those that would lie before the video's
+        beginning are zero, and left out."""
+        return F.conv2d(x, self.kernel()[:, -x.shape[1] :], self.bias, padding=self.kernel_size[1] // 2)
+
+    def kernel(self) -> Tensor:
+        """The weights as those of an image convolution, [outputs, (T inputs), h, w]. They are laid out for that once;
+        names, shapes and values stay."""
+        weight = rearrange(self.weight, "O I T h w -> O h w T I")
+        if not weight.is_contiguous():
+            self.weight.data = rearrange(weight.contiguous(), "O h w T I -> O I T h w")
+        return rearrange(self.weight, "O I T h w -> O (T I) h w")
+
+
+class Pointwise(CausalConv):
+    """The same for every cell."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, time=1, side=1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.mixed(x)
 
 
 class Norm(nn.Module):
-    """Every cell's features at length one, times a gain; computed in float32."""
+    """Every cell's features at length one, times a gain and the root of their number."""
 
     def __init__(self, channels: int, axes: int = 3) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x.float(), dim=1).type_as(x) * len(self.gamma) ** 0.5 * self.gamma
+        x = F.rms_norm(rearrange(x, "B C h w -> B h w C"), (x.shape[1],), self.gamma.flatten(), eps=1e-24)
+        return rearrange(x, "B h w C -> B C h w")
 
 
 class ResBlock(nn.Module):
@@ -118,11 +143,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = Norm(inputs), CausalConv(inputs, outputs)
         self.norm2, self.conv2 = Norm(outputs), CausalConv(outputs, outputs)
-        self.conv_shortcut = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.conv_shortcut = Pointwise(inputs, outputs) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)), stream)
-        return self.conv2(F.silu(self.norm2(y)), stream) + self.conv_shortcut(x)
+        y = self.conv1(silu(self.norm1(x)), stream)
+        y = silu(self.norm2(y))
+        y = self.conv2(y, stream)
+        return y.add_(self.conv_shortcut(x))
 
 
 class Attention(nn.Module):
@@ -134,13 +161,10 @@ class Attention(nn.Module):
         self.to_qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + by_frame(self.among, x)
-
-    def among(self, x: Tensor) -> Tensor:  # [frames, C, h, w]
         qkv = self.to_qkv(self.norm(x))
-        q, k, v = rearrange(qkv, "N (n C) h w -> n N 1 (h w) C", n=3)
-        y = F.scaled_dot_product_attention(q, k, v)  # (N, 1, hw, C)
-        return self.proj(rearrange(y, "N 1 (h w) C -> N C h w", h=x.shape[2]))
+        q, k, v = rearrange(qkv, "B (n C) h w -> n B 1 (h w) C", n=3)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, 1, hw, C)
+        return x + self.proj(rearrange(y, "B 1 (h w) C -> B C h w", h=x.shape[2]))
 
 
 class Middle(nn.Module):
@@ -159,18 +183,18 @@ class Down(nn.Module):
     def __init__(self, channels: int, time: bool) -> None:
         super().__init__()
         self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
-        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if time else None
+        self.time_conv = CausalConv(channels, channels, side=1) if time else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = by_frame(self.resample, x)
+    def forward(self, x: Tensor, stream: Stream) -> Tensor | None:
+        """A smaller frame, or nothing where another one is awaited."""
+        x = self.resample(x)
         if self.time_conv is None:
             return x
-        first, rest = stream.divide(x)
-        before = stream.tails.get(self, first)
-        stream.tails[self] = x[:, :, -1:].clone()
-        if not rest.shape[2]:
-            return first
-        return torch.cat([first, self.time_conv(torch.cat([before, rest], 2))], 2)
+        seen = stream.tails[self] = [*stream.tails.get(self, []), x]
+        if len(seen) == 2:
+            return None
+        stream.tails[self] = [x]
+        return x if len(seen) == 1 else self.time_conv.mixed(torch.cat(seen, 1))
 
 
 class Up(nn.Module):
@@ -184,13 +208,14 @@ class Up(nn.Module):
         )
         self.time_conv = CausalConv(inputs, 2 * inputs, side=1) if time else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        if self.time_conv is not None:
-            first, rest = stream.divide(x)
-            if rest.shape[2]:
-                rest = rearrange(self.time_conv(rest, stream), "B (two C) T h w -> B C (T two) h w", two=2)
-            x = torch.cat([first, rest], 2)
-        return by_frame(self.resample, x)
+    def longer(self, x: Tensor, stream: Stream) -> tuple[Tensor, ...]:
+        """The frames, one or two, that a frame becomes; still small, to be made larger one by one."""
+        if self.time_conv is None:
+            return (x,)
+        if self.time_conv not in stream.tails:
+            stream.tails[self.time_conv] = []
+            return (x,)
+        return self.time_conv(x, stream).chunk(2, 1)
 
 
 class DownStage(nn.Module):
@@ -202,13 +227,16 @@ class DownStage(nn.Module):
         self.resnets = nn.ModuleList([ResBlock(outputs if i else inputs, outputs) for i in range(blocks)])
         self.downsampler = Down(outputs, shorter) if smaller else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        shortcut = averaged(x, self.outputs, self.time, self.side)
+    def forward(self, x: Tensor, stream: Stream) -> Tensor | None:
+        """A smaller frame, or nothing where another one is awaited."""
+        whole = [*stream.tails.pop(self, []), x]
         for block in self.resnets:
             x = block(x, stream)
-        if self.downsampler is not None:
-            x = self.downsampler(x, stream)
-        return x + shortcut
+        y = x if self.downsampler is None else self.downsampler(x, stream)
+        if y is None:
+            stream.tails[self] = whole
+            return None
+        return y + averaged(whole, self.outputs, self.time, self.side)
 
 
 class UpStage(nn.Module):
@@ -223,15 +251,21 @@ class UpStage(nn.Module):
         self.upsampler = up if shortcut else None
         self.upsamplers = nn.ModuleList([] if shortcut or up is None else [up])
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        whole = x
+    def forward(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """The frames that a frame becomes, made as they are asked for."""
+        whole = x if self.shortcut else None
         for block in self.resnets:
             x = block(x, stream)
-        for up in [*self.upsamplers, self.upsampler]:
-            x = x if up is None else up(x, stream)
-        if not self.shortcut:
-            return x
-        return x + repeated(whole, self.outputs, self.time, stream)
+        up = cast(Up | None, self.upsamplers[0] if self.upsamplers else self.upsampler)
+        if up is None:
+            yield x
+            return
+        small = up.longer(x, stream)
+        for place, x in enumerate(small, self.time - len(small)):
+            if whole is None:
+                yield up.resample(x)
+            else:
+                yield up.resample(x).add_(repeated(whole, self.outputs, self.time, place))
 
 
 class Encoder(nn.Module):
@@ -243,12 +277,15 @@ class Encoder(nn.Module):
         self.mid_block, self.norm_out = Middle(deepest), Norm(deepest)
         self.conv_out = CausalConv(deepest, 2 * c.channels)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = self.conv_in(x, stream)
+    def forward(self, x: Tensor, stream: Stream) -> Tensor | None:
+        """The latent that ends with this frame, if one does."""
+        y: Tensor | None = self.conv_in(x, stream)
         for block in self.down_blocks:
-            x = block(x, stream)
-        x = self.mid_block(x, stream)
-        return self.conv_out(F.silu(self.norm_out(x)), stream)
+            y = block(y, stream)
+            if y is None:
+                return None
+        y = self.mid_block(y, stream)
+        return self.conv_out(silu(self.norm_out(y)), stream)
 
 
 class Decoder(nn.Module):
@@ -259,11 +296,15 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList(up_blocks(c))
         self.norm_out, self.conv_out = Norm(finest), CausalConv(finest, 3 * c.patch**2)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = self.mid_block(self.conv_in(x, stream), stream)
-        for block in self.up_blocks:
-            x = block(x, stream)
-        return self.conv_out(F.silu(self.norm_out(x)), stream)
+    def forward(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """The frames of a latent. Every stage is at one frame at a time: the finest ends before the next begins."""
+        frames: Iterable[Tensor] = [self.mid_block(self.conv_in(x, stream), stream)]
+        for stage in self.up_blocks:
+            frames = chain.from_iterable(map(partial(stage, stream=stream), frames))
+        return map(partial(self.ended, stream=stream), frames)
+
+    def ended(self, x: Tensor, stream: Stream) -> Tensor:
+        return self.conv_out(silu(self.norm_out(x)), stream)
 
 
 class WanVae(nn.Module):
@@ -273,8 +314,8 @@ class WanVae(nn.Module):
         super().__init__()
         c = self.config = config
         self.encoder, self.decoder = Encoder(c), Decoder(c)
-        self.quant_conv = nn.Conv3d(2 * c.channels, 2 * c.channels, 1)
-        self.post_quant_conv = nn.Conv3d(c.channels, c.channels, 1)
+        self.quant_conv = Pointwise(2 * c.channels, 2 * c.channels)
+        self.post_quant_conv = Pointwise(c.channels, c.channels)
 
     def encode(self, video: Tensor, tiling: Tiling = WHOLE) -> Tensor:
         """The latents of a whole clip of 1 + 4n frames, made chunk by chunk."""
@@ -305,19 +346,22 @@ class WanVae(nn.Module):
         stride, extra = self.config.stride, T - (not stream.begun)
         if T == 0 or extra % CHUNK or H % stride or W % stride:
             raise ValueError(f"{T} frames of {W}x{H} are not whole latents: 1 frame, then {CHUNK} each, {stride} wide")
-        patches = rearrange(video, "B C T (H a) (W b) -> B (C b a) T H W", a=self.config.patch, b=self.config.patch)
-        mode = self.quant_conv(self.encoder(patches, stream)).chunk(2, 1)[0]
+        patches = rearrange(video, "B C T (h a) (w b) -> T B (C b a) h w", a=self.config.patch, b=self.config.patch)
+        found = (self.encoder(frame.contiguous(memory_format=LAST), stream) for frame in patches)
+        modes = [self.quant_conv(z).chunk(2, 1)[0] for z in found if z is not None]
         stream.begun = True
-        mean, std = self.statistics(mode)
-        return (mode - mean) / std
+        mean, std = self.statistics(video)
+        return (torch.stack(modes, 2) - mean) / std
 
     def decode_chunk(self, latents: Tensor, stream: Stream) -> Tensor:
         """The next frames of a video."""
         mean, std = self.statistics(latents)
-        patches = self.decoder(self.post_quant_conv(latents * std + mean), stream)
+        frames: list[Tensor] = []
+        for z in (latents * std + mean).unbind(2):
+            frames += self.decoder(self.post_quant_conv(z.contiguous(memory_format=LAST)), stream)
         stream.begun = True
-        video = rearrange(patches, "B (C b a) T H W -> B C T (H a) (W b)", a=self.config.patch, b=self.config.patch)
-        return video.clamp(-1, 1)
+        patches = torch.stack(frames, 2).clamp_(-1, 1)
+        return rearrange(patches, "B (C b a) T h w -> B C T (h a) (w b)", a=self.config.patch, b=self.config.patch)
 
     def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latents' channels, [C, 1, 1, 1] each; no buffers, so that a network built without
@@ -354,21 +398,20 @@ def up_blocks(c: WanVaeConfig) -> Iterator[UpStage]:
         inputs = after
 
 
-def by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """An image layer on every frame of [B, C, T, h, w]."""
-    y = layer(rearrange(x, "B C T h w -> (B T) C h w"))
-    return rearrange(y, "(B T) C h w -> B C T h w", B=len(x))
+def silu(x: Tensor) -> Tensor:
+    return F.silu(x, inplace=True)
 
 
-def averaged(x: Tensor, channels: int, time: int, side: int) -> Tensor:
-    """Fold cells into channels and average them to so many; a video's first frame has a black one before it."""
-    x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
-    x = rearrange(x, "B C (T a) (h b) (w c) -> B (C a b c) T h w", a=time, b=side, c=side)
-    return rearrange(x, "B (C n) T h w -> B C n T h w", C=channels).mean(2)
+def averaged(frames: list[Tensor], channels: int, time: int, side: int) -> Tensor:
+    """Fold one or two frames, and cells of theirs, into channels and average them to so many; a video's first frame
+    has a black one before it."""
+    black = [torch.zeros_like(frames[0])] * (time - len(frames))
+    x = rearrange([*black, *frames], "a B C (h b) (w c) -> B (C a b c) h w", b=side, c=side)
+    return reduce(x, "B (C n) h w -> B C h w", "mean", C=channels)
 
 
-def repeated(x: Tensor, channels: int, time: int, stream: Stream) -> Tensor:
-    """Repeat channels and unfold them into cells of twice the size; a video's first frame stays one."""
+def repeated(x: Tensor, channels: int, time: int, place: int) -> Tensor:
+    """Repeat channels and unfold them into cells of twice the size: one, by its place, of so many frames."""
     x = x.repeat_interleave(channels * time * 4 // x.shape[1], 1)
-    x = rearrange(x, "B (C a b c) T h w -> B C (T a) (h b) (w c)", a=time, b=2, c=2)
-    return x if stream.begun else x[:, :, time - 1 :]
+    x = rearrange(x, "B (C a n) h w -> a B (C n) h w", a=time, n=4)[place]
+    return F.pixel_shuffle(x, 2)
