@@ -65,7 +65,8 @@ class Header:
         """That of latents which a model makes."""
         entry = registry.entry(model)
         pixels = 0 if entry.kind == "sora" else entry.usage.width * entry.usage.height
-        return cls(entry.name, vae_of(model), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
+        name = "-".join(re.findall(r"[A-Za-z0-9]+", entry.name))[-64:].strip("-") if entry.parts else entry.name
+        return cls(name, vae_of(model), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
 
     @property
     def canvas(self) -> geometry.Canvas:

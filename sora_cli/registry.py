@@ -44,7 +44,9 @@ SUPPORTED = "supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and Sk
 
 # keys of a weights.toml, and the types of their values
 FILE_KEYS = {"name": str, "bytes": int, "sha256": str}
-PART_KEYS = {"role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict}
+PART_KEYS = {
+    "role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict, "path": str,
+}  # fmt: skip
 MODEL_KEYS = {
     "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, "licence": str,
     "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int, "usage": dict,
@@ -80,7 +82,7 @@ class Part:
     bytes: int  # about
     names: tuple[str, ...] = NETWORK
     sha256: tuple[tuple[str, str], ...] = ()  # (name in the folder, hash) of files whose hashes are known
-    path: Path | None = None  # the folder, of a model that is no repository's
+    path: Path | None = None  # the folder, or the file, of a model that is no repository's
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,9 @@ def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
 
 
 def read_part(part: Mapping[str, Any]) -> Part:
-    told = {"revision": MAIN, "folder": ""} | dict(part)
+    told: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
+    if "path" in told:
+        told["path"] = Path(told["path"]).expanduser()
     told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
     if "names" in told:
         told["names"] = tuple(told["names"])
@@ -260,10 +264,10 @@ def check_model(name: str, model: object) -> None:
     for file in model.get("files", ()):
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):
-        check_table(f"[{name}] parts", part, PART_KEYS, ("role", "repo", "bytes"))
+        check_table(f"[{name}] parts", part, PART_KEYS, ("role",) if "path" in part else ("role", "repo", "bytes"))
         if part["role"] not in ROLES:
             raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join(ROLES)}")
-        if not REPOSITORY.fullmatch(part["repo"]):
+        if "path" not in part and not REPOSITORY.fullmatch(part["repo"]):
             raise SoraError(f"[{name}] parts has repo = {part['repo']!r}; it must look like OWNER/NAME")
 
 
@@ -298,7 +302,7 @@ def of_folder(name: str) -> Entry:
         raise SoraError(f"{name} has two transformers; {SUPPORTED}")
     has_text = all((folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items())
     roles = ROLES if has_text else ("dit", "vae")
-    parts = tuple(Part(role, "", "", FOLDERS[role], 0, path=folder / FOLDERS[role]) for role in roles)
+    parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
     parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
     entry = entry_like(like, name, f"the model of {folder}", parts)
     told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}

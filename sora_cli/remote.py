@@ -152,10 +152,8 @@ def fetch(repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None]
 def receive(repo: str, file: RemoteFile, commit: str, part: Path, moved: Callable[[int], None]) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+    from huggingface_hub.utils import build_hf_headers
 
-    disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every attempt
     if part.exists() and part.stat().st_size > file.bytes:
         part.unlink()
     headers = build_hf_headers(library_name="sora-cli") | {"Accept-Encoding": "identity"}
@@ -203,7 +201,10 @@ def git_hash(path: Path) -> str:
 def told(repo: str, revision: str, name: str = "") -> Iterator[None]:
     """What the client raises, as Failed in one line that says what can be done."""
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every attempt
     # of the library that the client speaks HTTP with, whichever that is
     failures = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:

@@ -5,6 +5,7 @@ Large files are answered with a redirect to another host, as the Hub does with i
 
 import hashlib
 import json
+import os
 import re
 import threading
 import time
@@ -13,9 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
+CHUNK = 4096  # bytes that a client writes at a time, small as our files are
 LARGE = (".safetensors", "tokenizer.json", ".bin", ".model")  # what repositories keep in LFS
 API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -26,7 +31,7 @@ REASONS = {"RepoNotFound": "Repository not found", "RevisionNotFound": "Invalid 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests for paths that contain `where`."""
+    """What goes wrong with the next `times` requests for paths that contain `where`; redirects can only be refused."""
 
     where: str
     status: int = 0  # answered instead
@@ -82,8 +87,10 @@ class Hub(ThreadingHTTPServer):
         self.faults.append(Fault(where, **how))
 
     def fault(self, method: str, path: str) -> Fault | None:
+        redirected = FILE.fullmatch(path) is not None and path.endswith(LARGE)
         for fault in self.faults:
-            if fault.times > 0 and fault.where in path and method in fault.methods:
+            concerned = fault.where in path and method in fault.methods and (fault.status > 0 or not redirected)
+            if fault.times > 0 and concerned:
                 fault.times -= 1
                 return fault
         return None
@@ -100,6 +107,7 @@ class Hub(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -145,8 +153,8 @@ class Handler(BaseHTTPRequestHandler):
         if not name.endswith(LARGE):
             return self.send(200, data, headers, fault)
         sha256 = hashlib.sha256(data).hexdigest()
-        headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{sha256}"',
-                    "Location": f"http://localhost:{self.server.server_port}/stored/{repo}/{sha256}/{name}"}  # fmt: skip
+        place = f"http://localhost:{self.server.server_port}/stored/{repo}/{sha256}/{name}"
+        headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{sha256}"', "Location": place}
         self.send(302, b"", headers, None)
 
     def serve_stored(self, repo: str, sha256: str, name: str, fault: Fault | None) -> None:
@@ -203,6 +211,31 @@ def sibling(name: str, data: bytes) -> dict[str, Any]:
 
 def git_hash(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def connect(patch: pytest.MonkeyPatch, hub_url: str, home: Path) -> None:
+    """Have this process's client ask a Hub on this machine, keep all in `home`, and not wait between attempts."""
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    told = {
+        "ENDPOINT": hub_url, "HUGGINGFACE_CO_URL_TEMPLATE": hub_url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN_PATH": str(home / "token"), "HF_HUB_OFFLINE": False,
+        "HF_HUB_ETAG_TIMEOUT": 0.3, "HF_HUB_DOWNLOAD_TIMEOUT": 0.3, "DOWNLOAD_CHUNK_SIZE": CHUNK,
+    }  # fmt: skip
+    for name, value in told.items():
+        patch.setattr(constants, name, value)
+    patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    patch.delenv("HF_TOKEN", raising=False)
+    for module in (file_download, _http):
+        patch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
+
+
+def environment(hub_url: str, home: Path) -> dict[str, str]:
+    """The same for another process, but for the waiting."""
+    told = {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"),
+            "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}  # fmt: skip
+    return {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | told
 
 
 @contextmanager

@@ -125,6 +125,11 @@ def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
     assert not loaded(f"from sora_cli.cli import main; main({words})", "torch")
 
 
+@pytest.mark.parametrize("words", [["--help"], ["weights", "--help"], ["generate", "x", "--res", "0x0"]])
+def test_the_client_of_the_hub_waits_until_it_is_needed(words: list[str]) -> None:
+    assert not loaded(f"from sora_cli.cli import main; main({words})", "huggingface_hub")
+
+
 def test_these_parts_do_without_torch() -> None:
     names = ", ".join(f"sora_cli.{part}" for part in WITHOUT_TORCH)
     assert not loaded(f"import {names}", "torch")

@@ -1,33 +1,19 @@
 """Checkpoints that are whole are read exactly; all others are named, with a remedy."""
 
-import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sora_cli import registry, weights
+from sora_cli import weights
 from sora_cli.errors import Failed, SoraError
 
 
 def tensors() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {f"layer.{i}.weight": torch.randn(64, 64, generator=generator) for i in range(5)}
-
-
-def register(monkeypatch: pytest.MonkeyPatch, folder: Path) -> registry.Entry:
-    """A model `tiny` of all the files in a folder."""
-    files = tuple(
-        registry.WeightFile(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in sorted(folder.glob("*.safetensors"))
-    )
-    model = registry.Entry("tiny", "sora", "a test", files)
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": model})
-    return model
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -39,14 +25,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
-def test_shards_hold_the_limit_and_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_hold_the_limit_and_merge(tmp_path: Path) -> None:
     paths = weights.save_part(tmp_path, "dit", tensors(), {"config": "{}"}, limit=2 * 64 * 64 * 4)
     assert [path.name for path in paths] == [f"dit-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     assert all(path.stat().st_size < 2 * 64 * 64 * 4 + 1000 for path in paths)
-    register(monkeypatch, tmp_path)
-    for found, metadata in (weights.load_part(tmp_path, "dit"), registry.load_model_files("tiny", "dit")):
-        assert metadata == {"config": "{}"}
-        torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
+    found, metadata = weights.load_part(tmp_path, "dit")
+    assert metadata == {"config": "{}"}
+    torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
 
 
 def test_fewer_shards_replace_more(tmp_path: Path) -> None:
@@ -71,6 +56,11 @@ def test_truncated(tmp_path: Path, kept: int) -> None:
         weights.load(path)
 
 
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    with pytest.raises(SoraError, match="no checkpoint"):
+        weights.load(tmp_path / "a.safetensors")
+
+
 def test_garbage(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(os.urandom(4000))
     with pytest.raises(Failed, match="no safetensors"):
@@ -86,38 +76,6 @@ def test_poison(tmp_path: Path, poison: float) -> None:
         weights.load(tmp_path / "a.safetensors")
 
 
-def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.save(tmp_path / "vae.safetensors", tensors())
-    model = register(monkeypatch, tmp_path)
-    registry.verify(model)
-    data = bytearray((tmp_path / "vae.safetensors").read_bytes())
-    data[-1] ^= 1
-    (tmp_path / "vae.safetensors").write_bytes(data)
-    with pytest.raises(Failed, match=r"vae\.safetensors are damaged or changed.*reinstall"):
-        registry.verify(model)
-    with pytest.raises(Failed, match="damaged or changed"):
-        registry.load_model_files("tiny", "vae")
-
-
-def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "vae.safetensors"
-    weights.save(path, tensors())
-    model = register(monkeypatch, tmp_path)
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(Failed, match="bytes instead of"):
-        registry.verify(model)
-    path.unlink()
-    with pytest.raises(Failed, match="missing"):
-        registry.verify(model)
-    with pytest.raises(SoraError, match="no checkpoint"):
-        weights.load(path)
-
-
-def test_unknown_models_name_the_known() -> None:
-    with pytest.raises(SoraError, match="known are: pocket"):
-        registry.entry("veo")
-
-
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -126,17 +84,3 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Failed, match="No space left"):
         weights.save(tmp_path / "a.safetensors", tensors())
     assert os.listdir(tmp_path) == []
-
-
-def test_the_registry_is_what_is_shipped() -> None:
-    """scripts/register_weights.py has been run after the last change of the weights."""
-    for name in registry.names():
-        model = registry.entry(name)
-        if model.files:
-            registry.verify(model)
-            assert sum(file.bytes for file in model.files) <= 60_000_000
-            assert {file.path.name for file in model.files} == {
-                path.name for path in model.files[0].path.parent.glob("*.safetensors")
-            }
-    script = Path(__file__).parent.parent / "scripts" / "register_weights.py"
-    subprocess.run([sys.executable, script, "--check"], check=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from sora_cli import hub, registry
+from sora_cli.cli.screen import Transfers
 from sora_cli.shot import Shot
 
 
@@ -14,7 +15,7 @@ def check_model(model: str) -> None:
     if entry.kind == "sora":
         registry.verify(entry)
     else:
-        hub.ensure(entry)
+        hub.ensure(entry, screen=Transfers())
 
 
 def usual(model: str, prompt: str = "") -> Shot:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,6 @@ from sora_cli import hub, registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError
-from sora_cli.hub.held import gigabytes
 from sora_cli.registry import Entry
 
 weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
@@ -37,9 +37,10 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
         return
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("name", "size", "here", "licence", "trained for", "native size", box=None, header_style="bold")
+    columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
+    table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for row in found:
         table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], ", ".join(row["anchors"]) or "text",
                       row["size"])  # fmt: skip
@@ -78,7 +79,7 @@ def pull(
         screen = Transfers(quiet)
         hub.pull(entry, yes, accept_licence, update, screen)
         if not as_json:
-            screen.note(f"{entry.name} is here ({gigabytes(hub.status(entry).bytes)})")
+            screen.note(f"{entry.name} is here ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
         typer.echo(json.dumps([row(entry) for entry in entries], ensure_ascii=False))
 
@@ -90,9 +91,9 @@ def verify(
     """Read all files of models and compare them with what was fetched."""
     for entry in [registry.entry(name) for name in names]:
         with Transfers(quiet) as screen:
-            hub.verify(entry, lambda file, total, done: screen.show(file.rpartition("/")[2], done, total))
+            hub.verify(entry, partial(screen.show, "checking"))
         if not as_json:
-            screen.note(f"{entry.name} is whole ({gigabytes(hub.status(entry).bytes)})")
+            screen.note(f"{entry.name} is whole ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
         typer.echo(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False))
 
@@ -106,9 +107,9 @@ def rm(
     for name in names:
         freed = hub.remove(removable(name))
         told.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
-        kept = f"; {', '.join(freed.kept)} still use the rest" if freed.kept else ""
+        kept = f"; the rest stays for {', '.join(freed.kept)}" if freed.kept else ""
         if not as_json:
-            Transfers(quiet).note(f"{name}: {gigabytes(freed.bytes)} freed{kept}")
+            Transfers(quiet).note(f"{name}: {hub.gigabytes(freed.bytes)} freed{kept}")
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False))
 
@@ -157,11 +158,11 @@ def other_rows() -> Iterator[dict[str, Any]]:
 
 
 def size(count: int) -> str:
-    return gigabytes(count) if count else "?"
+    return hub.gigabytes(count) if count else "?"
 
 
 def here(row: dict[str, Any]) -> str:
-    return {"present": "yes", "absent": "no"}.get(row["state"], f"{gigabytes(row['here'])} of it")
+    return {"present": "yes", "absent": "no"}.get(row["state"], f"{hub.gigabytes(row['here'])} of it")
 
 
 def described(entry: Entry) -> dict[str, Any]:
@@ -183,9 +184,9 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif key == "parts":
             yield from ((f"  {part['role']}", part_line(part)) for part in value)
         elif key == "files":
-            yield from (("  file", f"{file['path']}, {gigabytes(file['bytes'])}") for file in value)
+            yield from (("  file", f"{file['path']}, {hub.gigabytes(file['bytes'])}") for file in value)
         else:
-            yield key, gigabytes(int(value)) if key in ("bytes", "here", "memory") else text(value)
+            yield key, hub.gigabytes(int(value)) if key in ("bytes", "here", "memory") else text(value)
 
 
 def part_line(part: dict[str, Any]) -> str:

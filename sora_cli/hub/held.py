@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from sora_cli import registry, remote, weights
@@ -15,7 +14,7 @@ from sora_cli.hub import lock as locks
 from sora_cli.hub.lock import Lock, Record
 from sora_cli.registry import Entry, Part
 
-Moved = Callable[[str, int, int], None]  # (file, its bytes, those that are done)
+Moved = Callable[[int, int], None]  # (bytes done, of all)
 PRESENT, PARTIAL, ABSENT = "present", "partial", "absent"
 
 
@@ -105,16 +104,19 @@ def is_here(source: str, name: str, record: Record) -> bool:
 
 def is_whole(part: Part, lock: Lock) -> bool:
     if part.path is not None:
-        return part.path.is_dir()
+        return part.path.exists()
     found = lock.of(part)
     return bool(found) and all(is_here(locks.source(part), name, record) for name, record in found.items())
 
 
 def folder_of(part: Part, lock: Lock) -> Path:
+    """Where a part is: a folder, or the one file that it is."""
     if part.path is not None:
         return part.path
-    name, record = next(iter(lock.of(part).items()))
-    return path_of(locks.source(part), name, record).parent
+    found = lock.of(part)
+    name, record = next(iter(found.items()))
+    path = path_of(locks.source(part), name, record)
+    return path if len(found) == 1 and path.suffix == ".safetensors" else path.parent
 
 
 def arrived(part: Part, lock: Lock) -> int:
@@ -140,6 +142,8 @@ def check_folder(part: Part) -> None:
     assert part.path is not None
     if part.role == "tokenizer":
         return
+    if part.path.is_file():
+        return check_length(part.path)
     files = {path.name for path in part.path.glob("*.safetensors")}
     if not files:
         raise Failed(f"{part.path} holds no safetensors files; those of another kind are not read")
@@ -175,18 +179,22 @@ def check_length(path: Path) -> None:
 # ---- verify -----------------------------------------------------------------------------------------------
 
 
-def verify(entry: Entry, moved: Moved = lambda name, total, done: None) -> None:
+def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
     """Every file of a model is here and has the hash that it arrived with; Failed naming the first that has not.
 
     Damaged files of repositories are removed, so that the next pull fetches them."""
     if entry.files:
         return registry.verify(entry)
     locate(entry)
-    lock, bad = locks.read(), []
+    lock = locks.read()
+    total = sum(expected(part, lock) for part in entry.parts if part.path is None)
+    bad, before = [], 0
     for part in entry.parts:
         for name, record in lock.of(part).items() if part.path is None else ():
             path = path_of(locks.source(part), name, record)
-            if remote.hash_of(path, partial(moved, name, record.bytes)) != (known(part, name) or record.sha256):
+            sha256 = remote.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
+            before += record.bytes
+            if sha256 != (known(part, name) or record.sha256):
                 discard(part.repo, path)
                 bad.append(name)
     if bad:
@@ -229,16 +237,17 @@ def release(repo: str, record: Record, name: str) -> int:
 
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
-    if not path.exists():
-        path.unlink(missing_ok=True)
-        return 0
-    content, size, home = content_of(path), path.stat().st_size, remote.cache_of(repo)
-    path.unlink()
-    used = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    if not used:
+    home, freed = remote.cache_of(repo), 0
+    if path.exists():
+        freed = path.stat().st_size
+    content = content_of(path)
+    path.unlink(missing_ok=True)
+    if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):
+        freed = 0
+    else:
         content.unlink(missing_ok=True)
     prune(path.parent, home)
-    return 0 if used else size
+    return freed
 
 
 def content_of(path: Path) -> Path:

@@ -39,6 +39,7 @@ class Screen(Protocol):
     ) -> None: ...
     def note(self, text: str) -> None: ...
     def show(self, stage: str, done: int, total: int) -> None: ...
+    def clear(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ class Wanted:
     @property
     def left(self) -> int:
         """Bytes that have yet to arrive."""
-        if remote.blob(self.part.repo, self.file.etag).is_file():
-            return 0
-        unfinished = remote.unfinished(self.part.repo, self.file.etag)
-        return max(0, self.file.bytes - (unfinished.stat().st_size if unfinished.is_file() else 0))
+        repo, etag = self.part.repo, self.file.etag
+        paths = remote.blob(repo, etag), remote.unfinished(repo, etag)
+        return max(0, self.file.bytes - max(path.stat().st_size if path.is_file() else 0 for path in paths))
 
 
 def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dict[str, Path]:
@@ -93,8 +93,8 @@ def pull(
             note(lock, entry.name, {one: None for one in wanted})
     arrived: dict[Wanted, str | None] = {}
     with screen or nullcontext():
-        for one in wanted:
-            arrived[one] = obtain(one, screen)
+        for number, one in enumerate(wanted, 1):
+            arrived[one] = obtain(one, f"{one.part.role} {number}/{len(wanted)}", screen)
             if not update:
                 with locks.changed() as lock:
                     note(lock, entry.name, {one: arrived[one]})
@@ -149,13 +149,15 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     fitting = [file for file in fitting if not is_variant(file, fitting)]
     where = f"{part.repo} has in {part.folder or 'its root'}"
     for suffix in NEEDED.get(part.role, NETWORK):
-        if not any(file.name.endswith(suffix) for file in fitting):
+        asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
+        if asked and not any(file.name.endswith(suffix) for file in fitting):
             pickles = [file.name for file in there if file.name.endswith(PICKLES)]
             if pickles:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
             raise Failed(f"{where} no {suffix}; this is no model that can be used")
     records = lock.of(part)
-    return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in fitting]
+    small_first = sorted(fitting, key=lambda file: (file.bytes, file.name))
+    return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in small_first]
 
 
 def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
@@ -198,7 +200,7 @@ def check_licence(entry: Entry, accept: str) -> None:
         raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
     if accepted(entry, locks.read()):
         return
-    told = f"{entry.name} is under the {entry.licence} ({entry.licence_url}), which has to be accepted"
+    told = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
     if not accept and on_terminal():
         accept = ask(f"{told}.\nType its name to accept it, anything else not to:")
     if accept != entry.licence:
@@ -208,6 +210,10 @@ def check_licence(entry: Entry, accept: str) -> None:
         lock.licences[entry.name] = entry.licence
 
 
+def link_of(entry: Entry) -> str:
+    return f" ({entry.licence_url})" if entry.licence_url else ""
+
+
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen | None) -> None:
     """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
@@ -215,8 +221,8 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     if free < size:
         raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {place} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
-    link = f" ({entry.licence_url})" if entry.licence_url else ""
-    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}{link}"
+    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
+    told += link_of(entry)
     if yes:
         if screen:
             screen.note(told)
@@ -238,25 +244,25 @@ def room() -> tuple[Path, int]:
 # ---- fetching ---------------------------------------------------------------------------------------------
 
 
-def obtain(one: Wanted, screen: Screen | None) -> str:
+def obtain(one: Wanted, stage: str, screen: Screen | None) -> str:
     """Have one file here: its sha256. Failed if it is not the file that was wanted."""
     path = remote.snapshot(one.part.repo, one.commit) / one.file.name
     if one.sha256 and path.is_file() and path.stat().st_size == one.file.bytes:
         return one.sha256
     if screen:
         screen.note(f"{one.part.repo}: {one.file.name}, {gigabytes(one.file.bytes)}")
-    show = partial(moved, screen, one.file)
-    sha256 = remote.fetch(one.part.repo, one.file, one.commit, show)
-    show(one.file.bytes)
+    sha256 = remote.fetch(one.part.repo, one.file, one.commit, partial(moved, screen, stage, one.file.bytes))
     if one.sha256 and sha256 != one.sha256:
         held.discard(one.part.repo, path)
         raise Failed(unlike(one.part, one.file))
+    if screen:
+        screen.clear()
     return sha256
 
 
-def moved(screen: Screen | None, file: RemoteFile, done: int) -> None:
+def moved(screen: Screen | None, stage: str, total: int, done: int) -> None:
     if screen:
-        screen.show(file.name.rpartition("/")[2], done, file.bytes)
+        screen.show(stage, done, total)
 
 
 def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:

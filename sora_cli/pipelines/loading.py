@@ -79,6 +79,18 @@ TEXT = Kind(
 )
 
 
+def check(dit: Path, vae: Path, text: Path) -> WanConfig:
+    """See that every part is what its network needs, as far as headers tell, and return the transformer's
+    configuration; the errors are those of `load_dit`."""
+    files = files_of(dit)
+    network, rename = bare(dit, files, DIT)
+    survey(network, files, rename)
+    files = files_of(vae)
+    survey(bare(vae, files, VAE)[0], files, bare(vae, files, VAE)[1])
+    survey_text(text)
+    return network.config
+
+
 def load_dit(
     place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly
 ) -> WanDit:
@@ -107,15 +119,20 @@ def load_text(
 ) -> Umt5:
     """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a
     prompt's tokens are read."""
-    files = files_of(place)
-    network, _ = bare(place, files, TEXT)
-    keys = {stored.key for stored in headers(files)}
-    places = survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
+    network, places = survey_text(place)
     if streamed:
         places = leave_on_disk(network, "encoder.block", places, dtype, device)
         network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
     put(network, places, dtype, device, progress=progress)
     return network.eval()
+
+
+def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
+    """The text encoder on the meta device, and where its parameters lie; the table may be there under two names."""
+    files = files_of(place)
+    network, _ = bare(place, files, TEXT)
+    keys = {stored.key for stored in headers(files)}
+    return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
 
 
 def in_float(name: str) -> bool:

@@ -16,13 +16,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
-from sora_cli.checkpoints import read_config
 from sora_cli.codec import Codec
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
-from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
@@ -44,7 +42,7 @@ class Wan:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
-        self.config = WanConfig.from_hub(read_config(self.places["dit"]))
+        self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
         self.mode, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
 
@@ -99,13 +97,15 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
-        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
-        found = {text: cache.get(key) for text, key in keys.items()}
-        missing = [text for text, features in found.items() if features is None]
-        for number, text in enumerate(missing):
-            self.watch("read the prompt", number, len(missing))
-            found[text] = self.encoded(text)
-            cache.put(keys[text], found[text])
+        found: dict[str, Tensor] = {}
+        for number, text in enumerate(texts):
+            key = key_of(encoder, text, str(self.dtype))
+            features = cache.get(key)
+            if features is None:
+                self.watch("read the prompt", number, len(texts))
+                features = self.encoded(text)
+                cache.put(key, features)
+            found[text] = features
         return found
 
     def encoded(self, text: str) -> Tensor:

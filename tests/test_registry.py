@@ -1,0 +1,247 @@
+"""Models by name, by the users' own tables, by folder: found, or refused in a line that says what is there."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wan_folders
+from safetensors.torch import save_file
+
+from sora_cli import registry, weights
+from sora_cli.errors import Failed, SoraError
+
+MINE = """
+[mine]
+kind = "wan"
+about = "my own"
+text = "umt5-xxl"
+cell = 16
+parts = [{ role = "dit", repo = "me/mine", folder = "transformer", bytes = 1_000, names = ["*.safetensors"] }]
+[mine.usage]
+steps = 7
+guidance = 1
+trained = ["start"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the users' own models."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "config" / "sora-cli"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {f"layer.{i}.weight": torch.full((64, 64), float(i)) for i in range(5)}
+
+
+# -- Shipped models ---------------------------------------------------------------------------------------
+
+
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path) -> registry.Entry:
+    """A model `tiny` of all the files in a folder."""
+    files = tuple(
+        registry.WeightFile(path, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.glob("*.safetensors"))
+    )
+    model = registry.Entry("tiny", "sora", "a test", files)
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": model})
+    return model
+
+
+def test_parts_of_a_shipped_model_are_read_from_all_their_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights.save_part(tmp_path, "dit", tensors(), {"config": "{}"}, limit=2 * 64 * 64 * 4)
+    register(monkeypatch, tmp_path)
+    found, metadata = registry.load_model_files("tiny", "dit")
+    assert metadata == {"config": "{}"}
+    torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
+    with pytest.raises(Failed, match="no part 'vae'"):
+        registry.load_model_files("tiny", "vae")
+
+
+def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(tmp_path / "vae.safetensors", tensors())
+    model = register(monkeypatch, tmp_path)
+    registry.verify(model)
+    data = bytearray((tmp_path / "vae.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "vae.safetensors").write_bytes(data)
+    with pytest.raises(Failed, match=r"vae\.safetensors are damaged or changed.*reinstall"):
+        registry.verify(model)
+    with pytest.raises(Failed, match="damaged or changed"):
+        registry.load_model_files("tiny", "vae")
+
+
+def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vae.safetensors"
+    weights.save(path, tensors())
+    model = register(monkeypatch, tmp_path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(Failed, match="bytes instead of"):
+        registry.verify(model)
+    path.unlink()
+    with pytest.raises(Failed, match="missing"):
+        registry.verify(model)
+
+
+def test_unknown_models_name_the_known() -> None:
+    with pytest.raises(SoraError, match="known are: pocket"):
+        registry.entry("veo")
+
+
+def test_the_registry_is_what_is_shipped() -> None:
+    """scripts/register_weights.py has been run after the last change of the weights."""
+    for name in registry.names():
+        model = registry.entry(name)
+        if model.files:
+            registry.verify(model)
+            assert sum(file.bytes for file in model.files) <= 60_000_000
+            assert {file.path.name for file in model.files} == {
+                path.name for path in model.files[0].path.parent.glob("*.safetensors")
+            }
+    script = Path(__file__).parent.parent / "scripts" / "register_weights.py"
+    subprocess.run([sys.executable, script, "--check"], check=True)
+
+
+# -- Users' own models ------------------------------------------------------------------------------------
+
+
+def test_a_model_of_the_users_own(home: Path) -> None:
+    (home / "weights.toml").write_text(MINE)
+    found = registry.entry("mine")
+    assert [part.role for part in found.parts] == ["dit", "text", "tokenizer"]
+    assert found.parts[1:] == registry.entry("umt5-xxl").parts
+    assert found.parts[0].names == ("*.safetensors",) and found.parts[0].revision == "main"
+    assert (found.usage.steps, found.usage.guidance, found.usage.trained) == (7, 1, ("start",))
+    assert registry.names()[0] == "pocket" and registry.names()[-1] == "mine"
+
+
+def test_own_weights_of_our_architecture(home: Path) -> None:
+    """A checkpoint that was trained here, beside the users' table."""
+    (home / "trained").mkdir()
+    save_file(tensors(), home / "trained" / "dit.safetensors")
+    content = (home / "trained" / "dit.safetensors").read_bytes()
+    file = f'{{ name = "dit.safetensors", bytes = {len(content)}, sha256 = "{hashlib.sha256(content).hexdigest()}" }}'
+    told = f'[run]\nkind = "sora"\nabout = "mine"\nfolder = "trained"\nfiles = [{file}]\n'
+    (home / "weights.toml").write_text(told)
+    registry.verify(registry.entry("run"))
+    found, _ = registry.load_model_files("run", "dit")
+    torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
+
+
+BROKEN = {
+    "no TOML": ("[mine\n", "line 1"),
+    "no text": (b"\xff\xfe", "codec can't decode"),
+    "a shipped name": ('[pocket]\nkind = "sora"\n', "pocket is the name of a shipped model; call yours otherwise"),
+    "no table": ("mine = 3\n", r"\[mine\] must be a table of kind, about"),
+    "a missing key": (MINE.replace('about = "my own"', ""), r"\[mine\] lacks about"),
+    "a missing key of a part": (MINE.replace(", bytes = 1_000", ""), r"\[mine\] parts lacks bytes"),
+    "an unknown key": (MINE.replace("cell =", "cells ="), r"\[mine\] has an unknown key cells; there are kind"),
+    "an unknown key of the usage": (MINE.replace("steps", "step"), r"\[mine\] usage has an unknown key step;"),
+    "a text for a number": (MINE.replace("7", '"7"'), r"usage has steps = '7'; it must be a whole number"),
+    "a truth for a number": (MINE.replace("7", "true"), r"usage has steps = True; it must be a whole number"),
+    "no list": (MINE.replace('["start"]', '"start"'), r"usage has trained = 'start'; it must be a list"),
+    "no list of texts": (MINE.replace('["start"]', "[1]"), r"trained = \[1\]; it must be a list of texts"),
+    "an unknown kind": (MINE.replace('"wan"', '"ltx"'), r"\[mine\] is of kind 'ltx'; there are sora, wan, umt5"),
+    "an unknown role": (MINE.replace('"dit"', '"unet"'), "role = 'unet'; there are dit, vae, text, tokenizer"),
+    "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', and there is no such"),
+    "a strange repository": (MINE.replace("me/mine", "../mine"), r"repo = '\.\./mine'; it must look like OWNER/NAME"),
+    "nothing to load": (MINE.replace("parts", "names"), "unknown key names"),
+    "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs files .* or parts"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_table_is_one_line_and_stands_in_no_other_model_s_way(fault: str, home: Path) -> None:
+    content, line = BROKEN[fault]
+    path = home / "weights.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for asked in (lambda: registry.entry("mine"), registry.names):
+        with pytest.raises(SoraError, match=line) as caught:
+            asked()
+        assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert registry.entry("pocket").files
+    assert registry.entry("wan2.2-5b").parts
+
+
+def test_the_shipped_table_passes_the_same_checks() -> None:
+    for name, model in registry.shipped().items():
+        registry.check_model(name, model)
+
+
+# -- Folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "like"),
+    [
+        (wan_folders.WAN22, 48, "wan2.2-5b"),
+        (wan_folders.WAN21, 16, "wan2.1-1.3b"),
+        (wan_folders.SKYREELS2, 16, "skyreels2-1.3b"),
+    ],
+)
+def test_a_folder_is_known_by_its_architecture(kind: str, channels: int, like: str, tmp_path: Path) -> None:
+    folder = wan_folders.write(tmp_path / "model", kind, channels=channels)
+    found, known = registry.entry(str(folder)), registry.entry(like)
+    assert (found.kind, found.cell, found.usage) == (known.kind, known.cell, known.usage)
+    assert {part.role: part.path for part in found.parts} == {
+        role: folder / name for role, name in registry.FOLDERS.items()
+    }
+    network = [path for part in ("transformer", "vae", "text_encoder") for path in (folder / part).iterdir()]
+    assert found.bytes == sum(path.stat().st_size for path in (*network, folder / "tokenizer" / "tokenizer.json"))
+
+
+def test_a_folder_without_a_text_encoder_takes_the_shared_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wan_folders.write(tmp_path / "model", wan_folders.WAN22, ("transformer", "vae", "tokenizer"), channels=48)
+    monkeypatch.chdir(tmp_path)
+    found = registry.entry("./model")
+    assert [part.path is None for part in found.parts] == [False, False, True, True]
+    assert found.parts[2:] == registry.entry("umt5-xxl").parts
+    assert found.name == "./model"
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"image_dim": 1280}, r"takes image embeddings \(image_dim is 1280\); supported are the text-to-video"),
+    ({"added_kv_proj_dim": 5120}, r"takes image embeddings \(added_kv_proj_dim is 5120\)"),
+    ({"in_channels": 36}, r"another kind of model \(_class_name WanTransformer3DModel, in_channels 36\); supported"),
+    ({"in_channels": [16]}, r"in_channels \[16\]"),
+    ({"_class_name": "LTXVideoTransformer3DModel"}, "_class_name LTXVideoTransformer3DModel"),
+    ({"_class_name": "WanVACETransformer3DModel"}, "_class_name WanVACETransformer3DModel"),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), REFUSED)
+def test_other_architectures_are_refused_by_name(change: dict[str, Any], line: str, tmp_path: Path) -> None:
+    folder = wan_folders.write(tmp_path / "model", wan_folders.WAN21, ("transformer", "vae"), channels=16)
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SoraError, match=line):
+        registry.entry(str(folder))
+
+
+def test_what_is_no_model_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SoraError, match=r"no model in model: model/transformer/config\.json is missing \(hf:"):
+        registry.entry("./model")
+    wan_folders.write(tmp_path / "model", wan_folders.WAN21, ("transformer",), channels=16)
+    with pytest.raises(SoraError, match=r"model/vae/config\.json is missing"):
+        registry.entry("./model")
+    wan_folders.write(tmp_path / "model", wan_folders.WAN21, ("vae",), channels=16)
+    registry.entry("./model")
+    (tmp_path / "model" / "transformer_2").mkdir()
+    (tmp_path / "model" / "transformer_2" / "config.json").write_text("{}")
+    with pytest.raises(SoraError, match="two transformers"):
+        registry.entry("./model")
+    for content in ("{", "[1]", ""):
+        (tmp_path / "model" / "transformer" / "config.json").write_text(content)
+        with pytest.raises(Failed, match=r"transformer/config\.json (cannot be read|holds no configuration)"):
+            registry.entry("./model")
