@@ -23,7 +23,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import geometry, pipelines, planner, registry
+from sora_cli import estimate, geometry, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
@@ -134,6 +134,13 @@ class Run:
         if self.shot.cues:
             found.add("cues")
         return found
+
+    def warnings(self) -> Iterator[str]:
+        """A line where the work will try one's patience: a large model on a CPU."""
+        if self.entry.parts and self.pipeline.device.type == "cpu":
+            where = self.pipeline.device, self.pipeline.dtype
+            cost = estimate.of_hub_model(self.entry, self.shot, self.windows, *where)
+            yield from filter(None, [estimate.slowness(cost)])
 
     def place(self, piece: Known) -> Timeline:
         """The timeline with one more piece on it, as far as it reaches over key frames."""

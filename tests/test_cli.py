@@ -36,6 +36,9 @@ class FakeRun:
     def identity(self) -> str:
         return self.shot.to_json()
 
+    def warnings(self) -> list[str]:
+        return []
+
     def denoise(self, store: Windows | None) -> Iterator[types.SimpleNamespace]:
         for done in range(1, self.shot.steps + 1):
             yield types.SimpleNamespace(stage="denoise", done=done, total=self.shot.steps)

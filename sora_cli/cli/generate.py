@@ -84,7 +84,7 @@ def generate(
     targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
     check(shots, targets)
     if dry_run:
-        return show_cost(shot, placed, (str(device), str(dtype)), as_json)
+        return show_cost(shot, placed, (str(device), str(dtype), str(memory)), as_json)
     models.check_model(shot.model)
 
     from sora_cli.engine import Engine
@@ -160,7 +160,7 @@ def check(shots: list[Shot], targets: list[Target]) -> None:
         check_room(targets[0].path.parent, shots)
 
 
-def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str], as_json: bool) -> None:
+def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, str], as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 

@@ -122,7 +122,7 @@ class Making:
 
     def denoise(self, run: "Run", part: str = "") -> "Run":
         """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
-        for note in run.notes:
+        for note in (*run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
         store = self.store(run, part)
