@@ -277,7 +277,7 @@ def test_the_modes() -> None:
     low, auto, high = (choose(one, free, mode) for mode in ("low", "auto", "high"))
     assert low.on_device <= auto.on_device <= high.on_device
     assert (high.dit, high.text, high.tile, high.keep) == ("resident", "device", 0, True)
-    assert (low.text, low.dit, low.keep) == ("streamed", "disk", False)
+    assert (low.text, low.dit, low.keep) == ("cpu", "streamed", False)
     with pytest.raises(SoraError, match=r"needs 23 GB of GPU memory"):
         choose(one, machine("cuda", 16, 64), "high")
 
