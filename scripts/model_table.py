@@ -23,7 +23,7 @@ COLUMNS = (
 def row(model: Entry) -> list[str]:
     usage = model.usage
     everything, least = (taken(model, mode) for mode in ("high", "low"))
-    told = f"{model.memory / 1e9:.1f} GB" + (f", {model.speed}" if model.speed else "")
+    told = ", ".join(filter(None, [f"{model.memory / 1e9:.1f} GB" if model.memory else "", model.speed]))
     return [
         f"`{model.name}`",
         f"{usage.frames / usage.fps:.0f} s of {usage.width}x{usage.height} at {usage.fps:g} fps",

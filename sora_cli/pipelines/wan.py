@@ -43,8 +43,9 @@ class Wan:
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
         self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
-        self.mode, self.watch = memory, watch
+        self.memory, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
+        self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -59,7 +60,10 @@ class Wan:
         return self.placement.keep
 
     def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        self.placement = memory.place(self.entry, canvas, window, self.device, self.dtype, self.mode, latents)
+        if self.prepared != (canvas, window):
+            self.release()  # what is loaded would be counted as taken
+            how = self.device, self.dtype, self.memory, latents
+            self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
         yield self.placement.why
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:
@@ -69,11 +73,14 @@ class Wan:
         """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
         if role not in self.networks:
             if not self.placement.keep:
-                self.networks.clear()
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                self.release()
             self.networks[role] = self.load(role)
         return self.networks[role]
+
+    def release(self) -> None:
+        self.networks.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
