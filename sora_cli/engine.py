@@ -114,7 +114,7 @@ class Run:
 
     def describe(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""
-        yield from self.pipeline.notes(self.prompts)
+        yield from self.pipeline.notes(self.shot)
         c, shot = self.canvas, self.shot
         yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
                f"scaled to {shot.width}x{shot.height}")  # fmt: skip

@@ -53,8 +53,8 @@ class Pipeline(Protocol):
         video of so many; yields what the user should know."""
         ...
 
-    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
-        """What the user should know of how prompts are understood, a line each."""
+    def notes(self, shot: Shot) -> Iterator[str]:
+        """What the user should know of how a shot is understood, a line each. SoraError if it cannot be made."""
         ...
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:

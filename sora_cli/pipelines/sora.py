@@ -16,6 +16,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Job, Velocity
 from sora_cli.sampler import euler
+from sora_cli.shot import Shot
 from sora_cli.timeline import spread
 
 
@@ -43,7 +44,8 @@ class Sora:
     def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
         return iter(())
 
-    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+    def notes(self, shot: Shot) -> Iterator[str]:
+        prompts = (shot.prompt, *(cue.prompt for cue in shot.cues))
         found = [expand(prompt) for prompt in prompts if prompt.strip()]
         if unknown := sorted({word for prompt in found for word in prompt.unknown}):
             yield (f"pocket does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "

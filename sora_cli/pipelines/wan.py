@@ -27,6 +27,7 @@ from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.offload import keep_on_host
 from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
 from sora_cli.sampler import euler
+from sora_cli.shot import Shot
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
@@ -66,7 +67,9 @@ class Wan:
             self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
         yield self.placement.why
 
-    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+    def notes(self, shot: Shot) -> Iterator[str]:
+        if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
+            raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {shot.steps}")
         return iter(())
 
     def use(self, role: str) -> Any:
@@ -142,8 +145,6 @@ class Wan:
         if usage.solver == "unipc":
             return unipc(velocity, job.x, unipc_sigmas(steps, shift))
         if usage.solver == "dmd":
-            if steps != len(DMD):
-                raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {steps}")
             return dmd(velocity, job.x, generator(job))
         return euler(velocity, job.x, euler_sigmas(steps, shift).to(self.device))
 
