@@ -41,7 +41,7 @@ ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a
 MARGIN = 0.1  # of what is free, for others and for holes between blocks
 AHEAD = 2  # blocks in memory at a time, of which one is on its way
 LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
-SIDES, OVERLAP = (512, 384, 256, 192), 64  # of tiles, in pixels
+SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
 SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 
 
@@ -199,21 +199,26 @@ class Needs:
         """Buffers of the text encoder."""
         return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
 
-    def denoising(self) -> float:
+    def denoising(self, gpu: bool) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
-        return (LIBRARIES + self.network.dit.buffers(self.tokens, self.size)
+        return (LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu)
                 + LATENTS * FLOAT32 * self.window * self.numbers)  # fmt: skip
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
 
-    def decoding(self, size: int, tile: int, copied: bool) -> float:
-        """Buffers of the decoder on the frames of one latent, in tiles of so many cells or whole (0). Every tile
-        remembers its own last frames, so that tiles save what a layer takes and not what is kept between chunks."""
+    def decoding(self, size: int, tile: int, gpu: bool) -> float:
+        """Buffers of the decoder, in tiles of so many cells or whole (0), with what it remembers of the frames and the
+        pictures of two latents."""
         pixels, vae = self.width * self.height, self.network.vae
-        count, of_tile = self.tiled(tile)
+        _, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
-        return LIBRARIES + size * vae.tails(count * of_tile) + vae.buffers(of_tile, size, copied) + pictures
+        return LIBRARIES + size * vae.tails(of_tile) + vae.buffers(of_tile, size, gpu) + pictures
+
+    def waiting(self, size: int, tile: int) -> float:
+        """What tiles remember of their last frames, in main memory until it is their turn."""
+        count, of_tile = self.tiled(tile)
+        return size * self.network.vae.tails(count * of_tile) if tile else 0.0
 
     def tiled(self, tile: int) -> tuple[int, int]:
         """How many tiles a frame has, and how many pixels a tile."""
@@ -227,10 +232,12 @@ class Needs:
         """Cells that neighbouring tiles share."""
         return OVERLAP // self.network.vae.stride
 
-    def decoders(self) -> list[tuple[Decoder, int]]:
+    def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
         """Ways to decode, the best first, as number format and side of a tile in latent cells. The decoder is best in
-        float32; bfloat16, where the transformer is in it too, saves more than tiles do."""
-        tiles = [side // self.network.vae.stride for side in SIDES if side < max(self.width, self.height)]
+        float32; bfloat16, where the transformer is in it too, costs less than tiles do. Most of the memory is what is
+        remembered of the last frames, so that tiles save only where that can wait in a memory of its own."""
+        sides = () if shared else SIDES
+        tiles = [side // self.network.vae.stride for side in sides if side < max(self.width, self.height)]
         if self.size == BFLOAT16:
             return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
         return [("float32", tile) for tile in (0, *tiles)]
@@ -298,7 +305,7 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
     """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
     networks that are loaded again."""
-    for dit, (vae, tile), keep, text in product(transformers(free), needs.decoders(), (True, False), texts(free)):
+    for dit, (vae, tile), keep, text in product(transformers(free), needs.decoders(free.shared), (True, False), texts(free)):
         yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
 
 
@@ -322,7 +329,7 @@ def told(option: Placement, needs: Needs, free: Free) -> Placement:
 def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
     counts in each stage."""
-    size = SIZES[option.vae]
+    size, gpu = SIZES[option.vae], free.kind != "cpu"
     weights = {
         "text": needs.text if option.text == "device" else 0.0,
         "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
@@ -331,12 +338,12 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     waiting = {
         "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
         "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
-        "decoding": 0.0,
+        "decoding": needs.waiting(size, option.tile),
     }
     buffers = {
         "text": needs.reading() if option.text == "device" else 0.0,
-        "denoising": needs.denoising(),
-        "decoding": needs.decoding(size, option.tile, copied=free.kind == "cpu"),
+        "denoising": needs.denoising(gpu),
+        "decoding": needs.decoding(size, option.tile, gpu),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
     device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}
