@@ -1,21 +1,22 @@
-"""Where the networks of a Hub model lie: what a machine has free, what each stage takes, and what follows. No torch
-until a device is asked.
+"""Where the networks of a Hub model lie: what is free, what each stage takes, and what follows. No torch at import.
 
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
-frames are decoded in tiles. The predictions were held against the peak of networks of the real widths on a CPU:
+frames are decoded in tiles. MB told, and measured as the peak of networks of the real widths on a CPU:
 
-    transformer, a layer, bfloat16    1.3B on 11,552 tokens 592 MB told, 601 measured; 5B on 6,272 tokens 547, 548
-    decoder of Wan 2.1, 256 x 256     1606, 1616 in float32; 969, 947 in bfloat16; 192 x 192 in tiles of 128 896, 870
-    decoder of Wan 2.2, 256 x 256     1303, 1377 in float32; 801, 803 in bfloat16
-    text encoder, 512 tokens          124, 120 in bfloat16
+    transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
+    decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
+    decoder of Wan 2.2      256 x 256 380, 377 and 686, 688; 512 x 384 1140, 1126; 256 x 256 in tiles of 192 613, 612
+    text encoder            512 tokens 124, 120
 
-Blocks below 32 MB, which C keeps in its heap, take up to twice as much, so that small videos need more than told. On
-a GPU nothing is measured yet, but that Wan's authors had 8.19 GB where 8.4 are told.
+An encoder takes less than its decoder (65 % in Wan 2.1, 35 % in 2.2), and counts as much. Blocks below 32 MB, which C
+keeps in its heap, take up to twice as much, so that small videos need more. On a GPU nothing is measured yet: there,
+norms are taken to copy nothing, and convolutions all that they read and write.
 """
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -84,8 +85,8 @@ def host_free(root: Path = Path("/")) -> float:
     """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
     (macOS), half of what is built in."""
     told = [meminfo(root), *(room(folder) for folder in groups(root))]
-    known = [free for free in told if free is not None]
-    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((free for free in told if free is not None), default=built_in / 2)
 
 
 def meminfo(root: Path) -> float | None:
@@ -136,10 +137,7 @@ def downloads() -> Path:
 
 def disk_free(folder: Path) -> float:
     """Bytes free on the disk of a folder that need not be there yet."""
-    import shutil
-
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 # ---- what it takes ----------------------------------------------------------------------------------------
@@ -201,15 +199,14 @@ class Needs:
 
     def denoising(self, gpu: bool) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
-        return (LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu)
-                + LATENTS * FLOAT32 * self.window * self.numbers)  # fmt: skip
+        solver = LATENTS * FLOAT32 * self.window * self.numbers
+        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu) + solver
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
 
     def decoding(self, size: int, tile: int, gpu: bool) -> float:
-        """Buffers of the decoder, in tiles of so many cells or whole (0), with what it remembers of the frames and the
-        pictures of two latents."""
+        """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
         pixels, vae = self.width * self.height, self.network.vae
         _, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
@@ -233,11 +230,10 @@ class Needs:
         return OVERLAP // self.network.vae.stride
 
     def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
-        """Ways to decode, the best first, as number format and side of a tile in latent cells. The decoder is best in
-        float32; bfloat16, where the transformer is in it too, costs less than tiles do. Most of the memory is what is
-        remembered of the last frames, so that tiles save only where that can wait in a memory of its own."""
-        sides = () if shared else SIDES
-        tiles = [side // self.network.vae.stride for side in sides if side < max(self.width, self.height)]
+        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in bfloat16
+        where the transformer is in it too; in tiles where what they remember can wait in another memory."""
+        fitting = [side for side in SIDES if side < max(self.width, self.height) and not shared]
+        tiles = [side // self.network.vae.stride for side in fitting]
         if self.size == BFLOAT16:
             return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
         return [("float32", tile) for tile in (0, *tiles)]
@@ -288,8 +284,8 @@ def place(
 
 
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
-    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or everything on the
-    device (`high`). SoraError with the numbers where nothing fits."""
+    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
+    everything on the device (`high`). SoraError with the numbers where nothing fits."""
     options = [told(option, needs, free) for option in placements(needs, free)]
     share = 1 - MARGIN if mode == "auto" else 1.0
     if mode == "low":
@@ -305,7 +301,8 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
     """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
     networks that are loaded again."""
-    for dit, (vae, tile), keep, text in product(transformers(free), needs.decoders(free.shared), (True, False), texts(free)):
+    decoders = needs.decoders(free.shared)
+    for dit, (vae, tile), keep, text in product(transformers(free), decoders, (True, False), texts(free)):
         yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
 
 
@@ -314,15 +311,13 @@ def transformers(free: Free) -> tuple[Transformer, ...]:
 
 
 def texts(free: Free) -> tuple[Text, ...]:
-    if free.shared:
-        return ("cpu" if free.kind == "cpu" else "device", "streamed")
-    return get_args(Text)
+    shared: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
+    return shared if free.shared else get_args(Text)
 
 
 def told(option: Placement, needs: Needs, free: Free) -> Placement:
     """A placement with what it takes, and why."""
-    spoken = ", ".join(reasons(option, needs.network.vae.stride))
-    why = f"{shown(free.device)} of {memory_of(free)} free: {spoken}"
+    why = f"{shown(free.device)} of {memory_of(free)} free: {', '.join(reasons(option, needs.network.vae.stride))}"
     return replace(option, why=why, peak=peaks(option, needs, free))
 
 

@@ -265,7 +265,8 @@ def test_longer_windows_and_larger_frames_take_more() -> None:
 def test_tiles_remember_in_main_memory() -> None:
     """A quarter of the pixels takes a quarter of the device; all tiles, which overlap, take more of main memory."""
     one, free = needs(), machine("cuda", 24, 64)
-    whole, tiled = (peaks(Placement("streamed", "disk", "bfloat16", tile, 4, keep=False), one, free) for tile in (0, 32))
+    like = Placement("streamed", "disk", "bfloat16", 0, 4, keep=False)
+    whole, tiled = (peaks(replace(like, tile=tile), one, free) for tile in (0, 32))
     assert tiled["decoding"] - one.vae(2) < 0.4 * (whole["decoding"] - one.vae(2))
     assert tiled["host"] > one.waiting(2, 32) > 1.2 * one.waiting(2, 80) and tiled["host"] > whole["host"]
 
