@@ -1,21 +1,22 @@
-"""Where the networks of a Hub model lie: what a machine has free, what each stage takes, and what follows. No torch
-until a device is asked.
+"""Where the networks of a Hub model lie: what is free, what each stage takes, and what follows. No torch at import.
 
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
-frames are decoded in tiles. The predictions were held against the peak of networks of the real widths on a CPU:
+frames are decoded in tiles. MB told, and measured as the peak of networks of the real widths on a CPU:
 
-    transformer, a layer, bfloat16    1.3B on 11,552 tokens 592 MB told, 601 measured; 5B on 6,272 tokens 547, 548
-    decoder of Wan 2.1, 256 x 256     1606, 1616 in float32; 969, 947 in bfloat16; 192 x 192 in tiles of 128 896, 870
-    decoder of Wan 2.2, 256 x 256     1303, 1377 in float32; 801, 803 in bfloat16
-    text encoder, 512 tokens          124, 120 in bfloat16
+    transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
+    decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
+    decoder of Wan 2.2      256 x 256 380, 377 and 686, 688; 512 x 384 1140, 1126; 256 x 256 in tiles of 192 613, 612
+    text encoder            512 tokens 124, 120
 
-Blocks below 32 MB, which C keeps in its heap, take up to twice as much, so that small videos need more than told. On
-a GPU nothing is measured yet, but that Wan's authors had 8.19 GB where 8.4 are told.
+An encoder takes less than its decoder (65 % in Wan 2.1, 35 % in 2.2), and counts as much. Blocks below 32 MB, which C
+keeps in its heap, take up to twice as much, so that small videos need more. On a GPU nothing is measured yet: there,
+norms are taken to copy nothing, and convolutions all that they read and write.
 """
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -41,7 +42,7 @@ ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a
 MARGIN = 0.1  # of what is free, for others and for holes between blocks
 AHEAD = 2  # blocks in memory at a time, of which one is on its way
 LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
-SIDES, OVERLAP = (512, 384, 256, 192), 64  # of tiles, in pixels
+SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
 SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 
 
@@ -84,8 +85,8 @@ def host_free(root: Path = Path("/")) -> float:
     """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
     (macOS), half of what is built in."""
     told = [meminfo(root), *(room(folder) for folder in groups(root))]
-    known = [free for free in told if free is not None]
-    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((free for free in told if free is not None), default=built_in / 2)
 
 
 def meminfo(root: Path) -> float | None:
@@ -136,10 +137,7 @@ def downloads() -> Path:
 
 def disk_free(folder: Path) -> float:
     """Bytes free on the disk of a folder that need not be there yet."""
-    import shutil
-
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 # ---- what it takes ----------------------------------------------------------------------------------------
@@ -199,21 +197,25 @@ class Needs:
         """Buffers of the text encoder."""
         return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
 
-    def denoising(self) -> float:
+    def denoising(self, gpu: bool) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
-        return (LIBRARIES + self.network.dit.buffers(self.tokens, self.size)
-                + LATENTS * FLOAT32 * self.window * self.numbers)  # fmt: skip
+        solver = LATENTS * FLOAT32 * self.window * self.numbers
+        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu) + solver
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
 
-    def decoding(self, size: int, tile: int, copied: bool) -> float:
-        """Buffers of the decoder on the frames of one latent, in tiles of so many cells or whole (0). Every tile
-        remembers its own last frames, so that tiles save what a layer takes and not what is kept between chunks."""
+    def decoding(self, size: int, tile: int, gpu: bool) -> float:
+        """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
         pixels, vae = self.width * self.height, self.network.vae
-        count, of_tile = self.tiled(tile)
+        _, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
-        return LIBRARIES + size * vae.tails(count * of_tile) + vae.buffers(of_tile, size, copied) + pictures
+        return LIBRARIES + size * vae.tails(of_tile) + vae.buffers(of_tile, size, gpu) + pictures
+
+    def waiting(self, size: int, tile: int) -> float:
+        """What tiles remember of their last frames, in main memory until it is their turn."""
+        count, of_tile = self.tiled(tile)
+        return size * self.network.vae.tails(count * of_tile) if tile else 0.0
 
     def tiled(self, tile: int) -> tuple[int, int]:
         """How many tiles a frame has, and how many pixels a tile."""
@@ -227,10 +229,11 @@ class Needs:
         """Cells that neighbouring tiles share."""
         return OVERLAP // self.network.vae.stride
 
-    def decoders(self) -> list[tuple[Decoder, int]]:
-        """Ways to decode, the best first, as number format and side of a tile in latent cells. The decoder is best in
-        float32; bfloat16, where the transformer is in it too, saves more than tiles do."""
-        tiles = [side // self.network.vae.stride for side in SIDES if side < max(self.width, self.height)]
+    def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
+        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in bfloat16
+        where the transformer is in it too; in tiles where what they remember can wait in another memory."""
+        fitting = [side for side in SIDES if side < max(self.width, self.height) and not shared]
+        tiles = [side // self.network.vae.stride for side in fitting]
         if self.size == BFLOAT16:
             return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
         return [("float32", tile) for tile in (0, *tiles)]
@@ -281,8 +284,8 @@ def place(
 
 
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
-    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or everything on the
-    device (`high`). SoraError with the numbers where nothing fits."""
+    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
+    everything on the device (`high`). SoraError with the numbers where nothing fits."""
     options = [told(option, needs, free) for option in placements(needs, free)]
     share = 1 - MARGIN if mode == "auto" else 1.0
     if mode == "low":
@@ -298,7 +301,8 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
     """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
     networks that are loaded again."""
-    for dit, (vae, tile), keep, text in product(transformers(free), needs.decoders(), (True, False), texts(free)):
+    decoders = needs.decoders(free.shared)
+    for dit, (vae, tile), keep, text in product(transformers(free), decoders, (True, False), texts(free)):
         yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
 
 
@@ -307,22 +311,20 @@ def transformers(free: Free) -> tuple[Transformer, ...]:
 
 
 def texts(free: Free) -> tuple[Text, ...]:
-    if free.shared:
-        return ("cpu" if free.kind == "cpu" else "device", "streamed")
-    return get_args(Text)
+    shared: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
+    return shared if free.shared else get_args(Text)
 
 
 def told(option: Placement, needs: Needs, free: Free) -> Placement:
     """A placement with what it takes, and why."""
-    spoken = ", ".join(reasons(option, needs.network.vae.stride))
-    why = f"{shown(free.device)} of {memory_of(free)} free: {spoken}"
+    why = f"{shown(free.device)} of {memory_of(free)} free: {', '.join(reasons(option, needs.network.vae.stride))}"
     return replace(option, why=why, peak=peaks(option, needs, free))
 
 
 def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
     counts in each stage."""
-    size = SIZES[option.vae]
+    size, gpu = SIZES[option.vae], free.kind != "cpu"
     weights = {
         "text": needs.text if option.text == "device" else 0.0,
         "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
@@ -331,12 +333,12 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     waiting = {
         "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
         "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
-        "decoding": 0.0,
+        "decoding": needs.waiting(size, option.tile),
     }
     buffers = {
         "text": needs.reading() if option.text == "device" else 0.0,
-        "denoising": needs.denoising(),
-        "decoding": needs.decoding(size, option.tile, copied=free.kind == "cpu"),
+        "denoising": needs.denoising(gpu),
+        "decoding": needs.decoding(size, option.tile, gpu),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
     device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}

@@ -2,7 +2,7 @@
 
 Everything is counted as the networks of models/wan compute it, and tests hold it against them.
 
-Letters: N tokens, D width, F features inside an MLP, L text tokens, T frames that a layer makes at once.
+Letters: N tokens, D width, F features inside an MLP, L text tokens.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 PATCH = 2  # latent cells along each side of a token
 TEXT_TOKENS = 512  # that the transformer attends to, most of them zeros
+PART = 8192  # tokens that go through the transformer's MLP at a time
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,24 @@ class Dit:
         """FLOP of the scores and of what they gather, among the tokens and to the text."""
         return self.layers * 4 * self.width * tokens * (tokens + TEXT_TOKENS)
 
-    def buffers(self, tokens: int, size: int) -> float:
-        """Bytes inside a block at the most, on numbers of `size` bytes: four times the tokens and twice the features of
-        the MLP, before and behind its activation; attention, which makes no scores, needs less. And the rotations."""
-        return tokens * (size * (4 * self.width + 2 * self.hidden) + FLOAT32 * self.width / self.heads)
+    def buffers(self, tokens: int, size: int, gpu: bool) -> float:
+        """Bytes inside a block at the most, on numbers of `size` bytes: in attention, which makes no scores, where the
+        keys are normed or the values gathered, or in the MLP. And the text and the rotations."""
+        keys = 4 * size + norm(size, gpu)  # next to tokens, tokens normed and queries
+        attention = max(keys, 7 * size) * self.width * tokens
+        mlp = size * (3 * self.width * tokens + self.hidden * min(tokens, PART))
+        text = size * TEXT_TOKENS * (self.text_width + self.width)
+        return max(attention, mlp) + text + FLOAT32 * self.width / self.heads * tokens
+
+
+def norm(size: int, gpu: bool) -> int:
+    """Bytes that a norm makes of a number of `size` bytes: on a GPU the result alone, on a CPU copies in float32."""
+    return size if gpu else FLOAT32 * (2 if size == FLOAT32 else 3)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of the autoencoder on frames of cells that are `stride` pixels wide."""
+    """A convolution of the autoencoder on frames of cells that are `stride` pixels wide, one at a time."""
 
     inputs: int
     outputs: int
@@ -75,6 +85,7 @@ class Layer:
     stride: int
     frames: int  # that it makes of one latent
     held: float = 0  # channels that others hold meanwhile, of this layer's size
+    normed: float = 0  # channels that are there while its input is normed, if it is
 
     @property
     def weights(self) -> int:
@@ -85,17 +96,17 @@ class Layer:
         return 2 * self.weights * self.frames * pixels / self.stride**2
 
     def tail(self, pixels: int) -> float:
-        """Numbers kept from one chunk for the next."""
+        """Numbers kept of the frames before."""
         return (self.time - 1) * self.inputs * pixels / self.stride**2
 
-    def buffers(self, pixels: int, size: int, copied: bool) -> float:
-        """Bytes while it runs, or while its input is normed. The input comes after the frames that were kept; a CPU
-        makes copies of both sides in float32, in the order that suits it (`copied`)."""
-        T = self.frames
-        sides = self.inputs * (T + self.time - 1) + self.outputs * T
-        running = size * ((self.held + self.inputs) * T + sides) + FLOAT32 * sides * copied
-        normed = (2 * size + 2 * FLOAT32) * self.inputs * T if self.time == self.side else 0
-        return max(running, normed) * pixels / self.stride**2
+    def buffers(self, pixels: int, size: int, gpu: bool) -> float:
+        """Bytes while it runs, or while its input is normed. What it looks at is put together, next to the frame that
+        is forgotten then, and the result comes; a GPU may copy both sides into the order that suits it."""
+        seen = self.inputs * self.time
+        forgotten = self.inputs if self.time > 1 else 0
+        running = self.held + max(seen + forgotten, (seen + self.outputs) * (1 + gpu))
+        normed = size * self.normed + norm(size, gpu) * self.inputs if self.normed else 0
+        return max(size * running, normed) * pixels / self.stride**2
 
 
 @dataclass(frozen=True)
@@ -129,28 +140,32 @@ class Vae:
         return sum(layer.work(pixels) for layer in self.encoder())
 
     def tails(self, pixels: int) -> float:
-        """Numbers that the decoder keeps between the chunks of a video."""
+        """Numbers that the decoder keeps of a video's last frames."""
         return sum(layer.tail(pixels) for layer in self.decoder())
 
-    def buffers(self, pixels: int, size: int, copied: bool) -> float:
-        """Bytes of the layer of the decoder that takes most, on the frames of one latent."""
-        return max(layer.buffers(pixels, size, copied) for layer in self.decoder())
+    def buffers(self, pixels: int, size: int, gpu: bool) -> float:
+        """Bytes of the layer of the decoder that takes most; the encoder's take less."""
+        return max(layer.buffers(pixels, size, gpu) for layer in self.decoder())
 
     def decoder(self) -> Iterator[Layer]:
-        stride, frames, inputs = self.stride, 1, self.decoder_width * self.multiples[-1]
+        """A stage holds its input to its end where it is carried around, and what it becomes until all of that is made
+        larger, frame by frame; larger cells of these count as fewer channels."""
+        stride, frames, inputs, held = self.stride, 1, self.decoder_width * self.multiples[-1], 0.0
         yield Layer(self.channels, self.channels, 1, 1, stride, frames)
         yield Layer(self.channels, inputs, 3, 3, stride, frames)
         yield from middle(inputs, stride, frames)
         for multiple, longer in zip(reversed(self.multiples), (*reversed(self.halves_time), None), strict=True):
             outputs = self.decoder_width * multiple
-            yield from residual(inputs, outputs, self.blocks + 1, stride, frames)
+            held += inputs if self.residual and longer is not None else 0
+            yield from residual(inputs, outputs, self.blocks + 1, stride, frames, held)
             if longer is not None:
                 after = outputs if self.residual else outputs // 2
                 if longer:
-                    yield Layer(outputs, 2 * outputs, 3, 1, stride, frames)
+                    yield Layer(outputs, 2 * outputs, 3, 1, stride, frames, held)
+                held = (held + (1 + longer) * outputs) / 4
                 stride, frames, inputs = stride // 2, frames * (1 + longer), after
-                yield Layer(outputs, after, 1, 3, stride, frames, held=0.75 * outputs)
-        yield Layer(outputs, 3 * self.patch**2, 3, 3, stride, frames, held=outputs)
+                yield Layer(outputs, after, 1, 3, stride, frames, held)
+        yield Layer(outputs, 3 * self.patch**2, 3, 3, stride, frames, held + outputs, normed=held + outputs)
 
     def encoder(self) -> Iterator[Layer]:
         """The frames of a layer are those of one latent, four where the video comes in."""
@@ -171,15 +186,17 @@ class Vae:
         yield Layer(2 * self.channels, 2 * self.channels, 1, 1, stride, frames)
 
 
-def residual(inputs: int, outputs: int, blocks: int, stride: int, frames: int) -> Iterator[Layer]:
-    """The blocks of a stage, whose input is held to its end."""
+def residual(
+    inputs: int, outputs: int, blocks: int, stride: int, frames: int, held: float = 0
+) -> Iterator[Layer]:  # fmt: skip
+    """The blocks of a stage. What comes to a block stays until the result is added to it."""
     for block in range(blocks):
         came = outputs if block else inputs
-        whole = inputs if block else 0
-        yield Layer(came, outputs, 3, 3, stride, frames, held=whole + came)
-        yield Layer(outputs, outputs, 3, 3, stride, frames, held=whole + came + outputs)
+        there = held + came
+        yield Layer(came, outputs, 3, 3, stride, frames, there, normed=there)
+        yield Layer(outputs, outputs, 3, 3, stride, frames, there, normed=there + outputs)
         if came != outputs:
-            yield Layer(came, outputs, 1, 1, stride, frames, held=outputs)
+            yield Layer(came, outputs, 1, 1, stride, frames, held + outputs)
 
 
 def middle(width: int, stride: int, frames: int) -> Iterator[Layer]:

@@ -3,23 +3,27 @@
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from wan_cases import UMT5, VAE21, VAE22, WAN
 
-from sora_cli import geometry, memory, registry
+from sora_cli import geometry, memory, networks, registry
 from sora_cli.errors import SoraError
 from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
+from sora_cli.models.wan import dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.networks import Dit, Network, Text, Vae, read, sized
+from sora_cli.networks import FLOAT32, Dit, Network, Text, Vae, read, sized
 
 DATA = Path(__file__).parent / "data"
 CHECKPOINTS: dict[str, Any] = json.loads((DATA / "wan_keys.json").read_text())
@@ -122,6 +126,41 @@ def test_small_networks_are_counted_like_large_ones() -> None:
     assert SMALL_TEXT.weights == weights_of(Umt5(Umt5Config.from_hub(UMT5)))
 
 
+class Living(TorchDispatchMode):
+    """Counts the bytes of the tensors that are there, and the most there were."""
+
+    now = most = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        made = op(*given, **(named or {}))
+        known = {tensor.untyped_storage()._cdata for tensor in tree_leaves([given, named]) if torch.is_tensor(tensor)}
+        for storage in {tensor.untyped_storage() for tensor in tree_leaves(made) if torch.is_tensor(tensor)}:
+            if storage._cdata not in known:
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.gone, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+    def gone(self, bytes: int) -> None:
+        self.now -= bytes
+
+
+@pytest.mark.parametrize(("name", "model"), [("wan2.1-vae", "wan2.1-1.3b"), ("wan2.2-vae", "wan2.2-5b")])
+def test_the_decoder_takes_what_is_told(name: str, model: str) -> None:
+    """At the real size, on tensors without memory, of which two latents have as many as more."""
+    one = needs(model)
+    vae, pixels = one.network.vae, one.width * one.height
+    with torch.device("meta"), torch.inference_mode():
+        network, stream = WanVae(WanVaeConfig.from_hub(CHECKPOINTS[name]["config"])), Stream()
+        latents = torch.zeros(1, vae.channels, 2, one.height // vae.stride, one.width // vae.stride)
+        network.decode(latents[..., :2, :2])  # lays out the weights
+        with Living() as living:
+            for piece in latents.split(1, 2):
+                network.decode_chunk(piece, stream)
+    told = FLOAT32 * vae.tails(pixels) + vae.buffers(pixels, FLOAT32, gpu=False)
+    assert living.most == pytest.approx(told, rel=0.03)
+
+
 MEASURE = """
 import torch
 from pathlib import Path
@@ -136,7 +175,7 @@ with torch.device("meta"):
 network = network.to_empty(device="cpu")
 for parameter in network.parameters():
     parameter.data.zero_()
-given = torch.zeros(1, 16, 4, 48, 48).bfloat16(), torch.zeros(1, 4), torch.zeros(1, 512, 4096).bfloat16()
+given = torch.zeros(1, 16, 4, 32, 32).bfloat16(), torch.zeros(1, 4), torch.zeros(1, 512, 4096).bfloat16()
 with torch.inference_mode():
     network(given[0][:, :, :1, :4, :4], given[1][:, :1], given[2])
     before = status("VmRSS")
@@ -148,12 +187,16 @@ print(status("VmHWM") - before)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory from /proc")
 def test_a_block_of_the_real_width_takes_what_is_told() -> None:
-    """One block on 2,304 tokens, which takes a tenth of a GB. Large tensors are mapped one by one, as they are at
+    """One block on 1,024 tokens, which takes some forty MB. Large tensors are mapped one by one, as they are at
     real sizes."""
     environment = {"MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     found = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, check=True)
-    told = replace(SMALL_DIT, width=1536, heads=12, hidden=8960).buffers(2304, 2)
-    assert float(found.stdout) == pytest.approx(told, rel=0.25)
+    told = replace(SMALL_DIT, width=1536, heads=12, hidden=8960).buffers(1024, 2, gpu=False)
+    assert float(found.stdout) == pytest.approx(told, rel=0.1)
+
+
+def test_the_transformer_is_told_in_its_own_parts() -> None:
+    assert networks.PART == dit.PART
 
 
 # -- Needs ------------------------------------------------------------------------------------------------
@@ -172,11 +215,12 @@ def test_tokens_are_those_of_the_papers() -> None:
 
 
 def test_the_authors_peaks() -> None:
-    """8.19 GB were measured for Wan 2.1 on a GPU with text on the CPU, where the whole clip is decoded in float32."""
+    """8.19 GB were measured for Wan 2.1 on a GPU with text on the CPU and frames decoded in float32, by a decoder that
+    has all frames of a latent at their full size at once; ours has one."""
     one = needs("wan2.1-1.3b")
     free = Free("cuda", 24 * GB, 64 * GB)
     peak = peaks(Placement("cpu", "resident", "float32", 0, 0, keep=False), one, free)
-    assert max(peak[stage] for stage in ("text", "denoising", "decoding")) == pytest.approx(8.19 * GB, rel=0.15)
+    assert 5 * GB < max(peak[stage] for stage in ("text", "denoising", "decoding")) < 8.19 * GB
 
 
 def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: Path) -> None:
@@ -214,14 +258,23 @@ def test_tiles_are_counted_as_they_are_cut(cells: int, tile: int, overlap: int) 
 
 def test_longer_windows_and_larger_frames_take_more() -> None:
     base, long, large = needs(), needs(frames=241), needs(width=640, height=352)
-    assert long.denoising() > 1.9 * base.denoising() and long.decoding(4, 0, False) == base.decoding(4, 0, False)
-    assert large.decoding(4, 0, False) < 0.3 * base.decoding(4, 0, False) and large.dit == base.dit
+    assert long.denoising(True) > 1.9 * base.denoising(True) and long.decoding(4, 0, True) == base.decoding(4, 0, True)
+    assert large.decoding(4, 0, True) < 0.3 * base.decoding(4, 0, True) and large.dit == base.dit
+
+
+def test_tiles_remember_in_main_memory() -> None:
+    """A quarter of the pixels takes a quarter of the device; all tiles, which overlap, take more of main memory."""
+    one, free = needs(), machine("cuda", 24, 64)
+    like = Placement("streamed", "disk", "bfloat16", 0, 4, keep=False)
+    whole, tiled = (peaks(replace(like, tile=tile), one, free) for tile in (0, 32))
+    assert tiled["decoding"] - one.vae(2) < 0.4 * (whole["decoding"] - one.vae(2))
+    assert tiled["host"] > one.waiting(2, 32) > 1.2 * one.waiting(2, 80) and tiled["host"] > whole["host"]
 
 
 # -- Placements -------------------------------------------------------------------------------------------
 
 MACHINES = [(kind, device, host) for kind in ("cuda", "cpu", "mps") for device in (4, 8, 12, 24, 141)
-            for host in (4, 16, 128)]  # fmt: skip
+            for host in (2, 16, 128)]  # fmt: skip
 
 
 def machine(kind: str, device: float, host: float) -> Free:
@@ -259,7 +312,9 @@ def test_large_machines_keep_everything_and_small_ones_stream() -> None:
     large = choose(needs(), machine("cuda", 141, 128))
     assert (large.text, large.dit, large.vae, large.tile, large.keep) == ("device", "resident", "float32", 0, True)
     small = choose(needs(), machine("cuda", 8, 32))
-    assert (small.dit, small.keep) == ("streamed", False) and small.overlap * 16 == 64
+    assert (small.dit, small.vae, small.tile, small.keep) == ("streamed", "bfloat16", 0, False)
+    smaller = choose(needs(), machine("cuda", 4, 32))
+    assert (smaller.dit, smaller.tile * 16, smaller.overlap * 16) == ("streamed", 512, 64)
     poor = choose(needs(), machine("cuda", 8, 6))
     assert (poor.text, poor.dit) == ("streamed", "disk") and "every step" in poor.why
 
@@ -267,7 +322,8 @@ def test_large_machines_keep_everything_and_small_ones_stream() -> None:
 def test_main_memory_is_not_counted_twice() -> None:
     """Where the device's memory is main memory, blocks in main memory would save nothing."""
     free = machine("cpu", 16, 16)
-    assert "streamed" not in {option.dit for option in memory.placements(needs(), free)}
+    options = list(memory.placements(needs(), free))
+    assert "streamed" not in {option.dit for option in options} and not any(option.tile for option in options)
     told = choose(needs(), free)
     assert told.text in ("cpu", "streamed") and told.peak["host"] == told.on_device
 
@@ -278,17 +334,17 @@ def test_the_modes() -> None:
     assert low.on_device <= auto.on_device <= high.on_device
     assert (high.dit, high.text, high.tile, high.keep) == ("resident", "device", 0, True)
     assert (low.text, low.dit, low.keep) == ("cpu", "streamed", False)
-    with pytest.raises(SoraError, match=r"needs 23 GB of GPU memory"):
+    with pytest.raises(SoraError, match=r"needs 20 GB of GPU memory"):
         choose(one, machine("cuda", 16, 64), "high")
 
 
 def test_a_refusal_names_numbers_and_what_helps() -> None:
-    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to decode, and 4.0 GB are free; "
+    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to denoise, and 2.0 GB are free; "
             r"try a smaller --res, fewer --frames, or --model wan2.1-1.3b")  # fmt: skip
     with pytest.raises(SoraError, match=f"^{line}$"):
-        choose(needs(), machine("cuda", 4, 64))
+        choose(needs(), machine("cuda", 2, 64))
     with pytest.raises(SoraError, match=r"of main memory.*--model pocket"):
-        choose(needs("wan2.1-1.3b"), machine("cpu", 4, 4))
+        choose(needs("wan2.1-1.3b"), machine("cpu", 2, 2))
 
 
 # -- What is free -----------------------------------------------------------------------------------------

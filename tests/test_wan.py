@@ -247,6 +247,31 @@ def test_tiles_cover_everything_and_overlap(cells: int, expected: list[int]) -> 
     assert Tiling(4, 1).starts(cells) == expected
 
 
+@torch.no_grad()
+def test_idle_tiles_remember_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a tile is at work, its stream alone was moved to the device last."""
+    network, where = fill(vae(VAE21)), {}
+    monkeypatch.setattr(Stream, "move", lambda stream, device: where.__setitem__(id(stream), str(device)))
+    decode = network.decode_chunk
+
+    def watched(z: Tensor, stream: Stream) -> Tensor:
+        there = [place for place, device in where.items() if device != "cpu"]
+        assert there in ([], [id(stream)])
+        return decode(z, stream)
+
+    monkeypatch.setattr(network, "decode_chunk", watched)
+    z = latents(VAE21["z_dim"], 3).to("cpu")
+    assert len(list(network.decode_stream(z.split(1, 2), Tiling(2, 1)))) == 3 and len(where) > 1
+
+
+def test_what_is_remembered_moves() -> None:
+    stream, layer = Stream(), nn.Identity()
+    for _ in range(3):
+        stream.after(layer, torch.ones(1, 2, 4, 4), 2)
+    stream.move("meta")
+    assert [tail.device.type for tail in stream.tails[layer]] == ["meta", "meta"]
+
+
 def test_what_does_not_mix_cells_is_the_same_in_tiles() -> None:
     x = torch.randn(2, 3, 9 * 2, 7 * 2)
     seen = []

@@ -27,6 +27,12 @@ class Stream:
         return torch.cat(seen, 1)
 
 
+    def move(self, device: torch.device | str) -> None:
+        """Remember it there."""
+        for tails in self.tails.values():
+            tails[:] = [tail.to(device) for tail in tails]
+
+
 class CausalConv(nn.Conv3d):
     """A convolution that looks back in time; [B, C, h, w] keeps h and w."""
 

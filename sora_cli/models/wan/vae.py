@@ -13,7 +13,7 @@ Letters: B batch, C channels, T frames of a chunk, K latent frames, H W pixels, 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -283,14 +283,13 @@ class WanVae(nn.Module):
         """Latents of chunks as they come: 1 + 4n frames first, then 4n each. Every tile is a stream of its own."""
         streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in chunks:
-            tile = lambda place, piece: self.encode_chunk(piece, streams[place])
-            yield blended(tile, chunk, tiling, self.config.stride)
+            yield blended(partial(tile, self.encode_chunk, streams), chunk, tiling, self.config.stride)
 
     def decode_stream(self, latents: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         """Frames of latents as they come, any number at a time: 1 + 4(K - 1) frames first, then 4K each."""
         streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in latents:
-            yield blended(lambda place, piece: self.decode_chunk(piece, streams[place]), chunk, tiling)
+            yield blended(partial(tile, self.decode_chunk, streams), chunk, tiling)
 
     def encode_chunk(self, video: Tensor, stream: Stream) -> Tensor:
         """The latents of a video's next frames, the posterior's mode."""
@@ -320,6 +319,15 @@ class WanVae(nn.Module):
         memory loads whole."""
         mean, std = like.new_tensor(self.config.mean), like.new_tensor(self.config.std)
         return rearrange(mean, "C -> C 1 1 1"), rearrange(std, "C -> C 1 1 1")
+
+
+def tile(
+    work: Callable[[Tensor, Stream], Tensor], streams: dict[Place, Stream], place: Place, piece: Tensor
+) -> Tensor:  # fmt: skip
+    """What work(piece, stream) makes of one tile, while all that others remember waits in main memory."""
+    for other, stream in streams.items():
+        stream.move(piece.device if other == place else "cpu")
+    return work(piece, streams[place])
 
 
 # -- Stages -----------------------------------------------------------------------------------------------
