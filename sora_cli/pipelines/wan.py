@@ -24,12 +24,13 @@ from sora_cli.geometry import Canvas
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.offload import keep_on_host
+from sora_cli.offload import Watched, keep_on_host, replace
 from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
 from sora_cli.sampler import euler
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
+BLOCKS = {"text": "encoder.block", "dit": "blocks"}  # the lists of blocks that take long
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
 
@@ -73,6 +74,8 @@ class Wan:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             self.networks[role] = self.load(role)
+            if role in BLOCKS:
+                self.watch_blocks(self.networks[role], BLOCKS[role])
         return self.networks[role]
 
     def load(self, role: str) -> nn.Module:
@@ -86,6 +89,10 @@ class Wan:
         dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
         keep_on_host(dit, "blocks", self.device)
         return dit
+
+    def watch_blocks(self, network: nn.Module, at: str) -> None:
+        """Have it told how far a network is in each of its passes."""
+        replace(network, at, Watched(network.get_submodule(at), partial(self.watch, "layers")))
 
     # ---- words --------------------------------------------------------------------------------------------
 
@@ -106,6 +113,7 @@ class Wan:
                 features = self.encoded(text)
                 cache.put(key, features)
             found[text] = features
+        self.watch("read the prompt", len(texts), len(texts))
         return found
 
     def encoded(self, text: str) -> Tensor:
