@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
 from sora_cli.codec import Codec
-from sora_cli.device import pick_device, pick_dtype
+from sora_cli.device import free_at_once, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
@@ -39,6 +39,7 @@ class Wan:
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = unseen) -> None:  # fmt: skip
+        free_at_once()
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
