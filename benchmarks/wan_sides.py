@@ -20,6 +20,7 @@ Config = dict[str, Any]
 Size = tuple[int, int, int]  # latent frames, rows and columns
 
 TEXT = 512  # tokens
+REAL_STEPS = 2  # of the pipelines at full size, for their memory and to compare the whole
 GUIDANCE, SHIFT = 5.0, 5.0
 IN_FLOAT = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")  # as the published weights are loaded
 
@@ -64,8 +65,8 @@ def cases(scale: str) -> list[Case]:
     if scale == "real":
         small, large = dit(12, 30, 8960, 16), dit(24, 30, 14336, 48)
         return [
-            *row_of("1.3B, 832x480, 81 frames", small, (21, 60, 104), vae21(96), 2),
-            *row_of("5B, 1280x704, 121 frames", large, (31, 44, 80), vae22(160, 256), 2),
+            *rows_of("1.3B, 832x480, 81 frames", small, (21, 60, 104), vae21(96)),
+            *rows_of("5B, 1280x704, 121 frames", large, (31, 44, 80), vae22(160, 256)),
         ]
     tiny = scale == "tiny"
     heads, hidden, text = (1, 256, 64) if tiny else (6, 4480, 4096)
@@ -83,14 +84,14 @@ def cases(scale: str) -> list[Case]:
     ]
 
 
-def row_of(name: str, network: Config, size: Size, vae: Config, steps: int) -> list[Case]:
+def rows_of(name: str, network: Config, size: Size, vae: Config) -> list[Case]:
     """All that is measured of a published pair of networks."""
     return [
         Case(f"{name}: velocity", "velocity", size, network),
         Case(f"{name}: velocity, a time a frame", "velocity_by_frame", size, network),
         Case(f"{name}: decode", "decode", size, vae=vae),
         Case(f"{name}: encode", "encode", size, vae=vae),
-        Case(f"{name}: text to video, {steps} steps", "video", size, network, vae, steps),
+        Case(f"{name}: text to video, {REAL_STEPS} steps", "video", size, network, vae, REAL_STEPS),
     ]
 
 
@@ -114,9 +115,10 @@ def products(case: Case) -> float:
 class Side:
     """One implementation of a case's networks, and the inputs, which are the same for both."""
 
-    def __init__(self, case: Case, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, case: Case, device: torch.device, dtype: torch.dtype, empty: bool = False) -> None:
+        """empty: without memory for weights, which are to be adopted."""
         self.case, self.device, self.dtype = case, device, dtype
-        with built_on(device, dtype):
+        with built_on(torch.device("meta") if empty else device, dtype):
             self.dit = self.make_dit(case.dit) if case.dit else None
             self.vae = self.make_vae(case.vae) if case.vae else None
         for network in (self.dit, self.vae):

@@ -13,7 +13,7 @@ import json
 import time
 from bisect import bisect
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Protocol
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sora_cli import estimate, geometry, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, SoraError
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Shot
 from sora_cli.timeline import Timeline
@@ -137,10 +137,12 @@ class Run:
 
     def warnings(self) -> Iterator[str]:
         """A line where the work will try one's patience: a large model on a CPU."""
-        if self.entry.parts and self.pipeline.device.type == "cpu":
-            where = self.pipeline.device, self.pipeline.dtype
-            cost = estimate.of_hub_model(self.entry, self.shot, self.windows, *where)
-            yield from filter(None, [estimate.slowness(cost)])
+        pipeline = self.pipeline
+        if self.entry.parts and pipeline.device.type == "cpu":
+            with suppress(SoraError):  # of a batch, all but the first find the memory taken
+                where = pipeline.device, pipeline.dtype, pipeline.memory
+                cost = estimate.of_hub_model(self.entry, self.shot, self.windows, *where)
+                yield from filter(None, [estimate.slowness(cost)])
 
     def place(self, piece: Known) -> Timeline:
         """The timeline with one more piece on it, as far as it reaches over key frames."""
@@ -277,9 +279,9 @@ class Run:
     @torch.inference_mode()
     def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
         """Single key frames of latents [C, T, h, w], uint8 [h, w, 3] each; they need no others."""
-        pipeline = self.pipeline
-        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(pipeline.device, pipeline.dtype)
-        return [pictures_of(pipeline.codec.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
+        codec = self.pipeline.codec
+        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(codec.device, codec.dtype)
+        return [pictures_of(codec.vae.decode(one[None])[0], self.canvas)[0] for one in chosen]
 
     def identity(self) -> str:
         """All that determines the latents, as JSON: going on with anything else would mix two videos."""
@@ -323,13 +325,13 @@ def anchor_of(piece: Known, frames: int) -> str:
 def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset(),
             stills: frozenset[int] = frozenset()) -> list[planner.Window]:  # fmt: skip
     """The windows that a shot is made in, of which some latent frames are known, and some end in known pictures.
-    Where there is nothing else to begin with, the way is from those back to the start."""
+    Where there is nothing but the very end to begin with, the way is from there back to the start."""
     usage = registry.entry(shot.model).usage
     step = usage.window - usage.context
     if shot.loop:
         return planner.circle(latents, usage.window, step)
     windows = planner.plan(latents, shot.plan, known, usage.window, step)
-    return planner.mirrored(windows, latents) if stills and not known else windows
+    return planner.mirrored(windows, latents) if latents - 1 in stills and not known else windows
 
 
 def longest_window(shot: Shot, latents: int) -> int:

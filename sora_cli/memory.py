@@ -281,12 +281,12 @@ def place(
 
 
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
-    """The best placement that fits (`auto`, with a margin), the one that takes least (`low`), or everything on the
-    device (`high`). SoraError with the numbers where nothing fits."""
+    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
+    everything on the device (`high`). SoraError with the numbers where nothing fits."""
     options = [told(option, needs, free) for option in placements(needs, free)]
     share = 1 - MARGIN if mode == "auto" else 1.0
     if mode == "low":
-        options.sort(key=lambda option: (option.on_device, option.peak["host"]))
+        options.sort(key=lambda option: option.on_device)  # stable: what is read from disk comes last
     elif mode == "high":
         options = options[:1]
     for option in options:

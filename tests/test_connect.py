@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_cli import geometry, media
-from sora_cli.cli.connect import CONTEXT, Connector, Kept, whole
+from sora_cli.cli.connect import Connector, Kept, context_of, whole
 from sora_cli.engine import Known
 from sora_cli.shot import Shot
 
@@ -35,9 +35,14 @@ def planned(tail: int, head: int, frames: int, kept: Kept | None = None) -> tupl
     return planned
 
 
-@given(COUNTS)
-def test_whole_chunks_of_the_context(frames: int) -> None:
-    assert whole(frames) == max((n for n in range(1, CONTEXT + 1, 4) if n <= frames), default=0)
+@given(COUNTS, st.integers(0, 8))
+def test_whole_chunks_of_the_context(frames: int, chunks: int) -> None:
+    most = 1 + 4 * chunks
+    assert whole(frames, most) == max((n for n in range(1, most + 1, 4) if n <= frames), default=0)
+
+
+def test_the_context_is_the_models() -> None:
+    assert (context_of("pocket"), context_of("skyreels2-1.3b")) == (13, 17)
 
 
 @given(COUNTS, COUNTS, st.integers(1, 60), st.booleans())

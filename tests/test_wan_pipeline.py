@@ -334,3 +334,13 @@ def test_what_is_loaded_is_told(tiny: Tiny) -> None:
     assert {what for what, _ in heard} == {"text encoder", "read the prompt", "transformer", "layers", "autoencoder"}
     last = dict(heard)
     assert set(last.values()) == {1.0}, f"some of the bars stay: {last}"
+
+
+def test_a_second_video_of_a_kind_loads_nothing_again(tiny: Tiny) -> None:
+    engine, heard = tiny(), []
+    list(finished(engine).frames())
+    engine.pipeline.watch = lambda what, done, total: heard.append(what)
+    list(finished(engine, replace(SHOT, seed=9)).frames())
+    assert not heard and set(engine.pipeline.networks) == {"text", "dit", "vae"}
+    engine.start(replace(SHOT, width=64))
+    assert not engine.pipeline.networks, "for another size there has to be a new placement"

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from sora_cli.engine import Engine, Run
 
-CONTEXT = geometry.frames_in(4)  # known frames on each side that the new ones are made to fit
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ class Connector:
     def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None) -> "Run":
         from sora_cli.engine import Known
 
-        tail, head = tail[len(tail) - whole(len(tail)) :], head[: whole(len(head))]
+        most = context_of(shot.model)
+        tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         known, lead, trail = [], len(tail), len(head)
         if kept:
             lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
@@ -102,9 +102,14 @@ class Connector:
                 self.making.scores[label] = changes.boundary(join)
 
 
-def whole(frames: int) -> int:
-    """The largest 1 + 4n that so many frames hold, at most the context; 0 of 0."""
-    frames = min(frames, CONTEXT)
+def context_of(model: str) -> int:
+    """Known frames on each side that a model makes new ones to fit."""
+    return geometry.frames_in(registry.entry(model).usage.context)
+
+
+def whole(frames: int, most: int) -> int:
+    """The largest 1 + 4n that so many frames hold, at most `most`; 0 of 0."""
+    frames = min(frames, most)
     return 1 + (frames - 1) // geometry.TIME_STRIDE * geometry.TIME_STRIDE if frames else 0
 
 
@@ -113,11 +118,12 @@ class Passing:
     """A source's raw frames on their way through: counted, with the first and the last few kept."""
 
     source: media.Source
+    model: str  # for which they are kept
 
     def __post_init__(self) -> None:
-        self.count = 0
-        self.head: list[bytes] = list(islice(self.source, CONTEXT))
-        self.tail: deque[bytes] = deque(maxlen=CONTEXT)
+        self.count, most = 0, context_of(self.model)
+        self.head: list[bytes] = list(islice(self.source, most))
+        self.tail: deque[bytes] = deque(maxlen=most)
 
     def frames(self) -> Iterator[bytes]:
         for raw in chain(self.head, self.source):

@@ -7,6 +7,7 @@ import typer
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, Device, DeviceOption, JsonOption, ModelOption, SeedOption
+from sora_cli.errors import SoraError
 
 
 def evaluate(
@@ -18,7 +19,10 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Measure reconstruction, prompt adherence, motion and drift, each beside its floor and its ceiling."""
-    registry.verify(registry.entry(model))
+    entry = registry.entry(model)
+    if entry.kind != "sora":
+        raise SoraError(f"the judge knows pocket's world alone, and {model} makes other videos; take --model pocket")
+    registry.verify(entry)
 
     from rich.console import Console
 

@@ -61,7 +61,7 @@ def extend(
 
         making = Making(target, screen, shot.fps)
         connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
-        passing = Passing(source)
+        passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)
         count = making.write(raw, source.format, {"sora": list(shots.values())[-1].to_json()})

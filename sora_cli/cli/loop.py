@@ -133,7 +133,7 @@ def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: i
         target.check_format(source.format)
         making = Making(target, screen, shot.fps)
         connector = Connector(load(), source.format, making)
-        passing = Passing(source)
+        passing = Passing(source, settings.model)
         raw = repeated(passing, connector, shot, asked, times)
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         given = (count // times) - shot.frames

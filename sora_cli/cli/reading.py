@@ -15,7 +15,6 @@ from sora_cli.shot import Shot, check_range
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEPT = 4  # latents of a video's own that new ones are made to fit
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class Whole:
 
     path: Path
     header: latents.Header
+    context: int  # latents at its end that new ones are made to fit
 
     @classmethod
     def beside(cls, video: str, shot: Shot) -> "Whole | None":
@@ -95,14 +95,15 @@ class Whole:
             header = latents.read_header(path)
         except SoraError:
             return None
+        entry = registry.entry(shot.model)
         fits = header.vae == latents.vae_of(shot.model) and not header.cyclic
-        fits = fits and header.canvas == registry.entry(shot.model).canvas(shot.width, shot.height)
-        return cls(path, header) if fits and header.video == weights.hash_of(Path(video)) else None
+        fits = fits and header.canvas == entry.canvas(shot.width, shot.height)
+        return cls(path, header, entry.usage.context) if fits and header.video == weights.hash_of(Path(video)) else None
 
     def end(self) -> Kept:
         """The last few latents."""
         total = self.header.latents
-        found, _ = latents.load(self.path, max(0, total - KEPT))
+        found, _ = latents.load(self.path, max(0, total - self.context))
         return Kept(found.float(), geometry.frames_in(total) - self.header.lead - self.header.frames)
 
     def followed_by(self, made: "Tensor") -> "Tensor":
@@ -110,4 +111,4 @@ class Whole:
         import torch
 
         found, _ = latents.load(self.path)
-        return torch.cat([found.float(), made[:, min(KEPT, found.shape[1]) :]], 1)
+        return torch.cat([found.float(), made[:, min(self.context, found.shape[1]) :]], 1)

@@ -47,7 +47,7 @@ def reverse(
     settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model))
     check_source(asked, target, model)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
-        passing = Passing(source)
+        passing = Passing(source, model)
         shot = shot_like(source, settings)
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))

@@ -38,6 +38,7 @@ class Pipeline(Protocol):
     entry: Entry
     device: torch.device
     dtype: torch.dtype
+    memory: str  # how much of it may be taken: auto, low or high
 
     @property
     def parts(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ class Sora:
     """The networks of one checkpoint on one device, loaded at once: they are small."""
 
     sees_while_it_works = True
+    memory = "auto"
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> None:
         self.entry = registry.entry(model)

@@ -39,14 +39,14 @@ class Wan:
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = unseen) -> None:  # fmt: skip
-        free_at_once()
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.places = hub.locate(self.entry)
         self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
-        self.mode, self.watch = memory, watch
+        self.memory, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
+        self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -61,7 +61,12 @@ class Wan:
         return self.placement.keep
 
     def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        self.placement = memory.place(self.entry, canvas, window, self.device, self.dtype, self.mode, latents)
+        if self.prepared != (canvas, window):
+            self.release()  # what is loaded would be counted as taken
+            how = self.device, self.dtype, self.memory, latents
+            self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
+        if self.placement.dit == "disk":
+            free_at_once()  # whoever reads block by block has little memory
         yield self.placement.why
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:
@@ -71,13 +76,16 @@ class Wan:
         """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
         if role not in self.networks:
             if not self.placement.keep:
-                self.networks.clear()
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                self.release()
             self.networks[role] = self.load(role)
             if role in BLOCKS:
                 self.watch_blocks(self.networks[role], BLOCKS[role])
         return self.networks[role]
+
+    def release(self) -> None:
+        self.networks.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
@@ -105,16 +113,15 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
-        found: dict[str, Tensor] = {}
-        for number, text in enumerate(texts):
-            key = key_of(encoder, text, str(self.dtype))
-            features = cache.get(key)
-            if features is None:
-                self.watch("read the prompt", number, len(texts))
-                features = self.encoded(text)
-                cache.put(key, features)
-            found[text] = features
-        self.watch("read the prompt", len(texts), len(texts))
+        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
+        read = {text: cache.get(key) for text, key in keys.items()}
+        found = {text: features for text, features in read.items() if features is not None}
+        new = [text for text in keys if text not in found]
+        for number, text in enumerate(new):
+            self.watch("read the prompt", number, len(new))
+            found[text] = self.encoded(text)
+            cache.put(keys[text], found[text])
+            self.watch("read the prompt", number + 1, len(new))
         return found
 
     def encoded(self, text: str) -> Tensor:

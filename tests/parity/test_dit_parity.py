@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference import reference
+from reference import read_as_published, reference
 from torch import nn
 from wan_cases import SKYREELS, WAN, distance, dit_inputs, fill, told
 
+from sora_cli.memory import host_free
 from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.pipelines import known
+from sora_cli.pipelines.loading import load_dit
 
 pytestmark = pytest.mark.parity
 WanTransformer3DModel = reference("diffusers", "WanTransformer3DModel")
@@ -16,11 +19,9 @@ SkyReelsV2Transformer3DModel = reference("diffusers", "SkyReelsV2Transformer3DMo
 
 
 def pair(kind: Any, config: dict[str, Any]) -> tuple[nn.Module, WanDit]:
-    """The reference and ours with the same weights, through the reference's own configuration file."""
+    """The reference and ours with the same weights, through the reference's own files."""
     theirs = fill(kind(**config))
-    ours = WanDit(WanConfig.from_hub(theirs.config))
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    return theirs, ours.eval()
+    return theirs, read_as_published(theirs, load_dit)
 
 
 @torch.no_grad()
@@ -66,3 +67,40 @@ def test_bfloat16_differs_by_its_rounding() -> None:
     rounded = ours.to(torch.bfloat16)(x.bfloat16(), t, text.bfloat16())
     assert rounded.dtype == torch.bfloat16
     assert told("dit, bfloat16", distance(rounded.float(), exact) / float(exact.abs().max())) <= 3e-2
+
+
+def as_published(config: WanConfig) -> dict[str, Any]:
+    """A configuration of ours as the reference's arguments."""
+    told = WAN | {
+        "num_attention_heads": config.heads, "attention_head_dim": config.head_width, "in_channels": config.inputs,
+        "out_channels": config.outputs, "text_dim": config.text_width, "freq_dim": config.waves,
+        "ffn_dim": config.hidden, "num_layers": config.layers, "eps": config.eps,
+    }  # fmt: skip
+    return told | ({"inject_sample_info": True} if config.paced else {})
+
+
+@pytest.mark.parametrize("name", known.DITS)
+def test_the_published_networks_have_our_keys_and_shapes(name: str) -> None:
+    config = known.DITS[name]
+    kind = SkyReelsV2Transformer3DModel if config.paced else WanTransformer3DModel
+    with torch.device("meta"):
+        ours, theirs = WanDit(config), kind(**as_published(config))
+    shapes = [{key: tuple(value.shape) for key, value in one.state_dict().items()} for one in (ours, theirs)]
+    assert shapes[0] == shapes[1] and len(shapes[0]) > 800
+
+
+@torch.no_grad()
+@pytest.mark.skipif(host_free() < 9e9, reason="needs 9 GB of memory")
+def test_the_real_size() -> None:
+    """Wan 2.1 1.3B with random weights, which both networks share; a timestep for every frame."""
+    (config,) = (config for config in known.DITS.values() if config.width == 1536 and not config.paced)
+    theirs = WanTransformer3DModel(**as_published(config)).eval().requires_grad_(False)
+    with torch.device("meta"):
+        ours = WanDit(config).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+    rng = torch.Generator().manual_seed(0)
+    x, text = torch.randn(1, 16, 4, 16, 20, generator=rng), torch.randn(1, 20, 4096, generator=rng)
+    t = torch.tensor([[0, 731, 731, 731]])
+    tokens = t[..., None].expand(-1, -1, 80).flatten(1)
+    expected = theirs(x, tokens, text, return_dict=False)[0]
+    assert told("dit, 1.3B, 320 tokens", distance(ours(x, t, text), expected) / float(expected.abs().max())) <= 1e-5

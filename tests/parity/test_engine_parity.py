@@ -26,6 +26,8 @@ WanImageToVideoPipeline = reference("diffusers", "WanImageToVideoPipeline")
 WanTransformer3DModel = reference("diffusers", "WanTransformer3DModel")
 AutoencoderKLWan = reference("diffusers", "AutoencoderKLWan")
 UMT5EncoderModel = reference("transformers", "UMT5EncoderModel")
+SkyReelsV2Transformer3DModel = reference("diffusers", "SkyReelsV2Transformer3DModel")
+SkyReelsPipeline = reference("diffusers", "SkyReelsV2DiffusionForcingImageToVideoPipeline")
 PreTrainedTokenizerFast = reference("transformers", "PreTrainedTokenizerFast")
 
 USAGE = registry.Usage(96, 64, 24.0, 17, 6, 5.0, "bad", "sliding", "unipc", 5.0, window=5, context=2)
@@ -36,12 +38,12 @@ CALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny Wan 2.2, which the engine knows as `tiny`. Its embeddings are cached nowhere."""
-    place = wan_folders.write(tmp_path / "checkpoint", wan_folders.WAN22)
+@pytest.fixture(params=[wan_folders.WAN22])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint, which the engine knows as `tiny`. Its embeddings are cached nowhere."""
+    place = wan_folders.write(tmp_path / "checkpoint", request.param)
     roles = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
-    tiny = registry.Entry("tiny", "wan", "a test", usage=USAGE)
+    tiny = registry.Entry("tiny", "wan", "a test", cell=16 if request.param == wan_folders.WAN22 else 8, usage=USAGE)
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: {role: place / name for role, name in roles.items()})
     placement = Placement("cpu", "resident", "float32", 0, 0, True)
@@ -50,39 +52,65 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def parts(folder: Path) -> dict[str, Any]:
+def parts(folder: Path, transformer: Any = WanTransformer3DModel) -> dict[str, Any]:
     return {
         "tokenizer": PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer" / "tokenizer.json"),
                                              pad_token="<pad>", eos_token="</s>", unk_token="<unk>"),
         "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        "transformer": WanTransformer3DModel.from_pretrained(folder / "transformer"),
+        "transformer": transformer.from_pretrained(folder / "transformer"),
         "vae": AutoencoderKLWan.from_pretrained(folder / "vae"),
         "scheduler": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0),
     }  # fmt: skip
 
 
+class Remembering(UniPCMultistepScheduler):
+    """The reference's solver, given a sample of its own: the pipeline of SkyReels-V2 overwrites the one it hands over,
+    which the solver keeps a view of, so that its corrector works on another step than it should."""
+
+    def step(self, output: Tensor, t: Tensor, sample: Tensor, **more: Any) -> Any:
+        return super().step(output, t, sample.clone(), **more)
+
+
 @torch.inference_mode()
-def made(known: Sequence[Known] = ()) -> tuple[Tensor, Tensor]:
-    """The noise that the engine begins with and the frames it ends with, [1, T, 3, H, W] in 0..1."""
+def made(known: Sequence[Known] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    """The noise that the engine begins with, the latents [1, C, T, h, w] and the frames [1, T, 3, H, W] in 0..1 that it
+    ends with."""
     run = Engine("tiny", "cpu", "float32").start(SHOT, known)
     noise = torch.randn(run.timeline.latents.shape, generator=torch.Generator().manual_seed(SHOT.seed))
     list(run.denoise())
     assert run.latents is not None
-    return noise[None], (run.pipeline.codec.vae.decode(run.latents[None]) / 2 + 0.5).transpose(1, 2)
+    frames = (run.pipeline.codec.vae.decode(run.latents[None]) / 2 + 0.5).transpose(1, 2)
+    return noise[None], run.latents[None], frames
 
 
 def test_words_to_pixels(folder: Path) -> None:
-    noise, frames = made()
+    noise, _, frames = made()
     pipeline = WanPipeline(**parts(folder))
     pipeline.set_progress_bar_config(disable=True)
-    assert told("engine, text to video, pixels", distance(frames, pipeline(**CALL, latents=noise).frames)) <= 1e-5
+    expected = pipeline(**CALL, latents=noise.clone()).frames
+    assert told("engine, text to video, pixels", distance(frames, expected)) <= 1e-5
 
 
 def test_a_picture_that_moves(folder: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    noise, frames = made([Known(0, picture[None])])
+    noise, _, frames = made([Known(0, picture[None])])
     pipeline = WanImageToVideoPipeline(**parts(folder), expand_timesteps=True)
     pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(image=Image.fromarray(picture), **CALL, latents=noise).frames
-    assert distance(expected, made()[1]) > 1e-2, "the picture changes nothing"
+    expected = pipeline(image=Image.fromarray(picture), **CALL, latents=noise.clone()).frames
+    assert distance(expected, made()[2]) > 1e-2, "the picture changes nothing"
     assert told("engine, image to video, pixels", distance(frames, expected)) <= 1e-5
+
+
+@pytest.mark.parametrize("folder", [wan_folders.SKYREELS2], indirect=True)
+def test_from_one_picture_to_another(folder: Path) -> None:
+    """SkyReels-V2's start and end: the first latent in place, the last one in a slot that is dropped."""
+    first, last = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    noise, latents, _ = made([Known(0, first[None]), Known(16, last[None])])
+    scheduler = Remembering(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+    pipeline = SkyReelsPipeline(**parts(folder, SkyReelsV2Transformer3DModel) | {"scheduler": scheduler})
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"image": Image.fromarray(first), "last_image": Image.fromarray(last), "base_num_frames": 17}
+    call = CALL | {"output_type": "latent", "fps": 24, "ar_step": 0, "addnoise_condition": 0}
+    expected = pipeline(**given, **call, latents=noise.clone()).frames[:, :, :-1]  # without the slot
+    assert distance(latents, made([Known(0, first[None])])[1]) > 1e-2, "the last picture changes nothing"
+    assert told("engine, start and end, latents", distance(latents, expected)) <= 1e-5

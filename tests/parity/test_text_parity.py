@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from reference import reference
+from reference import read_as_published, reference
 from wan_cases import UMT5, distance, fill, tokens, told
 
-from sora_cli.models.wan.text import Umt5, Umt5Config, padded
+from sora_cli.models.wan.text import Umt5, padded
+from sora_cli.pipelines.loading import load_text
 
 pytestmark = pytest.mark.parity
 UMT5EncoderModel = reference("transformers", "UMT5EncoderModel")
@@ -15,12 +16,10 @@ UMT5Config = reference("transformers", "UMT5Config")
 
 
 def pair() -> tuple[Any, Umt5]:
-    ours = fill(Umt5(Umt5Config.from_hub(UMT5)))
-    theirs = UMT5EncoderModel(UMT5Config(**UMT5)).eval()
-    tied = {"encoder.embed_tokens.weight": ours.state_dict()["shared.weight"]}
-    names = theirs.state_dict()
-    theirs.load_state_dict({k: v for k, v in (ours.state_dict() | tied).items() if k in names}, strict=True)
-    return theirs, ours
+    """The reference and ours with the same weights, through the reference's own files."""
+    theirs = fill(UMT5EncoderModel(UMT5Config(**UMT5)))
+    theirs.encoder.embed_tokens.weight = theirs.shared.weight  # one table under two names
+    return theirs, read_as_published(theirs, load_text)
 
 
 @torch.no_grad()

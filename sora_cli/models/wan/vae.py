@@ -6,16 +6,15 @@ frames that every layer saw. A frame goes to the end before the next one begins,
 full size. Wan 2.2 folds 2 x 2 pixels into channels first and carries averages around its stages. Parameter names
 are those of the checkpoints.
 
-All layers work on single frames, so that a convolution over three frames is one over an image with three times the
-channels. Channels lie innermost in memory, where the norms and the convolutions want them. This is for inference:
-what a layer has made for itself alone is overwritten by the next, so that no gradient can go back through it.
+Channels lie innermost in memory, where the norms and the convolutions want them. This is for inference: what a
+layer has made for itself alone is overwritten by the next, so that no gradient can go back through it.
 
 Letters: B batch, C channels, T frames of a chunk, K latent frames, H W pixels, h w latent cells.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -26,6 +25,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
 from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
 CHUNK = 4  # frames of a latent, after the first
@@ -75,55 +75,7 @@ class WanVaeConfig:
         )
 
 
-@dataclass
-class Stream:
-    """What the layers remember of the frames of one video that they have seen."""
-
-    begun: bool = False  # is the first frame behind us
-    tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
-
-    def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:
-        """A frame and before it so many that the layer saw last, or fewer at the beginning, side by side as channels:
-        [B, (1 + count) C, h, w]."""
-        seen = [*self.tails.get(layer, []), x]
-        self.tails[layer] = seen[-count:]
-        return torch.cat(seen, 1)
-
-
 # -- Layers -----------------------------------------------------------------------------------------------
-
-
-class CausalConv(nn.Conv3d):
-    """A convolution that looks back in time; [B, C, h, w] keeps h and w."""
-
-    def __init__(self, inputs: int, outputs: int, time: int = 3, side: int = 3) -> None:
-        super().__init__(inputs, outputs, (time, side, side))
-
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
-        return self.mixed(stream.after(self, x, self.kernel_size[0] - 1))
-
-    def mixed(self, x: Tensor) -> Tensor:
-        """Frames that follow one another, side by side as channels, to one. Those that would lie before the video's
-        beginning are zero, and left out."""
-        return F.conv2d(x, self.kernel()[:, -x.shape[1] :], self.bias, padding=self.kernel_size[1] // 2)
-
-    def kernel(self) -> Tensor:
-        """The weights as those of an image convolution, [outputs, (T inputs), h, w]. They are laid out for that once;
-        names, shapes and values stay."""
-        weight = rearrange(self.weight, "O I T h w -> O h w T I")
-        if not weight.is_contiguous():
-            self.weight.data = rearrange(weight.contiguous(), "O h w T I -> O I T h w")
-        return rearrange(self.weight, "O I T h w -> O (T I) h w")
-
-
-class Pointwise(CausalConv):
-    """The same for every cell."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, time=1, side=1)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return self.mixed(x)
 
 
 class Norm(nn.Module):

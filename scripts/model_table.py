@@ -1,0 +1,59 @@
+"""The README's table of Hub models: from weights.toml, and from what memory.py predicts for them on a GPU.
+
+    python scripts/model_table.py            # print it
+    python scripts/model_table.py --write    # put it into README.md
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from sora_cli import memory, registry
+from sora_cli.memory import Free, Needs
+from sora_cli.registry import Entry
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- models: scripts/model_table.py -->\n", "<!-- end of models -->\n"
+LARGE, HOST = 80e9, 64e9  # bytes of a GPU that holds everything, and of main memory
+COLUMNS = (
+    "model", "makes", "trained to begin from", "download", "GPU memory: all, least", "its authors' figures", "licence",
+)  # fmt: skip
+
+
+def row(model: Entry) -> list[str]:
+    usage = model.usage
+    everything, least = (taken(model, mode) for mode in ("high", "low"))
+    told = ", ".join(filter(None, [f"{model.memory / 1e9:.1f} GB" if model.memory else "", model.speed]))
+    return [
+        f"`{model.name}`",
+        f"{usage.frames / usage.fps:.0f} s of {usage.width}x{usage.height} at {usage.fps:g} fps",
+        ", ".join(("text", *usage.trained)),
+        f"{model.bytes / 1e9:.0f} GB",
+        f"{everything / 1e9:.0f} GB, {least / 1e9:.1f} GB",
+        told,
+        f"[{model.licence}]({model.licence_url})",
+    ]
+
+
+def taken(model: Entry, mode: str) -> float:
+    """Bytes on the GPU that a native clip takes, as predicted, in bfloat16."""
+    usage = model.usage
+    needs = Needs.of(model, model.canvas(usage.width, usage.height), usage.window, usage.window, 2)
+    return memory.choose(needs, Free("cuda", LARGE, HOST), mode).on_device
+
+
+def table() -> str:
+    models = [registry.registry()[name] for name in registry.registry() if registry.registry()[name].kind == "wan"]
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(row(model) for model in models)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def rewritten(text: str) -> str:
+    return re.sub(f"({re.escape(BEGIN)}).*?({re.escape(END)})", lambda m: m[1] + table() + m[2], text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(table(), end="")
