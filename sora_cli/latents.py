@@ -48,7 +48,7 @@ class Header:
     pixels: int = 0      # the most that the model makes of a frame; 0: as pocket chooses its canvas
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", self.model) or len(self.model) > 64:
+        if not plain(self.model):
             raise SoraError(f"model {shortened(self.model)} is no name of a model")
         check_hash("vae", self.vae)
         if self.video:
@@ -65,7 +65,7 @@ class Header:
         """That of latents which a model makes."""
         entry = registry.entry(model)
         pixels = 0 if entry.kind == "sora" else entry.usage.width * entry.usage.height
-        name = "-".join(re.findall(r"[A-Za-z0-9]+", entry.name))[-64:].strip("-") if entry.parts else entry.name
+        name = entry.name if plain(entry.name) else plainly(entry.name)
         return cls(name, vae_of(model), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
 
     @property
@@ -116,6 +116,16 @@ class Layout:
     header: Header
     shape: Shape
     dtype: str           # F32, F16 or BF16
+
+
+def plain(name: str) -> bool:
+    """Whether latents can name a model so."""
+    return len(name) <= 64 and re.fullmatch(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", name) is not None
+
+
+def plainly(name: str) -> str:
+    """The model of a folder or a repository: `hf:owner/name` -> hf-owner-name."""
+    return "-".join(re.findall(r"[A-Za-z0-9]+", name))[-64:].strip("-")
 
 
 def vae_of(model: str) -> str:

@@ -5,11 +5,12 @@ keeps the weights in pinned host memory and copies the next block to the device 
 the next block from the checkpoint's files. Both compute exactly what the resident network does. For inference only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,25 @@ from sora_cli.checkpoints import Stored, assign, never, read
 
 ALIGNED = 256  # bytes: where a tensor may begin among others
 PIECE_UNIT = 1 << 20  # pinned memory comes in powers of two; a block is rounded to so many bytes
+
+
+# ---- watched -------------------------------------------------------------------------------------------------
+
+
+class Watched(nn.Module):
+    """Stands for a list of blocks, wherever they are, and tells how many of them are done, out of how many.
+
+    On a CPU, or from a disk, one way through a large network can take minutes."""
+
+    def __init__(self, blocks: nn.Module, tell: Callable[[int, int], None]) -> None:
+        super().__init__()
+        self.blocks, self.tell = cast(Sequence[nn.Module], blocks), tell
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for number, block in enumerate(self.blocks):
+            self.tell(number, len(self.blocks))
+            yield block
+        self.tell(len(self.blocks), len(self.blocks))
 
 
 # ---- from host memory ----------------------------------------------------------------------------------------

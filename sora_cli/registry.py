@@ -249,7 +249,8 @@ def read_part(part: Mapping[str, Any]) -> Part:
     told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
     if "names" in told:
         told["names"] = tuple(told["names"])
-    return Part(**told)
+    made = Part(**told)
+    return replace(made, bytes=bytes_in(made)) if made.path and not made.bytes else made
 
 
 def check_model(name: str, model: object) -> None:
@@ -366,8 +367,10 @@ def like_of(config: Mapping[str, Any], name: str) -> str:
 
 
 def bytes_in(part: Part) -> int:
-    """What lies in the folder of a part that is on this machine."""
+    """What lies in the folder, or in the file, of a part that is on this machine."""
     assert part.path is not None
+    if part.path.is_file():
+        return part.path.stat().st_size
     return sum(path.stat().st_size for name in part.names for path in part.path.glob(name))
 
 

@@ -119,12 +119,19 @@ class Counted(FileIO):
         return len(piece)
 
 
-def fetch(repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None]) -> str:
+def unheard(done: int) -> None:
+    """Nobody is told how far something is."""
+
+
+def fetch(
+    repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None], checked: Callable[[int], None] = unheard
+) -> str:
     """Have a file of a repository in the client's cache, going on where an earlier attempt stopped: its sha256.
 
     The client goes on after broken connections, but throws away what it has when it is interrupted, hours of work for
     a file of 10 GB; so it writes to a file of ours, which becomes the content in its cache. What is there already is
-    not fetched again, but hashed. `moved` is called with how many bytes have arrived.
+    not fetched again, but hashed. `moved` is called with how many bytes have arrived, `checked` with how many of them
+    were hashed then.
     """
     with told(repo, commit, file.name):
         from huggingface_hub import hf_hub_download
@@ -135,10 +142,10 @@ def fetch(repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None]
         for folder in (whole.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
-            sha256 = intact(whole, file)
+            sha256 = intact(whole, file, checked)
             if sha256 is None:
                 receive(repo, file, commit, part, moved)
-                sha256 = intact(part, file)
+                sha256 = intact(part, file, checked)
                 if sha256 is None:
                     part.unlink()
                     raise Failed(f"{file.name} of {repo} arrived damaged and was removed; pull again")
@@ -168,16 +175,16 @@ def receive(repo: str, file: RemoteFile, commit: str, part: Path, moved: Callabl
         os.fsync(opened.fileno())
 
 
-def intact(path: Path, file: RemoteFile) -> str | None:
+def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str | None:
     """The sha256 of what has arrived of a file; None if it is not, byte for byte, what the Hub listed."""
     if not path.is_file() or path.stat().st_size != file.bytes:
         return None
-    sha256 = hash_of(path)
+    sha256 = hash_of(path, checked)
     found, right = (sha256, file.sha256) if file.sha256 else (git_hash(path), file.etag)
     return sha256 if found == right else None
 
 
-def hash_of(path: Path, moved: Callable[[int], None] = lambda done: None) -> str:
+def hash_of(path: Path, moved: Callable[[int], None] = unheard) -> str:
     """The sha256 of a file; `moved` is called with the number of bytes that have been read."""
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hub_cases import FILES, MODELS, SHARD, VAE, assert_whole, pull, sent_from, tiny
@@ -35,6 +36,40 @@ def test_a_model_is_fetched_once(server: Hub, folders: Path) -> None:
     asked = len(server.requests)
     pull()
     assert len(server.requests) == asked, "what is here is not even asked for"
+
+
+class Heard:
+    """A screen that remembers the bars: (how far, of how much), by name."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, list[tuple[int, int]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        self.bars.setdefault(stage, []).append((done, total))
+
+
+def test_bars_tell_of_a_file_of_all_and_of_the_check(server: Hub) -> None:
+    server.fail(SHARD, cut=60_000)
+    server.fail(SHARD, wait=0.6, times=99)
+    with pytest.raises(Failed, match="does not answer in time"):
+        pull()
+    server.faults.clear()
+    pull(screen=(heard := Heard()))
+    total = hub.status(tiny()).bytes
+    everything, checks = heard.bars.pop("all"), heard.bars.pop("checking")
+    assert everything == sorted(everything) and everything[-1] == (total, total)
+    assert everything[0][0] > 60_000, "what was there before counts"
+    assert sum(done for done, size in checks if done == size) == sum(moves[-1][0] for moves in heard.bars.values())
+    assert all(moves[-1][0] == moves[-1][1] for moves in heard.bars.values())
 
 
 def test_the_lock_has_commits_sizes_and_hashes(server: Hub, folders: Path) -> None:
@@ -143,7 +178,9 @@ def test_an_interrupt_keeps_what_arrived(server: Hub, folders: Path, tmp_path: P
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
-    assert process.returncode == 130 and said.splitlines()[-1] == "sora-cli: interrupted"
+    assert process.returncode == 130
+    assert said.splitlines()[-2:] == ["what has arrived is kept; the next pull goes on from there",
+                                      "sora-cli: interrupted"]  # fmt: skip
     done = subprocess.run(words, stderr=subprocess.PIPE, text=True, env=told)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert_whole(folders)

@@ -313,6 +313,8 @@ def test_a_part_may_be_a_single_file_there_or_here(server: Hub, folders: Path, t
     mine = folders / "wan22" / VAE
     (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(SINGLE.format(path=mine))
     hub.pull(registry.entry("single"), yes=True)
+    sizes = {part.role: part.bytes for part in registry.entry("single").parts}
+    assert sizes == {"vae": 1, "dit": mine.stat().st_size}, "that of a file which is here is known"
     found = hub.locate(registry.entry("single"))
     assert found["vae"].name == "diffusion_pytorch_model.safetensors" and found["dit"] == mine
     assert found["vae"].read_bytes() == mine.read_bytes() and len(server.fetched()) == 1

@@ -25,6 +25,13 @@ HEADER = Header("pocket", "ab" * 32, 1280, 720, 24.0, 9, lead=2, shot=Shot("a ca
 SHAPE = (6, 4, 12, 20)  # 1 + 4 * 3 frames hold 2 + 9 of them, on a canvas of 320x192
 
 
+@pytest.mark.parametrize("name", ["wan2.1-1.3b", "pocket"])
+def test_latents_name_the_model_that_decodes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latents, "vae_of", lambda model: "ab" * 32)
+    assert Header.of(name, 256, 144, 24.0, 9).model == name
+    assert latents.plainly("hf:Some-One/Wan_2.1") == "hf-Some-One-Wan-2-1"
+
+
 def numbers(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
 

@@ -115,6 +115,20 @@ def test_the_screen_shows_pictures_above_the_bars(monkeypatch: pytest.MonkeyPatc
     assert "▀" in drawn and drawn.index("▀") < drawn.rindex("decode")
 
 
+def test_what_is_read_is_told_in_bytes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, stream = screen(monkeypatch)
+    seen.console.width = 80
+    with seen:
+        seen.read("transformer", 1_500_000_000, 11_400_000_000)
+        seen.read("layers", 3, 30)
+        seen.progress.refresh()
+        drawn = stream.getvalue()
+        seen.read("transformer", 11_400_000_000, 11_400_000_000)
+        seen.read("layers", 30, 30)
+        assert not seen.progress.tasks
+    assert "1.5/11.4 GB" in drawn and " 3/30 " in drawn
+
+
 @pytest.mark.parametrize("options", [{}, {"preview": True, "quiet": True}])
 def test_no_pictures_unless_asked(monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]) -> None:
     seen, stream = screen(monkeypatch, **options)

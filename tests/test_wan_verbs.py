@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,16 @@ def test_reverse(wan: Sora) -> None:
     assert code == 0 and len(shown("a.mp4")) == 36, said
 
 
-def test_encode_and_decode(wan: Sora) -> None:
+def test_encode_and_decode(wan: Sora, sora: Sora) -> None:
     assert wan("encode", clip("in.y4m"), "-o", "a.safetensors")[0] == 0
     assert latents.read_layout("a.safetensors").shape == (6, 4, 4, 6)
     assert wan("decode", "a.safetensors", "-o", "all.y4m")[0] == 0
     assert wan("decode", "a.safetensors", "--frames", "6:9", "-o", "some.y4m")[0] == 0
     assert all(np.array_equal(one, same) for one, same in zip(shown("some.y4m"), shown("all.y4m")[6:9], strict=True))
+    head = latents.load("a.safetensors")
+    latents.save("of-a-folder.safetensors", head[0], replace(head[1], model=latents.plainly("hf:some/wan")))
+    code, said = sora("decode", "of-a-folder.safetensors", "-o", "b.mp4")
+    assert code == 2 and "was made with hf-some-wan, and known are: pocket, " in said and "--model hf:" in said
     code, said = cli_of("decode", "a.safetensors", "--model", "pocket", "-o", "b.mp4")
     assert code == 2 and not Path("b.mp4").exists()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, latents, media
+from sora_cli import geometry, latents, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.models import check_model
 from sora_cli.cli.outputs import check_output
@@ -68,14 +68,15 @@ def decode(
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
-    check(source, header, wanted, model or header.model, force)
+    model = model or maker(source, header)
+    check(source, header, wanted, model, force)
     sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 
     from sora_cli.pipelines import load_codec
 
     with Screen(quiet) as screen:
         where = (str(device), str(dtype), str(memory))
-        codec = load_codec(model or header.model, header.canvas, *where, screen.read)
+        codec = load_codec(model, header.canvas, *where, screen.read)
         write(codec, source, wanted, sink, screen)
     told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
             "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
@@ -110,6 +111,15 @@ def parse_fps(fps: float | None, header: latents.Header) -> float:
 def shot_for(chosen: range, header: latents.Header) -> str:
     """The shot to write into the video: that of the latents, where all of them are shown."""
     return latents.carried(header.shot) if len(chosen) == header.frames else ""
+
+
+def maker(source: Path, header: latents.Header) -> str:
+    """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
+    known = registry.names()
+    if header.model not in known:
+        raise SoraError(f"{source} was made with {header.model}, and known are: {', '.join(known)}; "
+                        "--model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
+    return header.model
 
 
 def check(source: Path, header: latents.Header, wanted: Wanted, model: str, force: bool) -> None:

@@ -13,6 +13,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -23,7 +24,16 @@ from sora_cli.cli.preview import Row
 
 Item = TypeVar("Item")
 REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
-MEGABYTE = 1_000_000
+MEGABYTE = 1_000_000                            # more than this are bytes, and no count
+
+
+class Amount(ProgressColumn):
+    """How much is done: 3.5/11.4 GB of what is read, 3/50 of all else."""
+
+    bytes, count = DownloadColumn(), MofNCompleteColumn()
+
+    def render(self, task: Task) -> RenderableType:
+        return (self.bytes if task.fields.get("bytes") else self.count).render(task)
 
 
 class Bars(Progress):
@@ -54,7 +64,7 @@ class Screen:
         self.tasks: dict[str, TaskID] = {}
 
     def columns(self) -> Sequence[ProgressColumn]:
-        return TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        return TextColumn("{task.description:12}"), BarColumn(), Amount(), TimeRemainingColumn()
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -80,11 +90,11 @@ class Screen:
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
     def read(self, what: str, done: int, total: int) -> None:
-        """Move the bar of something that is read, in megabytes, which goes when all of it is."""
+        """Move the bar of something that is read, by bytes or by steps, which goes when all of it is."""
         if done < total:
-            unit = MEGABYTE if total > MEGABYTE else 1
-            return self.show(what, done // unit, total // unit)
-        if what in self.tasks:
+            self.show(what, done, total)
+            self.progress.update(self.tasks[what], bytes=total > MEGABYTE)
+        elif what in self.tasks:
             self.progress.remove_task(self.tasks.pop(what))
 
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:

@@ -183,6 +183,10 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"  {name}", text(item)) for name, item in value.items())
         elif key == "parts":
             yield from ((f"  {part['role']}", part_line(part)) for part in value)
+        elif key == "network":
+            yield from ((f"  {role} sizes", sizes(value[role])) for role in value)
+        elif key == "parameters":
+            yield key, f"{value / 1e9:.3g} billion"
         elif key == "files":
             yield from (("  file", f"{file['path']}, {hub.gigabytes(file['bytes'])}") for file in value)
         else:
@@ -192,6 +196,10 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def part_line(part: dict[str, Any]) -> str:
     where = part["path"] or f"{part['repo']}@{part['revision']} {part['folder']}"
     return f"{where}, {size(part['bytes'])}"
+
+
+def sizes(network: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {text(value)}" for name, value in network.items())
 
 
 def text(value: object) -> str:

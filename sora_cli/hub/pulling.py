@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Protocol, Self
@@ -91,13 +90,12 @@ def pull(
     if not update:
         with locks.changed() as lock:
             note(lock, entry.name, {one: None for one in wanted})
-    arrived: dict[Wanted, str | None] = {}
-    with screen or nullcontext():
-        for number, one in enumerate(wanted, 1):
-            arrived[one] = obtain(one, f"{one.part.role} {number}/{len(wanted)}", screen)
-            if not update:
-                with locks.changed() as lock:
-                    note(lock, entry.name, {one: arrived[one]})
+    try:
+        arrived = obtain_all(entry, wanted, update, screen)
+    except KeyboardInterrupt:
+        if screen:
+            screen.note("what has arrived is kept; the next pull goes on from there")
+        raise
     if update:
         switch(entry, arrived)
 
@@ -244,25 +242,58 @@ def room() -> tuple[Path, int]:
 # ---- fetching ---------------------------------------------------------------------------------------------
 
 
-def obtain(one: Wanted, stage: str, screen: Screen | None) -> str:
+@dataclass(frozen=True)
+class Bars:
+    """Where it is shown how far one file is, and all of them."""
+
+    screen: Screen | None
+    stage: str
+    bytes: int
+    before: int  # bytes of the files that come before this one
+    total: int  # and of all
+
+    def moved(self, done: int) -> None:
+        if self.screen:
+            self.screen.show(self.stage, done, self.bytes)
+            self.screen.show("all", self.before + done, self.total)
+
+    def checked(self, done: int) -> None:
+        if self.screen:
+            self.screen.show("checking", done, self.bytes)
+
+
+def obtain_all(
+    entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None
+) -> dict[Wanted, str | None]:
+    """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
+    arrived: dict[Wanted, str | None] = {}
+    total, before = sum(one.file.bytes for one in wanted), 0
+    with screen or nullcontext():
+        for number, one in enumerate(wanted, 1):
+            stage = f"{one.part.role} {number}/{len(wanted)}"
+            arrived[one] = obtain(one, Bars(screen, stage, one.file.bytes, before, total))
+            before += one.file.bytes
+            if not update:
+                with locks.changed() as lock:
+                    note(lock, entry.name, {one: arrived[one]})
+    return arrived
+
+
+def obtain(one: Wanted, bars: Bars) -> str:
     """Have one file here: its sha256. Failed if it is not the file that was wanted."""
+    screen = bars.screen
     path = remote.snapshot(one.part.repo, one.commit) / one.file.name
     if one.sha256 and path.is_file() and path.stat().st_size == one.file.bytes:
         return one.sha256
     if screen:
         screen.note(f"{one.part.repo}: {one.file.name}, {gigabytes(one.file.bytes)}")
-    sha256 = remote.fetch(one.part.repo, one.file, one.commit, partial(moved, screen, stage, one.file.bytes))
+    sha256 = remote.fetch(one.part.repo, one.file, one.commit, bars.moved, bars.checked)
     if one.sha256 and sha256 != one.sha256:
         held.discard(one.part.repo, path)
         raise Failed(unlike(one.part, one.file))
     if screen:
         screen.clear()
     return sha256
-
-
-def moved(screen: Screen | None, stage: str, total: int, done: int) -> None:
-    if screen:
-        screen.show(stage, done, total)
 
 
 def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:

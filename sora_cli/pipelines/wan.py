@@ -17,20 +17,21 @@ from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
 from sora_cli.codec import Codec
-from sora_cli.device import pick_device, pick_dtype
+from sora_cli.device import free_at_once, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.offload import keep_on_host
+from sora_cli.offload import Watched, keep_on_host, replace
 from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
 from sora_cli.sampler import euler
 from sora_cli.shot import Shot
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
+BLOCKS = {"text": "encoder.block", "dit": "blocks"}  # the lists of blocks that take long
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
 
@@ -65,6 +66,8 @@ class Wan:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
             self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
+        if self.placement.dit == "disk":
+            free_at_once()  # whoever reads block by block has little memory
         yield self.placement.why
 
     def notes(self, shot: Shot) -> Iterator[str]:
@@ -78,6 +81,8 @@ class Wan:
             if not self.placement.keep:
                 self.release()
             self.networks[role] = self.load(role)
+            if role in BLOCKS:
+                self.watch_blocks(self.networks[role], BLOCKS[role])
         return self.networks[role]
 
     def release(self) -> None:
@@ -97,6 +102,10 @@ class Wan:
         keep_on_host(dit, "blocks", self.device)
         return dit
 
+    def watch_blocks(self, network: nn.Module, at: str) -> None:
+        """Have it told how far a network is in each of its passes."""
+        replace(network, at, Watched(network.get_submodule(at), partial(self.watch, "layers")))
+
     # ---- words --------------------------------------------------------------------------------------------
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
@@ -107,15 +116,15 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
-        found: dict[str, Tensor] = {}
-        for number, text in enumerate(texts):
-            key = key_of(encoder, text, str(self.dtype))
-            features = cache.get(key)
-            if features is None:
-                self.watch("read the prompt", number, len(texts))
-                features = self.encoded(text)
-                cache.put(key, features)
-            found[text] = features
+        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
+        read = {text: cache.get(key) for text, key in keys.items()}
+        found = {text: features for text, features in read.items() if features is not None}
+        new = [text for text in keys if text not in found]
+        for number, text in enumerate(new):
+            self.watch("read the prompt", number, len(new))
+            found[text] = self.encoded(text)
+            cache.put(keys[text], found[text])
+            self.watch("read the prompt", number + 1, len(new))
         return found
 
     def encoded(self, text: str) -> Tensor:
