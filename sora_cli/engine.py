@@ -170,8 +170,8 @@ class Run:
 
     @torch.inference_mode()
     def denoise(self, store: Store | None = None) -> Iterator[Progress]:
-        """Make the latents [C, T, h, w], window by window; yields after every solver step. Windows that the
-        store holds are taken from it, new ones are put there."""
+        """Make the latents [C, T, h, w], window by window; yields before the first solver step and after each. Windows
+        that the store holds are taken from it, new ones are put there."""
         with self.clocked("text"):
             text = self.read()
         rng = torch.Generator().manual_seed(self.shot.seed)
@@ -179,6 +179,7 @@ class Run:
         x = torch.lerp(x, self.timeline.latents, self.timeline.mask())  # noise, but for what is known
         self.latents = x
         finished = store.finished() if store else iter(())
+        yield Progress("denoise", 0, len(self.windows) * self.shot.steps)
         for number, window in enumerate(self.windows):
             done = next(finished, None)
             if done is None:

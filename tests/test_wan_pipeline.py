@@ -312,7 +312,7 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
     for _ in run.denoise():
         seen.append(set(networks))
     next(run.frames())
-    assert [*seen, set(networks)] == [{"vae"}, *[{"dit"}] * (len(seen) - 1), {"vae"}]
+    assert [*seen, set(networks)] == [{"vae"}, {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
     assert run.glance() == []  # it would send the transformer away
 
 

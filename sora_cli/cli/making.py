@@ -128,7 +128,7 @@ class Making:
         store = self.store(run, part)
         for progress in run.denoise(store):
             self.screen.show(progress.stage, progress.done, progress.total)
-            if self.screen.preview and progress.done % run.shot.steps == 0:
+            if self.screen.preview and progress.done and progress.done % run.shot.steps == 0:
                 self.screen.picture(run.glance())
         return run
 
