@@ -84,16 +84,18 @@ class Codec:
     @torch.inference_mode()
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
         """The wanted frames of a file of latents (all unless told), one by one, as large as the cropped part of
-        its canvas: the same bits whatever else is wanted, of as few latents as that allows."""
+        its canvas: the same bits whatever else is wanted, of as few latents as that allows (all before them, where
+        frames depend on those)."""
         header = latents.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
-        group = DECODED if self.vae.independent else header.latents
-        span, canvas = header.span(wanted, group), header.canvas
-        before = self.vae.key_features(self.read(path, span.before)) if span.before else None
-        pieces = (self.read(path, group) for group in span.groups)
-        videos = self.vae.decode_stream(pieces, before)
+        start = wanted.start if self.vae.independent else 0
+        span, canvas, total = header.span(range(start, wanted.stop), DECODED), header.canvas, header.latents
+        last = range(max(0, total - DECODED), total) if header.cyclic and 0 in span.groups[0] else span.before
+        before = self.vae.key_features(self.read(path, last)) if last else None
+        videos = self.vae.decode_stream((self.read(path, group) for group in span.groups), before)
         frames = (picture for video in videos for picture in pictures_of(video[0], canvas))
-        yield from islice(frames, span.skip, span.skip + len(wanted))
+        first = span.skip + wanted.start - start
+        yield from islice(frames, first, first + len(wanted))
 
     def read(self, path: Path | str, group: range) -> Tensor:
         """Some latents of a file, [1, C, k, h, w]."""

@@ -95,11 +95,12 @@ class Run:
         self.prompts = [shot.prompt, *(cue.prompt for cue in shot.cues)]
         self.notes += self.describe()
         self.timeline = self.empty_timeline()
-        longest = longest_window(shot, self.latents_in_all)
+        longest = longest_window(shot, self.latents_in_all) + self.slots
         self.notes += self.pipeline.prepare(self.canvas, longest, self.latents_in_all)
         for piece in self.known:
             with self.clocked("known"):
                 self.timeline = self.place(piece)
+        self.known = ()  # a long clip is large
         self.windows = plan_of(shot, self.latents_in_all, self.timeline.done(), frozenset(self.timeline.stills))
 
     def empty_timeline(self) -> Timeline:
@@ -111,6 +112,11 @@ class Run:
         if self.shot.loop:
             return geometry.divide(self.shot.frames, geometry.TIME_STRIDE, "a loop's number of frames")
         return self.span.latents
+
+    @property
+    def slots(self) -> int:
+        """Latents that a window may have beside its frames: pictures that frames of several are to end in."""
+        return 0 if self.pipeline.parts[1] else sum(piece.at > 0 for piece in self.known)
 
     def describe(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""

@@ -34,7 +34,7 @@ def test_known_frames_are_themselves_and_all_others_are_generated(
     rng = np.random.default_rng(total)
     known = {start: rng.integers(0, 256, (count, SIZE[1], SIZE[0], 3), np.uint8) for start, count in places}
     pieces = [
-        Piece(start, count, lambda start=start: iter(known[start]), lambda: flat(99), min(shown, count - 1))
+        Piece(start, count, lambda start=start: iter(known[start]), flat(99), min(shown, count - 1))
         for start, count in places
     ]
     taken: list[int] = []
@@ -68,6 +68,6 @@ def test_a_shade_is_made_up_for_once(gap: int) -> None:
 def test_a_piece_may_show_its_difference_later() -> None:
     """The decoder can only make the third given frame: what is 10 levels off is that one, not the first."""
     clip = [flat(10), flat(20), flat(130), flat(140)]
-    piece = Piece(5, 4, lambda: iter(clip), lambda: flat(120), shown=2)
+    piece = Piece(5, 4, lambda: iter(clip), flat(120), shown=2)
     found = [int(frame[0, 0, 0]) for frame in joined(iter([flat(100)] * 9), 9, [piece], SIZE)]
     assert found[5:] == [10, 20, 130, 140] and 105 < found[0] <= found[4] == 110

@@ -121,6 +121,7 @@ def test_without_guidance_the_transformer_is_asked_once(tiny: Tiny, monkeypatch:
 def spied(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the transformer is told, call by call."""
     run = engine.start(SHOT)
+    run = engine.start(SHOT, [Known(16, pictures(1, run))])  # with room for a slot
     dit, asked = run.pipeline.use("dit"), []
 
     class Spy(nn.Module):

@@ -48,11 +48,11 @@ class Connector:
         what is known before is not encoded again. `name` tells the runs of one output apart."""
         run = self.run(shot, tail, head, kept)
         self.making.denoise(run, name)
+        after = Difference.between(self.picture(head[0]), run.still(shot.frames)) if head else None
         decoded = run.frames()
         below = deque(islice(decoded, run.span.lead), maxlen=1)
-        size = self.format.size
         before = Difference.between(self.picture(tail[-1]), below[-1]) if tail else None
-        after = Difference.between(self.picture(head[0]), run.still(shot.frames)) if head else None
+        size = self.format.size
         made = self.scored(fill(decoded, shot.frames, size, before, after), tail, head, name)
         return media.from_rgb(self.making.watched(made), size, self.format)
 

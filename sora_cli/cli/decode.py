@@ -47,7 +47,7 @@ def decode(
     source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file that `encode` wrote.")],
     output: options.OutputOption = None,
     frames: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only frames A to B-1; only those are decoded.")
+        str | None, typer.Option(metavar="A:B", help="Only frames A to B-1.")
     ] = None,
     res: options.ResOption = None,
     fps: options.FpsOption = None,
@@ -124,8 +124,6 @@ def maker(source: Path, header: latents.Header) -> str:
 
 def check(source: Path, header: latents.Header, wanted: Wanted, model: str, force: bool) -> None:
     """All that can be refused without torch."""
-    check_model(model)
-    latents.check_vae(source, header, model)
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
@@ -133,6 +131,8 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if wanted.name != media.STREAM:
         check_output(path, media.SUFFIXES, force)
+    check_model(model)
+    latents.check_vae(source, header, model)
 
 
 def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:

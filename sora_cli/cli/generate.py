@@ -168,9 +168,10 @@ def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, s
     from sora_cli.estimate import dry_run
 
     span = geometry.span_for(shot.frames, [(p.start, p.count) for p in placed])
-    known = (geometry.key_frames(p.start + span.lead, p.count) for p in placed)
+    known = [geometry.key_frames(p.start + span.lead, p.count) for p in placed]
     done = frozenset(n for first, count in known for n in range(first + (first > 0), first + count))
-    windows = plan_of(shot, span.latents, done)
+    ends = frozenset(first for first, count in known if first and count)
+    windows = plan_of(shot, span.latents, done, ends if registry.entry(shot.model).parts else frozenset())
     cost = dry_run(shot, windows, *where)
     if as_json:
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))
@@ -215,12 +216,12 @@ def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Ite
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
-    return join.joined(shown, run.shot.frames, [piece(run, p, size) for p in placed], size)
+    pieces = [piece(run, p, size) for p in placed]  # with stills that are made before the decoder is at work
+    return join.joined(shown, run.shot.frames, pieces, size)
 
 
 def piece(run: "Run", placed: anchors.Placed, size: media.Size) -> join.Piece:
     """An anchor as it is to be shown, and the first of its frames that the decoder can make by itself."""
     first, count = geometry.key_frames(placed.start + run.span.lead, placed.count)
     key = first * geometry.TIME_STRIDE - run.span.lead - placed.start if count else 0
-    still = partial(run.still, placed.start + key)
-    return join.Piece(placed.start, placed.count, partial(placed.frames, size), still, key)
+    return join.Piece(placed.start, placed.count, partial(placed.frames, size), run.still(placed.start + key), key)

@@ -62,18 +62,21 @@ def loop(
     settings = models.asked(model, prompt, seed, steps, guidance, negative)
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
     target = Target(name, force, resume, metadata, sheet, as_json)
+    work: partial[None]
+    if is_video(what):
+        asked = Asked(what, res, fps, input_res, input_fps)
+        check_closing(asked, target, model, times)
+        length = CONNECTOR_SECONDS if seconds is None else seconds
+        work = partial(close, asked, target, settings, length, times)
+    else:
+        if prompt:
+            raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
+        length = LOOP_SECONDS if seconds is None else seconds
+        shot = round_shot(replace(settings, prompt=what), res, fps, length)
+        check_making(shot, target)
+        work = partial(make, shot, target, times)
     with Screen(quiet, preview) as screen:
-        engine = partial(load, model, str(device), str(dtype), str(memory), screen.read)
-        if is_video(what):
-            asked = Asked(what, res, fps, input_res, input_fps)
-            length = CONNECTOR_SECONDS if seconds is None else seconds
-            close(asked, target, settings, length, times, engine, screen)
-        else:
-            if prompt:
-                raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-            length = LOOP_SECONDS if seconds is None else seconds
-            shot = round_shot(replace(settings, prompt=what), res, fps, length)
-            make(shot, target, times, engine, screen)
+        work(partial(load, model, str(device), str(dtype), str(memory), screen.read), screen)
 
 
 def is_video(what: str) -> bool:
@@ -92,12 +95,16 @@ def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: floa
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
 
-def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", screen: Screen) -> None:
-    """A loop of its own: all latents are made on a circle."""
+def check_making(shot: Shot, target: Target) -> None:
+    """All that can be refused, or has to be asked, before anything is shown."""
     check_prompt(shot.prompt)
     target.check()
     target.check_format(format_of(shot))
     models.check_model(shot.model)
+
+
+def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", screen: Screen) -> None:
+    """A loop of its own: all latents are made on a circle."""
     making = Making(target, screen, shot.fps, shot.frames * times)
     run = making.denoise(load().start(shot))
     changes = Changes()
@@ -121,12 +128,16 @@ def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", s
 # ---- from a video -----------------------------------------------------------------------------------------
 
 
+def check_closing(asked: Asked, target: Target, model: str, times: int) -> None:
+    """All that can be refused, or has to be asked, before anything is read or shown."""
+    if times > 1 and asked.name == media.STREAM:
+        raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
+    check_source(asked, target, model)
+
+
 def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: int, load: "Callable[[], Engine]",
           screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
-    if times > 1 and asked.name == media.STREAM:
-        raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
-    check_source(asked, target, settings.model)
     with asked.open(screen) as source:
         shot = shot_like(source, settings)
         shot = replace(shot, frames=connector_length(seconds, shot.fps))

@@ -62,7 +62,7 @@ class Wan:
         return self.placement.keep
 
     def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        if self.prepared != (canvas, window):
+        if self.prepared is None or self.prepared[0] != canvas or self.prepared[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
             self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
