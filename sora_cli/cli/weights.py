@@ -42,8 +42,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for row in found:
-        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], ", ".join(row["anchors"]) or "text",
-                      row["size"])  # fmt: skip
+        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row["anchors"]), row["size"])
     Console(highlight=False, soft_wrap=True).print(table)
 
 
@@ -161,6 +160,11 @@ def size(count: int) -> str:
     return hub.gigabytes(count) if count else "?"
 
 
+def anchors(trained: list[str]) -> str:
+    """What a model was trained for, beyond text."""
+    return "everything" if set(trained) == set(registry.EVERYTHING) else ", ".join(["text", *trained])
+
+
 def here(row: dict[str, Any]) -> str:
     return {"present": "yes", "absent": "no"}.get(row["state"], f"{hub.gigabytes(row['here'])} of it")
 
@@ -187,10 +191,12 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"  {role} sizes", sizes(value[role])) for role in value)
         elif key == "parameters":
             yield key, f"{value / 1e9:.3g} billion"
+        elif key in ("memory", "speed"):
+            yield key, f"{hub.gigabytes(int(value)) if key == 'memory' else value} (its authors' figure)"
         elif key == "files":
             yield from (("  file", f"{file['path']}, {hub.gigabytes(file['bytes'])}") for file in value)
         else:
-            yield key, hub.gigabytes(int(value)) if key in ("bytes", "here", "memory") else text(value)
+            yield key, hub.gigabytes(int(value)) if key in ("bytes", "here") else text(value)
 
 
 def part_line(part: dict[str, Any]) -> str:
