@@ -6,6 +6,7 @@ twice later: small for the encoder, at full size for the frames that come out as
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -34,9 +35,27 @@ class Placed:
         with media.open_source(self.path, fps=None if self.count == 1 else self.fps) as source:
             yield from media.to_rgb(source, source.format, size, self.fit)
 
+    def opened(self, size: Size) -> "Opened":
+        """The same, of which only as many are read as are asked for, when they are."""
+        return Opened(self, size)
+
     def images(self, size: Size) -> np.ndarray:
         """The same, all at once: [count, h, w, 3]."""
         return np.stack(list(self.frames(size)))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An anchor's frames as a sequence, never all in memory."""
+
+    placed: Placed
+    size: Size
+
+    def __len__(self) -> int:
+        return self.placed.count
+
+    def __getitem__(self, part: slice) -> Iterator[Frame]:
+        return islice(self.placed.frames(self.size), *part.indices(len(self)))
 
 
 def place(shot: Shot) -> list[Placed]:

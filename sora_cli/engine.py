@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from bisect import bisect
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -38,13 +38,21 @@ class Progress:
     total: int
 
 
+class Pictures(Protocol):
+    """Frames that need not all be in memory, uint8 [h, w, 3] each."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Iterable[np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class Known:
     """What is given of a video: pictures, or latents that need no encoding. `at` counts frames from the
     first one that is shown; it may lie before it, or behind the last."""
 
     at: int
-    images: np.ndarray | None = None  # uint8 [n, h, w, 3] of the run's `source_size`
+    images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the run's `source_size`
     latents: Tensor | None = None  # [C, n, h, w], the first of them a key frame at `at`
 
 
@@ -100,7 +108,6 @@ class Run:
         for piece in self.known:
             with self.clocked("known"):
                 self.timeline = self.place(piece)
-        self.known = ()  # a long clip is large
         self.windows = plan_of(shot, self.latents_in_all, self.timeline.done(), frozenset(self.timeline.stills))
 
     def empty_timeline(self) -> Timeline:
@@ -165,8 +172,8 @@ class Run:
         start = first * geometry.TIME_STRIDE - at
         return self.timeline.with_chunks(first, self.encode(piece.images[start : start + geometry.frames_in(count)]))
 
-    def encode(self, images: np.ndarray) -> Tensor:
-        """1 + 4n pictures, uint8 [1 + 4n, h, w, 3] -> latents [C, 1 + n, h, w]."""
+    def encode(self, images: Iterable[np.ndarray]) -> Tensor:
+        """1 + 4n pictures, uint8 [h, w, 3] each -> latents [C, 1 + n, h, w]."""
         return torch.cat(list(self.pipeline.codec.encode(images, self.canvas)), 1)
 
     @property

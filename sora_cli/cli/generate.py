@@ -201,7 +201,7 @@ def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Mak
 
     canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(shot, [Known(p.start, p.images(small)) for p in placed]))
+    run = making.denoise(engine.start(shot, [Known(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot)
     size = format.size if placed else run.source_size
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
