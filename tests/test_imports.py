@@ -52,7 +52,8 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents", "windows",
-    "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings", "cli",
+    "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings",
+    "cli",
 )  # fmt: skip
 
 
