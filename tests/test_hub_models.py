@@ -15,6 +15,7 @@ from hub_cases import MODELS, SHARD, VAE, assert_whole, pull, tiny
 from hub_server import Hub, environment
 
 from sora_cli import hub, registry, remote
+from sora_cli.cli.models import check_model
 from sora_cli.errors import Failed, SoraError
 from sora_cli.hub import pulling
 
@@ -161,6 +162,18 @@ def test_nothing_is_fetched_unasked(server: Hub, sora: Callable[..., tuple[int, 
         hub.ensure(tiny())
     assert server.fetched() == []
     assert set(hub.ensure(tiny(), yes=True)) == {"dit", "vae", "text", "tokenizer"}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_a_verb_fetches_is_told_unless_it_is_quiet(
+    quiet: bool, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pulling, "on_terminal", lambda: True)
+    monkeypatch.setattr(pulling, "ask", lambda question: "y")
+    check_model("tiny", quiet)
+    said = capsys.readouterr()
+    assert said.out == "" and (said.err == "") == quiet
+    assert hub.status(tiny()).state == "present"
 
 
 @pytest.mark.parametrize("answer", ["y", "n", ""])
