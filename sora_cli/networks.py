@@ -280,7 +280,7 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
         before = getattr(like, role)
         told = {ours: plain(config.get(theirs)) for ours, theirs in CONFIGS[role].items()}
         sizes: dict[str, Any] = {name: size for name, size in told.items() if fitting(size, getattr(before, name))}
-        if role == "dit" and fitting(width := config.get("attention_head_dim"), before.width):
+        if role == "dit" and fitting(width := config.get("attention_head_dim", 0), before.width):
             sizes["width"] = width * int(sizes.get("heads", before.heads))
         if role == "vae" and "width" in sizes:
             sizes.setdefault("decoder_width", sizes["width"])

@@ -145,6 +145,14 @@ def test_a_model_may_be_used_like_a_shipped_one(home: Path) -> None:
     assert (found.network.dit.width, found.network.vae) == (64, like.network.vae)
 
 
+def test_the_example_of_the_documentation(home: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "hub.md").read_text(encoding="utf-8")
+    (home / "weights.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    found, like = registry.entry("my-wan"), registry.entry("wan2.1-1.3b")
+    assert found.usage == registry.replace(like.usage, steps=20, solver="euler")
+    assert [part.path is None for part in found.parts] == [False, False, True, True]
+
+
 def test_own_parts_take_the_place_of_the_text_encoder_s(home: Path) -> None:
     mine = MINE.replace("parts = [", 'parts = [\n  { role = "text", path = "~/text" },')
     (home / "weights.toml").write_text(mine)
