@@ -124,6 +124,11 @@ def inside(place: Path, name: str) -> Path:
     return path
 
 
+def loaded(place: Path) -> list[Path]:
+    """All files that a network is loaded from, and none that lie beside them; errors are those of `files_of`."""
+    return [*files_of(place), *([inside(place, "config.json")] if has_config(place) else [])]
+
+
 def has_config(place: Path) -> bool:
     return place.is_dir() and (place / "config.json").exists()
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sora_cli import geometry, hub, registry, weights
+from sora_cli import checkpoints, geometry, hub, registry, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import MOST_FRAMES, Shot, check_range
 
@@ -132,7 +132,7 @@ def vae_of(model: str) -> str:
     """The hash by which latents name the autoencoder they were made with."""
     entry = registry.entry(model)
     if entry.kind != "sora":
-        return weights.fingerprint([hub.locate(entry)["vae"]])
+        return weights.fingerprint(checkpoints.loaded(hub.locate(entry)["vae"]))
     hashes = [file.sha256 for file in entry.part("vae")]
     if not hashes:
         raise Failed(f"model {model} has no autoencoder in weights.toml; {weights.AGAIN}")

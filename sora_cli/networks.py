@@ -278,8 +278,9 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
         return None
     for role, config in configs.items():
         before = getattr(like, role)
-        sizes = {ours: plain(config[theirs]) for ours, theirs in CONFIGS[role].items() if fitting(config.get(theirs))}
-        if role == "dit" and isinstance(width := config.get("attention_head_dim"), int):
+        told = {ours: plain(config.get(theirs)) for ours, theirs in CONFIGS[role].items()}
+        sizes: dict[str, Any] = {name: size for name, size in told.items() if fitting(size, getattr(before, name))}
+        if role == "dit" and fitting(width := config.get("attention_head_dim", 0), before.width):
             sizes["width"] = width * int(sizes.get("heads", before.heads))
         if role == "vae" and "width" in sizes:
             sizes.setdefault("decoder_width", sizes["width"])
@@ -287,10 +288,12 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
     return like
 
 
-def fitting(size: object) -> bool:
-    """Whether a value of a configuration can be a size: whole, or a list of such."""
-    items = size if isinstance(size, list) and size else [size]
-    return all(isinstance(item, int) for item in items)
+def fitting(size: Any, before: Any) -> bool:
+    """Whether a value of a configuration can take the place of a size: a positive whole number of one, a truth of a
+    truth, and several of several."""
+    if isinstance(before, tuple):
+        return isinstance(size, tuple) and len(size) > 0 and all(fitting(item, before[0]) for item in size)
+    return type(size) is type(before) and (isinstance(size, bool) or size > 0)
 
 
 def plain(size: Any) -> Any:

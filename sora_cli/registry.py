@@ -7,7 +7,6 @@ may name a folder or a repository instead. No torch.
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,9 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import geometry, networks, weights
+from sora_cli import geometry, networks, tables, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.networks import Network
+from sora_cli.tables import REPOSITORY, ROLES, TEXT
 from sora_cli.weights import AGAIN
 
 if TYPE_CHECKING:
@@ -25,41 +25,18 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
-TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
-KINDS = ("sora", "wan", TEXT)
-REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
 MAIN = "main"
 UNKNOWN = "unknown"
 
 # of the networks of a model: the folders of the diffusers layout, and what has to be in those of the text encoder
 FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
-ROLES = tuple(FOLDERS)
 TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
 NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
 CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
 SECOND = "transformer_2/config.json"  # of models that are made of two transformers
 SUPPORTED = "supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, in the diffusers layout"
-
-# keys of a weights.toml, and the types of their values
-FILE_KEYS = {"name": str, "bytes": int, "sha256": str}
-PART_KEYS = {
-    "role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict, "path": str,
-}  # fmt: skip
-MODEL_KEYS = {
-    "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, "licence": str,
-    "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int, "usage": dict,
-    "network": dict,
-}  # fmt: skip
-USAGE_KEYS = {
-    "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
-    "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-}  # fmt: skip
-TEXT_LISTS = ("names", "trained")
-TYPES = {
-    str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,34 +183,53 @@ def read_registry(
 ) -> dict[str, Entry]:
     """Entries from the content of a weights.toml that lies at `home`; SoraError for what does not belong there.
 
-    A model names its text encoder's entry as `text`, which may be one of `others`."""
+    A model names its text encoder's entry as `text`, which may be one of `others`, and as `like` the shipped model
+    that it is used like."""
     for name, model in told.items():
-        check_model(name, model)
+        tables.check_model(name, model)
     everything = {**(others or {}), **told}
     return {name: read_entry(name, model, everything, home) for name, model in told.items()}
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
     plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
+    model = completed(name, model)
     text = others.get(model.get("text", ""), {})
     parts = [*model.get("parts", ()), *text_parts(name, model, others)]
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
-    return Entry(
+    read = Entry(
         name,
         files=read_files(model, home),
-        parts=tuple(read_part(part) for part in parts),
+        parts=tuple(read_part(part, home) for part in parts),
         usage=Usage(**usage),
         network=networks.read(model.get("network", {}) | text.get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
+    tables.check_whole(name, read.kind, [part.role for part in read.parts], read.usage.window, read.usage.context)
+    return read
+
+
+def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
+    if "like" not in model:
+        return model
+    known = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
+    if model["like"] not in known:
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
+    like = shipped()[model["like"]]
+    taken = {key: like[key] for key in ("cell", "text") if key in like}
+    merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}
+    return taken | dict(model) | merged
 
 
 def text_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What the text encoder's entry has of the parts that the model does not have itself."""
     if "text" not in model:
         return ()
     if model["text"] not in others:
         raise SoraError(f"[{name}] has text = {model['text']!r}, and there is no such entry")
-    return others[model["text"]].get("parts", ())
+    roles = {part["role"] for part in model.get("parts", ())}
+    return [part for part in others[model["text"]].get("parts", ()) if part["role"] not in roles]
 
 
 def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
@@ -242,50 +238,15 @@ def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def read_part(part: Mapping[str, Any]) -> Part:
+def read_part(part: Mapping[str, Any], home: Path) -> Part:
     told: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
     if "path" in told:
-        told["path"] = Path(told["path"]).expanduser()
+        told["path"] = home / Path(told["path"]).expanduser()
     told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
     if "names" in told:
         told["names"] = tuple(told["names"])
     made = Part(**told)
     return replace(made, bytes=bytes_in(made)) if made.path and not made.bytes else made
-
-
-def check_model(name: str, model: object) -> None:
-    """The table of one model has the keys that it must have, no others, and values of their types."""
-    check_table(f"[{name}]", model, MODEL_KEYS, ("kind", "about"))
-    assert isinstance(model, dict)
-    if model["kind"] not in KINDS:
-        raise SoraError(f"[{name}] is of kind {model['kind']!r}; there are {', '.join(KINDS)}")
-    if bool(model.get("files")) == bool(model.get("parts")):
-        raise SoraError(f"[{name}] needs files (on this machine) or parts (of a repository), one of the two")
-    check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
-    for file in model.get("files", ()):
-        check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
-    for part in model.get("parts", ()):
-        check_table(f"[{name}] parts", part, PART_KEYS, ("role",) if "path" in part else ("role", "repo", "bytes"))
-        if part["role"] not in ROLES:
-            raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join(ROLES)}")
-        if "path" not in part and not REPOSITORY.fullmatch(part["repo"]):
-            raise SoraError(f"[{name}] parts has repo = {part['repo']!r}; it must look like OWNER/NAME")
-
-
-def check_table(where: str, table: object, keys: Mapping[str, type], needed: Sequence[str] = ()) -> None:
-    if not isinstance(table, dict):
-        raise SoraError(f"{where} must be a table of {', '.join(keys)}")
-    for key in needed:
-        if key not in table:
-            raise SoraError(f"{where} lacks {key}")
-    for key, value in table.items():
-        if key not in keys:
-            raise SoraError(f"{where} has an unknown key {key}; there are {', '.join(keys)}")
-        right = (int, float) if keys[key] is float else keys[key]
-        if not isinstance(value, right) or isinstance(value, bool) and keys[key] is not bool:
-            raise SoraError(f"{where} has {key} = {value!r}; it must be {TYPES[keys[key]]}")
-        if key in TEXT_LISTS and not all(isinstance(item, str) for item in table[key]):
-            raise SoraError(f"{where} has {key} = {value!r}; it must be a list of texts")
 
 
 # ---- folders and repositories -----------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from sora_cli.errors import Failed, SoraError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGE = Path(__file__).parent
 SHARD_BYTES = 15_000_000
 PROBED = 1 << 20
 AGAIN = "reinstall sora-cli to get it back"
@@ -44,19 +43,17 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(places: Iterable[Path]) -> str:
-    """A sha256 that tells checkpoints apart without reading all of them: over the names and sizes of the files (those
-    of a folder), and over the first and the last megabyte of each."""
+def fingerprint(files: Iterable[Path]) -> str:
+    """A sha256 that tells checkpoints apart without reading all of them: over the names and sizes of their files, and
+    over the first and the last megabyte of each."""
     digest = hashlib.sha256()
-    for place in places:
-        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-            if path.is_file():
-                size = path.stat().st_size
-                digest.update(f"{path.name} {size}\n".encode())
-                with path.open("rb") as file:
-                    digest.update(file.read(PROBED))
-                    file.seek(max(0, size - PROBED))
-                    digest.update(file.read(PROBED))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(PROBED))
+            file.seek(max(0, size - PROBED))
+            digest.update(file.read(PROBED))
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ parts = [
   { role = "dit", repo = "tiny/wan22", folder = "transformer", bytes = 200_000 },
   { role = "vae", repo = "tiny/wan22", folder = "vae", bytes = 700_000 },
 ]
+usage = { steps = 8 }
 
 [tiny21]
 kind = "wan"
@@ -27,7 +28,11 @@ about = "another that shares its text encoder"
 text = "tiny-text"
 licence = "Tiny Licence"
 accept = true
-parts = [{ role = "dit", repo = "tiny/wan21", folder = "transformer", bytes = 200_000 }]
+parts = [
+  { role = "dit", repo = "tiny/wan21", folder = "transformer", bytes = 200_000 },
+  { role = "vae", repo = "tiny/wan21", folder = "vae", bytes = 700_000 },
+]
+usage = { steps = 8 }
 
 [tiny-text]
 kind = "umt5"

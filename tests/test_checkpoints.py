@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wan_cases import VAE21, WAN, dit_inputs
 from wan_cases import fill as fill_randomly
 
-from sora_cli import checkpoints
+from sora_cli import checkpoints, weights
 from sora_cli.checkpoints import files_of, fill, read_config
 from sora_cli.errors import Failed, SoraError
 from sora_cli.models.wan.dit import WanConfig, WanDit
@@ -166,6 +166,20 @@ def test_a_single_file_is_a_part(tmp_path: Path) -> None:
         files_of(folder(tmp_path, "a.pth") / "a.pth")
     with pytest.raises(SoraError, match="there is no"):
         files_of(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_is_told_by_what_is_loaded(tmp_path: Path) -> None:
+    fingerprint = lambda: weights.fingerprint(checkpoints.loaded(tmp_path))
+    write_shards(tmp_path, state(tiny()), 2)
+    (tmp_path / "config.json").write_text("{}")
+    before = fingerprint()
+    for name in (".DS_Store", "README.md", f"{NAME}.fp16.safetensors", f"{NAME}.bin"):
+        (tmp_path / name).write_bytes(b"beside it")
+        assert fingerprint() == before
+    (tmp_path / "config.json").write_text("{ }")
+    configured = fingerprint()
+    write_shards(tmp_path, {name: value + 1 for name, value in state(tiny()).items()}, 2)
+    assert len({before, configured, fingerprint()}) == 3
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:

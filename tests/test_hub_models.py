@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hub_cases import MODELS, SHARD, VAE, assert_whole, pull, tiny
 from hub_server import Hub, environment
 
 from sora_cli import hub, registry, remote
+from sora_cli.cli.models import check_model
 from sora_cli.errors import Failed, SoraError
 from sora_cli.hub import pulling
 
@@ -162,6 +164,18 @@ def test_nothing_is_fetched_unasked(server: Hub, sora: Callable[..., tuple[int, 
     assert set(hub.ensure(tiny(), yes=True)) == {"dit", "vae", "text", "tokenizer"}
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_a_verb_fetches_is_told_unless_it_is_quiet(
+    quiet: bool, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pulling, "on_terminal", lambda: True)
+    monkeypatch.setattr(pulling, "ask", lambda question: "y")
+    check_model("tiny", quiet)
+    said = capsys.readouterr()
+    assert said.out == "" and (said.err == "") == quiet
+    assert hub.status(tiny()).state == "present"
+
+
 @pytest.mark.parametrize("answer", ["y", "n", ""])
 def test_one_question_on_a_terminal(answer: str, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = []
@@ -258,7 +272,7 @@ def test_a_folder(known: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shard = tmp_path / "known" / SHARD
     content = shard.read_bytes()
     shard.write_bytes(content[:-4])
-    with pytest.raises(Failed, match=r"00002-of-00003\.safetensors is truncated"):
+    with pytest.raises(Failed, match=r"00002-of-00003\.safetensors is damaged: it has .* bytes, but"):
         hub.ensure(entry)
     shard.unlink()
     with pytest.raises(Failed, match=r"transformer lacks .*00002-of-00003\.safetensors"):
@@ -305,17 +319,59 @@ about = "repackaged in single files"
 parts = [
   {{ role = "vae", repo = "tiny/wan22", folder = "vae", names = ["diffusion_pytorch_model.safetensors"], bytes = 1 }},
   {{ role = "dit", path = "{path}" }},
+  {{ role = "text", path = "{home}/text_encoder" }},
+  {{ role = "tokenizer", path = "{home}/tokenizer" }},
 ]
+usage = {{ steps = 8 }}
 """
 
 
 def test_a_part_may_be_a_single_file_there_or_here(server: Hub, folders: Path, tmp_path: Path) -> None:
     mine = folders / "wan22" / VAE
-    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(SINGLE.format(path=mine))
+    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(SINGLE.format(path=mine, home=folders / "wan22"))
     hub.pull(registry.entry("single"), yes=True)
     sizes = {part.role: part.bytes for part in registry.entry("single").parts}
-    assert sizes == {"vae": 1, "dit": mine.stat().st_size}, "that of a file which is here is known"
+    assert (sizes["vae"], sizes["dit"]) == (1, mine.stat().st_size), "that of a file which is here is known"
     found = hub.locate(registry.entry("single"))
     assert found["vae"].name == "diffusion_pytorch_model.safetensors" and found["dit"] == mine
     assert found["vae"].read_bytes() == mine.read_bytes() and len(server.fetched()) == 1
     hub.verify(registry.entry("single"))
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda path: None, r"the dit of single is to be at .*dit\.pt, and nothing is there$"),
+        (lambda path: path.write_bytes(b"PK"), r"dit\.pt is a pickle, which runs code; only \.safetensors"),
+        (lambda path: path.mkdir(), r"dit\.pt holds no \.safetensors file"),
+    ],
+)
+def test_what_the_user_should_have_is_named(
+    make: Callable[[Path], object], line: str, server: Hub, folders: Path, tmp_path: Path
+) -> None:
+    told = SINGLE.format(path=tmp_path / "dit.pt", home=folders / "wan22")
+    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(told)
+    make(tmp_path / "dit.pt")
+    entry = registry.entry("single")
+    for ask in (hub.locate, hub.verify, hub.ensure, partial(hub.ensure, yes=True), partial(hub.pull, yes=True)):
+        with pytest.raises(SoraError, match=line):
+            ask(entry)
+    assert server.fetched() == []
+
+
+def test_a_folder_without_a_tokenizer_is_named(server: Hub, folders: Path, tmp_path: Path) -> None:
+    told = SINGLE.format(path=folders / "wan22" / VAE, home=folders / "wan22").replace("/tokenizer", "/vae")
+    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(told)
+    with pytest.raises(SoraError, match=r"wan22/vae holds no tokenizer\.json; name the folder that does"):
+        hub.pull(registry.entry("single"), yes=True)
+
+
+def test_an_endless_header_is_not_read(server: Hub, folders: Path, tmp_path: Path) -> None:
+    """A header that claims to be all of a large file is refused by its length."""
+    with (tmp_path / "dit.safetensors").open("wb") as file:
+        file.write((2**30 - 8).to_bytes(8, "little"))
+        file.truncate(2**30)
+    told = SINGLE.format(path=tmp_path / "dit.safetensors", home=folders / "wan22")
+    (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(told)
+    with pytest.raises(Failed, match="header has 1073741816 bytes; at most"):
+        hub.pull(registry.entry("single"), yes=True)

@@ -21,10 +21,11 @@ TABLE: dict[str, set[str]] = {
     "weights": {"errors"},
     "networks": set(),
     "remote": {"errors"},
-    "registry": {"errors", "geometry", "networks", "remote", "weights"},
-    "hub": {"errors", "registry", "remote", "weights"},
+    "tables": {"errors", "shot"},
+    "registry": {"errors", "geometry", "networks", "remote", "tables", "weights"},
+    "hub": {"checkpoints", "errors", "registry", "remote", "weights"},
     "memory": {"errors", "geometry", "networks", "registry"},
-    "latents": {"errors", "geometry", "hub", "registry", "shot", "weights"},
+    "latents": {"checkpoints", "errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
     "checkpoints": {"errors"},
@@ -50,8 +51,9 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "registry", "remote", "hub", "latents", "windows", "expand",
-    "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings", "cli",
+    "errors", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents", "windows",
+    "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings",
+    "cli",
 )  # fmt: skip
 
 

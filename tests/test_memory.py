@@ -258,7 +258,10 @@ def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: 
         assert Needs.of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
     configs = {"dit": WAN, "vae": VAE22, "text": UMT5}
     assert sized(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"][0], SMALL_TEXT)
-    assert sized(one.network, {"dit": {"num_layers": "many"}}) == one.network
+    for wrong in ("many", 0, -30, 1.5, True, [30], None):
+        assert sized(one.network, {"dit": {"num_layers": wrong, "attention_head_dim": wrong}}) == one.network
+    for wrong in (2, [], [0, 1], [1.5], "1, 2", [True]):
+        assert sized(one.network, {"vae": {"dim_mult": wrong, "temperal_downsample": 3}}) == one.network
 
 
 @pytest.mark.parametrize("wrong", [{"layers": 3, "depth": 2}, {"layers": 3}])

@@ -12,7 +12,7 @@ import torch
 import wan_folders
 from safetensors.torch import save_file
 
-from sora_cli import registry, weights
+from sora_cli import registry, tables, weights
 from sora_cli.errors import Failed, SoraError
 
 MINE = """
@@ -21,7 +21,10 @@ kind = "wan"
 about = "my own"
 text = "umt5-xxl"
 cell = 16
-parts = [{ role = "dit", repo = "me/mine", folder = "transformer", bytes = 1_000, names = ["*.safetensors"] }]
+parts = [
+  { role = "dit", repo = "me/mine", folder = "transformer", bytes = 1_000, names = ["*.safetensors"] },
+  { role = "vae", path = "here/vae.safetensors" },
+]
 [mine.usage]
 steps = 7
 guidance = 1
@@ -118,11 +121,44 @@ def test_the_registry_is_what_is_shipped() -> None:
 def test_a_model_of_the_users_own(home: Path) -> None:
     (home / "weights.toml").write_text(MINE)
     found = registry.entry("mine")
-    assert [part.role for part in found.parts] == ["dit", "text", "tokenizer"]
-    assert found.parts[1:] == registry.entry("umt5-xxl").parts
+    assert [part.role for part in found.parts] == ["dit", "vae", "text", "tokenizer"]
+    assert found.parts[1].path == home / "here" / "vae.safetensors", "beside the table"
+    assert found.parts[2:] == registry.entry("umt5-xxl").parts
     assert found.parts[0].names == ("*.safetensors",) and found.parts[0].revision == "main"
     assert (found.usage.steps, found.usage.guidance, found.usage.trained) == (7, 1, ("start",))
     assert registry.names()[0] == "pocket" and registry.names()[-1] == "mine"
+
+
+def test_a_model_may_be_used_like_a_shipped_one(home: Path) -> None:
+    parts = MINE[MINE.index("parts") : MINE.index("[mine.usage]")]
+    told = f'[mine]\nkind = "wan"\nabout = ""\nlike = "wan2.1-1.3b"\n{parts}'
+    small = "{ channels = 16, width = 64, heads = 2, hidden = 8, layers = 1 }"
+    other = f"{told}[mine.usage]\nsteps = 7\n[mine.network]\ndit = {small}"
+    like = registry.entry("wan2.1-1.3b")
+    (home / "weights.toml").write_text(told)
+    found = registry.entry("mine")
+    assert (found.cell, found.usage, found.network) == (like.cell, like.usage, like.network)
+    assert found.parts[2:] == like.parts[2:] and found.parts[:2] != like.parts[:2]
+    (home / "weights.toml").write_text(other)
+    found = registry.entry("mine")
+    assert found.usage == registry.replace(like.usage, steps=7) and found.network and like.network
+    assert (found.network.dit.width, found.network.vae) == (64, like.network.vae)
+
+
+def test_the_example_of_the_documentation(home: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "hub.md").read_text(encoding="utf-8")
+    (home / "weights.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    found, like = registry.entry("my-wan"), registry.entry("wan2.1-1.3b")
+    assert found.usage == registry.replace(like.usage, steps=20, solver="euler")
+    assert [part.path is None for part in found.parts] == [False, False, True, True]
+
+
+def test_own_parts_take_the_place_of_the_text_encoder_s(home: Path) -> None:
+    mine = MINE.replace("parts = [", 'parts = [\n  { role = "text", path = "~/text" },')
+    (home / "weights.toml").write_text(mine)
+    found = {part.role: part for part in registry.entry("mine").parts}
+    assert len(registry.entry("mine").parts) == 4 and found["text"].path == Path.home() / "text"
+    assert found["tokenizer"] in registry.entry("umt5-xxl").parts
 
 
 def test_own_weights_of_our_architecture(home: Path) -> None:
@@ -138,6 +174,7 @@ def test_own_weights_of_our_architecture(home: Path) -> None:
     torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
 
 
+DIT = '{ role = "dit", path = "dit" }'
 BROKEN = {
     "no TOML": ("[mine\n", "line 1"),
     "no text": (b"\xff\xfe", "codec can't decode"),
@@ -155,6 +192,15 @@ BROKEN = {
     "an unknown role": (MINE.replace('"dit"', '"unet"'), "role = 'unet'; there are dit, vae, text, tokenizer"),
     "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', and there is no such"),
     "a strange repository": (MINE.replace("me/mine", "../mine"), r"repo = '\.\./mine'; it must look like OWNER/NAME"),
+    "no text encoder": (MINE.replace('text = "umt5-xxl"', ""), "no part with role = 'text'; text = .umt5-xxl. names"),
+    "no autoencoder": (MINE.replace('"vae"', '"text"'), r"\[mine\] has no part with role = 'vae'$"),
+    "two transformers": (MINE.replace("parts = [", f"parts = [{DIT},"), "several parts with role = 'dit'; keep one"),
+    "an unknown solver": (MINE + 'solver = "unipcc"', "usage has solver = 'unipcc'; there are euler, unipc, dmd"),
+    "an unknown plan": (MINE + 'plan = "slide"', "usage has plan = 'slide'; there are full, autoregressive, sliding"),
+    "all known": (MINE + "window = 5\ncontext = 5", r"context = 5; it must be less than window, which is 5"),
+    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or .* as `like`$"),
+    "like no other": (MINE.replace("cell = 16", 'like = "wan3"'), "like = 'wan3'; of its kind are wan2.2-5b, wan2.1"),
+    "like another kind": (MINE.replace("cell = 16", 'like = "pocket"'), "like = 'pocket'; of its kind are wan2"),
     "nothing to load": (MINE.replace("parts", "names"), "unknown key names"),
     "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs files .* or parts"),
 }
@@ -175,7 +221,7 @@ def test_a_broken_table_is_one_line_and_stands_in_no_other_model_s_way(fault: st
 
 def test_the_shipped_table_passes_the_same_checks() -> None:
     for name, model in registry.shipped().items():
-        registry.check_model(name, model)
+        tables.check_model(name, model)
 
 
 # -- Folders ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The engine on tiny random Wan checkpoints: what is known, what is made together, and where the networks live."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from sora_cli import hub, memory, registry
 from sora_cli.engine import Engine, Known, Run
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Span
-from sora_cli.latents import Header, save
+from sora_cli.latents import Header, save, vae_of
 from sora_cli.memory import Placement
 from sora_cli.models.wan.text import padded
 from sora_cli.registry import Usage
@@ -94,6 +95,23 @@ def test_frames_are_as_many_and_as_large_as_asked(tiny: Tiny) -> None:
             run = finished(tiny(kind), replace(SHOT, frames=frames))
             shown = list(run.frames())
             assert len(shown) == frames and {frame.shape for frame in shown} == {(64, 96, 3)}
+
+
+def test_what_lies_beside_the_networks_makes_no_other_model(
+    tiny: Tiny, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for windows that are gone on with, nor for latents that are decoded."""
+    mine = shutil.copytree(checkpoints[wan_folders.WAN22], tmp_path / "mine")
+    monkeypatch.setitem(checkpoints, wan_folders.WAN22, mine)
+    before = tiny().pipeline.identity(), vae_of("tiny")
+    assert list(before[0]) == list(ROLES)
+    for folder in ROLES.values():
+        (mine / folder / ".DS_Store").write_bytes(b"a")
+    assert (tiny().pipeline.identity(), vae_of("tiny")) == before
+    told = (mine / "tokenizer" / "tokenizer.json").read_text()
+    (mine / "tokenizer" / "tokenizer.json").write_text(told + " ")
+    changed = {role for role, hash in tiny().pipeline.identity().items() if hash != before[0][role]}
+    assert changed == {"tokenizer"}
 
 
 def test_the_seed_decides(tiny: Tiny) -> None:

@@ -43,7 +43,7 @@ def wan(server: Hub, sora: Sora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A command line in an empty folder, where `tiny` is a Wan 2.2 that was pulled from the Hub."""
     models = tmp_path / "config" / "sora-cli" / "weights.toml"
     text = models.read_text()
-    models.write_text(text.replace("\n[tiny21]", USAGE + "\n[tiny21]"))
+    models.write_text(text.replace("usage = { steps = 8 }\n\n[tiny21]", USAGE + "\n[tiny21]"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

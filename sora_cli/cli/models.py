@@ -8,14 +8,14 @@ from sora_cli.cli.screen import Transfers
 from sora_cli.shot import Shot
 
 
-def check_model(model: str) -> None:
+def check_model(model: str, quiet: bool = False) -> None:
     """Refuse, before any work, a model that is unknown, damaged or not here; a Hub model may be fetched if the user
-    agrees."""
+    agrees, in silence if `quiet`."""
     entry = registry.entry(model)
     if entry.kind == "sora":
         registry.verify(entry)
     else:
-        hub.ensure(entry, screen=Transfers())
+        hub.ensure(entry, screen=Transfers(quiet))
 
 
 def usual(model: str, prompt: str = "") -> Shot:

@@ -1,6 +1,5 @@
 """What of a model is on this machine: where, how much, unchanged or not; and how to be rid of it. No network."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sora_cli import registry, remote, weights
+from sora_cli import checkpoints, registry, remote, weights
 from sora_cli.errors import Failed, SoraError
 from sora_cli.hub import lock as locks
 from sora_cli.hub.lock import Lock, Record
@@ -38,15 +37,13 @@ class Freed:
 def locate(entry: Entry) -> dict[str, Path]:
     """The folder of every network, by role (dit, vae, text, tokenizer), without asking the Hub.
 
-    Failed if something is missing, with the command that fetches it."""
+    Failed if something is missing, with the command that fetches it; SoraError if the user should have it."""
     if entry.files:
         return {weights.stem_of(file.path): file.path.parent for file in entry.files}
     lock = locks.read()
-    if any(part.path is None and not is_whole(part, lock) for part in entry.parts):
+    check_own(entry)
+    if not all(is_whole(part, lock) for part in entry.parts):
         raise Failed(lack(entry))
-    for part in entry.parts:
-        if part.path is not None:
-            check_folder(part)
     return {part.role: folder_of(part, lock) for part in entry.parts}
 
 
@@ -137,43 +134,21 @@ def expected(part: Part, lock: Lock) -> int:
     return sum(record.bytes for record in lock.of(part).values()) or part.bytes
 
 
-def check_folder(part: Part) -> None:
-    """A part in a folder of the user's: every shard there, and as long as it says. Failed if not."""
-    assert part.path is not None
-    if part.role == "tokenizer":
-        return
-    if part.path.is_file():
-        return check_length(part.path)
-    files = {path.name for path in part.path.glob("*.safetensors")}
-    if not files:
-        raise Failed(f"{part.path} holds no safetensors files; those of another kind are not read")
-    for index in part.path.glob("*.safetensors.index.json"):
-        missing = sorted(shards(index) - files)
-        if missing:
-            raise Failed(f"{part.path} lacks {missing[0]}, which {index.name} names; copy it there")
-    for name in sorted(files):
-        check_length(part.path / name)
+def check_own(entry: Entry) -> None:
+    """The parts of a model that the user has put somewhere are there, and as long as their headers say.
 
-
-def shards(index: Path) -> set[str]:
-    try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Failed(f"{index} is no index of shards; copy it again") from error
-
-
-def check_length(path: Path) -> None:
-    """A safetensors file is as long as its header says."""
-    try:
-        with path.open("rb") as file:
-            size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-            told = json.loads(file.read(min(length, size)))
-        ends = [tensor["data_offsets"][1] for name, tensor in told.items() if name != "__metadata__"]
-        whole = size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise Failed(f"{path} is truncated or no safetensors; copy it again")
+    SoraError or Failed, in one line, if not."""
+    for part in entry.parts:
+        if part.path is None:
+            continue
+        if not part.path.exists():
+            raise SoraError(f"the {part.role} of {entry.name} is to be at {part.path}, and nothing is there")
+        if part.role == "tokenizer":
+            if not (part.path / "tokenizer.json").is_file():
+                raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
+            continue
+        for path in checkpoints.files_of(part.path):
+            checkpoints.contents(path)
 
 
 # ---- verify -----------------------------------------------------------------------------------------------

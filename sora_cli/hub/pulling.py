@@ -62,6 +62,7 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dic
     """The folders of a model, as `hub.locate` has them, after fetching it if the user wants that.
 
     On a terminal the user is asked; elsewhere only `yes` fetches. Failed or SoraError, in one line, if not."""
+    held.check_own(entry)
     there = held.status(entry).state == held.PRESENT
     if not there and not (yes or on_terminal()):
         raise Failed(held.lack(entry))
@@ -79,6 +80,7 @@ def pull(
     both are asked. With `update` the newest commits are taken in place of those that were fetched first."""
     if entry.files:
         return registry.verify(entry)
+    held.check_own(entry)
     check_licence(entry, accept)
     if held.status(entry).state == held.PRESENT and not update:
         join(entry)

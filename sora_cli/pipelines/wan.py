@@ -9,13 +9,14 @@ SkyReels-V2 was trained.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli import hub, memory, registry, weights
+from sora_cli import checkpoints, hub, memory, registry, weights
 from sora_cli.codec import Codec
 from sora_cli.device import free_at_once, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
@@ -115,7 +116,7 @@ class Wan:
 
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
-        cache, encoder = Embeddings(), weights.fingerprint([self.places["text"], self.places["tokenizer"]])
+        cache, encoder = Embeddings(), weights.fingerprint([*self.files("text"), *self.files("tokenizer")])
         keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
         read = {text: cache.get(key) for text, key in keys.items()}
         found = {text: features for text, features in read.items() if features is not None}
@@ -165,7 +166,12 @@ class Wan:
         return 2.0 * c.layers * block * copies
 
     def identity(self) -> Mapping[str, str]:
-        return {role: weights.fingerprint([place]) for role, place in self.places.items()}
+        return {role: weights.fingerprint(self.files(role)) for role in self.places}
+
+    def files(self, role: str) -> list[Path]:
+        """What is loaded in a role."""
+        place = self.places[role]
+        return [place / "tokenizer.json"] if role == "tokenizer" else checkpoints.loaded(place)
 
 
 class Guided:
