@@ -70,6 +70,8 @@ def decode(
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     check(source, header, wanted, model, force)
+    check_model(model, quiet)
+    latents.check_vae(source, header, model)
     sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 
     from sora_cli.pipelines import load_codec
@@ -131,8 +133,6 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if wanted.name != media.STREAM:
         check_output(path, media.SUFFIXES, force)
-    check_model(model)
-    latents.check_vae(source, header, model)
 
 
 def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:

@@ -50,7 +50,7 @@ def extend(
     target = Target(output or beside(video, "extended"), force, resume, metadata, sheet, as_json)
     settings = models.asked(model, prompt, seed, steps, guidance, negative, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
-    check_source(asked, target, model)
+    check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
         shot = shot_like(source, settings)
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))

@@ -85,7 +85,7 @@ def generate(
     check(shots, targets)
     if dry_run:
         return show_cost(shot, placed, (str(device), str(dtype), str(memory)), as_json)
-    models.check_model(shot.model)
+    models.check_model(shot.model, quiet)
 
     from sora_cli.engine import Engine
 

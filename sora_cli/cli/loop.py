@@ -65,7 +65,7 @@ def loop(
     work: partial[None]
     if is_video(what):
         asked = Asked(what, res, fps, input_res, input_fps)
-        check_closing(asked, target, model, times)
+        check_closing(asked, target, model, times, quiet)
         length = CONNECTOR_SECONDS if seconds is None else seconds
         work = partial(close, asked, target, settings, length, times)
     else:
@@ -73,7 +73,7 @@ def loop(
             raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
         length = LOOP_SECONDS if seconds is None else seconds
         shot = round_shot(replace(settings, prompt=what), res, fps, length)
-        check_making(shot, target)
+        check_making(shot, target, quiet)
         work = partial(make, shot, target, times)
     with Screen(quiet, preview) as screen:
         work(partial(load, model, str(device), str(dtype), str(memory), screen.read), screen)
@@ -95,12 +95,12 @@ def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: floa
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
 
-def check_making(shot: Shot, target: Target) -> None:
+def check_making(shot: Shot, target: Target, quiet: bool) -> None:
     """All that can be refused, or has to be asked, before anything is shown."""
     check_prompt(shot.prompt)
     target.check()
     target.check_format(format_of(shot))
-    models.check_model(shot.model)
+    models.check_model(shot.model, quiet)
 
 
 def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", screen: Screen) -> None:
@@ -128,11 +128,11 @@ def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", s
 # ---- from a video -----------------------------------------------------------------------------------------
 
 
-def check_closing(asked: Asked, target: Target, model: str, times: int) -> None:
+def check_closing(asked: Asked, target: Target, model: str, times: int, quiet: bool) -> None:
     """All that can be refused, or has to be asked, before anything is read or shown."""
     if times > 1 and asked.name == media.STREAM:
         raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
-    check_source(asked, target, model)
+    check_source(asked, target, model, quiet)
 
 
 def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: int, load: "Callable[[], Engine]",

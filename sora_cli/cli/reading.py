@@ -49,13 +49,13 @@ class Asked:
         return source
 
 
-def check_source(asked: Asked, target: Target, model: str) -> None:
+def check_source(asked: Asked, target: Target, model: str, quiet: bool) -> None:
     """All that can be refused before anything is read: the input, the output, the model and its files."""
     asked.check()
     if media.same_file(asked.name, target.name):
         raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
     target.check()
-    check_model(model)
+    check_model(model, quiet)
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:

@@ -45,7 +45,7 @@ def reverse(
     asked = Asked(anchor, res, fps, input_res, input_fps)
     target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
     settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model))
-    check_source(asked, target, model)
+    check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
         passing = Passing(source, model)
         shot = shot_like(source, settings)
