@@ -132,7 +132,7 @@ def vae_of(model: str) -> str:
     """The hash by which latents name the autoencoder they were made with."""
     entry = registry.entry(model)
     if entry.kind != "sora":
-        return weights.fingerprint(checkpoints.loaded(hub.locate(entry)["vae"]))
+        return weights.fingerprint(checkpoints.loaded(hub.locate(entry.only("vae"))["vae"]))
     hashes = [file.sha256 for file in entry.part("vae")]
     if not hashes:
         raise Failed(f"model {model} has no autoencoder in weights.toml; {weights.AGAIN}")

@@ -111,6 +111,10 @@ class Entry:
         """The file or the shards of one part of a shipped model: `text`, `vae`, `dit`, `evaluator`."""
         return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
 
+    def only(self, *roles: str) -> "Entry":
+        """The model as far as some of its networks: what nobody needs is not fetched."""
+        return replace(self, parts=tuple(part for part in self.parts if part.role in roles))
+
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files) + sum(part.bytes for part in self.parts)

@@ -375,3 +375,16 @@ def test_an_endless_header_is_not_read(server: Hub, folders: Path, tmp_path: Pat
     (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(told)
     with pytest.raises(Failed, match="header has 1073741816 bytes; at most"):
         hub.pull(registry.entry("single"), yes=True)
+
+
+def test_encoding_needs_the_autoencoder_alone(server: Hub) -> None:
+    from sora_cli.geometry import Canvas
+    from sora_cli.latents import vae_of
+    from sora_cli.pipelines import load_codec
+
+    hub.ensure(tiny().only("vae"), yes=True)
+    assert len(server.fetched()) == 2  # its config.json and its weights
+    codec = load_codec("tiny", Canvas(64, 64, 64, 64), "cpu", "float32")
+    assert codec.vae.channels == 6 and len(vae_of("tiny")) == 64
+    with pytest.raises(Failed, match="weights pull tiny"):
+        hub.locate(tiny())

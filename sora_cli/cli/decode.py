@@ -70,7 +70,7 @@ def decode(
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     check(source, header, wanted, model, force)
-    check_model(model, quiet)
+    check_model(model, quiet, ("vae",))
     latents.check_vae(source, header, model)
     sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 

@@ -50,7 +50,7 @@ def encode(
     path = output or named_after(video)
     asked.check()
     check_output(path, (".safetensors",), force)
-    check_model(model, quiet)
+    check_model(model, quiet, ("vae",))
 
     from sora_cli.pipelines import load_codec
 

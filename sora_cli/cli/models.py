@@ -1,5 +1,6 @@
 """What a command does with `--model`: see that its weights are there, and fill in how it is best used. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,14 +9,14 @@ from sora_cli.cli.screen import Transfers
 from sora_cli.shot import Shot
 
 
-def check_model(model: str, quiet: bool = False) -> None:
+def check_model(model: str, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
     """Refuse, before any work, a model that is unknown, damaged or not here; a Hub model may be fetched if the user
     agrees, in silence if `quiet`."""
     entry = registry.entry(model)
     if entry.kind == "sora":
         registry.verify(entry)
     else:
-        hub.ensure(entry, screen=Transfers(quiet))
+        hub.ensure(entry.only(*roles), screen=Transfers(quiet))
 
 
 def usual(model: str, prompt: str = "") -> Shot:

@@ -105,6 +105,8 @@ def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype:
     """A model's autoencoder alone, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)
-    pipeline = load(model, device, dtype, memory, watch)
+    from sora_cli.pipelines.wan import Wan
+
+    pipeline = Wan(model, device, dtype, memory, watch, roles=("vae",))
     list(pipeline.prepare(canvas, 0, 0))
     return pipeline.codec

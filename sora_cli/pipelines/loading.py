@@ -79,16 +79,21 @@ TEXT = Kind(
 )
 
 
-def check(dit: Path, vae: Path, text: Path) -> WanConfig:
-    """See that every part is what its network needs, as far as headers tell, and return the transformer's
-    configuration; the errors are those of `load_dit`."""
-    files = files_of(dit)
-    network, rename = bare(dit, files, DIT)
-    survey(network, files, rename)
-    files = files_of(vae)
-    survey(bare(vae, files, VAE)[0], files, bare(vae, files, VAE)[1])
-    survey_text(text)
-    return network.config
+def check(places: Mapping[str, Path]) -> None:
+    """See that parts, by role, are what their networks need, as far as headers tell; the errors are those of
+    `load_dit`."""
+    kinds: dict[str, Kind] = {"dit": DIT, "vae": VAE}
+    for role, kind in kinds.items():
+        if role in places:
+            files = files_of(places[role])
+            network, rename = bare(places[role], files, kind)
+            survey(network, files, rename)
+    if "text" in places:
+        survey_text(places["text"])
+
+
+def dit_config(place: Path) -> WanConfig:
+    return bare(place, files_of(place), DIT)[0].config
 
 
 def load_dit(

@@ -7,7 +7,7 @@ SkyReels-V2 was trained.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sora_cli.device import free_at_once, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
+from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
@@ -40,12 +41,12 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen) -> None:  # fmt: skip
+                 watch: Watch = unseen, roles: Sequence[str] = registry.ROLES) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        self.places = hub.locate(self.entry)
-        self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
+        self.places = hub.locate(self.entry.only(*roles))
+        loading.check(self.places)
         self.memory, self.watch = memory, watch
         self.networks: dict[str, nn.Module] = {}
         self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
@@ -53,6 +54,10 @@ class Wan:
     @property
     def parts(self) -> tuple[int, int]:
         return self.config.outputs, 0
+
+    @cached_property
+    def config(self) -> WanConfig:
+        return loading.dit_config(self.places["dit"])
 
     @property
     def codec(self) -> Codec:
