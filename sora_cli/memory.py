@@ -197,10 +197,10 @@ class Needs:
         """Buffers of the text encoder."""
         return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
 
-    def denoising(self, gpu: bool) -> float:
+    def denoising(self, gpu: bool, scored: bool = False) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
         solver = LATENTS * FLOAT32 * self.window * self.numbers
-        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu) + solver
+        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu, scored) + solver
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
@@ -337,7 +337,7 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     }
     buffers = {
         "text": needs.reading() if option.text == "device" else 0.0,
-        "denoising": needs.denoising(gpu),
+        "denoising": needs.denoising(gpu, scored=free.kind == "mps"),
         "decoding": needs.decoding(size, option.tile, gpu),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)

@@ -18,7 +18,7 @@ from wan_cases import UMT5, VAE21, VAE22, WAN
 from sora_cli import geometry, memory, networks, registry
 from sora_cli.errors import SoraError
 from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
-from sora_cli.models.wan import dit
+from sora_cli.models.wan import attention, dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
@@ -222,7 +222,15 @@ def test_a_block_of_the_real_width_takes_what_is_told() -> None:
 
 
 def test_the_transformer_is_told_in_its_own_parts() -> None:
-    assert networks.PART == dit.PART
+    assert networks.PART == dit.PART and networks.SCORES == attention.SCORES
+
+
+def test_scores_are_counted_where_they_are_made() -> None:
+    """All of 27,280 tokens and 24 heads would be 71 GB; a part of them is at most 1.1 GB."""
+    five, like = needs(), Placement("streamed", "resident", "float32", 0, 0, keep=False)
+    apple, nvidia = (peaks(like, five, machine(kind, 64, 64))["denoising"] for kind in ("mps", "cuda"))
+    scores = five.denoising(gpu=True, scored=True) - five.denoising(gpu=True)
+    assert five.tokens == 27280 and 0.9 * GB < scores < 1.1 * GB < apple - nvidia
 
 
 # -- Needs ------------------------------------------------------------------------------------------------
