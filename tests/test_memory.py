@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wan_cases import UMT5, VAE21, VAE22, WAN
 
 from sora_cli import geometry, memory, networks, registry
+from sora_cli.device import pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
 from sora_cli.models.wan import attention, dit
@@ -380,6 +382,41 @@ def test_a_refusal_names_numbers_and_what_helps() -> None:
         choose(needs(), machine("cuda", 2, 64))
     with pytest.raises(SoraError, match=r"of main memory.*--model pocket"):
         choose(needs("wan2.1-1.3b"), machine("cpu", 2, 2))
+
+
+def test_shorter_numbers_are_used_or_named_where_they_help() -> None:
+    """In memory shared with the GPU nothing is gained by tiles, so that frames alone are decoded in bfloat16."""
+    one = replace(needs("wan2.1-1.3b"), size=FLOAT32)
+    assert one.decoders(shared=True) == [("float32", 0), ("bfloat16", 0)]
+    assert one.decoders(shared=False) == [("float32", tile) for tile in (0, 64, 32)]
+    frames = replace(one, window=0, latents=0)
+    found = [choose(frames, machine("mps", size, size)).vae for size in range(2, 40) if fits(frames, size)]
+    assert set(found) == {"float32", "bfloat16"} and found == sorted(found)
+    size = next(size for size in range(1, 40) if fits(replace(one, size=2), size))
+    with pytest.raises(SoraError, match="; try --dtype bfloat16, a smaller --res"):
+        choose(one, machine("mps", size, size))
+    with pytest.raises(SoraError, match="; try a smaller --res"):
+        choose(one, machine("mps", 1, 1))
+
+
+def fits(those: Needs, size: int) -> bool:
+    """On a machine of so many GB that the GPU shares."""
+    with suppress(SoraError):
+        return bool(choose(those, machine("mps", size, size)))
+    return False
+
+
+@pytest.mark.parametrize(("macos", "large", "auto"), [(14, True, "bfloat16"), (14, False, "float32"),
+                                                      (13, True, "float32"), (13, False, "float32")])  # fmt: skip
+def test_large_networks_are_in_bfloat16_where_apple_has_it(
+    macos: int, large: bool, auto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: (macos, 0) >= (major, minor))
+    mps = torch.device("mps")
+    assert pick_dtype("auto", mps, large) == getattr(torch, auto) and pick_dtype("float32", mps) == torch.float32
+    if macos == 13:
+        with pytest.raises(SoraError, match="macOS 14"):
+            pick_dtype("bfloat16", mps)
 
 
 # -- What is free -----------------------------------------------------------------------------------------

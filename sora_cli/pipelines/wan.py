@@ -42,7 +42,7 @@ class Wan:
                  watch: Watch = unseen) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device, large=True)
         self.places = hub.locate(self.entry)
         self.config = loading.check(self.places["dit"], self.places["vae"], self.places["text"])
         self.memory, self.watch = memory, watch
