@@ -35,6 +35,17 @@ def pick_dtype(name: str, device: torch.device, large: bool = False) -> torch.dt
     return dtype
 
 
+def free_caches(device: torch.device) -> None:
+    """Have what torch keeps for later go back to a GPU, and pinned main memory to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = getattr(torch._C, "_host_emptyCache", None)  # torch 2.9 has no public name for it
+        if empty := getattr(torch.accelerator, "empty_host_cache", before):
+            empty()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def free_at_once() -> None:
     """Have freed blocks of a megabyte and more go back to the system at once, where the C library can be told (glibc).
 

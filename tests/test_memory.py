@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wan_cases import UMT5, VAE21, VAE22, WAN
 
 from sora_cli import geometry, memory, networks, registry
-from sora_cli.device import pick_dtype
+from sora_cli.device import free_caches, pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
 from sora_cli.models.wan import attention, dit
@@ -417,6 +417,18 @@ def test_large_networks_are_in_bfloat16_where_apple_has_it(
     if macos == 13:
         with pytest.raises(SoraError, match="macOS 14"):
             pick_dtype("bfloat16", mps)
+
+
+@pytest.mark.parametrize(("kind", "emptied"), [("cuda", ["device", "pinned"]), ("mps", ["apple"]), ("cpu", [])])
+def test_every_device_gets_back_what_torch_keeps(
+    kind: str, emptied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("device"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: done.append("apple"))
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: done.append("pinned"), raising=False)
+    free_caches(torch.device(kind))
+    assert done == emptied
 
 
 # -- What is free -----------------------------------------------------------------------------------------

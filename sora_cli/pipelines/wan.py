@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sora_cli import hub, memory, registry, weights
 from sora_cli.codec import Codec
-from sora_cli.device import free_at_once, pick_device, pick_dtype
+from sora_cli.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
@@ -87,8 +87,7 @@ class Wan:
 
     def release(self) -> None:
         self.networks.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_caches(self.device)
 
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
