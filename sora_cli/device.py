@@ -22,13 +22,28 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 where the processor multiplies in it, else float32."""
+def pick_dtype(name: str, device: torch.device, large: bool = False) -> torch.dtype:
+    """"auto" is bfloat16 where the processor multiplies in it, and for large networks on MPS, else float32. A SoraError
+    for bfloat16 where MPS does not have it."""
+    there = device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if fast or (large and there and device.type == "mps") else torch.float32
+    if name == "bfloat16" and not there:
+        raise SoraError("bfloat16 needs macOS 14 or later on this device; use --dtype float32")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def free_caches(device: torch.device) -> None:
+    """Have what torch keeps for later go back to a GPU, and pinned main memory to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = getattr(torch._C, "_host_emptyCache", None)  # torch 2.9 has no public name for it
+        if empty := getattr(torch.accelerator, "empty_host_cache", before):
+            empty()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def free_at_once() -> None:

@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -197,10 +198,10 @@ class Needs:
         """Buffers of the text encoder."""
         return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
 
-    def denoising(self, gpu: bool) -> float:
+    def denoising(self, gpu: bool, scored: bool = False) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
         solver = LATENTS * FLOAT32 * self.window * self.numbers
-        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu) + solver
+        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu, scored) + solver
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
@@ -231,10 +232,10 @@ class Needs:
 
     def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
         """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in bfloat16
-        where the transformer is in it too; in tiles where what they remember can wait in another memory."""
-        fitting = [side for side in SIDES if side < max(self.width, self.height) and not shared]
-        tiles = [side // self.network.vae.stride for side in fitting]
-        if self.size == BFLOAT16:
+        where the transformer is in it too or tiles are no help; in tiles where they can wait in another memory."""
+        longest = 0 if shared else max(self.width, self.height)
+        tiles = [side // self.network.vae.stride for side in SIDES if side < longest]
+        if self.size == BFLOAT16 or shared:
             return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
         return [("float32", tile) for tile in (0, *tiles)]
 
@@ -295,24 +296,25 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
     for option in options:
         if all(taken <= share * there(stage, free) for stage, taken in option.peak.items()):
             return option
-    raise SoraError(refusal(needs, free, min(options, key=lambda option: option.on_device), share))
+    least = min(options, key=lambda option: option.on_device)
+    raise SoraError(refusal(needs, free, least, share) + smaller(needs, halved(needs, free, mode)))
+
+
+def halved(needs: Needs, free: Free, mode: str) -> bool:
+    """Whether bfloat16 would fit where float32 does not."""
+    with suppress(SoraError):
+        return needs.size > BFLOAT16 and bool(choose(replace(needs, size=BFLOAT16), free, mode))
+    return False
 
 
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
     """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
     networks that are loaded again."""
-    decoders = needs.decoders(free.shared)
-    for dit, (vae, tile), keep, text in product(transformers(free), decoders, (True, False), texts(free)):
+    dits: tuple[Transformer, ...] = ("resident", "disk") if free.shared else get_args(Transformer)
+    near: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
+    texts = near if free.shared else get_args(Text)
+    for dit, (vae, tile), keep, text in product(dits, needs.decoders(free.shared), (True, False), texts):
         yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
-
-
-def transformers(free: Free) -> tuple[Transformer, ...]:
-    return ("resident", "disk") if free.shared else get_args(Transformer)
-
-
-def texts(free: Free) -> tuple[Text, ...]:
-    shared: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
-    return shared if free.shared else get_args(Text)
 
 
 def told(option: Placement, needs: Needs, free: Free) -> Placement:
@@ -337,7 +339,7 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     }
     buffers = {
         "text": needs.reading() if option.text == "device" else 0.0,
-        "denoising": needs.denoising(gpu),
+        "denoising": needs.denoising(gpu, scored=free.kind == "mps"),
         "decoding": needs.decoding(size, option.tile, gpu),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
@@ -379,19 +381,20 @@ def reasons(option: Placement, stride: int) -> Iterator[str]:
 
 
 def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
-    """One line: what is short even in this placement, and what would help."""
+    """What is short even in this placement."""
     stage = max(least.peak, key=lambda stage: least.peak[stage] / there(stage, free))
     memory = "main memory" if stage == "host" else memory_of(free)
     doing = {"text": " to read the prompt", "denoising": " to denoise", "decoding": " to decode"}.get(stage, "")
     what, need = f"{needs.name} at {needs.width}x{needs.height}", shown(least.peak[stage] / share)
-    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free; try {smaller(needs)}"
+    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free"
 
 
-def smaller(needs: Needs) -> str:
-    """What takes less than this: fewer pixels, fewer frames, the smallest model."""
+def smaller(needs: Needs, halved: bool) -> str:
+    """What takes less than this: shorter numbers, fewer pixels, fewer frames, the smallest model."""
     sizes = {name: model.network.dit.weights for name, model in registry.registry().items() if model.network}
     less = {name: size for name, size in sizes.items() if size < sizes.get(needs.name, 0) / 2}
-    return f"a smaller --res, fewer --frames, or --model {min(less, key=less.__getitem__, default='pocket')}"
+    model, dtype = min(less, key=less.__getitem__, default="pocket"), "--dtype bfloat16, " if halved else ""
+    return f"; try {dtype}a smaller --res, fewer --frames, or --model {model}"
 
 
 def shown(bytes: float) -> str:

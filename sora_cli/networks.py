@@ -13,6 +13,7 @@ FLOAT32, BFLOAT16 = 4, 2  # bytes
 PATCH = 2  # latent cells along each side of a token
 TEXT_TOKENS = 512  # that the transformer attends to, most of them zeros
 PART = 8192  # tokens that go through the transformer's MLP at a time
+SCORES = 1 << 30  # bytes of scores, and of their softmax, at a time where a device makes them
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class Dit:
         """FLOP of the scores and of what they gather, among the tokens and to the text."""
         return self.layers * 4 * self.width * tokens * (tokens + TEXT_TOKENS)
 
-    def buffers(self, tokens: int, size: int, gpu: bool) -> float:
-        """Bytes inside a block at the most, on numbers of `size` bytes: in attention, which makes no scores, where the
-        keys are normed or the values gathered, or in the MLP. And the text and the rotations."""
+    def buffers(self, tokens: int, size: int, gpu: bool, scored: bool = False) -> float:
+        """Bytes inside a block at the most, on numbers of `size` bytes: in attention, where the keys are normed or the
+        values gathered, with a part of the scores if the device makes them, or in the MLP. And the text and the
+        rotations."""
         keys = 4 * size + norm(size, gpu)  # next to tokens, tokens normed and queries
-        attention = max(keys, 7 * size) * self.width * tokens
+        scores = min(SCORES, 2 * FLOAT32 * self.heads * tokens**2) if scored else 0
+        attention = max(keys * self.width * tokens, 7 * size * self.width * tokens + scores)
         mlp = size * (3 * self.width * tokens + self.hidden * min(tokens, PART))
         text = size * TEXT_TOKENS * (self.text_width + self.width)
         return max(attention, mlp) + text + FLOAT32 * self.width / self.heads * tokens
@@ -200,7 +203,8 @@ def residual(
 
 
 def middle(width: int, stride: int, frames: int) -> Iterator[Layer]:
-    """Two blocks around the attention among a frame's cells, of which the products alone are counted."""
+    """Two blocks around the attention among a frame's cells, of which the products alone are counted:
+    other layers take more than its scores."""
     yield from residual(width, width, 1, stride, frames)
     yield Layer(width, 3 * width, 1, 1, stride, frames)
     yield Layer(width, width, 1, 1, stride, frames)

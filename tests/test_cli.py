@@ -44,6 +44,8 @@ class FakeRun:
             yield types.SimpleNamespace(stage="denoise", done=done, total=self.shot.steps)
             if self.shot.prompt == "interrupt":
                 raise KeyboardInterrupt
+            if self.shot.prompt in FROM_TORCH:
+                raise RuntimeError(FROM_TORCH[self.shot.prompt])
             if self.shot.prompt == "nan":
                 raise Failed("the video came out as NaN")
         if store and not list(store.finished()):
@@ -56,6 +58,16 @@ class FakeRun:
             if self.shot.prompt == "late failure" and i:
                 raise OSError(28, "No space left on device")
             yield np.full((40, 64, 3), 60 + i + self.shot.seed, np.uint8)
+
+
+FROM_TORCH = {  # what its RuntimeErrors say
+    "cuda": "CUDA out of memory. Tried to allocate 71.00 GiB. GPU 0 has a total capacity of 24 GiB\nmore",
+    "mps": "MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1 GB, max allowed: 9.07 GB).",
+    "metal": "Invalid buffer size: 71.44 GiB",
+    "cpu": "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+           "allocate 281474976710656 bytes. Error code 12 (Cannot allocate memory)",
+    "bug": "shape '[2]' is invalid for input of size 3",
+}  # fmt: skip
 
 
 class FakeEngine:
@@ -248,6 +260,27 @@ def test_files_beside_are_not_overwritten_unasked(
     assert str(mine) in capsys.readouterr().err and everything() == [str(mine)]
     assert generate(sora, "a cat", "--frames", 2, "-o", output, "--force") == 0
     assert mine.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(("prompt", "memory"), [("cuda", "GPU"), ("mps", "GPU"), ("metal", "GPU"), ("cpu", "main")])
+def test_running_out_of_memory_is_one_line(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], prompt: str, memory: str
+) -> None:
+    assert generate(sora, prompt, "--frames", 5) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == (f"sora-cli: ran out of {memory} memory; try --memory low, a smaller --res, or fewer --frames; "
+                    "finished windows are kept: --resume")  # fmt: skip
+    for words in ((prompt, "--debug"), ("bug",)):
+        with pytest.raises(RuntimeError):
+            generate(sora, *words, "--frames", 5, "-o", "b.mp4", "--force")
+
+
+def test_torch_says_that_it_ran_out_of_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda *words, **how: torch.empty(1 << 46))
+    assert cli.run(["evaluate"]) == 1
+    assert capsys.readouterr().err == "sora-cli: ran out of main memory\n"
 
 
 def test_debug_keeps_the_traceback(sora: Callable[..., int]) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import weakref
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from wan_cases import UMT5, VAE21, VAE22, WAN
 
 from sora_cli import geometry, memory, networks, registry
+from sora_cli.device import free_caches, pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
-from sora_cli.models.wan import dit
+from sora_cli.models.wan import attention, dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
@@ -222,7 +224,16 @@ def test_a_block_of_the_real_width_takes_what_is_told() -> None:
 
 
 def test_the_transformer_is_told_in_its_own_parts() -> None:
-    assert networks.PART == dit.PART
+    assert networks.PART == dit.PART and networks.SCORES == attention.SCORES
+
+
+@pytest.mark.parametrize(("kind", "told"), [("mps", 1 << 30), ("cuda", 0), ("cpu", 0)])
+def test_scores_are_counted_where_they_are_made(kind: str, told: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 27,280 tokens and 24 heads would be 71 GB; they are made in parts."""
+    like = Placement("streamed", "resident", "float32", 0, 0, keep=False)
+    before = peaks(like, needs(), machine(kind, 64, 64))["denoising"]
+    monkeypatch.setattr(networks, "SCORES", 0)
+    assert before - peaks(like, needs(), machine(kind, 64, 64))["denoising"] == pytest.approx(told, rel=0.1)
 
 
 # -- Needs ------------------------------------------------------------------------------------------------
@@ -374,6 +385,53 @@ def test_a_refusal_names_numbers_and_what_helps() -> None:
         choose(needs(), machine("cuda", 2, 64))
     with pytest.raises(SoraError, match=r"of main memory.*--model pocket"):
         choose(needs("wan2.1-1.3b"), machine("cpu", 2, 2))
+
+
+def test_shorter_numbers_are_used_or_named_where_they_help() -> None:
+    """In memory shared with the GPU nothing is gained by tiles, so that frames alone are decoded in bfloat16."""
+    one = replace(needs("wan2.1-1.3b"), size=FLOAT32)
+    assert one.decoders(shared=True) == [("float32", 0), ("bfloat16", 0)]
+    assert one.decoders(shared=False) == [("float32", tile) for tile in (0, 64, 32)]
+    frames = replace(one, window=0, latents=0)
+    found = [choose(frames, machine("mps", size, size)).vae for size in range(2, 40) if fits(frames, size)]
+    assert set(found) == {"float32", "bfloat16"} and found == sorted(found)
+    size = next(size for size in range(1, 40) if fits(replace(one, size=2), size))
+    with pytest.raises(SoraError, match="; try --dtype bfloat16, a smaller --res"):
+        choose(one, machine("mps", size, size))
+    with pytest.raises(SoraError, match="; try a smaller --res"):
+        choose(one, machine("mps", 1, 1))
+
+
+def fits(those: Needs, size: int) -> bool:
+    """On a machine of so many GB that the GPU shares."""
+    with suppress(SoraError):
+        return bool(choose(those, machine("mps", size, size)))
+    return False
+
+
+@pytest.mark.parametrize(("macos", "large", "auto"), [(14, True, "bfloat16"), (14, False, "float32"),
+                                                      (13, True, "float32"), (13, False, "float32")])  # fmt: skip
+def test_large_networks_are_in_bfloat16_where_apple_has_it(
+    macos: int, large: bool, auto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: (macos, 0) >= (major, minor))
+    mps = torch.device("mps")
+    assert pick_dtype("auto", mps, large) == getattr(torch, auto) and pick_dtype("float32", mps) == torch.float32
+    if macos == 13:
+        with pytest.raises(SoraError, match="macOS 14"):
+            pick_dtype("bfloat16", mps)
+
+
+@pytest.mark.parametrize(("kind", "emptied"), [("cuda", ["device", "pinned"]), ("mps", ["apple"]), ("cpu", [])])
+def test_every_device_gets_back_what_torch_keeps(
+    kind: str, emptied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("device"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: done.append("apple"))
+    monkeypatch.setattr(torch.accelerator, "empty_host_cache", lambda: done.append("pinned"), raising=False)
+    free_caches(torch.device(kind))
+    assert done == emptied
 
 
 # -- What is free -----------------------------------------------------------------------------------------

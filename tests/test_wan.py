@@ -29,6 +29,7 @@ from wan_cases import (
 )  # fmt: skip
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan import attention
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import Tiling, blended
@@ -89,6 +90,21 @@ def test_the_transformer_answers_like_the_reference() -> None:
     assert distance(network(x, t[..., None, None].expand(-1, -1, 3, 5), words), GOLDEN["wan"]) <= 1e-5
     assert distance(network(x, t + 1, words), GOLDEN["wan"]) > 1e-3
     assert distance(fill(dit(SKYREELS))(x[:1], t[:1], words[:1], 24), GOLDEN["skyreels"]) <= 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [1, 3, 16])
+def test_attention_in_parts_is_the_whole(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a device makes all scores, as the CPU is made to here, it is given some queries at a time."""
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, count, 3, 4, generator=rng).transpose(1, 2) for count in (16, 9, 9))
+    whole, seen = attention.attend(q, k, v), list[int]()
+    monkeypatch.setattr(attention, "UNFUSED", ("cpu",))
+    monkeypatch.setattr(attention, "SCORES", queries * 2 * 2 * 3 * 9 * 4)
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, kernel.__name__, lambda q, *known: seen.append(q.shape[2]) or kernel(q, *known))
+    assert distance(attention.attend(q, k, v), whole) <= 1e-6
+    assert max(seen) == queries and sum(seen) == 16
 
 
 def test_latents_that_make_no_whole_patches_are_refused() -> None:

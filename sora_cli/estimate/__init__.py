@@ -32,7 +32,7 @@ def dry_run(
 
     entry = registry.entry(shot.model)
     where = pick_device(device)
-    numbers = pick_dtype(dtype, where)
+    numbers = pick_dtype(dtype, where, large=entry.kind == "wan")
     if entry.kind == "wan":
         return of_hub_model(entry, shot, windows, where, numbers, memory)
     model = Model.registered(shot.model)

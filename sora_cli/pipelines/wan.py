@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sora_cli import checkpoints, hub, memory, registry, weights
 from sora_cli.codec import Codec
-from sora_cli.device import free_at_once, pick_device, pick_dtype
+from sora_cli.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.embeddings import Embeddings, key_of
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Canvas
@@ -44,7 +44,7 @@ class Wan:
                  watch: Watch = unseen, roles: Sequence[str] = registry.ROLES) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device, large=True)
         self.places = hub.locate(self.entry.only(*roles))
         loading.check(self.places)
         self.memory, self.watch = memory, watch
@@ -93,8 +93,7 @@ class Wan:
 
     def release(self) -> None:
         self.networks.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_caches(self.device)
 
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])

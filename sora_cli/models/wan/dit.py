@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.attention import attend
 
 PATCH = 2  # latent cells along each side of a token; one latent frame deep
 SLOW = 16  # the frame rate that the first row of the frame-rate embedding stands for; the second is any other
@@ -89,7 +90,7 @@ class Attention(nn.Module):
 
     def among(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # [B, N or L, n, d] -> [B, N, D]
         q, k, v = (rearrange(part, "B N n d -> B n N d") for part in (q, k, v))
-        return rearrange(F.scaled_dot_product_attention(q, k, v), "B n N d -> B N (n d)")
+        return rearrange(attend(q, k, v), "B n N d -> B N (n d)")
 
 
 class SelfAttention(Attention):

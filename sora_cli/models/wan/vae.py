@@ -25,6 +25,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.attention import attend
 from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
 from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
@@ -115,7 +116,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm(x))
         q, k, v = rearrange(qkv, "B (n C) h w -> n B 1 (h w) C", n=3)
-        y = F.scaled_dot_product_attention(q, k, v)  # (B, 1, hw, C)
+        y = attend(q, k, v)  # (B, 1, hw, C)
         return x + self.proj(rearrange(y, "B 1 (h w) C -> B C h w", h=x.shape[2]))
 
 
