@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from sora_cli import memory, registry
-from sora_cli.memory import Free, Needs
+from sora_cli.machine import Free
+from sora_cli.memory import Needs
 from sora_cli.registry import Entry
 
 README = Path(__file__).parent.parent / "README.md"

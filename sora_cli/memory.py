@@ -15,17 +15,15 @@ norms are taken to copy nothing, and convolutions all that they read and write.
 """
 
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
+from sora_cli.machine import Free
 from sora_cli.networks import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
 from sora_cli.registry import Entry
 
@@ -45,100 +43,6 @@ AHEAD = 2  # blocks in memory at a time, of which one is on its way
 LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
 SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
 SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
-
-
-# ---- what is there ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Free:
-    """Bytes that a machine has free: of the device, of main memory, on the disk of the downloads."""
-
-    kind: str  # of device: cuda, mps or cpu
-    device: float
-    host: float
-    disk: float = math.inf
-
-    @property
-    def shared(self) -> bool:
-        """Whether the device's memory is main memory."""
-        return self.kind != "cuda"
-
-    @classmethod
-    def on(cls, device: "torch.device") -> "Free":
-        """What is free now."""
-        return cls(device.type, device_free(device), host_free(), disk_free(downloads()))
-
-
-def device_free(device: "torch.device") -> float:
-    """Bytes that new tensors can take on a device, those that torch keeps ready among them."""
-    import torch
-
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    if device.type == "mps":
-        return min(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), host_free())
-    return host_free()
-
-
-def host_free(root: Path = Path("/")) -> float:
-    """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
-    (macOS), half of what is built in."""
-    told = [meminfo(root), *(room(folder) for folder in groups(root))]
-    built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min((free for free in told if free is not None), default=built_in / 2)
-
-
-def meminfo(root: Path) -> float | None:
-    lines = (line.split() for line in lines_of(root / "proc/meminfo"))
-    return next((float(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]), None)
-
-
-def groups(root: Path) -> Iterator[Path]:
-    """The folders of the control groups, of either version, that limit this process, and of their parents."""
-    for line in lines_of(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            top = root / "sys/fs/cgroup" / controllers
-            own = top / path.lstrip("/")
-            yield from (folder for folder in (own, *own.parents) if folder == top or top in folder.parents)
-
-
-def room(group: Path) -> float | None:
-    """Bytes that are left of a control group's limit; pages of files that were read give way."""
-    limit = number(group / "memory.max") or number(group / "memory.limit_in_bytes")
-    used = number(group / "memory.current") or number(group / "memory.usage_in_bytes")
-    if limit is None or used is None:
-        return None
-    statistics = dict(line.split()[:2] for line in lines_of(group / "memory.stat"))
-    files = statistics.get("total_inactive_file", statistics.get("inactive_file", "0"))
-    return max(0.0, limit - used + float(files))
-
-
-def number(path: Path) -> float | None:
-    """The number in a file; None if there is no file, or no limit."""
-    text = " ".join(lines_of(path))
-    return float(text) if text.isdigit() else None
-
-
-def lines_of(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
-
-
-def downloads() -> Path:
-    """Where what is fetched from the Hub lies."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def disk_free(folder: Path) -> float:
-    """Bytes free on the disk of a folder that need not be there yet."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 # ---- what it takes ----------------------------------------------------------------------------------------

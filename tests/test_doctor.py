@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from sora_cli import cli, memory, registry
+from sora_cli import cli, machine, registry
 from sora_cli.cli.doctor import Choice, best, hub_here
 from sora_cli.errors import Failed
 from sora_cli.estimate import speed
@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(memory, "host_free", lambda: 64e9)
+    monkeypatch.setattr(machine, "host_free", lambda: 64e9)
     monkeypatch.setattr(speed, "MEASURED", 0.01)
     monkeypatch.setenv("COLUMNS", "150")
 
@@ -81,7 +81,7 @@ def test_an_ffmpeg_without_h264_is_named(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_disk_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "disk_free", lambda folder: 5e6)
+    monkeypatch.setattr(machine, "disk_free", lambda folder: 5e6)
     code, out, err = run()
     assert code == 1 and "5.0 MB free" in err and "100 MB needed" in err
     assert "does not fit on the disk" in " ".join(out.split())
@@ -97,12 +97,12 @@ def test_damaged_weights_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_little_memory_is_no_place_for_large_models(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "host_free", lambda: 3e9)
+    monkeypatch.setattr(machine, "host_free", lambda: 3e9)
     code, out, _ = run("--json")
     told = json.loads(out)
     assert code == 0 and told["best"] == "pocket"
     assert all("GB are free" in one["problem"] for one in told["models"] if one["model"] != "pocket")
-    monkeypatch.setattr(memory, "host_free", lambda: 3e8)
+    monkeypatch.setattr(machine, "host_free", lambda: 3e8)
     assert run()[0] == 1
 
 

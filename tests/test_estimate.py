@@ -18,7 +18,7 @@ from sora_cli.estimate import Estimate, Model, cost, dry_run, slowness, speed, w
 from sora_cli.estimate import sora as estimates
 from sora_cli.estimate.sora import decoding_of, estimate
 from sora_cli.estimate.speed import Rates
-from sora_cli.memory import Free
+from sora_cli.machine import Free
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
@@ -265,7 +265,7 @@ def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatc
 
 def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MEASURED", 0.01)
-    monkeypatch.setattr("sora_cli.memory.host_free", lambda: 64e9)
+    monkeypatch.setattr("sora_cli.machine.host_free", lambda: 64e9)
     told = dry_run(HUB, WHOLE, "cpu", "float32")
     console = Console(file=io.StringIO(), width=150)
     console.print(told.table())

@@ -24,7 +24,8 @@ TABLE: dict[str, set[str]] = {
     "tables": {"errors", "shot"},
     "registry": {"errors", "geometry", "networks", "remote", "tables", "weights"},
     "hub": {"checkpoints", "errors", "registry", "remote", "weights"},
-    "memory": {"errors", "geometry", "networks", "registry"},
+    "machine": set(),
+    "memory": {"errors", "geometry", "networks", "registry", "machine"},
     "latents": {"checkpoints", "errors", "geometry", "hub", "registry", "shot", "weights"},
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
@@ -43,7 +44,8 @@ TABLE: dict[str, set[str]] = {
     "scores": {"errors"},
     "sheet": {"errors", "media"},
     "estimate": {
-        "errors", "device", "geometry", "hub", "memory", "models", "networks", "planner", "registry", "shot", "weights"
+        "errors", "device", "geometry", "hub", "machine", "memory", "models", "networks", "planner", "registry", "shot",
+        "weights",
     },
     "world": {"errors", "media"},
     "models": {"errors"},

@@ -19,7 +19,8 @@ from wan_cases import UMT5, VAE21, VAE22, WAN
 from sora_cli import geometry, memory, networks, registry
 from sora_cli.device import free_caches, pick_dtype
 from sora_cli.errors import SoraError
-from sora_cli.memory import Free, Needs, Placement, choose, host_free, peaks, places
+from sora_cli.machine import Free, host_free
+from sora_cli.memory import Needs, Placement, choose, peaks, places
 from sora_cli.models.wan import attention, dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from sora_cli import geometry, media, memory, registry
+from sora_cli import geometry, machine, media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
@@ -107,7 +107,7 @@ def device_here() -> Finding:
 
         device = pick_device("auto")
         dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
-        free = memory.device_free(device)
+        free = machine.device_free(device)
     except (ImportError, OSError, RuntimeError) as error:
         return Finding("device", f"does not answer: {error}", broken=f"the device does not answer ({error})")
     named = name_of(device)
@@ -122,7 +122,7 @@ def name_of(device: "torch.device") -> str:
 
 
 def memory_here() -> Finding:
-    free = memory.host_free()
+    free = machine.host_free()
     words = f"{quantity(free, 'B')} of main memory free"
     short = f"{words} of {quantity(SMALLEST_MEMORY, 'B')} needed" if free < SMALLEST_MEMORY else ""
     return Finding("memory", words, {"free": free}, short)
@@ -151,7 +151,7 @@ def output_of(*command: str) -> str:
 def disk_here() -> Finding:
     """Where videos are written, unless -o says another place."""
     folder = Path.cwd()
-    free = memory.disk_free(folder)
+    free = machine.disk_free(folder)
     words = f"{quantity(free, 'B')} free in {folder}"
     short = f"the disk has {words} of {quantity(SMALLEST_DISK, 'B')} needed" if free < SMALLEST_DISK else ""
     return Finding("disk", words, {"folder": str(folder), "free": free}, short)
@@ -159,9 +159,9 @@ def disk_here() -> Finding:
 
 def cache_here() -> Finding:
     """The downloads of the Hub's client, which other programs share."""
-    folder = memory.downloads()
+    folder = machine.downloads()
     held = sum(path.stat().st_size for path in folder.glob("models--*/blobs/*") if path.is_file())
-    free = memory.disk_free(folder)
+    free = machine.disk_free(folder)
     words = f"{quantity(held, 'B')} downloaded to {folder}, {quantity(free, 'B')} free there"
     return Finding("cache", words, {"folder": str(folder), "bytes": held, "free": free})
 
@@ -215,7 +215,7 @@ def choice(model: Entry) -> Choice:
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())
-    room = memory.disk_free(memory.downloads())
+    room = machine.disk_free(machine.downloads())
     problem = f"the download does not fit on the disk, which has {quantity(room, 'B')} free" if download > room else ""
     placement = cost.placement.short if cost.placement else "resident"
     return Choice(model.name, size, download, cost.time, cost.peak, placement, problem)

@@ -12,7 +12,7 @@ from sora_cli.estimate import sora, speed, wan
 from sora_cli.estimate.cost import Estimate, duration, quantity, slowness
 from sora_cli.estimate.sora import Model
 from sora_cli.estimate.speed import product_rate
-from sora_cli.memory import Free
+from sora_cli.machine import Free
 from sora_cli.planner import Window
 from sora_cli.shot import Shot
 

@@ -12,7 +12,8 @@ from sora_cli.estimate.cost import BITS, ENCODE, START, Estimate
 from sora_cli.estimate.speed import Rates
 from sora_cli.hub.held import arrived, expected
 from sora_cli.hub.lock import read as read_lock
-from sora_cli.memory import Free, Needs, Placement
+from sora_cli.machine import Free
+from sora_cli.memory import Needs, Placement
 from sora_cli.networks import BFLOAT16, FLOAT32, TEXT_TOKENS
 from sora_cli.planner import Window
 from sora_cli.registry import Entry

@@ -8,7 +8,7 @@ from reference import read_as_published, reference
 from torch import nn
 from wan_cases import SKYREELS, WAN, distance, dit_inputs, fill, told
 
-from sora_cli.memory import host_free
+from sora_cli.machine import host_free
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.pipelines import known
 from sora_cli.pipelines.loading import load_dit
