@@ -172,7 +172,10 @@ def test_an_interrupt_keeps_what_arrived(server: Hub, folders: Path, tmp_path: P
     script = f"from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}; {MAIN}"
     words = [sys.executable, "-c", script, "weights", "pull", "tiny", "--yes"]
     told = environment(server.url, tmp_path) | {"HF_HUB_DOWNLOAD_TIMEOUT": "30"}
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=told)
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env=told,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
     while sum(fault.times for fault in server.faults):
         assert process.poll() is None
         time.sleep(0.02)
