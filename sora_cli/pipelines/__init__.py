@@ -32,6 +32,11 @@ class Job:
     stills: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
 
 
+def copies_of(job: Job, text: Tensor) -> int:
+    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
+    return 1 + len(text) - (1 + len(job.shot.cues))
+
+
 class Pipeline(Protocol):
     """The networks of one checkpoint on one device, and how they are called."""
 

@@ -14,7 +14,7 @@ from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.pipelines import Job, Velocity
+from sora_cli.pipelines import Job, Velocity, copies_of
 from sora_cli.sampler import euler
 from sora_cli.shot import Shot
 from sora_cli.timeline import spread
@@ -73,7 +73,7 @@ class Sora:
 
     def work(self, job: Job, text: Tensor) -> float:
         tokens = grid_of(job.x).frames * (grid_of(job.x).height * grid_of(job.x).width + self.dit.config.conditions)
-        return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies(job, text)
+        return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies_of(job, text)
 
     def identity(self) -> Mapping[str, str]:
         return {file.path.name: file.sha256 for file in self.entry.files}
@@ -84,7 +84,7 @@ class Guided:
 
     def __init__(self, pipeline: Sora, job: Job, text: Tensor) -> None:
         self.pipeline, self.job, self.text = pipeline, job, text
-        self.copies = copies(job, text)  # with and without the prompt
+        self.copies = copies_of(job, text)  # with and without the prompt
         untold = torch.full_like(job.told, len(text) - 1)
         self.told = torch.cat([job.told, untold][: self.copies])
         self.fixed = job.known.amin(0)  # (T) 1 where nothing is to be made
@@ -107,8 +107,3 @@ class Guided:
 
 def grid_of(x: Tensor) -> Grid:
     return Grid(x.shape[1], x.shape[2] // 2, x.shape[3] // 2)
-
-
-def copies(job: Job, text: Tensor) -> int:
-    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
-    return 1 + len(text) - (1 + len(job.shot.cues))

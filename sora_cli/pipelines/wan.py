@@ -27,7 +27,7 @@ from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.offload import Watched, keep_on_host, replace
-from sora_cli.pipelines import Job, Velocity, Watch, loading, unseen
+from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
 from sora_cli.sampler import euler
 from sora_cli.shot import Shot
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
@@ -226,11 +226,6 @@ def noised(job: Job, timestep: int) -> Tensor:
 def generator(job: Job) -> torch.Generator:
     """Noise of a window's own, so that windows that are taken from the disk leave that of the others alone."""
     return torch.Generator().manual_seed((job.shot.seed + 1_000_003 * (1 + job.frames[-1])) % 2**63)
-
-
-def copies_of(job: Job, text: Tensor) -> int:
-    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
-    return 1 + len(text) - (1 + len(job.shot.cues))
 
 
 class Autoencoder:
