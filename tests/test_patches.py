@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sora_cli.models.sora.patches import Grid, attend, grid_of, interpolate, layout, patchify, unpatchify
+from sora_cli.models.sora.patches import EvenLayout, Grid, Layout, attend, grid_of, interpolate, layout, patchify, unpatchify
 
 GRIDS = (Grid(1, 2, 3), Grid(3, 2, 2), Grid(3, 1, 4), Grid(2, 2, 3))
 CPU = torch.device("cpu")
@@ -54,10 +54,31 @@ def test_grouped_attention_equals_the_dense_mask(axis: str) -> None:
         assert torch.allclose(grouped[: len(frames)], dense[: len(frames)], atol=1e-6)
         assert not grouped[len(frames) :].any()
         return
-    grouped = attend(q, k, v, where.temporal)[: len(slots)]
-    moving = torch.tensor([patch == 1 and GRIDS[video].frames > 1 for video, _, patch in slots])
-    assert torch.allclose(grouped[moving], dense[: len(slots)][moving], atol=1e-6)
+    grouped = attend(q[where.patches], k[where.patches], v[where.patches], where.temporal)
+    moving = torch.tensor([GRIDS[video].frames > 1 for video, _, patch in slots if patch == 1])
+    assert torch.allclose(grouped[moving], dense[where.patches][moving], atol=1e-6)
     assert not grouped[~moving].any()
+
+
+@pytest.mark.parametrize("grid", [Grid(1, 2, 3), Grid(3, 2, 2)])
+def test_videos_that_are_all_alike_need_no_indices_and_give_the_same(grid: Grid) -> None:
+    even, ragged = layout((grid,) * 4, 2, CPU), layout((grid,) * 4 + (Grid(2, 1, 1),), 2, CPU)
+    assert isinstance(even, EvenLayout) and not isinstance(ragged, EvenLayout)
+    rng = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, even.tokens, 2, 8, generator=rng)
+    padded = [F.pad(x, (0, 0, 0, 0, 0, ragged.tokens - even.tokens)) for x in (q, k, v)]
+    assert torch.allclose(attend(q, k, v, even.spatial), attend(*padded, ragged.spatial)[: even.tokens], atol=1e-6)
+    patches = [even.take(x.flatten(1)).unflatten(1, (2, 8)) for x in (q, k, v)]
+    more = [torch.cat([x, torch.zeros(2, 2, 8)]) for x in patches]
+    bias = torch.randn(5, 2, grid.frames, grid.frames, generator=rng)
+    biases = [group.each(bias if group.frames == grid.frames else torch.zeros(5, 2, 2, 2)) for group in ragged.temporal]
+    if even.temporal:
+        one = attend(*patches, even.temporal, [even.temporal[0].each(bias[:4])])
+        assert torch.allclose(one, attend(*more, ragged.temporal, biases)[: len(one)], atol=1e-6)
+    x, y = q.flatten(1), patches[1].flatten(1)
+    assert torch.equal(even.take(x), x[even.patches])
+    assert torch.allclose(even.add(x, y), Layout.add(even, x, y))
+    assert torch.equal(even.join(x[even.conditions], even.take(x)), x)
 
 
 def test_layout_places_every_token_once() -> None:

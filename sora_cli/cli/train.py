@@ -1,5 +1,6 @@
 """`sora-cli train clip | vae | dit | evaluator`: the recipes behind the weights."""
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -45,13 +46,17 @@ def train(
     ] = False,
     text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option("--compile/--eager", help="dit: fuse layers; unless told, where there is a C++ compiler."),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run."""
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
-        text=text, vae=vae,
+        text=text, vae=vae, compile=bool(shutil.which("g++")) if compiled is None else compiled,
     )  # fmt: skip
     check(options)
     match stage:

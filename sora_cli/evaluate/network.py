@@ -16,7 +16,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 HEIGHT, WIDTH = 72, 120
-FRAMES, GAP = 5, 0.25                 # what it looks at: frames, seconds between them
+FRAMES, GAP = 9, 0.25                 # what it looks at: frames, seconds between them
 SPAN = (FRAMES - 1) * GAP             # seconds of one look
 
 
@@ -53,14 +53,14 @@ class ShiftedConv(nn.Module):
 
 def shift(x: Tensor) -> Tensor:
     """The first quarter of the channels of [(B T), C, H, W] one frame later, the second one earlier."""
-    clip = rearrange(x, "(b t) c h w -> b t c h w", t=FRAMES)
-    early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 2), dim=2)
+    clip = rearrange(x, "(b t) c h w -> b t h w c", t=FRAMES)  # channels last, as they lie in memory
+    early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 2), dim=-1)
     early, late = F.pad(early, (0, 0) * 3 + (1, 0))[:, :-1], F.pad(late, (0, 0) * 3 + (0, 1))[:, 1:]
-    return rearrange(torch.cat([early, late, here], dim=2), "b t c h w -> (b t) c h w")
+    return rearrange(torch.cat([early, late, here], dim=-1), "b t h w c -> (b t) c h w")
 
 
 class Evaluator(nn.Module):
-    """Clips [B, 5, 3, 72, 120] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
+    """Clips [B, 9, 3, 72, 120] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
 
     def __init__(self, config: EvaluatorConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def shrink(frames: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0) -> Named:
-    """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the second that begins at `start`."""
+    """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the two seconds that begin at `start`."""
     index = [round((start + i * GAP) * fps) for i in range(FRAMES)]
     assert index[-1] < len(video), f"{len(video)} frames at {fps} fps end before {start + SPAN} s"
     numbers = [int(scores.argmax()) for scores in network(video[None, index])]

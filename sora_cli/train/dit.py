@@ -1,7 +1,8 @@
 """`sora-cli train dit`: the Video DiT, on latents of freshly drawn scenes.
 
-Images first, then clips (a clip costs as much as ten images and teaches shapes no better); every pack mixes
-resolutions, and every sample its own task from the mask mix of `timeline.sample_task`.
+Images first, then clips (a clip costs as much as ten images and teaches shapes no better). A pack is as many samples
+of one shape as make its budget of tokens, so that there are few kernels to compile and no index in attention; shapes
+change from step to step, and every sample has its own task from the mask mix of `timeline.sample_task`.
 """
 
 import json
@@ -23,14 +24,16 @@ from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import sample_task, spread
+from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
-WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+WIDTHS = {"nano": (256, 8, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
 STEPS = {"nano": 7000, "mini": 8000, "base": 12000}
 BATCH = {"nano": 32, "mini": 256, "base": 256}
+BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
 DROP_TEXT, CLEAN_CONTEXT = 0.1, 0.7
@@ -44,18 +47,23 @@ class Phase:
     buckets: tuple[tuple[Bucket, float], ...]
 
 
+SQUARE, WIDE, TALL = (6, 6), (6, 10), (10, 6)
 PHASES = (
-    Phase(0.0, ((Bucket(1, 6, 6), 0.6), (Bucket(1, 6, 8), 0.2), (Bucket(1, 8, 6), 0.1), (Bucket(1, 6, 10), 0.1))),
-    Phase(0.25, ((Bucket(1, 6, 6), 0.3), (Bucket(1, 6, 10), 0.3), (Bucket(1, 10, 6), 0.15), (Bucket(1, 8, 8), 0.1),
-                 (Bucket(4, 6, 6), 0.15))),
-    Phase(0.6, ((Bucket(1, 6, 10), 0.35), (Bucket(1, 10, 6), 0.1), (Bucket(4, 6, 6), 0.2), (Bucket(4, 6, 10), 0.35))),
-    Phase(0.8, ((Bucket(1, 6, 10), 0.2), (Bucket(4, 6, 10), 0.3), (Bucket(4, 10, 6), 0.15), (Bucket(8, 6, 10), 0.35))),
-)  # fmt: skip
+    Phase(0.0, ((Bucket(1, *SQUARE), 0.6), (Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.1))),
+    Phase(0.25, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.15),
+                 (Bucket(4, *SQUARE), 0.2))),
+    Phase(0.5, ((Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.1), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.35))),
+    Phase(0.75, ((Bucket(1, *WIDE), 0.2), (Bucket(4, *WIDE), 0.3), (Bucket(4, *TALL), 0.1), (Bucket(8, *WIDE), 0.4))),
+)
+GROWN = (  # for weights that know pictures already
+    Phase(0.0, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.5), (Bucket(4, *WIDE), 0.2))),
+    Phase(0.2, ((Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.05), (Bucket(4, *WIDE), 0.35), (Bucket(8, *WIDE), 0.3))),
+)
 
 
-def bucket_of(share: float, rng: random.Random) -> Bucket:
+def bucket_of(share: float, rng: random.Random, phases: tuple[Phase, ...] = PHASES) -> Bucket:
     """The shape of a block made at this share of the run."""
-    phase = [p for p in PHASES if p.start <= share][-1]
+    phase = [p for p in phases if p.start <= share][-1]
     buckets, chances = zip(*phase.buckets, strict=True)
     bucket: Bucket = rng.choices(buckets, chances)[0]
     return bucket
@@ -123,14 +131,18 @@ def pack_loss(dit: Dit, examples: list[Example], text: Tensor) -> Losses:
 
 
 class Data:
-    """A pack a step: a few whole blocks of the window (odd numbers would cost new kernels for every step)."""
+    """A pack a step: blocks of one shape out of the window, as many as make the budget of tokens."""
 
-    def __init__(self, window: Window, conditioner: Conditioner, recipe: Recipe, seed: int) -> None:
-        self.window, self.conditioner, self.recipe, self.seed = window, conditioner, recipe, seed
+    def __init__(self, window: Window, conditioner: Conditioner, recipe: Recipe, seed: int,
+                 phases: tuple[Phase, ...] = PHASES) -> None:  # fmt: skip
+        self.window, self.conditioner, self.recipe, self.seed, self.phases = window, conditioner, recipe, seed, phases
+
+    def bucket(self, number: int) -> Bucket:
+        share = number / (self.window.fresh * self.recipe.steps)
+        return bucket_of(share, random.Random(self.seed * 15_485_863 + number), self.phases)
 
     def block(self, number: int) -> Block:
-        share = number / (self.window.fresh * self.recipe.steps)
-        return self.window.block(number, bucket_of(share, random.Random(self.seed * 15_485_863 + number)))
+        return self.window.block(number, self.bucket(number))
 
     def at(self, step: int) -> tuple[list[Example], Tensor]:
         rng = random.Random(self.seed * 32_452_843 + step)
@@ -138,15 +150,15 @@ class Data:
         numbers = self.window.range_at(step)
         for number in numbers[-self.window.fresh :]:
             self.block(number)  # every block is made once, in its turn
-        budget = self.recipe.batch * 60
-        vae, examples, captions = self.window.vae, [], []
-        parts = (vae.config.space, vae.config.time)
-        while budget > 0:
-            block = self.block(rng.choice(numbers))
-            for i in range(len(block.captions)):
-                clean = block.latents[i].float()
-                budget -= clean.shape[1] * clean.shape[2] * clean.shape[3] // 4
-                examples.append(example(clean, block.seconds, parts, torch_rng))
+        bucket = self.bucket(rng.choice(numbers))
+        alike = [number for number in numbers if self.bucket(number) == bucket]
+        samples = max(1, round(self.recipe.batch * BUDGET / bucket.tokens))
+        examples, captions = [], []
+        parts = (self.window.vae.config.space, self.window.vae.config.time)
+        while len(examples) < samples:
+            block = self.block(rng.choice(alike))
+            for i in range(min(len(block.captions), samples - len(examples))):
+                examples.append(example(block.latents[i].float(), block.seconds, parts, torch_rng))
                 captions.append(block.captions[i])
         text = self.conditioner(captions)
         keep = torch.rand(len(captions), generator=torch_rng) >= DROP_TEXT
@@ -210,12 +222,14 @@ def train(options: TrainOptions) -> Path:
     torch.manual_seed(options.seed)  # weight initialisation alone
     dit = Dit(config_of(options.preset, vae.config, conditioner.tower.config)).to(device)
     if options.init:
-        dit.load_state_dict(weights.load_part(options.init, "dit")[0], strict=True)
+        grow_dit(dit, *weights.load_part(options.init, "dit"), (vae.config.space, vae.config.time))
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=2e-3, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
     fresh = 1 if device.type == "cpu" else recipe.batch // SAMPLES
-    window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype)
-    data = Data(window, conditioner, recipe, options.seed)
+    window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
+    data = Data(window, conditioner, recipe, options.seed, GROWN if options.init else PHASES)
+    if options.compile:
+        compile_blocks(dit)
 
     def loss(step: int) -> Losses:
         examples, text = data.at(step)
@@ -234,6 +248,13 @@ def train(options: TrainOptions) -> Path:
     metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
     weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
+
+
+def compile_blocks(dit: Dit) -> None:
+    """Fuse what surrounds the products. All blocks share one program for each shape of pack, made when it is first met."""
+    torch._dynamo.config.recompile_limit = 64
+    for block in dit.blocks:
+        block.compile(dynamic=False)
 
 
 def to_device(e: Example, device: torch.device) -> Example:

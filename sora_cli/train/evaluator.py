@@ -33,7 +33,7 @@ class Preset:
 
 
 PRESETS = {
-    "nano": Preset((32, 64, 128, 192), steps=1000, batch=32, rate=2e-3),
+    "nano": Preset((32, 64, 128, 256), steps=2500, batch=32, rate=2e-3),
     "mini": Preset((32, 64, 128, 192), steps=4000, batch=128, rate=2e-3),
     "base": Preset((48, 96, 192, 384), steps=10000, batch=256, rate=2e-3),
 }

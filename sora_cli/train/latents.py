@@ -2,17 +2,23 @@
 
 Block number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
-used several times; on a GPU `fresh` can be raised until nothing is seen twice.
+used several times; on a GPU `fresh` can be raised until nothing is seen twice. The blocks of the window lie on disk as
+well, so that a run that goes on need not draw them again.
 """
 
+import json
 import random
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from sora_cli import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.timeline import sample_strides
 from sora_cli.world.captions import dense
@@ -53,10 +59,11 @@ class Window:
     """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
 
     def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: int, device: torch.device,
-                 dtype: torch.dtype) -> None:  # fmt: skip
+                 dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
         self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
         self.blocks: OrderedDict[int, Block] = OrderedDict()
+        self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
         end = self.fresh * (step + 8)
@@ -65,10 +72,29 @@ class Window:
     def block(self, number: int, bucket: Bucket) -> Block:
         """Block `number` in the shape that its number was first drawn with."""
         if number not in self.blocks:
-            self.blocks[number] = self.draw(number, bucket)
+            self.blocks[number] = self.kept(number, bucket)
             while len(self.blocks) > self.size:
-                self.blocks.popitem(last=False)
+                gone, _ = self.blocks.popitem(last=False)
+                if self.folder:
+                    self.path(gone).unlink(missing_ok=True)
         return self.blocks[number]
+
+    def path(self, number: int) -> Path:
+        assert self.folder
+        return self.folder / f"{number:08d}.safetensors"
+
+    def kept(self, number: int, bucket: Bucket) -> Block:
+        """A block from disk, where it is there, else drawn and put there."""
+        if not self.folder:
+            return self.draw(number, bucket)
+        if self.path(number).exists():
+            tensors, metadata = weights.load(self.path(number))
+            return Block(tensors["latents"], **{k: _frozen(json.loads(v)) for k, v in metadata.items()})
+        block = self.draw(number, bucket)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = {k: json.dumps(getattr(block, k)) for k in ("index", "fps", "captions")}
+        weights.save(self.path(number), {"latents": block.latents}, about)
+        return block
 
     @torch.no_grad()
     def draw(self, number: int, bucket: Bucket) -> Block:
@@ -82,6 +108,10 @@ class Window:
         size = (bucket.height * TOKEN, bucket.width * TOKEN)
         latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
         return Block(latents.half(), index, fps, tuple(dense(s) for s in scenes))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 TOTALS = (8, 16, 31, 61, 121)  # lengths of whole videos, in latent frames, that samples are subsets of

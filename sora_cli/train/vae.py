@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sora_cli import weights
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
+from sora_cli.train.grow import grow_vae
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
@@ -19,8 +20,8 @@ from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
 PRESETS = {
-    "nano": VaeConfig(space=16, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
-    "mini": VaeConfig(space=16, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
+    "nano": VaeConfig(space=24, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
+    "mini": VaeConfig(space=24, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
     "base": VaeConfig(space=24, time=8, deep=320, wide=128, tail=64, blocks=3, memory=8),
 }
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
@@ -49,11 +50,11 @@ def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
     kind = rng.random()
     if kind > 0.5:
         return torch.cat([world_clip(rng, clips, 1, device) for _ in range(4)])
-    if kind < 0.05:
+    if kind < 0.1:
         from sora_cli.world.textures import generic
 
         return generic(clips, 5, *CROP, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1
-    if kind < 0.1:
+    if kind < 0.15:
         return world_clip(rng, max(1, clips // 2), 9, device)
     return world_clip(rng, clips, 5, device)
 
@@ -118,7 +119,8 @@ def train(options: TrainOptions) -> Path:
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
-        vae.load_state_dict(weights.load(options.init)[0], strict=True)
+        tensors, metadata = weights.load(options.init)
+        grow_vae(vae, tensors, VaeConfig(**json.loads(metadata["config"])))
     vae.encoder.requires_grad_(not options.decoder_only)
     clips = options.batch or 8
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,

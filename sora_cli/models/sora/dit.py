@@ -76,10 +76,15 @@ class Attention(nn.Module):
         return self.out(rearrange(mixed, "N H d -> N (H d)"))
 
 
+def hidden_width(width: int) -> int:
+    """Hidden units of an MLP: 8/3 of the width, in whole vectors of 32."""
+    return 32 * math.ceil(width * 8 / 3 / 32)
+
+
 class SwiGLU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = 32 * math.ceil(width * 8 / 3 / 32)
+        hidden = hidden_width(width)
         self.into = nn.Linear(width, 2 * hidden, bias=False)
         self.out = nn.Linear(hidden, width, bias=False)
 
@@ -101,15 +106,15 @@ class Block(nn.Module):
         q, k, v = self.space.project(self.space_norm(x))
         x = x + self.space.merge(attend(q, k, v, where.spatial))
         if where.temporal:
-            x = x + self.across_time(self.time_norm(x), where, distance)
+            x = where.add(x, self.across_time(self.time_norm(where.take(x)), where, distance))
         return x + self.mlp(self.mlp_norm(x))
 
     def across_time(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
-        q, k, v = self.time.project(x)
+        q, k, v = self.time.project(x)  # of patches alone: conditions are each frame's own
         bias = []
         for group, (features, hidden) in zip(where.temporal, distance, strict=True):
             scores = torch.einsum("V q k n, H n -> V H q k", features, self.distance.float()) + hidden
-            bias.append(scores.to(q.dtype)[group.video])
+            bias.append(group.each(scores.to(v.dtype)))
         return self.time.merge(attend(q, k, v, where.temporal, bias))
 
 
@@ -155,7 +160,7 @@ class Dit(nn.Module):
         distance = self.distances(where, grids, given)
         for block in self.blocks:
             x = block(x, where, distance)  # (N, D)
-        return self.patch_out(self.norm(x[where.patches]))  # (P, 4C)
+        return self.patch_out(self.norm(where.take(x)))  # (P, 4C)
 
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
@@ -171,33 +176,31 @@ class Dit(nn.Module):
         text = text[video if given.told is None else given.told]  # (F, L, D)
         heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text,
                            self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
-        x = tokens.new_zeros(where.tokens, tokens.shape[1])
-        x = x.index_copy(0, where.patches, tokens)
-        return x.index_copy(0, where.conditions.flatten(), heads.flatten(0, 1).to(tokens.dtype))
+        return where.join(heads.to(tokens.dtype), tokens)
 
     def distances(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> list[tuple[Tensor, Tensor]]:
         """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
         [V, 1, T, T] (0 or -inf), with zeros at the videos of other groups."""
+        frames = [g.frames for g in grids]
+        seconds, order = given.seconds.split(frames), given.order.split(frames)
         found = []
-        seconds = given.seconds.split([g.frames for g in grids])
-        order = given.order.split([g.frames for g in grids])
         for group in where.temporal:
-            T = group.grid_frames
-            features = given.seconds.new_zeros(len(grids), T, T, 3)
-            hidden = given.seconds.new_zeros(len(grids), 1, T, T)
-            for number, g in enumerate(grids):
-                if g.frames == T:
-                    features[number], hidden[number, 0] = relations(seconds[number], order[number])
+            of = [number for number, T in enumerate(frames) if group.frames == T]
+            features, hidden = relations(torch.stack([seconds[n] for n in of]), torch.stack([order[n] for n in of]))
+            if len(of) < len(frames):  # rows of the other videos stay empty
+                rows = torch.tensor(of, device=features.device)
+                features = features.new_zeros(len(frames), *features.shape[1:]).index_copy(0, rows, features)
+                hidden = hidden.new_zeros(len(frames), *hidden.shape[1:]).index_copy(0, rows, hidden)
             found.append((features, hidden))
         return found
 
 
 def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed log-distances [T, T, 3] between frames, in chunks of 1/6 s, and who may see whom [T, T]."""
-    gap = (seconds[:, None] - seconds[None, :]) * 6
+    """Signed log-distances [V, T, T, 3] between frames, in chunks of 1/6 s, and who may see whom [V, 1, T, T]."""
+    gap = (rearrange(seconds, "V T -> V T 1") - rearrange(seconds, "V T -> V 1 T")) * 6
     features = torch.stack([gap.clamp_min(0).log1p(), (-gap).clamp_min(0).log1p(), (gap == 0).to(gap.dtype)], -1)
-    hidden = torch.zeros_like(gap).masked_fill(order[None, :] > order[:, None], -torch.inf)
-    return features, hidden
+    later = rearrange(order, "V T -> V 1 1 T") > rearrange(order, "V T -> V 1 T 1")
+    return features, torch.zeros_like(gap)[:, None].masked_fill(later, -torch.inf)
 
 
 def waves(x: Tensor, width: int) -> Tensor:
@@ -207,9 +210,14 @@ def waves(x: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
+def config_from(metadata: Mapping[str, str]) -> DitConfig:
+    """The configuration in the header of a file that `sora-cli train dit` wrote."""
+    config = json.loads(metadata["config"])
+    return DitConfig(**config | {"bins": tuple(config["bins"])})
+
+
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Dit:
     """The transformer that files written by `sora-cli train dit` hold, in float32, frozen."""
-    config = json.loads(metadata["config"])
-    dit = Dit(DitConfig(**config | {"bins": tuple(config["bins"])}))
+    dit = Dit(config_from(metadata))
     dit.load_state_dict(tensors, strict=True)
     return dit.eval().requires_grad_(False)

@@ -3,7 +3,8 @@
 A pack is a list of videos. For every frame of every video it holds first that frame's condition tokens, then
 its patches, row by row. `Layout` knows who sits where: the *spatial* segments (one a frame) and the *temporal*
 ones (one a patch position, across the frames of its video). Segments of equal length are attended together,
-so attention is a few plain SDPA calls and no token is padding (Dehghani et al. 2023, "Patch n' Pack").
+so attention is a few plain SDPA calls and no token is padding (Dehghani et al. 2023, "Patch n' Pack"). Where all
+videos of a pack are alike, segments are axes of the list, and nothing is copied.
 
 Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and across.
 """
@@ -11,6 +12,7 @@ Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 PATCH = 2  # latent cells a side
+TINY = 4  # segments up to so many tokens are attended without matrix products, which cost more than they compute
 ROUND = 256  # the token list is padded to a multiple of this; padding belongs to no segment
 
 
@@ -49,18 +52,60 @@ def unpatchify(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
             for part, g in zip(parts, grids, strict=True)]  # fmt: skip
 
 
+class Segments(Protocol):
+    """Segments of one length, attended together: tokens [N, ...] <-> segments [..., n, ...]."""
+
+    frames: int  # of the videos that the segments belong to
+
+    def take(self, x: Tensor) -> Tensor: ...
+
+    def put(self, parts: Tensor, onto: Tensor) -> Tensor:
+        """Segments back in their places; `onto` is what other groups have put so far."""
+
+    def each(self, values: Tensor) -> Tensor:
+        """One value a video [V, ...] -> one a segment, to broadcast over `take`."""
+
+
 @dataclass(frozen=True)
-class Segments:
-    """Segments of one length: token indices [G, n] and the video each belongs to [G]."""
+class Listed:
+    """Segments anywhere in the list, by the indices of their tokens [G, n] and the video each is in [G]."""
 
     index: Tensor
     video: Tensor
-    grid_frames: int
+    frames: int
+
+    def take(self, x: Tensor) -> Tensor:
+        return x[self.index]
+
+    def put(self, parts: Tensor, onto: Tensor) -> Tensor:
+        return onto.index_copy(0, self.index.flatten(), parts.flatten(0, 1))
+
+    def each(self, values: Tensor) -> Tensor:
+        return values[self.video]
+
+
+@dataclass(frozen=True)
+class Regular:
+    """Segments of videos that are all alike, in axes of their own: no index, no copy."""
+
+    pattern: str  # from the list to the segments' axes
+    videos: int
+    frames: int
+
+    def take(self, x: Tensor) -> Tensor:
+        return rearrange(x, self.pattern, V=self.videos, T=self.frames)
+
+    def put(self, parts: Tensor, onto: Tensor) -> Tensor:
+        into, out = self.pattern.split(" -> ")
+        return rearrange(parts, f"{out} -> {into}")
+
+    def each(self, values: Tensor) -> Tensor:
+        return values[:, None]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything sits in the flat token list of a pack."""
+    """Where everything sits in the flat token list of a pack of videos."""
 
     tokens: int  # length of the list: rounded up, since every new length costs the processor new kernels
     patches: Tensor  # [P] flat index of every patch
@@ -68,41 +113,76 @@ class Layout:
     video_of_frame: Tensor  # [frames]
     frame_of_patch: Tensor  # [P]
     place: Tensor  # [P, 2] fractional (y, x) of every patch's centre, 0 to 1
-    spatial: tuple[Segments, ...]
-    temporal: tuple[Segments, ...]  # of videos with more than one frame
+    spatial: tuple[Segments, ...]  # of tokens, one a frame
+    temporal: tuple[Segments, ...]  # of patches, one a patch position in videos with more than one frame
+
+    def join(self, heads: Tensor, patches: Tensor) -> Tensor:
+        """Condition tokens [frames, K, D] and patches [P, D] -> the list [N, D]."""
+        x = patches.new_zeros(self.tokens, patches.shape[1]).index_copy(0, self.patches, patches)
+        return x.index_copy(0, self.conditions.flatten(), heads.flatten(0, 1))
+
+    def take(self, x: Tensor) -> Tensor:
+        """The patches of the list: [N, D] -> [P, D]."""
+        return x[self.patches]
+
+    def add(self, x: Tensor, patches: Tensor) -> Tensor:
+        """The list with [P, D] added to its patches."""
+        return x.index_add(0, self.patches, patches.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class EvenLayout(Layout):
+    """The same for videos that are all alike: views instead of indices, which is what compilers want, too."""
+
+    def join(self, heads: Tensor, patches: Tensor) -> Tensor:
+        frames = rearrange(patches, "(F P) D -> F P D", F=len(heads))
+        return rearrange(torch.cat([heads, frames], 1), "F n D -> (F n) D")
+
+    def take(self, x: Tensor) -> Tensor:
+        frames, heads = self.conditions.shape
+        return rearrange(rearrange(x, "(F n) D -> F n D", F=frames)[:, heads:], "F P D -> (F P) D")
+
+    def add(self, x: Tensor, patches: Tensor) -> Tensor:
+        frames, heads = self.conditions.shape
+        whole = F.pad(rearrange(patches, "(F P) D -> F P D", F=frames), (0, 0, heads, 0))
+        return x + rearrange(whole, "F n D -> (F n) D")
 
 
 @lru_cache(maxsize=64)
 def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
-    at, frames, K = 0, 0, conditions
+    at, before, frames, K = 0, 0, 0, conditions
     patches, heads, videos, owners, places = [], [], [], [], []
-    spatial: dict[int, list[tuple[Tensor, int]]] = {}
-    temporal: dict[int, list[tuple[Tensor, int]]] = {}
+    spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
+    temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
         size = g.height * g.width
         index = at + torch.arange(g.frames * (K + size)).view(g.frames, K + size)
         heads.append(index[:, :K])
         patches.append(index[:, K:].flatten())
-        spatial.setdefault(K + size, []).append((index, number))
+        spatial.setdefault((K + size, 1), []).append((index, number))
         if g.frames > 1:
-            temporal.setdefault(g.frames, []).append((index[:, K:].T, number))
+            slots = before + torch.arange(g.frames * size).view(g.frames, size).T
+            temporal.setdefault((g.frames, g.frames), []).append((slots, number))
         videos.append(torch.full((g.frames,), number))
         owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
         y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
         places.append(torch.cartesian_prod(y, x).repeat(g.frames, 1))
-        at, frames = at + index.numel(), frames + g.frames
-    chosen, cond, video, owner, place = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
-    groups = _segments(spatial, device), _segments(temporal, device)
-    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, place, *groups)
+        at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
+    found = tuple(torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
+    if len(set(grids)) == 1:
+        V, T = len(grids), grids[0].frames
+        across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
+        return EvenLayout(at, *found, (Regular("(V T n) ... -> V T n ...", V, T),), across)
+    return Layout(ROUND * -(-at // ROUND), *found, _listed(spatial, device), _listed(temporal, device))
 
 
-def _segments(found: dict[int, list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
+def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
     groups = []
-    for length, members in found.items():
+    for (_, frames), members in found.items():
         index = torch.cat([m for m, _ in members])
         video = torch.cat([torch.full((len(m),), n) for m, n in members])
-        groups.append(Segments(index.to(device), video.to(device), length))
+        groups.append(Listed(index.to(device), video.to(device), frames))
     return tuple(groups)
 
 
@@ -110,21 +190,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
            bias: Sequence[Tensor | None] | None = None) -> Tensor:  # fmt: skip
     """Attention inside every segment: q, k, v [N, H, D] -> [N, H, D]; tokens in no segment get zeros.
 
-    `bias`, one a group, is added to the scores: [G, H, n, n] or broadcastable to it; -inf hides."""
-    out = torch.zeros_like(q)
+    `bias`, one a group, is added to the scores [..., H, n, n]; -inf hides."""
+    out = torch.zeros_like(v) if len(groups) != 1 or isinstance(groups[0], Listed) else v
     for number, group in enumerate(groups):
-        one, two, three = (rearrange(x[group.index], "G n H D -> G H n D") for x in (q, k, v))
+        one, two, three = (rearrange(group.take(x), "... n H D -> ... H n D") for x in (q, k, v))
         mixed = attention(one, two, three, bias[number] if bias else None)
-        out[group.index] = rearrange(mixed, "G H n D -> G n H D")
+        out = group.put(rearrange(mixed, "... H n D -> ... n H D"), out)
     return out
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot-product attention [G, H, n, d]. On a CPU the fused kernel's backward is three times slower
+    """Scaled dot-product attention [..., H, n, d]. On a CPU the fused kernel's backward is three times slower
     than plain products on segments as short as ours."""
     if q.device.type != "cpu" or q.shape[-2] > 256:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     with torch.autocast("cpu", enabled=False):
+        if q.shape[-2] <= TINY:
+            scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1) * q.shape[-1] ** -0.5
+            return ((scores if bias is None else scores + bias).softmax(-1).unsqueeze(-1) * v.unsqueeze(-3)).sum(-2)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (scores if bias is None else scores + bias).softmax(-1) @ v
 

@@ -1,0 +1,100 @@
+"""Smaller weights inside a larger network, which then begins by computing what the smaller one did.
+
+Every tensor of the smaller network goes into the larger one's, by an index along each axis. What is new reads nothing
+yet (its columns are zero) but already writes (its rows are drawn), so that it learns from the first step on; new
+attention heads and hidden units write nothing yet (Net2Net, Chen et al. 2016). A norm over more features divides by
+less, so its gain is smaller by the root of their ratio.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sora_cli.models.sora.dit import Dit, config_from, hidden_width
+from sora_cli.models.sora.patches import PATCH
+from sora_cli.models.sora.vae import Vae, VaeConfig
+
+Places = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
+
+
+def blocks(count: int, old: int, new: int) -> Tensor:
+    """Where `count` blocks of `old` entries go among as many blocks of `new`: [count * old]."""
+    assert old <= new, f"{old} entries do not fit into {new}"
+    return (torch.arange(count)[:, None] * new + torch.arange(old)).flatten()
+
+
+def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Where latent channels go: the space part grows at its end, the time part at its own."""
+    return torch.cat([torch.arange(old[0]), new[0] + torch.arange(old[1])])
+
+
+def implant(new: Tensor, old: Tensor, places: Places) -> Tensor:
+    """`old` at its places in a copy of `new`."""
+    whole = new.clone()
+    whole[torch.meshgrid(*places, indexing="ij")] = old.to(new)
+    return whole
+
+
+@torch.no_grad()
+def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
+    """More channels of the space latent; all else is of the same size."""
+    now = vae.config
+    heads = blocks(2, was.space, now.space)  # means, then log-variances
+    taps = blocks(9, was.space, now.space)
+    all_channels = channels_of((was.space, was.time), (now.space, now.time))
+    special: dict[str, Sequence[Tensor | None]] = {
+        "encoder.to_space.weight": (heads, None), "encoder.to_space.bias": (heads,),
+        "decoder.stem.weight": (None, taps), "mean": (all_channels,), "std": (all_channels,),
+    }  # fmt: skip
+    state = vae.state_dict()
+    state["decoder.stem.weight"].zero_()
+    grown = {key: implant(state[key], value, _filled(value, special.get(key))) for key, value in old.items()}
+    vae.load_state_dict(grown, strict=True)
+
+
+@torch.no_grad()
+def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], parts: tuple[int, int]) -> None:
+    """Wider, deeper, with more channels, from the tensors and the header of a smaller one. `parts`: space and time
+    channels of the latents now; the time part has not changed.
+
+    Blocks that are new stay as they were drawn: they write nothing at first."""
+    was = config_from(metadata)
+    now = dit.config
+    patch = blocks_of_patch(channels_of((was.channels - parts[1], parts[1]), parts))
+    known = now.channels * PATCH**2 + torch.arange(2)
+    hidden = hidden_width(was.width), hidden_width(now.width)
+    qkv = torch.cat([blocks(1, was.width, now.width) + i * now.width for i in range(3)])
+    special: dict[str, Sequence[Tensor | None]] = {
+        "patch_in.weight": (None, torch.cat([patch, known])), "patch_out.weight": (patch, None),
+        "patch_out.bias": (patch,), "qkv.weight": (qkv, None),
+        "into.weight": (blocks(2, *hidden), None),
+    }  # fmt: skip
+    state = dit.state_dict()
+    for key, value in old.items():
+        places = _filled(value, next((p for suffix, p in special.items() if key.endswith(suffix)), None))
+        new = state[key]
+        if value.ndim == 2 and reads_features(key):
+            new = new.clone()
+            new[:, value.shape[1] :] = 0
+        if key.endswith("patch_in.weight"):
+            new = torch.zeros_like(new)
+        if key.endswith("norm.weight") and value.shape[0] == was.width:
+            value = value * (was.width / now.width) ** 0.5
+        state[key] = implant(new, value, places)
+    dit.load_state_dict(state, strict=True)
+
+
+def reads_features(key: str) -> bool:
+    """Whether a matrix's columns are features of the residual stream, hidden units or heads: new ones start unread."""
+    return any(part in key for part in ("qkv.", "out.", "into.", "time_in.2", "pace_in.2"))
+
+
+def blocks_of_patch(channels: Tensor) -> Tensor:
+    """Where the entries of a patch (C p q) go, from where its channels go."""
+    return (channels[:, None] * PATCH**2 + torch.arange(PATCH**2)).flatten()
+
+
+def _filled(old: Tensor, places: Sequence[Tensor | None] | None) -> Places:
+    chosen = places or [None] * old.ndim
+    return [torch.arange(n) if place is None else place for n, place in zip(old.shape, chosen, strict=True)]
