@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint parity clean
+.PHONY: demo test lint parity evaluate pocket clean
 
 demo: $(READY)
 	$(BIN)/sora-cli generate "a cat surfing" --seconds 20 --res 1280x720 -o demo.mp4 --force
@@ -21,6 +21,20 @@ lint: $(READY)
 parity: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,parity]'
 	$(BIN)/python -m pytest tests/parity -s
+
+# Every figure that pocket is held to, beside its target.
+evaluate: $(READY)
+	$(BIN)/python benchmarks/bar.py
+
+# Pocket from the shipped weights on, by the GPU recipe: the autoencoder, the transformer, then few steps. Goes on where
+# it was stopped. PRESET=nano is what two cores of a processor can do.
+PRESET ?= mini
+RUNS ?= runs/pocket-$(PRESET)
+pocket: $(READY)
+	$(BIN)/sora-cli train vae --preset $(PRESET) --out $(RUNS)/vae
+	$(BIN)/sora-cli train dit --preset $(PRESET) --vae $(RUNS)/vae/vae.safetensors --out $(RUNS)/dit
+	$(BIN)/sora-cli train dit --preset $(PRESET) --vae $(RUNS)/vae/vae.safetensors --init $(RUNS)/dit --distil --out $(RUNS)/few
+	$(BIN)/python scripts/ship_pocket.py --vae $(RUNS)/vae --dit $(RUNS)/few
 
 $(READY): pyproject.toml
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' \

@@ -16,6 +16,7 @@ from torch import Tensor
 from sora_cli import weights
 from sora_cli.evaluate import measure, metrics, table
 from sora_cli.evaluate.network import (
+    FRAMES,
     HEIGHT,
     WIDTH,
     Evaluator,
@@ -85,30 +86,41 @@ def test_drift_of_a_steady_fade() -> None:
     assert metrics.drift(fade, 5) == pytest.approx([0.2 * i * math.sqrt(3) for i in range(5)], abs=1e-6)
 
 
+def test_frechet_distance_of_gaussians_has_a_closed_form() -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randn(20000, 3, generator=rng, dtype=torch.float64)
+    y = (y - y.mean(0)) @ torch.linalg.cholesky(torch.linalg.inv(y.T.cov()))     # exactly white
+    scale, shift_ = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.3, 0, -1.0]).double()
+    expected = float(shift_.square().sum() + (scale - 1).square().sum())
+    assert metrics.frechet(y * scale + shift_, y) == pytest.approx(expected, rel=1e-6)
+    assert metrics.frechet(y, y) == pytest.approx(0, abs=1e-9)
+
+
 # -- The judge --------------------------------------------------------------------------------------------
 
 
 def test_judge_gives_a_score_to_every_name(network: Evaluator) -> None:
-    scores = network(noise(2, 5, 3, HEIGHT, WIDTH))
+    scores = network(noise(2, FRAMES, 3, HEIGHT, WIDTH))
     assert [s.shape for s in scores] == [(2, len(SUBJECTS)), (2, len(ACTIONS)), (2, len(PLACES))]
 
 
 def test_shift_moves_channels_through_time_and_never_between_clips() -> None:
-    x = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 4, 1, 1)                 # two clips of five frames
+    n = FRAMES
+    x = torch.arange(2.0 * n).view(2 * n, 1, 1, 1).expand(2 * n, 4, 1, 1)        # two clips
     moved = shift(x)[..., 0, 0]
-    assert moved[:, 0].tolist() == [0, 0, 1, 2, 3, 0, 5, 6, 7, 8]
-    assert moved[:, 1].tolist() == [1, 2, 3, 4, 0, 6, 7, 8, 9, 0]
+    assert moved[:, 0].tolist() == [0, *range(n - 1), 0, *range(n, 2 * n - 1)]
+    assert moved[:, 1].tolist() == [*range(1, n), 0, *range(n + 1, 2 * n), 0]
     assert moved[:, 2:].tolist() == x[:, 2:, 0, 0].tolist()
 
 
 def test_judge_sees_the_direction_of_time(network: Evaluator) -> None:
-    video = noise(1, 5, 3, HEIGHT, WIDTH)
+    video = noise(1, FRAMES, 3, HEIGHT, WIDTH)
     assert not torch.allclose(network(video).action, network(video.flip(1)).action)
 
 
-def test_name_looks_at_the_second_that_was_asked_for(network: Evaluator) -> None:
-    video = noise(49, 3, HEIGHT, WIDTH)
-    index = [24, 30, 36, 42, 48]                                                 # 1 s to 2 s at 24 fps
+def test_name_looks_at_the_seconds_that_was_asked_for(network: Evaluator) -> None:
+    video = noise(73, 3, HEIGHT, WIDTH)
+    index = list(range(24, 73, 6))                                               # 1 s to 3 s at 24 fps
     best = [int(scores.argmax()) for scores in network(video[None, index])]
     assert name(network, video, 24.0, start=1.0) == Named(
         CONFIG.subjects[best[0]], CONFIG.actions[best[1]], CONFIG.places[best[2]]
@@ -119,7 +131,7 @@ def test_name_looks_at_the_second_that_was_asked_for(network: Evaluator) -> None
 
 def test_judge_survives_its_file(network: Evaluator, tmp_path: Path) -> None:
     again = from_weights(*weights.load(export(network, {}, tmp_path / "evaluator.safetensors")))
-    video = noise(1, 5, 3, HEIGHT, WIDTH)
+    video = noise(1, FRAMES, 3, HEIGHT, WIDTH)
     for ours, theirs in zip(again(video), network(video), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)           # half precision
 
@@ -188,7 +200,7 @@ def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
     monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
     monkeypatch.setattr(measure, "Engine", FakeEngine)
-    for name_, value in {"LONG": 49, "SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64)),
+    for name_, value in {"LONG": 97, "SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64)),
                          "WIDTH": 160, "HEIGHT": 96}.items():  # fmt: skip
         monkeypatch.setattr(measure, name_, value)
     return measure.evaluate("pocket", clips=2, seed=0, device="cpu")

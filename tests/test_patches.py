@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sora_cli.models.sora.patches import EvenLayout, Grid, Layout, attend, grid_of, interpolate, layout, patchify, unpatchify
+from sora_cli.models.sora.patches import (
+    EvenLayout,
+    Grid,
+    Layout,
+    attend,
+    grid_of,
+    interpolate,
+    layout,
+    patchify,
+    unpatchify,
+)
 
 GRIDS = (Grid(1, 2, 3), Grid(3, 2, 2), Grid(3, 1, 4), Grid(2, 2, 3))
 CPU = torch.device("cpu")

@@ -46,6 +46,9 @@ def train(
     ] = False,
     text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
+    distil: Annotated[
+        bool, typer.Option("--distil", help="dit: bake guidance and the size of steps into the weights of --init.")
+    ] = False,
     compiled: Annotated[
         bool | None,
         typer.Option("--compile/--eager", help="dit: fuse layers; unless told, where there is a C++ compiler."),
@@ -56,7 +59,7 @@ def train(
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
-        text=text, vae=vae, compile=bool(shutil.which("g++")) if compiled is None else compiled,
+        text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
     )  # fmt: skip
     check(options)
     match stage:
@@ -88,6 +91,8 @@ def check(options: TrainOptions) -> None:
         raise SoraError(f"--out {options.out} is a file; it must be a folder")
     if options.decoder_only and not options.init:
         raise SoraError("--decoder-only keeps an encoder; say which with --init vae.safetensors")
+    if options.distil and not options.init:
+        raise SoraError("--distil changes weights that are trained; say which with --init FOLDER")
     for path in (options.init, options.text, options.vae):
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")

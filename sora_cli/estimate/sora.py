@@ -55,7 +55,7 @@ def estimate(
     shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int, device: str = "cpu"
 ) -> Estimate:
     """The cost where products run at `rate` FLOP/s on numbers of `size` bytes."""
-    runs = shot.steps * copies(shot)
+    runs = shot.steps * copies(model, shot)
     patches, config = patches_of(shot), model.config
     products = runs * sum(2 * model.dit.count() * tokens_of(config, patches, window) for window in windows)
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
@@ -80,9 +80,10 @@ def estimate(
 # ---- counts -----------------------------------------------------------------------------------------------
 
 
-def copies(shot: Shot) -> int:
-    """Guidance asks the transformer twice."""
-    return 1 if shot.guidance == 1 else 2
+def copies(model: Model, shot: Shot) -> int:
+    """Guidance asks the transformer twice, unless it is baked into the weights."""
+    baked = "distilled" in model.dit.metadata and not shot.negative
+    return 1 if shot.guidance == 1 or baked else 2
 
 
 def patches_of(shot: Shot) -> int:
@@ -103,7 +104,7 @@ def tokens_of(config: "DitConfig", patches: int, window: Window) -> int:
 
 def largest(model: Model, shot: Shot, windows: Sequence[Window]) -> int:
     """Tokens that the transformer sees at once at most, for all copies of guidance."""
-    return copies(shot) * max((tokens_of(model.config, patches_of(shot), w) for w in windows), default=0)
+    return copies(model, shot) * max((tokens_of(model.config, patches_of(shot), w) for w in windows), default=0)
 
 
 def attention_of(config: "DitConfig", patches: int, window: Window) -> float:
@@ -142,20 +143,20 @@ def memory_of(shot: Shot, windows: Sequence[Window], model: Model, size: int) ->
     return {
         "program": PROGRAM,
         "weights": size * (model.dit.count() + model.vae.count()) + FLOAT32 * model.text.count(),
-        "denoising": size * max((activations(model.config, shot, window) for window in windows), default=0),
+        "denoising": size * max((activations(model, shot, window) for window in windows), default=0),
         "decoding": decoder_buffers(model.vae, shot, size),
         "latents": (2 * FLOAT32 + size) * latents,         # the timeline, what is made, what is decoded
         "encoder": ENCODER + ENCODER_PIXEL * shot.width * shot.height,
     }
 
 
-def activations(config: "DitConfig", shot: Shot, window: Window) -> float:
+def activations(model: Model, shot: Shot, window: Window) -> float:
     """Numbers alive inside a block: about 14 D a token, and per head the scores in space (before and after the
     softmax) and in time (with their bias too), which grow with the square of a window's length."""
-    patches, frames = patches_of(shot), len(window.frames)
+    patches, frames, config = patches_of(shot), len(window.frames), model.config
     scores = 2 * frames * (patches + config.conditions) ** 2 + 3 * patches * frames**2
     each = 14 * config.width * tokens_of(config, patches, window) + config.heads * scores
-    return copies(shot) * each
+    return copies(model, shot) * each
 
 
 def decoder_buffers(vae: Header, shot: Shot, size: int) -> float:

@@ -29,7 +29,7 @@ from sora_cli.world.scene import Scene, sample_scene
 FPS = 24.0
 CANVAS = geometry.canvas(1280, 720)                     # what pocket makes videos on
 WIDTH, HEIGHT = CANVAS.width, CANVAS.height
-SHORT, LONG = 25, 241                                   # frames of a clip for adherence, and for drift
+SHORT, LONG = 49, 241                                   # frames of a clip for adherence, and for drift
 SLICES = 5                                              # of a long clip
 CLIPS_PER_LONG_CLIP = 16
 SIZES = ((320, 192), (192, 320), (256, 256), (640, 384))    # pixels at which reconstruction is measured
@@ -95,9 +95,13 @@ def reconstruction(vae: autoencoder.Vae, scenes: Sequence[Scene], track: Track) 
     return rows
 
 
-@torch.inference_mode()
 def reconstruct(vae: autoencoder.Vae, scene: Scene, height: int, width: int) -> dict[str, float]:
-    real = render([scene], seconds(RECONSTRUCTED_FRAMES)[None], height, width)
+    return likeness(vae, render([scene], seconds(RECONSTRUCTED_FRAMES)[None], height, width))
+
+
+@torch.inference_mode()
+def likeness(vae: autoencoder.Vae, real: Tensor) -> dict[str, float]:
+    """How much of a video [1, T, 3, H, W] survives the autoencoder."""
     again = through(vae, real)
     measures = {"psnr": metrics.psnr, "ssim": metrics.ssim, "flicker": metrics.flicker}
     return {key: measure(again, real) for key, measure in measures.items()}
@@ -185,8 +189,10 @@ def decoded(vae: autoencoder.Vae, scene: Scene) -> Tensor:
     return shrink(through(vae, render([scene], seconds(SHORT)[None], HEIGHT, WIDTH))[0])
 
 
+@torch.inference_mode()
 def real(scene: Scene, frames: int) -> Tensor:
-    return shrink(render([scene], seconds(frames)[None], HEIGHT, WIDTH)[0])
+    """A scene as it is, a few frames at a time: shrunken [T, 3, 72, 120]."""
+    return torch.cat([shrink(render([scene], part[None], HEIGHT, WIDTH)[0]) for part in seconds(frames).split(48)])
 
 
 def seconds(frames: int) -> Tensor:

@@ -74,12 +74,16 @@ class Evaluator(nn.Module):
         self.action = nn.Linear(2 * channels[-1], len(config.actions))
         self.place = nn.Linear(2 * channels[-1], len(config.places))
 
-    def forward(self, video: Tensor) -> Labels:
+    def features(self, video: Tensor) -> Tensor:
+        """What is seen, before it is named: [B, features]."""
         x = rearrange(video, "b t c h w -> (b t) c h w") * 2 - 1
         x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))      # (B T) C H/4 W/4
         x = self.stages(x)                                                          # (B T) C h w
         mean, peak = reduce(x, "n c h w -> n c", "mean"), reduce(x, "n c h w -> n c", "max")
-        x = reduce(torch.cat([mean, peak], -1), "(b t) c -> b c", "mean", b=len(video))
+        return reduce(torch.cat([mean, peak], -1), "(b t) c -> b c", "mean", b=len(video))
+
+    def forward(self, video: Tensor) -> Labels:
+        x = self.features(video)
         return Labels(self.subject(x), self.action(x), self.place(x))
 
 
@@ -96,14 +100,26 @@ def shrink(frames: Tensor) -> Tensor:
     return F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
 
 
+def looked_at(video: Tensor, fps: float, start: float = 0.0) -> Tensor:
+    """The frames [1, 9, 3, 72, 120] of a shrunken video that the network looks at from second `start` on."""
+    index = [round((start + i * GAP) * fps) for i in range(FRAMES)]
+    assert index[-1] < len(video), f"{len(video)} frames at {fps} fps end before {start + SPAN} s"
+    return video[None, index]
+
+
 @torch.inference_mode()
 def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0) -> Named:
     """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the two seconds that begin at `start`."""
-    index = [round((start + i * GAP) * fps) for i in range(FRAMES)]
-    assert index[-1] < len(video), f"{len(video)} frames at {fps} fps end before {start + SPAN} s"
-    numbers = [int(scores.argmax()) for scores in network(video[None, index])]
+    numbers = [int(scores.argmax()) for scores in network(looked_at(video, fps, start))]
     config = network.config
     return Named(config.subjects[numbers[0]], config.actions[numbers[1]], config.places[numbers[2]])
+
+
+@torch.inference_mode()
+def subjects(network: Evaluator, video: Tensor, fps: float, count: int) -> frozenset[str]:
+    """The likeliest subjects of a shrunken video."""
+    best = network(looked_at(video, fps)).subject[0].topk(count).indices.tolist()
+    return frozenset(network.config.subjects[number] for number in best)
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Evaluator:

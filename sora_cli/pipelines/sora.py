@@ -33,7 +33,9 @@ class Sora:
         load = registry.load_model_files
         self.tokenizer, tower = texts.from_weights(*load(model, "text"))
         self.tower = tower.to(self.device)
-        self.dit = dits.from_weights(*load(model, "dit")).to(self.device, self.dtype)
+        tensors, header = load(model, "dit")
+        self.distilled = "distilled" in header
+        self.dit = dits.from_weights(tensors, header).to(self.device, self.dtype)
         self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
         self.codec = Codec(self.vae, self.device, self.dtype)
 
@@ -56,8 +58,10 @@ class Sora:
             yield f'caption: "{prompt.caption}"'
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
-        captions = [expand(prompt).caption if prompt.strip() else "" for prompt in prompts]
-        return torch.cat([self.features(text) for text in (*captions, *([] if negative is None else [negative]))])
+        texts = [expand(prompt).caption if prompt.strip() else "" for prompt in prompts]
+        if negative or (negative is not None and not self.distilled):  # distilled weights know what guidance does
+            texts.append(negative)
+        return torch.cat([self.features(text) for text in texts])
 
     def features(self, caption: str) -> Tensor:
         """A caption -> text features [1, L, D]; "" is the absence of text."""
@@ -68,8 +72,7 @@ class Sora:
         return Guided(self, job, text)
 
     def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        times = flow.schedule(job.shot.steps, flow.shift_for(job.x.shape[-1] * job.x.shape[-2] // 4))
-        return euler(velocity, job.x, times.to(self.device))
+        return euler(velocity, job.x, times_of(job))
 
     def work(self, job: Job, text: Tensor) -> float:
         tokens = grid_of(job.x).frames * (grid_of(job.x).height * grid_of(job.x).width + self.dit.config.conditions)
@@ -77,6 +80,11 @@ class Sora:
 
     def identity(self) -> Mapping[str, str]:
         return {file.path.name: file.sha256 for file in self.entry.files}
+
+
+def times_of(job: Job) -> Tensor:
+    """The noise levels that the solver passes through, from 1 to 0."""
+    return flow.schedule(job.shot.steps, flow.shift_for(job.x.shape[-1] * job.x.shape[-2] // 4)).to(job.x.device)
 
 
 class Guided:
@@ -89,20 +97,28 @@ class Guided:
         self.told = torch.cat([job.told, untold][: self.copies])
         self.fixed = job.known.amin(0)  # (T) 1 where nothing is to be made
         self.keep = spread(job.known, pipeline.parts)
+        self.baked = pipeline.distilled and self.copies == 1
+        self.times = times_of(job)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         pipeline, copies, grid = self.pipeline, self.copies, grid_of(x)
         one = torch.ones(copies, device=x.device)
+        guidance, step = (self.job.shot.guidance, self.step(t)) if self.baked else (1.0, 0.0)
         given = dits.Conditions(
             t=(t * (1 - self.fixed)).repeat(copies), known=self.job.known.T.repeat(copies, 1),
             seconds=self.job.seconds.repeat(copies), order=(1 - self.fixed).long().repeat(copies),
-            text=self.text, guidance=one, step=0 * one, told=self.told,
+            text=self.text, guidance=guidance * one, step=step * one, told=self.told,
         )  # fmt: skip
         patches = patchify([x] * copies).to(pipeline.dtype)
         made = pipeline.dit(patches, (grid,) * copies, given).float()
         told, *untold = unpatchify(made, (grid,) * copies)
         clean = untold[0] + self.job.shot.guidance * (told - untold[0]) if untold else told
         return flow.velocity(x, clean, t) * (1 - self.keep)
+
+    def step(self, t: Tensor) -> Tensor:
+        """How far the solver goes from here."""
+        now = int((self.times - t).abs().argmin())
+        return self.times[now] - self.times[now + 1]
 
 
 def grid_of(x: Tensor) -> Grid:

@@ -5,10 +5,12 @@ of one shape as make its budget of tokens, so that there are few kernels to comp
 change from step to step, and every sample has its own task from the mask mix of `timeline.sample_task`.
 """
 
+import copy
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -24,6 +26,7 @@ from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import sample_task, spread
+from sora_cli.train import distil
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, fit, generator
@@ -36,6 +39,7 @@ BATCH = {"nano": 32, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
+RATE, DISTIL_RATE = 2e-3, 5e-4
 DROP_TEXT, CLEAN_CONTEXT = 0.1, 0.7
 
 
@@ -52,7 +56,8 @@ PHASES = (
     Phase(0.0, ((Bucket(1, *SQUARE), 0.6), (Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.1))),
     Phase(0.25, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.15),
                  (Bucket(4, *SQUARE), 0.2))),
-    Phase(0.5, ((Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.1), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.35))),
+    Phase(0.5, ((Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.1), (Bucket(4, *SQUARE), 0.2),
+                (Bucket(4, *WIDE), 0.35))),
     Phase(0.75, ((Bucket(1, *WIDE), 0.2), (Bucket(4, *WIDE), 0.3), (Bucket(4, *TALL), 0.1), (Bucket(8, *WIDE), 0.4))),
 )
 GROWN = (  # for weights that know pictures already
@@ -130,6 +135,9 @@ def pack_loss(dit: Dit, examples: list[Example], text: Tensor) -> Losses:
     return {"loss": (weight * error).sum() / (weight > 0).sum(), "mse": error.detach().mean()}
 
 
+Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
+
+
 class Data:
     """A pack a step: blocks of one shape out of the window, as many as make the budget of tokens."""
 
@@ -144,7 +152,7 @@ class Data:
     def block(self, number: int) -> Block:
         return self.window.block(number, self.bucket(number))
 
-    def at(self, step: int) -> tuple[list[Example], Tensor]:
+    def at(self, step: int) -> tuple[list[Clip], Tensor, torch.Generator]:
         rng = random.Random(self.seed * 32_452_843 + step)
         torch_rng = generator(self.seed, step)
         numbers = self.window.range_at(step)
@@ -153,16 +161,17 @@ class Data:
         bucket = self.bucket(rng.choice(numbers))
         alike = [number for number in numbers if self.bucket(number) == bucket]
         samples = max(1, round(self.recipe.batch * BUDGET / bucket.tokens))
-        examples, captions = [], []
-        parts = (self.window.vae.config.space, self.window.vae.config.time)
-        while len(examples) < samples:
+        clips: list[Clip] = []
+        while len(clips) < samples:
             block = self.block(rng.choice(alike))
-            for i in range(min(len(block.captions), samples - len(examples))):
-                examples.append(example(block.latents[i].float(), block.seconds, parts, torch_rng))
-                captions.append(block.captions[i])
-        text = self.conditioner(captions)
-        keep = torch.rand(len(captions), generator=torch_rng) >= DROP_TEXT
-        return examples, text * keep.to(text)[:, None, None]
+            clips += zip(block.latents.float(), [block.seconds] * len(block.captions), block.captions, strict=True)
+        return self.tell(clips[:samples], torch_rng)
+
+    def tell(self, clips: list[Clip], rng: torch.Generator) -> tuple[list[Clip], Tensor, torch.Generator]:
+        """Clips, the features of their captions, some of them dropped, and what is left of the step's randomness."""
+        text = self.conditioner([caption for _, _, caption in clips])
+        keep = torch.rand(len(clips), generator=rng) >= DROP_TEXT
+        return clips, text * keep.to(text)[:, None, None], rng
 
 
 SHOWN = (
@@ -223,19 +232,28 @@ def train(options: TrainOptions) -> Path:
     dit = Dit(config_of(options.preset, vae.config, conditioner.tower.config)).to(device)
     if options.init:
         grow_dit(dit, *weights.load_part(options.init, "dit"), (vae.config.space, vae.config.time))
+    rate = DISTIL_RATE if options.distil else RATE
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
-                    rate=2e-3, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
+                    rate=rate, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
     fresh = 1 if device.type == "cpu" else recipe.batch // SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
     data = Data(window, conditioner, recipe, options.seed, GROWN if options.init else PHASES)
     if options.compile:
         compile_blocks(dit)
 
+    parts = (vae.config.space, vae.config.time)
+    teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
+    if options.compile:
+        compile_blocks(dit, *([teacher] if teacher else []))
+
     def loss(step: int) -> Losses:
-        examples, text = data.at(step)
-        examples = [to_device(e, device) for e in examples]
+        clips, text, rng = data.at(step)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return pack_loss(dit, examples, text)
+            if teacher:
+                latents, seconds, _ = zip(*clips, strict=True)
+                task = distil.draw(torch.stack(latents), torch.stack(seconds), parts, rng)
+                return distil.loss(dit, teacher, to_device(task, device), text)
+            return pack_loss(dit, [to_device(example(*clip[:2], parts, rng), device) for clip in clips], text)
 
     def sample(model: nn.Module, path: Path) -> None:
         assert isinstance(model, Dit)
@@ -246,16 +264,21 @@ def train(options: TrainOptions) -> Path:
 
     averaged = fit(dit, loss, recipe, options, sample)
     metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
+    if options.distil:
+        metadata |= {"distilled": "guidance, steps"}
     weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
 
 
-def compile_blocks(dit: Dit) -> None:
-    """Fuse what surrounds the products. All blocks share one program for each shape of pack, made when it is first met."""
+def compile_blocks(*dits: Dit) -> None:
+    """Fuse what surrounds the products. Blocks share one program a shape of pack, made when it is first met."""
     torch._dynamo.config.recompile_limit = 64
-    for block in dit.blocks:
+    for block in (block for dit in dits for block in dit.blocks):
         block.compile(dynamic=False)
 
 
-def to_device(e: Example, device: torch.device) -> Example:
-    return Example(**{k: getattr(e, k).to(device) for k in Example.__dataclass_fields__})
+Tensors = TypeVar("Tensors", Example, distil.Task)
+
+
+def to_device(e: Tensors, device: torch.device) -> Tensors:
+    return type(e)(**{field.name: getattr(e, field.name).to(device) for field in fields(e)})

@@ -22,6 +22,7 @@ class TrainOptions:
     init: Path | None = None         # weights to start from
     decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are
     text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
+    distil: bool = False             # DiT: bake guidance and the size of steps into the weights of `init`
     compile: bool = False            # fuse the transformer's blocks; a minute for each shape, then twice as fast
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
 

@@ -55,7 +55,9 @@ def unpatchify(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
 class Segments(Protocol):
     """Segments of one length, attended together: tokens [N, ...] <-> segments [..., n, ...]."""
 
-    frames: int  # of the videos that the segments belong to
+    @property
+    def frames(self) -> int:
+        """Of the videos that the segments belong to."""
 
     def take(self, x: Tensor) -> Tensor: ...
 
@@ -169,16 +171,18 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
         places.append(torch.cartesian_prod(y, x).repeat(g.frames, 1))
         at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    found = tuple(torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
+    chosen, cond, video, owner, place = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
     if len(set(grids)) == 1:
         V, T = len(grids), grids[0].frames
         across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
-        return EvenLayout(at, *found, (Regular("(V T n) ... -> V T n ...", V, T),), across)
-    return Layout(ROUND * -(-at // ROUND), *found, _listed(spatial, device), _listed(temporal, device))
+        within = (Regular("(V T n) ... -> V T n ...", V, T),)
+        return EvenLayout(at, chosen, cond, video, owner, place, within, across)
+    groups = _listed(spatial, device), _listed(temporal, device)
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, place, *groups)
 
 
 def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
-    groups = []
+    groups: list[Segments] = []
     for (_, frames), members in found.items():
         index = torch.cat([m for m, _ in members])
         video = torch.cat([torch.full((len(m),), n) for m, n in members])
