@@ -1,7 +1,8 @@
 """The training loop and the DiT's data: resuming, schedules, and what counts in the loss."""
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 from sora_cli import flow
-from sora_cli.models.sora.dit import Dit, DitConfig
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
+from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.train import distil, grow, loop
 from sora_cli.train import dit as dit_training
-from sora_cli.train import loop
 from sora_cli.train import vae as vae_training
 from sora_cli.train.latents import Bucket, Window, runs
 from sora_cli.train.options import TrainOptions
@@ -162,3 +164,106 @@ def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
         losses.append(loss.item)
     assert sum(f() for f in losses[-5:]) < 0.1 * sum(f() for f in losses[:5])
     assert flow.weight(torch.tensor(0.0)) == pytest.approx(400)
+
+
+# -- Growing and distilling -------------------------------------------------------------------------------
+
+SMALL = DitConfig(channels=6, width=32, depth=1, heads=2, text_width=8, text_tokens=4, registers=1,
+                  bins=(8, 4, 4), seconds=16.0)  # fmt: skip
+
+
+def drawn(config: DitConfig) -> Dit:
+    """A transformer whose every path matters."""
+    torch.manual_seed(0)
+    dit = Dit(config).eval()
+    for p in dit.parameters():
+        nn.init.normal_(p, std=0.2)
+    return dit
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{"depth": 3}, {"channels": 10}, {"width": 48, "heads": 3}])
+def test_a_grown_transformer_begins_as_the_smaller_one(changes: dict[str, int]) -> None:
+    small = drawn(SMALL)
+    torch.manual_seed(1)
+    large = Dit(replace(SMALL, **changes)).eval()  # type: ignore[arg-type]
+    more = large.config.channels - SMALL.channels
+    grow.grow_dit(large, small.state_dict(), {"config": json.dumps(asdict(SMALL))}, (4 + more, 2))
+    rng = torch.Generator().manual_seed(2)
+    video = torch.randn(6, 2, 4, 4, generator=rng)
+    wider = torch.cat([video[:4], torch.zeros(more, 2, 4, 4), video[4:]])
+    grid = (Grid(2, 2, 2),)
+    given = Conditions(torch.rand(2), torch.zeros(2, 2), torch.arange(2.0), torch.ones(2),
+                       torch.randn(1, 6, 8, generator=rng), torch.ones(1), torch.zeros(1))  # fmt: skip
+    before = unpatchify(small(patchify([video]), grid, given), grid)[0]
+    after = unpatchify(large(patchify([wider]), grid, given), grid)[0]
+    kept = torch.cat([after[:4], after[4 + more :]])
+    assert torch.allclose(kept, before, atol=0.05 if "width" in changes else 1e-5)  # new features are not quite silent
+    assert before.abs().max() > 0.5
+
+
+@torch.no_grad()
+def test_a_grown_autoencoder_keeps_its_latents() -> None:
+    torch.manual_seed(0)
+    small, large = Vae(TINY_VAE), Vae(replace(TINY_VAE, space=6))
+    grow.grow_vae(large, small.state_dict(), TINY_VAE)
+    video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    before, after = small.moments(video)[0], large.moments(video)[0]
+    assert torch.allclose(after[:, [0, 1, 2, 3, 6, 7]], before, atol=1e-5)
+    assert after[:, 4:6].any()
+
+
+def task_of(V: int, T: int) -> distil.Task:
+    rng = torch.Generator().manual_seed(3)
+    return distil.draw(torch.randn(V, 6, T, 4, 4, generator=rng), torch.arange(T).repeat(V, 1) / 6, (4, 2), rng)
+
+
+def test_a_distillation_task_keeps_what_is_known_and_steps_no_further_than_clean() -> None:
+    task = task_of(64, 4)
+    known = task.unknown == 0
+    assert known.any() and (task.step[task.step > 0] <= task.t[task.step > 0] + 1e-6).all()
+    rng = torch.Generator().manual_seed(3)
+    clean = torch.randn(64, 6, 4, 4, 4, generator=rng)
+    assert torch.equal(task.noisy[known.expand_as(clean)], clean[known.expand_as(clean)])
+    assert 0.3 < float((task.step == 0).float().mean()) < 0.7
+
+
+@torch.no_grad()
+def test_targets_of_distillation_follow_their_definitions() -> None:
+    dit, task = drawn(SMALL), task_of(4, 2)
+    text = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(4))
+    student = distil.Student(dit, task, text)
+    one, none = torch.ones(4), torch.zeros(4)
+    told, untold = student.clean(task.noisy, task.t, one, none), student.clean(task.noisy, task.t, one, none, 0 * text)
+    g = task.guidance.view(-1, 1, 1, 1, 1)
+    assert torch.allclose(distil.guided(student), told * g + untold * (1 - g), atol=1e-4)
+    # At step size d, one step to the target's point arrives where two half steps do.
+    x, half = task.noisy, (task.step / 2).view(-1, 1, 1, 1, 1)
+    for t in (task.t, task.t - task.step / 2):
+        x = x - half * student.velocity(x, t, task.step / 2)
+    t = task.t.view(-1, 1, 1, 1, 1)
+    assert torch.allclose(task.noisy - 2 * half * flow.velocity(task.noisy, distil.stepped(student), t), x, atol=1e-4)
+
+
+def test_a_student_that_is_its_own_teacher_without_guidance_has_nothing_to_learn() -> None:
+    dit, task = drawn(SMALL), task_of(4, 2)
+    task = replace(task, step=torch.zeros(4), guidance=torch.ones(4))
+    found = distil.loss(dit, dit, task, torch.randn(4, 6, 8))
+    assert float(found["loss"]) == pytest.approx(0, abs=1e-8)
+
+
+def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vae = Vae(TINY_VAE)
+
+    def window() -> Window:
+        return Window(vae, 1, 2, 2, 1, CPU, torch.float32, tmp_path)
+
+    first = window()
+    drawn_ = [first.block(n, Bucket(1, 1, 2)) for n in range(3)]
+    again = window()
+    monkeypatch.setattr(again, "draw", lambda number, bucket: pytest.fail("it lies on disk"))
+    kept = [again.block(n, Bucket(1, 1, 2)) for n in (1, 2)]
+    for one, other in zip(drawn_[1:], kept, strict=True):
+        assert torch.equal(one.latents, other.latents) and one.captions == other.captions and one.index == other.index
+    assert not first.path(0).exists()  # it has left the window

@@ -34,8 +34,8 @@ from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
 WIDTHS = {"nano": (256, 8, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
-STEPS = {"nano": 7000, "mini": 8000, "base": 12000}
-BATCH = {"nano": 32, "mini": 256, "base": 256}
+STEPS = {"nano": 6000, "mini": 8000, "base": 12000}
+BATCH = {"nano": 48, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
@@ -156,7 +156,7 @@ class Data:
         rng = random.Random(self.seed * 32_452_843 + step)
         torch_rng = generator(self.seed, step)
         numbers = self.window.range_at(step)
-        for number in numbers[-self.window.fresh :]:
+        for number in range(self.window.range_at(step - 1).stop, numbers.stop):
             self.block(number)  # every block is made once, in its turn
         bucket = self.bucket(rng.choice(numbers))
         alike = [number for number in numbers if self.bucket(number) == bucket]
@@ -235,7 +235,7 @@ def train(options: TrainOptions) -> Path:
     rate = DISTIL_RATE if options.distil else RATE
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=rate, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
-    fresh = 1 if device.type == "cpu" else recipe.batch // SAMPLES
+    fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
     data = Data(window, conditioner, recipe, options.seed, GROWN if options.init else PHASES)
     if options.compile:

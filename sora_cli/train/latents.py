@@ -7,6 +7,7 @@ well, so that a run that goes on need not draw them again.
 """
 
 import json
+import math
 import random
 import zlib
 from collections import OrderedDict
@@ -58,7 +59,7 @@ class Block:
 class Window:
     """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
 
-    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: int, device: torch.device,
+    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: float, device: torch.device,
                  dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
         self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
@@ -66,7 +67,7 @@ class Window:
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
-        end = self.fresh * (step + 8)
+        end = math.ceil(self.fresh * (step + 8))
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> Block:

@@ -60,12 +60,23 @@ class Conditions:
     told: Tensor | None = None  # [F] row of text
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's own where gradients or a compiler are at work. Its steps one by one are slow on a processor, so that
+    sampling there takes the length of every vector at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return super().forward(x)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-6)
+        return x * (x.shape[-1] ** 0.5 / length) * self.weight
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_norm, self.k_norm = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.q_norm, self.k_norm = RMSNorm(width // heads), RMSNorm(width // heads)
         self.out = nn.Linear(width, width, bias=False)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [N, D] -> 3 x [N, H, d]
@@ -97,9 +108,9 @@ class Block(nn.Module):
     def __init__(self, config: DitConfig) -> None:
         super().__init__()
         D, H = config.width, config.heads
-        self.space_norm, self.space = nn.RMSNorm(D), Attention(D, H)
-        self.time_norm, self.time = nn.RMSNorm(D), Attention(D, H)
-        self.mlp_norm, self.mlp = nn.RMSNorm(D), SwiGLU(D)
+        self.space_norm, self.space = RMSNorm(D), Attention(D, H)
+        self.time_norm, self.time = RMSNorm(D), Attention(D, H)
+        self.mlp_norm, self.mlp = RMSNorm(D), SwiGLU(D)
         self.distance = nn.Parameter(torch.zeros(H, 3))  # log-distance bias (FDM, Harvey et al. 2022)
 
     def forward(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -132,7 +143,7 @@ class Dit(nn.Module):
         self.text_positions = nn.Parameter(torch.randn(c.text_tokens, c.width) * 0.02)
         self.registers = nn.Parameter(torch.randn(c.registers, c.width) * 0.02)
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.depth)])
-        self.norm = nn.RMSNorm(c.width)
+        self.norm = RMSNorm(c.width)
         self.patch_out = nn.Linear(c.width, c.channels * PATCH**2)
         self.initialise()
 

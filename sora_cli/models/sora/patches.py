@@ -20,7 +20,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 PATCH = 2  # latent cells a side
-TINY = 4  # segments up to so many tokens are attended without matrix products, which cost more than they compute
+SHORT, BRIEF = 256, 32  # longest segments attended by plain products on a CPU: with a backward to come, and without
+TINY = 4  # while training, such segments are attended without products, which cost more than they compute
 ROUND = 256  # the token list is padded to a multiple of this; padding belongs to no segment
 
 
@@ -205,15 +206,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention [..., H, n, d]. On a CPU the fused kernel's backward is three times slower
-    than plain products on segments as short as ours."""
-    if q.device.type != "cpu" or q.shape[-2] > 256:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    than plain products on segments as short as ours, and so is its forward on very short ones."""
+    plain = SHORT if torch.is_grad_enabled() else BRIEF
+    if q.device.type != "cpu" or q.shape[-2] > plain:
+        return fused(q, k, v, bias)
     with torch.autocast("cpu", enabled=False):
-        if q.shape[-2] <= TINY:
+        if q.shape[-2] <= TINY and torch.is_grad_enabled():
             scores = (q.unsqueeze(-2) * k.unsqueeze(-3)).sum(-1) * q.shape[-1] ** -0.5
             return ((scores if bias is None else scores + bias).softmax(-1).unsqueeze(-1) * v.unsqueeze(-3)).sum(-2)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return (scores if bias is None else scores + bias).softmax(-1) @ v
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's own attention, whose fast kernels want one axis of segments."""
+    if bias is not None:
+        bias = bias.expand(*q.shape[:-1], k.shape[-2]).flatten(0, -4)
+    mixed = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=bias)
+    return mixed.reshape(q.shape)
 
 
 class LearnedPositions(nn.Module):
