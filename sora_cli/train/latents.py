@@ -26,6 +26,7 @@ from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
+FIRST = 48  # blocks that the first step may draw from
 TOKEN = 32  # pixels per token and side
 
 
@@ -67,7 +68,7 @@ class Window:
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
-        end = math.ceil(self.fresh * (step + 8))
+        end = math.ceil(self.fresh * step) + min(FIRST, self.size)
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> Block:

@@ -222,8 +222,8 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """torch's own attention, whose fast kernels want one axis of segments."""
     if bias is not None:
         bias = bias.expand(*q.shape[:-1], k.shape[-2]).flatten(0, -4)
-    mixed = F.scaled_dot_product_attention(*(x.flatten(0, -4) for x in (q, k, v)), attn_mask=bias)
-    return mixed.reshape(q.shape)
+    one, two, three = (x.flatten(0, -4) for x in (q, k, v))
+    return F.scaled_dot_product_attention(one, two, three, attn_mask=bias).reshape(q.shape)
 
 
 class LearnedPositions(nn.Module):
