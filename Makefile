@@ -26,14 +26,15 @@ parity: $(READY)
 evaluate: $(READY)
 	$(BIN)/python benchmarks/bar.py
 
-# Pocket from the shipped weights on, by the GPU recipe: the autoencoder, the transformer, then few steps. Goes on where
-# it was stopped. PRESET=nano is what two cores of a processor can do.
+# Pocket from the shipped weights on, for half an hour on a GPU: the autoencoder, the transformer, which grows to the
+# preset's size, and few steps. What was stopped goes on. PRESET=nano keeps the size that two cores can train.
 PRESET ?= mini
 RUNS ?= runs/pocket-$(PRESET)
+TRAIN := $(BIN)/sora-cli train
 pocket: $(READY)
-	$(BIN)/sora-cli train vae --preset $(PRESET) --out $(RUNS)/vae
-	$(BIN)/sora-cli train dit --preset $(PRESET) --vae $(RUNS)/vae/vae.safetensors --out $(RUNS)/dit
-	$(BIN)/sora-cli train dit --preset $(PRESET) --vae $(RUNS)/vae/vae.safetensors --init $(RUNS)/dit --distil --out $(RUNS)/few
+	$(TRAIN) vae --init sora_cli/pocket/vae.safetensors --steps 20000 --minutes 8 --out $(RUNS)/vae
+	$(TRAIN) dit --preset $(PRESET) --init sora_cli/pocket --vae $(RUNS)/vae/vae.safetensors --minutes 16 --out $(RUNS)/dit
+	$(TRAIN) dit --preset $(PRESET) --init $(RUNS)/dit --vae $(RUNS)/vae/vae.safetensors --minutes 5 --distil --out $(RUNS)/few
 	$(BIN)/python scripts/ship_pocket.py --vae $(RUNS)/vae --dit $(RUNS)/few
 
 $(READY): pyproject.toml

@@ -80,6 +80,8 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
     recipe = loop.Recipe(steps=100, batch=1, rate=1.0, warmup=10)
     rates = [recipe.rate_at(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[74] == 1 and rates[99] == pytest.approx(0.04)
+    assert recipe.rate_at(50, spent=0.9) == pytest.approx(0.4)  # minutes that run out end a run as steps do
+    assert recipe.rate_at(50, spent=1.2) == 0
 
 
 @pytest.fixture

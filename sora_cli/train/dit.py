@@ -8,6 +8,7 @@ change from step to step, and every sample has its own task from the mask mix of
 import copy
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +26,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
-from sora_cli.timeline import sample_task, spread
+from sora_cli.timeline import Task, sample_task, spread
 from sora_cli.train import distil
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
@@ -99,11 +100,12 @@ class Example:
     seconds: Tensor  # [T]
 
 
-def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Generator) -> Example:
-    """Noise a clip [C, T, h, w] for a task drawn from the mix. Known parts are clean, or now and then
-    slightly noised with the level given, which keeps long rollouts from drifting."""
+def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Generator,
+            asked: Callable[[int], Task] | None = None) -> Example:  # fmt: skip
+    """Noise a clip [C, T, h, w] for a task drawn from the mix, or `asked` for T frames. Known parts are clean, or
+    now and then slightly noised with the level given, which keeps long rollouts from drifting."""
     C, T, h, w = clean.shape
-    task = sample_task(rng, T)
+    task = asked(T) if asked else sample_task(rng, T)
     known = rearrange(task.known, "p T -> T p").float()
     shift = flow.shift_for(h * w // 4)
     stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng), shift)

@@ -26,7 +26,7 @@ Losses = dict[str, Tensor]
 @dataclass(frozen=True)
 class Recipe:
     """What does not depend on the machine. `steps` fixes the schedule: a warm-up, a plateau, and a linear
-    decay over the last quarter (warm-up, stable, decay)."""
+    decay over the last quarter (warm-up, stable, decay), of the steps or of the minutes, whichever ends first."""
 
     steps: int
     batch: int  # samples a step, for the progress display alone
@@ -39,10 +39,11 @@ class Recipe:
     save_every: int = 500
     sample_every: int = 1000
 
-    def rate_at(self, step: int) -> float:
+    def rate_at(self, step: int, spent: float = 0.0) -> float:
+        """The rate of a step when this share of the time that there is has been spent."""
         rise = min(1.0, (step + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
-        return self.rate * rise * fall
+        left = min(1 - step / self.steps, 1 - spent)
+        return self.rate * rise * min(1.0, max(0.0, left) / max(1 / self.steps, self.decay))
 
 
 def generator(seed: int, step: int) -> torch.Generator:
@@ -143,11 +144,12 @@ def fit(model: nn.Module, loss: Callable[[int], Losses], recipe: Recipe, options
     step = start
     with log.progress:
         for step in range(start, recipe.steps):
-            losses = _step(model, loss, step, recipe, optims)
+            spent = (time.monotonic() - began) / (options.minutes * 60) if options.minutes else 0.0
+            losses = _step(model, loss, step, recipe.rate_at(step, spent), recipe.clip, optims)
             average.update(model, step)
             log.add(step, losses)
             done = step + 1
-            late = options.minutes is not None and time.monotonic() - began > options.minutes * 60
+            late = spent >= 1
             if done % recipe.save_every == 0 or done == recipe.steps or late:
                 save_checkpoint(options.out, done, model, average, optims)
             if sample and (done % recipe.sample_every == 0 or done == recipe.steps or late):
@@ -158,16 +160,15 @@ def fit(model: nn.Module, loss: Callable[[int], Losses], recipe: Recipe, options
     return average.state
 
 
-def _step(model: nn.Module, loss: Callable[[int], Losses], step: int, recipe: Recipe,
+def _step(model: nn.Module, loss: Callable[[int], Losses], step: int, rate: float, clip: float,
           optims: Iterable[torch.optim.Optimizer]) -> dict[str, float]:  # fmt: skip
-    rate = recipe.rate_at(step)
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = rate
         optim.zero_grad(set_to_none=True)
     losses = loss(step)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     for optim in optims:
         optim.step()
     return {k: float(v.detach()) for k, v in losses.items()} | {"norm": float(norm), "rate": rate}

@@ -28,6 +28,7 @@ STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
 CROP = (128, 160)
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.1
+SHRUNKEN, MOTIONLESS = 0.15, 0.1  # shares of decodes from latents of half the size, and of chunks without their motion
 
 
 def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device) -> Tensor:
@@ -59,7 +60,8 @@ def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
     return world_clip(rng, clips, 5, device)
 
 
-def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
+def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRUNKEN,
+           motionless: float = MOTIONLESS) -> Losses:  # fmt: skip
     """L1 + gradient L1 on a decode of noised posterior samples, KL, and the scale regulariser of EQ-VAE:
     the decode of a shrunken latent should be the shrunken picture."""
     mean, logvar = (x.float() for x in vae.moments(video))
@@ -68,8 +70,8 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator) -> Losses:
     level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
     z = mean + noise * (torch.exp(logvar) + level**2 * (torch.rand((), generator=rng) < 0.5)).sqrt()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
-    z, target = shrink(z, video) if torch.rand((), generator=rng) < 0.15 else (z, video)
-    z = drop_motion(vae, z, rng)
+    z, target = shrink(z, video) if torch.rand((), generator=rng) < shrunken else (z, video)
+    z = drop_motion(vae, z, rng, motionless)
     decoded = vae.decode_raw(z)[0]
     error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
     l1, gradient = error.abs().mean(), gradients(error).float()
@@ -83,9 +85,9 @@ def shrink(z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     return F.avg_pool3d(z, (1, 2, 2)), F.avg_pool3d(video, (1, 2, 2))
 
 
-def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator) -> Tensor:
+def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
     """Replace tau by the learned "unknown" now and then, so that single key frames decode."""
-    dropped = (torch.rand(z.shape[0], 1, z.shape[2], 1, 1, generator=rng) < 0.1).to(z.device)
+    dropped = (torch.rand(z.shape[0], 1, z.shape[2], 1, 1, generator=rng) < share).to(z.device)
     s, tau = z.split([vae.config.space, vae.config.time], 1)
     tau = torch.where(dropped, vae.decoder.unknown_motion.view(-1, 1, 1, 1).to(tau), tau)
     return torch.cat([s, tau], 1)

@@ -1,0 +1,290 @@
+"""What the choices of the recipe are worth: short trainings that differ in one thing, compared on held-out scenes.
+
+    python benchmarks/ablations.py                     # all of it, about half an hour on two cores
+    python benchmarks/ablations.py --only optimiser --steps 50
+
+Every transformer is small (128 wide, 4 blocks) and sees the same packs in the same order, half pictures and half clips
+of four latents; its loss, of averaged weights in v-space, is that of packs of held-out scenes. `to an end` is the same
+where the last frames of a clip are known and the rest is made. Autoencoders are small too: PSNR of held-out clips, and
+the loss that a transformer reaches on their latents, which says how well they diffuse.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+from einops import rearrange
+from measuring import Row, grid, note, parser, show
+from torch import Tensor, nn
+
+from sora_cli import flow, registry
+from sora_cli.device import pick_dtype
+from sora_cli.evaluate import measure as exam
+from sora_cli.evaluate import metrics
+from sora_cli.models.sora import vae as autoencoder
+from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, waves
+from sora_cli.models.sora.patches import Grid, Layout
+from sora_cli.timeline import Task
+from sora_cli.train import dit as recipe
+from sora_cli.train import vae as vae_recipe
+from sora_cli.train.latents import Bucket, encode_at
+from sora_cli.train.loop import Average, Recipe, generator, optimizers
+from sora_cli.train.options import TrainOptions
+from sora_cli.world.captions import dense
+from sora_cli.world.render import render
+from sora_cli.world.scene import Split, sample_scene
+
+CPU = torch.device("cpu")
+WIDTH, DEPTH, HEADS = 128, 4, 2
+SHAPES = ((Bucket(1, 6, 6), 24), (Bucket(4, 6, 6), 8))  # and how many make a pack
+PACKS, HELD_OUT = 24, 6  # of each shape: to learn from, and to be measured on
+VAE = autoencoder.VaeConfig(space=16, time=8, deep=96, wide=48, tail=24, blocks=1, memory=8)
+
+Pack = list[recipe.Clip]
+
+
+# ---- variants of the transformer --------------------------------------------------------------------------
+
+
+class PredictsVelocity(Dit):
+    """The output is the velocity; what it means for the clean latents goes into the loss."""
+
+    def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
+        sizes = torch.tensor([g.height * g.width for g in grids for _ in range(g.frames)])
+        t = given.t.repeat_interleave(sizes)[:, None]
+        return patches - t.clamp_min(flow.SMALLEST) * super().forward(patches, grids, given)
+
+
+class AdaptiveNorms(Dit):
+    """Noise level and pace scale and shift the norms and gate the branches instead of being tokens: adaLN-single, one
+    projection for all blocks and a learned table for each (Chen et al. 2023, PixArt-alpha)."""
+
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__(config)
+        self.modulation = nn.Linear(66, 9 * config.width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.blocks = nn.ModuleList([ModulatedBlock(config) for _ in range(config.depth)])
+        self.initialise()
+
+    def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
+        level = torch.cat([waves(given.t, 64), given.known], 1)
+        told = self.modulation(level).unflatten(1, (9, -1))  # (F, 9, D)
+        for block in self.blocks:
+            assert isinstance(block, ModulatedBlock)
+            block.told = told + block.table
+        return super().forward(patches, grids, replace(given, t=0 * given.t))
+
+
+class ModulatedBlock(Block):
+    def __init__(self, config: DitConfig) -> None:
+        super().__init__(config)
+        table = torch.zeros(9, config.width)
+        table[2::3] = 1  # gates
+        self.table, self.told = nn.Parameter(table), torch.zeros(0)
+
+    def forward(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+        frames, heads = where.conditions.shape
+        every = self.told.repeat_interleave(len(x) // frames, 0)  # (N, 9, D)
+
+        def branch(y: Tensor, norm: nn.Module, part: int, of: Callable[[Tensor], Tensor]) -> Tensor:
+            told = every if len(y) == len(every) else where.take(every.flatten(1)).unflatten(1, (9, -1))
+            shift, scale, gate = told[:, 3 * part : 3 * part + 3].unbind(1)
+            return gate * of(norm(y) * (1 + scale) + shift)
+
+        def across_space(y: Tensor) -> Tensor:
+            from sora_cli.models.sora.patches import attend
+
+            return self.space.merge(attend(*self.space.project(y), where.spatial))
+
+        x = x + branch(x, self.space_norm, 0, across_space)
+        if where.temporal:
+            late = partial(self.across_time, where=where, distance=distance)
+            x = where.add(x, branch(where.take(x), self.time_norm, 1, late))
+        return x + branch(x, self.mlp_norm, 2, self.mlp)
+
+
+# ---- data -------------------------------------------------------------------------------------------------
+
+
+def packs(vae: autoencoder.Vae, split: Split, count: int) -> list[Pack]:
+    """Packs of clips, shapes taking turns."""
+    rng = random.Random(f"ablations/{split}")
+    return [draw(vae, rng, split, bucket, size) for _ in range(count) for bucket, size in SHAPES]
+
+
+def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket, size: int) -> Pack:
+    scenes = [sample_scene(rng, split) for _ in range(size)]
+    index = tuple(range(0, 2 * bucket.frames, 2))
+    starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
+    pixels = (bucket.height * 32, bucket.width * 32)
+    latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
+    seconds = torch.tensor(index) / 6
+    return [(one, seconds, dense(scene)) for one, scene in zip(latents, scenes, strict=True)]
+
+
+@cache
+def shipped() -> tuple[autoencoder.Vae, recipe.Conditioner]:
+    options = TrainOptions("nano", "world", None, None, None, 0, recipe.Path("."), "cpu", "auto")
+    return recipe.load_stages(options, CPU)
+
+
+@cache
+def usual_packs() -> tuple[list[Pack], list[Pack]]:
+    vae, _ = shipped()
+    return packs(vae, "train", PACKS), packs(vae, "held-out", HELD_OUT)
+
+
+# ---- transformers -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    network: type[Dit] = Dit
+    causal: bool = False  # frame i sees j <= i, whatever is known
+    muon: bool = True
+
+
+def learn(variant: Variant, steps: int, data: tuple[list[Pack], list[Pack]] | None = None,
+          parts: tuple[int, int] | None = None) -> Row:  # fmt: skip
+    """Train a variant; its losses on held-out packs, and seconds a step."""
+    vae, conditioner = shipped()
+    train, test = data or usual_packs()
+    parts = parts or (vae.config.space, vae.config.time)
+    torch.manual_seed(0)
+    usual = recipe.config_of("nano", vae.config, conditioner.tower.config)
+    dit = variant.network(replace(usual, channels=sum(parts), width=WIDTH, depth=DEPTH, heads=HEADS))
+    if not variant.muon:
+        dit.hidden_weights = list  # type: ignore[method-assign]
+    plan = Recipe(steps=steps, batch=1, rate=2e-3, warmup=20)
+    average, optims = Average(dit, 0.99), optimizers(dit, plan)
+    begun = time.perf_counter()
+    for step in range(steps):
+        for optim in optims:
+            optim.param_groups[0]["lr"] = plan.rate_at(step)
+            optim.zero_grad(set_to_none=True)
+        loss_of(dit, train[step % len(train)], parts, generator(0, step), variant).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
+        for optim in optims:
+            optim.step()
+        average.update(dit, step)
+    seconds = (time.perf_counter() - begun) / steps
+    dit.load_state_dict(average.state)
+    return {"loss": measured(dit.eval(), test, parts, variant, None),
+            "to an end": measured(dit, [p for p in test if len(p[0][1]) > 1], parts, variant, ending),
+            "s a step": seconds}  # fmt: skip
+
+
+@torch.no_grad()
+def measured(dit: Dit, test: list[Pack], parts: tuple[int, int], variant: Variant,
+             task: Callable[[int], Task] | None) -> float:  # fmt: skip
+    draws = [(pack, generator(1, 100 * i + n)) for i, pack in enumerate(test) for n in range(4)]
+    return float(torch.stack([loss_of(dit, pack, parts, rng, variant, task) for pack, rng in draws]).mean())
+
+
+def ending(frames: int) -> Task:
+    """The last quarter is known."""
+    known = torch.zeros(2, frames)
+    known[:, -max(1, frames // 4) :] = 1
+    return Task(known, (1 - known[0]).long(), "ending")
+
+
+def loss_of(dit: Dit, pack: Pack, parts: tuple[int, int], rng: torch.Generator, variant: Variant,
+            task: Callable[[int], Task] | None = None) -> Tensor:  # fmt: skip
+    examples = [recipe.example(clean, seconds, parts, rng, task) for clean, seconds, _ in pack]
+    if variant.causal:
+        examples = [replace(e, order=torch.arange(len(e.order)) + 1) for e in examples]
+    text = shipped()[1]([caption for *_, caption in pack])
+    with torch.autocast("cpu", pick_dtype("auto", CPU)):
+        return recipe.pack_loss(dit, examples, text)["loss"]
+
+
+# ---- autoencoders -----------------------------------------------------------------------------------------
+
+
+def reconstruct(steps: int, equivariant: bool = True, time_channels: int = 8) -> Row:
+    """A small autoencoder: PSNR on held-out clips, and what a transformer reaches on its latents."""
+    torch.manual_seed(0)
+    vae = autoencoder.Vae(replace(VAE, time=max(1, time_channels)))
+    plan = Recipe(steps=steps, batch=1, rate=2e-3, warmup=20)
+    average, optims = Average(vae, 0.99), optimizers(vae, plan)
+    for step in range(steps):
+        for optim in optims:
+            optim.param_groups[0]["lr"] = plan.rate_at(step)
+            optim.zero_grad(set_to_none=True)
+        video = vae_recipe.batch(0, step, 4, CPU)
+        with torch.autocast("cpu", pick_dtype("auto", CPU)):
+            rng = generator(0, step)
+            vae_recipe.losses(vae, video, rng, vae_recipe.SHRUNKEN if equivariant else 0.0,
+                              vae_recipe.MOTIONLESS if time_channels else 1.0)["loss"].backward()  # fmt: skip
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        for optim in optims:
+            optim.step()
+        average.update(vae, step)
+    vae.load_state_dict(average.state)
+    vae_recipe.measure_latents(vae.eval(), 16, CPU)
+    psnr = whole_clips(vae, moving=bool(time_channels))
+    data = packs(vae, "train", PACKS), packs(vae, "held-out", HELD_OUT)
+    return {"PSNR": psnr, "loss": learn(Variant(), steps, data, (VAE.space, max(1, time_channels)))["loss"]}
+
+
+@torch.no_grad()
+def whole_clips(vae: autoencoder.Vae, moving: bool) -> float:
+    found = []
+    for scene in exam.held_out(8, 3):
+        real = render([scene], torch.arange(9)[None] / 12, 192, 320)
+        latents = vae.moments(rearrange(real, "b t c h w -> b c t h w") * 2 - 1)[0]
+        if not moving:
+            latents[:, vae.config.space :] = vae.decoder.unknown_motion.view(-1, 1, 1, 1)
+        again = vae.decode_raw(latents)[0].clamp(-1, 1) / 2 + 0.5
+        found.append(metrics.psnr(rearrange(again, "b c t h w -> b t c h w"), real))
+    return sum(found) / len(found)
+
+
+# ---- questions --------------------------------------------------------------------------------------------
+
+QUESTIONS: dict[str, dict[str, Callable[[int], Row]]] = {
+    "order": {"order of generation": partial(learn, Variant()), "plain causal": partial(learn, Variant(causal=True))},
+    "conditions": {"tokens": partial(learn, Variant()), "adaLN-single": partial(learn, Variant(AdaptiveNorms))},
+    "prediction": {"x": partial(learn, Variant()), "v": partial(learn, Variant(PredictsVelocity))},
+    "optimiser": {"Muon": partial(learn, Variant()), "AdamW": partial(learn, Variant(muon=False))},
+    "equivariance": {"EQ-VAE": reconstruct, "without": partial(reconstruct, equivariant=False)},
+    "time channels": {str(n): partial(reconstruct, time_channels=n) for n in (0, 4, 8)},
+}
+
+
+def answers(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    known: dict[str, Row] = {}  # several questions share their first variant
+    for question in asked.only:
+        rows = {}
+        for name, train in QUESTIONS[question].items():
+            note(f"{question}: {name}")
+            key = repr(train)
+            if key not in known:
+                known[key] = train(asked.steps)
+            rows[name] = known[key]
+        yield question, rows
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    options.add_argument("--steps", type=int, default=400)
+    asked = options.parse_args()
+    registry.verify(registry.entry("pocket"))
+    found, tables = dict(answers(asked)), []
+    for question, rows in found.items():
+        columns = list(next(iter(rows.values())))
+        table = grid(question, "", *columns)
+        for name, row in rows.items():
+            table.add_row(name, *(f"{row[column]:.3f}" for column in columns))
+        tables.append(table)
+    show(found, tables, asked.json)
+
+
+if __name__ == "__main__":
+    main()
