@@ -16,6 +16,7 @@ from sora_cli.errors import Failed
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
 BLOCK = 1 << 16
+PIPE = 1 << 18    # bytes that wait between two processes, where the system lets us say
 # what a line of ffmpeg's stderr says that names the cause, the most telling first
 CAUSES = ("no space|denied|moov atom|partial file|ended prematurely", "invalid|error|no such", ".")
 
@@ -49,7 +50,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file."""
     try:
-        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
+                                pipesize=PIPE)  # fmt: skip
     except OSError as error:
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
