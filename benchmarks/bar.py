@@ -38,7 +38,8 @@ from sora_cli.media.writer import H264
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense
-from sora_cli.world.scene import HELD_OUT, Scene, sample_scene
+from sora_cli.world.scene import Scene, sample_scene
+from sora_cli.world.vocabulary import SUBJECTS
 
 FPS, SHORT = exam.FPS, exam.SHORT
 LONG = 60 * 24
@@ -107,8 +108,8 @@ def two_subjects(count: int, seed: int) -> list[Scene]:
     """Held-out combinations with a second subject."""
     rng, found = random.Random(f"pairs/{seed}"), list[Scene]()
     while len(found) < count:
-        scene = sample_scene(rng)
-        second = rng.choice(sorted({s for s, action, place in HELD_OUT} - {scene.subject}))
+        scene = sample_scene(rng, "held-out")
+        second = rng.choice([subject for subject in SUBJECTS if subject != scene.subject])
         found.append(Scene(scene.subject, scene.action, scene.place, second=second, seed=scene.seed))
     return found
 
@@ -140,7 +141,7 @@ def photograph() -> torch.Tensor:
     from matplotlib import cbook
 
     with Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
-        whole = torch.from_numpy(np.asarray(image.convert("RGB").resize((512, 600)))).permute(2, 0, 1) / 255
+        whole = torch.from_numpy(np.array(image.convert("RGB").resize((512, 600)))).permute(2, 0, 1) / 255
     corners = [(40 + 2 * t, 60 + 4 * t) for t in range(exam.RECONSTRUCTED_FRAMES)]
     return torch.stack([whole[:, y : y + exam.HEIGHT, x : x + exam.WIDTH] for y, x in corners])[None]
 
