@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
+EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
 MAIN = "main"
 UNKNOWN = "unknown"
 
@@ -257,8 +258,13 @@ def read_part(part: Mapping[str, Any], home: Path) -> Part:
 
 
 def of_folder(name: str) -> Entry:
-    """The model of a folder in the diffusers layout; without a text encoder in it, with the shared one."""
+    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
+    encoder in it, with the shared one."""
     folder = Path(name).expanduser()
+    if (folder / EXPORTED).is_file():
+        return of_export(name, folder)
+    if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
+        raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
     configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
     for config in configs:
         if not config.is_file():
@@ -273,6 +279,18 @@ def of_folder(name: str) -> Entry:
     entry = entry_like(like, name, f"the model of {folder}", parts)
     told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
     return replace(entry, network=networks.sized(entry.network, told))
+
+
+def of_export(name: str, folder: Path) -> Entry:
+    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
+    try:
+        told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        if len(told) != 1:
+            raise SoraError(f"it names {len(told)} models, and a folder is one")
+        (model,) = read_registry(told, home=folder).values()
+    except (OSError, ValueError, SoraError) as error:
+        raise SoraError(f"{folder / EXPORTED}: {error}") from error
+    return replace(model, name=name)
 
 
 def of_repository(name: str) -> Entry:

@@ -1,4 +1,4 @@
-"""`sora-cli train clip | vae | dit | evaluator`: the recipes behind the weights."""
+"""`sora-cli train clip | vae | dit | evaluator | export`: the recipes behind the weights."""
 
 import shutil
 from enum import StrEnum
@@ -17,6 +17,7 @@ class Stage(StrEnum):
     vae = "vae"
     dit = "dit"
     evaluator = "evaluator"
+    export = "export"
 
 
 class Preset(StrEnum):
@@ -55,13 +56,18 @@ def train(
     ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run."""
+    """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run.
+
+    `export` gathers what was trained (--init RUN of the transformer, --vae, --text) in the folder --out, which
+    `generate --model ./OUT` runs."""
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
     )  # fmt: skip
     check(options)
+    if stage is Stage.export and not (init and init.is_dir()):
+        raise SoraError("export gathers what was trained; say which transformer with --init RUN, a folder")
     match stage:
         case Stage.clip:
             from sora_cli.train import clip
@@ -79,6 +85,10 @@ def train(
             from sora_cli.train import evaluator
 
             evaluator.train(options)
+        case Stage.export:
+            from sora_cli.train.export import export
+
+            typer.echo(export(options))
 
 
 def check(options: TrainOptions) -> None:

@@ -50,7 +50,7 @@ class Sora:
         prompts = (shot.prompt, *(cue.prompt for cue in shot.cues))
         found = [expand(prompt) for prompt in prompts if prompt.strip()]
         if unknown := sorted({word for prompt in found for word in prompt.unknown}):
-            yield (f"pocket does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "
+            yield (f"{self.entry.name} does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "
                    "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
         if left_out := sorted({word for prompt in found for word in prompt.left_out}):
             yield f"a scene holds two subjects; left out: {', '.join(left_out)}"

@@ -1,0 +1,101 @@
+"""Trained networks as a folder: what is in it, that it runs, and what is refused."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from test_engine import tiny_part
+from typer.testing import CliRunner
+
+from sora_cli import registry, weights
+from sora_cli.cli import app
+from sora_cli.errors import Failed, SoraError
+from sora_cli.media import probe
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three trainings as they leave their folders."""
+    monkeypatch.chdir(tmp_path)
+    for stem in ("text", "vae", "dit"):
+        tensors, header = tiny_part("tiny", stem)
+        training = {"training": json.dumps({"preset": "nano", "steps": "3"})}
+        folder = tmp_path / "runs" / stem
+        folder.mkdir(parents=True)
+        weights.save_part(folder, stem, tensors, header | training)
+    return tmp_path / "runs"
+
+
+def export(*words: str) -> str:
+    asked = ["train", "export", "--init", "runs/dit", "--vae", "runs/vae/vae.safetensors",
+             "--text", "runs/text/text.safetensors", "--out", "mine", *words]  # fmt: skip
+    told = RUNNER.invoke(app, asked)
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
+def test_an_exported_folder_generates(runs: Path, tmp_path: Path) -> None:
+    assert export().strip() == "mine"
+    asked = ["generate", "a cat", "--model", "./mine", "--frames", "5", "--res", "64x64", "--steps", "1", "-o", "a.mp4"]
+    told = RUNNER.invoke(app, [*asked, "--quiet", "--json"])
+    assert told.exit_code == 0, told.output
+    assert probe(tmp_path / "a.mp4").frames == 5
+    assert json.loads(told.stdout)["shot"]["model"] == "./mine"
+    again = RUNNER.invoke(app, ["decode", "a.safetensors", "--model", "./mine", "-o", "b.mp4", "--quiet"])
+    assert again.exit_code == 0, again.output
+
+
+def test_the_folder_describes_itself(runs: Path) -> None:
+    export()
+    (model,) = tomllib.loads(Path("mine/weights.toml").read_text()).values()
+    names = {file["name"] for file in model["files"]}
+    assert names == {"dit.safetensors", "vae.safetensors", "text.safetensors"}
+    card = Path("mine/README.md").read_text()
+    assert card.startswith("# mine\n") and "--model ./mine" in card and "steps 3" in card and "channels 6" in card
+    for file in registry.entry("./mine").files:
+        weights.check(file.path, file.sha256, file.bytes)
+
+
+def test_a_distilled_transformer_is_used_like_pocket(runs: Path) -> None:
+    export()
+    assert registry.entry("./mine").usage.steps == registry.Usage().steps
+    tensors, header = tiny_part("tiny", "dit")
+    weights.save_part(runs / "dit", "dit", tensors, header | {"distilled": "guidance, steps"})
+    export()
+    assert registry.entry("./mine").usage == registry.entry("pocket").usage
+
+
+def test_changed_weights_are_refused(runs: Path) -> None:
+    export()
+    with Path("mine/vae.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(Failed, match="damaged or changed"):
+        registry.load_model_files("./mine", "vae")
+
+
+def test_a_run_is_no_model_yet(runs: Path) -> None:
+    with pytest.raises(SoraError, match="training run; `sora-cli train export --init runs/dit --out mine`"):
+        registry.entry("./runs/dit")
+
+
+def test_what_does_not_fit_is_refused(runs: Path) -> None:
+    tensors, header = tiny_part("tiny", "vae")
+    other = json.loads(header["config"]) | {"space": 9}
+    weights.save(runs / "vae" / "vae.safetensors", tensors, header | {"config": json.dumps(other)})
+    told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--vae", "runs/vae", "--out", "mine"])
+    assert isinstance(told.exception, SoraError) and "6 channels, and this VAE has 9 + 2" in str(told.exception)
+    assert not Path("mine").exists()
+    told = RUNNER.invoke(app, ["train", "export", "--out", "mine"])
+    assert isinstance(told.exception, SoraError) and "--init RUN" in str(told.exception)
+
+
+def test_a_folder_with_two_models_is_refused(runs: Path) -> None:
+    export()
+    path = Path("mine/weights.toml")
+    path.write_text(path.read_text() + path.read_text().replace('["mine"', '["other"'))
+    with pytest.raises(SoraError, match="it names 2 models"):
+        registry.entry("./mine")
