@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
-from sora_cli.models.sora.patches import Grid, patchify, unpatchify
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm
+from sora_cli.models.sora.patches import Grid, attention, patchify, unpatchify
 
 CONFIG = DitConfig(channels=3, width=32, depth=2, heads=2, text_width=8, text_tokens=4, registers=1,
                    bins=(8, 4, 4), seconds=16.0)  # fmt: skip
@@ -79,6 +79,29 @@ def test_every_condition_is_heard(dit: Dit, field: str) -> None:
     video = [torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(4))]
     other = Conditions(**vars(given) | {field: getattr(given, field) + 0.37})
     assert not torch.allclose(dit(patchify(video), grid, given), dit(patchify(video), grid, other), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_are_the_same_with_and_without_gradients(dtype: torch.dtype) -> None:
+    norm = RMSNorm(24).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(5, 3, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        fast = norm(x)
+        assert not norm(0 * x).any()
+    assert torch.allclose(fast, norm(x), rtol=2e-5 if dtype == torch.float32 else 2e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_attention_while_sampling_is_that_while_training(tokens: int) -> None:
+    q, k, v = torch.randn(3, 2, 5, 4, tokens, 8, generator=torch.Generator().manual_seed(0))
+    bias = torch.randn(2, 1, 4, tokens, tokens, generator=torch.Generator().manual_seed(1))
+    sampled = attention(q, k, v, bias)
+    with torch.enable_grad():
+        trained = attention(q, k, v, bias)
+    expected = ((q @ k.transpose(-1, -2)) * 8**-0.5 + bias).softmax(-1) @ v
+    assert torch.allclose(sampled, expected, atol=1e-5) and torch.allclose(trained, expected, atol=1e-5)
 
 
 def test_starts_as_zero_and_as_an_image_model() -> None:
