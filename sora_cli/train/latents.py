@@ -86,12 +86,13 @@ class Window:
         return self.folder / f"{number:08d}.safetensors"
 
     def kept(self, number: int, bucket: Bucket) -> Block:
-        """A block from disk, where it is there, else drawn and put there."""
+        """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
         if self.path(number).exists():
             tensors, metadata = weights.load(self.path(number))
-            return Block(tensors["latents"], **{k: _frozen(json.loads(v)) for k, v in metadata.items()})
+            if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
+                return Block(tensors["latents"], **{k: _frozen(json.loads(v)) for k, v in metadata.items()})
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {k: json.dumps(getattr(block, k)) for k in ("index", "fps", "captions")}
