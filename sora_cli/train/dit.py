@@ -65,6 +65,7 @@ GROWN = (  # for weights that know pictures already
     Phase(0.0, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.5), (Bucket(4, *WIDE), 0.2))),
     Phase(0.2, ((Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.05), (Bucket(4, *WIDE), 0.35), (Bucket(8, *WIDE), 0.3))),
 )
+DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
 def bucket_of(share: float, rng: random.Random, phases: tuple[Phase, ...] = PHASES) -> Bucket:
@@ -239,7 +240,8 @@ def train(options: TrainOptions) -> Path:
                     rate=rate, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
     fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
-    data = Data(window, conditioner, recipe, options.seed, GROWN if options.init else PHASES)
+    phases = DISTILLED if options.distil else GROWN if options.init else PHASES
+    data = Data(window, conditioner, recipe, options.seed, phases)
     if options.compile:
         compile_blocks(dit)
 

@@ -44,12 +44,12 @@ def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device
     return video[..., y : y + CROP[0], x : x + CROP[1]].contiguous()
 
 
-def batch(seed: int, step: int, clips: int, device: torch.device) -> Tensor:
+def batch(seed: int, step: int, clips: int, device: torch.device, images: float = 0.5) -> Tensor:
     """One step's videos: half the time images, as appearance is the hard part and images are all different;
     else clips of five frames, now and then of nine, now and then generic imagery."""
     rng = random.Random(seed * 1_000_003 + step)
     kind = rng.random()
-    if kind > 0.5:
+    if kind > 1 - images:
         return torch.cat([world_clip(rng, clips, 1, device) for _ in range(4)])
     if kind < 0.1:
         from sora_cli.world.textures import generic
@@ -129,7 +129,7 @@ def train(options: TrainOptions) -> Path:
                     save_every=250, sample_every=500)  # fmt: skip
 
     def loss(step: int) -> Losses:
-        video = batch(options.seed, step, clips, device)
+        video = batch(options.seed, step, clips, device, 0.2 if options.decoder_only else 0.5)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return losses(vae, video, generator(options.seed, step))
 
