@@ -206,8 +206,9 @@ def loss_of(dit: Dit, pack: Pack, parts: tuple[int, int], rng: torch.Generator, 
 # ---- autoencoders -----------------------------------------------------------------------------------------
 
 
-def reconstruct(steps: int, equivariant: bool = True, time_channels: int = 8) -> Row:
-    """A small autoencoder: PSNR on held-out clips, and what a transformer reaches on its latents."""
+def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float = 0.0, time_channels: int = 8) -> Row:
+    """A small autoencoder: PSNR on held-out clips, how alike neighbouring cells are, and what a transformer reaches on
+    the latents."""
     torch.manual_seed(0)
     vae = autoencoder.Vae(replace(VAE, time=max(1, time_channels)))
     plan = Recipe(steps=steps, batch=1, rate=2e-3, warmup=20)
@@ -218,9 +219,9 @@ def reconstruct(steps: int, equivariant: bool = True, time_channels: int = 8) ->
             optim.zero_grad(set_to_none=True)
         video = vae_recipe.batch(0, step, 4, CPU)
         with torch.autocast("cpu", pick_dtype("auto", CPU)):
-            rng = generator(0, step)
-            vae_recipe.losses(vae, video, rng, vae_recipe.SHRUNKEN if equivariant else 0.0,
-                              vae_recipe.MOTIONLESS if time_channels else 1.0)["loss"].backward()  # fmt: skip
+            motionless = vae_recipe.MOTIONLESS if time_channels else 1.0
+            found = vae_recipe.losses(vae, video, generator(0, step), shrunken, moved, motionless)
+        found["loss"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for optim in optims:
             optim.step()
@@ -229,7 +230,10 @@ def reconstruct(steps: int, equivariant: bool = True, time_channels: int = 8) ->
     vae_recipe.measure_latents(vae.eval(), 16, CPU)
     psnr = whole_clips(vae, moving=bool(time_channels))
     data = packs(vae, "train", PACKS), packs(vae, "held-out", HELD_OUT)
-    return {"PSNR": psnr, "loss": learn(Variant(), steps, data, (VAE.space, max(1, time_channels)))["loss"]}
+    cells = torch.cat([clip[: VAE.space, 0].unsqueeze(0) for pack in data[1][::2] for clip, _, _ in pack])
+    alike = (cells[..., 1:] * cells[..., :-1]).mean() / cells.square().mean()
+    reached = learn(Variant(), steps, data, (VAE.space, max(1, time_channels)))
+    return {"PSNR": psnr, "neighbours alike": float(alike), "loss": reached["loss"]}
 
 
 @torch.no_grad()
@@ -252,7 +256,11 @@ QUESTIONS: dict[str, dict[str, Callable[[int], Row]]] = {
     "conditions": {"tokens": partial(learn, Variant()), "adaLN-single": partial(learn, Variant(AdaptiveNorms))},
     "prediction": {"x": partial(learn, Variant()), "v": partial(learn, Variant(PredictsVelocity))},
     "optimiser": {"Muon": partial(learn, Variant()), "AdamW": partial(learn, Variant(muon=False))},
-    "equivariance": {"EQ-VAE": reconstruct, "without": partial(reconstruct, equivariant=False)},
+    "equivariance": {
+        "to scale (EQ-VAE)": reconstruct, "none": partial(reconstruct, shrunken=0.0),
+        "to shifts": partial(reconstruct, shrunken=0.0, moved=0.4),
+        "to both": partial(reconstruct, moved=0.4),
+    },
     "time channels": {str(n): partial(reconstruct, time_channels=n) for n in (0, 4, 8)},
 }
 

@@ -217,6 +217,17 @@ def test_a_grown_autoencoder_keeps_its_latents() -> None:
     assert after[:, 4:6].any()
 
 
+def test_moved_latents_belong_to_moved_pictures() -> None:
+    """Latents that are means over cells interpolate exactly where the picture is a ramp."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(80.0), indexing="ij")
+    video = (2 * y + 3 * x)[None, None, None]
+    latents = nn.functional.avg_pool3d(video, (1, 16, 16))
+    for seed in range(5):
+        z, target = vae_training.move(latents, video, torch.Generator().manual_seed(seed))
+        assert target.shape[-2:] == (48, 64)
+        assert torch.allclose(z, nn.functional.avg_pool3d(target, (1, 16, 16)), atol=1e-3)
+
+
 def task_of(V: int, T: int) -> distil.Task:
     rng = torch.Generator().manual_seed(3)
     return distil.draw(torch.randn(V, 6, T, 4, 4, generator=rng), torch.arange(T).repeat(V, 1) / 6, (4, 2), rng)

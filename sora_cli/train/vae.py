@@ -28,7 +28,8 @@ STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
 CROP = (128, 160)
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.1
-SHRUNKEN, MOTIONLESS = 0.15, 0.1  # shares of decodes from latents of half the size, and of chunks without their motion
+SHRUNKEN, MOVED = 0.15, 0.0  # shares of decodes from latents of half the size, and moved by fractions of a cell
+MOTIONLESS = 0.1  # share of chunks without their motion
 
 
 def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device) -> Tensor:
@@ -60,17 +61,18 @@ def batch(seed: int, step: int, clips: int, device: torch.device, images: float 
     return world_clip(rng, clips, 5, device)
 
 
-def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRUNKEN,
+def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRUNKEN, moved: float = MOVED,
            motionless: float = MOTIONLESS) -> Losses:  # fmt: skip
-    """L1 + gradient L1 on a decode of noised posterior samples, KL, and the scale regulariser of EQ-VAE:
-    the decode of a shrunken latent should be the shrunken picture."""
+    """L1 + gradient L1 on a decode of noised posterior samples, KL, and equivariance: the decode of a shrunken
+    latent should be the shrunken picture, that of a moved one the moved picture."""
     mean, logvar = (x.float() for x in vae.moments(video))
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
     level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
     z = mean + noise * (torch.exp(logvar) + level**2 * (torch.rand((), generator=rng) < 0.5)).sqrt()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
-    z, target = shrink(z, video) if torch.rand((), generator=rng) < shrunken else (z, video)
+    chance = float(torch.rand((), generator=rng))
+    z, target = shrink(z, video) if chance < shrunken else move(z, video, rng) if chance > 1 - moved else (z, video)
     z = drop_motion(vae, z, rng, motionless)
     decoded = vae.decode_raw(z)[0]
     error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
@@ -83,6 +85,16 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRU
 def shrink(z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     """Latents and pictures at half size (EQ-VAE, Kouzelis et al. 2025)."""
     return F.avg_pool3d(z, (1, 2, 2)), F.avg_pool3d(video, (1, 2, 2))
+
+
+def move(z: Tensor, video: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Latents between the cells, interpolated, and the pictures that begin as many pixels later (after AF-LDM, Zhou
+    et al. 2025): numbers that interpolate change slowly while something moves."""
+    down, right = torch.randint(STRIDE, (2,), generator=rng).tolist()
+    z = torch.lerp(z[..., :-1, :], z[..., 1:, :], down / STRIDE)
+    z = torch.lerp(z[..., :-1], z[..., 1:], right / STRIDE)
+    height, width = (STRIDE * size for size in z.shape[-2:])
+    return z, video[..., down : down + height, right : right + width]
 
 
 def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
