@@ -3,6 +3,7 @@
     python benchmarks/bar.py                         # all of it, about a quarter of an hour on two cores
     python benchmarks/bar.py --only speed picture
     python benchmarks/bar.py --clips 8 --json
+    python benchmarks/bar.py --write                 # and into README.md and the model card
 
 prompts  held-out combinations of subject, action and place, and pairs of subjects, named by the judge
 picture  the autoencoder alone, on held-out scenes at the native size, and on a photograph that is panned over
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from measuring import grid, measure, note, parser, show
 from PIL import Image
+from rich.table import Table
 
 from sora_cli import media, registry
 from sora_cli.engine import Engine
@@ -45,6 +47,7 @@ FPS, SHORT = exam.FPS, exam.SHORT
 LONG = 60 * 24
 FIRST_LOOKS, LAST_LOOKS = (0.0, 1.5, 3.0), (55.0, 56.5, 57.9)
 FEW, MANY = 4, 32
+ROOT, MARKS = Path(__file__).parent.parent, ("<!-- figures: make evaluate -->", "<!-- end of figures -->")
 
 
 @dataclass(frozen=True)
@@ -240,15 +243,32 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
 }  # fmt: skip
 
 
-def report(figures: Sequence[Figure]) -> Any:
-    table = grid("pocket against its targets", "", "measured", "target", "reached", "at best")
-    for f in figures:
-        digits = 0 if f.unit == " %" else 4 if 0 < abs(f.value) < 0.01 else 2
-        asked = f"{f.sign} {f.target:g}{f.unit}" if f.sign else ""
-        best = "" if f.best is None else f"{f.best:.{digits}f}{f.unit}"
-        verdict = ("yes" if f.reached else "NO") if f.sign else ""
-        table.add_row(f.name, f"{f.value:.{digits}f}{f.unit}", asked, verdict, best)
+COLUMNS = ("", "measured", "target", "reached", "at best")
+
+
+def cells(f: Figure) -> tuple[str, ...]:
+    digits = 0 if f.unit == " %" else 4 if 0 < abs(f.value) < 0.01 else 2
+    asked = f"{f.sign} {f.target:g}{f.unit}" if f.sign else ""
+    best = "" if f.best is None else f"{f.best:.{digits}f}{f.unit}"
+    return f.name, f"{f.value:.{digits}f}{f.unit}", asked, ("yes" if f.reached else "NO") if f.sign else "", best
+
+
+def report(figures: Sequence[Figure]) -> Table:
+    table = grid("pocket against its targets", *COLUMNS)
+    for figure in figures:
+        table.add_row(*cells(figure))
     return table
+
+
+def write(figures: Sequence[Figure]) -> None:
+    """The table in Markdown, between the marks in the README and in the model card."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, figures)]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    for path in (ROOT / "README.md", ROOT / "docs" / "pocket.md"):
+        before, mark, rest = path.read_text().partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        assert mark and end, f"{path} lacks {MARKS}"
+        path.write_text(f"{before}{mark}\n{text}\n{end}{after}")
 
 
 def main() -> None:
@@ -256,11 +276,14 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     options.add_argument("--clips", type=int, default=64, help="for the prompts; the other parts take shares of it")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--write", action="store_true", help="put the table into README.md and docs/pocket.md")
     asked = options.parse_args()
     bench, figures = Bench(asked.model, asked.clips, asked.seed), list[Figure]()
     for part in asked.only:
         note(f"{part} ...")
         figures += PARTS[part](bench)
+    if asked.write:
+        write(figures)
     found = [vars(f) | {"reached": f.reached} for f in figures]
     show({"figures": found}, [report(figures)], asked.json)
 
