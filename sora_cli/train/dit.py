@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sora_cli import flow, registry, weights
 from sora_cli.device import pick_device, pick_dtype
-from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
@@ -226,25 +226,31 @@ def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
                      text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=64.0)  # fmt: skip
 
 
+def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
+    """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
+    config = config_of(options.preset, vae.config, text)
+    if not options.init:
+        return Dit(config)
+    tensors, metadata = weights.load_part(options.init, "dit")
+    dit = Dit(config_from(metadata) if options.distil else config)
+    grow_dit(dit, tensors, metadata, (vae.config.space, vae.config.time))
+    return dit
+
+
 def train(options: TrainOptions) -> Path:
     """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
-    dit = Dit(config_of(options.preset, vae.config, conditioner.tower.config)).to(device)
-    if options.init:
-        grow_dit(dit, *weights.load_part(options.init, "dit"), (vae.config.space, vae.config.time))
-    rate = DISTIL_RATE if options.distil else RATE
+    dit = begin(options, vae, conditioner.tower.config).to(device)
+    rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
-                    rate=rate, average=0.999, warmup=200, save_every=250, sample_every=500)  # fmt: skip
+                    rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
     fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
     phases = DISTILLED if options.distil else GROWN if options.init else PHASES
     data = Data(window, conditioner, recipe, options.seed, phases)
-    if options.compile:
-        compile_blocks(dit)
-
     parts = (vae.config.space, vae.config.time)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
     if options.compile:

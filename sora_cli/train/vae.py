@@ -20,8 +20,8 @@ from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
 PRESETS = {
-    "nano": VaeConfig(space=24, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
-    "mini": VaeConfig(space=24, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
+    "nano": VaeConfig(space=16, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
+    "mini": VaeConfig(space=16, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
     "base": VaeConfig(space=24, time=8, deep=320, wide=128, tail=64, blocks=3, memory=8),
 }
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
