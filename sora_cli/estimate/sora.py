@@ -57,7 +57,7 @@ def estimate(
     """The cost where products run at `rate` FLOP/s on numbers of `size` bytes."""
     runs = shot.steps * copies(model, shot)
     patches, config = patches_of(shot), model.config
-    products = runs * sum(2 * model.dit.count() * tokens_of(config, patches, window) for window in windows)
+    products = runs * sum(products_of(model.dit, config, patches, window) for window in windows)
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
     decoding = shot.frames * decoding_of(model.vae, patches)
     pixels = shot.frames * shot.width * shot.height
@@ -100,6 +100,12 @@ def latents_of(shot: Shot, config: "DitConfig") -> int:
 def tokens_of(config: "DitConfig", patches: int, window: Window) -> int:
     """N = T (P + K)"""
     return len(window.frames) * (patches + config.conditions)
+
+
+def products_of(dit: Header, config: "DitConfig", patches: int, window: Window) -> float:
+    """FLOP of all layers: every weight once a token, but those across time, which see no condition tokens."""
+    unseen = 4 * config.width**2 * config.depth * len(window.frames) * config.conditions
+    return 2.0 * (dit.count() * tokens_of(config, patches, window) - unseen)
 
 
 def largest(model: Model, shot: Shot, windows: Sequence[Window]) -> int:
