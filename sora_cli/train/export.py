@@ -7,7 +7,7 @@ README.md, the model card: what was trained, on what, how it went.
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -66,14 +66,10 @@ def table(title: str, files: list[Path], usage: Usage) -> str:
     """The weights.toml of the folder, of the registry's form."""
     rows = "".join(f"  {{ name = {json.dumps(path.name)}, bytes = {path.stat().st_size}, "
                    f'sha256 = "{weights.hash_of(path)}" }},\n' for path in files)  # fmt: skip
-    told = {field.name: getattr(usage, field.name) for field in fields(Usage)}
-    said = "".join(f"{key} = {toml(value)}\n" for key, value in told.items() if value != field_default(key))
+    usual = asdict(Usage())
+    said = "".join(f"{key} = {toml(value)}\n" for key, value in asdict(usage).items() if value != usual[key])
     return (f'[{json.dumps(title)}]\nkind = "sora"\nabout = "trained by sora-cli train"\nlicence = "unknown"\n'
             f"files = [\n{rows}]\n[{json.dumps(title)}.usage]\n{said}")  # fmt: skip
-
-
-def field_default(name: str) -> object:
-    return getattr(Usage(), name)
 
 
 def toml(value: object) -> str:

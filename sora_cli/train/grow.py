@@ -64,7 +64,7 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
     patch = blocks_of_patch(channels_of((was.channels - parts[1], parts[1]), parts))
     known = now.channels * PATCH**2 + torch.arange(2)
     hidden = hidden_width(was.width), hidden_width(now.width)
-    qkv = torch.cat([blocks(1, was.width, now.width) + i * now.width for i in range(3)])
+    qkv = blocks(3, was.width, now.width)
     special: dict[str, Sequence[Tensor | None]] = {
         "patch_in.weight": (None, torch.cat([patch, known])), "patch_out.weight": (patch, None),
         "patch_out.bias": (patch,), "qkv.weight": (qkv, None),
