@@ -36,6 +36,9 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so much time.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples per step.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches a step, shared by the processes that torchrun starts.")
+    ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder (runs/STAGE-PRESET unless told).")] = None,
     device: DeviceOption = Device.auto,
@@ -64,6 +67,7 @@ def train(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
+        accumulate=accumulate,
     )  # fmt: skip
     check(options)
     if stage is Stage.export and not (init and init.is_dir()):

@@ -20,9 +20,9 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli import weights
-from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.text import PAD, TextConfig, Tokenizer, text_weights
+from sora_cli.train import ranks
 from sora_cli.train.loop import Losses, Recipe, fit
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.captions import dense, sparse, words
@@ -167,7 +167,7 @@ def train(options: TrainOptions) -> Path:
 
 def run(preset: Preset, options: TrainOptions) -> Path:
     """Train one preset as the options say."""
-    device = pick_device(options.device)
+    device, dtype = ranks.join(options)
     tokenizer = Tokenizer(words(), CONTEXT)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
@@ -175,11 +175,12 @@ def run(preset: Preset, options: TrainOptions) -> Path:
     clip.to(device)
     batch = options.batch or preset.batch
     recipe = Recipe(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
-    contrast = Contrast(clip, tokenizer, batch, options.seed, pick_dtype(options.dtype, device))
+    contrast = Contrast(clip, tokenizer, batch, options.seed, dtype)
     clip.load_state_dict(fit(clip, contrast, recipe, options))
     record = {"stage": "clip", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out_recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
     path = options.out / "text.safetensors"
-    weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
+    if ranks.leads():
+        weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
     return path

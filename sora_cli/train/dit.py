@@ -18,7 +18,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import flow, registry, weights
-from sora_cli.device import pick_device, pick_dtype
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
@@ -27,10 +26,10 @@ from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import Task, sample_task, spread
-from sora_cli.train import distil
+from sora_cli.train import distil, ranks
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
-from sora_cli.train.loop import Losses, Recipe, fit, generator
+from sora_cli.train.loop import Losses, Recipe, batches_of, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 
@@ -42,6 +41,7 @@ SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
 RATE, DISTIL_RATE = 2e-3, 5e-4
 DROP_TEXT, CLEAN_CONTEXT = 0.1, 0.7
+NOISY = 0.4  # the middle of the noise levels, in logits: latents are pictures, whose outlines survive much noise
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ PHASES = (
     Phase(0.75, ((Bucket(1, *WIDE), 0.2), (Bucket(4, *WIDE), 0.3), (Bucket(4, *TALL), 0.1), (Bucket(8, *WIDE), 0.4))),
 )
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.5), (Bucket(4, *WIDE), 0.2))),
-    Phase(0.2, ((Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.05), (Bucket(4, *WIDE), 0.35), (Bucket(8, *WIDE), 0.3))),
+    Phase(0.0, ((Bucket(1, *SQUARE), 0.4), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2))),
+    Phase(0.2, ((Bucket(1, *WIDE), 0.3), (Bucket(4, *SQUARE), 0.3), (Bucket(4, *WIDE), 0.2),
+                (Bucket(8, *SQUARE), 0.2))),
+    Phase(0.5, ((Bucket(1, *WIDE), 0.15), (Bucket(1, *TALL), 0.05), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.2),
+                (Bucket(8, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.2))),
 )
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
@@ -109,7 +112,7 @@ def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.G
     task = asked(T) if asked else sample_task(rng, T)
     known = rearrange(task.known, "p T -> T p").float()
     shift = flow.shift_for(h * w // 4)
-    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng), shift)
+    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY), shift)
     t = stages[task.order]
     soiled = torch.rand((), generator=rng) > CLEAN_CONTEXT
     context = torch.rand((), generator=rng) * 0.3 * soiled
@@ -142,28 +145,29 @@ Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their 
 
 
 class Data:
-    """A pack a step: blocks of one shape out of the window, as many as make the budget of tokens."""
+    """A pack a batch: blocks of one shape out of the window, as many as make the budget of tokens."""
 
-    def __init__(self, window: Window, conditioner: Conditioner, recipe: Recipe, seed: int,
+    def __init__(self, window: Window, conditioner: Conditioner, batch: int, packs: int, seed: int,
                  phases: tuple[Phase, ...] = PHASES) -> None:  # fmt: skip
-        self.window, self.conditioner, self.recipe, self.seed, self.phases = window, conditioner, recipe, seed, phases
+        self.window, self.conditioner, self.batch, self.packs = window, conditioner, batch, packs
+        self.seed, self.phases = seed, phases
 
     def bucket(self, number: int) -> Bucket:
-        share = number / (self.window.fresh * self.recipe.steps)
+        share = number / (self.window.fresh * self.packs)
         return bucket_of(share, random.Random(self.seed * 15_485_863 + number), self.phases)
 
     def block(self, number: int) -> Block:
         return self.window.block(number, self.bucket(number))
 
-    def at(self, step: int) -> tuple[list[Clip], Tensor, torch.Generator]:
-        rng = random.Random(self.seed * 32_452_843 + step)
-        torch_rng = generator(self.seed, step)
-        numbers = self.window.range_at(step)
-        for number in range(self.window.range_at(step - 1).stop, numbers.stop):
+    def at(self, pack: int) -> tuple[list[Clip], Tensor, torch.Generator]:
+        rng = random.Random(self.seed * 32_452_843 + pack)
+        torch_rng = generator(self.seed, pack)
+        numbers = self.window.range_at(pack)
+        for number in range(self.window.range_at(pack - 1).stop, numbers.stop):
             self.block(number)  # every block is made once, in its turn
         bucket = self.bucket(rng.choice(numbers))
         alike = [number for number in numbers if self.bucket(number) == bucket]
-        samples = max(1, round(self.recipe.batch * BUDGET / bucket.tokens))
+        samples = max(1, round(self.batch * BUDGET / bucket.tokens))
         clips: list[Clip] = []
         while len(clips) < samples:
             block = self.block(rng.choice(alike))
@@ -239,25 +243,24 @@ def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
 
 def train(options: TrainOptions) -> Path:
     """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    device, dtype = ranks.join(options)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
     dit = begin(options, vae, conditioner.tower.config).to(device)
     rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
-    fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
+    fresh = 0.75 if device.type == "cpu" else recipe.batch / SAMPLES
     window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
     phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-    data = Data(window, conditioner, recipe, options.seed, phases)
+    data = Data(window, conditioner, recipe.batch, recipe.steps * batches_of(options), options.seed, phases)
     parts = (vae.config.space, vae.config.time)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
     if options.compile:
         compile_blocks(dit, *([teacher] if teacher else []))
 
-    def loss(step: int) -> Losses:
-        clips, text, rng = data.at(step)
+    def loss(pack: int) -> Losses:
+        clips, text, rng = data.at(pack)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if teacher:
                 latents, seconds, _ = zip(*clips, strict=True)
@@ -276,7 +279,8 @@ def train(options: TrainOptions) -> Path:
     metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
     if options.distil:
         metadata |= {"distilled": "guidance, steps"}
-    weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
+    if ranks.leads():
+        weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
 
 

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import weights
-from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import SoraError
 from sora_cli.evaluate.network import FRAMES, GAP, HEIGHT, WIDTH, Evaluator, EvaluatorConfig, Labels
+from sora_cli.train import ranks
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.render import render
@@ -111,18 +111,20 @@ def train(options: TrainOptions) -> Path:
     """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
     if options.preset not in PRESETS:
         raise SoraError(f"no evaluator preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    preset, device = PRESETS[options.preset], pick_device(options.device)
+    preset = PRESETS[options.preset]
+    device, dtype = ranks.join(options)
     config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.channels)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         network = Evaluator(config).to(device)
     batch = options.batch or preset.batch
     recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99)
-    naming = Naming(network, batch, options.seed, pick_dtype(options.dtype, device))
+    naming = Naming(network, batch, options.seed, dtype)
     network.load_state_dict(fit(network, naming, recipe, options))
     record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out"] = examine(naming, 16)
-    return export(network, record, options.out / "evaluator.safetensors")
+    path = options.out / "evaluator.safetensors"
+    return export(network, record, path) if ranks.leads() else path
 
 
 def export(network: Evaluator, record: dict, path: Path) -> Path:

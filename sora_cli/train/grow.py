@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sora_cli.models.sora.dit import Dit, config_from, hidden_width
 from sora_cli.models.sora.patches import PATCH
-from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.models.sora.vae import SUB, Vae, VaeConfig
 
 Places = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
 
@@ -40,7 +40,7 @@ def implant(new: Tensor, old: Tensor, places: Places) -> Tensor:
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
     """More channels of the space latent; all else is of the same size."""
     now = vae.config
-    heads = blocks(2, was.space, now.space)  # means, then log-variances
+    heads = blocks(2, was.space // SUB**2, now.space // SUB**2)  # means, then log-variances
     taps = blocks(9, was.space, now.space)
     all_channels = channels_of((was.space, was.time), (now.space, now.time))
     special: dict[str, Sequence[Tensor | None]] = {

@@ -11,6 +11,7 @@ import math
 import random
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import weights
+from sora_cli.errors import SoraError
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.timeline import sample_strides
 from sora_cli.world.captions import dense
@@ -89,7 +91,7 @@ class Window:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
-        if self.path(number).exists():
+        with suppress(SoraError):  # none there, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
                 return Block(tensors["latents"], **{k: _frozen(json.loads(v)) for k, v in metadata.items()})

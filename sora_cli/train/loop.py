@@ -2,13 +2,13 @@
 
 A step draws all its randomness from (seed, step), so that a run killed at any moment and started again takes
 exactly the next step it would have taken: the checkpoint holds weights, averages and optimizer state, and
-there is no other state.
+there is no other state. A step may be the mean over several batches, shared among processes (see `ranks`).
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from sora_cli import weights
+from sora_cli.train import ranks
 from sora_cli.train.options import TrainOptions
 
 Losses = dict[str, Tensor]
@@ -29,7 +30,7 @@ class Recipe:
     decay over the last quarter (warm-up, stable, decay), of the steps or of the minutes, whichever ends first."""
 
     steps: int
-    batch: int  # samples a step, for the progress display alone
+    batch: int  # samples a batch, for the progress display alone
     rate: float  # peak learning rate
     warmup: int = 100
     decay: float = 0.25  # the share of the steps over which the rate falls to zero
@@ -83,7 +84,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
-                    optims: list[torch.optim.Optimizer]) -> None:  # fmt: skip
+                    optims: list[torch.optim.Optimizer], batches: int = 1) -> None:  # fmt: skip
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state.items()}
     for i, optim in enumerate(optims):
@@ -92,7 +93,7 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
     part, done = out / "checkpoint.part", out / f"checkpoint-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    weights.save_part(part, "state", tensors, {"step": str(step)})
+    weights.save_part(part, "state", tensors, {"step": str(step), "batches": str(batches)})
     shutil.rmtree(done, ignore_errors=True)
     part.replace(done)  # all shards of one step appear at once, and only then do older ones go
     for older in checkpoints(out)[:-1]:
@@ -122,6 +123,15 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
     return int(metadata["step"])
 
 
+def batches_of(options: TrainOptions) -> int:
+    """Batches a step: as told, as they were when the run began, or one for each process."""
+    found = [] if options.fresh else checkpoints(options.out)
+    if options.accumulate or not found:
+        return options.accumulate or ranks.count()
+    first = weights.find_part(found[-1], "state")[0]
+    return int(weights.read_header(first).metadata.get("batches", 1))
+
+
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -133,26 +143,28 @@ def fit(model: nn.Module, loss: Callable[[int], Losses], recipe: Recipe, options
         sample: Callable[[nn.Module, Path], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
     """Train until `recipe.steps` or `options.minutes`; returns the averaged weights.
 
-    `loss(step)` returns named losses of which "loss" is differentiated. `sample(model, path)` draws a sheet
-    with the averaged weights. Writes checkpoint/, log.jsonl, curves.png and samples/ under `options.out`."""
+    `loss(number)` returns named losses of a batch, of which "loss" is differentiated. `sample(model, path)` draws a
+    sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png and samples/ under `options.out`."""
     device = next(model.parameters()).device
     average, optims = Average(model, recipe.average), optimizers(model, recipe)
     options.out.mkdir(parents=True, exist_ok=True)
+    batches = batches_of(options)
     start = 0 if options.fresh else load_checkpoint(options.out, model, average, optims, device)
-    log = Log(options, recipe, start)
+    gradients = ranks.Step(model, loss, batches)
+    log = Log(options, recipe, start, batches)
     began = time.monotonic()
-    step = start
     with log.progress:
         for step in range(start, recipe.steps):
             spent = (time.monotonic() - began) / (options.minutes * 60) if options.minutes else 0.0
-            losses = _step(model, loss, step, recipe.rate_at(step, spent), recipe.clip, optims)
+            spent = ranks.agree(spent, device) if options.minutes else 0.0
+            losses = _step(model, gradients, step, recipe.rate_at(step, spent), recipe.clip, optims)
             average.update(model, step)
             log.add(step, losses)
-            done = step + 1
-            late = spent >= 1
-            if done % recipe.save_every == 0 or done == recipe.steps or late:
-                save_checkpoint(options.out, done, model, average, optims)
-            if sample and (done % recipe.sample_every == 0 or done == recipe.steps or late):
+            done, late = step + 1, spent >= 1
+            last = done == recipe.steps or late
+            if ranks.leads() and (done % recipe.save_every == 0 or last):
+                save_checkpoint(options.out, done, model, average, optims, batches)
+            if ranks.leads() and sample and (done % recipe.sample_every == 0 or last):
                 _sample(model, average, sample, options.out / "samples" / f"{done:06d}.png")
                 log.plot()
             if late:
@@ -160,18 +172,17 @@ def fit(model: nn.Module, loss: Callable[[int], Losses], recipe: Recipe, options
     return average.state
 
 
-def _step(model: nn.Module, loss: Callable[[int], Losses], step: int, rate: float, clip: float,
-          optims: Iterable[torch.optim.Optimizer]) -> dict[str, float]:  # fmt: skip
+def _step(model: nn.Module, gradients: ranks.Step, step: int, rate: float, clip: float,
+          optims: list[torch.optim.Optimizer]) -> dict[str, float]:  # fmt: skip
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = rate
         optim.zero_grad(set_to_none=True)
-    losses = loss(step)
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    losses = gradients(step)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     for optim in optims:
         optim.step()
-    return {k: float(v.detach()) for k, v in losses.items()} | {"norm": float(norm), "rate": rate}
+    return losses | {"norm": float(norm), "rate": rate}
 
 
 def _sample(model: nn.Module, average: Average, sample: Callable[[nn.Module, Path], None], path: Path) -> None:
@@ -189,21 +200,22 @@ def _sample(model: nn.Module, average: Average, sample: Callable[[nn.Module, Pat
 class Log:
     """Progress on stderr, a JSON line every ten steps, and the curves as a picture."""
 
-    def __init__(self, options: TrainOptions, recipe: Recipe, start: int) -> None:
-        self.path, self.batch, self.every = options.out / "log.jsonl", recipe.batch, 10
-        if start == 0:
+    def __init__(self, options: TrainOptions, recipe: Recipe, start: int, batches: int) -> None:
+        self.path, self.batch, self.every = options.out / "log.jsonl", recipe.batch * batches, 10
+        if start == 0 and ranks.leads():
             self.path.write_text(json.dumps({"options": asdict(options), "recipe": asdict(recipe)}, default=str) + "\n")
         self.began, self.start = time.monotonic(), start
         self.sums: dict[str, float] = {}
         self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
-                                 TimeRemainingColumn(), console=Console(stderr=True))  # fmt: skip
+                                 TimeRemainingColumn(), console=Console(stderr=True),
+                                 disable=not ranks.leads())  # fmt: skip
         self.task = self.progress.add_task(options.out.name, total=recipe.steps, completed=start, note="")
 
     def add(self, step: int, losses: dict[str, float]) -> None:
         for k, v in losses.items():
             self.sums[k] = self.sums.get(k, 0.0) + v / self.every
         self.progress.update(self.task, completed=step + 1)
-        if (step + 1) % self.every:
+        if (step + 1) % self.every or not ranks.leads():
             return
         seconds = time.monotonic() - self.began
         speed = (step + 1 - self.start) * self.batch / seconds

@@ -24,6 +24,7 @@ class TrainOptions:
     text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
     distil: bool = False             # DiT: bake guidance and the size of steps into the weights of `init`
     compile: bool = False            # fuse the transformer's blocks; a minute for each shape, then twice as fast
+    accumulate: int | None = None    # batches a step; None: as the run began, or one for each process
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
 
     def record(self) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import weights
-from sora_cli.device import pick_device, pick_dtype
-from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
+from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, fine
+from sora_cli.train import ranks
 from sora_cli.train.grow import grow_vae
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
@@ -27,8 +28,8 @@ PRESETS = {
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
 CROP = (128, 160)
-KL, GRADIENT, NOISE = 1e-4, 0.5, 0.1
-SHRUNKEN, MOVED = 0.15, 0.0  # shares of decodes from latents of half the size, and moved by fractions of a cell
+KL, GRADIENT, NOISE = 1e-4, 0.5, 0.3
+SHRUNKEN, MOVED = 0.15, 0.35  # shares of decodes from latents of half the size, and moved by fractions of a cell
 MOTIONLESS = 0.1  # share of chunks without their motion
 
 
@@ -68,11 +69,14 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRU
     mean, logvar = (x.float() for x in vae.moments(video))
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
-    level = torch.rand(mean.shape[0], generator=rng).to(mean).view(-1, 1, 1, 1, 1) * NOISE
-    z = mean + noise * (torch.exp(logvar) + level**2 * (torch.rand((), generator=rng) < 0.5)).sqrt()
+    level = NOISE * torch.rand(mean.shape[0], generator=rng).to(mean).square().view(-1, 1, 1, 1, 1)
+    z = mean + noise * (torch.exp(logvar) + (level * spreads(vae, mean)).square()).sqrt()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
-    chance = float(torch.rand((), generator=rng))
-    z, target = shrink(z, video) if chance < shrunken else move(z, video, rng) if chance > 1 - moved else (z, video)
+    chance, target = float(torch.rand((), generator=rng)), video
+    if chance < shrunken:
+        z, target = shrink(vae, z, video)
+    elif chance > 1 - moved:
+        z, target = move(vae, z, video, rng)
     z = drop_motion(vae, z, rng, motionless)
     decoded = vae.decode_raw(z)[0]
     error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
@@ -82,19 +86,50 @@ def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRU
             "psnr": 10 * torch.log10(4 / mse)}  # fmt: skip
 
 
-def shrink(z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+def spreads(vae: Vae, z: Tensor) -> Tensor:
+    """The standard deviation of each part of latents [B, C, K, h, w], over its channels: [C, 1, 1, 1]. Channels of one
+    part keep their proportions, so that noise hides the faint ones first, which then carry what matters less."""
+    parts = z.detach().split([vae.config.space, vae.config.time], 1)
+    return torch.cat([(p - p.mean((0, 2, 3, 4), keepdim=True)).square().mean().sqrt().clamp_min(1e-3).expand(p.shape[1])
+                      for p in parts]).view(-1, 1, 1, 1)  # fmt: skip
+
+
+def shrink(vae: Vae, z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     """Latents and pictures at half size (EQ-VAE, Kouzelis et al. 2025)."""
-    return F.avg_pool3d(z, (1, 2, 2)), F.avg_pool3d(video, (1, 2, 2))
+    small, tau = pictures(vae, z)
+    half = (1, 2, 2)
+    return latents(F.avg_pool3d(small, half), F.avg_pool3d(tau, half)), F.avg_pool3d(video, half)
 
 
-def move(z: Tensor, video: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def move(vae: Vae, z: Tensor, video: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Latents between the cells, interpolated, and the pictures that begin as many pixels later (after AF-LDM, Zhou
     et al. 2025): numbers that interpolate change slowly while something moves."""
-    down, right = torch.randint(STRIDE, (2,), generator=rng).tolist()
-    z = torch.lerp(z[..., :-1, :], z[..., 1:, :], down / STRIDE)
-    z = torch.lerp(z[..., :-1], z[..., 1:], right / STRIDE)
-    height, width = (STRIDE * size for size in z.shape[-2:])
-    return z, video[..., down : down + height, right : right + width]
+    by = torch.randint(STRIDE, (2,), generator=rng).tolist()
+    height, width = ((size - 1) * STRIDE for size in z.shape[-2:])
+    small, tau = pictures(vae, z)
+    small, tau = slide(small, by, FINE), slide(tau, by, STRIDE)
+    shown = video[..., by[0] : by[0] + height, by[1] : by[1] + width]
+    return latents(small[..., : height // FINE, : width // FINE], tau), shown
+
+
+def slide(x: Tensor, by: list[int], cell: int) -> Tensor:
+    """Rows and columns of `cell` pixels, from so many pixels on: linear between neighbours."""
+    for axis, pixels in zip((-2, -1), by, strict=True):
+        first, share = divmod(pixels, cell)
+        length = x.shape[axis] - first - 1
+        x = torch.lerp(x.narrow(axis, first, length), x.narrow(axis, first + 1, length), share / cell)
+    return x
+
+
+def pictures(vae: Vae, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents [B, c + t, K, h, w] -> the small pictures [B, c/4, K, 2h, 2w] and the motion [B, t, K, h, w]."""
+    s, tau = z.split([vae.config.space, vae.config.time], 1)
+    return fine(s.transpose(1, 2)).transpose(1, 2), tau
+
+
+def latents(small: Tensor, tau: Tensor) -> Tensor:
+    """The inverse of `pictures`."""
+    return torch.cat([cells(small.transpose(1, 2)).transpose(1, 2), tau], 1)
 
 
 def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
@@ -112,7 +147,7 @@ def gradients(error: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
-    """Set the per-channel mean and standard deviation from world clips."""
+    """Set the mean of every channel and the standard deviation of each part from world clips."""
     rng = random.Random(7)
     vae.mean.zero_()
     vae.std.fill_(1)
@@ -120,16 +155,14 @@ def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
     for _ in range(max(1, clips // 4)):
         video = world_clip(rng, 4, 9, device)
         found.append(vae.encode(video)[:, :, 1:].float())
-    sizes = [x.transpose(0, 1).flatten(1) for x in found]
-    values = torch.cat(sizes, 1)
+    values = torch.cat([rearrange(x, "B C K h w -> C (B K h w)") for x in found], 1)
     vae.mean.copy_(values.mean(1))
-    vae.std.copy_(values.std(1).clamp_min(1e-3))
+    vae.std.copy_(spreads(vae, values.t()[..., None, None, None]).flatten())
 
 
 def train(options: TrainOptions) -> Path:
     """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    device, dtype = ranks.join(options)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
@@ -156,7 +189,7 @@ def train(options: TrainOptions) -> Path:
     vae.load_state_dict(averaged, strict=True)
     if not options.decoder_only:
         measure_latents(vae.eval(), 64, device)
-    return export(vae, options)
+    return export(vae, options) if ranks.leads() else options.out
 
 
 def export(vae: Vae, options: TrainOptions) -> Path:

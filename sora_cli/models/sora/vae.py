@@ -4,7 +4,8 @@ Frames come in as 1 + 4n. Latent 0 is frame 0 alone; every later latent is a chu
 One latent cell covers 16 x 16 pixels and has two parts:
 
 - the *space latent* s: what the chunk's last frame (its key frame) looks like, read from that frame alone,
-  so that a start or end image has an exact latent and nothing leaks into it;
+  so that a start or end image has an exact latent and nothing leaks into it. It is a small picture of space/4
+  channels at 1/8 of the resolution, whose 2 x 2 cells are the channels of one (see `fine`);
 - the *time latent* tau: how the chunk gets there, read from the chunk, the key frame before it, and a
   causal memory over strongly pooled key frames (TECO, Yan et al. 2022, with its codebook replaced by a
   KL-regularised Gaussian).
@@ -26,12 +27,14 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 STRIDE = 16  # pixels per latent cell
+FINE = 8  # pixels per cell of the picture that the space latent is
+SUB = STRIDE // FINE
 CHUNK = 4  # frames per latent, after the first
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    space: int  # channels of the space latent
+    space: int  # channels of the space latent, four for each of its small picture
     time: int  # channels of the time latent
     deep: int  # features at 1/16
     wide: int  # features at 1/8
@@ -133,44 +136,43 @@ class Memory(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames -> features; features -> the two Gaussian posteriors."""
+    """Key frames -> the space posterior; all frames -> features -> the time posterior."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         c = config
+        self.glance = Conv(3, c.wide, kernel=12, stride=FINE)
+        self.picture = nn.Sequential(*[ResBlock(c.wide) for _ in range(2 * c.blocks)])
+        self.to_space = Conv(c.wide, 2 * c.space // SUB**2, kernel=1)
         self.stem = Conv(3, c.wide, kernel=12, stride=8)
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.down = Down(c.wide, c.deep)
         self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks)])
-        self.to_space = Conv(c.deep, 2 * c.space, kernel=1)
         self.memory = Memory(c.deep, c.memory)
         self.motion = nn.Sequential(Conv((CHUNK + 1) * c.deep, c.deep, kernel=1), ResBlock(c.deep))
         self.to_time = Conv(c.deep, 2 * c.time, kernel=1)
         for head in (self.to_space, self.to_time):
             nn.init.constant_(head.bias[len(head.bias) // 2 :], -5.0)  # almost noiseless at first
 
+    def space(self, video: Tensor) -> Tensor:
+        """Key frames [B, 3, K, H, W] -> moments of their space latents [B, K, 2c, h, w]."""
+        moments = self.to_space(self.picture(self.glance(_frames(video))))
+        return rearrange(cells(moments), "(B K) C h w -> B K C h w", K=video.shape[2])
+
     def features(self, video: Tensor) -> Tensor:
         """Frames [B, 3, T, H, W] -> [B, T, deep, h, w]."""
-        frames = rearrange(video, "B C T H W -> (B T) C H W").contiguous(memory_format=torch.channels_last)
-        x = self.deep(self.down(self.wide(self.stem(frames))))
+        x = self.deep(self.down(self.wide(self.stem(_frames(video)))))
         return rearrange(x, "(B T) C h w -> B T C h w", T=video.shape[2])
 
-    def posterior(self, e: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    def time(self, e: Tensor, past: Tensor) -> Tensor:
         """Features of the previous key frame and n chunks [B, 1+4n, C, h, w], pooled past key frames
-        [B, m, C] (the previous one last) -> space moments of the n key frames and time moments,
-        each [B, n, 2c, h, w]."""
+        [B, m, C] (the previous one last) -> time moments of the n chunks [B, n, 2c, h, w]."""
         B, n = e.shape[0], (e.shape[1] - 1) // CHUNK
-        keys = e[:, CHUNK::CHUNK]
-        recalled = self.memory(torch.cat([past, pooled(keys)], 1))[:, -n:]
+        recalled = self.memory(torch.cat([past, pooled(e[:, CHUNK::CHUNK])], 1))[:, -n:]
         chunks = torch.stack([e[:, i * CHUNK : i * CHUNK + CHUNK + 1] for i in range(n)], 1)
         motion = self.motion[0](rearrange(chunks, "B n f C h w -> (B n) (f C) h w"))
         motion = motion + rearrange(recalled, "B n C -> (B n) C 1 1")
-        tau = self.to_time(self.motion[1](motion))
-        return self.space(keys), rearrange(tau, "(B n) C h w -> B n C h w", B=B)
-
-    def space(self, e: Tensor) -> Tensor:
-        """Features [B, T, deep, h, w] -> moments of the space latent [B, T, 2c, h, w]."""
-        return rearrange(self.to_space(e.flatten(0, 1)), "(B T) C h w -> B T C h w", B=e.shape[0])
+        return rearrange(self.to_time(self.motion[1](motion)), "(B n) C h w -> B n C h w", B=B)
 
 
 class Decoder(nn.Module):
@@ -231,19 +233,19 @@ class Vae(nn.Module):
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
         coder, painter = self.encoder, self.decoder
-        outer = (coder.stem, coder.to_space, coder.to_time, painter.stem, painter.to_pixels)
+        outer = (coder.glance, coder.to_space, coder.stem, coder.to_time, painter.stem, painter.to_pixels)
         skipped = {id(p) for module in outer for p in module.parameters()}
         return [p for p in self.parameters() if p.ndim == 2 and id(p) not in skipped]
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Video [B, 3, 1+4n, H, W] in [-1, 1] -> mean and log-variance [B, C, 1+n, h, w]; the first
         latent has no motion, so its time part is a constant 0 with variance 1."""
-        e = self.encoder.features(video)
-        first = self.encoder.space(e[:, :1])
-        mean, logvar = _with_still(first, self.config.time)
-        if e.shape[1] == 1:
+        s = self.encoder.space(video[:, :, ::CHUNK])
+        mean, logvar = _with_still(s[:, :1], self.config.time)
+        if video.shape[2] == 1:
             return mean, logvar
-        rest = _joined(*self.encoder.posterior(e, pooled(e[:, :1])))
+        e = self.encoder.features(video)
+        rest = _joined(s[:, 1:], self.encoder.time(e, pooled(e[:, :1])))
         return torch.cat([mean, rest[0]], 2), torch.cat([logvar, rest[1]], 2)
 
     def normalise(self, latents: Tensor) -> Tensor:
@@ -261,13 +263,16 @@ class Vae(nn.Module):
         time, whose concatenation is `encode` of the whole. Memory does not grow with n: all that is kept are
         one key frame's features and as many pooled key frames as the memory looks back on."""
         coming = iter(frames)
-        e = self.encoder.features(rearrange(next(coming), "B C H W -> B C 1 H W"))
+        first = next(coming)[:, :, None]
+        yield self.normalise(_with_still(self.encoder.space(first), self.config.time)[0])
+        e = self.encoder.features(first)
         past = pooled(e)
-        yield self.normalise(_with_still(self.encoder.space(e), self.config.time)[0])
         while chunks := list(islice(coming, group * CHUNK)):
             assert len(chunks) % CHUNK == 0, f"{len(chunks)} frames are no whole chunks of {CHUNK}"
-            e = torch.cat([e[:, -1:], self.encoder.features(torch.stack(chunks, 2))], 1)
-            yield self.normalise(_joined(*self.encoder.posterior(e, past))[0])
+            video = torch.stack(chunks, 2)
+            e = torch.cat([e[:, -1:], self.encoder.features(video)], 1)
+            s = self.encoder.space(video[:, :, CHUNK - 1 :: CHUNK])
+            yield self.normalise(_joined(s, self.encoder.time(e, past))[0])
             past = torch.cat([past, pooled(e[:, CHUNK::CHUNK])], 1)[:, -self.config.memory :]
 
     def decode_raw(self, latents: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -323,6 +328,21 @@ def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     vae = Vae(VaeConfig(**json.loads(metadata["config"])))
     vae.load_state_dict(tensors, strict=True)
     return vae.eval().requires_grad_(False)
+
+
+def fine(s: Tensor) -> Tensor:
+    """Space latents [..., c, h, w] -> the small pictures that they are [..., c/4, 2h, 2w]."""
+    return F.pixel_shuffle(s, SUB)
+
+
+def cells(picture: Tensor) -> Tensor:
+    """The exact inverse of `fine`: [..., c/4, 2h, 2w] -> [..., c, h, w]."""
+    return F.pixel_unshuffle(picture, SUB)
+
+
+def _frames(video: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B T, C, H, W], channels innermost."""
+    return rearrange(video, "B C T H W -> (B T) C H W").contiguous(memory_format=torch.channels_last)
 
 
 def pooled(e: Tensor) -> Tensor:
