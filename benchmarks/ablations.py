@@ -242,7 +242,7 @@ def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float 
             optim.step()
         average.update(vae, step)
     vae.load_state_dict(average.state)
-    vae_recipe.measure_latents(vae.eval(), 16, CPU)
+    vae_recipe.measure_latents(vae.eval(), 16, vae_recipe.footage_of("world", CPU))
     psnr = whole_clips(vae, moving=bool(time_channels))
     latents = latents_of(vae)
     cells = torch.cat([clip[: VAE.space, 0].unsqueeze(0) for pack in latents.test[::2] for clip, _, _ in pack])

@@ -46,10 +46,10 @@ def without_folders(metadata: dict[str, str]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for stage in ("text", "vae", "evaluator", "dit"):
+    for stage in ("text", "vae", "captioner", "evaluator", "dit"):
         parser.add_argument(f"--{stage}", type=Path, help=f"run folder with the {stage} weights")
     asked = parser.parse_args()
-    for stage in ("text", "vae", "evaluator"):
+    for stage in ("text", "vae", "captioner", "evaluator"):
         if run := getattr(asked, stage):
             tensors, metadata = weights.load(run / f"{stage}.safetensors")
             weights.save(POCKET / f"{stage}.safetensors", tensors, without_folders(metadata))

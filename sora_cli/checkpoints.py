@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,17 +33,20 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 Rename = Callable[[str], str | None]  # a file's key -> the network's, or None for what no network needs
 Progress = Callable[[int, int], None]  # is told bytes read and bytes in all
+Change = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in place
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the numbers of one tensor lie: in which file, and from which byte on."""
+    """Where the numbers of one tensor lie: in which file, and from which byte on. What changes them is done whenever
+    they are read."""
 
     path: Path
     key: str  # as the file has it
     dtype: str
     shape: tuple[int, ...]
     start: int
+    changes: tuple[Change, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -332,6 +335,8 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
     """One tensor, cast piece by piece; Failed if it is not finite before and after."""
     import torch
 
+    if stored.changes:
+        return changed(stored).to(device, dtype)
     kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[stored.dtype]
     whole = torch.empty(stored.shape, dtype=dtype, device=device)
     flat, buffer = whole.view(-1), torch.empty(min(PIECE, whole.numel()), dtype=kind)
@@ -348,6 +353,18 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
                 target.copy_(cast)
     except OSError as error:
         raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+    return whole
+
+
+def changed(stored: Stored) -> "Tensor":
+    """One tensor with its changes, in float32 on the CPU, so that it has the same bits wherever it is to go."""
+    import torch
+
+    whole = read(replace(stored, changes=()), torch.float32, torch.device("cpu"))
+    for change in stored.changes:
+        change(whole)
+    if not finite(whole):
+        raise Failed(f"{label(stored)} is no longer finite with what is added to it; use less of it")
     return whole
 
 

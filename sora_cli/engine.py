@@ -23,11 +23,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import estimate, geometry, pipelines, planner, registry
+from sora_cli import estimate, geometry, lora, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed, SoraError
+from sora_cli.expand import captions_of
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
-from sora_cli.shot import Shot
+from sora_cli.shot import Lora, Shot
 from sora_cli.timeline import Timeline
 
 
@@ -69,14 +70,16 @@ class Engine:
     that is, since large ones take a while."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen) -> None:  # fmt: skip
-        self.pipeline = pipelines.load(model, device, dtype, memory, watch)
+                 watch: Watch = unseen, loras: Sequence[Lora] = ()) -> None:  # fmt: skip
+        self.loras = tuple(loras)
+        self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras)
 
     def start(self, shot: Shot, known: Sequence[Known] = (), span: geometry.Span | None = None) -> "Run":
         """Plan a shot around what is known; nothing expensive but encoding that happens before `denoise`.
 
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
+        assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
         if span is None:
             span = geometry.span_for(shot.frames, [(k.at, len(k.images)) for k in known if k.images is not None])
         return Run(self, shot, tuple(known), span)
@@ -100,7 +103,7 @@ class Run:
         shot, self.pipeline = self.shot, self.engine.pipeline
         self.entry = self.pipeline.entry
         self.canvas = self.entry.canvas(shot.width, shot.height)
-        self.prompts = [shot.prompt, *(cue.prompt for cue in shot.cues)]
+        self.prompts = captions_of(shot, self.entry.kind == "sora")
         self.notes += self.describe()
         self.timeline = self.empty_timeline()
         longest = longest_window(shot, self.latents_in_all) + self.slots
@@ -128,7 +131,10 @@ class Run:
     def describe(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""
         yield from self.pipeline.notes(self.shot)
+        yield from (lora.note(one) for one in self.shot.loras)
         c, shot = self.canvas, self.shot
+        for caption in (new for new, typed in zip(self.prompts, shot.prompts, strict=True) if new != typed):
+            yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
         yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
                f"scaled to {shot.width}x{shot.height}")  # fmt: skip
         if new := sorted(self.asks() - set(self.entry.usage.trained)):
@@ -305,7 +311,7 @@ class Run:
         return json.dumps({
             "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(),
             "weights": dict(self.pipeline.identity()), "dtype": str(self.pipeline.dtype),
-            "device": self.pipeline.device.type,
+            "device": self.pipeline.device.type, "loras": lora.hashes(self.shot.loras),
         })  # fmt: skip
 
     @contextmanager

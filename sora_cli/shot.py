@@ -13,6 +13,7 @@ FITS = ("cover", "contain", "stretch")
 LONGEST_SECONDS = 3600.0
 LONGEST_PROMPT = 2000
 MOST_FRAMES = 432_000          # an hour at the fastest frame rate
+STRONGEST = 10.0               # LoRA
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,25 @@ class Cue:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """A low-rank change of the model, and how much of it. `FILE[:STRENGTH]` on the command line."""
+
+    path: str
+    strength: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        path, _, strength = text.rpartition(":")
+        try:
+            lora = cls(path, float(strength)) if path else cls(text)
+        except ValueError:
+            lora = cls(text)  # a name with a colon in it
+        if not lora.path.strip():
+            raise SoraError(f"LoRA {text!r} is not FILE[:STRENGTH], for example style.safetensors:0.8")
+        return lora
+
+
+@dataclass(frozen=True)
 class Shot:
     """One video to make. Sizes in pixels, `frames` exact, `fps` frames per second. The prompt may be empty
     where anchors or a neighbouring video show what is meant."""
@@ -67,14 +87,23 @@ class Shot:
     fit: str = "cover"              # how anchors of another shape fill the frame
     cues: tuple[Cue, ...] = ()      # changes of prompt along the way
     loop: bool = False              # the last frame leads to the first
+    loras: tuple[Lora, ...] = ()    # changes of the model, added up
+    captions: tuple[str, ...] = ()  # what is read for the prompt and each cue; (): as the model was trained
 
     def __post_init__(self) -> None:
-        for text in (self.prompt, *(cue.prompt for cue in self.cues)):
+        for text in self.prompts:
             check_text("prompt", text)
+        if len(self.captions) not in (0, 1 + len(self.cues)):
+            raise SoraError(f"there are {len(self.captions)} captions for {1 + len(self.cues)} prompts")
+        for text in self.captions:
+            check_text("caption", text)
         check_text("negative prompt", self.negative)
         check_text("name of the model", self.model)
         for anchor in self.anchors:
             check_text("name of an anchor", anchor.path)
+        for lora in self.loras:
+            check_text("name of a LoRA", lora.path)
+            check_range(f"strength of {lora.path}", lora.strength, -STRONGEST, STRONGEST)
         geometry.check_size(self.width, self.height)
         check_range("fps", self.fps, 1, 120)
         check_range("frames", self.frames, 1, MOST_FRAMES)
@@ -86,6 +115,11 @@ class Shot:
         check_choice("fit", self.fit, FITS)
         check_moments("anchor", [anchor.at for anchor in self.anchors], self)
         check_moments("prompt", [cue.at for cue in self.cues], self)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt and those of the cues, as typed."""
+        return self.prompt, *(cue.prompt for cue in self.cues)
 
     @property
     def seconds(self) -> float:
@@ -151,7 +185,16 @@ def shown(value: float) -> str:
 
 def read_field(name: str, value: Any, kind: type) -> Any:
     """A field of a shot as JSON has it, as the shot has it."""
+    if name == "captions":
+        return texts(name, value)
     return records(name, value, LISTS[name]) if name in LISTS else typed(name, value, kind)
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list of texts as a tuple; SoraError otherwise."""
+    if not isinstance(value, list):
+        raise SoraError(f"not a shot: {name} is of type {type(value).__name__}, not list")
+    return tuple(typed(name, text, str) for text in value)
 
 
 def typed(name: str, value: Any, kind: type) -> Any:
@@ -164,12 +207,12 @@ def typed(name: str, value: Any, kind: type) -> Any:
 
 
 def records(name: str, value: Any, kind: type) -> tuple[Any, ...]:
-    """A list of objects as a tuple of frozen records whose fields are all text; SoraError otherwise."""
-    known = {field.name for field in fields(kind)}
-    if not isinstance(value, list) or not all(isinstance(item, dict) and item.keys() == known for item in value):
+    """A list of objects as a tuple of frozen records; SoraError otherwise."""
+    known: dict[str, Any] = {field.name: field.type for field in fields(kind)}
+    if not isinstance(value, list) or not all(isinstance(item, dict) and item.keys() == set(known) for item in value):
         raise SoraError(f"not a shot: {name} is not a list of objects with {' and '.join(sorted(known))}")
-    return tuple(kind(**{key: typed(f"{name}.{key}", text, str) for key, text in item.items()}) for item in value)
+    return tuple(kind(**{key: typed(f"{name}.{key}", it, known[key]) for key, it in item.items()}) for item in value)
 
 
-LISTS: dict[str, type] = {"anchors": Anchor, "cues": Cue}
+LISTS: dict[str, type] = {"anchors": Anchor, "cues": Cue, "loras": Lora}
 BLANK = Shot(prompt="blank")

@@ -157,7 +157,7 @@ def in_order(content: bytes) -> tuple[bytes, memoryview]:
 def write(path: Path | str, *pieces: bytes | memoryview) -> None:
     """A whole file, under a temporary name until it has reached the disk."""
     path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
             for piece in pieces:

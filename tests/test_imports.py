@@ -30,13 +30,14 @@ TABLE: dict[str, set[str]] = {
     "windows": {"errors", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
     "checkpoints": {"errors"},
+    "lora": {"checkpoints", "errors", "shot", "weights"},
     "offload": {"checkpoints"},
     "embeddings": {"errors", "weights"},
     "flow": {"errors"},
     "sampler": {"errors", "flow"},
     "solvers": {"errors"},
     "pipelines": {
-        "checkpoints", "codec", "device", "embeddings", "errors", "expand", "flow", "geometry", "hub", "memory",
+        "checkpoints", "codec", "device", "embeddings", "errors", "expand", "flow", "geometry", "hub", "lora", "memory",
         "models", "offload", "registry", "sampler", "shot", "solvers", "timeline", "weights",
     },
     "timeline": {"errors", "geometry"},
@@ -47,15 +48,18 @@ TABLE: dict[str, set[str]] = {
         "errors", "device", "geometry", "hub", "machine", "memory", "models", "networks", "planner", "registry", "shot",
         "weights",
     },
+    "caption": {"device", "errors", "media", "models", "registry", "remote", "weights"},
+    "data": {"device", "errors", "geometry", "machine", "media", "models", "registry", "sheet", "weights"},
     "world": {"errors", "media"},
     "models": {"errors"},
-    "expand": {"errors", "world"},
+    "expand": {"errors", "shot", "world"},
+    "rewriting": {"embeddings", "errors", "expand", "shot", "weights", "world"},
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents", "windows",
     "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings",
-    "cli",
+    "lora", "caption", "rewriting", "cli",
 )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from sora_cli import __version__
+from sora_cli.cli.caption import caption
+from sora_cli.cli.data import data
 from sora_cli.cli.decode import decode
 from sora_cli.cli.doctor import doctor
 from sora_cli.cli.encode import encode
@@ -49,11 +51,13 @@ app.command()(loop)
 app.command()(reverse)
 app.command()(encode)
 app.command()(decode)
+app.command()(caption)
 app.command()(info)
 app.command()(doctor)
 app.command()(train)
 app.command()(world)
 app.command()(evaluate)
+app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 
 

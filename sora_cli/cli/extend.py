@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import geometry
-from sora_cli.cli import models, options
+from sora_cli.cli import expanding, models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, keep_latents
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like
@@ -35,6 +35,9 @@ def extend(
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     memory: options.MemoryOption = options.Memory.auto,
+    lora: options.LoraOption = None,
+    expand: options.ExpandOption = "auto",
+    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
@@ -48,11 +51,14 @@ def extend(
     """Add what comes after a video, or what came before it; the video itself stays as it is."""
     asked = Asked(video, res, fps, input_res, input_fps)
     target = Target(output or beside(video, "extended"), force, resume, metadata, sheet, as_json)
-    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan)
+    how = expanding.asked(expand, expand_model, model)
+    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan, lora)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
         shot = shot_like(source, settings)
+        sides = " and ".join(side for side, length in seconds.items() if length is not None)
+        shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
                  for side, length in seconds.items() if length is not None}  # fmt: skip
         target.check_format(source.format)
@@ -60,7 +66,8 @@ def extend(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
+        engine = Engine(model, str(device), str(dtype), str(memory), screen.read, shot.loras)
+        connector = Connector(engine, source.format, making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

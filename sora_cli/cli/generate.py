@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import anchors, geometry, join, media, registry
-from sora_cli.cli import models, options
+from sora_cli.cli import expanding, models, options
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import check_room, output_names
@@ -59,6 +59,9 @@ def generate(
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     memory: options.MemoryOption = options.Memory.auto,
+    lora: options.LoraOption = None,
+    expand: options.ExpandOption = "auto",
+    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
@@ -79,6 +82,7 @@ def generate(
 ) -> None:
     """Make a video from a prompt, exactly as large and as long as asked."""
     shot = asked(context.params, given(context), source)
+    how = expanding.asked(expand, expand_model, shot.model)
     shots = [replace(shot, seed=shot.seed + n) for n in range(count)]
     placed = anchors.place(shot)
     targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
@@ -90,9 +94,11 @@ def generate(
     from sora_cli.engine import Engine
 
     with Screen(quiet, preview) as screen:
-        engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read)
+        around = [expanding.told(anchor, shot) for anchor in shot.anchors]
+        captions = expanding.expanded(shot, how, screen, around).captions
+        engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read, shot.loras)
         for one, target in zip(shots, targets, strict=True):
-            make(engine, one, placed, Making(target, screen, one.fps, one.frames))
+            make(engine, replace(one, captions=captions), placed, Making(target, screen, one.fps, one.frames))
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------
@@ -109,7 +115,7 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
     if source and wanted.get("model", base.model) != base.model:  # another model has other settings
         usual = models.usual(wanted["model"])
-        wanted = {name: getattr(usual, name) for name in ("negative", "steps", "guidance", "plan")} | wanted
+        wanted = {name: getattr(usual, name) for name in ("negative", "steps", "guidance", "plan", "loras")} | wanted
     if "res" in given:
         wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
     if given & {"seconds", "frames", "fps"}:
@@ -117,6 +123,10 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
         wanted["frames"] = frame_count(options["seconds"], options["frames"], fps, base.seconds)
     if given & {"anchor", "image", "end"}:
         wanted["anchors"] = anchors_of(options)
+    if given & {"prompt", "prompt_at", "model", "expand", "expand_model"}:
+        wanted["captions"] = ()
+    if "lora" in given:
+        wanted["loras"] = models.loras_of(options["lora"])
     if "prompt_at" in given:
         wanted["cues"] = tuple(Cue.parse(text) for text in options["prompt_at"] or ())
     shot = replace(base, **wanted)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import geometry, media
-from sora_cli.cli import models, options
+from sora_cli.cli import expanding, models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import slug
@@ -49,6 +49,9 @@ def loop(
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     memory: options.MemoryOption = options.Memory.auto,
+    lora: options.LoraOption = None,
+    expand: options.ExpandOption = "auto",
+    expand_model: options.ExpandModelOption = None,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
     sheet: options.SheetOption = None,
@@ -59,7 +62,8 @@ def loop(
     debug: options.DebugOption = False,
 ) -> None:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
-    settings = models.asked(model, prompt, seed, steps, guidance, negative)
+    how = expanding.asked(expand, expand_model, model)
+    settings = models.asked(model, prompt, seed, steps, guidance, negative, loras=lora)
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
     target = Target(name, force, resume, metadata, sheet, as_json)
     work: partial[None]
@@ -67,16 +71,16 @@ def loop(
         asked = Asked(what, res, fps, input_res, input_fps)
         check_closing(asked, target, model, times, quiet)
         length = CONNECTOR_SECONDS if seconds is None else seconds
-        work = partial(close, asked, target, settings, length, times)
+        work = partial(close, asked, target, settings, how, length, times)
     else:
         if prompt:
             raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
         length = LOOP_SECONDS if seconds is None else seconds
         shot = round_shot(replace(settings, prompt=what), res, fps, length)
         check_making(shot, target, quiet)
-        work = partial(make, shot, target, times)
+        work = partial(make, shot, target, how, times)
     with Screen(quiet, preview) as screen:
-        work(partial(load, model, str(device), str(dtype), str(memory), screen.read), screen)
+        work(partial(load, model, str(device), str(dtype), str(memory), screen.read, settings.loras), screen)
 
 
 def is_video(what: str) -> bool:
@@ -103,8 +107,10 @@ def check_making(shot: Shot, target: Target, quiet: bool) -> None:
     models.check_model(shot.model, quiet)
 
 
-def make(shot: Shot, target: Target, times: int, load: "Callable[[], Engine]", screen: Screen) -> None:
+def make(shot: Shot, target: Target, how: "expanding.How", times: int, load: "Callable[[], Engine]",
+         screen: Screen) -> None:  # fmt: skip
     """A loop of its own: all latents are made on a circle."""
+    shot = expanding.expanded(shot, how, screen)
     making = Making(target, screen, shot.fps, shot.frames * times)
     run = making.denoise(load().start(shot))
     changes = Changes()
@@ -135,13 +141,15 @@ def check_closing(asked: Asked, target: Target, model: str, times: int, quiet: b
     check_source(asked, target, model, quiet)
 
 
-def close(asked: Asked, target: Target, settings: Shot, seconds: float, times: int, load: "Callable[[], Engine]",
-          screen: Screen) -> None:  # fmt: skip
+def close(asked: Asked, target: Target, settings: Shot, how: "expanding.How", seconds: float, times: int,
+          load: "Callable[[], Engine]", screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
     with asked.open(screen) as source:
         shot = shot_like(source, settings)
         shot = replace(shot, frames=connector_length(seconds, shot.fps))
         target.check_format(source.format)
+        around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
+        shot = expanding.expanded(shot, how, screen, [around])
         making = Making(target, screen, shot.fps)
         connector = Connector(load(), source.format, making)
         passing = Passing(source, settings.model)

@@ -122,6 +122,10 @@ class Making:
 
     def denoise(self, run: "Run", part: str = "") -> "Run":
         """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
+        for lora in run.shot.loras:
+            if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
+                raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
+                                "give another -o, or --no-metadata")  # fmt: skip
         for note in (*run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)

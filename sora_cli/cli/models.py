@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sora_cli import hub, registry
+from sora_cli import hub, lora, registry
 from sora_cli.cli.screen import Transfers
-from sora_cli.shot import Shot
+from sora_cli.shot import Lora, Shot
 
 
 def check_model(model: str, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
@@ -27,8 +27,16 @@ def usual(model: str, prompt: str = "") -> Shot:
 
 
 def asked(model: str, prompt: str, seed: int, steps: int | None, guidance: float | None, negative: str | None,
-          plan: str | None = None) -> Shot:  # fmt: skip
+          plan: str | None = None, loras: Sequence[str] | None = None) -> Shot:  # fmt: skip
     """The same with what the user says about it."""
-    told: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative": negative, "plan": plan}
+    told: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative": negative, "plan": plan,
+                            "loras": loras_of(loras)}  # fmt: skip
     said = {name: value for name, value in told.items() if value is not None}
     return replace(usual(model, prompt), seed=seed, **said)
+
+
+def loras_of(texts: Sequence[str] | None) -> tuple[Lora, ...]:
+    """What `--lora` names, the files being there and whole."""
+    loras = tuple(Lora.parse(text) for text in texts or ())
+    lora.check(loras)
+    return loras

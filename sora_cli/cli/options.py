@@ -38,6 +38,10 @@ MemoryOption = Annotated[
 ModelOption = Annotated[
     str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a folder, or hf:OWNER/NAME.")
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -65,6 +69,14 @@ NegativeOption = Annotated[
 ]
 PlanOption = Annotated[
     str | None, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.", show_default=SUITED)
+]
+ExpandOption = Annotated[
+    str,
+    typer.Option(metavar="auto|off|grammar|URL", help="How a prompt becomes the caption that the model reads: by what "
+                 "it was trained on, not at all, by pocket's grammar, or by an LLM behind an OpenAI-compatible URL.")
+]  # fmt: skip
+ExpandModelOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand; URL#NAME says the same.")
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")]
 MetadataOption = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import geometry, registry
-from sora_cli.cli import models, options
+from sora_cli.cli import expanding, models, options
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
@@ -31,6 +31,9 @@ def reverse(
     device: options.DeviceOption = options.Device.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     memory: options.MemoryOption = options.Memory.auto,
+    lora: options.LoraOption = None,
+    expand: options.ExpandOption = "auto",
+    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
     resume: options.ResumeOption = False,
     metadata: options.MetadataOption = True,
@@ -44,7 +47,8 @@ def reverse(
     """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
     asked = Asked(anchor, res, fps, input_res, input_fps)
     target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
-    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model))
+    how = expanding.asked(expand, expand_model, model)
+    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model), lora)
     check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
         passing = Passing(source, model)
@@ -52,11 +56,13 @@ def reverse(
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)
+        shot = expanding.expanded(shot, how, screen, [f"{expanding.named(anchor)}, with which it ends"])
 
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        connector = Connector(Engine(model, str(device), str(dtype), str(memory), screen.read), source.format, making)
+        engine = Engine(model, str(device), str(dtype), str(memory), screen.read, shot.loras)
+        connector = Connector(engine, source.format, making)
         raw = chain(connector.connect(shot, head=passing.head), passing.frames())
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": anchor, "frames": count, "given": [shot.frames, count]}

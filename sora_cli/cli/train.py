@@ -1,4 +1,4 @@
-"""`sora-cli train clip | vae | dit | evaluator | export`: the recipes behind the weights."""
+"""`sora-cli train clip | vae | dit | lora | captioner | evaluator | export`: the recipes behind the weights."""
 
 import shutil
 from enum import StrEnum
@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sora_cli.cli.options import DebugOption, Device, DeviceOption, Dtype, DtypeOption, SeedOption
+from sora_cli import registry
+from sora_cli.cli import models
+from sora_cli.cli.options import DebugOption, Device, DeviceOption, Dtype, DtypeOption, ModelOption, SeedOption
+from sora_cli.data.shards import read_index
 from sora_cli.errors import SoraError
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import LoraOptions, TrainOptions
 
 
 class Stage(StrEnum):
     clip = "clip"
     vae = "vae"
     dit = "dit"
+    lora = "lora"
+    captioner = "captioner"
     evaluator = "evaluator"
     export = "export"
 
@@ -26,13 +31,13 @@ class Preset(StrEnum):
     base = "base"
 
 
-DATA = ("world",)
+WORLD = "world"
 
 
 def train(
     stage: Annotated[Stage, typer.Argument(help="Which network.")],
     preset: Annotated[Preset, typer.Option(help="How large.")] = Preset.nano,
-    data: Annotated[str, typer.Option(help="What to learn from: world.")] = "world",
+    data: Annotated[str, typer.Option(help="What to learn from: world, or a dataset of `data build`.")] = "world",
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so much time.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples per step.")] = None,
@@ -57,19 +62,28 @@ def train(
         bool | None,
         typer.Option("--compile/--eager", help="dit: fuse layers; unless told, where there is a C++ compiler."),
     ] = None,
+    model: ModelOption = "pocket",
+    rank: Annotated[int, typer.Option(min=1, help="lora: of what is added to each matrix.")] = 16,
     debug: DebugOption = False,
 ) -> None:
-    """Train the text tower, the VAE, the video transformer or the evaluator; resumes a stopped run.
+    """Train the text tower, the VAE, the video transformer, the captioner or the evaluator; resumes a stopped run.
 
     `export` gathers what was trained (--init RUN of the transformer, --vae, --text) in the folder --out, which
-    `generate --model ./OUT` runs."""
+    `generate --model ./OUT` runs. `lora` changes --model a little, from clips in --data, and leaves a file for
+    `generate --lora`."""
+    name = f"{stage}-{Path(model).name if stage is Stage.lora else preset}"
     options = TrainOptions(
-        str(preset), data, steps, minutes, batch, seed, out or Path("runs") / f"{stage}-{preset}",
+        str(preset), data, steps, minutes, batch, seed, out or Path("runs") / name,
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
         accumulate=accumulate,
     )  # fmt: skip
+    if stage is Stage.lora:
+        options = LoraOptions(**vars(options), model=model, rank=rank)
+        check_clips(data, model)
     check(options)
+    if stage is Stage.evaluator and data != WORLD:
+        raise SoraError(f"the evaluator trains on the rendered world: --data world, not {data}")
     if stage is Stage.export and not (init and init.is_dir()):
         raise SoraError("export gathers what was trained; say which transformer with --init RUN, a folder")
     match stage:
@@ -85,6 +99,16 @@ def train(
             from sora_cli.train import dit
 
             dit.train(options)
+        case Stage.lora:
+            models.check_model(model)
+            from sora_cli.train import lora
+
+            assert isinstance(options, LoraOptions)
+            typer.echo(lora.train(options))
+        case Stage.captioner:
+            from sora_cli.train import captioner
+
+            captioner.train(options)
         case Stage.evaluator:
             from sora_cli.train import evaluator
 
@@ -97,8 +121,10 @@ def train(
 
 def check(options: TrainOptions) -> None:
     """Refuse what cannot work before torch is imported."""
-    if options.data not in DATA:
-        raise SoraError(f"unknown data {options.data!r}; known are: {', '.join(DATA)}")
+    if options.data != WORLD and not isinstance(options, LoraOptions):  # which takes folders of clips, too
+        if not Path(options.data).is_dir():
+            raise SoraError(f"unknown data {options.data!r}; it is world, or a folder that `sora-cli data build` made")
+        read_index(Path(options.data))
     if options.minutes is not None and options.minutes <= 0:
         raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0")
     if options.out.exists() and not options.out.is_dir():
@@ -110,3 +136,12 @@ def check(options: TrainOptions) -> None:
     for path in (options.init, options.text, options.vae):
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")
+
+
+def check_clips(data: str, model: str) -> None:
+    """Refuse what a LoRA for this model cannot be trained on, before the model is fetched."""
+    if data != WORLD and not Path(data).is_dir():
+        raise SoraError(f"there is no folder {data}; --data is {WORLD}, a dataset, or a folder of latents")
+    if data == WORLD and registry.entry(model).kind != "sora":
+        raise SoraError(f"the rendered world is for models of ours; {model} learns from --data FOLDER, with latents of "
+                        f"clips: sora-cli encode CLIP --model {model}")  # fmt: skip

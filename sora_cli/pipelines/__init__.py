@@ -13,7 +13,7 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.codec import Codec
 from sora_cli.registry import Entry
-from sora_cli.shot import Shot
+from sora_cli.shot import Lora, Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Watch = Callable[[str, int, int], None]  # is told what is being read, how much of it is, and how much there is
@@ -63,7 +63,7 @@ class Pipeline(Protocol):
         ...
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
-        """Text features [P (+ 1), L, D]; the last row is what not to show, if that is asked."""
+        """Text features [P (+ 1), L, D] of captions; the last row is what not to show, if that is asked."""
         ...
 
     def velocity(self, job: Job, text: Tensor) -> Velocity:
@@ -93,16 +93,16 @@ def unseen(what: str, done: int, total: int) -> None:
 
 
 def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-         watch: Watch = unseen) -> Pipeline:  # fmt: skip
-    """The pipeline of a model's kind. SoraError for a model or device that is not there, Failed for weights that
-    are missing or damaged."""
+         watch: Watch = unseen, loras: Sequence[Lora] = ()) -> Pipeline:  # fmt: skip
+    """The pipeline of a model's kind, with LoRAs merged into it. SoraError for a model or device that is not there,
+    Failed for weights that are missing or damaged."""
     if registry.entry(model).kind == "sora":
         from sora_cli.pipelines.sora import Sora
 
-        return Sora(model, device, dtype)
+        return Sora(model, device, dtype, loras)
     from sora_cli.pipelines.wan import Wan
 
-    return Wan(model, device, dtype, memory, watch)
+    return Wan(model, device, dtype, memory, watch, loras=loras)
 
 
 def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",

@@ -5,8 +5,8 @@ repackages do; which network it is its shapes tell, and only those of `known.py`
 loaded is trained. `streamed` leaves the blocks on disk, from where each is read as it comes up.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,12 +28,14 @@ from sora_cli.checkpoints import (
     survey,
 )  # fmt: skip
 from sora_cli.errors import SoraError
+from sora_cli.lora import changes
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.offload import Rows, leave_on_disk
 from sora_cli.pipelines import known
+from sora_cli.shot import Lora
 
 C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
@@ -79,15 +81,15 @@ TEXT = Kind(
 )
 
 
-def check(places: Mapping[str, Path]) -> None:
-    """See that parts, by role, are what their networks need, as far as headers tell; the errors are those of
-    `load_dit`."""
+def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
+    """See that parts, by role, are what their networks need, and LoRAs too, as far as headers tell; the errors are
+    those of `load_dit`."""
     kinds: dict[str, Kind] = {"dit": DIT, "vae": VAE}
     for role, kind in kinds.items():
         if role in places:
             files = files_of(places[role])
             network, rename = bare(places[role], files, kind)
-            survey(network, files, rename)
+            survey_with(loras if role == "dit" else (), network, files, rename)
     if "text" in places:
         survey_text(places["text"])
 
@@ -97,14 +99,16 @@ def dit_config(place: Path) -> WanConfig:
 
 
 def load_dit(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly
-) -> WanDit:
-    """The transformer; norms, the timestep's embedding and the modulation are float32 whatever the dtype.
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    loras: Sequence[Lora] = (),
+) -> WanDit:  # fmt: skip
+    """The transformer, with LoRAs merged into it; norms, the timestep's embedding and the modulation are float32
+    whatever the dtype.
 
     SoraError if it is another network than is supported, Failed if files are damaged."""
     files = files_of(place)
     network, rename = bare(place, files, DIT)
-    places = survey(network, files, rename)
+    places = survey_with(loras, network, files, rename)
     if streamed:
         places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
     put(network, places, dtype, device, in_float, progress)
@@ -138,6 +142,17 @@ def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
     network, _ = bare(place, files, TEXT)
     keys = {stored.key for stored in headers(files)}
     return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
+
+
+def survey_with(
+    loras: Sequence[Lora], network: nn.Module, files: list[Path], rename: Rename | None
+) -> dict[str, Stored]:
+    """Where a network's parameters lie, and what LoRAs add to them whenever they are read."""
+    places = survey(network, files, rename)
+    shapes = {name: stored.shape for name, stored in places.items()}
+    for name, added in changes(loras, shapes, names.DIT.ours_to_original).items():
+        places[name] = replace(places[name], changes=added)
+    return places
 
 
 def in_float(name: str) -> bool:

@@ -8,15 +8,16 @@ from torch import Tensor
 from sora_cli import flow, registry
 from sora_cli.codec import Codec
 from sora_cli.device import pick_device, pick_dtype
-from sora_cli.expand import expand
+from sora_cli.expand import captions_of, expand
 from sora_cli.geometry import Canvas
+from sora_cli.lora import merged
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Job, Velocity, copies_of
 from sora_cli.sampler import euler
-from sora_cli.shot import Shot
+from sora_cli.shot import Lora, Shot
 from sora_cli.timeline import spread
 
 
@@ -26,7 +27,8 @@ class Sora:
     sees_while_it_works = True
     memory = "auto"
 
-    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto",
+                 loras: Sequence[Lora] = ()) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -35,7 +37,7 @@ class Sora:
         self.tower = tower.to(self.device)
         tensors, header = load(model, "dit")
         self.distilled = "distilled" in header
-        self.dit = dits.from_weights(tensors, header).to(self.device, self.dtype)
+        self.dit = dits.from_weights(merged(tensors, loras), header).to(self.device, self.dtype)
         self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
         self.codec = Codec(self.vae, self.device, self.dtype)
 
@@ -47,18 +49,19 @@ class Sora:
         return iter(())
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        prompts = (shot.prompt, *(cue.prompt for cue in shot.cues))
-        found = [expand(prompt) for prompt in prompts if prompt.strip()]
-        if unknown := sorted({word for prompt in found for word in prompt.unknown}):
+        both = dict(zip(shot.prompts, captions_of(shot, grammar=True), strict=True))
+        found = [expand(prompt) for prompt, caption in both.items() if prompt.strip() and prompt != caption]
+        as_typed = [self.tokenizer.unknown(prompt) for prompt, caption in both.items() if prompt == caption]
+        if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
+            yield "read " + ", ".join(f'"{word}" as "{right}"' for word, right in sorted(read_as))
+        if unknown := sorted({word for words in (*as_typed, *(prompt.unknown for prompt in found)) for word in words}):
             yield (f"{self.entry.name} does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "
                    "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
         if left_out := sorted({word for prompt in found for word in prompt.left_out}):
             yield f"a scene holds two subjects; left out: {', '.join(left_out)}"
-        for prompt in found:
-            yield f'caption: "{prompt.caption}"'
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
-        texts = [expand(prompt).caption if prompt.strip() else "" for prompt in prompts]
+        texts = [prompt if prompt.strip() else "" for prompt in prompts]
         if negative or (negative is not None and not self.distilled):  # distilled weights know what guidance does
             texts.append(negative)
         return torch.cat([self.features(text) for text in texts])

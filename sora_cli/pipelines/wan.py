@@ -29,7 +29,7 @@ from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.offload import Watched, keep_on_host, replace
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
 from sora_cli.sampler import euler
-from sora_cli.shot import Shot
+from sora_cli.shot import Lora, Shot
 from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
@@ -41,13 +41,14 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen, roles: Sequence[str] = registry.ROLES) -> None:  # fmt: skip
+                 watch: Watch = unseen, roles: Sequence[str] = registry.ROLES,
+                 loras: Sequence[Lora] = ()) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, large=True)
         self.places = hub.locate(self.entry.only(*roles))
-        loading.check(self.places)
-        self.memory, self.watch = memory, watch
+        loading.check(self.places, loras)
+        self.memory, self.watch, self.loras = memory, watch, loras
         self.networks: dict[str, nn.Module] = {}
         self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
 
@@ -102,8 +103,8 @@ class Wan:
         if role == "vae":
             return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
         if how.dit != "streamed":
-            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch)
-        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch)
+            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch, self.loras)
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, self.loras)
         keep_on_host(dit, "blocks", self.device)
         return dit
 

@@ -8,6 +8,7 @@ well, so that a run that goes on need not draw them again.
 
 import json
 import math
+import os
 import random
 import zlib
 from collections import OrderedDict
@@ -98,7 +99,9 @@ class Window:
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {k: json.dumps(getattr(block, k)) for k in ("index", "fps", "captions")}
-        weights.save(self.path(number), {"latents": block.latents}, about)
+        own = self.path(number).with_suffix(f".{os.getpid()}")  # two processes may draw the same block at once
+        weights.save(own, {"latents": block.latents}, about)
+        own.replace(self.path(number))
         return block
 
     @torch.no_grad()

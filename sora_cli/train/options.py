@@ -10,7 +10,7 @@ class TrainOptions:
     """Options common to `train clip`, `train vae` and `train dit`; None means "the preset decides"."""
 
     preset: str                      # nano | mini | base
-    data: str                        # "world"
+    data: str                        # "world", or the folder of a dataset
     steps: int | None                # optimiser steps
     minutes: float | None            # wall-clock budget; whichever of the two ends first
     batch: int | None                # samples per step
@@ -30,4 +30,13 @@ class TrainOptions:
     def record(self) -> str:
         """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""
         plain = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        plain["data"] = Path(self.data).name
         return json.dumps({k: str(v) for k, v in plain.items()})
+
+
+@dataclass(frozen=True)
+class LoraOptions(TrainOptions):
+    """Those of `train lora`."""
+
+    model: str = "pocket"            # what is changed
+    rank: int = 16                   # of what is added to each matrix

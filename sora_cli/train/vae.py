@@ -1,8 +1,10 @@
-"""`sora-cli train vae`: the autoencoder, on world clips and generic imagery."""
+"""`sora-cli train vae`: the autoencoder, on world clips or those of a dataset, and on generic imagery."""
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import weights
+from sora_cli.data.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, fine
 from sora_cli.train import ranks
 from sora_cli.train.grow import grow_vae
@@ -28,9 +31,12 @@ PRESETS = {
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
 CROP = (128, 160)
+LONGEST = 9  # frames of a clip
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.3
 SHRUNKEN, MOVED = 0.15, 0.35  # shares of decodes from latents of half the size, and moved by fractions of a cell
 MOTIONLESS = 0.1  # share of chunks without their motion
+
+Draw = Callable[[random.Random, int, int], Tensor]  # so many clips of so many frames: [B, 3, T, h, w] in [-1, 1]
 
 
 def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device) -> Tensor:
@@ -46,20 +52,31 @@ def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device
     return video[..., y : y + CROP[0], x : x + CROP[1]].contiguous()
 
 
-def batch(seed: int, step: int, clips: int, device: torch.device, images: float = 0.5) -> Tensor:
+def footage_of(data: str, device: torch.device) -> Draw:
+    """Where clips come from: the world, or the source files of a dataset."""
+    if data == "world":
+        return partial(world_clip, device=device)
+    dataset = Dataset(data)
+    dataset.check_frames(LONGEST)
+    return lambda rng, clips, frames: dataset.frames(rng, clips, frames, *CROP).to(device)
+
+
+def batch(seed: int, step: int, clips: int, device: torch.device, images: float = 0.5,
+          draw: Draw | None = None) -> Tensor:  # fmt: skip
     """One step's videos: half the time images, as appearance is the hard part and images are all different;
     else clips of five frames, now and then of nine, now and then generic imagery."""
     rng = random.Random(seed * 1_000_003 + step)
+    draw = draw or footage_of("world", device)
     kind = rng.random()
     if kind > 1 - images:
-        return torch.cat([world_clip(rng, clips, 1, device) for _ in range(4)])
+        return torch.cat([draw(rng, clips, 1) for _ in range(4)])
     if kind < 0.1:
         from sora_cli.world.textures import generic
 
         return generic(clips, 5, *CROP, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1
     if kind < 0.15:
-        return world_clip(rng, max(1, clips // 2), 9, device)
-    return world_clip(rng, clips, 5, device)
+        return draw(rng, max(1, clips // 2), LONGEST)
+    return draw(rng, clips, 5)
 
 
 def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRUNKEN, moved: float = MOVED,
@@ -146,14 +163,14 @@ def gradients(error: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
-    """Set the mean of every channel and the standard deviation of each part from world clips."""
+def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
+    """Set the mean of every channel and the standard deviation of each part from clips."""
     rng = random.Random(7)
     vae.mean.zero_()
     vae.std.fill_(1)
     found = []
     for _ in range(max(1, clips // 4)):
-        video = world_clip(rng, 4, 9, device)
+        video = draw(rng, 4, LONGEST)
         found.append(vae.encode(video)[:, :, 1:].float())
     values = torch.cat([rearrange(x, "B C K h w -> C (B K h w)") for x in found], 1)
     vae.mean.copy_(values.mean(1))
@@ -163,6 +180,7 @@ def measure_latents(vae: Vae, clips: int, device: torch.device) -> None:
 def train(options: TrainOptions) -> Path:
     """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
     device, dtype = ranks.join(options)
+    draw = footage_of(options.data, device)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
@@ -174,11 +192,11 @@ def train(options: TrainOptions) -> Path:
                     save_every=250, sample_every=500)  # fmt: skip
 
     def loss(step: int) -> Losses:
-        video = batch(options.seed, step, clips, device, 0.2 if options.decoder_only else 0.5)
+        video = batch(options.seed, step, clips, device, 0.2 if options.decoder_only else 0.5, draw)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return losses(vae, video, generator(options.seed, step))
 
-    shown = world_clip(random.Random(1), 4, 5, device)
+    shown = draw(random.Random(1), 4, 5)
 
     def sample(model: nn.Module, path: Path) -> None:
         assert isinstance(model, Vae)
@@ -188,7 +206,7 @@ def train(options: TrainOptions) -> Path:
     averaged = fit(vae, loss, recipe, options, sample)
     vae.load_state_dict(averaged, strict=True)
     if not options.decoder_only:
-        measure_latents(vae.eval(), 64, device)
+        measure_latents(vae.eval(), 64, draw)
     return export(vae, options) if ranks.leads() else options.out
 
 

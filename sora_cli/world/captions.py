@@ -1,13 +1,15 @@
 """One grammar, two densities: `dense` is what the model is trained on, `sparse` what people type, and `parse`
-leads from the second to the first. No torch."""
+leads from the second, and from much else that people say, to the first. No torch."""
 
 import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 
 from sora_cli.world.scene import Scene
+from sora_cli.world.spelling import meant
+from sora_cli.world.synonyms import ALSO, OTHERS
 from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
 
 _STOP = frozenset("""
@@ -17,11 +19,14 @@ _QUIET = frozenset("""
     camera out off up down around back very some this there video clip movie scene shot emoji animation
     animated two one his her as for then us me show make shows showing seen being be was who which
     across along side next beside together surface background motion
+    three four five six seven eight nine ten several many few couple pair group lots lot all each other like
+    please create generate give want would could can you we i my our your their picture image footage
 """.split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
            "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting",
            "floating", "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
-           "wandering", "trotting", "jogging", "chasing", "flew", "ran", "swam", "went")
+           "wandering", "trotting", "jogging", "chasing", "speeding", "sprinting", "dashing", "hurrying", "paddling",
+           "cycling", "hiking", "sneaking", "prowling", "roaming", "flew", "ran", "swam", "went", "drove", "rode")
 _DIRECTIONS = {
     "moving left": ("left", "leftwards", "leftward"),
     "moving right": ("right", "rightwards", "rightward"),
@@ -30,7 +35,9 @@ _DIRECTIONS = {
 }
 # These give way to other places: "at night in the desert" is the desert.
 _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
-         "water": "place??", "waves": "place??"}
+         "midnight": "place?", "nighttime": "place?", "dusk": "place?", "sundown": "place?",
+         "water": "place??", "waves": "place??", "big wave": "place??", "huge wave": "place??"}
+_APOSTROPHES = re.compile(r"['’]s\b|['’]")
 _ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|right)\b")
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
@@ -42,7 +49,8 @@ _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a prompt says in the words of the world; None: not said. `unknown`: content words it lacks."""
+    """What a prompt says in the words of the world; None: not said. `unknown`: content words it lacks;
+    `read_as`: misspelled words, and what they were taken for."""
 
     subjects: tuple[str, ...] = ()
     action: str | None = None
@@ -51,6 +59,7 @@ class Parsed:
     speed: str | None = None
     camera: str | None = None
     unknown: list[str] = field(default_factory=list)
+    read_as: dict[str, str] = field(default_factory=dict)
 
 
 def dense(scene: Scene) -> str:
@@ -79,7 +88,9 @@ def sparse(scene: Scene, rng: random.Random) -> str:
 def parse(prompt: str) -> Parsed:
     """Map a user's words to the vocabulary. The first mention of each field wins; subjects are all kept."""
     found: dict[str, list[str]] = {}
-    for kind, value in _matches(tokens(_ACROSS.sub(r"\1wards", prompt.lower()))):
+    said = tokens(_ACROSS.sub(r"\1wards", _APOSTROPHES.sub("", prompt.lower())))
+    read_as = {word: right for word in said if word not in _KNOWN and (right := meant(word, _MEANING))}
+    for kind, value in _matches([read_as.get(word, word) for word in said]):
         found.setdefault(kind, [])
         if value not in found[kind] or kind == "unknown":
             found[kind].append(value)
@@ -90,7 +101,7 @@ def parse(prompt: str) -> Parsed:
     travel = first("direction") or ("moving right" if "travel" in found else None)
     place = first("place") or first("place?") or first("place??")
     return Parsed(tuple(found.get("subject", ())), first("action") or travel, place, first("size"),
-                  first("speed"), first("camera"), found.get("unknown", []))
+                  first("speed"), first("camera"), found.get("unknown", []), read_as)
 
 
 def words() -> list[str]:
@@ -151,27 +162,48 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
     for name, phrases in _DIRECTIONS.items():
         yield from ((phrase.split(), "direction", name) for phrase in phrases)
     for place, synonyms in PLACES.items():
-        for *rest, noun in (phrase.split() for phrase in (place, *synonyms)):
+        for *rest, noun in _phrases(place, *synonyms):
             kind = _WEAK.get(" ".join([*rest, noun]), "place")
             yield from (([*rest, form], kind, place) for form in (noun, noun + "s", noun.removesuffix("s")))
     for kind, table in (("size", SIZES), ("speed", SPEEDS)):
         for name, synonyms in table.items():
-            yield from ((phrase.split(), kind, name) for phrase in (name, *synonyms))
+            yield from ((phrase, kind, name) for phrase in _phrases(name, *synonyms))
     for name, synonyms in CAMERAS.items():
         yield ["camera", *name.split()], "camera", name
-        for phrase in (() if name == "still" else (name,)) + synonyms:
-            yield from ((list(said), "camera", name) for said in product(*map(_verb_forms, phrase.split())))
+        for phrase in _phrases(*(() if name == "still" else (name,)), *synonyms):
+            yield from ((list(said), "camera", name) for said in product(*map(_verb_forms, phrase)))
     for name, synonyms in ACTIONS.items():
-        for head, *rest in (phrase.split() for phrase in (name, *synonyms)):
+        for head, *rest in _phrases(name, *synonyms):
             yield from (([form, *rest], "action", name) for form in _verb_forms(head))
     yield ["still"], "action", "standing still"
     for subject in SUBJECTS.values():
-        for *rest, noun in (phrase.split() for phrase in (subject.name, *subject.synonyms)):
+        for *rest, noun in _phrases(subject.name, *subject.synonyms):
             yield from (([*rest, form], "subject", subject.name) for form in _plurals(noun))
+    yield from ((phrase.split(), "unknown", phrase) for phrase in OTHERS)
+
+
+def _phrases(*names: str) -> Iterator[list[str]]:
+    """Names and synonyms, with what else people say for them, in words."""
+    for name in names:
+        yield name.split()
+        yield from (phrase.split() for phrase in ALSO.get(name, "").split(",") if phrase)
+
+
+def _written() -> Iterator[tuple[str]]:
+    """Words that say something by themselves, as they are listed above and in the vocabulary."""
+    for table in (ACTIONS, PLACES, SIZES, SPEEDS):
+        yield from ((phrase[0],) for phrase in _phrases(*chain(table, *table.values())) if len(phrase) == 1)
+    for subject in SUBJECTS.values():
+        for *rest, noun in _phrases(subject.name, *subject.synonyms):
+            yield from ((form,) for form in (noun, noun + "s") if not rest)
+    yield from ((verb,) for verb in _TRAVEL)
 
 
 _TABLE = {_key(phrase): (kind, name) for phrase, kind, name in _entries()}
 _LONGEST = max(map(len, _TABLE))
+_KNOWN = {word for phrase in _TABLE for word in phrase} | _STOP | _QUIET
+# Words that may be meant by misspelled ones, and what they mean: all that are written out here, with plurals.
+_MEANING = {key[0]: _TABLE[key] for key in _written() if key in _TABLE}
 
 
 def _matches(said: list[str]) -> Iterator[tuple[str, str]]:
@@ -181,6 +213,6 @@ def _matches(said: list[str]) -> Iterator[tuple[str, str]]:
         size = next((n for n in range(min(_LONGEST, len(left)), 0, -1) if tuple(left[:n]) in _TABLE), 0)
         if size:
             yield _TABLE[tuple(left[:size])]
-        elif left[0] not in _QUIET:
+        elif left[0] not in _QUIET and not left[0].isdigit():
             yield "unknown", left[0]
         del left[: size or 1]

@@ -129,12 +129,19 @@ class Captioner(nn.Module):
             x = layer(x, seen, tgt_mask=mask, tgt_is_causal=True)
         return self.head(self.norm(x))
 
+    def video_as_a_whole(self, seen: Tensor) -> Tensor:
+        """Tokens of a video [B, N, D] -> [B, D] of length 1."""
+        found, _ = self.pool(self.query.expand(len(seen), -1, -1), seen, seen, need_weights=False)  # B 1 D
+        return F.normalize(found[:, 0], dim=-1)
+
+    def text_as_a_whole(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Features [B, L, D] of captions [B, L] -> [B, D] of length 1."""
+        end = tokens.argmax(-1)[:, None, None]  # the number of the end of a text is the highest
+        return F.normalize(self.summary(x.take_along_dim(end, dim=1)[:, 0]), dim=-1)
+
     def forward(self, video: Tensor, tokens: Tensor) -> Features:
         seen, x = self.video(video), self.read(tokens)                              # B N D, B L D
-        whole, _ = self.pool(self.query.expand(len(seen), -1, -1), seen, seen, need_weights=False)  # B 1 D
-        end = tokens.argmax(-1)[:, None, None]                                      # the end of a text is the highest
-        text = self.summary(x.take_along_dim(end, dim=1)[:, 0])                     # B D
-        return Features(F.normalize(whole[:, 0], dim=-1), F.normalize(text, dim=-1), self.tell(x, seen))
+        return Features(self.video_as_a_whole(seen), self.text_as_a_whole(x, tokens), self.tell(x, seen))
 
 
 def causal(x: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ width, cross-attention to the text, and a GELU MLP; the timestep modulates both 
 The timestep belongs to a latent frame, so that known frames stand in the sequence at t = 0. SkyReels is told
 the frame rate as well. Parameter names are those of the published checkpoints in the diffusers layout.
 
-This is for inference: what a layer has made for itself alone is overwritten by the next, so that no gradient can
-go back through it.
+Where no gradients are asked for, what a layer has made for itself alone is overwritten by the next.
 
 Letters: B batch, C channels, T H W latent frames, height and width, S patches of a frame, h w rows and columns
 of patches, N tokens, L text tokens, D width, n heads, d width of a head.
@@ -154,10 +153,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Tensor) -> Tensor:
         """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D], written over
-        those that came."""
+        those that came where there are no gradients."""
         first, scale1, gate1, second, scale2, gate2 = (self.scale_shift_table + pace.float()).unbind(-2)
         x = added(x, self.attn1(modulated(x, first, scale1, self.eps), rope), gate1)
-        x += self.attn2(in_float(self.norm2, x), text)
+        x = spare(x).add_(self.attn2(in_float(self.norm2, x), text))
         return added(x, self.ffn(modulated(x, second, scale2, self.eps)), gate2)
 
 
@@ -255,8 +254,14 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 
 def added(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + y * gate in float32, written over x."""
+    """x + y * gate in float32, written over x where there are no gradients."""
+    x = spare(x)
     return x.copy_(x.float().addcmul_(y.float(), gate))
+
+
+def spare(x: Tensor) -> Tensor:
+    """x to be written over, or a copy of it where a gradient may go back through x itself."""
+    return x.clone() if torch.is_grad_enabled() else x
 
 
 def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:

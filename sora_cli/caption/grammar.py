@@ -1,0 +1,72 @@
+"""The sentences that a captioner may say, and the likeliest of them. Words are numbers of a tokenizer."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from sora_cli.models.sora.text import Tokenizer, words
+
+Said = tuple[int, ...]
+
+
+class Grammar:
+    """Sentences of one phrase from each slot, in the order of the slots. An empty phrase leaves its slot out.
+
+    Phrases have their punctuation before them: "cat", "surfing", ", ocean"."""
+
+    def __init__(self, slots: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
+        self.slots = [[(text, tuple(tokenizer.ids[word] for word in words(text))) for text in slot] for slot in slots]
+        self.end = tokenizer.end
+
+    def next(self, said: Said, slot: int = 0) -> set[int]:
+        """What may come after these words, of which the first stands in this slot; the end of the text, too."""
+        if slot == len(self.slots):
+            return set() if said else {self.end}
+        found: set[int] = set()
+        for _, phrase in self.slots[slot]:
+            if said[: len(phrase)] == phrase:
+                found |= self.next(said[len(phrase) :], slot + 1)
+            elif phrase[: len(said)] == said:
+                found.add(phrase[len(said)])
+        return found
+
+    def phrases(self, said: Said, slot: int = 0) -> list[str] | None:
+        """The phrases of a whole sentence; None for words that are none."""
+        if slot == len(self.slots):
+            return None if said else []
+        for text, phrase in self.slots[slot]:
+            rest = self.phrases(said[len(phrase) :], slot + 1) if said[: len(phrase)] == phrase else None
+            if rest is not None:
+                return [text, *rest]
+        return None
+
+    def written(self, said: Said) -> str:
+        """A whole sentence as text."""
+        phrases = self.phrases(said)
+        assert phrases is not None, f"{said} is no sentence"
+        return " ".join(filter(None, phrases)).replace(" ,", ",")
+
+
+def vocabulary(grammars: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
+    """Every word of some grammars' slots, sorted."""
+    texts = [text for slots in grammars.values() for slot in slots for text in slot]
+    return sorted({word for text in texts for word in words(text)})
+
+
+def likeliest(
+    scores: Callable[[Said], Tensor], allowed: Callable[[Said], Sequence[int]], end: int, most: int
+) -> Said:
+    """A text word by word, the likeliest of what is allowed each time, until its end or `most` words.
+
+    `scores` of what was said are those of the next word, [looks, vocabulary]: several looks at one video agree on one
+    text, by the mean of their log-probabilities."""
+    said: Said = ()
+    while len(said) < most:
+        options = allowed(said)
+        best = options[0]
+        if len(options) > 1:
+            best = options[int(scores(said).float().log_softmax(-1).mean(0)[list(options)].argmax())]
+        if best == end:
+            break
+        said += (best,)
+    return said

@@ -1,0 +1,30 @@
+"""The frames that a captioner looks at. No torch."""
+
+from contextlib import closing
+from itertools import islice
+from typing import TypeVar
+
+from sora_cli import media
+from sora_cli.media.convert import fitted
+
+LONGEST = 60.0  # seconds: a caption is about the first minute of a longer video
+
+Item = TypeVar("Item")
+
+
+def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0) -> list[media.Frame]:
+    """Frames of the first minute of a video at a rate, or the one frame of a picture: stretched to `size`, or as large
+    as fits into a square of `within` pixels."""
+    with media.open_source(name, size, fps) as source:
+        shape = size or fitted(source.format, (within, within), "contain")
+        with closing(media.to_rgb(source, source.format, shape)) as frames:  # type: ignore[type-var]
+            return list(islice(frames, round(LONGEST * fps)))
+
+
+def spread(items: list[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly from the first to the last; of one, the middle."""
+    if len(items) <= most:
+        return items
+    if most == 1:
+        return [items[len(items) // 2]]
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,157 @@
+"""`sora-cli caption FILES|DIR`: what is to be seen in videos and pictures, in words."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sora_cli import media
+from sora_cli.caption import POCKET, check_model, is_human, is_server, open_captioner
+from sora_cli.cli.options import DebugOption, Device, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
+from sora_cli.cli.outputs import check_output
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import Failed, SoraError
+from sora_cli.weights import write
+
+BESIDE = ".txt"
+
+
+def caption(
+    paths: Annotated[list[str], typer.Argument(metavar="FILES|DIR...", help="Videos, pictures, folders of them.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="JSONL", help="Write file and caption as JSON lines.")
+    ] = None,
+    sidecars: Annotated[
+        bool, typer.Option("--sidecars", help="Write NAME.txt beside each file; those that are there stay.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="pocket, coca (2.6 GB of the Hub), weights of your own, or http://SERVER.")
+    ] = POCKET,
+    served: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which model of the server; its first unless told.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer of the server.")] = 120,
+    keep_human: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = Device.auto,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is to be seen in videos and pictures: a line for each file, its name, a tab and the caption.
+
+    pocket knows its own rendered world alone. For real footage: --model coca, or a server that speaks OpenAI's protocol
+    and has a model that can see (--model http://localhost:11434 is Ollama)."""
+    check(output, sidecars, model, served, keep_human, force)
+    files = files_of(paths)
+    check_model(model)
+    if sidecars:
+        check_sidecars(files)
+    human = {} if keep_human is None else told_beside(files)
+    kept = {name for name in human if is_human(name, keep_human or 0.0, seed)}
+    with Screen(quiet) as screen:
+        todo = [name for name in files if not (sidecars and not force and beside(name).exists())]
+        if len(todo) < len(files):
+            screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
+        rows = []
+        for name, text in tell(todo, {name: human[name] for name in kept}, model, str(device), served, timeout, screen):
+            rows.append({"file": name, "caption": text} | ({"human": name in kept} if human else {}))
+            if sidecars:
+                write(beside(name), f"{text}\n".encode())
+            if output is None:
+                typer.echo(json.dumps(rows[-1], ensure_ascii=False) if as_json else f"{name}\t{text}")
+    if output is not None:
+        write(output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+        typer.echo(str(output))
+    if len(rows) < len(todo):
+        raise Failed(f"{len(todo) - len(rows)} of {len(todo)} files could not be captioned")
+
+
+def check(output: Path | None, sidecars: bool, model: str, served: str | None, keep_human: float | None,
+          force: bool) -> None:  # fmt: skip
+    """Refuse what does not go together."""
+    if output and sidecars:
+        raise SoraError("-o writes one file and --sidecars one for each; choose")
+    if keep_human is not None and sidecars:
+        raise SoraError("--sidecars keeps every caption that is there; --keep-human goes with -o or with none of them")
+    if served and not is_server(model):
+        raise SoraError(f"--served is a model of a server, and {model} is none; give --model http://SERVER")
+    if output:
+        check_output(output, (".jsonl",), force)
+
+
+def files_of(paths: Sequence[str]) -> list[str]:
+    """The files themselves, and the videos and pictures anywhere in the folders, each once."""
+    found: list[str] = []
+    for name in paths:
+        if Path(name).is_dir():
+            inside = list(shown(Path(name)))
+            if not inside:
+                raise SoraError(f"there is no video or picture in {name}")
+            found += inside
+        else:
+            media.check_input(name)
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def shown(folder: Path) -> Iterator[str]:
+    from sora_cli.data.footage import IMAGES, VIDEOS
+
+    yield from (str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS + IMAGES
+                and path.is_file())  # fmt: skip
+
+
+def beside(name: str) -> Path:
+    return Path(name).with_suffix(BESIDE)
+
+
+def check_sidecars(files: Sequence[str]) -> None:
+    """Refuse files that have no place for a sidecar, or would share one."""
+    owners: dict[Path, str] = {}
+    for name in files:
+        if not Path(name).is_file():
+            raise SoraError(f"{name} is no file that a caption could lie beside; leave --sidecars out")
+        other = owners.setdefault(beside(name), name)
+        if other != name:
+            raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")
+
+
+def told_beside(files: Sequence[str]) -> dict[str, str]:
+    """The captions that lie beside files, on one line; SoraError for one that cannot be read."""
+    texts = {}
+    for name in files:
+        try:
+            if beside(name).is_file():
+                texts[name] = " ".join(beside(name).read_text(encoding="utf-8-sig").split())
+        except (OSError, ValueError) as error:
+            raise SoraError(f"{beside(name)} cannot be read: {error}") from error
+    return {name: text for name, text in texts.items() if text}
+
+
+def tell(files: Sequence[str], known: dict[str, str], model: str, device: str, served: str | None, timeout: float,
+         screen: Screen) -> Iterator[tuple[str, str]]:  # fmt: skip
+    """Files with their captions, those that are known and those of the model. One that cannot be read is noted and left
+    out, unless it is the only one."""
+    captioner = open_captioner(model, device, served, timeout) if set(files) - set(known) else None
+    for name in screen.track(files, "caption", len(files)):
+        if captioner is None or name in known:
+            yield name, known[name]
+            continue
+        try:
+            frames = captioner.watch(name)
+        except SoraError as error:
+            if len(files) == 1:
+                raise
+            screen.note(f"{name} is left out: {error}")
+            continue
+        told = captioner.tell(frames)
+        if told.doubt:
+            screen.note(f"{name}: {told.doubt}")
+        yield name, told.text

@@ -1,0 +1,149 @@
+"""`sora-cli data build | show`: from a folder of clips to a dataset to train on."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sora_cli import geometry
+from sora_cli.cli.options import (
+    DebugOption,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ForceOption,
+    JsonOption,
+    QuietOption,
+)
+from sora_cli.cli.outputs import check_output
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import SoraError
+from sora_cli.shot import check_range
+
+if TYPE_CHECKING:
+    from sora_cli.data.build import Asked
+
+data = typer.Typer(help="Make a dataset from a folder of clips, and look at it.", no_args_is_help=True)
+
+WORKERS = min(4, os.cpu_count() or 1)
+TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
+
+
+@data.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="Clips and pictures, with captions beside them: NAME.txt, NAME.json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="The dataset, a folder.")],
+    captions: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl file with file and caption.")
+    ] = None,
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; the shipped one unless told.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; the shipped one unless told.")] = None,
+    size: Annotated[
+        str, typer.Option(metavar="WxH", help="How large frames are, about; each clip keeps its aspect.")
+    ] = "320x192",
+    fps: Annotated[float, typer.Option(help="Frames a second, at most; faster clips are thinned.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(help="Longer shots are cut in pieces.")] = 8.0,
+    workers: Annotated[int, typer.Option(min=1, help="Files read at once.")] = WORKERS,
+    device: DeviceOption = Device.auto,
+    dtype: DtypeOption = Dtype.auto,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Cut the clips of a folder into shots and encode them, once. What is there already is left as it is.
+
+    Every file of the folder has a line in DATASET/manifest.jsonl that says what became of it."""
+    check_range("--fps", fps, 1, 120)
+    check_range("--max-seconds", max_seconds, 0.5, 600)
+    width, height = geometry.parse_res(size)
+    tokens = max(1, round(width * height / TOKEN**2))
+    if not folder.is_dir():
+        raise SoraError(f"there is no folder {folder}")
+
+    from sora_cli.data.build import Asked
+
+    asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text)
+    asked.check()
+    with Screen(quiet) as screen:
+        make(asked, str(device), str(dtype), screen)
+    typer.echo(str(output))
+
+
+def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
+    """Scan, plan, encode and finish, with a bar for what takes long and a line for what is to be known."""
+    from sora_cli.data import build as building
+    from sora_cli.data.captions import Captions
+    from sora_cli.data.scan import files_of
+    from sora_cli.data.shards import MANIFEST
+
+    files = files_of(asked.source, asked.out)
+    captions = Captions(asked.source, files, asked.captions)
+    records = list(screen.track(building.look(asked, files), "scan", len(files)))
+    used = [record for record in records if not record.reason]
+    screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
+    networks = building.Networks.load(asked.vae, asked.text, device, dtype)
+    texts = {record.file: captions.of(record.file).text for record in used}
+    for line in building.remarks(texts, captions, networks):
+        screen.note(line)
+    samples = [sample for record in used for sample in building.samples_of(record, texts[record.file], asked)]
+    plan = building.plan(samples, networks)
+    building.check_room(asked, plan)
+    missing = sum(len(shard.samples) for shard in building.missing_in(asked.out, plan))
+    for _ in screen.track(building.encode(asked, plan, networks), "encode", missing):
+        pass
+    new = building.finish(asked, records, captions, plan, networks)
+    if not samples:
+        raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
+    told = f"{len(samples)} samples of {len(used)} files"
+    screen.note(f"{told} are in {asked.out}" if new else f"nothing to do: {told} were in {asked.out} already")
+
+
+@data.command()
+def show(
+    dataset: Annotated[Path, typer.Argument(help="A folder that `data build` made.")],
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is in a dataset: how much, how large, how long, with which captions; and what was skipped."""
+    from sora_cli.data import summary
+
+    if sheet is not None:
+        check_output(sheet, (".png",), force)
+    found = summary.summary(dataset)
+    if sheet is not None:
+        summary.sheet(dataset, sheet)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for name, value in lines(found):
+        typer.echo(f"{name:<14} {value}")
+
+
+def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The summary for eyes."""
+    minutes, seconds = divmod(found["seconds"], 60)
+    captions, (least, mean, most) = found["captions"], found["captions"]["words"]
+    return [
+        ("source", found["source"]),
+        ("files", f"{found['files']}: {found['videos']} videos and {found['images']} images used"),
+        ("skipped", listed(found["skipped"])),
+        ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
+        ("shots skipped", listed(found["skipped_shots"])),
+        ("samples", f"{found['samples']} of {found['latents']} latents, {found['bytes'] / 1e6:.1f} MB"),
+        ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
+        ("sizes", listed(found["sizes"])),
+        ("canvases", listed(found["canvases"])),
+        ("captions", f"{captions['different']} different, of {least} to {most} words ({mean:g} on average); "
+                     f"{captions['none']} files have none"),
+        ("vae, text", f"{found['vae']}, {found['text']}"),
+    ]  # fmt: skip
+
+
+def listed(counts: dict[str, int], most: int = 8) -> str:
+    """`640x360: 12, 320x240: 3`"""
+    told = [f"{name}: {count}" for name, count in counts.items()]
+    return ", ".join([*told[:most], *(["..."] if len(told) > most else [])]) or "none"

@@ -1,0 +1,123 @@
+"""Frames of clips and pictures as a dataset wants them: upright, in square pixels, at a steady rate, filling their
+canvas with a little cut off at the edges. No torch.
+
+Frames are uint8 arrays [h, w, 3] in RGB. Sizes are (width, height).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sora_cli import geometry, media
+from sora_cli.errors import Failed
+from sora_cli.media import sources
+from sora_cli.media.probing import Picture, describe
+from sora_cli.media.y4m import LARGEST
+
+VIDEOS = (
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
+    ".ts", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
+IMAGES = (".apng", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SLACK = 1.01                     # 30.3 frames a second pass for 30
+
+
+def thinned(fps: float, most: float) -> float:
+    """Every n-th frame of a video, so that there are at most `most` a second: 60 -> 30, 50 -> 25, 12 -> 12."""
+    return fps / math.ceil(fps / (most * SLACK))
+
+
+@lru_cache(1024)
+def canvas_of(width: int, height: int, tokens: int) -> media.Size:
+    """The token grid in pixels on which footage of this aspect is shown with `tokens` tokens or so."""
+    canvas = geometry.canvas(width, height, tokens=tokens)
+    return canvas.width, canvas.height
+
+
+def covering(size: media.Size, canvas: media.Size) -> media.Size:
+    """The size of a whole picture that keeps its aspect and leaves nothing of the canvas bare."""
+    scale = max(c / s for c, s in zip(canvas, size, strict=True))
+    width, height = (max(c, round(s * scale)) for c, s in zip(canvas, size, strict=True))
+    return width, height
+
+
+def middle(frame: media.Frame, canvas: media.Size) -> media.Frame:
+    """The centred part of a frame that is as large as the canvas."""
+    (width, height), (h, w) = canvas, frame.shape[:2]
+    top, left = (h - height) // 2, (w - width) // 2
+    return frame[top : top + height, left : left + width]
+
+
+@lru_cache(256)
+def described(path: Path) -> Picture:
+    return describe(["-i", media.as_file(path)], str(path))
+
+
+def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.Source:
+    """The frames of a video from so many seconds on, at a size and a rate."""
+    words = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
+    with ExitStack() as held:
+        wish = sources.Wish(size, fps)
+        source = sources.decode([*words, "-i", media.as_file(path)], str(path), wish, held, described(path))
+        source.held = held.pop_all()
+    return source
+
+
+def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size) -> Iterator[media.Frame]:
+    """Frames of a video from number `first` on, counted at `fps`; `size` is what it is shown at."""
+    large = covering(size, canvas)
+    with open_at(path, (first - 0.5) / fps, large, fps) as source:
+        for frame in media.to_rgb(source, source.format, large):
+            yield middle(frame, canvas)
+
+
+def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
+    """A picture, upright, its transparent parts on black, on its canvas if there is one; Failed if it is broken."""
+    try:
+        with Image.open(path) as image:
+            if max(image.size) > LARGEST:
+                raise Failed(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
+            upright = plain(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Failed(f"{path} is not a readable image: {error}") from error
+    if canvas is None:
+        return np.asarray(upright)
+    return middle(np.asarray(upright.resize(covering(upright.size, canvas), Image.Resampling.LANCZOS)), canvas)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """In RGB, over black."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB")
+
+
+def moves(path: Path) -> bool:
+    """Whether what is named like a picture is an animation, or may be one: ffmpeg will tell."""
+    try:
+        with Image.open(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size,
+         canvas: media.Size) -> np.ndarray:  # fmt: skip
+    """At most `frames` frames of a video from number `first` on, or the one of a picture: [T, h, w, 3]."""
+    if kind == "image":
+        return read_image(path, canvas)[None]
+    coming = read_video(path, first, fps, size, canvas)
+    found = list(islice(coming, frames))
+    coming.close()  # type: ignore[attr-defined]
+    if not found:
+        raise Failed(f"{path} has no frame {first}")
+    return np.stack(found)

@@ -1,0 +1,197 @@
+"""`sora-cli train captioner`: a small CoCa, learned from rendered clips and their captions.
+
+It learns contrast and captioning at once, with open_clip's loss, on clips that are clean, damaged as decoders leave
+them, in several shapes, and some of them short or still: a still is told without what only motion shows.
+"""
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from sora_cli import weights
+from sora_cli.caption.finding import STEM
+from sora_cli.caption.grammar import vocabulary
+from sora_cli.caption.own import Own
+from sora_cli.errors import SoraError
+from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, CaptionerConfig, Features
+from sora_cli.models.sora.text import PAD, Tokenizer
+from sora_cli.train import ranks
+from sora_cli.train.evaluator import damage
+from sora_cli.train.loop import Losses, Recipe, fit, generator
+from sora_cli.train.options import TrainOptions
+from sora_cli.world.captions import dense, parse
+from sora_cli.world.render import render
+from sora_cli.world.scene import Scene, Split, sample_scene
+from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+
+LONGEST = 6.0                # seconds: half of the clips begin anywhere before this, the others at 0
+STILL, SHORT = 1 / 8, 1 / 8  # of the clips: those of one frame, and those that stop within two seconds
+PLAIN, SHAPES = (HEIGHT, WIDTH), ((90, 90), (120, 72))  # rows and columns that clips are rendered in
+OTHERWISE = 1 / 4            # of the batches: those in one of the other shapes
+LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
+CAPTION = 2.0                # weight of the captioning loss beside the contrastive one, as in Yu et al. 2022
+CONTEXT = 18                 # start, at most 16 words of a dense caption, end
+FIELDS = ("subject", "action", "place", "size", "speed", "camera")
+
+
+@dataclass(frozen=True)
+class Preset:
+    width: int
+    heads: int
+    layers: int
+    channels: tuple[int, ...]
+    steps: int
+    batch: int
+    rate: float
+
+
+PRESETS = {
+    "nano": Preset(160, 4, 2, (32, 64, 128, 256), steps=2500, batch=32, rate=2e-3),
+    "mini": Preset(192, 6, 2, (48, 96, 192, 256), steps=5000, batch=128, rate=2e-3),
+    "base": Preset(256, 8, 3, (64, 128, 256, 384), steps=10000, batch=256, rate=2e-3),
+}
+
+
+def grammar() -> dict[str, list[list[str]]]:
+    """What dense captions are made of, phrase by phrase: those of clips, and those of stills."""
+    seconds = ["", *(f"and {'an' if name[0] in 'aeio' else 'a'} {name}" for name in SUBJECTS)]
+    who, place = [["a"], [*SIZES], [*SUBJECTS], seconds], [f", {name}" for name in PLACES]
+    clip = [*who, [*ACTIONS], [*SPEEDS], place, [f", camera {name}" for name in CAMERAS]]
+    return {"clip": clip, "still": [*who, place]}
+
+
+def told(scene: Scene, still: bool) -> str:
+    """The caption of a scene, of which a still shows no action, speed or camera."""
+    caption = dense(scene)
+    if not still:
+        return caption
+    return caption.replace(f" {scene.action} {scene.speed}, ", ", ").removesuffix(f", camera {scene.camera}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    scenes: list[Scene]
+    captions: list[str]
+    times: Tensor                # [B, 9] in seconds
+    shape: tuple[int, int]       # rows and columns to render
+
+
+def draw(count: int, seed: str, split: Split, plain: bool = False) -> Batch:
+    """Clips to render; `plain` ones are all whole and of the world's own shape."""
+    rng = random.Random(seed)
+    shape = PLAIN if plain or rng.random() >= OTHERWISE else rng.choice(SHAPES)
+    scenes = [sample_scene(rng, split) for _ in range(count)]
+    starts = [rng.choice((0.0, rng.uniform(0, LONGEST))) for _ in scenes]
+    luck = [1.0 if plain else rng.random() for _ in scenes]
+    lasts = [0 if x < STILL else rng.randrange(4, FRAMES) if x < STILL + SHORT else FRAMES - 1 for x in luck]
+    moments = torch.arange(FRAMES).minimum(torch.tensor(lasts)[:, None])        # B 9: the last frame stays
+    captions = [told(scene, last == 0) for scene, last in zip(scenes, lasts, strict=True)]
+    return Batch(scenes, captions, torch.tensor(starts)[:, None] + moments / RATE, shape)
+
+
+def seen(batch: Batch, device: torch.device) -> Tensor:
+    """The clips [B, 9, 3, 72, 120] as the network looks at them, whatever their shape."""
+    video = render(batch.scenes, batch.times, *batch.shape, device)
+    frames = rearrange(video, "b t c h w -> (b t) c h w")
+    if batch.shape != PLAIN:
+        frames = F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
+    return rearrange(frames, "(b t) c h w -> b t c h w", t=FRAMES)
+
+
+class Captioning:
+    """The loss of one step, with open_clip's CoCaLoss."""
+
+    def __init__(self, network: Captioner, tokenizer: Tokenizer, batch: int, seed: int, dtype: torch.dtype) -> None:
+        from open_clip.loss import CoCaLoss
+
+        self.network, self.tokenizer, self.batch, self.seed, self.dtype = network, tokenizer, batch, seed, dtype
+        self.loss = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)
+        self.device = next(network.parameters()).device
+
+    def __call__(self, step: int) -> Losses:
+        drawn = draw(self.batch, f"{self.seed}/{step}", "train")
+        tokens = self.tokenizer.encode(drawn.captions).to(self.device)
+        found = self.look(damage(seen(drawn, self.device), generator(self.seed, step)), tokens)
+        scores, right = found.scores[:, :-1], tokens[:, 1:]
+        scale = self.network.scale.exp().clamp(max=LARGEST_SCALE)
+        contrast, caption = self.loss(found.video, found.text, scores, right, scale)
+        hits = (scores.argmax(-1) == right)[right != PAD]
+        return {"loss": contrast + caption, "contrast": contrast.detach(), "caption": caption.detach(),
+                "words": hits.float().mean()}  # fmt: skip
+
+    def look(self, video: Tensor, tokens: Tensor) -> Features:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            found = self.network(video, tokens)
+        return Features(*(part.float() for part in found))
+
+
+def marks(caption: str, scene: Scene) -> dict[str, bool]:
+    """What a caption says rightly; both of two subjects have to be named."""
+    said = parse(caption)
+    right = {name: getattr(said, name) == getattr(scene, name) for name in FIELDS[1:]}
+    return {"subject": set(said.subjects) == set(scene.subjects), **right}
+
+
+def shares(marked: Iterable[dict[str, bool]]) -> dict[str, float]:
+    """The share of captions that are right, thing by thing, and in all of them."""
+    rows = [row | {"all": all(row.values())} for row in marked]
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in rows[0]}
+
+
+@torch.inference_mode()
+def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], float]:
+    """Captions of held-out combinations, undamaged: what is said rightly, and R@1 among `batch` captions; and how alike
+    all but one in a hundred of the clips and their captions are."""
+    network, rows, recalls, alike = own.network.eval(), [], [], []
+    for number in range(clips // batch):
+        drawn = draw(batch, f"held-out {number}", "held-out", plain=True)
+        video, tokens = seen(drawn, own.device), own.tokenizer.encode(drawn.captions).to(own.device)
+        found = network(video, tokens)
+        recalls.append(((found.video @ found.text.T).argmax(1).cpu() == torch.arange(batch)).float().mean())
+        for look, scene in zip(network.video(video).split(1), drawn.scenes, strict=True):
+            caption = own.say(look, own.clip)
+            rows.append(marks(caption, scene))
+            alike.append(own.alike(look, caption))
+    found = shares(rows) | {"recall_at_1": round(float(torch.stack(recalls).mean()), 4)}
+    return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
+
+
+def train(options: TrainOptions) -> Path:
+    """Train on the rendered world; returns OUT/captioner.safetensors (half precision)."""
+    if options.preset not in PRESETS:
+        raise SoraError(f"no captioner preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    if options.data != "world":
+        raise SoraError(f"the captioner trains on the rendered world: --data world, not {options.data}")
+    return run(PRESETS[options.preset], options)
+
+
+def run(preset: Preset, options: TrainOptions, clips: int = 512) -> Path:
+    """Train one preset as the options say, and examine it on so many held-out clips."""
+    device, dtype = ranks.join(options)
+    slots = grammar()
+    tokenizer = Tokenizer(vocabulary(slots), CONTEXT)
+    config = CaptionerConfig(tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers, preset.channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
+        network = Captioner(config).to(device)
+    batch = options.batch or preset.batch
+    recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99, save_every=100)
+    captioning = Captioning(network, tokenizer, batch, options.seed, dtype)
+    network.load_state_dict(fit(network, captioning, recipe, options))
+    path = options.out / f"{STEM}.safetensors"
+    if not ranks.leads():
+        return path
+    held_out, usual = examine(Own(network, tokenizer, slots), clips)
+    record = {"stage": "captioner", "seed": options.seed, "recipe": asdict(recipe), "held_out": held_out}
+    metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "grammar": slots, "usual": usual,
+                "training": record}  # fmt: skip
+    tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
+    weights.save(path, tensors, {k: json.dumps(v) for k, v in metadata.items()})
+    return path

@@ -1,0 +1,324 @@
+"""What becomes of prompts: by the grammar, by an LLM on this machine that misbehaves, and on the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from test_engine import SHOT, engine  # noqa: F401
+from test_verbs import sora  # noqa: F401
+
+from sora_cli import rewriting
+from sora_cli.cli import expanding
+from sora_cli.cli.info import shot_in
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import Failed, SoraError
+from sora_cli.expand import expand
+from sora_cli.rewriting import Writer
+from sora_cli.shot import Anchor, Cue, Shot
+from sora_cli.world import spelling
+from sora_cli.world.captions import _KNOWN, _MEANING, parse
+from sora_cli.world.vocabulary import SUBJECTS
+
+ROOT = Path(__file__).parent.parent
+with (ROOT / "tests" / "data" / "expansions.tsv").open(encoding="utf-8") as file:
+    TABLE = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+# ---- the grammar ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row["prompt"] for row in TABLE])
+def test_a_short_prompt_becomes_its_caption(row: dict[str, str]) -> None:
+    found = expand(row["prompt"])
+    read_as = ", ".join(f"{word} as {right}" for word, right in found.read_as.items())
+    assert (found.caption, read_as, ", ".join(found.unknown), ", ".join(found.left_out)) == (
+        row["caption"], row["read as"], row["unknown"], row["left out"])  # fmt: skip
+
+
+def test_the_table_is_large_and_in_the_documentation() -> None:
+    assert len(TABLE) >= 40 and {"synonym", "plural", "typo", "order", "unknown"} <= {row["kind"] for row in TABLE}
+    script = [sys.executable, str(ROOT / "scripts" / "prompt_table.py")]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+    assert told.count("\n") == len(TABLE) + 2 and told in page, "python scripts/prompt_table.py --write puts it right"
+
+
+OTHER_BEINGS = """
+    dragonfly bat goat wolf mouse deer donkey camel zebra dolphin shark snake lizard spider ant ladybug worm swan goose
+    eagle crow squirrel hamster hedgehog sheep koala kangaroo otter seal cart coach house plant planet rose tree castle
+    bridge truck canoe wizard princess astronaut pirate child beard pear fist dock whole monkfish starfish seahorse
+""".split()
+
+
+def test_real_words_are_not_taken_for_others() -> None:
+    wrong = [word for word in OTHER_BEINGS if word not in _KNOWN and parse(f"a {word}").subjects]
+    assert wrong == [] and "cart" not in _KNOWN
+    assert not spelling.WORDS & _KNOWN, "these are known by now"
+
+
+def test_every_subject_survives_two_swapped_letters_and_a_double_one() -> None:
+    for name in (name for name in SUBJECTS if len(name) > 4):
+        for typed in (name[:2] + name[3] + name[2] + name[4:], name[:3] + name[2:]):
+            assert typed in spelling.WORDS | _KNOWN or parse(f"a {typed}").subjects == (name,), typed
+
+
+@pytest.mark.parametrize(("typed", "known", "slips"), [
+    ("cat", "cat", 0.5), ("caaat", "cat", 0.5), ("cta", "cat", 0.5), ("act", "cats", 2), ("horses", "horse", 1),
+    ("elefant", "elephant", 2), ("pengiun", "penguin", 0.5), ("house", "horse", 1), ("cat", "elephant", 9),
+])  # fmt: skip
+def test_slips_are_counted(typed: str, known: str, slips: float) -> None:
+    assert spelling.slips(typed, known) == slips
+
+
+def test_what_could_be_two_things_is_neither() -> None:
+    assert spelling.meant("brear", {"bread": 1, "break": 1}) == "bread"
+    assert spelling.meant("brear", {"bread": 1, "break": 2}) is None
+    assert (spelling.meant("pengiun", _MEANING), spelling.meant("act", _MEANING)) == ("penguin", None)
+
+
+# ---- an LLM -----------------------------------------------------------------------------------------------
+
+PROSE = ("A ginger cat with white paws rides a turquoise wave on a small wooden board, leaning into the curl while "
+         "spray glitters around it in low golden light, seen from a camera that glides along beside it.")  # fmt: skip
+LINE = "a small horse bouncing fast, snow, camera zoom in"
+
+
+class Llm(ThreadingHTTPServer):
+    """What it was asked, and what it is to answer: a text, a status, bytes of any kind, or nothing for a while."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.asked: list[dict[str, Any]] = []
+        self.answer: str | int | bytes = PROSE
+        self.over = Event()
+        self.writer = Writer(f"http://127.0.0.1:{self.server_port}/v1", "tiny")
+        self.url = f"{self.writer.url}#tiny"
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Llm
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
+        answer = self.server.answer
+        if answer == "drip":
+            return self.drip()
+        if isinstance(answer, int):
+            said = json.dumps({"error": {"message": "no such\nmodel"}}).encode()
+        elif isinstance(answer, bytes):
+            said = answer
+        else:
+            message = {"role": "assistant", "content": answer}
+            said = json.dumps({"id": "", "model": "", "created": 0, "system_fingerprint": "", "usage": {}, "choices": [
+                {"index": 0, "finish_reason": "stop", "message": message}]}).encode()  # fmt: skip
+        self.send_response(answer if isinstance(answer, int) else 200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def drip(self) -> None:
+        """An answer that never comes, but shows that it is alive, so that no timeout of a read helps."""
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.over.wait(0.05):
+            self.wfile.write(b" ")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Llm]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv(rewriting.KEY, raising=False)
+    with Llm() as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.over.set()
+        server.shutdown()
+
+
+def test_a_prompt_is_rewritten_once_and_then_remembered(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    shot = Shot("a cat surfing", frames=48)
+    given = [expanding.told(Anchor("/home/me/start.png", "0.5s"), shot)]
+    llm.answer = f"<think>hm</think>\n\"{PROSE}\""
+    assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,)
+    asked = llm.asked[0]
+    system, user = (message["content"] for message in asked["messages"])
+    assert (asked["path"], asked["model"], asked["key"]) == ("/v1/chat/completions", "tiny", "Bearer none")
+    assert "detailed" in system and "a cat surfing" in user and "\"start.png\", seen at 0.5 s of 2.0 s" in user
+    assert "/home/me" not in user
+    assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,) and len(llm.asked) == 1
+    monkeypatch.setenv(rewriting.KEY, "mine")
+    for other, around in ((llm.writer, []), (Writer(llm.writer.url, "other"), given)):
+        rewriting.rewritten(shot, other, around, world=False)
+    assert [question["key"] for question in llm.asked[1:]] == ["Bearer mine"] * 2
+
+
+def test_an_answer_stays_in_the_world_and_what_is_said_stays(llm: Llm) -> None:
+    llm.answer = LINE
+    (found,) = rewriting.rewritten(Shot("ein Zebra"), llm.writer, (), world=True)
+    assert found == LINE and "octopus" in llm.asked[0]["messages"][0]["content"]
+    (found,) = rewriting.rewritten(Shot("a big cat in the ocean"), llm.writer, (), world=True)
+    assert found == "a large cat bouncing fast, ocean, camera zoom in"
+
+
+def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> None:
+    shot = Shot("", cues=(Cue("1s", "a cat"), Cue("2s", "a dog")))
+    assert rewriting.rewritten(shot, llm.writer, (), world=False) == ("", PROSE, PROSE)
+    assert "described as: a cat" in llm.asked[1]["messages"][1]["content"]
+
+
+@pytest.mark.parametrize(("answer", "complaint"), [
+    (404, r"answers 404 \(no such model\)"), (500, "answers 500"), (b"<html>", "something else"),
+    (b"[]", "something else"), (b'{"choices": []}', "something else"), ("", "nothing"), ("<think>and then", "nothing"),
+    ("x" * 5000, "5000 characters"), ("I'm sorry, I cannot help with surfing cats in any way at all.", "nonsense"),
+    ("wave " * 60, "nonsense"), ("{{{ 12 }} %% ;; 000 11 22 33", "nonsense"), ("a cat", "nonsense"),
+])  # fmt: skip
+def test_a_bad_answer_is_told_in_one_line_and_not_kept(llm: Llm, answer: Any, complaint: str) -> None:
+    llm.answer = answer
+    with pytest.raises(Failed, match=complaint) as told:
+        rewriting.rewritten(Shot("a cat surfing"), llm.writer, (), world=False)
+    assert "\n" not in str(told.value) and str(told.value).startswith("127.0.0.1:")
+    llm.answer = PROSE
+    assert rewriting.rewritten(Shot("a cat surfing"), llm.writer, (), world=False) == (PROSE,)
+
+
+def test_an_answer_without_a_subject_is_nonsense_in_the_world(llm: Llm) -> None:
+    llm.answer = "Certainly, whatever pleases everybody."
+    with pytest.raises(Failed, match="nonsense"):
+        rewriting.rewritten(Shot("a zebra"), llm.writer, (), world=True)
+
+
+def test_an_answer_that_drips_is_not_waited_for(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm.answer = "drip"
+    monkeypatch.setattr(rewriting, "PATIENCE", 0.3)
+    with pytest.raises(Failed, match="does not answer in"):
+        rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False)
+
+
+def test_nobody_there_and_a_damaged_cache(llm: Llm) -> None:
+    with pytest.raises(Failed, match="cannot be reached"):
+        rewriting.rewritten(Shot("a cat"), Writer("http://127.0.0.1:9/v1"), (), world=False)
+    rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False)
+    (kept,) = rewriting.folder().glob("*.txt")
+    kept.write_bytes(b"\xff\x00")
+    assert rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False) == (PROSE,) and len(llm.asked) == 2
+
+
+def test_few_answers_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "MOST_KEPT", 2)
+    for prompt in ("a cat", "a dog", "a cow"):
+        rewriting.rewritten(Shot(prompt), llm.writer, (), world=False)
+    assert len(list(rewriting.folder().iterdir())) == 2
+
+
+# ---- the option -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("expand", "writer", "model", "complaint"), [
+    ("some", None, "pocket", "unknown --expand"), ("grammar", None, "wan2.2-5b", "not trained on pocket's grammar"),
+    ("auto", "tiny", "pocket", "must give its address"), ("ftp://a/v1", None, "pocket", "no address"),
+    ("http://:80/v1", None, "pocket", "no address"), ("http://a:99999/v1", None, "pocket", "no address"),
+    ("http://a b/v1", None, "pocket", "no address"), ("http://me:secret@a/v1", None, "pocket", rewriting.KEY),
+    ("http://a/v1#b", "c", "pocket", "one of them"),
+])  # fmt: skip
+def test_nonsense_is_refused(expand: str, writer: str | None, model: str, complaint: str) -> None:
+    with pytest.raises(SoraError, match=complaint) as told:
+        expanding.asked(expand, writer, model)
+    assert "secret" not in str(told.value)
+
+
+def test_how_prompts_are_expanded() -> None:
+    assert [expanding.asked("auto", None, model) for model in ("pocket", "wan2.2-5b")] == ["grammar", "off"]
+    assert expanding.asked("http://a/v1#org/b:7", None, "pocket") == Writer("http://a/v1", "org/b:7")
+    assert expanding.asked("http://a/v1", "b", "pocket") == Writer("http://a/v1", "b")
+    as_grammar = (expand("a kitten").caption,)
+    for how, model, captions in (
+        ("grammar", "pocket", as_grammar), ("off", "pocket", ("a kitten",)), ("off", "wan2.2-5b", ()),
+    ):  # fmt: skip
+        shot = Shot("a kitten", model=model)
+        assert expanding.expanded(shot, how, Screen()).captions == captions
+    kept = Shot("a kitten", captions=("mine",))
+    assert expanding.expanded(kept, "grammar", Screen()) == kept
+
+
+def test_captions_are_part_of_a_shot() -> None:
+    shot = Shot("a cat", cues=(Cue("1s", "a dog"),), captions=("one", "two"))
+    assert Shot.from_json(shot.to_json()) == shot
+    for captions in (["one"], "one", [1, 2]):
+        with pytest.raises(SoraError, match="caption"):
+            Shot.from_json(json.dumps(shot.to_dict() | {"captions": captions}))
+
+
+def test_the_engine_reads_captions(engine: Any) -> None:  # noqa: F811
+    def notes(prompt: str, *captions: str) -> str:
+        return "\n".join(engine.start(Shot(prompt, **SIZE, captions=captions)).notes)
+
+    assert f'caption: "{expand("a kitten").caption}"' in notes("a kitten")
+    assert 'read "pengiun" as "penguin"' in notes("a pengiun")
+    assert "caption" not in notes("a kitten", "a kitten") and "does not know: zebra" in notes("a zebra", "a zebra")
+    assert 'caption: "so [2J"' in notes("a cat", "so\x1b[2J")
+    assert engine.start(Shot("a kitten", **SIZE, captions=("a dog",))).prompts == ["a dog"]
+
+
+SIZE = {"width": SHOT.width, "height": SHOT.height, "frames": 6, "steps": 1, "model": "tiny"}
+
+
+def test_a_video_says_what_became_of_its_prompt(
+    sora: Callable[..., int], llm: Llm, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    words = ("generate", "ein Zebra", "--frames", 6, "--res", "64x64", "--seed", 3)
+    llm.answer = LINE
+    assert sora(*words, "--expand", llm.url, "-o", "a.mp4") == 0
+    assert f'caption: "{LINE}"' in capsys.readouterr().err
+    shot = json.loads(Path("a.json").read_text())["shot"]
+    assert (shot["prompt"], shot["captions"]) == ("ein Zebra", [LINE])
+    assert sora("generate", "--from", "a.mp4", "-o", "again.mp4") == 0
+    assert json.loads(Path("again.json").read_text())["shot"]["captions"] == [LINE]
+    assert sora("generate", "a kitten", "--from", "a.mp4", "-o", "kitten.mp4") == 0
+    assert json.loads(Path("kitten.json").read_text())["shot"]["captions"] == [expand("a kitten").caption]
+    assert len(llm.asked) == 1
+    llm.answer = 503
+    capsys.readouterr()
+    assert sora("loop", "a kitten", "--seconds", 0.4, "--res", "64x64", "--expand", llm.url, "-o", "b.mp4") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "503" in line]
+    assert len(lines) == 1 and lines[0].endswith("the grammar expands the prompt")
+    assert json.loads(Path("b.json").read_text())["shot"]["captions"] == [expand("a kitten").caption]
+    for verb, where in (("extend", "after which"), ("reverse", "with which it ends")):
+        assert sora(verb, "a.mp4", "a dog", "--expand", llm.url, "-o", f"{verb}.mp4") == 0
+        assert f'"a.mp4", {where}' in llm.asked[-1]["messages"][1]["content"]
+    assert sora("generate", "a cat", "--expand", "off", "--frames", 1, "--res", "64x64", "-o", "c.png") == 0
+    assert shot_in(Path("c.png")).captions == ("a cat",)
+
+
+# ---- the benchmark ----------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_asks_as_people_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import expansion
+
+    scenes = expansion.exam.held_out(24, 0)
+    prompts = expansion.prompts(scenes, 0)
+    assert prompts == expansion.prompts(scenes, 0) != expansion.prompts(scenes, 1)
+    for number, (scene, prompt) in enumerate(zip(scenes, prompts, strict=True)):
+        said = parse(prompt)
+        assert number % 2 or (said.subjects[0], said.action, said.place) == (scene.subject, scene.action, scene.place)
+        read = [shot.captions for _, shot in expansion.ways(Shot(prompt), scene, "grammar")]
+        assert read == [(prompt,), (expand(prompt).caption,), (expansion.dense(scene),)]
+    right = sum(expand(prompt).scene.triples == scene.triples for scene, prompt in zip(scenes, prompts, strict=True))
+    assert right >= 20
+    rows = [{"subject": True, "action": True}, {"subject": True, "action": False}]
+    assert [expansion.share(rows, what) for what in (["subject"], ["subject", "action"])] == [100, 50]

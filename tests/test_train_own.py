@@ -1,0 +1,116 @@
+"""From a folder of clips to a model of one's own, by the commands of docs/training.md, on tiny networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_data import H264, make, picture
+from test_engine import tiny_part
+from test_training import TINY_VAE
+from typer.testing import CliRunner, Result
+
+from sora_cli import registry, weights
+from sora_cli.cli import app
+from sora_cli.data.dataset import Dataset, identity
+from sora_cli.errors import SoraError
+from sora_cli.media import probe
+from sora_cli.train import dit as dit_training
+from sora_cli.train import vae as vae_training
+
+RUNNER = CliRunner()
+CPU = ("--device", "cpu", "--dtype", "float32")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three clips and a picture in ./clips, and presets that train at once."""
+    monkeypatch.chdir(tmp_path)
+    of_others = registry.load_model_files
+
+    def load(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        return tiny_part("tiny", stem) if model == "pocket" else of_others(model, stem)
+
+    monkeypatch.setattr(registry, "load_model_files", load)
+    monkeypatch.setitem(vae_training.PRESETS, "nano", TINY_VAE)
+    monkeypatch.setattr(vae_training, "CROP", (64, 64))
+    monkeypatch.setitem(dit_training.WIDTHS, "nano", (32, 1, 2))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number, source in enumerate(("testsrc2=d=1:s=128x96:r=24", "testsrc2=d=1:s=96x128:r=25")):
+        make(clips / f"{number}.mp4", *H264, source=source)
+        (clips / f"{number}.txt").write_text("a cat in the ocean")
+    make(clips / "2.gif", source="testsrc2=d=1:s=100x100:r=12")
+    picture(clips / "3.png")
+    return clips
+
+
+def run(*words: str) -> Result:
+    told = RUNNER.invoke(app, list(words))
+    assert told.exit_code == 0, (told.output, told.exception)
+    return told
+
+
+def refused(*words: str) -> str:
+    told = RUNNER.invoke(app, list(words))
+    assert isinstance(told.exception, SoraError), (told.output, told.exception)
+    return str(told.exception)
+
+
+def train_vae() -> None:
+    run("train", "vae", "--data", "dataset", "--steps", "2", "--batch", "2", "--out", "runs/vae", *CPU)
+
+
+def test_from_a_folder_of_clips_to_a_video(folder: Path, tmp_path: Path) -> None:
+    build = ["data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU]
+    run(*build)
+    train_vae()
+    vae = "runs/vae/vae.safetensors"
+    assert json.loads(weights.read_header(Path(vae)).metadata["training"])["data"] == "dataset"
+    dit = ["train", "dit", "--data", "dataset", "--vae", vae, "--steps", "2", "--batch", "2", "--eager", "--out",
+           "runs/dit", *CPU]  # fmt: skip
+    assert "are of another VAE" in refused(*dit)
+    run(*build, "--vae", vae)
+    assert Dataset("dataset").vae == identity(*weights.load(vae))
+    run(*dit)
+    run("train", "export", "--init", "runs/dit", "--vae", vae, "--out", "mine")
+    run("generate", "a cat", "--model", "./mine", "--frames", "5", "--res", "64x64", "--steps", "1", "-o", "a.mp4",
+        "--device", "cpu", "--quiet")  # fmt: skip
+    assert probe(tmp_path / "a.mp4").frames == 5
+    assert str(tmp_path) not in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_the_vae_learns_from_the_sources(folder: Path) -> None:
+    """What it is shown are crops of the clips: its channels are measured on those."""
+    run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
+    draw = vae_training.footage_of("dataset", torch.device("cpu"))
+    video = vae_training.batch(0, 3, 2, torch.device("cpu"), draw=draw)
+    assert torch.equal(video, vae_training.batch(0, 3, 2, torch.device("cpu"), draw=draw))
+    shapes = {tuple(vae_training.batch(0, step, 2, torch.device("cpu"), draw=draw).shape) for step in range(20)}
+    assert {(8, 3, 1, 64, 64), (2, 3, 5, 64, 64)} <= shapes
+    train_vae()
+    tensors, _ = weights.load("runs/vae/vae.safetensors")
+    assert tensors["std"].gt(0).all() and not tensors["std"].eq(1).all()
+    assert Image.open("runs/vae/samples/000002.png").size[0] == 5 * 64
+
+
+def test_what_is_no_dataset_is_refused_before_anything_begins(folder: Path) -> None:
+    assert refused("train", "vae", "--data", "moon") == (
+        "unknown data 'moon'; it is world, or a folder that `sora-cli data build` made")  # fmt: skip
+    assert "clips is no dataset; `sora-cli data build CLIPS -o clips` makes one" in refused(
+        "train", "dit", "--data", "clips")  # fmt: skip
+    run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
+    (folder / "1.mp4").unlink()
+    said = refused("train", "vae", "--data", "dataset", *CPU)
+    assert "1.mp4 is gone; `sora-cli data build FOLDER -o dataset`" in said
+    assert "the evaluator trains on the rendered world" in refused("train", "evaluator", "--data", "dataset")
+    assert not Path("runs").exists()
+
+
+def test_short_clips_cannot_train_a_vae(tmp_path: Path, folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.suffix != ".png":
+            path.unlink()
+    run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
+    assert "no shot of dataset has 9 frames; the longest has 1" in refused("train", "vae", "--data", "dataset", *CPU)
