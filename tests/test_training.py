@@ -133,8 +133,8 @@ def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
     scene, starts = [Scene("cat", "moving right", "meadow")], torch.tensor([1.0])
     whole = encode_at(vae, scene, starts, (0, 1, 2, 3), 24.0, (64, 64), torch.float32)
     sparse = encode_at(vae, scene, starts, (0, 3), 24.0, (64, 64), torch.float32)
-    assert torch.allclose(whole[:, :, 0], sparse[:, :, 0], atol=1e-5)
-    assert torch.allclose(whole[:, :4, 3], sparse[:, :4, 1], atol=1e-5)
+    assert torch.allclose(whole[:, :, 0], sparse[:, :, 0], atol=1e-3)
+    assert torch.allclose(whole[:, :4, 3], sparse[:, :4, 1], atol=1e-3)
     assert runs((0, 1, 5, 6, 9)) == [[0, 1], [5, 6], [9]]
 
 
@@ -219,13 +219,27 @@ def test_a_grown_autoencoder_keeps_its_latents() -> None:
 
 def test_moved_latents_belong_to_moved_pictures() -> None:
     """Latents that are means over cells interpolate exactly where the picture is a ramp."""
+    vae = Vae(TINY_VAE)
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(80.0), indexing="ij")
     video = (2 * y + 3 * x)[None, None, None]
-    latents = nn.functional.avg_pool3d(video, (1, 16, 16))
-    for seed in range(5):
-        z, target = vae_training.move(latents, video, torch.Generator().manual_seed(seed))
+
+    def means(picture: torch.Tensor) -> torch.Tensor:
+        small = nn.functional.avg_pool3d(picture, (1, 8, 8))
+        motion = nn.functional.avg_pool3d(picture, (1, 16, 16)).expand(-1, 2, -1, -1, -1)
+        return vae_training.latents(small, motion)
+
+    assert torch.equal(vae_training.pictures(vae, means(video))[0], nn.functional.avg_pool3d(video, (1, 8, 8)))
+    for seed in range(9):
+        z, target = vae_training.move(vae, means(video), video, torch.Generator().manual_seed(seed))
         assert target.shape[-2:] == (48, 64)
-        assert torch.allclose(z, nn.functional.avg_pool3d(target, (1, 16, 16)), atol=1e-3)
+        assert torch.allclose(z, means(target), atol=1e-3)
+
+
+def test_noise_is_as_loud_as_the_part_of_the_latents_that_it_hides() -> None:
+    z = torch.cat([torch.randn(8, 4, 2, 8, 8) * torch.tensor([5.0, 1, 1, 1]).view(4, 1, 1, 1),
+                   torch.randn(8, 2, 2, 8, 8) / 2], 1)  # fmt: skip
+    found = vae_training.spreads(Vae(TINY_VAE), z + 3).flatten()
+    assert torch.allclose(found, torch.tensor([7**0.5] * 4 + [0.5] * 2), rtol=0.1)
 
 
 def task_of(V: int, T: int) -> distil.Task:
