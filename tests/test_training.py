@@ -1,6 +1,7 @@
 """The training loop and the DiT's data: resuming, schedules, and what counts in the loss."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,14 +11,18 @@ import torch
 from torch import nn
 
 from sora_cli import flow
+from sora_cli.errors import Failed
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.train import distil, grow, loop
 from sora_cli.train import dit as dit_training
 from sora_cli.train import vae as vae_training
+from sora_cli.train.feed import Feed
 from sora_cli.train.latents import Bucket, Window, runs
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.sheets import save_sheet
+from sora_cli.train.watch import Watch
 
 CPU = torch.device("cpu")
 TINY_VAE = VaeConfig(space=4, time=2, deep=16, wide=8, tail=8, blocks=1, memory=2)
@@ -42,19 +47,27 @@ class Toy(nn.Module):
         return self.blocks[1](self.blocks[0](x).relu()) + self.bias
 
 
-def toy_run(out: Path, steps: int, stop: int | None = None) -> dict[str, torch.Tensor]:
-    """Learn to negate; `stop` dies as a killed process would, right after that step."""
+def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = None, rate: float = 0.02,
+            **asked: object) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Learn to negate; `stop` dies as a killed process would, right after that step, and step `bad` has no loss."""
     torch.manual_seed(0)
     model = Toy()
 
-    def loss(step: int) -> loop.Losses:
+    def data(step: int) -> torch.Tensor:
         if step == stop:
             raise KeyboardInterrupt
         x = torch.randn(32, 16, generator=loop.generator(3, step))
-        return {"loss": (model(x) + x).square().mean()}
+        return x * torch.nan if step == bad else x
 
-    recipe = loop.Recipe(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
-    return loop.fit(model, loss, recipe, options(out))
+    def loss(x: torch.Tensor) -> loop.Losses:
+        told = {"samples": torch.tensor(32.0), "tokens": torch.tensor(320.0), "flops": torch.tensor(1e6)}
+        return {"loss": (model(x) + x).square().mean(), **told}
+
+    def sample(model: nn.Module, path: Path) -> None:
+        save_sheet(path, [torch.zeros(3, 2, 8, 8)])
+
+    recipe = loop.Recipe(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
+    return loop.fit(model, loss, recipe, options(out, **asked), sample, data)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -64,6 +77,111 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     assert [p.name for p in loop.checkpoints(tmp_path / "cut")] == ["checkpoint-0000010"]
     resumed = toy_run(tmp_path / "cut", 20)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_batches_made_ahead_change_nothing(tmp_path: Path, ahead: int) -> None:
+    whole, early = toy_run(tmp_path / "whole", 12), toy_run(tmp_path / "early", 12, prefetch=ahead)
+    assert all(torch.equal(whole[k], early[k]) for k in whole)
+
+
+def test_a_thread_makes_what_comes_next_and_nothing_beyond_the_end() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return -number
+
+    with Feed(make, ahead=2, stride=3, end=14) as feed:
+        assert [feed(number) for number in (1, 4, 7, 10, 13)] == [-1, -4, -7, -10, -13]
+    assert made == [1, 4, 7, 10, 13]
+
+
+def test_what_fails_in_the_thread_fails_where_it_is_asked_for() -> None:
+    with Feed({0: "here"}.__getitem__, ahead=1, stride=1, end=9) as feed:
+        assert feed(0) == "here"
+        with pytest.raises(KeyError):
+            feed(1)
+
+
+# -- Early warnings ---------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"step 14 has a loss of nan .*checkpoint-0000010 is as it was.* another --seed"):
+        toy_run(tmp_path, 20, bad=13)
+    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
+    model = Toy()
+    average, optims = loop.Average(model, 0.9), loop.optimizers(model, loop.Recipe(1, 1, 1.0))
+    assert loop.load_checkpoint(tmp_path, model, average, optims, CPU) == 10
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    model = Toy()
+    average, optims = loop.Average(model, 0.9), loop.optimizers(model, loop.Recipe(1, 1, 1.0))
+    loop.save_checkpoint(tmp_path, 5, model, average, optims)
+    average.state["bias"][3] = torch.inf
+    with pytest.raises(Failed, match="after step 6 there are weights that are not finite"):
+        loop.save_checkpoint(tmp_path, 6, model, average, optims)
+    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000005"]
+
+
+def warnings(losses: list[float], waited: float = 0.0) -> list[str]:
+    watch = Watch()
+    return [line for loss in losses for line in watch(loss, 1.0, waited)]
+
+
+def test_divergence_is_said_once() -> None:
+    noisy = [1 + 0.5 * (i % 3) for i in range(300)]
+    assert warnings(noisy) == [] and warnings([9.0] * 60 + noisy) == []
+    assert warnings(noisy + [8.0] * 150 + noisy) == []  # a hill that it comes down from
+    (line,) = warnings(noisy + [8.0] * 900)
+    assert "diverged" in line
+
+
+def test_hunger_for_data_is_said_once() -> None:
+    assert warnings([1.0] * 500, waited=0.4) == [] and warnings([1.0] * 99, waited=0.9) == []
+    (line,) = warnings([1.0] * 500, waited=0.6)
+    assert "60% of the time" in line and "--prefetch" in line
+
+
+# -- What a run says of itself ----------------------------------------------------------------------------
+
+
+def test_lines_say_how_fast_it_goes_and_how_long_it_waits(tmp_path: Path) -> None:
+    toy_run(tmp_path, 20)
+    header, *lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert header["recipe"]["steps"] == 20 and [line["step"] for line in lines] == [10, 20]
+    for line in lines:
+        assert 0 < line["waiting"] < 1 and "share" in line
+        assert line["tokens"] == pytest.approx(10 * line["speed"], rel=1e-3)
+    assert "loss" in lines[0] and "samples" not in lines[0] and "flops" not in lines[0]
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path, 40, stop=39)
+    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000035"]
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text().replace('"step": 30', '"step": 36') + '{"step": 38, "sec')  # killed while writing
+    toy_run(tmp_path, 40)
+    steps = [json.loads(line).get("step") for line in log.read_text().splitlines()]
+    assert steps == [None, 10, 20, 40]  # 36 is taken again
+
+
+def test_tensorboard_has_the_scalars_and_the_sheets(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    toy_run(tmp_path, 20)
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "norm", "waiting", "share", "speed"} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("loss")] == [10, 20]
+    assert [event.step for event in found.Images("samples")] == [20]
+
+
+def test_without_tensorboard_there_are_no_files_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    toy_run(tmp_path, 10)
+    assert not (tmp_path / "tensorboard").exists() and (tmp_path / "log.jsonl").exists()
 
 
 def test_training_learns(tmp_path: Path) -> None:
@@ -168,6 +286,38 @@ def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
         losses.append(loss.item)
     assert sum(f() for f in losses[-5:]) < 0.1 * sum(f() for f in losses[:5])
     assert flow.weight(torch.tensor(0.0)) == pytest.approx(400)
+
+
+def packed(shapes: list[tuple[int, int, int]]) -> tuple[list[dit_training.Example], torch.Tensor]:
+    rng = torch.Generator().manual_seed(5)
+    clips = [torch.randn(6, *shape, generator=rng) for shape in shapes]
+    return ([dit_training.example(c, torch.arange(c.shape[1]) / 6, (4, 2), rng) for c in clips],
+            torch.randn(len(clips), 5, 8, generator=rng))  # fmt: skip
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) -> None:
+    examples, text = packed([(3, 4, 4), (1, 4, 6), (3, 4, 4)])
+    found = []
+    for again in (False, True):
+        dit = drawn(replace(SMALL, depth=2))
+        dit_training.prepare_blocks(options(tmp_path, checkpoint_activations=again), dit)
+        dit_training.pack_loss(dit, examples, text)["loss"].backward()
+        found.append([p.grad for p in dit.parameters()])
+    for plain, other in zip(*found, strict=True):
+        assert torch.allclose(plain, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shapes", [[(3, 12, 20), (1, 16, 12)], [(1, 12, 12)] * 3, [(4, 12, 12)] * 2])
+def test_flops_are_those_that_torch_counts(shapes: list[tuple[int, int, int]]) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    dit, (examples, text) = drawn(replace(SMALL, width=128, depth=4)), packed(shapes)
+    grids = tuple(Grid(T, h // 2, w // 2) for T, h, w in shapes)
+    with FlopCounterMode(display=False) as counter:
+        dit_training.pack_loss(dit, examples, text)
+    told = dit_training.flops_of(dit.config, sum(p.numel() for p in dit.parameters()), grids)
+    assert told == pytest.approx(counter.get_total_flops(), rel=0.15)  # a few weights are read once a frame
 
 
 # -- Growing and distilling -------------------------------------------------------------------------------

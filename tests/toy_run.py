@@ -1,4 +1,4 @@
-"""A small training with the project's loop, to be started by torchrun: OUT STEPS [BATCHES [DIES_AT]]."""
+"""A small training with the project's loop, in one of several processes: OUT STEPS [BATCHES [DIES_AT]]."""
 
 import os
 import signal
@@ -12,41 +12,65 @@ from sora_cli.train import loop, ranks
 from sora_cli.train.options import TrainOptions
 
 
-class Forked(nn.Module):
+class Fork(nn.Module):
     """Every other batch leaves a branch out, as pictures leave out motion."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.into, self.aside, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
-
-    def hidden_weights(self) -> list[nn.Parameter]:
-        return [self.into.weight, self.aside.weight]
+        self.into, self.aside = nn.Linear(16, 24, bias=False), nn.Linear(24, 16, bias=False)
+        self.out, self.scale = nn.Linear(24, 16, bias=False), nn.Parameter(torch.ones(16))
 
     def forward(self, x: torch.Tensor, whole: bool) -> torch.Tensor:
         y = self.into(x).relu()
-        return self.out(y + self.aside(y) if whole else y)
+        return x + self.out(y) + (self.aside(y) * self.scale if whole else 0)
 
 
-def main(out: str, steps: str, batches: str = "", dies_at: str = "") -> None:
+class Forked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks, self.last = nn.Linear(16, 16), nn.ModuleList([Fork(), Fork()]), nn.Linear(16, 16)
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return [p for p in self.blocks.parameters() if p.ndim == 2]
+
+    def forward(self, x: torch.Tensor, whole: bool) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x, whole)
+        return self.last(x)
+
+
+def main(out: str, steps: int, batches: int | None = None, dies_at: int | None = None, shard: bool = False) -> None:
+    """Process 1 kills itself at batch `dies_at`, once."""
     torch.set_num_threads(1)
-    options = TrainOptions("nano", "world", int(steps), None, None, 3, Path(out), "cpu", "float32",
-                           accumulate=int(batches) if batches else None)  # fmt: skip
+    options = TrainOptions("nano", "world", steps, None, None, 3, Path(out), "cpu", "float32",
+                           accumulate=batches, shard=shard)  # fmt: skip
     ranks.join(options)
     torch.manual_seed(0)
     model = Forked()
 
     def loss(number: int) -> loop.Losses:
-        if dies_at and number >= int(dies_at) and not ranks.leads():
+        again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        if dies_at is not None and number >= dies_at and not ranks.leads() and not again:
             os.kill(os.getpid(), signal.SIGKILL)
         x = torch.randn(32, 16, generator=loop.generator(3, number))
-        return {"loss": (model(x, number % 2 == 0) + x).square().mean()}
+        whole = number % 2 == 0 and number % 12 < 8  # now and then a whole step has none
+        return {"loss": (model(x, whole) + x).square().mean()}
 
-    recipe = loop.Recipe(steps=int(steps), batch=32, rate=0.02, warmup=2, save_every=5)
+    recipe = loop.Recipe(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
     state = loop.fit(model, loss, recipe, options)
+    trained = ranks.whole(model.state_dict())
     if ranks.leads():
-        torch.save({**model.state_dict(), **{f"average.{k}": v for k, v in state.items()}}, Path(out) / "end.pt")
+        torch.save({**trained, **{f"average.{k}": v for k, v in state.items()}}, Path(out) / "end.pt")
     ranks.leave()
 
 
+def worker(rank: int, processes: int, port: int, *asked: object) -> None:
+    """One of `processes`, told what torchrun tells."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    main(*asked)  # type: ignore[arg-type]
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

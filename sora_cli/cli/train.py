@@ -44,6 +44,19 @@ def train(
     accumulate: Annotated[
         int | None, typer.Option(min=1, help="Batches a step, shared by the processes that torchrun starts.")
     ] = None,
+    prefetch: Annotated[
+        int | None,
+        typer.Option(min=0, max=64, help="Batches made ahead by a thread; unless told, 2 on a GPU and 0 on a CPU."),
+    ] = None,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="dit: spread weights and optimizer over torchrun's processes (FSDP2).")
+    ] = False,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="dit: compute blocks twice, for a fraction of the memory.")
+    ] = False,
+    drop_tokens: Annotated[
+        float, typer.Option(min=0, max=0.9, help="dit: the share of each video's patches that training leaves out.")
+    ] = 0.0,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder (runs/STAGE-PRESET unless told).")] = None,
     device: DeviceOption = Device.auto,
@@ -76,7 +89,8 @@ def train(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / name,
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
-        accumulate=accumulate,
+        accumulate=accumulate, prefetch=prefetch, shard=shard, checkpoint_activations=checkpoint_activations,
+        drop_tokens=drop_tokens,
     )  # fmt: skip
     if stage is Stage.lora:
         options = LoraOptions(**vars(options), model=model, rank=rank)
@@ -84,6 +98,8 @@ def train(
     check(options)
     if stage is Stage.evaluator and data != WORLD:
         raise SoraError(f"the evaluator trains on the rendered world: --data world, not {data}")
+    if stage is not Stage.dit and (shard or checkpoint_activations or drop_tokens):
+        raise SoraError("--shard, --checkpoint-activations and --drop-tokens are for the transformer: train dit")
     if stage is Stage.export and not (init and init.is_dir()):
         raise SoraError("export gathers what was trained; say which transformer with --init RUN, a folder")
     match stage:
@@ -133,6 +149,8 @@ def check(options: TrainOptions) -> None:
         raise SoraError("--decoder-only keeps an encoder; say which with --init vae.safetensors")
     if options.distil and not options.init:
         raise SoraError("--distil changes weights that are trained; say which with --init FOLDER")
+    if options.distil and options.drop_tokens:
+        raise SoraError("--distil learns whole videos, and --drop-tokens leaves parts of them out; use one of them")
     for path in (options.init, options.text, options.vae):
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")

@@ -1,8 +1,9 @@
-"""`sora-cli train dit`: the Video DiT, on latents of freshly drawn scenes.
+"""`sora-cli train dit`: the Video DiT, on latents of freshly drawn scenes, or of a dataset.
 
-Images first, then clips (a clip costs as much as ten images and teaches shapes no better). A pack is as many samples
-of one shape as make its budget of tokens, so that there are few kernels to compile and no index in attention; shapes
-change from step to step, and every sample has its own task from the mask mix of `timeline.sample_task`.
+Of the world, images come first, then clips (a clip costs as much as ten images and teaches shapes no better). A pack is
+as many samples of one shape as make its budget of tokens, so that there are few kernels to compile and no index in
+attention; shapes change from step to step. Packs of a dataset have clips of all its shapes at once (see `packing`).
+Every sample has its own task from the mask mix of `timeline.sample_task`.
 """
 
 import copy
@@ -10,16 +11,18 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sora_cli import flow, registry, weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
-from sora_cli.models.sora.patches import Grid, patchify, unpatchify
+from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
@@ -31,16 +34,17 @@ from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, batches_of, fit, generator
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.sheets import save_sheet
 
-WIDTHS = {"nano": (256, 8, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
 STEPS = {"nano": 6000, "mini": 8000, "base": 12000}
 BATCH = {"nano": 48, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
 RATE, DISTIL_RATE = 2e-3, 5e-4
-DROP_TEXT, CLEAN_CONTEXT = 0.1, 0.7
+CLEAN_CONTEXT = 0.7
 NOISY = 0.4  # the middle of the noise levels, in logits: latents are pictures, whose outlines survive much noise
 
 
@@ -62,10 +66,10 @@ PHASES = (
     Phase(0.75, ((Bucket(1, *WIDE), 0.2), (Bucket(4, *WIDE), 0.3), (Bucket(4, *TALL), 0.1), (Bucket(8, *WIDE), 0.4))),
 )
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, ((Bucket(1, *SQUARE), 0.4), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2))),
-    Phase(0.2, ((Bucket(1, *WIDE), 0.3), (Bucket(4, *SQUARE), 0.3), (Bucket(4, *WIDE), 0.2),
-                (Bucket(8, *SQUARE), 0.2))),
-    Phase(0.5, ((Bucket(1, *WIDE), 0.15), (Bucket(1, *TALL), 0.05), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.2),
+    Phase(0.0, ((Bucket(1, *SQUARE), 0.45), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.15))),
+    Phase(0.55, ((Bucket(1, *SQUARE), 0.1), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.1),
+                 (Bucket(8, *SQUARE), 0.2))),
+    Phase(0.8, ((Bucket(1, *WIDE), 0.25), (Bucket(4, *SQUARE), 0.15), (Bucket(4, *WIDE), 0.2),
                 (Bucket(8, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.2))),
 )
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
@@ -126,31 +130,27 @@ def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.G
     return Example(noisy, clean, weight, t, known, task.order, seconds)
 
 
-def pack_loss(dit: Dit, examples: list[Example], text: Tensor) -> Losses:
-    """The v-space loss of one pack, the mean over everything that had to be made."""
-    grids = tuple(Grid(e.noisy.shape[1], e.noisy.shape[2] // 2, e.noisy.shape[3] // 2) for e in examples)
-    device = text.device
-    one = torch.ones(len(examples), device=device)
-    t, known, seconds, order = (torch.cat([getattr(e, k) for e in examples]).to(device)
-                                for k in ("t", "known", "seconds", "order"))  # fmt: skip
+def pack_loss(dit: Dit, examples: list[Example], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
+    """The v-space loss of one pack, the mean over everything that had to be made, where the grids keep it."""
+    grids = grids or tuple(grid_of(e.clean) for e in examples)
+    one = torch.ones(len(examples), device=text.device)
+    t, known, seconds, order = (torch.cat([getattr(e, name) for e in examples])
+                                for name in ("t", "known", "seconds", "order"))  # fmt: skip
     given = Conditions(t, known, seconds, order, text, guidance=one, step=0 * one)
-    predicted = dit(patchify([e.noisy for e in examples]), grids, given).float()
-    target = patchify([e.clean for e in examples])
-    weight = patchify([e.weight.expand_as(e.clean) for e in examples])
+    predicted = dit(patchify([e.noisy for e in examples], grids), grids, given).float()
+    target = patchify([e.clean for e in examples], grids)
+    weight = patchify([e.weight.expand_as(e.clean) for e in examples], grids)
     error = (predicted - target).square()
     return {"loss": (weight * error).sum() / (weight > 0).sum(), "mse": error.detach().mean()}
 
 
-Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
-
-
 class Data:
-    """A pack a batch: blocks of one shape out of the window, as many as make the budget of tokens."""
+    """Packs of the world: blocks of one shape out of the window, as many as make the budget of tokens."""
 
     def __init__(self, window: Window, conditioner: Conditioner, batch: int, packs: int, seed: int,
-                 phases: tuple[Phase, ...] = PHASES) -> None:  # fmt: skip
+                 phases: tuple[Phase, ...] = PHASES, drop: float = 0.0) -> None:  # fmt: skip
         self.window, self.conditioner, self.batch, self.packs = window, conditioner, batch, packs
-        self.seed, self.phases = seed, phases
+        self.seed, self.phases, self.drop = seed, phases, drop
 
     def bucket(self, number: int) -> Bucket:
         share = number / (self.window.fresh * self.packs)
@@ -159,7 +159,7 @@ class Data:
     def block(self, number: int) -> Block:
         return self.window.block(number, self.bucket(number))
 
-    def at(self, pack: int) -> tuple[list[Clip], Tensor, torch.Generator]:
+    def at(self, pack: int) -> Pack:
         rng = random.Random(self.seed * 32_452_843 + pack)
         torch_rng = generator(self.seed, pack)
         numbers = self.window.range_at(pack)
@@ -172,13 +172,23 @@ class Data:
         while len(clips) < samples:
             block = self.block(rng.choice(alike))
             clips += zip(block.latents.float(), [block.seconds] * len(block.captions), block.captions, strict=True)
-        return self.tell(clips[:samples], torch_rng)
+        clips = clips[:samples]
+        return pack_of(clips, self.conditioner([caption for *_, caption in clips]), torch_rng, self.drop)
 
-    def tell(self, clips: list[Clip], rng: torch.Generator) -> tuple[list[Clip], Tensor, torch.Generator]:
-        """Clips, the features of their captions, some of them dropped, and what is left of the step's randomness."""
-        text = self.conditioner([caption for _, _, caption in clips])
-        keep = torch.rand(len(clips), generator=rng) >= DROP_TEXT
-        return clips, text * keep.to(text)[:, None, None], rng
+    def shown(self) -> tuple[Tensor, Grid]:
+        """What sheets show: features of captions, and the shape of each video."""
+        return self.conditioner(list(SHOWN)), Grid(3, *WIDE)
+
+
+class Clips(Packs):
+    """Packs of a dataset."""
+
+    def shown(self) -> tuple[Tensor, Grid]:
+        """The same: the first captions, in the shape of the first clip."""
+        numbers = list(range(min(len(SHOWN), len(self.source))))
+        T, h, w = self.source.shapes[0]
+        text = self.text(numbers, [self.source[number] for number in numbers])
+        return text, Grid(min(T, 3), h // PATCH, w // PATCH)
 
 
 SHOWN = (
@@ -214,13 +224,16 @@ def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int,
     return x
 
 
-def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
-    """The frozen VAE and text tower, from the files asked for or from those shipped."""
-    def part(path: Path | None, stem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return weights.load(path) if path else registry.load_model_files("pocket", stem)
+def stage(options: TrainOptions, stem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The file of the frozen VAE or text tower that was asked for, or that is shipped."""
+    path: Path | None = getattr(options, stem)
+    return weights.load(path) if path else registry.load_model_files("pocket", stem)
 
-    tokenizer, tower = text_from_weights(*part(options.text, "text"))
-    return vae_from_weights(*part(options.vae, "vae")).to(device), Conditioner(tower, tokenizer, device)
+
+def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
+    """The frozen VAE and text tower."""
+    tokenizer, tower = text_from_weights(*stage(options, "text"))
+    return vae_from_weights(*stage(options, "vae")).to(device), Conditioner(tower, tokenizer, device)
 
 
 def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
@@ -241,47 +254,108 @@ def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
     return dit
 
 
+def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Conditioner, conditions: int,
+            dtype: torch.dtype) -> Data | Clips:  # fmt: skip
+    """Packs of what was asked for: of one shape each where blocks are fused or steps distilled."""
+    if options.data == "world":
+        device = conditioner.device
+        fresh = 0.75 if device.type == "cpu" else recipe.batch / SAMPLES
+        window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
+        phases = DISTILLED if options.distil else GROWN if options.init else PHASES
+        packs = recipe.steps * batches_of(options)
+        return Data(window, conditioner, recipe.batch, packs, options.seed, phases, options.drop_tokens)
+    from sora_cli.data.dataset import Dataset, identity
+
+    dataset = Dataset(options.data, identity(*stage(options, "vae")))
+    budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
+    return Clips(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
+                 identity(*stage(options, "text")))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A pack with its noise, on the device: all that can be done before the network is there."""
+
+    asked: list[Example] | distil.Task
+    text: Tensor
+    grids: tuple[Grid, ...]
+    waste: float
+
+
 def train(options: TrainOptions) -> Path:
     """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
     device, dtype = ranks.join(options)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
     dit = begin(options, vae, conditioner.tower.config).to(device)
+    config, size = dit.config, sum(p.numel() for p in dit.parameters())
     rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
-    fresh = 0.75 if device.type == "cpu" else recipe.batch / SAMPLES
-    window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
-    phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-    data = Data(window, conditioner, recipe.batch, recipe.steps * batches_of(options), options.seed, phases)
+    data = data_of(options, recipe, vae, conditioner, config.conditions, dtype)
     parts = (vae.config.space, vae.config.time)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
-    if options.compile:
-        compile_blocks(dit, *([teacher] if teacher else []))
+    passes = 3 if teacher is None else 7  # forward and back; and two of the teacher, two of the student
+    prepare_blocks(options, dit, *([teacher] if teacher else []))
 
-    def loss(pack: int) -> Losses:
-        clips, text, rng = data.at(pack)
+    def ready(number: int) -> Batch:
+        pack = data.at(number)
+        asked: list[Example] | distil.Task
+        if teacher:
+            latents, seconds, _ = zip(*pack.clips, strict=True)
+            asked = to_device(distil.draw(torch.stack(latents), torch.stack(seconds), parts, pack.rng), device)
+        else:
+            asked = [to_device(example(*clip[:2], parts, pack.rng), device) for clip in pack.clips]
+        return Batch(asked, pack.text.to(device), pack.grids, pack.waste)
+
+    def loss(batch: Batch) -> Losses:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            if teacher:
-                latents, seconds, _ = zip(*clips, strict=True)
-                task = distil.draw(torch.stack(latents), torch.stack(seconds), parts, rng)
-                return distil.loss(dit, teacher, to_device(task, device), text)
-            return pack_loss(dit, [to_device(example(*clip[:2], parts, rng), device) for clip in clips], text)
+            if isinstance(batch.asked, distil.Task):
+                assert teacher
+                losses = distil.loss(dit, teacher, batch.asked, batch.text)
+            else:
+                losses = pack_loss(dit, batch.asked, batch.text, batch.grids)
+        told = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
+                "flops": passes * flops_of(config, size, batch.grids)}  # fmt: skip
+        told |= {"waste": batch.waste} if isinstance(data, Packs) else {}
+        return losses | {name: torch.tensor(float(value), device=device) for name, value in told.items()}
 
     def sample(model: nn.Module, path: Path) -> None:
         assert isinstance(model, Dit)
+        text, grid = data.shown()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = draw(model, vae, conditioner(list(SHOWN)), 3, 12, 20)
+            latents = draw(model, vae, text.to(device), grid.frames, PATCH * grid.height, PATCH * grid.width)
             rows = [vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
-    averaged = fit(dit, loss, recipe, options, sample)
+    averaged = fit(dit, loss, recipe, options, sample, ready)
     metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
     if options.distil:
         metadata |= {"distilled": "guidance, steps"}
     if ranks.leads():
         weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
+
+
+def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
+    """FLOP of a forward pass through a transformer of `size` weights: every weight once a token, but those across time,
+    which condition tokens, and packs of pictures, do not see; and 4 D for every pair in attention."""
+    tokens, moving = tokens_of(grids, config.conditions), any(g.frames > 1 for g in grids)
+    unseen = sum(g.frames for g in grids) * config.conditions if moving else tokens
+    pairs = sum(g.frames * (g.size + config.conditions) ** 2 + moving * g.size * g.frames**2 for g in grids)
+    wide = 4.0 * config.width * config.depth
+    return 2.0 * size * tokens + wide * (pairs - 2 * config.width * unseen)
+
+
+def prepare_blocks(options: TrainOptions, *dits: Dit) -> None:
+    """Blocks that are computed again on the way back, and fused, where that is asked for. Fusing makes one program a
+    shape of pack, when it is first met: it is left out where every pack has another, and in shards."""
+    for block in (block for dit in dits for block in dit.blocks):
+        if options.checkpoint_activations:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    alike = options.data == "world" or options.distil
+    if options.compile and alike and not options.drop_tokens and not options.shard:
+        compile_blocks(*dits)
 
 
 def compile_blocks(*dits: Dit) -> None:

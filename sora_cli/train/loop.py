@@ -2,24 +2,27 @@
 
 A step draws all its randomness from (seed, step), so that a run killed at any moment and started again takes
 exactly the next step it would have taken: the checkpoint holds weights, averages and optimizer state, and
-there is no other state. A step may be the mean over several batches, shared among processes (see `ranks`).
+there is no other state. A step may be the mean over several batches, shared among processes (see `ranks`), and its
+batches may be made ahead of it (see `feed`).
 """
 
-import json
+import copy
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from sora_cli import weights
 from sora_cli.train import ranks
+from sora_cli.train.feed import Feed
+from sora_cli.train.log import Log
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.watch import Watch, refuse_nonsense
 
 Losses = dict[str, Tensor]
 
@@ -57,13 +60,14 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+        self.state = {k: v.detach().clone().float() for k, v in model.state_dict().items()}  # in shards, if those are
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
         now = model.state_dict()
-        torch._foreach_lerp_(list(self.state.values()), [now[k].float() for k in self.state], 1 - keep)
+        mine = [ranks.local(v) for v in self.state.values()]
+        torch._foreach_lerp_(mine, [ranks.local(now[k]).float() for k in self.state], 1 - keep)
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -85,11 +89,19 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
                     optims: list[torch.optim.Optimizer], batches: int = 1) -> None:  # fmt: skip
+    """One folder with all that a run goes on from, in place of the one before. All processes ask, the leader writes.
+    Failed, with the one before left alone, where something is not finite."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state.items()}
     for i, optim in enumerate(optims):
         for j, state in optim.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    broken = not all(ranks.local(v).isfinite().all() for v in tensors.values())
+    if ranks.somewhere(broken, next(model.parameters()).device):
+        ranks.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from before")
+    tensors = ranks.whole(tensors)
+    if not ranks.leads():
+        return
     part, done = out / "checkpoint.part", out / f"checkpoint-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -112,13 +124,16 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
     if not found:
         return 0
     tensors, metadata = weights.load_part(found[-1], "state")
-    model.load_state_dict(_under(tensors, "model."), strict=True)
-    average.state = {k: v.to(device) for k, v in _under(tensors, "average.").items()}
+    now = model.state_dict()
+    model.load_state_dict({k: ranks.spread_like(v, now[k]) for k, v in _under(tensors, "model.").items()}, strict=True)
+    for k, v in _under(tensors, "average.").items():
+        average.state[k] = ranks.spread_like(v.to(device), average.state[k])
     for i, optim in enumerate(optims):
+        held = [p for group in optim.param_groups for p in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, f"optim.{i}.").items():
             j, name = key.split(".", 1)
-            states.setdefault(int(j), {})[name] = value
+            states.setdefault(int(j), {})[name] = ranks.spread_like(value, held[int(j)])
         optim.load_state_dict(optim.state_dict() | {"state": states})
     return int(metadata["step"])
 
@@ -139,107 +154,78 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 # -- The loop ---------------------------------------------------------------------------------------------
 
 
-def fit(model: nn.Module, loss: Callable[[int], Losses], recipe: Recipe, options: TrainOptions,
-        sample: Callable[[nn.Module, Path], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
-    """Train until `recipe.steps` or `options.minutes`; returns the averaged weights.
+def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options: TrainOptions,
+        sample: Callable[[nn.Module, Path], None] | None = None,
+        data: Callable[[int], Any] = int) -> dict[str, Tensor]:  # fmt: skip
+    """Train until `recipe.steps` or `options.minutes`; returns the averaged weights, of a sharded model to the leader
+    alone.
 
-    `loss(number)` returns named losses of a batch, of which "loss" is differentiated. `sample(model, path)` draws a
-    sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png and samples/ under `options.out`."""
+    `data(number)` makes a batch, and may do so ahead of time in a thread; by itself it is the number. `loss(batch)`
+    returns named losses, of which "loss" is differentiated; those named in `log.COUNTED` are how much there was of
+    something. `sample(model, path)` draws a sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png,
+    samples/ and tensorboard/ under `options.out`."""
     device = next(model.parameters()).device
-    average, optims = Average(model, recipe.average), optimizers(model, recipe)
     options.out.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
+    shown = copy.deepcopy(model).to("meta") if sample and ranks.leads() else None
+    shards = ranks.Shards(model, device) if options.shard and ranks.count() > 1 else None
+    average, optims = Average(model, recipe.average), optimizers(model, recipe)
     start = 0 if options.fresh else load_checkpoint(options.out, model, average, optims, device)
-    gradients = ranks.Step(model, loss, batches)
-    log = Log(options, recipe, start, batches)
+    log, watch = Log(options, recipe, start, batches, device), Watch()
     began = time.monotonic()
-    with log.progress:
+    with Feed(data, ahead(options, device), ranks.count(), recipe.steps * batches) as feed, log:
+        gradients = ranks.Step(model, loss, batches, feed, shards)
         for step in range(start, recipe.steps):
             spent = (time.monotonic() - began) / (options.minutes * 60) if options.minutes else 0.0
             spent = ranks.agree(spent, device) if options.minutes else 0.0
-            losses = _step(model, gradients, step, recipe.rate_at(step, spent), recipe.clip, optims)
+            at = time.perf_counter()
+            losses, waited = gradients(step)
+            losses |= _step(model, step, losses["loss"], recipe, recipe.rate_at(step, spent), optims, options.out)
             average.update(model, step)
-            log.add(step, losses)
+            took = time.perf_counter() - at
+            log.add(step, losses, took, waited)
+            for line in watch(losses["loss"], took, waited):
+                log.warn(line)
             done, late = step + 1, spent >= 1
             last = done == recipe.steps or late
-            if ranks.leads() and (done % recipe.save_every == 0 or last):
+            if done % recipe.save_every == 0 or last:
                 save_checkpoint(options.out, done, model, average, optims, batches)
-            if ranks.leads() and sample and (done % recipe.sample_every == 0 or last):
-                _sample(model, average, sample, options.out / "samples" / f"{done:06d}.png")
-                log.plot()
+            if sample and (done % recipe.sample_every == 0 or last):
+                _sample(shown, ranks.whole(average.state), device, sample, log, done)
             if late:
                 break
-    return average.state
+    return ranks.whole(average.state)
 
 
-def _step(model: nn.Module, gradients: ranks.Step, step: int, rate: float, clip: float,
-          optims: list[torch.optim.Optimizer]) -> dict[str, float]:  # fmt: skip
+def ahead(options: TrainOptions, device: torch.device) -> int:
+    """Batches made ahead of time: as told, or a few where the processor has nothing else to do."""
+    return options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")
+
+
+def _step(model: nn.Module, step: int, loss: float, recipe: Recipe, rate: float,
+          optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
+    """Learn from the gradients that there are; Failed, with nothing learned, where they make no sense."""
+    norm = ranks.number(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+    refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = rate
-        optim.zero_grad(set_to_none=True)
-    losses = gradients(step)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for optim in optims:
         optim.step()
-    return losses | {"norm": float(norm), "rate": rate}
+        optim.zero_grad(set_to_none=True)
+    return {"norm": norm, "rate": rate}
 
 
-def _sample(model: nn.Module, average: Average, sample: Callable[[nn.Module, Path], None], path: Path) -> None:
-    """Draw a sheet with the averaged weights, then put the trained ones back."""
+def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.device,
+            sample: Callable[[nn.Module, Path], None], log: Log, step: int) -> None:  # fmt: skip
+    """Have the leader draw a sheet with the averaged weights, in a model of its own."""
+    if shown is None:
+        return
+    path = log.path.parent / "samples" / f"{step:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    trained = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(average.state)
-    model.eval()
+    shown.to_empty(device=device)
+    shown.load_state_dict(averaged)
+    shown.eval()
     with torch.inference_mode():
-        sample(model, path)
-    model.train()
-    model.load_state_dict(trained)
-
-
-class Log:
-    """Progress on stderr, a JSON line every ten steps, and the curves as a picture."""
-
-    def __init__(self, options: TrainOptions, recipe: Recipe, start: int, batches: int) -> None:
-        self.path, self.batch, self.every = options.out / "log.jsonl", recipe.batch * batches, 10
-        if start == 0 and ranks.leads():
-            self.path.write_text(json.dumps({"options": asdict(options), "recipe": asdict(recipe)}, default=str) + "\n")
-        self.began, self.start = time.monotonic(), start
-        self.sums: dict[str, float] = {}
-        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
-                                 TimeRemainingColumn(), console=Console(stderr=True),
-                                 disable=not ranks.leads())  # fmt: skip
-        self.task = self.progress.add_task(options.out.name, total=recipe.steps, completed=start, note="")
-
-    def add(self, step: int, losses: dict[str, float]) -> None:
-        for k, v in losses.items():
-            self.sums[k] = self.sums.get(k, 0.0) + v / self.every
-        self.progress.update(self.task, completed=step + 1)
-        if (step + 1) % self.every or not ranks.leads():
-            return
-        seconds = time.monotonic() - self.began
-        speed = (step + 1 - self.start) * self.batch / seconds
-        line = {"step": step + 1, "seconds": round(seconds, 1)} | {k: round(v, 6) for k, v in self.sums.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line | {"speed": round(speed, 2)}) + "\n")
-        self.progress.update(self.task, note=f"loss {self.sums['loss']:.4f}  {speed:.1f} samples/s")
-        self.sums = {}
-
-    def plot(self) -> None:
-        """Draw every logged loss over the steps."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-        rows = [line for line in lines if "step" in line]
-        names = [k for k in rows[-1] if k not in ("step", "seconds", "speed", "rate")] if rows else []
-        if not names:
-            return
-        figure, axes = plt.subplots(len(names), 1, figsize=(8, 2 * len(names)), sharex=True, squeeze=False)
-        for axis, name in zip(axes[:, 0], names, strict=True):
-            axis.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r])
-            axis.set_ylabel(name)
-        figure.savefig(self.path.with_name("curves.png"))
-        plt.close(figure)
+        sample(shown, path)
+    shown.to("meta")
+    log.sheet(path, step)

@@ -8,7 +8,7 @@ paper, on latents of footage. What generate makes of the file is in `sora_cli/lo
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from sora_cli.train import ranks
 from sora_cli.train.latents import Window
 from sora_cli.train.loop import Losses, Recipe, batches_of, checkpoints, fit, generator
 from sora_cli.train.options import LoraOptions
+from sora_cli.train.packing import Clip, Pack, pack_of
 
 WORLD = "world"
 FILE = "lora.safetensors"
@@ -49,7 +50,6 @@ RATES = {"sora": 1e-3, "wan": 1e-4}
 DROP_TEXT = 0.1
 SHIFT = 3.0  # of Wan's noise levels: what is learned of few clips are looks and motions, which smaller ones hide less
 
-Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
 Loss = Callable[[int], Losses]
 
 
@@ -192,15 +192,15 @@ def of_ours(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: t
     batch = world(options, recipe, vae, read, device, dtype) if drawn else footage(options, recipe, read)
 
     def loss(number: int) -> Losses:
-        clips, text, rng = batch(number)
+        pack = batch(number)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            examples = [dit_training.example(*clip[:2], parts, rng) for clip in clips]
-            return dit_training.pack_loss(dit, [dit_training.to_device(one, device) for one in examples], text)
+            examples = [dit_training.example(*clip[:2], parts, pack.rng) for clip in pack.clips]
+            return dit_training.pack_loss(dit, [dit_training.to_device(one, device) for one in examples], pack.text)
 
     return dit, loss
 
 
-Batch = Callable[[int], tuple[Sequence[Clip], Tensor, torch.Generator]]
+Batch = Callable[[int], Pack]
 
 
 def world(options: LoraOptions, recipe: Recipe, vae: vaes.Vae, read: dit_training.Conditioner, device: torch.device,
@@ -217,12 +217,10 @@ def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner
     entry = registry.entry(options.model)
     drawn = Drawn(clips_of(options), recipe.batch, entry.usage.window, anywhere=True)
 
-    def batch(number: int) -> tuple[Sequence[Clip], Tensor, torch.Generator]:
+    def batch(number: int) -> Pack:
         rng = generator(options.seed, number)
         clips = list(drawn.at(rng))
-        text = read([expand(caption).caption for _, _, caption in clips])
-        keep = torch.rand(len(clips), generator=rng) >= DROP_TEXT
-        return clips, text * keep.to(text)[:, None, None], rng
+        return pack_of(clips, read([expand(caption).caption for _, _, caption in clips]), rng)
 
     return batch
 

@@ -25,6 +25,10 @@ class TrainOptions:
     distil: bool = False             # DiT: bake guidance and the size of steps into the weights of `init`
     compile: bool = False            # fuse the transformer's blocks; a minute for each shape, then twice as fast
     accumulate: int | None = None    # batches a step; None: as the run began, or one for each process
+    prefetch: int | None = None      # batches made ahead of time; None: a few on a GPU, none on a CPU
+    shard: bool = False              # DiT: spread weights and optimizer states over the processes
+    checkpoint_activations: bool = False   # DiT: compute blocks again on the way back, for less memory
+    drop_tokens: float = 0.0         # DiT: the share of patch positions that training leaves out of a video
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
 
     def record(self) -> str:

@@ -4,19 +4,24 @@
 
 A step is the mean over a fixed number of batches, numbered on through the run, of which every process takes its share.
 What is learned depends on how many batches there are, not on how many processes share them: a run may go on with more
-or fewer of them. Weights are the same everywhere, so one process alone writes files.
+or fewer of them. Weights are the same everywhere, or in shards that together are all of them (`Shards`). One process
+alone writes files, which do not say how many there were.
 """
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sora_cli.device import pick_device, pick_dtype
-from sora_cli.errors import SoraError
+from sora_cli.errors import Failed, SoraError
+from sora_cli.train.feed import Feed
 from sora_cli.train.options import TrainOptions
 
 
@@ -27,8 +32,16 @@ def join(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        meet("nccl" if device.type == "cuda" else "gloo")
     return device, pick_dtype(options.dtype, device)
+
+
+def meet(backend: str) -> None:
+    """Meet the other processes. Where torchrun starts them again after a failure, its store may still have the
+    addresses of those that are gone, so every attempt has keys of its own."""
+    store, rank, size = next(dist.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
 
 
 def leave() -> None:
@@ -54,43 +67,171 @@ def agree(value: float, device: torch.device) -> float:
     return float(told)
 
 
-class Objective(nn.Module):
-    """A loss as a module, which engines for several processes can wrap: number of a batch -> named losses."""
+def somewhere(true: bool, device: torch.device) -> bool:
+    """Whether something is true in any process."""
+    if count() == 1:
+        return true
+    told = torch.tensor(float(true), device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told)
 
-    def __init__(self, model: nn.Module, loss: Callable[[int], dict[str, Tensor]]) -> None:
+
+def fail(why: str) -> NoReturn:
+    """End all processes, which call this together, with one line."""
+    raise Failed(why) if leads() else SystemExit(Failed.exit_code)
+
+
+class Objective(nn.Module):
+    """A loss as a module, which engines for several processes can wrap: a batch -> named losses."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]]) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, number: int) -> dict[str, Tensor]:
-        return self.loss(number)
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self.loss(batch)
 
 
 class Step:
-    """Gradients of one step, averaged over `batches` batches and all processes."""
+    """Gradients of one step, averaged over `batches` batches and all processes. A model that is sharded sees to its
+    gradients itself."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[int], dict[str, Tensor]], batches: int) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]], batches: int, feed: Feed,
+                 shards: "Shards | None" = None) -> None:  # fmt: skip
         if batches % count():
             fitting = -(-batches // count()) * count()
             raise SoraError(f"{count()} processes cannot share {batches} batches a step; "
                             f"use --accumulate {fitting} or another number of processes")  # fmt: skip
-        self.batches = batches
+        self.batches, self.feed, self.shards = batches, feed, shards
         self.objective: nn.Module = Objective(model, loss)
-        if count() > 1:  # not every batch reaches every weight: pictures have no motion
+        if count() > 1 and not shards:  # not every batch reaches every weight: pictures have no motion
             self.objective = nn.parallel.DistributedDataParallel(self.objective, find_unused_parameters=True)
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Add the gradients of a step to the weights'; its losses, the mean over all batches."""
+    def __call__(self, step: int) -> tuple[dict[str, float], float]:
+        """Add the gradients of a step to the weights'; its losses, the mean over all batches, and the seconds that a
+        process waited for them."""
         rank = dist.get_rank() if count() > 1 else 0
         mine = range(step * self.batches + rank, (step + 1) * self.batches, count())
         sums: dict[str, Tensor] = {}
+        before = self.feed.waited
         for number in mine:
-            alone = count() > 1 and number != mine[-1]  # gradients meet once, after the last
-            with self.objective.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                losses = self.objective(number)
+            batch = self.feed(number)
+            with self.meeting(number == mine[-1]):  # gradients meet once, after the last
+                losses = self.objective(batch)
                 (losses["loss"] / len(mine)).backward()
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().float() / self.batches
-        total = torch.stack(list(sums.values()))
+        if self.shards:
+            self.shards.forget_unreached()
+        waited = (self.feed.waited - before) / count()
+        total = torch.stack([*sums.values(), torch.tensor(waited, device=losses["loss"].device)])
         if count() > 1:
             dist.all_reduce(total)
-        return dict(zip(sums, total.tolist(), strict=True))
+        *means, waited = total.tolist()
+        return dict(zip(sums, means, strict=True)), waited
+
+    def meeting(self, now: bool) -> AbstractContextManager:
+        if self.shards:
+            self.shards.meet(now)
+        elif count() > 1 and not now:
+            return self.objective.no_sync()  # type: ignore[operator, no-any-return]
+        return nullcontext()
+
+
+# -- Models in shards -------------------------------------------------------------------------------------
+
+
+class Shards:
+    """A model whose weights, gradients, averages and optimizer states are spread over the processes (FSDP2): its blocks
+    one by one, then the rest.
+
+    What is reduced must be the same everywhere, but not every batch reaches every weight. So on the way back through a
+    block, before its gradients are reduced, zeros stand in for those that are missing; where they are missing in all
+    processes, there is no gradient in the end, as in one process."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (count(),))
+        self.model = model
+        self.blocks: list[nn.Module] = list(model.blocks)  # type: ignore[arg-type]
+        self.reached: list[list[bool]] = [[] for _ in self.blocks]
+        self.last = True
+        for number, block in enumerate(self.blocks):
+            fully_shard(block, mesh=mesh)
+            block.register_forward_pre_hook(partial(self.stand_in, number))
+        fully_shard(model, mesh=mesh)  # type: ignore[arg-type]
+
+    def meet(self, now: bool) -> None:
+        """Whether gradients are reduced on the way back."""
+        self.last = now
+        self.model.set_requires_gradient_sync(now)  # type: ignore[operator]
+
+    def stand_in(self, number: int, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Have the way back through a block end in `complete`."""
+        return _Before.apply(inputs[0], partial(self.complete, number, block)), *inputs[1:]
+
+    def complete(self, number: int, block: nn.Module) -> None:
+        if not self.last:
+            return
+        weights = [p for p in block.parameters() if p.requires_grad]
+        self.reached[number] = [p.grad is not None for p in weights]
+        for p in weights:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+
+    def forget_unreached(self) -> None:
+        """Take back the zeros of weights that no process has reached."""
+        weights = [p for block in self.blocks for p in block.parameters() if p.requires_grad]
+        flags = [flag for flags in self.reached for flag in flags]
+        reached = torch.tensor(flags, dtype=torch.float32, device=weights[0].device)
+        dist.all_reduce(reached, dist.ReduceOp.MAX)
+        for p, there in zip(weights, reached.tolist(), strict=True):
+            if not there:
+                p.grad = None
+
+
+class _Before(torch.autograd.Function):
+    """The identity; on the way back, something is done first."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, do: Callable[[], None]) -> Tensor:
+        ctx.do = do
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.do()
+        return grad, None
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that is here."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in one piece. Those that are spread over the processes, which must all ask, go to the leader's main
+    memory alone, one after the other."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, DTensor):
+            found[name] = tensor
+            continue
+        gathered = tensor.full_tensor()
+        if leads():
+            found[name] = gathered.cpu()
+    return found
+
+
+def number(x: Tensor) -> float:
+    """A tensor of one number, which may be spread over the processes."""
+    return float(x.full_tensor() if isinstance(x, DTensor) else x)
+
+
+def spread_like(x: Tensor, like: Tensor) -> Tensor:
+    """The leader's tensor, spread as another one is, or as it came if that is in one piece or of another shape."""
+    if not isinstance(like, DTensor) or x.shape != like.shape:
+        return x
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.config = config
         width, shape = config.width, (config.width, config.heads, 4 * config.width)
-        how = {"dropout": 0.0, "activation": F.gelu, "batch_first": True, "norm_first": True}
+        how: dict[str, Any] = {"dropout": 0.0, "activation": F.gelu, "batch_first": True, "norm_first": True}
         self.video = VideoTower(config)
         self.query = nn.Parameter(torch.randn(1, 1, width))
         self.pool = nn.MultiheadAttention(width, config.heads, batch_first=True)

@@ -4,7 +4,7 @@ A pack is a list of videos. For every frame of every video it holds first that f
 its patches, row by row. `Layout` knows who sits where: the *spatial* segments (one a frame) and the *temporal*
 ones (one a patch position, across the frames of its video). Segments of equal length are attended together,
 so attention is a few plain SDPA calls and no token is padding (Dehghani et al. 2023, "Patch n' Pack"). Where all
-videos of a pack are alike, segments are axes of the list, and nothing is copied.
+videos of a pack have as many frames and patches, segments are axes of the list, and nothing is copied.
 
 Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and across.
 """
@@ -27,11 +27,17 @@ ROUND = 256  # the token list is padded to a multiple of this; padding belongs t
 
 @dataclass(frozen=True)
 class Grid:
-    """One video in patches: frames, rows, columns."""
+    """One video in patches: frames, rows, columns. Training may keep some positions alone, the same in all frames."""
 
     frames: int
     height: int
     width: int
+    kept: tuple[int, ...] = ()  # positions that are there, counted row by row and rising; () is all of them
+
+    @property
+    def size(self) -> int:
+        """Patches of a frame."""
+        return len(self.kept) or self.height * self.width
 
 
 def grid_of(latents: Tensor) -> Grid:
@@ -41,13 +47,16 @@ def grid_of(latents: Tensor) -> Grid:
     return Grid(frames, height // PATCH, width // PATCH)
 
 
-def patchify(videos: Sequence[Tensor]) -> Tensor:
-    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]."""
-    return torch.cat([rearrange(v, "C T (h p) (w q) -> (T h w) (C p q)", p=PATCH, q=PATCH) for v in videos])
+def patchify(videos: Sequence[Tensor], grids: Sequence[Grid] = ()) -> Tensor:
+    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep."""
+    found = [rearrange(v, "C T (h p) (w q) -> T (h w) (C p q)", p=PATCH, q=PATCH) for v in videos]
+    if grids:
+        found = [x[:, list(g.kept)] if g.kept else x for x, g in zip(found, grids, strict=True)]
+    return torch.cat([x.flatten(0, 1) for x in found])
 
 
 def unpatchify(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-    """The exact inverse of `patchify`."""
+    """The exact inverse of `patchify`, for grids that keep all positions."""
     parts = patches.split([g.frames * g.height * g.width for g in grids])
     return [rearrange(part, "(T h w) (C p q) -> C T (h p) (w q)", T=g.frames, h=g.height, p=PATCH, q=PATCH)
             for part, g in zip(parts, grids, strict=True)]  # fmt: skip
@@ -159,7 +168,7 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
     spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
-        size = g.height * g.width
+        size = g.size
         index = at + torch.arange(g.frames * (K + size)).view(g.frames, K + size)
         heads.append(index[:, :K])
         patches.append(index[:, K:].flatten())
@@ -170,16 +179,17 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         videos.append(torch.full((g.frames,), number))
         owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
         y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
-        places.append(torch.cartesian_prod(y, x).repeat(g.frames, 1))
+        place = torch.cartesian_prod(y, x)
+        places.append((place[list(g.kept)] if g.kept else place).repeat(g.frames, 1))
         at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    chosen, cond, video, owner, place = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
-    if len(set(grids)) == 1:
+    chosen, cond, video, owner, where = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
+    if len({(g.frames, g.size) for g in grids}) == 1:
         V, T = len(grids), grids[0].frames
         across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
         within = (Regular("(V T n) ... -> V T n ...", V, T),)
-        return EvenLayout(at, chosen, cond, video, owner, place, within, across)
+        return EvenLayout(at, chosen, cond, video, owner, where, within, across)
     groups = _listed(spatial, device), _listed(temporal, device)
-    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, place, *groups)
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, *groups)
 
 
 def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:

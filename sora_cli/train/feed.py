@@ -1,0 +1,38 @@
+"""What a training learns from, batch by batch, and how long it had to wait for it."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+
+class Feed:
+    """Batches by their number. A thread makes the next `ahead` of them while the network learns: one thread, in the
+    order of their numbers, so that what is made is the same. 0 makes each when it is asked for.
+
+    Numbers are asked for in steps of `stride`, up to `end`."""
+
+    def __init__(self, make: Callable[[int], Any], ahead: int, stride: int, end: int) -> None:
+        self.make, self.ahead, self.stride, self.end = make, ahead, stride, end
+        self.pool = ThreadPoolExecutor(1, "data") if ahead else None
+        self.coming: dict[int, Future] = {}
+        self.waited = 0.0  # seconds in all
+
+    def __call__(self, number: int) -> Any:
+        began = time.perf_counter()
+        made = self.awaited(number, self.pool) if self.pool else self.make(number)
+        self.waited += time.perf_counter() - began
+        return made
+
+    def awaited(self, number: int, pool: ThreadPoolExecutor) -> Any:
+        for later in range(number, min(number + (self.ahead + 1) * self.stride, self.end), self.stride):
+            if later not in self.coming:
+                self.coming[later] = pool.submit(self.make, later)
+        return self.coming.pop(number).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)

@@ -1,0 +1,136 @@
+"""What a training says of itself: progress on stderr, JSON lines, curves as a picture, and TensorBoard's files."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sora_cli.device import pick_dtype
+from sora_cli.estimate.speed import ROWS, WIDTH, product_rate
+from sora_cli.train import ranks
+from sora_cli.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from sora_cli.train.loop import Recipe
+
+EVERY = 10  # steps a line
+COUNTED = ("samples", "tokens", "flops")  # of a batch, if its losses tell them: logged by the second
+APART = ("step", "seconds", "speed", "rate", "tokens")  # of a line: not worth a curve
+
+
+class Log:
+    """Progress, and a line every ten steps: means of losses, `speed` in samples a second, `tokens` a second, `share` of
+    the rate of matrix products that the device was measured to have, and `waiting`, the share of the time that went
+    into waiting for data. Sheets and checkpoints are not counted as time."""
+
+    def __init__(self, options: TrainOptions, recipe: "Recipe", start: int, batches: int, device: torch.device) -> None:
+        self.path, self.recipe, self.batches = options.out / "log.jsonl", recipe, batches
+        self.device, self.dtype = device, pick_dtype(options.dtype, device)
+        self.seconds, self.steps = 0.0, 0
+        self.sums: dict[str, float] = defaultdict(float)
+        self.rate = 0.0
+        self.board = board(options.out / "tensorboard", start) if ranks.leads() else None
+        if ranks.leads():
+            self.begin(options, start)
+        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
+                                 TimeRemainingColumn(), console=Console(stderr=True),
+                                 disable=not ranks.leads())  # fmt: skip
+        self.task = self.progress.add_task(options.out.name, total=recipe.steps, completed=start, note="")
+
+    def begin(self, options: TrainOptions, start: int) -> None:
+        """A new file, or the old one without the steps that are taken again."""
+        header = json.dumps({"options": asdict(options), "recipe": asdict(self.recipe)}, default=str)
+        old = self.path.read_text().splitlines() if start and self.path.exists() else []
+        whole = [line for line in old[1:] if line.endswith("}")]  # a kill may have cut the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= start]
+        self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
+        self.path.write_text("".join(f"{line}\n" for line in [*old[:1], *kept] or [header]))
+
+    def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
+        """The losses of a step, and how many seconds it took, of which it waited."""
+        for name, value in (losses | {"took": took, "waited": waited}).items():
+            self.sums[name] += value
+        self.steps += 1
+        self.progress.update(self.task, completed=step + 1)
+        if (step + 1) % EVERY or not ranks.leads():
+            return
+        self.seconds += self.sums["took"]
+        line = self.line()
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step + 1, "seconds": round(self.seconds, 1)} | line) + "\n")
+        self.progress.update(self.task, note=f"loss {line['loss']:.4f}  {line['speed']:.1f} samples/s")
+        if self.board:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, step + 1)
+        self.sums, self.steps = defaultdict(float), 0
+
+    def line(self) -> dict[str, float]:
+        """What is known of the steps since the last line."""
+        took, waited = self.sums.pop("took"), self.sums.pop("waited")
+        counts = {name: self.sums.pop(name) * self.batches / took for name in COUNTED if name in self.sums}
+        means = {name: round(total / self.steps, 6) for name, total in self.sums.items()}
+        nominal = self.recipe.batch * self.batches * self.steps / took
+        found = means | {"speed": round(counts.get("samples", nominal), 2), "waiting": round(waited / took, 4)}
+        if "tokens" in counts:
+            found["tokens"] = round(counts["tokens"], 1)
+        if "flops" in counts:
+            self.rate = self.rate or product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
+            found["share"] = round(counts["flops"] / (self.rate * ranks.count()), 4)
+        return found
+
+    def warn(self, text: str) -> None:
+        self.progress.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    def sheet(self, path: Path, step: int) -> None:
+        """A sheet of samples was drawn."""
+        self.plot()
+        if self.board:
+            from matplotlib.image import imread
+
+            self.board.add_image("samples", imread(path), step, dataformats="HWC")
+            self.board.flush()
+
+    def plot(self) -> None:
+        """Draw every logged loss over the steps."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        rows = [line for line in lines if "step" in line]
+        names = [k for k in rows[-1] if k not in APART] if rows else []
+        if not names:
+            return
+        figure, axes = plt.subplots(len(names), 1, figsize=(8, 2 * len(names)), sharex=True, squeeze=False)
+        for axis, name in zip(axes[:, 0], names, strict=True):
+            axis.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r])
+            axis.set_ylabel(name)
+        figure.savefig(self.path.with_name("curves.png"))
+        plt.close(figure)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self.board:
+            self.board.close()
+
+
+def board(folder: Path, start: int) -> "SummaryWriter | None":
+    """A writer of TensorBoard's files, where TensorBoard is installed; steps from `start` on are taken again."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)

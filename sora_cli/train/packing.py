@@ -1,0 +1,189 @@
+"""Packs for training: clips of any resolution, aspect and length in a budget of tokens (NaViT, Dehghani et al. 2023).
+
+A pack of a dataset is a pure function of (seed, number). Clips come in a random order, whole where they fit. Towards
+the end a clip is cut in time, to as many frames as leave a rest that frames of the dataset's shapes fill to the brim:
+which numbers of tokens can be filled is computed once, as change is given in coins. So next to nothing of the budget is
+wasted, whatever sizes there are. A cut clip is a random range of its frames, or a strided subset, as FDM trains.
+
+Training may also drop patch positions of a video, the same in all of its frames, so that a position stays a column of
+time attention: more videos for the same work (NaViT section 3; MaskDiT, Zheng et al. 2023).
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sora_cli.errors import SoraError
+from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
+from sora_cli.timeline import sample_strides
+from sora_cli.train.loop import generator
+
+DROP_TEXT = 0.1
+STILLS = 0.1  # the share of clips that are shown as one frame
+LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays whole for it
+TRIES = 20  # clips that are drawn for a place before any frame is taken that fits
+
+Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
+Shape = tuple[int, int, int]  # of latents: T, h, w
+
+
+class Source(Protocol):
+    """A dataset on disk, see `sora_cli.data.dataset`."""
+
+    @property
+    def shapes(self) -> Sequence[Shape]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Clip: ...
+
+    def features(self, i: int, text: str | None = None) -> Tensor | None:
+        """The tokens [1 + L, D] of a caption by the text tower of this identity, if the dataset has them."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Clips to be learned from together."""
+
+    clips: list[Clip]
+    grids: tuple[Grid, ...]
+    text: Tensor  # [V, 1 + L, D], zeros where the caption is dropped
+    rng: torch.Generator  # what is left of the pack's randomness
+    waste: float = 0.0  # share of the token list that is empty
+
+
+def pack_of(clips: list[Clip], text: Tensor, rng: torch.Generator, drop: float = 0.0) -> Pack:
+    """A pack of these clips and features of their captions, some of which are dropped, as are positions."""
+    heard = torch.rand(len(clips), generator=rng) >= DROP_TEXT
+    grids = tuple(thinned(grid_of(latents), drop, rng) for latents, _, _ in clips)
+    return Pack(clips, grids, text * heard.to(text)[:, None, None], rng)
+
+
+def thinned(grid: Grid, drop: float, rng: torch.Generator) -> Grid:
+    """A grid without a random share of its positions."""
+    if not drop:
+        return grid
+    positions = torch.randperm(grid.size, generator=rng)[: kept(grid.size, drop)]
+    return Grid(grid.frames, grid.height, grid.width, tuple(positions.sort().values.tolist()))
+
+
+def kept(size: int, drop: float) -> int:
+    return max(1, round(size * (1 - drop)))
+
+
+def tokens_of(grids: Sequence[Grid], conditions: int) -> int:
+    """Tokens of a pack, conditions included and padding not."""
+    return sum(g.frames * (g.size + conditions) for g in grids)
+
+
+class Packs:
+    """Packs of a dataset, `budget` tokens each, with `conditions` condition tokens a frame. `tower` is the identity of
+    the conditioner's text tower, whose features a dataset may have."""
+
+    def __init__(self, source: Source, conditioner: Callable[[list[str]], Tensor], conditions: int, budget: int,
+                 seed: int, drop: float = 0.0, alike: bool = False, tower: str | None = None) -> None:  # fmt: skip
+        self.source, self.conditioner, self.conditions, self.tower = source, conditioner, conditions, tower
+        self.seed, self.drop, self.alike = seed, drop, alike
+        self.costs = [self.cost(number, shape) for number, shape in enumerate(source.shapes)]
+        largest = max(self.costs)
+        if largest > budget:
+            raise SoraError(f"a frame of clip {self.costs.index(largest)} has {largest} tokens, and a batch {budget}; "
+                            f"use a --batch that is {-(-largest // budget)} times as large")  # fmt: skip
+        self.by_cost: dict[int, list[int]] = {}
+        for number, cost in enumerate(self.costs):
+            self.by_cost.setdefault(cost, []).append(number)
+        self.rest = empty_rests(self.by_cost, budget)
+        self.budget = budget - self.rest[budget]
+
+    def cost(self, number: int, shape: Shape) -> int:
+        """Tokens of a frame."""
+        _, h, w = shape
+        if h % PATCH or w % PATCH:
+            raise SoraError(f"clip {number} has latents of {h} x {w}, which do not divide by {PATCH}")
+        return self.conditions + kept(h * w // PATCH**2, self.drop)
+
+    def plan(self, number: int) -> list[tuple[int, int]]:
+        """Which clips are in a pack, and how many frames of each."""
+        rng = random.Random(self.seed * 32_452_843 + number)
+        return self.plan_alike(rng) if self.alike else self.plan_mixed(rng)
+
+    def plan_mixed(self, rng: random.Random) -> list[tuple[int, int]]:
+        """Clips of any shapes, which fill the budget."""
+        left, chosen, seen = self.budget, list[tuple[int, int]](), set[int]()
+        while self.rest[left] < left:
+            clip, frames = self.next(left, seen, rng)
+            chosen.append((clip, frames))
+            seen.add(clip)
+            left -= frames * self.costs[clip]
+        return chosen
+
+    def next(self, left: int, seen: set[int], rng: random.Random) -> tuple[int, int]:
+        """A clip that is not in the pack yet (as long as half of them are not), and how many of its frames."""
+        for _ in range(TRIES):
+            clip = rng.randrange(len(self.costs))
+            if clip in seen and 2 * len(seen) < len(self.costs):
+                continue
+            if frames := self.frames(clip, left, rng):
+                return clip, frames
+        return rng.choice(self.by_cost[self.filling(left)]), 1
+
+    def frames(self, clip: int, left: int, rng: random.Random) -> int:
+        """The most frames of a clip that leave nothing of `left` that cannot be filled; 0 if none do."""
+        cost, least = self.costs[clip], max(self.rest[left], int(LOOSE * self.budget))
+        most = 1 if rng.random() < STILLS else min(self.source.shapes[clip][0], left // cost)
+        return next((n for n in range(most, 0, -1) if n * cost <= left and self.rest[left - n * cost] <= least), 0)
+
+    def filling(self, left: int) -> int:
+        """Tokens of a frame that is part of the fullest filling."""
+        return next(c for c in self.by_cost if c <= left and self.rest[left - c] == self.rest[left])
+
+    def plan_alike(self, rng: random.Random) -> list[tuple[int, int]]:
+        """Clips of one shape, as many as fit."""
+        first = rng.randrange(len(self.costs))
+        length, *size = self.source.shapes[first]
+        frames = 1 if rng.random() < STILLS else min(length, self.budget // self.costs[first])
+        able = [i for i, (T, *rest) in enumerate(self.source.shapes) if frames <= T and rest == size]
+        return [(rng.choice(able), frames) for _ in range(self.budget // (frames * self.costs[first]))]
+
+    def at(self, number: int) -> Pack:
+        plan, rng = self.plan(number), generator(self.seed, number)
+        clips = [self.clip(index, frames, rng) for index, frames in plan]
+        pack = pack_of(clips, self.text([index for index, _ in plan], clips), rng, self.drop)
+        used = tokens_of(pack.grids, self.conditions)
+        even = len({(g.frames, g.size) for g in pack.grids}) == 1
+        whole = used if even else max(self.budget, ROUND * -(-used // ROUND))
+        return Pack(pack.clips, pack.grids, pack.text, rng, 1 - used / whole)
+
+    def clip(self, index: int, frames: int, rng: torch.Generator) -> Clip:
+        """So many frames of a clip: all, a range, or a subset."""
+        latents, seconds, caption = self.source[index]
+        chosen = list(some(latents.shape[1], frames, rng))
+        return latents[:, chosen].float(), seconds[chosen], caption
+
+    def text(self, numbers: list[int], clips: list[Clip]) -> Tensor:
+        """Features of captions [V, 1 + L, D]: those that the dataset has, or the text tower's."""
+        found = [self.source.features(number, self.tower) for number in numbers]
+        told = [features for features in found if features is not None]
+        return torch.stack(told) if len(told) == len(found) else self.conditioner([caption for *_, caption in clips])
+
+
+def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:
+    """`frames` of `total`, in order: neighbours as often as a subset of all."""
+    if frames == total:
+        return range(total)
+    if torch.rand((), generator=rng) < 0.5:
+        return sample_strides(rng, frames, total)
+    first = int(torch.randint(total - frames + 1, (), generator=rng))
+    return range(first, first + frames)
+
+
+def empty_rests(costs: Sequence[int] | dict[int, list[int]], budget: int) -> list[int]:
+    """For every number of tokens up to `budget`, how many stay empty when frames of these costs fill the rest."""
+    rest = [0]
+    for left in range(1, budget + 1):
+        rest.append(min((rest[left - cost] for cost in costs if cost <= left), default=left))
+    return rest
