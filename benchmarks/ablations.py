@@ -244,7 +244,7 @@ def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float 
     vae.load_state_dict(average.state)
     vae_recipe.measure_latents(vae.eval(), 16, vae_recipe.footage_of("world", CPU))
     psnr = whole_clips(vae, moving=bool(time_channels))
-    latents = latents_of(vae)
+    latents = latents_of(vae.requires_grad_(False))
     cells = torch.cat([clip[: VAE.space, 0].unsqueeze(0) for pack in latents.test[::2] for clip, _, _ in pack])
     alike = (cells[..., 1:] * cells[..., :-1]).mean() / cells.square().mean()
     dit = taught(Variant(), steps, latents)
@@ -308,6 +308,7 @@ def answers(asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
             if key not in known:
                 known[key] = train(asked.steps)
             rows[name] = known[key]
+            note(f"    {', '.join(f'{column} {value:.3f}' for column, value in rows[name].items())}")
         yield question, rows
 
 
