@@ -134,6 +134,10 @@ def train(
 
             typer.echo(export(options))
 
+    from sora_cli.train import ranks
+
+    ranks.leave()
+
 
 def check(options: TrainOptions) -> None:
     """Refuse what cannot work before torch is imported."""

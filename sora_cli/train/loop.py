@@ -194,7 +194,9 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
                 _sample(shown, ranks.whole(average.state), device, sample, log, done)
             if late:
                 break
-    return ranks.whole(average.state)
+    averaged = ranks.whole(average.state)
+    ranks.wait()
+    return averaged
 
 
 def ahead(options: TrainOptions, device: torch.device) -> int:

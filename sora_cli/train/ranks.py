@@ -44,6 +44,12 @@ def meet(backend: str) -> None:
     dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
 
 
+def wait() -> None:
+    """Until all processes are here: one that ends while others still talk to it takes them with it."""
+    if count() > 1:
+        dist.barrier()
+
+
 def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
