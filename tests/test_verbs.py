@@ -128,8 +128,8 @@ def test_latents_beside_a_video_are_gone_on_from(sora: Sora, encoded: list[int])
     assert len(decoded) == len(shown) == 43
     for number in (*range(10), *range(10 + 24, 39)):
         raw = [np.frombuffer(raw, np.uint8).astype(int) for raw in (shown[number], decoded[number])]
-        off = np.abs(raw[0] - raw[1])  # decoded in other groups, so that sums round differently, now and then
-        assert off.max() <= 2 and off.mean() < 0.01, number
+        off = np.abs(raw[0] - raw[1])  # shown as decoded in bfloat16, where the processor has it
+        assert off.max() <= 2 and off.mean() < 0.3, number
 
 
 def test_latents_of_another_video_are_left_alone(sora: Sora, encoded: list[int]) -> None:
