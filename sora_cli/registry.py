@@ -374,3 +374,10 @@ def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[s
     if not files:
         raise Failed(f"model {model} has no part {stem!r} in weights.toml; {AGAIN}")
     return weights.merge([weights.load(file.path, file.sha256) for file in files])
+
+
+def load_network(stem: str, path: Path | None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """A network of ours from a file, from the folder of a run or an export, or where none is told, as it is shipped."""
+    if path is None:
+        return load_model_files("pocket", stem)
+    return weights.load_part(path, stem) if path.is_dir() else weights.load(path)

@@ -9,10 +9,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from sora_cli.errors import Failed, SoraError
 
@@ -155,13 +156,19 @@ def in_order(content: bytes) -> tuple[bytes, memoryview]:
 
 
 def write(path: Path | str, *pieces: bytes | memoryview) -> None:
-    """A whole file, under a temporary name until it has reached the disk."""
-    path = Path(path)
+    """A whole file, of these pieces."""
+    with writing(Path(path)) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that has a temporary name until it has reached the disk, whole."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

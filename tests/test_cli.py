@@ -312,7 +312,7 @@ def test_damaged_weights_are_seen_before_the_work(
     ("words", "complaint"),
     [
         (("train", "gan"), "gan"),
-        (("train", "vae", "--data", "films"), "films"),
+        (("train", "vae", "--data", "films"), "unknown data 'films'; it is world"),
         (("train", "vae", "--minutes", "0"), "above 0"),
         (("train", "vae", "--steps", "0"), "--steps"),
         (("train", "dit", "--vae", "nowhere.safetensors"), "no weights nowhere"),

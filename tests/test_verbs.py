@@ -124,12 +124,11 @@ def test_latents_beside_a_video_are_gone_on_from(sora: Sora, encoded: list[int])
         assert torch.equal(now[:, : was.shape[1]], was) and new.frames > old.frames
     assert parts[-1][1].video == weights.hash_of(Path("c.y4m")) and parts[-1][1].frames == 43
     format, shown = tiny.read("c.y4m")
-    decoded = list(media.from_rgb(Codec.of("pocket", "cpu", "float32").decode("c.safetensors"), (64, 64), format))
+    decoded = list(media.from_rgb(Codec.of("pocket", "cpu", "auto").decode("c.safetensors"), (64, 64), format))
     assert len(decoded) == len(shown) == 43
     for number in (*range(10), *range(10 + 24, 39)):
         raw = [np.frombuffer(raw, np.uint8).astype(int) for raw in (shown[number], decoded[number])]
-        off = np.abs(raw[0] - raw[1])  # shown as decoded in bfloat16, where the processor has it
-        assert off.max() <= 2 and off.mean() < 0.3, number
+        assert np.abs(raw[0] - raw[1]).max() <= 1, number
 
 
 def test_latents_of_another_video_are_left_alone(sora: Sora, encoded: list[int]) -> None:

@@ -134,7 +134,7 @@ class Networks:
     @classmethod
     def load(cls, vae: Path | None, text: Path | None, device: str = "auto", dtype: str = "auto") -> "Networks":
         where = pick_device(device)
-        coder, speaker = read_network("vae", vae), read_network("text", text)
+        coder, speaker = registry.load_network("vae", vae), registry.load_network("text", text)
         tokenizer, tower = texts.from_weights(*speaker)
         return cls(vaes.from_weights(*coder).to(where), shards.identity(*coder), tower.to(where), tokenizer,
                    shards.identity(*speaker), where, pick_dtype(dtype, where))  # fmt: skip
@@ -159,13 +159,6 @@ class Networks:
         """The share of the words of captions that the text tower never learned."""
         said = [word for caption in captions for word in texts.words(caption)]
         return sum(word not in self.tokenizer.ids for word in said) / max(1, len(said))
-
-
-def read_network(stem: str, path: Path | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A network from a file, from a run's folder, or as it is shipped."""
-    if path is None:
-        return registry.load_model_files("pocket", stem)
-    return weights.load_part(path, stem) if path.is_dir() else weights.load(path)
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:

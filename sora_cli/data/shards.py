@@ -9,7 +9,6 @@ where it lies. It is what makes a folder a dataset, so it is written last.
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -52,23 +51,13 @@ def writing(path: Path) -> Iterator[Callable[[str, Mapping[str, "Tensor"], Row],
     """A shard, which appears when the block ends well: what is called with a sample puts it there."""
     from safetensors.torch import save
 
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with weights.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
-                def put(name: str, tensors: Mapping[str, "Tensor"], row: Row) -> None:
-                    add(tar, f"{name}.safetensors", b"".join(weights.in_order(save(dict(tensors)))))
-                    add(tar, f"{name}.json", json.dumps(row).encode())
+        def put(name: str, tensors: Mapping[str, "Tensor"], row: Row) -> None:
+            add(tar, f"{name}.safetensors", b"".join(weights.in_order(save(dict(tensors)))))
+            add(tar, f"{name}.json", json.dumps(row).encode())
 
-                yield put
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise Failed(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        yield put
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

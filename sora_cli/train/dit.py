@@ -224,16 +224,11 @@ def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int,
     return x
 
 
-def stage(options: TrainOptions, stem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The file of the frozen VAE or text tower that was asked for, or that is shipped."""
-    path: Path | None = getattr(options, stem)
-    return weights.load(path) if path else registry.load_model_files("pocket", stem)
-
-
 def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
     """The frozen VAE and text tower."""
-    tokenizer, tower = text_from_weights(*stage(options, "text"))
-    return vae_from_weights(*stage(options, "vae")).to(device), Conditioner(tower, tokenizer, device)
+    tokenizer, tower = text_from_weights(*registry.load_network("text", options.text))
+    vae = vae_from_weights(*registry.load_network("vae", options.vae))
+    return vae.to(device), Conditioner(tower, tokenizer, device)
 
 
 def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
@@ -266,10 +261,10 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
         return Data(window, conditioner, recipe.batch, packs, options.seed, phases, options.drop_tokens)
     from sora_cli.data.dataset import Dataset, identity
 
-    dataset = Dataset(options.data, identity(*stage(options, "vae")))
+    dataset = Dataset(options.data, identity(*registry.load_network("vae", options.vae)))
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
     return Clips(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
-                 identity(*stage(options, "text")))  # fmt: skip
+                 identity(*registry.load_network("text", options.text)))  # fmt: skip
 
 
 @dataclass(frozen=True)

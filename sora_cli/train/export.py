@@ -25,7 +25,7 @@ def export(options: TrainOptions) -> Path:
     """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it."""
     assert options.init
     sources = {"text": options.text, "vae": options.vae, "dit": options.init}
-    networks = {stem: read(stem, path) for stem, path in sources.items()}
+    networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
     check(networks)
     options.out.mkdir(parents=True, exist_ok=True)
     paths = [path for stem, (tensors, header) in networks.items()
@@ -36,13 +36,6 @@ def export(options: TrainOptions) -> Path:
     weights.write(options.out / "README.md", card(title, headers, curves.is_file()).encode())
     weights.write(options.out / registry.EXPORTED, table(title, paths, usage_of(headers["dit"])).encode())
     return options.out
-
-
-def read(stem: str, path: Path | None) -> Network:
-    """A network from a file, from a run's folder, or as it is shipped."""
-    if path is None:
-        return registry.load_model_files("pocket", stem)
-    return weights.load_part(path, stem) if path.is_dir() else weights.load(path)
 
 
 def check(networks: Mapping[str, Network]) -> None:
