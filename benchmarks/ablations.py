@@ -26,7 +26,7 @@ from sora_cli.device import pick_dtype
 from sora_cli.evaluate import measure as exam
 from sora_cli.evaluate import metrics
 from sora_cli.models.sora import vae as autoencoder
-from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, waves
+from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.timeline import Task
@@ -87,7 +87,7 @@ class ModulatedBlock(Block):
         table[2::3] = 1  # gates
         self.table, self.told = nn.Parameter(table), torch.zeros(0)
 
-    def forward(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, where: Layout, turn: Turn, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
         frames, heads = where.conditions.shape
         every = self.told.repeat_interleave(len(x) // frames, 0)  # (N, 9, D)
 
@@ -96,12 +96,8 @@ class ModulatedBlock(Block):
             shift, scale, gate = told[:, 3 * part : 3 * part + 3].unbind(1)
             return gate * of(norm(y) * (1 + scale) + shift)
 
-        def across_space(y: Tensor) -> Tensor:
-            from sora_cli.models.sora.patches import attend
-
-            return self.space.merge(attend(*self.space.project(y), where.spatial))
-
-        x = x + branch(x, self.space_norm, 0, across_space)
+        within = partial(self.across_space, where=where, turn=turn)
+        x = x + branch(x, self.space_norm, 0, within)
         if where.temporal:
             late = partial(self.across_time, where=where, distance=distance)
             x = where.add(x, branch(where.take(x), self.time_norm, 1, late))

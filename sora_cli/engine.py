@@ -29,7 +29,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.expand import captions_of
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Lora, Shot
-from sora_cli.timeline import Timeline
+from sora_cli.timeline import ADRIFT, Timeline
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,13 @@ class Run:
         return self.pipeline.sample(rolling(velocity) if around else velocity, job)
 
     def seconds(self, window: planner.Window) -> Tensor:
-        """The times of a window's frames. A loop has no first frame: its times start a chunk (or a turn) late."""
+        """The times of a window's frames, since the scene began: nobody knows when that was where something is given,
+        or where, as in a loop, there is no first frame, whose times start a turn late if they would be negative."""
         frames = torch.tensor(window.frames)
-        if self.shot.loop:
-            frames = frames + 1 + (self.latents_in_all if window.frames[0] < 0 else 0)
-        return frames * geometry.TIME_STRIDE / self.shot.fps
+        if self.shot.loop and window.frames[0] < 0:
+            frames = frames + self.latents_in_all
+        adrift = ADRIFT if self.shot.loop or self.timeline.known.any() else 0.0
+        return adrift + frames * geometry.TIME_STRIDE / self.shot.fps
 
     def told(self, index: Sequence[int]) -> Tensor:
         """For every latent frame the number of the prompt that holds then."""

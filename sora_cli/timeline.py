@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from sora_cli.errors import SoraError
 
 SPACE, TIME = 0, 1  # rows of a known mask
+ADRIFT = 64.0  # seconds from where on a time does not tell how long ago the scene began
 
 
 def visible(order: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The Video DiT: the order of generation, packing, and learning something small."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm
-from sora_cli.models.sora.patches import Grid, attention, patchify, unpatchify
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm, turned
+from sora_cli.models.sora.patches import Grid, attention, layout, patchify, unpatchify
 
 CONFIG = DitConfig(channels=3, width=32, depth=2, heads=2, text_width=8, text_tokens=4, registers=1,
                    bins=(8, 4, 4), seconds=16.0)  # fmt: skip
@@ -104,6 +106,31 @@ def test_attention_while_sampling_is_that_while_training(tokens: int) -> None:
     assert torch.allclose(sampled, expected, atol=1e-5) and torch.allclose(trained, expected, atol=1e-5)
 
 
+@torch.no_grad()
+def test_attention_in_space_goes_by_how_far_patches_are_apart(dit: Dit) -> None:
+    """Equal queries and equal keys everywhere: scores between patches depend on their offset alone."""
+    where = layout((Grid(1, 5, 7),), CONFIG.conditions, torch.device("cpu"))
+    query, key = torch.randn(2, 1, CONFIG.heads, 16, generator=torch.Generator().manual_seed(1))
+    turn = dit.turn(where, torch.float32)
+    q, k = (turned(x.expand(where.tokens, -1, -1), turn)[where.patches] for x in (query, key))
+    scores = torch.einsum("q H d, k H d -> H q k", q, k)
+    offsets = where.cell[None] - where.cell[:, None]  # (q, k, 2)
+    groups = [scores[:, (offsets == torch.tensor(offset)).all(-1)] for offset in [(0, 0), (0, 1), (1, 0), (-2, 3)]]
+    assert all(group.std(1).max() < 1e-5 for group in groups)
+    assert torch.stack([group[:, 0] for group in groups]).std(0).min() > 0.05
+    alone = turned(query, tuple(angle[where.conditions[0, :1]] for angle in turn))
+    assert torch.allclose(alone, query)  # conditions are turned by nothing
+
+
+@torch.no_grad()
+def test_from_the_last_bin_on_times_are_no_more_than_distances(dit: Dit) -> None:
+    grid = (Grid(3, 2, 2),)
+    given, patches = conditions(grid, [1, 1, 1]), torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
+    at = {start: dit(patches, grid, replace(given, seconds=given.seconds + start)) for start in (0.0, 5.0, 16.0, 40.0)}
+    assert torch.allclose(at[16.0], at[40.0], atol=1e-4)
+    assert (at[0.0] - at[5.0]).abs().max() > 1e-2 and (at[0.0] - at[16.0]).abs().max() > 1e-2
+
+
 def test_starts_as_zero_and_as_an_image_model() -> None:
     dit = Dit(CONFIG)
     grid = (Grid(2, 2, 2),)
@@ -115,3 +142,5 @@ def test_starts_as_zero_and_as_an_image_model() -> None:
 def test_width_must_divide_by_heads() -> None:
     with pytest.raises(ValueError, match="32 does not divide by 5"):
         DitConfig(3, 32, 1, 5, 8, 4, 1, (8, 4, 4), 16.0)
+    with pytest.raises(ValueError, match="of a multiple of 8"):
+        DitConfig(3, 32, 1, 8, 8, 4, 1, (8, 4, 4), 16.0)

@@ -19,6 +19,7 @@ from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.shot import PLANS, Cue, Shot
+from sora_cli.timeline import ADRIFT
 from sora_cli.world.captions import words
 
 TINY = registry.Entry("tiny", "sora", "a test", usage=registry.Usage(window=4, context=2))
@@ -108,6 +109,16 @@ def test_context_before_and_behind_is_not_shown(engine: Engine) -> None:
     assert np.array_equal(run.still(11), run.still(11)) and run.still(11).shape == (height, width, 3)
 
 
+def test_times_are_those_of_the_scene_unless_something_is_given(engine: Engine) -> None:
+    image = np.zeros((1, *engine.start(SHOT).source_size[::-1], 3), np.uint8)
+    plain, begun, looped = (engine.start(SHOT), engine.start(SHOT, [Known(0, image)]),
+                            engine.start(replace(SHOT, frames=24, loop=True)))  # fmt: skip
+    for window in plain.windows:
+        assert plain.seconds(window).tolist() == pytest.approx([frame * 4 / 24 for frame in window.frames])
+    for run in (begun, looped):
+        assert all(run.seconds(window).min() >= ADRIFT for window in run.windows)
+
+
 def test_a_single_image_is_brought_onto_a_key_frame(engine: Engine) -> None:
     width, height = engine.start(SHOT).source_size
     run = engine.start(SHOT, [Known(21, np.zeros((1, height, width, 3), np.uint8))])
@@ -139,7 +150,7 @@ def test_every_frame_follows_the_prompt_of_its_time(engine: Engine) -> None:
     run = engine.start(shot)
     assert run.told(range(7)).tolist() == [0, 0, 2, 2, 1, 1, 1]
     same, other = finished(engine, SHOT).latents, finished(engine, shot).latents
-    assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-4)
+    assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-6)
 
 
 def test_finished_windows_are_not_made_again(engine: Engine) -> None:

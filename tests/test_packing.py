@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
+from sora_cli.timeline import ADRIFT
 from sora_cli.train import dit as training
 from sora_cli.train import packing
 from sora_cli.train.packing import Packs, Shape
@@ -84,18 +86,20 @@ def test_a_pack_depends_on_its_seed_and_number_alone() -> None:
 
 def test_clips_are_whole_or_cut_in_time_and_none_is_left_out() -> None:
     shapes = mixed(60)
-    made, seen, kinds = packs(shapes), Counter[str](), set()
+    made, seen, kinds, starts = packs(shapes), Counter[str](), set(), set[float]()
     for number in range(60):
         for latents, seconds, caption in made.at(number).clips:
             frames = latents[0, :, 0, 0].long().tolist()
             total = shapes[int(latents[1, 0, 0, 0])][0]
             assert frames == sorted(set(frames)) and max(frames) < total
-            assert seconds.tolist() == pytest.approx([frame / 6 for frame in frames])
+            start = ADRIFT if seconds[0] >= ADRIFT else 0.0
+            assert seconds.tolist() == pytest.approx([start + frame / 6 for frame in frames])
+            starts.add(start)
             assert caption == f"clip {int(latents[1, 0, 0, 0])}"
             seen[caption] += 1
             gaps = {b - a for a, b in zip(frames, frames[1:], strict=False)}
             kinds.add("whole" if len(frames) == total else "strided" if gaps - {1} else "range")
-    assert len(seen) == 60 and kinds == {"whole", "strided", "range"}
+    assert len(seen) == 60 and kinds == {"whole", "strided", "range"} and starts == {0.0, ADRIFT}
 
 
 def test_a_clip_longer_than_the_budget_is_cut() -> None:
@@ -184,7 +188,7 @@ def test_what_learns_from_mixed_sizes_makes_videos_of_others(drop: float) -> Non
     dit, conditions = Dit(CONFIG), CONFIG.conditions
     made = Packs(Fake([(1, 4, 4), (3, 4, 8), (5, 8, 4), (2, 6, 6)]), read, conditions, 256, 3, drop)
     optimizer, losses = torch.optim.AdamW(dit.parameters(), 3e-3), []
-    for number in range(12):
+    for number in range(40):
         pack = made.at(number)
         examples = [training.example(*clip[:2], (4, 2), pack.rng) for clip in pack.clips]
         loss = training.pack_loss(dit, examples, pack.text, pack.grids)["loss"]
@@ -192,7 +196,7 @@ def test_what_learns_from_mixed_sizes_makes_videos_of_others(drop: float) -> Non
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert median(losses[-10:]) < 0.7 * median(losses[:10])
     for frames, height, width in ((1, 6, 10), (4, 4, 6), (8, 12, 4), (2, 16, 16)):  # between them, and outside
         video = training.draw(dit.eval(), Flat(), read(["a cat"]), frames, height, width, steps=3)  # type: ignore[arg-type]
         assert video.shape == (1, 6, frames, height, width) and video.isfinite().all()

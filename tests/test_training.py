@@ -1,6 +1,7 @@
 """The training loop and the DiT's data: resuming, schedules, and what counts in the loss."""
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from sora_cli.train import distil, grow, loop
 from sora_cli.train import dit as dit_training
 from sora_cli.train import vae as vae_training
 from sora_cli.train.feed import Feed
-from sora_cli.train.latents import Bucket, Window, runs
+from sora_cli.train.latents import Bucket, Window, begin, runs
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
 from sora_cli.train.watch import Watch
@@ -230,8 +231,20 @@ def test_blocks_depend_on_their_number_alone() -> None:
     first, again = window(), window()
     first.block(0, bucket)
     a, b = first.block(5, bucket), again.block(5, bucket)
-    assert torch.equal(a.latents, b.latents) and a.captions == b.captions and a.index == b.index
+    assert torch.equal(a.latents, b.latents) and a.captions == b.captions and torch.equal(a.seconds, b.seconds)
     assert not torch.equal(a.latents, first.block(6, bucket).latents)
+
+
+def test_most_samples_are_told_when_they_are_and_clips_begin_with_their_scene() -> None:
+    rng = random.Random(0)
+    clips, pictures = ([begin(rng, frames) for _ in range(2000)] for frames in (4, 1))
+    for drawn in (clips, pictures):
+        assert sum(told for _, told in drawn) / 2000 == pytest.approx(0.7, abs=0.04)
+    assert sum(start == 0 for start, told in clips if told) / 1400 == pytest.approx(0.75, abs=0.05)
+    told = [start for start, told in pictures if told]
+    assert 0 <= min(told) and 40 < max(told) <= 59 and sum(start < 4 for start in told) / len(told) > 0.5
+    made = window().draw(3, Bucket(1, 2, 2))
+    assert made.seconds.shape == (4, 1) and made.captions[0]
 
 
 def test_the_window_slides() -> None:
@@ -444,5 +457,5 @@ def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypat
     monkeypatch.setattr(again, "draw", lambda number, bucket: pytest.fail("it lies on disk"))
     kept = [again.block(n, Bucket(1, 1, 2)) for n in (1, 2)]
     for one, other in zip(drawn_[1:], kept, strict=True):
-        assert torch.equal(one.latents, other.latents) and one.captions == other.captions and one.index == other.index
+        assert torch.equal(one.latents, other.latents) and one.captions == other.captions and torch.equal(one.seconds, other.seconds)
     assert not first.path(0).exists()  # it has left the window

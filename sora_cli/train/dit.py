@@ -28,7 +28,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
-from sora_cli.timeline import Task, sample_task, spread
+from sora_cli.timeline import ADRIFT, Task, sample_task, spread
 from sora_cli.train import distil, ranks
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import Block, Bucket, Window
@@ -171,7 +171,7 @@ class Data:
         clips: list[Clip] = []
         while len(clips) < samples:
             block = self.block(rng.choice(alike))
-            clips += zip(block.latents.float(), [block.seconds] * len(block.captions), block.captions, strict=True)
+            clips += zip(block.latents.float(), block.seconds, block.captions, strict=True)
         clips = clips[:samples]
         return pack_of(clips, self.conditioner([caption for *_, caption in clips]), torch_rng, self.drop)
 
@@ -235,7 +235,7 @@ def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
     """The sizes of a preset for latents and text features of these kinds."""
     width, depth, heads = WIDTHS[preset]
     return DitConfig(channels=vae.channels, width=width, depth=depth, heads=heads, text_width=text.width,
-                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=64.0)  # fmt: skip
+                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT)  # fmt: skip
 
 
 def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:

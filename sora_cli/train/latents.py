@@ -15,7 +15,6 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -24,13 +23,14 @@ from torch import Tensor
 from sora_cli import weights
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.vae import CHUNK, Vae
-from sora_cli.timeline import sample_strides
+from sora_cli.timeline import ADRIFT, sample_strides
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
 FIRST = 48  # blocks that the first step may draw from
 TOKEN = 32  # pixels per token and side
+TOLD = 0.7  # the share of samples whose seconds are those of their scene
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,11 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Block:
-    """Samples of one shape: latents [n, C, T, h, w], their times and captions."""
+    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions."""
 
     latents: Tensor
-    index: tuple[int, ...]  # latent frame numbers
-    fps: float
+    seconds: Tensor  # since the scene began; where that is not told, from ADRIFT on
     captions: tuple[str, ...]
-
-    @property
-    def seconds(self) -> Tensor:
-        return torch.tensor(self.index) * CHUNK / self.fps
 
 
 class Window:
@@ -95,12 +90,12 @@ class Window:
         with suppress(SoraError):  # none there, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
-                return Block(tensors["latents"], **{k: _frozen(json.loads(v)) for k, v in metadata.items()})
+                return Block(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])))
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
-        about = {k: json.dumps(getattr(block, k)) for k in ("index", "fps", "captions")}
         own = self.path(number).with_suffix(f".{os.getpid()}")  # two processes may draw the same block at once
-        weights.save(own, {"latents": block.latents}, about)
+        tensors = {"latents": block.latents, "seconds": block.seconds}
+        weights.save(own, tensors, {"captions": json.dumps(block.captions)})
         own.replace(self.path(number))
         return block
 
@@ -112,14 +107,22 @@ class Window:
         torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
         index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
-        starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
+        begun = [begin(rng, bucket.frames) for _ in scenes]
+        starts, told = torch.tensor([start for start, _ in begun]), torch.tensor([told for _, told in begun])
         size = (bucket.height * TOKEN, bucket.width * TOKEN)
         latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
-        return Block(latents.half(), index, fps, tuple(dense(s) for s in scenes))
+        seconds = torch.where(told, starts, ADRIFT)[:, None] + torch.tensor(index) * CHUNK / fps
+        return Block(latents.half(), seconds, tuple(dense(s) for s in scenes))
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def begin(rng: random.Random, frames: int) -> tuple[float, bool]:
+    """When a sample begins, in seconds of its scene, and whether the transformer is told: then most clips begin with
+    their scene, so that its time says what the subject does, and pictures are from any time of it."""
+    if rng.random() >= TOLD:
+        return rng.uniform(0, 20), False
+    if frames > 1:
+        return rng.uniform(0, 40) if rng.random() < 0.25 else 0.0, True
+    return rng.uniform(0, 4) if rng.random() < 0.5 else 60 ** rng.random() - 1, True
 
 
 TOTALS = (8, 16, 31, 61, 121)  # lengths of whole videos, in latent frames, that samples are subsets of

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
-from sora_cli.timeline import sample_strides
+from sora_cli.timeline import ADRIFT, sample_strides
+from sora_cli.train.latents import TOLD
 from sora_cli.train.loop import generator
 
 DROP_TEXT = 0.1
@@ -162,7 +163,8 @@ class Packs:
         """So many frames of a clip: all, a range, or a subset."""
         latents, seconds, caption = self.source[index]
         chosen = list(some(latents.shape[1], frames, rng))
-        return latents[:, chosen].float(), seconds[chosen], caption
+        adrift = 0.0 if torch.rand((), generator=rng) < TOLD else ADRIFT
+        return latents[:, chosen].float(), seconds[chosen] + adrift, caption
 
     def text(self, numbers: list[int], clips: list[Clip]) -> Tensor:
         """Features of captions [V, 1 + L, D]: those that the dataset has, or the text tower's."""

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from sora_cli.models.sora.patches import PATCH, Grid, Layout, LearnedPositions, attend, layout
 
+Turn = tuple[Tensor, Tensor]  # cosines and sines of rotary positions
+
 
 @dataclass(frozen=True)
 class DitConfig:
@@ -35,8 +37,8 @@ class DitConfig:
     seconds: float  # the time that the last of the time bins stands for
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+        if self.width % (8 * self.heads):
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads of a multiple of 8")
 
     @property
     def conditions(self) -> int:
@@ -80,7 +82,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [N, D] -> 3 x [N, H, d]
-        q, k, v = rearrange(self.qkv(x), "N (n H d) -> n N H d", n=3, H=self.heads)
+        q, k, v = (rearrange(part, "N (H d) -> N H d", H=self.heads) for part in self.qkv(x).chunk(3, -1))
         return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 
     def merge(self, mixed: Tensor) -> Tensor:  # [N, H, d] -> [N, D]
@@ -113,12 +115,15 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = RMSNorm(D), SwiGLU(D)
         self.distance = nn.Parameter(torch.zeros(H, 3))  # log-distance bias (FDM, Harvey et al. 2022)
 
-    def forward(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
-        q, k, v = self.space.project(self.space_norm(x))
-        x = x + self.space.merge(attend(q, k, v, where.spatial))
+    def forward(self, x: Tensor, where: Layout, turn: Turn, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+        x = x + self.across_space(self.space_norm(x), where, turn)
         if where.temporal:
             x = where.add(x, self.across_time(self.time_norm(where.take(x)), where, distance))
         return x + self.mlp(self.mlp_norm(x))
+
+    def across_space(self, x: Tensor, where: Layout, turn: Turn) -> Tensor:
+        q, k, v = self.space.project(x)
+        return self.space.merge(attend(turned(q, turn), turned(k, turn), v, where.spatial))
 
     def across_time(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
         q, k, v = self.time.project(x)  # of patches alone: conditions are each frame's own
@@ -137,6 +142,7 @@ class Dit(nn.Module):
         c = self.config = config
         self.patch_in = nn.Linear(c.channels * PATCH**2 + 2, c.width)
         self.positions = LearnedPositions(c.width, c.bins, c.seconds)
+        self.clock = nn.Linear(64, c.width, bias=False)
         self.time_in = nn.Sequential(nn.Linear(64 + 2, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.pace_in = nn.Sequential(nn.Linear(128, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.text_in = nn.Linear(c.text_width, c.width)
@@ -157,7 +163,8 @@ class Dit(nn.Module):
             if isinstance(block, Block):
                 for out in (block.space.out, block.time.out, block.mlp.out):
                     nn.init.zeros_(out.weight)
-        nn.init.zeros_(self.patch_out.weight)
+        for late in (self.patch_out, self.clock):
+            nn.init.zeros_(late.weight)
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
@@ -168,15 +175,15 @@ class Dit(nn.Module):
         """Noisy patches [P, 4C] -> clean patches [P, 4C]."""
         where = layout(grids, self.config.conditions, patches.device)
         x = self.embed(patches, where, given)  # (N, D)
-        distance = self.distances(where, grids, given)
+        turn, distance = self.turn(where, x.dtype), self.distances(where, grids, given)
         for block in self.blocks:
-            x = block(x, where, distance)  # (N, D)
+            x = block(x, where, turn, distance)  # (N, D)
         return self.patch_out(self.norm(where.take(x)))  # (P, 4C)
 
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
         owner = where.frame_of_patch
-        when = self.positions.time(given.seconds)  # (F, D)
+        when = self.when(given.seconds)  # (F, D)
         seen = torch.cat([patches, given.known[owner].to(patches.dtype)], 1)
         tokens = self.patch_in(seen) + self.positions.space(where.place) + when[owner]  # (P, D)
         level = torch.cat([waves(given.t, 64), given.known], 1).to(patches.dtype)
@@ -188,6 +195,21 @@ class Dit(nn.Module):
         heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text,
                            self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
         return where.join(heads.to(tokens.dtype), tokens)
+
+    def when(self, seconds: Tensor) -> Tensor:
+        """Seconds since the start of the scene [F] -> [F, D]. What the last bin stands for, and later, is a time of
+        which nobody knows how long after the start it is: there is no clock."""
+        known = (seconds < self.config.seconds)[:, None]
+        return self.positions.time(seconds) + self.clock((waves(seconds / 8, 64) * known).to(self.clock.weight.dtype))
+
+    def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
+        """The rotary angles of every token, [N, 1, d / 4] cosines and sines: in a half of every head's features, for
+        rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024). Conditions are nowhere."""
+        count = self.config.width // self.config.heads // 8
+        rates = math.pi / 2 / 2 ** torch.linspace(0, 3, count, device=where.cell.device)  # periods of 4 to 32 patches
+        angles = rearrange(where.cell[:, :, None] * rates, "P two n -> P (two n)")
+        angles = where.join(angles.new_zeros(*where.conditions.shape, angles.shape[1]), angles)[:, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
     def distances(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> list[tuple[Tensor, Tensor]]:
         """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
@@ -204,6 +226,13 @@ class Dit(nn.Module):
                 hidden = hidden.new_zeros(len(frames), *hidden.shape[1:]).index_copy(0, rows, hidden)
             found.append((features, hidden))
         return found
+
+
+def turned(x: Tensor, turn: Turn) -> Tensor:
+    """Queries or keys [N, H, d], the pairs of the first half of their features turned."""
+    cos, sin = turn
+    a, b, still = x.split([cos.shape[-1]] * 2 + [x.shape[-1] - 2 * cos.shape[-1]], -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, still], -1).to(x.dtype)
 
 
 def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

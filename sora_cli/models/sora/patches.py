@@ -125,6 +125,7 @@ class Layout:
     video_of_frame: Tensor  # [frames]
     frame_of_patch: Tensor  # [P]
     place: Tensor  # [P, 2] fractional (y, x) of every patch's centre, 0 to 1
+    cell: Tensor  # [P, 2] its row and its column
     spatial: tuple[Segments, ...]  # of tokens, one a frame
     temporal: tuple[Segments, ...]  # of patches, one a patch position in videos with more than one frame
 
@@ -164,7 +165,7 @@ class EvenLayout(Layout):
 def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
     at, before, frames, K = 0, 0, 0, conditions
-    patches, heads, videos, owners, places = [], [], [], [], []
+    patches, heads, videos, owners, places, cells = [], [], [], [], [], []
     spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
@@ -178,18 +179,19 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
             temporal.setdefault((g.frames, g.frames), []).append((slots, number))
         videos.append(torch.full((g.frames,), number))
         owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
-        y, x = (torch.arange(g.height) + 0.5) / g.height, (torch.arange(g.width) + 0.5) / g.width
-        place = torch.cartesian_prod(y, x)
-        places.append((place[list(g.kept)] if g.kept else place).repeat(g.frames, 1))
+        cell = torch.cartesian_prod(torch.arange(g.height), torch.arange(g.width))
+        cells.append((cell[list(g.kept)] if g.kept else cell).repeat(g.frames, 1))
+        places.append((cells[-1] + 0.5) / torch.tensor([g.height, g.width]))
         at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    chosen, cond, video, owner, where = (torch.cat(x).to(device) for x in (patches, heads, videos, owners, places))
+    lists = (patches, heads, videos, owners, places, cells)
+    chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in lists)
     if len({(g.frames, g.size) for g in grids}) == 1:
         V, T = len(grids), grids[0].frames
         across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
         within = (Regular("(V T n) ... -> V T n ...", V, T),)
-        return EvenLayout(at, chosen, cond, video, owner, where, within, across)
+        return EvenLayout(at, chosen, cond, video, owner, where, cell, within, across)
     groups = _listed(spatial, device), _listed(temporal, device)
-    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, *groups)
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, *groups)
 
 
 def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
