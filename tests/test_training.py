@@ -235,6 +235,31 @@ def test_blocks_depend_on_their_number_alone() -> None:
     assert not torch.equal(a.latents, first.block(6, bucket).latents)
 
 
+class Reader(nn.Module):
+    """A text tower that counts what it reads, and its tokenizer: a caption's only token is its length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def encode(self, captions: list[str]) -> torch.Tensor:
+        self.count += len(captions)
+        return torch.tensor([[len(caption)] for caption in captions])
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return tokens[..., None].float(), None
+
+
+def test_captions_are_read_once_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dit_training, "REMEMBERED", 3)
+    reader = Reader()
+    read = dit_training.Conditioner(reader, reader, CPU)  # type: ignore[arg-type]
+    assert read(["a", "bb", "a"]).flatten().tolist() == [1, 2, 1] and reader.count == 2
+    assert read(["bb", "ccc"]).flatten().tolist() == [2, 3] and reader.count == 3
+    assert read(["dddd", "a", "eeeee"]).flatten().tolist() == [4, 1, 5] and reader.count == 5
+    assert read(["ccc", "a"]).flatten().tolist() == [3, 1] and reader.count == 6  # "ccc" was forgotten
+
+
 def test_most_samples_are_told_when_they_are_and_clips_begin_with_their_scene() -> None:
     rng = random.Random(0)
     clips, pictures = ([begin(rng, frames) for _ in range(2000)] for frames in (4, 1))

@@ -43,6 +43,7 @@ BATCH = {"nano": 48, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
+REMEMBERED = 4096  # captions whose features are kept
 RATE, DISTIL_RATE = 2e-3, 5e-4
 CLEAN_CONTEXT = 0.7
 NOISY = 0.4  # the middle of the noise levels, in logits: latents are pictures, whose outlines survive much noise
@@ -84,15 +85,21 @@ def bucket_of(share: float, rng: random.Random, phases: tuple[Phase, ...] = PHAS
 
 
 class Conditioner:
-    """Captions -> text features [V, L, width] by the frozen tower; a dropped caption is all zeros."""
+    """Captions -> text features [V, L, width] by the frozen tower, which reads none twice soon."""
 
     def __init__(self, tower: TextTower, tokenizer: Tokenizer, device: torch.device) -> None:
         self.tower, self.tokenizer, self.device = tower.to(device).eval(), tokenizer, device
+        self.kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, captions: list[str]) -> Tensor:
-        features: Tensor = self.tower(self.tokenizer.encode(captions).to(self.device))[0]
-        return features
+        read = {caption: self.kept[caption] for caption in captions if caption in self.kept}
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in read]:
+            features = self.tower(self.tokenizer.encode(new).to(self.device))[0]
+            read |= zip(new, features.unbind(), strict=True)
+        older = [item for item in self.kept.items() if item[0] not in read]
+        self.kept = dict([*older, *read.items()][-REMEMBERED:])  # anew: threads may share this
+        return torch.stack([read[caption] for caption in captions])
 
 
 @dataclass(frozen=True)
