@@ -29,10 +29,10 @@ from sora_cli.models.sora import vae as autoencoder
 from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
-from sora_cli.timeline import Task
+from sora_cli.timeline import ADRIFT, Task
 from sora_cli.train import dit as recipe
 from sora_cli.train import vae as vae_recipe
-from sora_cli.train.latents import Bucket, encode_at
+from sora_cli.train.latents import Bucket, begin, encode_at
 from sora_cli.train.loop import Average, Recipe, generator, optimizers
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -57,6 +57,21 @@ class PredictsVelocity(Dit):
         sizes = torch.tensor([g.height * g.width for g in grids for _ in range(g.frames)])
         t = given.t.repeat_interleave(sizes)[:, None]
         return patches - t.clamp_min(flow.SMALLEST) * super().forward(patches, grids, given)
+
+
+class LearnedPositionsAlone(Dit):
+    """No rotary angles: attention in space goes by learned tables of positions."""
+
+    def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
+        cos, sin = super().turn(where, dtype)
+        return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+class Timeless(Dit):
+    """Nobody knows when a scene began: there are distances between frames, and no more."""
+
+    def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
+        return super().forward(patches, grids, replace(given, seconds=given.seconds + ADRIFT))
 
 
 class AdaptiveNorms(Dit):
@@ -116,11 +131,11 @@ def packs(vae: autoencoder.Vae, split: Split, count: int) -> list[Pack]:
 def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket, size: int) -> Pack:
     scenes = [sample_scene(rng, split) for _ in range(size)]
     index = tuple(range(0, 2 * bucket.frames, 2))
-    starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
+    starts, told = (torch.tensor(each) for each in zip(*(begin(rng, bucket.frames) for _ in scenes), strict=True))
     pixels = (bucket.height * 32, bucket.width * 32)
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
-    seconds = torch.tensor(index) / 6
-    return [(one, seconds, dense(scene)) for one, scene in zip(latents, scenes, strict=True)]
+    seconds = torch.where(told, starts, ADRIFT)[:, None] + torch.tensor(index) / 6
+    return [(*sample, dense(scene)) for *sample, scene in zip(latents, seconds, scenes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -259,7 +274,8 @@ def denoised(vae: autoencoder.Vae, dit: Dit, latents: Latents, level: float = 0.
         V, (h, w) = len(clean), clean.shape[-2:]
         one, grids = torch.ones(V), (Grid(1, h // 2, w // 2),) * V
         text = conditioner()([caption for *_, caption in pack])
-        given = Conditions(level * one, torch.zeros(V, 2), 0 * one, one, text, one, 0 * one)
+        seconds = torch.cat([seconds for _, seconds, _ in pack])
+        given = Conditions(level * one, torch.zeros(V, 2), seconds, one, text, one, 0 * one)
         guess = torch.stack(unpatchify(dit(patchify(list(noisy)), grids, given), grids))
         found.append(metrics.psnr(*(vae.decode(z).transpose(1, 2) / 2 + 0.5 for z in (guess, clean))))
     return sum(found) / len(found)
@@ -284,9 +300,18 @@ QUESTIONS: dict[str, dict[str, Callable[[int], Row]]] = {
     "order": {"order of generation": partial(learn, Variant()), "plain causal": partial(learn, Variant(causal=True))},
     "conditions": {"tokens": partial(learn, Variant()), "adaLN-single": partial(learn, Variant(AdaptiveNorms))},
     "prediction": {"x": partial(learn, Variant()), "v": partial(learn, Variant(PredictsVelocity))},
+    "positions": {
+        "learned and rotary": partial(learn, Variant()),
+        "learned alone": partial(learn, Variant(LearnedPositionsAlone)),
+    },
+    "times": {
+        "since the scene began": partial(learn, Variant()),
+        "between frames alone": partial(learn, Variant(Timeless)),
+    },
     "optimiser": {"Muon": partial(learn, Variant()), "AdamW": partial(learn, Variant(muon=False))},
     "equivariance": {
-        "to scale (EQ-VAE)": reconstruct, "none": partial(reconstruct, shrunken=0.0),
+        "to scale (EQ-VAE)": reconstruct,
+        "none": partial(reconstruct, shrunken=0.0),
         "to shifts": partial(reconstruct, shrunken=0.0, moved=0.4),
         "to both": partial(reconstruct, moved=0.4),
     },
