@@ -177,7 +177,7 @@ def _actor(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarray
     share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
     wide, tall = size.width / size.short, size.height / size.short
     aside = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0
-    x = (chance[0] - 0.5) * (0.06 if pair else 0.2) * wide + aside
-    start = float(x), float(chance[1] - 0.5) * 0.12, float((0.25 * chance[2] + 0.17 * rank) % 1)
+    x = (chance[0] - 0.5) * 0.06 * wide + aside
+    start = float(x), float(chance[1] - 0.5) * 0.06, float((0.08 * chance[2] + 0.17 * rank) % 1)
     made = pose(scene, name, t, wide, tall, start, share, float(atlas().feet[cell]))
     return _Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)
