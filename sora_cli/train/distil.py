@@ -45,9 +45,9 @@ def draw(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Gene
     shift = flow.shift_for(h * w // 4)
     known = torch.stack([sample_task(rng, T).known for _ in range(V)])  # (V, 2, T)
     unknown = torch.stack([1 - spread(one, parts) for one in known])
-    at = torch.rand(V, generator=rng).clamp_min(1 / MOST)
-    steps = FEWEST * (MOST / FEWEST) ** torch.rand(V, generator=rng)
-    t, then = (flow.shifted(u, shift) for u in (at, (at - 1 / steps).clamp_min(0)))
+    steps = (FEWEST * (MOST / FEWEST) ** torch.rand(V, generator=rng)).round()
+    left = (torch.rand(V, generator=rng) * steps).floor() + 1  # steps to go, so that the first of all is met as well
+    t, then = (flow.shifted(u, shift) for u in (left / steps, (left - 1) / steps))
     step = torch.where(torch.rand(V, generator=rng) < TEACHER, 0.0, t - then)
     guidance = LARGEST_GUIDANCE ** torch.rand(V, generator=rng)
     level = t.view(-1, 1, 1, 1, 1) * unknown

@@ -46,7 +46,9 @@ WINDOW = 600  # blocks that may be drawn from
 REMEMBERED = 4096  # captions whose features are kept
 RATE, DISTIL_RATE = 2e-3, 5e-4
 CLEAN_CONTEXT = 0.7
-NOISY = 0.4  # the middle of the noise levels, in logits: latents are pictures, whose outlines survive much noise
+# The noise levels, in logits: latents are pictures, whose outlines survive much noise; and what a caption and a time
+# say of a subject's pose has to be learned from what shows next to nothing.
+NOISY, WIDE_APART = 1.2, 1.4
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.G
     task = asked(T) if asked else sample_task(rng, T)
     known = rearrange(task.known, "p T -> T p").float()
     shift = flow.shift_for(h * w // 4)
-    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY), shift)
+    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
     t = stages[task.order]
     soiled = torch.rand((), generator=rng) > CLEAN_CONTEXT
     context = torch.rand((), generator=rng) * 0.3 * soiled
