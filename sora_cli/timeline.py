@@ -30,8 +30,8 @@ def visible(order: Tensor) -> Tensor:
 
 def spread(known: Tensor, parts: tuple[int, int]) -> Tensor:
     """Known parts [2, T] -> the same for every channel, [C, T, 1, 1]."""
-    rows = zip(known, parts, strict=True)
-    return torch.cat([repeat(row, "t -> c t 1 1", c=channels) for row, channels in rows])
+    counts = torch.tensor(parts, device=known.device)
+    return known.repeat_interleave(counts, 0, output_size=sum(parts))[:, :, None, None]
 
 
 # ---- a shot's anchors -------------------------------------------------------------------------------------
