@@ -11,7 +11,6 @@ import math
 import os
 import random
 import zlib
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,7 @@ class Window:
                  dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
         self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
-        self.blocks: OrderedDict[int, Block] = OrderedDict()
+        self.blocks: dict[int, Block] = {}
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
@@ -71,13 +70,15 @@ class Window:
 
     def block(self, number: int, bucket: Bucket) -> Block:
         """Block `number` in the shape that its number was first drawn with."""
-        if number not in self.blocks:
-            self.blocks[number] = self.kept(number, bucket)
-            while len(self.blocks) > self.size:
-                gone, _ = self.blocks.popitem(last=False)
-                if self.folder:
-                    self.path(gone).unlink(missing_ok=True)
-        return self.blocks[number]
+        if number in self.blocks:
+            return self.blocks[number]
+        block = self.blocks[number] = self.kept(number, bucket)
+        oldest = max(self.blocks) - self.size + 1  # blocks come in any order: some were drawn by other processes
+        for gone in [old for old in self.blocks if old < oldest]:
+            del self.blocks[gone]
+            if self.folder:
+                self.path(gone).unlink(missing_ok=True)
+        return block
 
     def path(self, number: int) -> Path:
         assert self.folder
