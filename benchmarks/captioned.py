@@ -1,11 +1,12 @@
 """Whether a transformer learns as much from the captioner's captions as from true ones.
 
-    python benchmarks/captioned.py                                    # a quarter of an hour on two cores
+    python benchmarks/captioned.py                                    # a quarter of an hour on one core
     python benchmarks/captioned.py --captioner ./runs/captioner --scenes 3000 --steps 1200 --json
+    python benchmarks/captioned.py --anew --steps 5000                # what reads text has all to learn
 
-Scenes are drawn, and captioned from their pictures by the captioner. Two transformers begin from the same weights, but
-for all that reads text, which is drawn anew; they learn the same latents in the same order, one with the scenes' own
-captions, one with the captioner's. Then both make the same held-out prompts, from the same seeds, for the judge.
+Scenes are drawn, and captioned from their pictures by the captioner. Two transformers begin from the same weights and
+learn the same latents in the same order, one with the scenes' own captions, one with the captioner's. Then both make
+the same held-out prompts, from the same seeds, for the judge.
 """
 
 import argparse
@@ -71,11 +72,11 @@ def latents(vae: recipe.Vae, scenes: Sequence[Scene], bucket: Bucket, rng: rando
     return made
 
 
-def begin(tensors: dict[str, Tensor], header: dict[str, str]) -> Dit:
-    """The transformer, but for what reads text."""
+def begin(tensors: dict[str, Tensor], header: dict[str, str], anew: bool) -> Dit:
+    """The transformer; where it begins `anew`, what reads text is drawn, and knows nothing."""
     torch.manual_seed(0)
     dit = Dit(config_from(header))
-    drawn = {name: value.clone() for name, value in dit.state_dict().items() if name.startswith("text_")}
+    drawn = {name: value.clone() for name, value in dit.state_dict().items() if anew and name.startswith("text_")}
     dit.load_state_dict({**tensors, **drawn})
     return dit
 
@@ -119,7 +120,7 @@ def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Sample
         read: recipe.Conditioner, parts: tuple[int, int]) -> dict[str, float]:  # fmt: skip
     """Learn from one kind of caption, and be judged."""
     tensors, header = registry.load_model_files(asked.model, "dit")
-    state = learned(begin(tensors, header), samples, told, asked.steps, read, parts)
+    state = learned(begin(tensors, header, asked.anew), samples, told, asked.steps, read, parts)
     with tempfile.TemporaryDirectory() as name:
         run, out = Path(name) / "run", Path(name) / "model"
         run.mkdir()
@@ -142,8 +143,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--captioner", default="pocket", help="pocket, or a folder of `train captioner`")
     options.add_argument("--scenes", type=int, default=1600)
-    options.add_argument("--steps", type=int, default=700)
+    options.add_argument("--steps", type=int, default=400)
     options.add_argument("--clips", type=int, default=64)
+    options.add_argument("--anew", action="store_true", help="begin with weights that cannot read")
     options.add_argument("--only", choices=("true", "captioner"), help="one of the two, to run both side by side")
     asked = options.parse_args()
     rng = random.Random("captioned")
