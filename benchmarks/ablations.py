@@ -18,6 +18,7 @@ from functools import cache, partial
 
 import torch
 from einops import rearrange
+from learning import learn
 from measuring import Row, grid, note, parser, show
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from sora_cli.timeline import ADRIFT, Task
 from sora_cli.train import dit as recipe
 from sora_cli.train import vae as vae_recipe
 from sora_cli.train.latents import Bucket, begin, encode_at
-from sora_cli.train.loop import Average, Recipe, generator, optimizers
+from sora_cli.train.loop import Recipe, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -131,10 +132,10 @@ def packs(vae: autoencoder.Vae, split: Split, count: int) -> list[Pack]:
 def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket, size: int) -> Pack:
     scenes = [sample_scene(rng, split) for _ in range(size)]
     index = tuple(range(0, 2 * bucket.frames, 2))
-    starts, told = (torch.tensor(each) for each in zip(*(begin(rng, bucket.frames) for _ in scenes), strict=True))
+    starts, told = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
     pixels = (bucket.height * 32, bucket.width * 32)
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
-    seconds = torch.where(told, starts, ADRIFT)[:, None] + torch.tensor(index) / 6
+    seconds = told[:, None] + torch.tensor(index) / 6
     return [(*sample, dense(scene)) for *sample, scene in zip(latents, seconds, scenes, strict=True)]
 
 
@@ -172,7 +173,7 @@ class Variant:
     muon: bool = True
 
 
-def learn(variant: Variant, steps: int) -> Row:
+def compared(variant: Variant, steps: int) -> Row:
     """Train a variant on the shipped latents; its losses on held-out packs, and seconds a step."""
     latents = usual_latents()
     begun = time.perf_counter()
@@ -190,19 +191,12 @@ def taught(variant: Variant, steps: int, latents: Latents) -> Dit:
     dit = variant.network(config)
     if not variant.muon:
         dit.hidden_weights = list  # type: ignore[method-assign]
-    plan = Recipe(steps=steps, batch=1, rate=2e-3, warmup=20)
-    average, optims = Average(dit, 0.99), optimizers(dit, plan)
-    for step in range(steps):
-        for optim in optims:
-            optim.param_groups[0]["lr"] = plan.rate_at(step)
-            optim.zero_grad(set_to_none=True)
-        loss_of(dit, train[step % len(train)], parts, generator(0, step), variant).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-        average.update(dit, step)
-    dit.load_state_dict(average.state)
+    learn(dit, plan_of(steps), lambda step: loss_of(dit, train[step % len(train)], parts, generator(0, step), variant))
     return dit.eval()
+
+
+def plan_of(steps: int) -> Recipe:
+    return Recipe(steps=steps, batch=1, rate=2e-3, warmup=20, average=0.99)
 
 
 @torch.no_grad()
@@ -237,22 +231,14 @@ def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float 
     the latents."""
     torch.manual_seed(0)
     vae = autoencoder.Vae(replace(VAE, time=max(1, time_channels)))
-    plan = Recipe(steps=steps, batch=1, rate=2e-3, warmup=20)
-    average, optims = Average(vae, 0.99), optimizers(vae, plan)
-    for step in range(steps):
-        for optim in optims:
-            optim.param_groups[0]["lr"] = plan.rate_at(step)
-            optim.zero_grad(set_to_none=True)
+    motionless = vae_recipe.MOTIONLESS if time_channels else 1.0
+
+    def loss_at(step: int) -> Tensor:
         video = vae_recipe.batch(0, step, 4, CPU)
         with torch.autocast("cpu", pick_dtype("auto", CPU)):
-            motionless = vae_recipe.MOTIONLESS if time_channels else 1.0
-            found = vae_recipe.losses(vae, video, generator(0, step), shrunken, moved, motionless)
-        found["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-        average.update(vae, step)
-    vae.load_state_dict(average.state)
+            return vae_recipe.losses(vae, video, generator(0, step), shrunken, moved, motionless)["loss"]
+
+    learn(vae, plan_of(steps), loss_at)
     vae_recipe.measure_latents(vae.eval(), 16, vae_recipe.footage_of("world", CPU))
     psnr = whole_clips(vae, moving=bool(time_channels))
     latents = latents_of(vae.requires_grad_(False))
@@ -297,18 +283,21 @@ def whole_clips(vae: autoencoder.Vae, moving: bool) -> float:
 # ---- questions --------------------------------------------------------------------------------------------
 
 QUESTIONS: dict[str, dict[str, Callable[[int], Row]]] = {
-    "order": {"order of generation": partial(learn, Variant()), "plain causal": partial(learn, Variant(causal=True))},
-    "conditions": {"tokens": partial(learn, Variant()), "adaLN-single": partial(learn, Variant(AdaptiveNorms))},
-    "prediction": {"x": partial(learn, Variant()), "v": partial(learn, Variant(PredictsVelocity))},
+    "order": {
+        "order of generation": partial(compared, Variant()),
+        "plain causal": partial(compared, Variant(causal=True)),
+    },
+    "conditions": {"tokens": partial(compared, Variant()), "adaLN-single": partial(compared, Variant(AdaptiveNorms))},
+    "prediction": {"x": partial(compared, Variant()), "v": partial(compared, Variant(PredictsVelocity))},
     "positions": {
-        "learned and rotary": partial(learn, Variant()),
-        "learned alone": partial(learn, Variant(LearnedPositionsAlone)),
+        "learned and rotary": partial(compared, Variant()),
+        "learned alone": partial(compared, Variant(LearnedPositionsAlone)),
     },
     "times": {
-        "since the scene began": partial(learn, Variant()),
-        "between frames alone": partial(learn, Variant(Timeless)),
+        "since the scene began": partial(compared, Variant()),
+        "between frames alone": partial(compared, Variant(Timeless)),
     },
-    "optimiser": {"Muon": partial(learn, Variant()), "AdamW": partial(learn, Variant(muon=False))},
+    "optimiser": {"Muon": partial(compared, Variant()), "AdamW": partial(compared, Variant(muon=False))},
     "equivariance": {
         "to scale (EQ-VAE)": reconstruct,
         "none": partial(reconstruct, shrunken=0.0),

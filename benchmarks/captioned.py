@@ -13,37 +13,37 @@ import argparse
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bar
 import torch
+from learning import learn
 from measuring import grid, note, parser, show
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from sora_cli import registry, weights
 from sora_cli.caption.own import Own
 from sora_cli.device import pick_dtype
-from sora_cli.engine import Engine
 from sora_cli.evaluate import measure as exam
 from sora_cli.evaluate import network
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH
 from sora_cli.models.sora.dit import Dit, config_from
-from sora_cli.shot import Shot
+from sora_cli.models.sora.vae import CHUNK
 from sora_cli.timeline import sample_strides
 from sora_cli.train import dit as recipe
 from sora_cli.train.captioner import marks, shares
 from sora_cli.train.export import export
-from sora_cli.train.latents import Bucket, encode_at
-from sora_cli.train.loop import Average, Recipe, generator, optimizers
+from sora_cli.train.latents import TOKEN, Bucket, encode_at
+from sora_cli.train.loop import Recipe, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.packing import Clip, pack_of
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
-CPU, FPS, CHUNK = torch.device("cpu"), 24.0, 4
+CPU = torch.device("cpu")
 LONGEST = 16  # latents of the clips that samples are subsets of
 SHAPES = ((Bucket(1, 6, 10), 28), (Bucket(4, 6, 6), 12))  # of packs, which take turns, and how many samples each has
 WHAT = ("subject", "action", "place", "all")
@@ -62,13 +62,13 @@ def captions(own: Own, scenes: Sequence[Scene]) -> list[str]:
 def latents(vae: recipe.Vae, scenes: Sequence[Scene], bucket: Bucket, rng: random.Random) -> Samples:
     """One sample of each scene in one shape."""
     torch_rng, made = torch.Generator().manual_seed(rng.getrandbits(40)), Samples()
-    size, dtype = (bucket.height * 32, bucket.width * 32), pick_dtype("auto", CPU)
+    size, dtype = (bucket.height * TOKEN, bucket.width * TOKEN), pick_dtype("auto", CPU)
     for start in range(0, len(scenes), 8):
         some = scenes[start : start + 8]
         index = sample_strides(torch_rng, bucket.frames, LONGEST) if bucket.frames > 1 else (0,)
         starts = torch.tensor([0.0 if bucket.frames > 1 else rng.uniform(0, 4) for _ in some])
-        seconds = starts[:, None] + torch.tensor(index) * CHUNK / FPS
-        made += zip(encode_at(vae, list(some), starts, index, FPS, size, dtype).half(), seconds, strict=True)
+        seconds = starts[:, None] + torch.tensor(index) * CHUNK / exam.FPS
+        made += zip(encode_at(vae, list(some), starts, index, exam.FPS, size, dtype).half(), seconds, strict=True)
     return made
 
 
@@ -81,51 +81,42 @@ def begin(tensors: dict[str, Tensor], header: dict[str, str], anew: bool) -> Dit
     return dit
 
 
-def learned(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
-            read: recipe.Conditioner, parts: tuple[int, int]) -> dict[str, Tensor]:  # fmt: skip
-    """The averaged weights after so many packs, of scenes with these captions."""
-    plan, dtype = Recipe(steps=steps, batch=1, rate=1e-3, warmup=20), pick_dtype("auto", CPU)
-    average, optims = Average(dit, 0.99), optimizers(dit, plan)
-    for step in range(steps):
+def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
+          read: recipe.Conditioner, parts: tuple[int, int]) -> None:  # fmt: skip
+    """Let it learn from so many packs, of scenes with these captions."""
+
+    def loss(step: int) -> Tensor:
+        if step and step % 100 == 0:
+            note(f"{step} of {steps} steps")
         which, (_, count) = samples[step % len(SHAPES)], SHAPES[step % len(SHAPES)]
         numbers = random.Random(step).sample(range(len(told)), count)
         clips: list[Clip] = [(which[n][0].float(), which[n][1], told[n]) for n in numbers]
         pack = pack_of(clips, read([told[n] for n in numbers]), generator(0, step))
-        for optim in optims:
-            optim.param_groups[0]["lr"] = plan.rate_at(step)
-            optim.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype):
-            examples = [recipe.example(*clip[:2], parts, pack.rng) for clip in pack.clips]
-            recipe.pack_loss(dit, examples, pack.text)["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-        average.update(dit, step)
-        if step % 100 == 99:
-            note(f"{step + 1} of {steps} steps")
-    return average.state
+        examples = [recipe.example(*clip[:2], parts, pack.rng) for clip in pack.clips]
+        with torch.autocast("cpu", pick_dtype("auto", CPU)):
+            return recipe.pack_loss(dit, examples, pack.text)["loss"]
+
+    learn(dit, Recipe(steps=steps, batch=1, rate=1e-3, warmup=20, average=0.99), loss)
 
 
 def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
     """Adherence of the model in a folder to held-out prompts."""
-    judge = network.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
-    engine, usage = Engine(str(folder)), registry.entry(str(folder)).usage
-    shot = Shot("", width=exam.WIDTH, height=exam.HEIGHT, frames=exam.SHORT, fps=exam.FPS, model=str(folder),
-                steps=usage.steps, guidance=usage.guidance)  # fmt: skip
-    videos = (exam.generated(engine, replace(shot, prompt=dense(s), seed=n)) for n, s in enumerate(scenes))
-    return exam.adherence([network.name(judge, video, exam.FPS) for video in videos], scenes)
+    bench = bar.Bench(str(folder), len(scenes), 0)
+    videos = (exam.generated(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
+    return exam.adherence([network.name(bar.judge(), video, exam.FPS) for video in videos], scenes)
 
 
 def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Samples],
         read: recipe.Conditioner, parts: tuple[int, int]) -> dict[str, float]:  # fmt: skip
     """Learn from one kind of caption, and be judged."""
     tensors, header = registry.load_model_files(asked.model, "dit")
-    state = learned(begin(tensors, header, asked.anew), samples, told, asked.steps, read, parts)
+    dit = begin(tensors, header, asked.anew)
+    teach(dit, samples, told, asked.steps, read, parts)
     with tempfile.TemporaryDirectory() as name:
         run, out = Path(name) / "run", Path(name) / "model"
         run.mkdir()
         plain = {key: value for key, value in header.items() if key != "distilled"}
-        weights.save_part(run, "dit", {k: v.bfloat16() for k, v in state.items()}, plain)
+        weights.save_part(run, "dit", {k: v.bfloat16() for k, v in dit.state_dict().items()}, plain)
         export(TrainOptions("nano", "world", None, None, None, 0, out, "cpu", "auto", init=run))
         return judged(out, exam.held_out(asked.clips, 0))
 

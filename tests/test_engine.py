@@ -39,7 +39,7 @@ def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str,
     }
     module, config = parts[stem]
     for p in module.parameters():
-        torch.nn.init.normal_(p, std=0.1)
+        torch.nn.init.normal_(p, std=0.2)
     return module.state_dict(), {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
 
 
@@ -150,7 +150,7 @@ def test_every_frame_follows_the_prompt_of_its_time(engine: Engine) -> None:
     run = engine.start(shot)
     assert run.told(range(7)).tolist() == [0, 0, 2, 2, 1, 1, 1]
     same, other = finished(engine, SHOT).latents, finished(engine, shot).latents
-    assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-6)
+    assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-4)
 
 
 def test_finished_windows_are_not_made_again(engine: Engine) -> None:

@@ -108,22 +108,23 @@ class Window:
         torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
         index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
-        begun = [begin(rng, bucket.frames) for _ in scenes]
-        starts, told = torch.tensor([start for start, _ in begun]), torch.tensor([told for _, told in begun])
+        starts, told = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
         size = (bucket.height * TOKEN, bucket.width * TOKEN)
         latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
-        seconds = torch.where(told, starts, ADRIFT)[:, None] + torch.tensor(index) * CHUNK / fps
+        seconds = told[:, None] + torch.tensor(index) * CHUNK / fps
         return Block(latents.half(), seconds, tuple(dense(s) for s in scenes))
 
 
-def begin(rng: random.Random, frames: int) -> tuple[float, bool]:
-    """When a sample begins, in seconds of its scene, and whether the transformer is told: then most clips begin with
-    their scene, so that its time says what the subject does, and pictures are from any time of it."""
+def begin(rng: random.Random, frames: int) -> tuple[float, float]:
+    """When a sample begins, in seconds of its scene, and what the transformer is told: ADRIFT, or the same. Then most
+    clips begin with their scene, so that its time says what the subject does, and pictures are from any time of it."""
     if rng.random() >= TOLD:
-        return rng.uniform(0, 20), False
+        return rng.uniform(0, 20), ADRIFT
     if frames > 1:
-        return rng.uniform(0, 40) if rng.random() < 0.25 else 0.0, True
-    return rng.uniform(0, 4) if rng.random() < 0.5 else 60 ** rng.random() - 1, True
+        start = rng.uniform(0, 40) if rng.random() < 0.25 else 0.0
+    else:
+        start = rng.uniform(0, 4) if rng.random() < 0.5 else 60 ** rng.random() - 1
+    return start, start
 
 
 TOTALS = (8, 16, 31, 61, 121)  # lengths of whole videos, in latent frames, that samples are subsets of

@@ -1,0 +1,22 @@
+"""The short trainings of benchmarks: `sora_cli.train.loop` without a folder, processes and a clock."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sora_cli.train.loop import Average, Recipe, optimizers
+
+
+def learn(network: nn.Module, plan: Recipe, loss: Callable[[int], Tensor]) -> None:
+    """Take `plan.steps` steps, by the loss of each; the network ends with its averaged weights."""
+    average, optims = Average(network, plan.average), optimizers(network, plan)
+    for step in range(plan.steps):
+        for optim in optims:
+            optim.param_groups[0]["lr"] = plan.rate_at(step)
+            optim.zero_grad(set_to_none=True)
+        loss(step).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+        for optim in optims:
+            optim.step()
+        average.update(network, step)
+    network.load_state_dict(average.state)
