@@ -39,7 +39,7 @@ def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str,
     }
     module, config = parts[stem]
     for p in module.parameters():
-        torch.nn.init.normal_(p, std=0.2)
+        torch.nn.init.normal_(p, std=0.2 if stem == "dit" else 0.1)
     return module.state_dict(), {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
 
 
