@@ -103,7 +103,7 @@ class Run:
         shot, self.pipeline = self.shot, self.engine.pipeline
         self.entry = self.pipeline.entry
         self.canvas = self.entry.canvas(shot.width, shot.height)
-        self.prompts = captions_of(shot, self.entry.kind == "sora")
+        self.prompts = captions_of(shot, self.entry.usage.grammar)
         self.notes += self.describe()
         self.timeline = self.empty_timeline()
         longest = longest_window(shot, self.latents_in_all) + self.slots

@@ -81,6 +81,7 @@ class Usage:
     context: int = 4  # of which so many are known where a window goes on from others
     known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
     trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
+    grammar: bool = False  # whether its captions were those of the rendered world
 
 
 @dataclass(frozen=True)

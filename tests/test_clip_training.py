@@ -1,6 +1,7 @@
 """Training the text tower: it learns, it resumes to the identical step, and what it exports can be read."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from sora_cli import weights
+from sora_cli.data import shards
 from sora_cli.errors import SoraError
-from sora_cli.models.sora.text import from_weights
-from sora_cli.train.clip import Preset, run, train
+from sora_cli.models.sora.text import UNKNOWN, from_weights
+from sora_cli.train.clip import Footage, Preset, misheard, run, train
 from sora_cli.train.options import TrainOptions
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
@@ -45,10 +47,71 @@ def test_interrupted_training_equals_uninterrupted_training(tmp_path: Path) -> N
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-REFUSED = [({"preset": "tera"}, "nano, mini, base"), ({"data": "x"}, "--data world")]
+def test_unknown_presets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoraError, match="nano, mini, base"):
+        train(options(tmp_path, preset="tera"))
 
 
-@pytest.mark.parametrize(("asked", "message"), REFUSED)
-def test_unknown_presets_and_data_are_refused(tmp_path: Path, asked: dict, message: str) -> None:
-    with pytest.raises(SoraError, match=message):
-        train(options(tmp_path, **asked))
+# ---- of a dataset -----------------------------------------------------------------------------------------
+
+SAID = ("ein roter Ball", "ein blauer Ball", "der Mond", "nothing moves here", "eine sehr, sehr lange Geschichte")
+
+
+def dataset(folder: Path, captions: Sequence[str]) -> str:
+    """As many clips as captions, each of a level of its own, as `data build` leaves them; the last one is a picture."""
+    folder.mkdir()
+    with shards.writing(folder / "00000-0.tar") as put:
+        for number, caption in enumerate(captions):
+            T = 1 if number == len(captions) - 1 else 3 + number
+            latents = torch.full((4, T, 4 + 2 * number, 6), number - 2.0).half()
+            put(f"{number}", {"latents": latents, "features": torch.zeros(2, 8)},
+                {"caption": caption, "shape": list(latents.shape), "seconds": 1 / 6 if T > 1 else 0.0})  # fmt: skip
+    rows = list(shards.rows_of(folder / "00000-0.tar"))
+    header = {"format": shards.FORMAT, "samples": len(rows), "vae": "v", "text": "t", "channels": 4, "source": "clips"}
+    (folder / shards.INDEX).write_text("".join(f"{json.dumps(line)}\n" for line in [header, *rows]))
+    return str(folder)
+
+
+def test_the_words_of_a_dataset_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the exam is quick here
+    data = dataset(tmp_path / "data", SAID)
+    tensors, metadata = weights.load(run(TINY, options(tmp_path / "run", data=data, steps=200)))
+    tokenizer, _ = from_weights(tensors, metadata)
+    assert not any(map(tokenizer.unknown, SAID)) and tokenizer.unknown("a cat") == ["a", "cat"]
+    told = json.loads(metadata["training"])
+    assert told["data"] == "data" and told["recall_at_1"] == 1 and told["recipe"]["batch"] == len(SAID)
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_long_captions_get_more_tokens_up_to_a_limit(tmp_path: Path) -> None:
+    def context(words: int) -> int:
+        name = tmp_path / str(words)
+        return Footage(dataset(name, ["a b c", " ".join(f"word{n}" for n in range(words))])).context
+
+    assert [context(words) for words in (4, 17, 90)] == [20, 21, 36]
+
+
+def test_batches_tell_different_captions_apart(tmp_path: Path) -> None:
+    clips = Footage(dataset(tmp_path / "data", [*SAID, SAID[0], ""]))
+    assert clips.most == len(SAID)
+    moments, captions = clips.draw(5, "0/1", "train")
+    assert moments.shape == (5, 2, 4, 12, 20) and sorted(captions) == sorted(SAID)
+    again, _ = clips.draw(5, "0/1", "train")
+    assert torch.equal(moments, again)
+    levels = {caption: float(moment.mean()) for caption, moment in zip(captions, moments, strict=True)}
+    assert levels[SAID[3]] == 1.0 and levels[SAID[0]] in (-2.0, 3.0)  # a clip of its own caption
+
+
+def test_words_are_misheard_now_and_then_but_nothing_else(tmp_path: Path) -> None:
+    tokens = torch.tensor([[1, *range(3, 103), 103, 0, 0]]).expand(20, -1)
+    heard = misheard(tokens, 0.1, "0/1", end=103)
+    lost = heard == UNKNOWN
+    assert 0.05 < float(lost[:, 1:101].float().mean()) < 0.15
+    assert torch.equal(heard[~lost], tokens[~lost]) and not lost[:, [0, 101, 102, 103]].any()
+    assert torch.equal(misheard(tokens, 0.0, "0/1", end=103), tokens)
+
+
+@pytest.mark.parametrize("captions", [["a cat"] * 3, ["", ""]])
+def test_captions_that_are_all_the_same_teach_no_words(tmp_path: Path, captions: list[str]) -> None:
+    with pytest.raises(SoraError, match="all the same, or there are none"):
+        train(options(tmp_path / "run", data=dataset(tmp_path / "data", captions)))

@@ -12,6 +12,7 @@ from sora_cli import registry, weights
 from sora_cli.cli import app
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import probe
+from sora_cli.world.captions import words as worldly
 
 RUNNER = CliRunner()
 
@@ -66,6 +67,14 @@ def test_a_distilled_transformer_is_used_like_pocket(runs: Path) -> None:
     weights.save_part(runs / "dit", "dit", tensors, header | {"distilled": "guidance, steps"})
     export()
     assert registry.entry("./mine").usage == registry.entry("pocket").usage
+
+
+def test_prompts_become_captions_of_the_world_where_its_words_were_learned(runs: Path) -> None:
+    tensors, header = tiny_part("tiny", "text")
+    for words, grammar in ((worldly(), True), (worldly()[1:], False)):
+        weights.save_part(runs / "text", "text", tensors, header | {"vocabulary": json.dumps(words)})
+        export()
+        assert registry.entry("./mine").usage.grammar is grammar
 
 
 def test_changed_weights_are_refused(runs: Path) -> None:

@@ -16,10 +16,12 @@ from sora_cli.cli import app
 from sora_cli.data.dataset import Dataset, identity
 from sora_cli.errors import SoraError
 from sora_cli.media import probe
+from sora_cli.train import clip as clip_training
 from sora_cli.train import dit as dit_training
 from sora_cli.train import vae as vae_training
 
 RUNNER = CliRunner()
+TINY_CLIP = clip_training.Preset(width=16, heads=2, layers=1, embed_dim=8, channels=(8, 8), steps=2, batch=2, rate=1e-3)
 CPU = ("--device", "cpu", "--dtype", "float32")
 
 
@@ -79,6 +81,45 @@ def test_from_a_folder_of_clips_to_a_video(folder: Path, tmp_path: Path) -> None
         "--device", "cpu", "--quiet")  # fmt: skip
     assert probe(tmp_path / "a.mp4").frames == 5
     assert str(tmp_path) not in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_the_captions_of_a_folder_become_the_words_of_its_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words that pocket never heard are learned, read at generation as they are typed, and go with the model alone."""
+    for number, said in enumerate(("Eine Katze am Meer", "Zwei Bälle")):
+        (folder / f"{number}.txt").write_text(said)
+    told = run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
+    assert "`sora-cli train clip --data dataset` makes one that does" in told.stderr
+    monkeypatch.setitem(clip_training.PRESETS, "nano", TINY_CLIP)
+    run("train", "clip", "--data", "dataset", "--steps", "2", "--out", "runs/words", *CPU)
+    run("train", "dit", "--data", "dataset", "--text", "runs/words", "--steps", "10", "--batch", "2", "--eager",
+        "--out", "runs/dit", *CPU)  # fmt: skip
+    wrong = ["train", "export", "--init", "runs/dit", "--out", "mine"]
+    assert "trained with another text tower; give the one of its run with --text" in refused(*wrong)
+    assert not Path("mine").exists()
+    run(*wrong, "--text", "runs/words")
+    card = Path("mine/README.md").read_text()
+    assert "generate 'Eine Katze am Meer' --model ./mine" in card and "2 different captions of up to 4 words" in card
+    assert "After 10 steps" in card and "3 videos and 1 pictures" in card
+    told = run("generate", "zwei Katzen am Meer", "--model", "./mine", "--frames", "5", "--res", "64x64", "--steps",
+               "1", "-o", "a.mp4", "--device", "cpu", "--json")  # fmt: skip
+    assert json.loads(told.stdout)["shot"]["captions"] == []  # what is typed is what is read
+    assert "./mine does not know: katzen" in told.stderr and "world --help" not in told.stderr
+    assert "was not trained on pocket's grammar" in refused("generate", "x", "--model", "./mine", "--expand", "grammar")
+
+
+def test_few_steps_are_baked_in_with_the_networks_of_the_run_alone(folder: Path) -> None:
+    run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
+    dit = ["train", "dit", "--data", "dataset", "--steps", "1", "--batch", "2", "--eager", *CPU]
+    run(*dit, "--out", "runs/dit")
+    train_vae()
+    distil = [*dit, "--init", "runs/dit", "--distil", "--out", "runs/few"]
+    assert "trained with another VAE; give the one of its run with --vae" in refused(*distil, "--vae", "runs/vae")
+    run(*distil)
+
+
+@pytest.mark.parametrize("stage", ["clip", "captioner", "evaluator"])
+def test_what_begins_from_nothing_says_so(tmp_path: Path, stage: str) -> None:
+    assert "begins from nothing; leave --init away" in refused("train", stage, "--init", str(tmp_path))
 
 
 def test_the_vae_learns_from_the_sources(folder: Path) -> None:

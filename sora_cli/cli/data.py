@@ -85,7 +85,7 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
-    for line in building.remarks(texts, captions, networks):
+    for line in building.remarks(asked, texts, captions, networks):
         screen.note(line)
     samples = [sample for record in used for sample in building.samples_of(record, texts[record.file], asked)]
     plan = building.plan(samples, networks)

@@ -20,7 +20,7 @@ OFF, GRAMMAR = "off", "grammar"
 
 def asked(expand: str, writer: str | None, model: str) -> "How":
     """How the prompts of a model are expanded, where `auto` is as it was trained; SoraError for what cannot be."""
-    trained = registry.entry(model).kind == "sora"
+    trained = registry.entry(model).usage.grammar
     if "://" in expand:
         from sora_cli.rewriting import Writer
 
@@ -41,7 +41,7 @@ def expanded(shot: Shot, how: "How", screen: Screen, given: Sequence[str] = ()) 
 
     if shot.captions:
         return shot
-    trained = registry.entry(shot.model).kind == "sora"
+    trained = registry.entry(shot.model).usage.grammar
     if how == OFF:
         return replace(shot, captions=shot.prompts if trained else ())  # others read prompts as they are
     if isinstance(how, str):

@@ -100,6 +100,8 @@ def train(
         raise SoraError(f"the evaluator trains on the rendered world: --data world, not {data}")
     if stage is not Stage.dit and (shard or checkpoint_activations or drop_tokens):
         raise SoraError("--shard, --checkpoint-activations and --drop-tokens are for the transformer: train dit")
+    if stage in (Stage.clip, Stage.captioner, Stage.evaluator) and init:
+        raise SoraError(f"train {stage} begins from nothing; leave --init away (--resume goes on with a run)")
     if stage is Stage.export and not (init and init.is_dir()):
         raise SoraError("export gathers what was trained; say which transformer with --init RUN, a folder")
     match stage:

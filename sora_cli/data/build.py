@@ -204,14 +204,15 @@ def look(asked: Asked, files: list[str]) -> Iterator[Record]:
             yield record
 
 
-def remarks(texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
+def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
     """What somebody should know of the captions, by the files that are used."""
     if strangers := captions.strangers:
         yield f"{captions.name} names {len(strangers)} files that are not there: {', '.join(strangers[:3])}"
     if silent := sum(not text for text in texts.values()):
         yield f"{silent} of {len(texts)} files have no caption: NAME.txt beside them, or --captions, gives them one"
     if (share := networks.strange(texts.values())) > STRANGE:
-        yield f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another"
+        yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
+               f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip
 
 
 # ---- planning ---------------------------------------------------------------------------------------------

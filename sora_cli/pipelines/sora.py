@@ -49,13 +49,15 @@ class Sora:
         return iter(())
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        both = dict(zip(shot.prompts, captions_of(shot, grammar=True), strict=True))
+        grammar = self.entry.usage.grammar
+        both = dict(zip(shot.prompts, captions_of(shot, grammar), strict=True))
         found = [expand(prompt) for prompt, caption in both.items() if prompt.strip() and prompt != caption]
         as_typed = [self.tokenizer.unknown(prompt) for prompt, caption in both.items() if prompt == caption]
         if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
             yield "read " + ", ".join(f'"{word}" as "{right}"' for word, right in sorted(read_as))
         if unknown := sorted({word for words in (*as_typed, *(prompt.unknown for prompt in found)) for word in words}):
-            yield (f"{self.entry.name} does not know: {', '.join(unknown)} (its world: `sora-cli world --help`; "
+            where = "its world: `sora-cli world --help`; " if grammar else ""
+            yield (f"{self.entry.name} does not know: {', '.join(unknown)} ({where}"
                    "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
         if left_out := sorted({word for prompt in found for word in prompt.left_out}):
             yield f"a scene holds two subjects; left out: {', '.join(left_out)}"

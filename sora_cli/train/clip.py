@@ -1,18 +1,23 @@
-"""`sora-cli train clip`: the text tower, learned by contrast with rendered clips, through open_clip.
+"""`sora-cli train clip`: the text tower, learned by contrast with clips, through open_clip.
 
 Two moments of a clip, stacked as channels, show a video tower what is there and how it moves; open_clip's
 text transformer and contrastive loss do the rest. A second, small loss asks every token to still know its
 word: contrast alone lets look-alikes fall together (fox and crab, spinning and swinging), and it is tokens
 that the DiT reads. Only the text tower is exported.
+
+Clips are those of the rendered world, or of a dataset, whose latents are what the video tower sees, and whose
+captions say which words there are.
 """
 
 import json
 import random
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +25,16 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli import weights
+from sora_cli.data.dataset import Dataset
 from sora_cli.errors import SoraError
-from sora_cli.models.sora.text import PAD, TextConfig, Tokenizer, text_weights
+from sora_cli.models.sora.text import PAD, UNKNOWN, TextConfig, Tokenizer, text_weights
+from sora_cli.models.sora.text import words as words_of
 from sora_cli.train import ranks
 from sora_cli.train.loop import Losses, Recipe, fit
 from sora_cli.train.options import TrainOptions
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
-from sora_cli.world.scene import Scene, Split, sample_scene
+from sora_cli.world.scene import Split, sample_scene
 
 if TYPE_CHECKING:
     from open_clip.model import CLIP
@@ -37,6 +44,10 @@ MOMENTS, GAP = 2, 0.5        # frames that the video tower sees at once, seconds
 LONGEST = 8.0                # seconds: clips begin anywhere in here
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 WORDS = 0.2                  # weight of the loss on words
+GRID = (12, 20)              # rows and columns that latents of any canvas are seen in
+CONTEXT = 20                 # at least: start, 16 words of a dense caption of the world, end, and two to spare
+MOST_WORDS, MOST_DIFFERENT = 32, 10_000    # words of a caption, and of a dataset, that are read
+MISHEARD = 0.05              # the share of a dataset's words that are read as unknown, so that such words say nothing
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,81 @@ PRESETS = {
     "mini": Preset(192, 6, 4, 192, (48, 96, 192, 384), steps=6000, batch=256, rate=2e-3),
     "base": Preset(256, 8, 6, 256, (64, 128, 256, 512), steps=20000, batch=512, rate=1e-3),
 }
-CONTEXT = 20                     # start, at most 16 words of a dense caption, end, and two to spare
+
+
+class Clips(Protocol):
+    """Where clips and their captions come from."""
+
+    vocabulary: list[str]
+    context: int                 # L of the text tower
+    channels: int                # of a moment
+    halvings: int                # of a moment's sides that make it a few cells
+    most: int                    # clips that can be told apart by their captions
+    misheard: float              # the share of words that are read as unknown
+
+    def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
+        """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
+
+
+class World:
+    """Scenes that are rendered as they are asked for; captions are half dense, half sparse."""
+
+    context, channels, halvings, most, misheard = CONTEXT, 3, 4, 1 << 62, 0.0
+
+    def __init__(self, device: torch.device) -> None:
+        self.vocabulary, self.device = words(), device
+
+    def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
+        rng = random.Random(seed)
+        scenes = [sample_scene(rng, split) for _ in range(count)]
+        captions = [dense(scene) if i % 2 == 0 else sparse(scene, rng) for i, scene in enumerate(scenes)]
+        starts = torch.tensor([rng.uniform(0, LONGEST) for _ in scenes])
+        times = starts[:, None] + GAP * torch.arange(MOMENTS)
+        return render(scenes, times, HEIGHT, WIDTH, self.device) * 2 - 1, captions
+
+
+class Footage:
+    """The latents of a dataset that have captions. A batch has no caption twice: contrast would take the same for
+    different. Nothing is held out, for a word that stands in one caption alone would never be learned."""
+
+    halvings, misheard = 3, MISHEARD
+
+    def __init__(self, folder: str) -> None:
+        self.dataset = Dataset(folder)
+        self.numbers: dict[str, list[int]] = {}
+        for number, caption in enumerate(self.dataset.captions):
+            if words_of(caption):
+                self.numbers.setdefault(caption, []).append(number)
+        self.channels, self.most = self.dataset.channels, len(self.numbers)
+        if self.most < 2:
+            raise SoraError(f"the captions of {folder} are all the same, or there are none; what words mean is learned "
+                            "from clips of different captions")  # fmt: skip
+        said = Counter(word for caption in self.numbers for word in words_of(caption))
+        self.vocabulary = sorted(word for word, _ in said.most_common(MOST_DIFFERENT))
+        longest = max(len(words_of(caption)) for caption in self.numbers)
+        self.context = max(CONTEXT, min(longest, MOST_WORDS) + 4)
+
+    def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
+        rng = random.Random(seed)
+        captions = rng.sample(list(self.numbers), count)
+        return torch.stack([self.moments(rng.choice(self.numbers[caption]), rng) for caption in captions]), captions
+
+    def moments(self, number: int, rng: random.Random) -> Tensor:
+        """A latent frame from anywhere in a clip, and those that follow in steps of about GAP."""
+        latents, seconds, _ = self.dataset[number]
+        last = len(seconds) - 1
+        step = max(1, round(GAP / float(seconds[1]))) if last else 0
+        first = rng.randint(0, max(0, last - step * (MOMENTS - 1)))
+        chosen = [min(last, first + step * i) for i in range(MOMENTS)]
+        return F.interpolate(rearrange(latents[:, chosen], "c t h w -> t c h w"), GRID, mode="area")
 
 
 class VideoTower(nn.Module):
-    """Frames stacked as channels through a small convolutional network; only used while training."""
+    """Moments stacked as channels through a small convolutional network; only used while training."""
 
-    def __init__(self, channels: Sequence[int], embed_dim: int) -> None:
+    def __init__(self, seen: int, channels: Sequence[int], embed_dim: int) -> None:
         super().__init__()
-        stages = zip([3 * MOMENTS, *channels], channels, strict=False)
+        stages = zip([seen * MOMENTS, *channels], channels, strict=False)
         self.stages = nn.Sequential(*(self._stage(i, o) for i, o in stages))
         self.head = nn.Linear(2 * channels[-1], embed_dim)
 
@@ -74,38 +151,38 @@ class VideoTower(nn.Module):
         return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU())
 
     def forward(self, video: Tensor) -> Tensor:
-        x = rearrange(video, "b t c h w -> b (t c) h w") * 2 - 1
+        x = rearrange(video, "b t c h w -> b (t c) h w")
         x = self.stages(x.contiguous(memory_format=torch.channels_last))            # B C h w
         mean, peak = reduce(x, "b c h w -> b c", "mean"), reduce(x, "b c h w -> b c", "max")
         return self.head(torch.cat([mean, peak], dim=-1))                           # B embed_dim
 
 
-def build(preset: Preset, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
+def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
     """open_clip's CLIP with our video tower in the place of its image tower."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    config = TextConfig(tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers,
+    config = TextConfig(tokenizer.vocab_size, clips.context, preset.width, preset.heads, preset.layers,
                         preset.embed_dim)  # fmt: skip
     text = CLIPTextCfg(context_length=config.context, vocab_size=config.vocab_size, width=config.width,
                        heads=config.heads, layers=config.layers)  # fmt: skip
     clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
-    clip.visual = VideoTower(preset.channels, preset.embed_dim)
+    clip.visual = VideoTower(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim)
     clip.hidden_weights = partial(hidden_weights, clip)
     return config, clip
+
+
+def misheard(tokens: Tensor, share: float, seed: str, end: int) -> Tensor:
+    """Tokens [B, L], so many of whose words are unknown."""
+    if not share:
+        return tokens
+    rng = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+    lost = (torch.rand(tokens.shape, generator=rng) < share) & (tokens > UNKNOWN) & (tokens < end)
+    return tokens.masked_fill(lost, UNKNOWN)
 
 
 def hidden_weights(clip: "CLIP") -> list[nn.Parameter]:
     """The matrices inside the text transformer, for Muon."""
     return [p for p in clip.transformer.parameters() if p.ndim == 2]
-
-
-def draw(count: int, seed: str, split: Split) -> tuple[list[Scene], list[str], Tensor]:
-    """Scenes, their captions (half dense, half sparse) and the moments [B, T] in seconds to look at."""
-    rng = random.Random(seed)
-    scenes = [sample_scene(rng, split) for _ in range(count)]
-    captions = [dense(scene) if i % 2 == 0 else sparse(scene, rng) for i, scene in enumerate(scenes)]
-    starts = torch.tensor([rng.uniform(0, LONGEST) for _ in scenes])
-    return scenes, captions, starts[:, None] + GAP * torch.arange(MOMENTS)
 
 
 def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,11 +197,12 @@ def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
 class Contrast:
     """The loss of one step: captions against clips, clips against captions, and tokens against words."""
 
-    def __init__(self, clip: "CLIP", tokenizer: Tokenizer, batch: int, seed: int,
+    def __init__(self, clip: "CLIP", clips: Clips, tokenizer: Tokenizer, batch: int, seed: int,
                  dtype: torch.dtype) -> None:  # fmt: skip
         from open_clip.loss import ClipLoss
 
-        self.clip, self.tokenizer, self.batch, self.seed, self.dtype = clip, tokenizer, batch, seed, dtype
+        self.clip, self.clips, self.tokenizer, self.batch = clip, clips, tokenizer, batch
+        self.seed, self.dtype = seed, dtype
         self.loss = ClipLoss()
         self.device = next(clip.parameters()).device
 
@@ -137,13 +215,14 @@ class Contrast:
 
     def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings [B, embed_dim] of length 1 of `batch` clips and of their captions; the loss on words."""
-        scenes, captions, times = draw(self.batch, seed, split)
-        video = render(scenes, times, HEIGHT, WIDTH, self.device)
-        tokens = self.tokenizer.encode(captions).to(self.device)
+        moments, captions = self.clips.draw(self.batch, seed, split)
+        tokens = misheard(self.tokenizer.encode(captions), self.clips.misheard, seed, self.tokenizer.end)
+        tokens = tokens.to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            video, (features, text) = self.clip.encode_image(video), read(self.clip, tokens)
+            video, (features, text) = self.clip.encode_image(moments.to(self.device)), read(self.clip, tokens)
             scores = features @ self.clip.token_embedding.weight.T                  # B L vocabulary
-        words = F.cross_entropy(scores.float().flatten(0, 1), tokens.flatten(), ignore_index=PAD)
+        known = tokens.masked_fill(tokens == UNKNOWN, PAD).flatten()
+        words = F.cross_entropy(scores.float().flatten(0, 1), known, ignore_index=PAD)
         return F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1), words
 
 
@@ -157,28 +236,27 @@ def recall(contrast: Contrast, batches: int) -> float:
 
 
 def train(options: TrainOptions) -> Path:
-    """Train on the rendered world; returns the exported text tower, OUT/text.safetensors."""
+    """Train on the rendered world or a dataset; returns the exported text tower, OUT/text.safetensors."""
     if options.preset not in PRESETS:
         raise SoraError(f"no clip preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    if options.data != "world":
-        raise SoraError(f"the text tower trains on the rendered world: --data world, not {options.data}")
     return run(PRESETS[options.preset], options)
 
 
 def run(preset: Preset, options: TrainOptions) -> Path:
     """Train one preset as the options say."""
     device, dtype = ranks.join(options)
-    tokenizer = Tokenizer(words(), CONTEXT)
+    clips: Clips = World(device) if options.data == "world" else Footage(options.data)
+    tokenizer = Tokenizer(clips.vocabulary, clips.context)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
-        config, clip = build(preset, tokenizer)
+        config, clip = build(preset, clips, tokenizer)
     clip.to(device)
-    batch = options.batch or preset.batch
+    batch = min(options.batch or preset.batch, clips.most)
     recipe = Recipe(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
-    contrast = Contrast(clip, tokenizer, batch, options.seed, dtype)
+    contrast = Contrast(clip, clips, tokenizer, batch, options.seed, dtype)
     clip.load_state_dict(fit(clip, contrast, recipe, options))
-    record = {"stage": "clip", "seed": options.seed, "recipe": asdict(recipe)}
-    record["held_out_recall_at_1"] = recall(contrast, 4)
+    record = {"stage": "clip", "data": Path(options.data).name, "seed": options.seed, "recipe": asdict(recipe)}
+    record["held_out_recall_at_1" if options.data == "world" else "recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
     path = options.out / "text.safetensors"
     if ranks.leads():

@@ -9,11 +9,11 @@ Every sample has its own task from the mask mix of `timeline.sample_task`.
 import copy
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sora_cli import flow, registry, weights
+from sora_cli.data import summary
+from sora_cli.data.dataset import Dataset, identity
+from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
@@ -37,6 +40,7 @@ from sora_cli.train.options import TrainOptions
 from sora_cli.train.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.sheets import save_sheet
 
+NAMES = {"vae": "VAE", "text": "text tower"}
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
 STEPS = {"nano": 6000, "mini": 8000, "base": 12000}
 BATCH = {"nano": 48, "mini": 256, "base": 256}
@@ -240,6 +244,21 @@ def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Condi
     return vae.to(device), Conditioner(tower, tokenizer, device)
 
 
+def frozen(options: TrainOptions) -> dict[str, str]:
+    """Which autoencoder and which text tower the transformer learns with."""
+    return {stem: identity(*registry.load_network(stem, path)) for stem, path in
+            (("vae", options.vae), ("text", options.text))}  # fmt: skip
+
+
+def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """SoraError naming the first of these networks that is not the one a transformer was trained with; files from
+    before that was written down are taken as they are."""
+    for stem, theirs in json.loads(metadata.get("frozen", "{}")).items():
+        if theirs != given[stem]:
+            raise SoraError(f"the transformer was trained with another {NAMES[stem]}; give the one of its run with "
+                            f"--{stem}")  # fmt: skip
+
+
 def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
     """The sizes of a preset for latents and text features of these kinds."""
     width, depth, heads = WIDTHS[preset]
@@ -253,6 +272,8 @@ def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
     if not options.init:
         return Dit(config)
     tensors, metadata = weights.load_part(options.init, "dit")
+    if options.distil:
+        check_frozen(metadata, frozen(options))
     dit = Dit(config_from(metadata) if options.distil else config)
     grow_dit(dit, tensors, metadata, (vae.config.space, vae.config.time))
     return dit
@@ -268,12 +289,11 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
         packs = recipe.steps * batches_of(options)
         return Data(window, conditioner, recipe.batch, packs, options.seed, phases, options.drop_tokens)
-    from sora_cli.data.dataset import Dataset, identity
-
-    dataset = Dataset(options.data, identity(*registry.load_network("vae", options.vae)))
+    networks = frozen(options)
+    dataset = Dataset(options.data, networks["vae"])
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
     return Clips(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
-                 identity(*registry.load_network("text", options.text)))  # fmt: skip
+                 networks["text"])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -333,12 +353,22 @@ def train(options: TrainOptions) -> Path:
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
     averaged = fit(dit, loss, recipe, options, sample, ready)
-    metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record()}
+    metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record(),
+                "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
     if options.distil:
         metadata |= {"distilled": "guidance, steps"}
     if ranks.leads():
         weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
+
+
+def told_of(data: str) -> dict[str, Any]:
+    """What a model card says of a dataset."""
+    if data == "world":
+        return {}
+    found = summary.summary(Path(data))
+    example = next(filter(None, Dataset(data).captions), "")
+    return {key: found[key] for key in ("videos", "images", "shots", "seconds", "captions")} | {"example": example}
 
 
 def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:

@@ -5,17 +5,23 @@ README.md, the model card: what was trained, on what, how it went.
 """
 
 import json
+import shlex
 import shutil
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from sora_cli import registry, weights
+from sora_cli.data.dataset import identity
 from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
+from sora_cli.train.dit import check_frozen
 from sora_cli.train.options import TrainOptions
+from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
 Network = tuple[dict[str, Tensor], dict[str, str]]
@@ -33,8 +39,10 @@ def export(options: TrainOptions) -> Path:
     if (curves := options.init / "curves.png").is_file():
         shutil.copyfile(curves, options.out / "curves.png")
     title, headers = options.out.resolve().name, {stem: header for stem, (_, header) in networks.items()}
-    weights.write(options.out / "README.md", card(title, headers, curves.is_file()).encode())
-    weights.write(options.out / registry.EXPORTED, table(title, paths, usage_of(headers["dit"])).encode())
+    usage = usage_of(headers)
+    page = card(title, headers, usage, last_line(options.init), curves.is_file())
+    weights.write(options.out / "README.md", page.encode())
+    weights.write(options.out / registry.EXPORTED, table(title, paths, usage).encode())
     return options.out
 
 
@@ -47,12 +55,23 @@ def check(networks: Mapping[str, Network]) -> None:
     if dit["text_width"] != text["width"]:
         raise SoraError(f"the transformer reads text features of {dit['text_width']}, and this text tower makes "
                         f"{text['width']}; give the one of its run with --text")  # fmt: skip
+    check_frozen(networks["dit"][1], {stem: identity(*networks[stem]) for stem in ("vae", "text")})
 
 
-def usage_of(dit: Mapping[str, str]) -> Usage:
-    """How the model is best used: as pocket is, with as many steps as its training was for."""
+def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
+    """How the model is best used: as pocket is, with as many steps as its training was for. Prompts become captions of
+    the world's grammar if the text tower has its words; other captions are read as they are typed."""
     usual = registry.entry("pocket").usage
-    return usual if "distilled" in dit else Usage(window=usual.window, context=usual.context)
+    grammar = set(words()) <= set(json.loads(headers["text"]["vocabulary"]))
+    return replace(usual if "distilled" in headers["dit"] else Usage(window=usual.window, context=usual.context),
+                   grammar=grammar)  # fmt: skip
+
+
+def last_line(run: Path) -> dict[str, Any]:
+    """What the log of a run ends with; nothing where there is none."""
+    path = run / "log.jsonl"
+    lines = deque(path.open(encoding="utf-8"), 1) if path.is_file() else ()
+    return next((line for line in map(json.loads, lines) if "step" in line), {})
 
 
 def table(title: str, files: list[Path], usage: Usage) -> str:
@@ -69,27 +88,51 @@ def toml(value: object) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-def card(title: str, headers: Mapping[str, Mapping[str, str]], curves: bool) -> str:
-    """The model card: what is in the folder, and the options of every training as its weights tell them."""
+def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: Usage, last: Mapping[str, Any],
+         curves: bool) -> str:  # fmt: skip
+    """The model card: what is in the folder, what it learned from and how that went, and the options of every training
+    as its weights tell them."""
     parts = "\n".join(f"| {stem} | {sizes(headers[stem])} |" for stem in STEMS)
     trained = "\n".join(f"- **{stem}**: {told(headers[stem])}" for stem in STEMS)
     picture = "\n![Loss, error and gradient norm of the transformer's training](curves.png)\n" if curves else ""
+    data = json.loads(headers["dit"].get("data", "{}"))
+    prompt = "a cat surfing" if usage.grammar else data.get("example", "")
     return f"""# {title}
 
 A text-to-video model trained with sora-cli.
 
 ```sh
-sora-cli generate "a cat surfing" --model ./{title}
+sora-cli generate {shlex.quote(prompt)} --model ./{title}
 ```
+
+{source(data)}
 
 | part | configuration |
 |---|---|
 {parts}
 
-Trained with these options:
+{ended(last)}Trained with these options:
 
 {trained}
 {picture}"""
+
+
+def source(data: Mapping[str, Any]) -> str:
+    """What the transformer learned from."""
+    if not data:
+        return "Learned from the rendered world of sora-cli."
+    captions, (minutes, seconds) = data["captions"], divmod(round(data["seconds"]), 60)
+    return (f"Learned from {data['videos']} videos and {data['images']} pictures ({data['shots']} shots, {minutes} min "
+            f"{seconds} s), with {captions['different']} different captions of up to {captions['words'][2]} words."
+            )  # fmt: skip
+
+
+def ended(last: Mapping[str, Any]) -> str:
+    """How the transformer's training ended."""
+    if not last:
+        return ""
+    return (f"After {last['step']} steps and {last['seconds'] / 3600:.2g} hours its loss was {last['loss']:.4g}, at "
+            f"{last['speed']:g} samples a second.\n\n")  # fmt: skip
 
 
 def sizes(header: Mapping[str, str]) -> str:

@@ -194,6 +194,8 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
                 _sample(shown, ranks.whole(average.state), device, sample, log, done)
             if late:
                 break
+        if not sample and ranks.leads():
+            log.plot()
     averaged = ranks.whole(average.state)
     ranks.wait()
     return averaged

@@ -220,7 +220,8 @@ def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner
     def batch(number: int) -> Pack:
         rng = generator(options.seed, number)
         clips = list(drawn.at(rng))
-        return pack_of(clips, read([expand(caption).caption for _, _, caption in clips]), rng)
+        captions = [expand(caption).caption if entry.usage.grammar else caption for _, _, caption in clips]
+        return pack_of(clips, read(captions), rng)
 
     return batch
 
