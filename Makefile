@@ -32,8 +32,8 @@ PRESET ?= mini
 RUNS ?= runs/pocket-$(PRESET)
 TRAIN := $(BIN)/sora-cli train
 pocket: $(READY)
-	$(TRAIN) vae --init sora_cli/pocket/vae.safetensors --steps 20000 --minutes 8 --out $(RUNS)/vae
-	$(TRAIN) dit --preset $(PRESET) --init sora_cli/pocket --vae $(RUNS)/vae/vae.safetensors --minutes 16 --out $(RUNS)/dit
+	$(TRAIN) vae --init pocket --steps 20000 --minutes 8 --out $(RUNS)/vae
+	$(TRAIN) dit --preset $(PRESET) --init pocket --vae $(RUNS)/vae/vae.safetensors --minutes 16 --out $(RUNS)/dit
 	$(TRAIN) dit --preset $(PRESET) --init $(RUNS)/dit --vae $(RUNS)/vae/vae.safetensors --minutes 5 --distil --out $(RUNS)/few
 	$(BIN)/python scripts/ship_pocket.py --vae $(RUNS)/vae --dit $(RUNS)/few
 

@@ -155,3 +155,15 @@ def test_short_clips_cannot_train_a_vae(tmp_path: Path, folder: Path) -> None:
             path.unlink()
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
     assert "no shot of dataset has 9 frames; the longest has 1" in refused("train", "vae", "--data", "dataset", *CPU)
+
+
+def test_what_is_shipped_is_begun_with_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path | None] = []
+    for module in (dit_training, vae_training):
+        monkeypatch.setattr(module, "train", lambda options: begun.append(options.init))
+    for stage in ("vae", "dit"):
+        run("train", stage, "--init", "pocket")
+    assert begun == [registry.PACKAGE / "pocket"] * 2 and (registry.PACKAGE / "pocket" / "vae.safetensors").is_file()
+    Path("pocket").mkdir()
+    run("train", "dit", "--init", "pocket")
+    assert begun[-1] == Path("pocket")

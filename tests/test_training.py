@@ -190,7 +190,7 @@ def test_training_learns(tmp_path: Path) -> None:
         model = Toy()
         model.load_state_dict(weights)
         x = torch.randn(64, 16, generator=loop.generator(9, 9))
-        return float((model(x) + x).square().mean())
+        return (model(x) + x).square().mean().item()
 
     assert error(toy_run(tmp_path / "long", 200)) < 0.5 * error(toy_run(tmp_path / "short", 2))
 

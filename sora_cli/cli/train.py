@@ -31,7 +31,7 @@ class Preset(StrEnum):
     base = "base"
 
 
-WORLD = "world"
+WORLD, SHIPPED = "world", "pocket"
 
 
 def train(
@@ -62,7 +62,9 @@ def train(
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on where OUT stopped.")] = True,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to start from: pocket, a run, an exported folder, or a file.")
+    ] = None,
     decoder_only: Annotated[
         bool, typer.Option("--decoder-only", help="vae: keep the encoder of --init; latents stay what they are.")
     ] = False,
@@ -84,6 +86,8 @@ def train(
     `export` gathers what was trained (--init RUN of the transformer, --vae, --text) in the folder --out, which
     `generate --model ./OUT` runs. `lora` changes --model a little, from clips in --data, and leaves a file for
     `generate --lora`."""
+    if init == Path(SHIPPED) and not init.exists():
+        init = registry.PACKAGE / SHIPPED
     name = f"{stage}-{Path(model).name if stage is Stage.lora else preset}"
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / name,

@@ -271,7 +271,7 @@ def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
     config = config_of(options.preset, vae.config, text)
     if not options.init:
         return Dit(config)
-    tensors, metadata = weights.load_part(options.init, "dit")
+    tensors, metadata = registry.load_network("dit", options.init)
     if options.distil:
         check_frozen(metadata, frozen(options))
     dit = Dit(config_from(metadata) if options.distil else config)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli import weights
+from sora_cli import registry, weights
 from sora_cli.data.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, fine
 from sora_cli.train import ranks
@@ -184,7 +184,7 @@ def train(options: TrainOptions) -> Path:
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(PRESETS[options.preset]).to(device)
     if options.init:
-        tensors, metadata = weights.load(options.init)
+        tensors, metadata = registry.load_network("vae", options.init)
         grow_vae(vae, tensors, VaeConfig(**json.loads(metadata["config"])))
     vae.encoder.requires_grad_(not options.decoder_only)
     clips = options.batch or 8
