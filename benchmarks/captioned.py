@@ -1,6 +1,7 @@
 """Whether a transformer learns as much from the captioner's captions as from true ones.
 
     python benchmarks/captioned.py                                    # a quarter of an hour on one core
+    python benchmarks/captioned.py --clips 600                        # what docs/lab.md has
     python benchmarks/captioned.py --captioner ./runs/captioner --scenes 3000 --steps 1200 --json
     python benchmarks/captioned.py --anew --steps 5000                # what reads text has all to learn
 

@@ -105,6 +105,7 @@ def test_the_captions_of_a_folder_become_the_words_of_its_model(folder: Path, mo
     assert json.loads(told.stdout)["shot"]["captions"] == []  # what is typed is what is read
     assert "./mine does not know: katzen" in told.stderr and "world --help" not in told.stderr
     assert "was not trained on pocket's grammar" in refused("generate", "x", "--model", "./mine", "--expand", "grammar")
+    assert "the judge knows pocket's world alone" in refused("evaluate", "--model", "./mine")
 
 
 def test_few_steps_are_baked_in_with_the_networks_of_the_run_alone(folder: Path) -> None:

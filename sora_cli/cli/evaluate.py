@@ -20,7 +20,7 @@ def evaluate(
 ) -> None:
     """Measure reconstruction, prompt adherence, motion and drift, each beside its floor and its ceiling."""
     entry = registry.entry(model)
-    if entry.kind != "sora":
+    if not entry.usage.grammar:
         raise SoraError(f"the judge knows pocket's world alone, and {model} makes other videos; take --model pocket")
     registry.verify(entry)
 
