@@ -1,9 +1,9 @@
 """Packs for training: clips of any resolution, aspect and length in a budget of tokens (NaViT, Dehghani et al. 2023).
 
-A pack of a dataset is a pure function of (seed, number). Clips come in a random order, whole where they fit. Towards
-the end a clip is cut in time, to as many frames as leave a rest that frames of the dataset's shapes fill to the brim:
-which numbers of tokens can be filled is computed once, as change is given in coins. So next to nothing of the budget is
-wasted, whatever sizes there are. A cut clip is a random range of its frames, or a strided subset, as FDM trains.
+A pack of a dataset is a pure function of (seed, number). Clips are drawn alike, and are whole where they fit. The last
+two share what is left: of all ways to cut them in time, one that wastes least is taken. What is drawn does not hang on
+what would fill a pack best, for then a few shapes would be all that is ever learned from. A cut clip is a random range
+of its frames, or a strided subset, as FDM trains.
 
 Training may also drop patch positions of a video, the same in all of its frames, so that a position stays a column of
 time attention: more videos for the same work (NaViT section 3; MaskDiT, Zheng et al. 2023).
@@ -25,8 +25,8 @@ from sora_cli.train.loop import generator
 
 DROP_TEXT = 0.1
 STILLS = 0.1  # the share of clips that are shown as one frame
-LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays whole for it
-TRIES = 20  # clips that are drawn for a place before any frame is taken that fits
+LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays longer for it
+TRIES = 20  # clips that are drawn for a place
 
 Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
 Shape = tuple[int, int, int]  # of latents: T, h, w
@@ -94,11 +94,7 @@ class Packs:
         if largest > budget:
             raise SoraError(f"a frame of clip {self.costs.index(largest)} has {largest} tokens, and a batch {budget}; "
                             f"use a --batch that is {-(-largest // budget)} times as large")  # fmt: skip
-        self.by_cost: dict[int, list[int]] = {}
-        for number, cost in enumerate(self.costs):
-            self.by_cost.setdefault(cost, []).append(number)
-        self.rest = empty_rests(self.by_cost, budget)
-        self.budget = budget - self.rest[budget]
+        self.budget = budget
 
     def cost(self, number: int, shape: Shape) -> int:
         """Tokens of a frame."""
@@ -114,33 +110,34 @@ class Packs:
 
     def plan_mixed(self, rng: random.Random) -> list[tuple[int, int]]:
         """Clips of any shapes, which fill the budget."""
-        left, chosen, seen = self.budget, list[tuple[int, int]](), set[int]()
-        while self.rest[left] < left:
-            clip, frames = self.next(left, seen, rng)
-            chosen.append((clip, frames))
-            seen.add(clip)
-            left -= frames * self.costs[clip]
+        left, chosen, largest = self.budget, list[tuple[int, int]](), max(self.costs)
+        while (clip := self.draw(left, {number for number, _ in chosen}, rng)) is not None:
+            frames = 1 if rng.random() < STILLS else self.source.shapes[clip][0]
+            ends = [(clip, frames)]
+            if frames * self.costs[clip] + largest > left:
+                ends = self.shared(clip, frames, rng.randrange(len(self.costs)), left)
+            chosen += ends
+            left -= sum(frames * self.costs[number] for number, frames in ends)
         return chosen
 
-    def next(self, left: int, seen: set[int], rng: random.Random) -> tuple[int, int]:
-        """A clip that is not in the pack yet (as long as half of them are not), and how many of its frames."""
+    def draw(self, left: int, seen: set[int], rng: random.Random) -> int | None:
+        """A clip of which a frame fits, and that is not in the pack yet, as long as half of them are not."""
         for _ in range(TRIES):
             clip = rng.randrange(len(self.costs))
-            if clip in seen and 2 * len(seen) < len(self.costs):
-                continue
-            if frames := self.frames(clip, left, rng):
-                return clip, frames
-        return rng.choice(self.by_cost[self.filling(left)]), 1
+            if self.costs[clip] <= left and (clip not in seen or 2 * len(seen) > len(self.costs)):
+                return clip
+        return None
 
-    def frames(self, clip: int, left: int, rng: random.Random) -> int:
-        """The most frames of a clip that leave nothing of `left` that cannot be filled; 0 if none do."""
-        cost, least = self.costs[clip], max(self.rest[left], int(LOOSE * self.budget))
-        most = 1 if rng.random() < STILLS else min(self.source.shapes[clip][0], left // cost)
-        return next((n for n in range(most, 0, -1) if n * cost <= left and self.rest[left - n * cost] <= least), 0)
-
-    def filling(self, left: int) -> int:
-        """Tokens of a frame that is part of the fullest filling."""
-        return next(c for c in self.by_cost if c <= left and self.rest[left - c] == self.rest[left])
+    def shared(self, clip: int, frames: int, other: int, left: int) -> list[tuple[int, int]]:
+        """A clip, of so many frames or fewer, and another one beside it, so that next to nothing of `left` stays."""
+        one, two, most = self.costs[clip], self.costs[other], self.source.shapes[other][0]
+        ways = []
+        for mine in range(min(frames, left // one), 0, -1):
+            its = min(most, (left - mine * one) // two)
+            ways.append((left - mine * one - its * two, mine, its))
+        least = min(rest for rest, *_ in ways)
+        _, mine, its = next(way for way in ways if way[0] <= least + LOOSE * self.budget)
+        return [(clip, mine), (other, its)] if its else [(clip, mine)]
 
     def plan_alike(self, rng: random.Random) -> list[tuple[int, int]]:
         """Clips of one shape, as many as fit."""
@@ -181,11 +178,3 @@ def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:
         return sample_strides(rng, frames, total)
     first = int(torch.randint(total - frames + 1, (), generator=rng))
     return range(first, first + frames)
-
-
-def empty_rests(costs: Sequence[int] | dict[int, list[int]], budget: int) -> list[int]:
-    """For every number of tokens up to `budget`, how many stay empty when frames of these costs fill the rest."""
-    rest = [0]
-    for left in range(1, budget + 1):
-        rest.append(min((rest[left - cost] for cost in costs if cost <= left), default=left))
-    return rest
