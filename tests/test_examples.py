@@ -89,3 +89,15 @@ def test_every_example_is_listed_and_tested() -> None:
     scripts = {path.name for path in (ROOT / "examples").glob("*.sh")}
     assert set(re.findall(r"^- `([\w-]+\.sh)", (ROOT / "examples" / "README.md").read_text(), re.M)) == scripts
     assert set(re.findall(r'run\([^)]*?"([\w-]+\.sh)"', Path(__file__).read_text())) == scripts
+
+
+def test_own(tmp_path: Path) -> None:
+    from PIL import Image
+
+    run(tmp_path, "own.sh", TRAIN_STEPS="2", WORD_STEPS="2")
+    own = tmp_path / "own"
+    assert sorted(path.stem for path in own.glob("*.mp4")) == ["bars", "dusk", "fractal", "tiles"]
+    assert all(len(frames(path)) == 24 for path in own.glob("*.mp4"))
+    with Image.open(own / "own.png") as image:
+        assert image.size == (640, 4 * 180)
+    assert "4 different captions" in (own / "model" / "README.md").read_text()

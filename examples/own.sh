@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# From a folder of clips to a model with words of its own: four patterns with captions in German, a few minutes on a
+# laptop. own/own.png shows every clip, and beside it what the model makes of its caption. Stopped half-way? Run it again.
+set -euo pipefail
+SORA=${SORA:-sora-cli} FFMPEG=${FFMPEG:-ffmpeg}
+TRAIN_STEPS=${TRAIN_STEPS:-800} WORD_STEPS=${WORD_STEPS:-200} RES=${RES:-640x360} STEPS=${STEPS:-8}
+mkdir -p own/clips
+
+clip() {  # NAME CAPTION SOURCE
+  [ -e "own/clips/$1.mp4" ] || $FFMPEG -v error -f lavfi -i "$3" -t 3 -pix_fmt yuv420p "own/clips/$1.mp4"
+  echo "$2" > "own/clips/$1.txt"
+}
+clip bars    "bunte Balken"           testsrc2=s=640x360:r=24
+clip fractal "ein Apfelmännchen"      mandelbrot=s=640x360:r=24
+clip dusk    "der Himmel am Abend"    gradients=s=640x360:r=24:c0=0x102040:c1=0xff8040:n=2:seed=1:speed=0.02
+clip tiles   "Kacheln kommen und gehen" "life=s=20x12:r=3:seed=1:mold=20:life_color=white:mold_color=teal,fps=24,scale=640:360:flags=neighbor"
+
+$SORA data build own/clips -o own/dataset
+$SORA train clip --data own/dataset --steps "$WORD_STEPS" --out own/words
+$SORA train dit --data own/dataset --text own/words --init pocket --batch 8 --steps "$TRAIN_STEPS" --out own/run
+$SORA train export --init own/run --text own/words --out own/model
+
+pairs=()
+for caption in own/clips/*.txt; do
+  name=$(basename "$caption" .txt)
+  $SORA generate "$(cat "$caption")" --model ./own/model --seconds 1 --res "$RES" --steps "$STEPS" -o "own/$name.mp4" --force
+  $FFMPEG -v error -y -ss 0.5 -i "own/clips/$name.mp4" -ss 0.5 -i "own/$name.mp4" \
+    -filter_complex "[0]scale=320:180[a];[1]scale=320:180[b];[a][b]hstack" -frames:v 1 "own/$name.png"
+  pairs+=(-i "own/$name.png")
+done
+$FFMPEG -v error -y "${pairs[@]}" -filter_complex "vstack=inputs=$((${#pairs[@]} / 2))" own/own.png
