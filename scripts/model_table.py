@@ -4,17 +4,14 @@
     python scripts/model_table.py --write    # put it into README.md
 """
 
-import re
-import sys
-from pathlib import Path
+from pages import ROOT, put
 
 from sora_cli import memory, registry
 from sora_cli.machine import Free
 from sora_cli.memory import Needs
 from sora_cli.registry import Entry
 
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- models: scripts/model_table.py -->\n", "<!-- end of models -->\n"
+BEGIN, END = "<!-- models: scripts/model_table.py -->", "<!-- end of models -->"
 LARGE, HOST = 80e9, 64e9  # bytes of a GPU that holds everything, and of main memory
 COLUMNS = (
     "model", "makes", "trained to begin from", "download", "GPU memory: all, least", "its authors' figures", "licence",
@@ -49,12 +46,5 @@ def table() -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def rewritten(text: str) -> str:
-    return re.sub(f"({re.escape(BEGIN)}).*?({re.escape(END)})", lambda m: m[1] + table() + m[2], text, flags=re.DOTALL)
-
-
 if __name__ == "__main__":
-    if "--write" in sys.argv:
-        README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(table(), end="")
+    put(table(), ROOT / "README.md", BEGIN, END)

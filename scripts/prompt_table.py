@@ -5,13 +5,11 @@
 """
 
 import csv
-import re
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from pages import ROOT, put
+
 DATA, PAGE = ROOT / "tests" / "data" / "expansions.tsv", ROOT / "docs" / "prompts.md"
-BEGIN, END = "<!-- prompts: scripts/prompt_table.py -->\n", "<!-- end of prompts -->\n"
+BEGIN, END = "<!-- prompts: scripts/prompt_table.py -->", "<!-- end of prompts -->"
 
 
 def table() -> str:
@@ -24,12 +22,5 @@ def table() -> str:
     return "".join(lines)
 
 
-def rewritten(text: str) -> str:
-    return re.sub(f"({re.escape(BEGIN)}).*?({re.escape(END)})", lambda m: m[1] + table() + m[2], text, flags=re.DOTALL)
-
-
 if __name__ == "__main__":
-    if "--write" in sys.argv:
-        PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(table(), end="")
+    put(table(), PAGE, BEGIN, END)
