@@ -102,6 +102,17 @@ def test_what_does_not_fit_is_refused(runs: Path) -> None:
     assert isinstance(told.exception, SoraError) and "--init RUN" in str(told.exception)
 
 
+def test_nothing_is_written_among_other_things(runs: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/README.md").write_text("my holidays")
+    told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--out", "mine"])
+    assert isinstance(told.exception, SoraError) and "mine holds other things than a model" in str(told.exception)
+    assert Path("mine/README.md").read_text() == "my holidays"
+    Path("mine/README.md").unlink()
+    export()
+    export()  # again, in place of the one before
+
+
 def test_a_folder_with_two_models_is_refused(runs: Path) -> None:
     export()
     path = Path("mine/weights.toml")

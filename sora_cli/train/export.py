@@ -28,8 +28,11 @@ Network = tuple[dict[str, Tensor], dict[str, str]]
 
 
 def export(options: TrainOptions) -> Path:
-    """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it."""
+    """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it.
+    SoraError if networks do not fit together, or if there are other things in the folder."""
     assert options.init
+    if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / registry.EXPORTED).is_file():
+        raise SoraError(f"--out {options.out} holds other things than a model; give a folder of its own")
     sources = {"text": options.text, "vae": options.vae, "dit": options.init}
     networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
     check(networks)
