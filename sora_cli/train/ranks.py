@@ -51,6 +51,8 @@ def wait() -> None:
 
 
 def leave() -> None:
+    """Go, all together."""
+    wait()
     if dist.is_initialized():
         dist.destroy_process_group()
 
