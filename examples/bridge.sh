@@ -16,4 +16,4 @@ $SORA generate "$PROMPT" --anchor "$work/tail.mkv@0" --anchor "$work/head.mkv@-1
   --no-metadata -o "$work/bridge.mp4"
 ffmpeg -i "$1" -i "$work/bridge.mp4" -i "$2" -filter_complex \
   "[1]trim=start_frame=$CONTEXT:end_frame=$((CONTEXT + BETWEEN)),setpts=PTS-STARTPTS[new];[0][new][2]concat=n=3" \
-  -r "$FPS" -pix_fmt yuv420p "$3"
+  -r "$FPS" -pix_fmt yuv420p -crf 18 "$3"

@@ -9,4 +9,4 @@ $FFMPEG -nostdin -loglevel error -i "$1" \
   -vf scale=out_color_matrix=bt709:out_range=tv -pix_fmt yuv420p -f yuv4mpegpipe - |
   $SORA extend - "$PROMPT" --after "$AFTER" --steps "$STEPS" -o - |
   $FFMPEG -loglevel error -y -f yuv4mpegpipe -i - \
-    -vf setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv -pix_fmt yuv420p "$2"
+    -vf setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv -pix_fmt yuv420p -crf 18 "$2"

@@ -55,16 +55,14 @@ def test_pipe(clips: list[Path], tmp_path: Path) -> None:
     run(tmp_path, "pipe.sh", str(clips[0]), "longer.mp4", AFTER="0.25")
     longer, given = frames(tmp_path / "longer.mp4"), frames(clips[0])
     assert len(longer) == 12
-    assert difference(longer[:6], given) < 0.1 * difference(longer[:6], frames(clips[2]))
+    assert difference(longer[:6], given) < 4 < difference(longer[:6], frames(clips[2]))
 
 
 def test_bridge(clips: list[Path], tmp_path: Path) -> None:
     run(tmp_path, "bridge.sh", str(clips[0]), str(clips[2]), "whole.mp4", CONTEXT="5", BETWEEN="3")
     whole = frames(tmp_path / "whole.mp4")
     assert len(whole) == 6 + 3 + 6
-    one, other = frames(clips[0]), frames(clips[2])
-    limit = 0.1 * difference(one, other)  # what a second encoding may change
-    assert difference(whole[:6], one) < limit and difference(whole[9:], other) < limit
+    assert difference(whole[:6], frames(clips[0])) < 4 and difference(whole[9:], frames(clips[2])) < 4
     assert os.listdir(tmp_path) == ["whole.mp4"]
 
 
