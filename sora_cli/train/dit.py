@@ -317,6 +317,10 @@ def train(options: TrainOptions) -> Path:
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
     data = data_of(options, recipe, vae, conditioner, config.conditions, dtype)
+    metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record(),
+                "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
+    if options.distil:
+        metadata |= {"distilled": "guidance, steps"}
     parts = (vae.config.space, vae.config.time)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
     passes = 3 if teacher is None else 7  # forward and back; and two of the teacher, two of the student
@@ -353,10 +357,6 @@ def train(options: TrainOptions) -> Path:
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
     averaged = fit(dit, loss, recipe, options, sample, ready)
-    metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record(),
-                "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
-    if options.distil:
-        metadata |= {"distilled": "guidance, steps"}
     if ranks.leads():
         weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out

@@ -7,7 +7,6 @@ README.md, the model card: what was trained, on what, how it went.
 import json
 import shlex
 import shutil
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from sora_cli import registry, weights
-from sora_cli.data.dataset import identity
+from sora_cli.data.shards import identity, read_lines
 from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
 from sora_cli.train.dit import check_frozen
@@ -72,9 +71,7 @@ def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
 
 def last_line(run: Path) -> dict[str, Any]:
     """What the log of a run ends with; nothing where there is none."""
-    path = run / "log.jsonl"
-    lines = deque(path.open(encoding="utf-8"), 1) if path.is_file() else ()
-    return next((line for line in map(json.loads, lines) if "step" in line), {})
+    return next((line for line in reversed(read_lines(run / "log.jsonl")) if "step" in line), {})
 
 
 def table(title: str, files: list[Path], usage: Usage) -> str:
