@@ -63,10 +63,10 @@ class Parsed:
 
 
 def dense(scene: Scene) -> str:
-    """The canonical caption: every field, fixed order, at most 16 words."""
+    """The canonical caption: every field, fixed order, at most 20 words."""
     second = f" and {_article(scene.second)} {scene.second}" if scene.second else ""
     return (f"a {scene.size} {scene.subject}{second} {scene.action} {scene.speed}, {scene.place}, "
-            f"camera {scene.camera}")
+            f"camera {scene.camera}, {scene.side}, {scene.height}, {scene.beat}")
 
 
 def sparse(scene: Scene, rng: random.Random) -> str:

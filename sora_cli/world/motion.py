@@ -1,4 +1,7 @@
-"""Where a subject is at any time: closed forms, periodic or wrapping through the frame. No torch."""
+"""Where a subject is at any time: closed forms, periodic or wrapping through the frame. No torch.
+
+The world keeps a beat: at normal speed a motion repeats after 1/2, 1, 2 or 4 s, and speeds are octaves, so that all
+of it repeats after a bar of 8 s. Nothing here is left to chance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +13,8 @@ from sora_cli.world.vocabulary import GROUND, SPEED_OF, SUBJECTS
 
 Array = np.ndarray
 TAU = 2 * np.pi
-SPEED = 0.45                       # short sides a second
+CROSSING = 4.0                     # seconds from one side to the other
+BAR = 8.0                          # seconds after which the camera repeats, and with it everything
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything a motion needs: time scaled by speed, the frame's size and the scene's chance."""
+    """Everything a motion needs: time scaled by speed, the frame's size, and where and on which beat it begins."""
 
     t: Array
     wide: float                    # frame in short sides
@@ -36,7 +40,7 @@ class Stage:
     size: float                    # subject in short sides
     x: float                       # the start
     y: float
-    phase: float                   # in [0, 1)
+    phase: float                   # in [0, 1), of the motion's own period
     reach: float                   # how far it may stick out of its middle on both sides, in short sides
 
 
@@ -50,28 +54,44 @@ def _still(s: Stage) -> Pose:
 
 
 def _standing(s: Stage) -> Pose:
-    return replace(_still(s), squash=1 + 0.025 * np.sin(TAU * (s.t / 1.6 + s.phase)))
+    return replace(_still(s), squash=1 + 0.025 * np.sin(TAU * (s.t / 2 + s.phase)))
 
 
 def _across(s: Stage, way: int) -> Pose:
-    x = _wrap(way * (SPEED * s.t - 0.22 * s.wide + s.x * way), s.wide + s.reach)
-    hop = 0.015 * np.abs(np.sin(TAU * (1.5 * s.t + s.phase)))
+    span = s.wide + s.reach
+    x = _wrap(way * (span * (s.t / CROSSING + s.phase / 2) - 0.22 * s.wide) + s.x, span)  # begins inside on any beat
+    hop = 0.015 * np.abs(np.sin(TAU * (s.t + s.phase)))
     return replace(_still(s), x=x, y=s.y - hop, flip=way)
 
 
 def _vertical(s: Stage, way: int) -> Pose:
-    y = _wrap(way * (SPEED * 0.9 * s.t - 0.2 * s.tall + 0.3 * s.x), s.tall + s.reach)
-    return replace(_still(s), y=y, x=s.x + 0.02 * np.sin(TAU * (s.t / 1.5 + s.phase)))
+    span = s.tall + s.reach
+    y = _wrap(way * (span * (s.t / CROSSING + s.phase / 2) - 0.2 * s.tall), span)
+    return replace(_still(s), y=y, x=s.x + 0.02 * np.sin(TAU * (s.t / 2 + s.phase)))
 
 
 def _bouncing(s: Stage) -> Pose:
-    up = np.abs(np.sin(np.pi * (s.t / 1.2 + s.phase)))
-    height = min(0.34, max(0.12, 0.5 * s.tall + s.y - 0.45 * s.size))
-    return replace(_still(s), y=s.y - height * up, squash=1 - 0.16 * (1 - up) ** 4)
+    up = np.abs(np.sin(np.pi * (s.t + s.phase)))
+    return replace(_still(s), y=s.y - _room(s) * up, squash=1 - 0.16 * (1 - up) ** 4)
+
+
+def _room(s: Stage) -> float:
+    """How high a jump may be."""
+    return min(0.34, max(0.12, 0.5 * s.tall + s.y - 0.45 * s.size))
+
+
+def _flipping(s: Stage) -> Pose:
+    turn = s.t / 2 + s.phase
+    return replace(_still(s), y=s.y - _room(s) * np.abs(np.sin(np.pi * turn)), angle=TAU * turn)
+
+
+def _floating(s: Stage) -> Pose:
+    wave = TAU * (s.t / 4 + s.phase)
+    return replace(_still(s), x=s.x + 0.04 * np.cos(wave), y=s.y + 0.13 * np.sin(wave), angle=0.08 * np.cos(wave))
 
 
 def _spinning(s: Stage) -> Pose:
-    return replace(_still(s), angle=TAU * (s.t / 2.0 + 0.2 * s.phase))
+    return replace(_still(s), angle=TAU * (s.t / 2 + s.phase))
 
 
 def _saw(t: Array) -> Array:
@@ -82,36 +102,36 @@ def _saw(t: Array) -> Array:
 
 
 def _growing(s: Stage) -> Pose:
-    return replace(_still(s), scale=0.55 * (1.25 / 0.55) ** _saw(s.t / 4 + 0.12 * s.phase))
+    return replace(_still(s), scale=0.55 * (1.25 / 0.55) ** _saw(s.t / 4 + s.phase))
 
 
 def _shrinking(s: Stage) -> Pose:
-    return replace(_still(s), scale=1.25 * (0.5 / 1.25) ** _saw(s.t / 4 + 0.12 * s.phase))
+    return replace(_still(s), scale=1.25 * (0.5 / 1.25) ** _saw(s.t / 4 + s.phase))
 
 
 def _surfing(s: Stage) -> Pose:
-    wave = TAU * (s.t / 2.2 + s.phase)
-    x = s.x + 0.11 * np.sin(TAU * (s.t / 4.4 + s.phase))
+    wave = TAU * (s.t / 2 + s.phase)
+    x = s.x + 0.11 * np.sin(TAU * (s.t / 4 + s.phase / 2))
     return replace(_still(s), x=x, y=s.y + 0.05 * np.sin(wave), angle=0.2 * np.cos(wave), flip=1.0)
 
 
 def _swinging(s: Stage) -> Pose:
-    angle, arm = 0.62 * np.sin(TAU * (s.t / 2.0 + s.phase)), 0.55 * s.size
+    angle, arm = 0.62 * np.sin(TAU * (s.t / 2 + s.phase)), 0.55 * s.size
     return replace(_still(s), x=s.x - arm * np.sin(angle), y=s.y + arm * (np.cos(angle) - 1), angle=angle)
 
 
 def _circling(s: Stage) -> Pose:
-    turn, radius = TAU * (s.t / 3.0 + s.phase), 0.21
+    turn, radius = TAU * (s.t / 4 + s.phase), 0.21
     return replace(_still(s), x=s.x + 1.3 * radius * np.cos(turn), y=s.y + radius * np.sin(turn))
 
 
 def _shaking(s: Stage) -> Pose:
-    wave = np.sin(TAU * (3 * s.t + s.phase))
+    wave = np.sin(TAU * (2 * s.t + s.phase))
     return replace(_still(s), x=s.x + 0.045 * wave, angle=0.09 * wave)
 
 
 def _dancing(s: Stage) -> Pose:
-    beat = TAU * (s.t / 1.2 + s.phase)
+    beat = TAU * (s.t + s.phase)
     return replace(_still(s), x=s.x + 0.06 * np.sin(beat), y=s.y - 0.06 * np.abs(np.cos(beat)),
                    angle=0.34 * np.sin(beat), squash=1 + 0.07 * np.cos(2 * beat))
 
@@ -131,18 +151,21 @@ MOTIONS: dict[str, Callable[[Stage], Pose]] = {
     "standing still": _standing,
     "shaking": _shaking,
     "dancing": _dancing,
+    "flipping": _flipping,
+    "floating": _floating,
 }
-FLOATING = {"spinning", "rising", "falling", "circling", "swinging", "growing", "shrinking"}
+FLOATING = {"floating", "spinning", "rising", "falling", "circling", "swinging", "growing", "shrinking"}
 
 
 def pose(scene: Scene, name: str, times: Array, wide: float, tall: float, start: tuple[float, float, float],
          size: float, feet: float) -> Pose:
-    """The pose of subject `name`. start: (x, y, phase); feet: its lowest point below its centre, in sizes."""
+    """The pose of subject `name`. start: (x, y, phase) where it begins, y from where it would stand or float; feet: its
+    lowest point below its centre, in sizes."""
     subject, ground = SUBJECTS[name], GROUND[scene.place]
     standing = ground is not None and not subject.flies and scene.action not in FLOATING
     if scene.action == "surfing" and ground is not None:
         standing = True
-    floor = (ground - 0.5) * tall if ground is not None and standing else None
+    floor = (ground - 0.5) * tall + min(start[1], 0.0) if ground is not None and standing else None
     y = floor - feet * size if floor is not None else start[1]
     reach = size * (1.0 if subject.nose is None else 1.3)
     stage = Stage(times * SPEED_OF[scene.speed], wide, tall, size, start[0], y, start[2], reach)
@@ -168,10 +191,10 @@ def zoom(camera: str, t: Array) -> Array:
     """Magnification of the background; the subject's is its power 1.4."""
     if camera not in ("zoom in", "zoom out"):
         return np.ones_like(t)
-    saw = _saw(t / 8)
+    saw = _saw(t / BAR)
     return 1.3 ** (saw if camera == "zoom in" else 1 - saw)
 
 
 def pan(camera: str, t: Array) -> Array:
-    """Camera position in short sides."""
-    return {"pan left": -0.22, "pan right": 0.22}.get(camera, 0.0) * t
+    """Camera position in short sides: it goes on for most of a bar, and comes back."""
+    return {"pan left": -1.5, "pan right": 1.5}.get(camera, 0.0) * _saw(t / BAR)

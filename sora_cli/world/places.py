@@ -1,4 +1,5 @@
-"""Twelve animated backgrounds as closed forms: gradients, wavy edges, and fields of soft blobs.
+"""Animated backgrounds as closed forms: gradients, wavy edges, and fields of soft blobs. All of them repeat after a
+bar of 8 s, so that a time says what is seen, and a video of 8 s is a loop.
 
 A blob field is a sum of products of a profile along x and one along y, hence one batched matrix product."""
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 TAU = 2 * torch.pi
-Wave = tuple[float, float, float, float]     # amplitude, cycles per unit, cycles per second, phase
+BAR = 8.0                                    # seconds after which everything repeats
+Wave = tuple[float, float, int, float]       # amplitude, cycles per unit, cycles per bar, phase
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class View:
     t: Tensor                      # [N] seconds
     camera: Tensor                 # [N] pan in short sides
     zoom: Tensor                   # [N]
-    chance: Tensor                 # [N, 8] in [0, 1), constant in a scene
+    chance: Tensor                 # [N, 3] in [0, 1): the scene's tint
     wide: float                    # the frame in short sides
     tall: float
     short: int                     # pixels of the short side
@@ -38,12 +40,17 @@ class View:
 
     def along(self, depth: float) -> Tensor:
         """x [N, W] of a layer that follows the camera by `depth` (0 far, 1 near)."""
-        return self.x + (self.camera * depth + 0.5 * (self.chance[:, 0] - 0.5))[:, None]
+        return self.x + (self.camera * depth)[:, None]
+
+    def turns(self, cycles: int | Tensor) -> Tensor:
+        """How often something that has so many cycles a bar has turned by now [N], or [N, K] for cycles [K]."""
+        t = self.t if isinstance(cycles, int) else self.t[:, None]
+        return t * cycles / BAR
 
     def colour(self, code: str) -> Tensor:
         """#rrggbb -> [N, 3, 1, 1], with the scene's tint."""
         rgb = torch.tensor([int(code[i:i + 2], 16) / 255 for i in (1, 3, 5)], device=self.x.device)
-        return (rgb * (0.96 + 0.08 * self.chance[:, 1:4])).clamp(max=1)[:, :, None, None]
+        return (rgb * (0.96 + 0.08 * self.chance)).clamp(max=1)[:, :, None, None]
 
     def gradient(self, *stops: tuple[float, str]) -> Tensor:
         """Colours at heights -> [N, 3, H, 1]."""
@@ -58,15 +65,16 @@ class View:
         x = self.along(depth)
         height = torch.full_like(x, level)
         for a, f, s, p in waves:
-            height += a * torch.sin(TAU * (f * x + (s * self.t)[:, None] + p))
+            height += a * torch.sin(TAU * (f * x + self.turns(s)[:, None] + p))
         return height
 
     def scatter(self, count: int, depth: float, drift: float, salt: float) -> tuple[Tensor, Tensor]:
-        """About `count` places a 2.4 units: x [N, K] now, and a number in [0, 1) for each [K]."""
+        """About `count` places a 2.4 units: x [N, K] now, and a number in [0, 1) for each [K]. `drift` is their speed
+        at the beginning of the bar, from where they sway."""
         span = max(2.4, self.wide + 0.8)
         k = torch.arange(round(count * span / 2.4), device=self.x.device)
         start = (k * 0.7548776662 + salt) % 1 * span
-        x = start + (drift * self.t - depth * self.camera - 0.5 * (self.chance[:, 0] - 0.5))[:, None]
+        x = start + (drift * BAR / TAU * torch.sin(TAU * self.turns(1)) - depth * self.camera)[:, None]
         return (x + span / 2) % span - span / 2, (k * 0.5698402910 + salt) % 1
 
     def blobs(self, x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float,
@@ -158,20 +166,22 @@ def clouds(view: View, count: int, top: float, bottom: float, colour: str, drift
 def stars(view: View, count: int, bottom: float, salt: float = 0.31) -> None:
     x, u = view.scatter(count, 0.08, 0.0, salt)
     v = (u * 17.31) % 1
-    bright = 0.55 + 0.45 * torch.sin(TAU * (view.t[:, None] * (0.25 + 0.4 * v) + u))
+    bright = 0.55 + 0.45 * torch.sin(TAU * (view.turns(2 + (3 * v).floor()) + u))
     size = 0.008 + 0.008 * v
     part = view.band(-0.1, bottom + 0.1)
     field = part.blobs(x, (u * bottom)[None].expand_as(x), size, size, bright)
     paint(part, field.clamp(0, 1), part.colour("#ffffff"))
 
 
-def flakes(view: View, count: int, speed: float, size: float, colour: str, sway: float = 0.03,
+def flakes(view: View, count: int, speed: int, size: float, colour: str, sway: float = 0.03,
            salt: float = 0.57, low: float = 1.1, high: float = -0.1, alpha: float = 0.9) -> None:
-    """Things that fall (speed > 0, heights a second) or rise, swaying, between two heights."""
+    """Things that fall (speed > 0, falls a bar, and one more for every second of them) or rise, swaying, between two
+    heights."""
     x, u = view.scatter(count, 0.5, 0.0, salt)
     v = (u * 13.7) % 1
-    y = (u + view.t[:, None] * speed * (0.7 + 0.6 * v)) % 1 * (low - high) + high
-    x = x + sway * torch.sin(TAU * (0.3 * view.t[:, None] + v))
+    falls = speed * (1 + (2 * v).floor())
+    y = (u + view.turns(falls)) % 1 * (low - high) + high
+    x = x + sway * torch.sin(TAU * (view.turns(2)[:, None] + v))
     radius = size * (0.6 + 0.8 * v)
     paint(view, (1.5 * view.blobs(x, y, radius, radius)).clamp(0, alpha), view.colour(colour))
 
@@ -182,7 +192,7 @@ def spikes(view: View, foot: float, tall: float, often: float, slim: float, jagg
     x = view.along(depth) * often
     tree = torch.floor(x)
     height = tall * (0.6 + 0.4 * ((tree * 0.618034) % 1))
-    lean = sway * torch.sin(TAU * (0.2 * view.t[:, None] + tree * 0.3)) + 0.2 * torch.sin(2.4 * tree)
+    lean = sway * torch.sin(TAU * (view.turns(2)[:, None] + tree * 0.3)) + 0.2 * torch.sin(2.4 * tree)
     side = ((x - tree - 0.5 + lean).abs() * 2 / slim).clamp(max=1)
     outline = 1 - side - jagged * (0.5 - (side * 4) % 1) * (side < 1)
     ground(view, foot - height * outline.clamp(min=0), *colours)
@@ -194,12 +204,12 @@ def ocean(view: View) -> None:
     fill(view, view.gradient((0.0, "#5db8f5"), (0.5, "#e3f5ff")))
     disc(view, 0.55, 0.16, 0.085, (0.0, "#fff3b0"))
     clouds(view, 4, 0.16, 0.30, "#ffffff", size=0.8)
-    far = view.edge(0.47, [(0.010, 0.9, 0.10, 0.0), (0.006, 2.1, -0.16, 0.3)], 0.25)
+    far = view.edge(0.47, [(0.010, 0.9, 1, 0.0), (0.006, 2.1, -1, 0.3)], 0.25)
     ground(view, far, (0.45, "#4fb0ee"), (0.65, "#2b86da"))
-    middle = view.edge(0.59, [(0.018, 0.8, 0.22, 0.2), (0.008, 1.9, 0.30, 0.7)], 0.5)
+    middle = view.edge(0.59, [(0.018, 0.8, 2, 0.2), (0.008, 1.9, 2, 0.7)], 0.5)
     ground(view, middle, (0.56, "#3394e2"), (0.8, "#1b63bf"))
     line(view, middle + 0.004, 0.008, "#d8f1ff", 0.55)
-    near = view.edge(0.75, [(0.026, 0.6, 0.33, 0.5), (0.010, 1.5, 0.42, 0.1)], 0.9)
+    near = view.edge(0.75, [(0.026, 0.6, 3, 0.5), (0.010, 1.5, 3, 0.1)], 0.9)
     ground(view, near, (0.72, "#1f6fcb"), (1.0, "#0c3c8c"))
     line(view, near + 0.005, 0.011, "#e8f8ff", 0.7)
 
@@ -222,12 +232,12 @@ def meadow(view: View) -> None:
     fill(view, view.gradient((0.0, "#6cc1ff"), (0.55, "#e2f6ff")))
     disc(view, -0.55, 0.17, 0.1, (0.0, "#ffe36b"))
     clouds(view, 4, 0.15, 0.32, "#ffffff", size=0.85)
-    ground(view, view.edge(0.52, [(0.045, 0.45, 0.0, 0.1), (0.02, 0.9, 0.0, 0.4)], 0.3),
+    ground(view, view.edge(0.52, [(0.045, 0.45, 0, 0.1), (0.02, 0.9, 0, 0.4)], 0.3),
            (0.45, "#a6dd7a"), (0.75, "#79c455"))
-    ground(view, view.edge(0.66, [(0.035, 0.6, 0.0, 0.55), (0.004, 3.0, 0.3, 0.0)], 0.7),
+    ground(view, view.edge(0.66, [(0.035, 0.6, 0, 0.55), (0.004, 3.0, 2, 0.0)], 0.7),
            (0.62, "#6cc24a"), (1.0, "#2f8f2f"))
     x, u = view.scatter(18, 1.0, 0.0, 0.41)
-    x = x + 0.008 * torch.sin(TAU * (0.5 * view.t[:, None] + 3 * u))
+    x = x + 0.008 * torch.sin(TAU * (view.turns(4)[:, None] + 3 * u))
     y = (0.76 + 0.22 * ((u * 2.62) % 1))[None].expand_as(x)
     part, half = view.band(0.70, 1.1), x.shape[1] // 2
     for flowers, code in ((slice(half), "#ffdf3d"), (slice(half, None), "#f4679d")):
@@ -239,11 +249,11 @@ def desert(view: View) -> None:
     fill(view, view.gradient((0.0, "#f7b267"), (0.6, "#fff0cf")))
     disc(view, 0.52, 0.2, 0.11, (0.0, "#fffbe6"))
     spikes(view, 0.62, 0.30, 0.95, 0.55, 0.0, 0.2, (0.3, "#d9a35c"), (0.62, "#b98447"), sway=0.0)
-    ground(view, view.edge(0.58, [(0.03, 0.35, 0.0, 0.1), (0.002, 4.0, 0.8, 0.0)], 0.3),
+    ground(view, view.edge(0.58, [(0.03, 0.35, 0, 0.1), (0.002, 4.0, 6, 0.0)], 0.3),
            (0.5, "#eec07a"), (0.75, "#dba257"))
-    ground(view, view.edge(0.68, [(0.045, 0.5, 0.0, 0.6), (0.012, 1.1, 0.0, 0.0)], 0.6),
+    ground(view, view.edge(0.68, [(0.045, 0.5, 0, 0.6), (0.012, 1.1, 0, 0.0)], 0.6),
            (0.62, "#e2a552"), (0.9, "#c98637"))
-    ground(view, view.edge(0.84, [(0.03, 0.4, 0.0, 0.3)], 1.0), (0.8, "#d6943f"), (1.0, "#b06c24"))
+    ground(view, view.edge(0.84, [(0.03, 0.4, 0, 0.3)], 1.0), (0.8, "#d6943f"), (1.0, "#b06c24"))
 
 
 def city(view: View) -> None:
@@ -279,7 +289,7 @@ def _windows(view: View, x: Tensor, house: Tensor, roof: Tensor, width: float, l
     part = view.band(0.38, 0.85)
     down = _box((part.y[:, :, None] - floors - 0.014).abs(), 0.013, part.sharp * part.tall)    # [N, H, R]
     key = (house + 0.37 * torch.floor(column))[:, None, :] * 0.7548 + floors[:, None] * 10.36  # [N, R, W]
-    awake = torch.sin(TAU * (key * 7.3 + 0.06 * view.t[:, None, None]))
+    awake = torch.sin(TAU * (key * 7.3 + view.turns(1)[:, None, None]))
     light = ((awake + 0.25) * 6).clamp(0, 1) * (floors[:, None] > roof[:, None, :] + 0.02) * pane[:, None, :]
     paint(part, torch.bmm(down, light) * 0.9, part.colour(lit))
 
@@ -291,21 +301,21 @@ def _box(distance: Tensor, half: Tensor | float, sharp: Tensor) -> Tensor:
 def snow(view: View) -> None:
     fill(view, view.gradient((0.0, "#8aa9cb"), (0.6, "#dfe9f3")))
     spikes(view, 0.62, 0.26, 5.0, 0.62, 0.07, 0.3, (0.3, "#6d98a0"), (0.62, "#4a7480"), sway=0.01)
-    ground(view, view.edge(0.60, [(0.035, 0.5, 0.0, 0.3), (0.01, 1.3, 0.0, 0.1)], 0.35),
+    ground(view, view.edge(0.60, [(0.035, 0.5, 0, 0.3), (0.01, 1.3, 0, 0.1)], 0.35),
            (0.55, "#eef4fa"), (0.8, "#c9d9ea"))
-    ground(view, view.edge(0.76, [(0.03, 0.45, 0.0, 0.8)], 0.8), (0.72, "#ffffff"), (1.0, "#dbe6f3"))
-    flakes(view, 44, 0.16, 0.014, "#ffffff")
+    ground(view, view.edge(0.76, [(0.03, 0.45, 0, 0.8)], 0.8), (0.72, "#ffffff"), (1.0, "#dbe6f3"))
+    flakes(view, 44, 1, 0.014, "#ffffff")
 
 
 def sunset(view: View) -> None:
     fill(view, view.gradient((0.0, "#6b3fa0"), (0.25, "#f2617a"), (0.55, "#ffc56b")))
     disc(view, 0.0, 0.5, 0.17, (0.0, "#fff0a8"))
-    ground(view, view.edge(0.55, [(0.003, 1.5, 0.2, 0.0)], 0.2), (0.55, "#f58a6b"), (0.82, "#8a3f83"))
+    ground(view, view.edge(0.55, [(0.003, 1.5, 2, 0.0)], 0.2), (0.55, "#f58a6b"), (0.82, "#8a3f83"))
     part = view.band(0.56, 0.77)
     glint = torch.exp(-(part.x / 0.2).square())[:, None, :]
-    ripple = torch.sin(TAU * (part.y * 26 - 0.8 * part.t[:, None])).clamp(min=0)[:, :, None]
+    ripple = torch.sin(TAU * (part.y * 26 - part.turns(6)[:, None])).clamp(min=0)[:, :, None]
     paint(part, 0.55 * ripple * glint, part.colour("#ffe9a0"))
-    lap = view.edge(0.775, [(0.012, 0.7, 0.0, 0.2), (0.010, 0.0, 0.22, 0.0)], 0.9)
+    lap = view.edge(0.775, [(0.012, 0.7, 0, 0.2), (0.010, 0.0, 2, 0.0)], 0.9)
     ground(view, lap, (0.76, "#c98a5e"), (0.8, "#e0ac74"), (1.0, "#b87a4c"))
     line(view, lap, 0.010, "#fff1e0", 0.8)
 
@@ -315,35 +325,35 @@ def forest(view: View) -> None:
     spikes(view, 0.80, 0.62, 3.7, 0.80, 0.07, 0.25, (0.2, "#9ccfa2"), (0.8, "#86bd92"))
     spikes(view, 0.82, 0.66, 2.5, 0.72, 0.07, 0.5, (0.2, "#57a36c"), (0.8, "#3f8458"))
     spikes(view, 0.86, 0.70, 1.6, 0.58, 0.07, 0.8, (0.2, "#2f7d4c"), (0.8, "#174c30"))
-    ground(view, view.edge(0.80, [(0.012, 0.8, 0.0, 0.3)], 1.0), (0.78, "#6a5a2f"), (1.0, "#40361b"))
-    flakes(view, 10, 0.05, 0.012, "#fff7a8", sway=0.1, salt=0.2, low=0.8, high=0.2, alpha=0.8)
+    ground(view, view.edge(0.80, [(0.012, 0.8, 0, 0.3)], 1.0), (0.78, "#6a5a2f"), (1.0, "#40361b"))
+    flakes(view, 10, 1, 0.012, "#fff7a8", sway=0.1, salt=0.2, low=0.8, high=0.2, alpha=0.8)
 
 
 def underwater(view: View) -> None:
     fill(view, view.gradient((0.0, "#4fd3d6"), (0.5, "#1283a8"), (1.0, "#07365f")))
     part = view.band(-0.1, 0.82)
     slant = part.along(0.2)[:, None, :] + 0.35 * part.y[:, :, None]
-    rays = torch.sin(TAU * (0.9 * slant + (0.07 * part.t)[:, None, None])).clamp(min=0)
+    rays = torch.sin(TAU * (0.9 * slant + part.turns(1)[:, None, None])).clamp(min=0)
     paint(part, 0.3 * rays * (1 - 1.2 * part.y[:, :, None]).clamp(min=0), part.colour("#d8fff6"))
     spikes(view, 0.92, 0.36, 4.1, 0.30, 0.0, 0.5, (0.55, "#1f9c7c"), (0.92, "#0c5f5c"), sway=0.10)
     spikes(view, 0.95, 0.30, 2.3, 0.26, 0.0, 0.8, (0.6, "#39b36b"), (0.95, "#14694e"), sway=0.12)
-    ground(view, view.edge(0.88, [(0.025, 0.5, 0.0, 0.2), (0.008, 1.4, 0.0, 0.5)], 0.9),
+    ground(view, view.edge(0.88, [(0.025, 0.5, 0, 0.2), (0.008, 1.4, 0, 0.5)], 0.9),
            (0.84, "#c9bd86"), (1.0, "#8a8a63"))
-    flakes(view, 20, -0.14, 0.018, "#d6fbff", sway=0.03, salt=0.83, alpha=0.65)
+    flakes(view, 20, -1, 0.018, "#d6fbff", sway=0.03, salt=0.83, alpha=0.65)
 
 
 def volcano(view: View) -> None:
     fill(view, view.gradient((0.0, "#2a0d1d"), (0.7, "#b3361f")))
     clouds(view, 4, 0.10, 0.22, "#3a2430", drift=0.05, size=1.1, alpha=0.8)
-    pulse = 0.75 + 0.25 * torch.sin(TAU * 0.5 * view.t[:, None])
+    pulse = 0.75 + 0.25 * torch.sin(TAU * view.turns(4)[:, None])
     sky_part = view.band(-0.2, 0.72)
     glow = sky_part.blobs(torch.zeros_like(pulse), torch.full_like(pulse, 0.28), 0.28, 0.2, pulse)
     paint(sky_part, 0.95 * glow, sky_part.colour("#ffa53a"))
     ground(view, (0.22 + 0.62 * (view.x.abs() - 0.02)).clamp(min=0.30), (0.3, "#5d3234"), (0.85, "#2b1a22"))
     _lava(view.band(0.28, 0.83))
-    ground(view, view.edge(0.80, [(0.02, 0.8, 0.0, 0.2), (0.008, 2.3, 0.0, 0.6)], 0.9),
+    ground(view, view.edge(0.80, [(0.02, 0.8, 0, 0.2), (0.008, 2.3, 0, 0.6)], 0.9),
            (0.78, "#3b2a2e"), (1.0, "#1a1216"))
-    flakes(view, 24, -0.2, 0.012, "#ffb53f", sway=0.06, salt=0.11, low=0.85, high=-0.1)
+    flakes(view, 24, -1, 0.012, "#ffb53f", sway=0.06, salt=0.11, low=0.85, high=-0.1)
 
 
 def _lava(view: View) -> None:
@@ -351,7 +361,7 @@ def _lava(view: View) -> None:
     view = view.cut(slice(None), _span((view.x.abs() < 0.4).any(0)))
     y = view.y[:, :, None]
     bend = 0.05 * torch.sin(TAU * 1.6 * y) + 0.32 * (y - 0.3)
-    light = 0.8 + 0.2 * torch.sin(TAU * (5 * y - 0.6 * view.t[:, None, None]))
+    light = 0.8 + 0.2 * torch.sin(TAU * (5 * y - view.turns(5)[:, None, None]))
     stream = torch.exp(-((view.x[:, None, :] - bend) / 0.045).square()) * ((y - 0.29) * 30).clamp(0, 1)
     paint(view, stream * light, view.colour("#ff6a1f"))
 
@@ -363,7 +373,7 @@ def moon(view: View) -> None:
     x, u = view.scatter(4, 0.0, 0.03, 0.5)
     land = earth.blobs(x * 0.25 + 0.5, (0.14 + 0.16 * u)[None].expand_as(x), 0.05, 0.03)
     paint(earth, within(earth, 0.50, 0.22, 0.15) * (land * 1.5).clamp(0, 0.9), earth.colour("#58b368"))
-    ground(view, view.edge(0.66, [(0.02, 0.5, 0.0, 0.1), (0.006, 1.7, 0.0, 0.4)], 0.5),
+    ground(view, view.edge(0.66, [(0.02, 0.5, 0, 0.1), (0.006, 1.7, 0, 0.4)], 0.5),
            (0.63, "#c9cbd3"), (1.0, "#8b8e9b"))
     x, u = view.scatter(9, 0.8, 0.0, 0.05)
     size, part = (u * 5) % 1, view.band(0.70, 1.1)
@@ -371,8 +381,37 @@ def moon(view: View) -> None:
     paint(part, ((craters - 0.25) * 2.5).clamp(0, 0.75), part.colour("#74778a"))
 
 
+def aurora(view: View) -> None:
+    fill(view, view.gradient((0.0, "#04102e"), (0.7, "#17406b")))
+    stars(view, 30, 0.5, 0.47)
+    part = view.band(-0.1, 0.68)
+    for level, code, phase, cycles in ((0.34, "#3ff2a0", 0.0, 1), (0.26, "#7a6cf0", 0.45, -1)):
+        hem = part.edge(level, [(0.07, 0.45, cycles, phase), (0.02, 1.7, 2 * cycles, 0.2)], 0.1)
+        above = hem[:, None, :] - part.y[:, :, None]
+        folds = 0.7 + 0.3 * torch.sin(TAU * (3.5 * part.along(0.1) + part.turns(cycles)[:, None] + phase))[:, None, :]
+        veil = torch.exp(-above.clamp(min=0) / 0.14) * torch.exp(-(above.clamp(max=0) / 0.02).square())
+        paint(part, 0.85 * folds * veil, part.colour(code))
+    spikes(view, 0.66, 0.20, 3.3, 0.60, 0.07, 0.35, (0.4, "#10304a"), (0.66, "#0a2036"), sway=0.0)
+    ground(view, view.edge(0.66, [(0.03, 0.4, 0, 0.6), (0.01, 1.1, 0, 0.2)], 0.6), (0.6, "#5b86ad"), (1.0, "#b9d3e6"))
+
+
+def stage(view: View) -> None:
+    fill(view, view.gradient((0.0, "#2a0a14"), (0.8, "#5a1524")))
+    folds = torch.sin(TAU * 2.6 * view.along(0.3))[:, None, :] * torch.ones_like(view.y)[:, :, None]
+    paint(view, 0.45 * folds.clamp(min=0), view.colour("#a5203a"))
+    for middle, code, cycles in ((-0.45, "#ffe08a", 2), (0.45, "#8ad4ff", -2)):
+        lean = middle + 0.30 * torch.sin(TAU * view.turns(cycles))[:, None, None]
+        at = (view.x[:, None, :] - middle * 0.4) - (lean - middle * 0.4) * (view.y[:, :, None] + 0.1)
+        beam = torch.exp(-(at / (0.03 + 0.13 * (view.y[:, :, None] + 0.1).clamp(min=0))).square())
+        paint(view, 0.55 * beam * (1.1 - view.y[:, :, None]).clamp(0, 1), view.colour(code))
+    boards = view.edge(0.80, [(0.0, 1.0, 0, 0.0)], 0.0)
+    ground(view, boards, (0.80, "#b9783f"), (1.0, "#6d401d"))
+    line(view, boards + 0.07, 0.006, "#7c4a22", 0.6)
+    line(view, boards + 0.14, 0.007, "#7c4a22", 0.6)
+
+
 PAINTERS: dict[str, Callable[[View], None]] = {
     "ocean": ocean, "sky": sky, "space": space, "meadow": meadow, "desert": desert, "city at night": city,
     "snow": snow, "sunset beach": sunset, "forest": forest, "underwater": underwater, "volcano": volcano,
-    "moon": moon,
+    "moon": moon, "aurora": aurora, "stage": stage,
 }

@@ -15,7 +15,7 @@ from sora_cli.world.motion import Pose, pan, pose, zoom
 from sora_cli.world.places import PAINTERS, View
 from sora_cli.world.scene import Scene
 from sora_cli.world.sprites import INDEX, atlas
-from sora_cli.world.vocabulary import PLACES, SIZE_OF
+from sora_cli.world.vocabulary import BEAT_OF, HEIGHT_OF, PLACES, SIDE_OF, SIZE_OF
 
 CHUNK, CHUNK_CPU = 2**26, 2**18    # pixels painted at once; on the CPU few enough for the cache
 _ORDER = list(PLACES)
@@ -74,18 +74,18 @@ def _runs(scenes: Sequence[Scene], seconds: np.ndarray, index: list[int]) -> lis
 def _paint(runs: list[Run], picture: Tensor, place: str, size: Frame) -> Tensor:
     """Scenes of one place at their times, one after another, onto picture [N, 3, H, W]."""
     PAINTERS[place](_view(runs, picture, size))
-    actors = list(_actors(runs, size))
+    cast = list(actors(runs, size))
     for rank in (1, 0):                                       # a layer has one sprite a frame
-        _act(picture, [actor for actor in actors if actor.rank == rank], foam=place == "ocean")
+        _act(picture, [actor for actor in cast if actor.rank == rank], foam=place == "ocean")
     return picture
 
 
-def _act(picture: Tensor, actors: list["_Actor"], foam: bool) -> None:
+def _act(picture: Tensor, actors: list["Actor"], foam: bool) -> None:
     """Shadows (on water, foam), boards and sprites of these actors."""
     shadows = [actor.shadow() for actor in actors if actor.touches]
     if shadows:
         shade(picture, joined(shadows), *((1.0, 0.7) if foam else (0.0, 0.45)))
-    for layers in ([a.board() for a in actors if a.scene.action == "surfing"], [a.sprite() for a in actors]):
+    for layers in ([a.board() for a in actors if a.surfs], [a.sprite() for a in actors]):
         if layers:
             stamp(picture, joined(layers))
 
@@ -100,17 +100,18 @@ def _view(runs: list[Run], picture: Tensor, size: Frame) -> View:
     return View(
         x=x / near[:, None], y=y / near[:, None] + 0.5, zoom=near, t=column([t for _, t in runs]),
         camera=column([pan(scene.camera, t) for scene, t in runs]),
-        chance=column([np.tile(_chance(scene, 8), (len(t), 1)) for scene, t in runs]),
+        chance=column([np.tile(_tint(scene), (len(t), 1)) for scene, t in runs]),
         wide=size.width / size.short, tall=size.height / size.short, short=size.short, canvas=picture)
 
 
-def _chance(scene: Scene, count: int, salt: int = 0) -> np.ndarray:
-    rng = Random(scene.seed * 4 + salt)
-    return np.array([rng.random() for _ in range(count)])
+def _tint(scene: Scene) -> np.ndarray:
+    """All that chance decides: three numbers in [0, 1)."""
+    rng = Random(scene.seed)
+    return np.array([rng.random() for _ in range(3)])
 
 
 @dataclass(frozen=True)
-class _Actor:
+class Actor:
     """A subject in some frames of its scene."""
 
     scene: Scene
@@ -123,9 +124,13 @@ class _Actor:
     size: Frame
 
     @property
+    def surfs(self) -> bool:
+        return self.scene.action == "surfing"
+
+    @property
     def touches(self) -> bool:
         """Whether it leaves a shadow on the ground or foam on the water."""
-        return self.pose.feet is not None and (self.scene.action != "surfing" or self.scene.place == "ocean")
+        return self.pose.feet is not None and (not self.surfs or self.scene.place == "ocean")
 
     @property
     def sole(self) -> float:
@@ -158,26 +163,26 @@ class _Actor:
         lift = np.clip(self.pose.feet - low, 0, None)
         wide = 0.62 * self.share * float(atlas().wide[self.cell]) / (1 + 1.5 * lift)
         y = np.full(len(low), self.pose.feet - 0.005)
-        if self.scene.action == "surfing":
+        if self.surfs:
             y, wide = low + 0.035, np.full(len(low), 0.72 * self.share)
         return self._layer(0, self.pose.x, y, wide, 0.2 * wide, 0 * wide)
 
 
-def _actors(runs: list[Run], size: Frame) -> Iterator[_Actor]:
+def actors(runs: list[Run], size: Frame) -> Iterator[Actor]:
     start = 0
     for scene, t in runs:
         frames, start = np.arange(start, start + len(t)), start + len(t)
         for rank, name in enumerate(scene.subjects):
-            yield _actor(scene, rank, name, t, frames, size)
+            yield actor_of(scene, rank, name, t, frames, size)
 
 
-def _actor(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarray, size: Frame) -> _Actor:
+def actor_of(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarray, size: Frame) -> Actor:
     """Pose and size of a subject; two stand side by side and are a little smaller."""
-    chance, pair, cell = _chance(scene, 3, salt=1), scene.second is not None, INDEX[name]
+    pair, cell = scene.second is not None, INDEX[name]
     share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
     wide, tall = size.width / size.short, size.height / size.short
     aside = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0
-    x = (chance[0] - 0.5) * 0.06 * wide + aside
-    start = float(x), float(chance[1] - 0.5) * 0.06, float((0.08 * chance[2] + 0.17 * rank) % 1)
+    x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
+    start = x, HEIGHT_OF[scene.height] * tall, (BEAT_OF[scene.beat] + 0.25 * rank) % 1
     made = pose(scene, name, t, wide, tall, start, share, float(atlas().feet[cell]))
-    return _Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)
+    return Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)

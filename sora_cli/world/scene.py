@@ -1,4 +1,4 @@
-"""A scene is seven named choices and a seed; some combinations are kept out of training. No torch."""
+"""A scene is ten named choices and a seed; some combinations are kept out of training. No torch."""
 
 import random
 import zlib
@@ -7,7 +7,7 @@ from itertools import product
 from typing import Literal
 
 from sora_cli.errors import SoraError
-from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
 Split = Literal["train", "held-out"]
 _NEVER_HELD_OUT = ("cat", "surfing", "ocean")
@@ -15,7 +15,7 @@ _NEVER_HELD_OUT = ("cat", "surfing", "ocean")
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip of the world. `seed` decides the nuisance: start position, phase, tint of the background."""
+    """One clip of the world. `seed` decides nothing but the tint of the place."""
 
     subject: str
     action: str
@@ -23,6 +23,9 @@ class Scene:
     size: str = "large"
     speed: str = "normal"
     camera: str = "still"
+    side: str = "middle"
+    height: str = "low"
+    beat: str = "beat one"
     second: str | None = None
     seed: int = 0
 
@@ -33,6 +36,9 @@ class Scene:
         _known("size", self.size, SIZES)
         _known("speed", self.speed, SPEEDS)
         _known("camera", self.camera, CAMERAS)
+        _known("side", self.side, SIDES)
+        _known("height", self.height, HEIGHTS)
+        _known("beat", self.beat, BEATS)
         if self.second is not None:
             _known("second subject", self.second, SUBJECTS)
 
@@ -79,6 +85,7 @@ def _draw(rng: random.Random) -> Scene:
         size=rng.choices(list(SIZES), (0.08, 0.22, 0.70))[0],
         speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.25, 0.5, 0.25))[0],
         camera=rng.choices(list(CAMERAS), (0.72, 0.07, 0.07, 0.07, 0.07))[0],
+        side=rng.choice(list(SIDES)), height=rng.choice(list(HEIGHTS)), beat=rng.choice(list(BEATS)),
         second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.1 else None,
         seed=rng.randrange(2**31),
     )

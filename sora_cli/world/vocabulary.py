@@ -69,6 +69,22 @@ SUBJECTS: dict[str, Subject] = {s.name: s for s in (
     _subject("flamingo", "🦩", "sunset beach"),
     _subject("giraffe", "🦒", "desert"),
     _subject("tiger", "🐅", "forest"),
+    _subject("sheep", "🐑", "meadow", "lamb"),
+    _subject("shark", "🦈", "underwater"),
+    _subject("dolphin", "🐬", "ocean", "porpoise"),
+    _subject("zebra", "🦓", "desert"),
+    _subject("camel", "🐪", "desert", "dromedary"),
+    _subject("kangaroo", "🦘", "desert", "wallaby"),
+    _subject("parrot", "🦜", "forest", "macaw", flies=True),
+    _subject("swan", "🦢", "ocean", "goose"),
+    _subject("hedgehog", "🦔", "forest", "porcupine"),
+    _subject("squirrel", "🐿", "forest", "chipmunk"),
+    _subject("mouse", "🐁", "meadow", "rat"),
+    _subject("deer", "🦌", "aurora", "reindeer, stag"),
+    _subject("truck", "🚚", "city at night", "lorry, van"),
+    _subject("motorcycle", "🏍", "city at night", "motorbike"),
+    _subject("alien", "👽", "space", "extraterrestrial", facing=0),
+    _subject("koala", "🐨", "stage", facing=0),
 )}
 
 # Every phrase below may be typed; verbs are listed in the -ing form and get their other forms by rule.
@@ -87,6 +103,8 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "standing still": ("standing", "resting", "sitting", "waiting", "not moving", "hovering"),
     "shaking": ("trembling", "shivering", "vibrating"),
     "dancing": ("wiggling", "grooving", "boogying"),
+    "flipping": ("somersaulting", "doing a somersault", "doing a backflip", "doing flips"),
+    "floating": ("bobbing", "bobbing up and down", "drifting up and down"),
 }
 
 PLACES: dict[str, tuple[str, ...]] = {
@@ -102,6 +120,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "underwater": ("deep sea", "under the sea", "under water", "reef"),
     "volcano": ("lava", "eruption"),
     "moon": ("lunar surface", "on the moon"),
+    "aurora": ("northern lights", "polar lights"),
+    "stage": ("theatre", "theater", "concert", "disco"),
 }
 
 SIZES: dict[str, tuple[str, ...]] = {
@@ -122,11 +142,21 @@ CAMERAS: dict[str, tuple[str, ...]] = {
     "zoom out": ("zooming out", "camera zooming out"),
 }
 
+# What a prompt seldom says, and a seed then chooses: where a subject is, how high, and which beat of its motion comes first.
+SIDES: dict[str, tuple[str, ...]] = {"left side": ("on the left",), "middle": ("center", "centre"),
+                                     "right side": ("on the right",)}  # fmt: skip
+HEIGHTS: dict[str, tuple[str, ...]] = {"high": ("high up", "up high"), "low": ("low down",)}
+BEATS: dict[str, tuple[str, ...]] = {"beat one": (), "beat two": (), "beat three": (), "beat four": ()}
+
 SIZE_OF = {"small": 0.30, "medium": 0.42, "large": 0.55}       # share of the frame's short side
-SPEED_OF = {"slow": 4 / 7, "normal": 1.0, "fast": 1.6}         # factor on time
+SIDE_OF = {"left side": -0.17, "middle": 0.0, "right side": 0.17}    # share of the frame's width
+HEIGHT_OF = {"high": -0.06, "low": 0.06}                       # share of the height; what stands is never lower
+BEAT_OF = {"beat one": 0.0, "beat two": 0.25, "beat three": 0.5, "beat four": 0.75}    # share of a motion's period
+SPEED_OF = {"slow": 0.5, "normal": 1.0, "fast": 2.0}           # factor on time: octaves
 
 # Where feet touch, as a share of the frame's height; None: everything floats in the middle.
 GROUND: dict[str, float | None] = {
     "ocean": 0.74, "sky": None, "space": None, "meadow": 0.88, "desert": 0.88, "city at night": 0.91,
-    "snow": 0.88, "sunset beach": 0.90, "forest": 0.90, "underwater": None, "volcano": 0.90, "moon": 0.88,
+    "snow": 0.88, "sunset beach": 0.90, "forest": 0.90, "underwater": None, "volcano": 0.90, "moon": 0.88, "aurora": 0.88,
+    "stage": 0.90,
 }
