@@ -10,7 +10,7 @@ from itertools import chain, product
 from sora_cli.world.scene import Scene
 from sora_cli.world.spelling import meant
 from sora_cli.world.synonyms import ALSO, OTHERS
-from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
 _STOP = frozenset("""
     a an the of to at on in and with is are its it from by into onto over through while that near among
@@ -20,11 +20,12 @@ _QUIET = frozenset("""
     animated two one his her as for then us me show make shows showing seen being be was who which
     across along side next beside together surface background motion
     three four five six seven eight nine ten several many few couple pair group lots lot all each other like
-    please create generate give want would could can you we i my our your their picture image footage
+    please create generate give want would could can you we i my our your their picture image footage frame screen
+    doing does do performing performs beat under below above
 """.split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
            "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting",
-           "floating", "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
+           "racing", "galloping", "riding", "rolling", "crossing", "strolling", "fluttering",
            "wandering", "trotting", "jogging", "chasing", "speeding", "sprinting", "dashing", "hurrying", "paddling",
            "cycling", "hiking", "sneaking", "prowling", "roaming", "flew", "ran", "swam", "went", "drove", "rode")
 _DIRECTIONS = {
@@ -33,18 +34,34 @@ _DIRECTIONS = {
     "rising": ("up", "upwards", "upward"),
     "falling": ("down", "downwards", "downward"),
 }
+_TOWARDS = {"left side": "moving left", "right side": "moving right"}
+_PLAIN = {"size": SIZES, "speed": SPEEDS, "side": SIDES, "height": HEIGHTS, "beat": BEATS}    # said as they are listed
 # These give way to other places: "at night in the desert" is the desert.
 _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
          "midnight": "place?", "nighttime": "place?", "dusk": "place?", "sundown": "place?",
          "water": "place??", "waves": "place??", "big wave": "place??", "huge wave": "place??"}
 _APOSTROPHES = re.compile(r"['’]s\b|['’]")
-_ACROSS = re.compile(r"\b(?:from )?(?:the )?(?:left|right) to (?:the )?(left|right)\b")
+_PART = "(?: hand)? (?:side|half|edge|corner|third)"
+# What says where something is or goes, by words that mean little alone, and how the table below has it.
+_SAME = tuple((re.compile(rf"\b{said}\b"), meant_by) for said, meant_by in (
+    (rf"(?:from )?(?:the )?(?:left|right)(?:{_PART})? to (?:the )?(left|right)(?:{_PART})?", r"\1wards"),
+    (rf"(?:to|towards?) the (left|right){_PART}", r"\1wards"),
+    (rf"(?:far )?(left|right){_PART}", r"\1 side"),
+    (r"(?:top|upper) (left|right)(?: side)?", r"high \1 side"),
+    (r"(?:bottom|lower) (left|right)(?: side)?", r"low \1 side"),
+    (r"(?:on|at|in|near) (?:the )?(?:far )?(left|right)(?! side)", r"\1 side"),
+    (r"(left|right) of", r"\1of"),
+    (r"(?:at|near) the top(?! of (?!the (?:frame|screen|picture|image|video)))", "high"),
+    (r"(?:at|near) the bottom(?! of (?!the (?:frame|screen|picture|image|video)))", "low"),
+))  # fmt: skip
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
           "night": "at", "street": "on the", "grass": "on the", "shore": "on the", "on the moon": "",
           "hills": "on the", "sunset at the beach": "at", "ice": "on the", "lava": "near the",
-          "volcano": "at the", "eruption": "at an",
-          "stars": "among the", "blue sky": "in a"}     # all others: in the
+          "volcano": "at the", "eruption": "at an", "aurora": "under the", "northern lights": "under the",
+          "polar lights": "under the", "stage": "on the", "concert": "at a", "disco": "at the",
+          "stars": "among the", "blue sky": "in a",
+          "left side": "on the", "right side": "on the", "on the left": "", "on the right": ""}    # all others: in the
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,9 @@ class Parsed:
     size: str | None = None
     speed: str | None = None
     camera: str | None = None
+    side: str | None = None
+    height: str | None = None
+    beat: str | None = None
     unknown: list[str] = field(default_factory=list)
     read_as: dict[str, str] = field(default_factory=dict)
 
@@ -82,13 +102,15 @@ def sparse(scene: Scene, rng: random.Random) -> str:
     place = _where(_say(rng, scene.place, PLACES, 0.6))
     camera = _say(rng, scene.camera, CAMERAS, 0.5) if scene.camera != "still" else ""
     words = [place, subject, action, speed] if rng.random() < 0.1 else [subject, action, speed, place]
+    words += [_where(_say(rng, scene.side, SIDES, 0.3)), _say(rng, scene.height, HEIGHTS, 0.2),
+              _say(rng, scene.beat, BEATS, 0.1)]  # fmt: skip
     return " ".join(filter(None, [*words, f"camera {camera}" if camera in CAMERAS else camera]))
 
 
 def parse(prompt: str) -> Parsed:
     """Map a user's words to the vocabulary. The first mention of each field wins; subjects are all kept."""
     found: dict[str, list[str]] = {}
-    said = tokens(_ACROSS.sub(r"\1wards", _APOSTROPHES.sub("", prompt.lower())))
+    said = _said(prompt)
     read_as = {word: right for word in said if word not in _KNOWN and (right := meant(word, _MEANING))}
     for kind, value in _matches([read_as.get(word, word) for word in said]):
         found.setdefault(kind, [])
@@ -98,16 +120,28 @@ def parse(prompt: str) -> Parsed:
     def first(kind: str) -> str | None:
         return found.get(kind, [None])[0]  # type: ignore[list-item]
 
-    travel = first("direction") or ("moving right" if "travel" in found else None)
     place = first("place") or first("place?") or first("place??")
-    return Parsed(tuple(found.get("subject", ())), first("action") or travel, place, first("size"),
-                  first("speed"), first("camera"), found.get("unknown", []), read_as)
+    action, travels, beside = first("action"), "travel" in found, first("beside")
+    if action in (None, "floating"):             # what floats to the left moves left
+        towards = first("direction") or (_TOWARDS[beside] if beside and travels else None)
+        action = towards or action or ("moving right" if travels else None)
+    return Parsed(tuple(found.get("subject", ())), action, place, first("size"), first("speed"), first("camera"),
+                  first("side") or (None if travels else beside), first("height"), first("beat"),
+                  found.get("unknown", []), read_as)
+
+
+def _said(prompt: str) -> list[str]:
+    """The words of a prompt, with one way to say what there are many for."""
+    text = _APOSTROPHES.sub("", prompt.lower().replace("-", " "))
+    for pattern, meant_by in _SAME:
+        text = pattern.sub(meant_by, text)
+    return tokens(text)
 
 
 def words() -> list[str]:
     """Every word a dense or sparse caption can contain, sorted."""
     said: list[str] = ["a an and camera", *_WHERE.values(), "in the"]
-    for table in (ACTIONS, PLACES, SIZES, SPEEDS, CAMERAS):
+    for table in (ACTIONS, PLACES, SIZES, SPEEDS, CAMERAS, SIDES, HEIGHTS, BEATS):
         said += [phrase for name, synonyms in table.items() for phrase in (name, *synonyms)]
     said += [phrase for s in SUBJECTS.values() for phrase in (s.name, *s.synonyms)]
     return sorted({word for phrase in said for word in phrase.split()})
@@ -159,15 +193,16 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
     """(phrase, field, value) of everything that can be said."""
     for verb in _TRAVEL:
         yield from (([form], "travel", verb) for form in _verb_forms(verb))
-    for name, phrases in _DIRECTIONS.items():
-        yield from ((phrase.split(), "direction", name) for phrase in phrases)
     for place, synonyms in PLACES.items():
         for *rest, noun in _phrases(place, *synonyms):
             kind = _WEAK.get(" ".join([*rest, noun]), "place")
             yield from (([*rest, form], kind, place) for form in (noun, noun + "s", noun.removesuffix("s")))
-    for kind, table in (("size", SIZES), ("speed", SPEEDS)):
+    for kind, table in _PLAIN.items():
         for name, synonyms in table.items():
             yield from ((phrase, kind, name) for phrase in _phrases(name, *synonyms))
+    for name, phrases in _DIRECTIONS.items():        # after the sides: "left" alone is where something goes
+        yield from ((phrase.split(), "direction", name) for phrase in phrases)
+    yield from (([f"{side.split()[0]}of"], "beside", side) for side in _TOWARDS)
     for name, synonyms in CAMERAS.items():
         yield ["camera", *name.split()], "camera", name
         for phrase in _phrases(*(() if name == "still" else (name,)), *synonyms):
@@ -191,7 +226,7 @@ def _phrases(*names: str) -> Iterator[list[str]]:
 
 def _written() -> Iterator[tuple[str]]:
     """Words that say something by themselves, as they are listed above and in the vocabulary."""
-    for table in (ACTIONS, PLACES, SIZES, SPEEDS):
+    for table in (ACTIONS, PLACES, *_PLAIN.values()):
         yield from ((phrase[0],) for phrase in _phrases(*chain(table, *table.values())) if len(phrase) == 1)
     for subject in SUBJECTS.values():
         for *rest, noun in _phrases(subject.name, *subject.synonyms):

@@ -16,11 +16,11 @@ WORDS = frozenset("""
     flamenco flaming flaring flattering fleming fling foaming footballer footballers foothill foothills framing
     frying gant gentle gentry ghosh gian giants gilding glowing goings goldfinch gong goring graceland grant
     grooming groping growling guiding havens headings healing heaping hearing heating heaving herding hiding hiring
-    hoarse honeydew hoping horde hordes horne hors horst hose hoses houses humankind hunchback hunky husk husks jeet
+    hoarse honeydew hoping horde hordes horne hors horst hose hoses humankind hunchback hunky husk husks jeet
     jest jett jingle juggle kitted laing lange larue laying leading leaking leaning leant leasing least leaving
     leisure ling lino loin loins lugar luna maga magda magna mama mamma massie matching mcknight mediums millard mon
     money moneys mono mowing nigh nightlife nipping norma norman padding pane pappy parting peddling peggy peppy
-    place places plan planed planet planets plank planks plano plans plant plants plate plates poking poole poppy
+    place places plan planed planets plank planks plano plans plant plants plate plates poking poole poppy
     poring posting posture quack quirk rabbi rabbis rabin racine racket rackets raging raiding raising raking raping
     raring rating raving ref reliever relievers renting reprieve resolving retrieval retrieve retrieved retrieves
     revolting rickets ridings rinsing risking rna roaring roaster roasters robbins rocker rockers rodin rollins
