@@ -68,6 +68,9 @@ def train(
     decoder_only: Annotated[
         bool, typer.Option("--decoder-only", help="vae: keep the encoder of --init; latents stay what they are.")
     ] = False,
+    zoom: Annotated[
+        int, typer.Option(min=1, max=2, help="vae: pixels painted, a side, for each that is read.")
+    ] = 1,
     text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
     distil: Annotated[
@@ -94,7 +97,7 @@ def train(
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
         accumulate=accumulate, prefetch=prefetch, shard=shard, checkpoint_activations=checkpoint_activations,
-        drop_tokens=drop_tokens,
+        drop_tokens=drop_tokens, zoom=zoom,
     )  # fmt: skip
     if stage is Stage.lora:
         options = LoraOptions(**vars(options), model=model, rank=rank)

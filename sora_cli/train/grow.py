@@ -38,8 +38,10 @@ def implant(new: Tensor, old: Tensor, places: Places) -> Tensor:
 
 @torch.no_grad()
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
-    """More channels of the space latent; all else is of the same size."""
+    """More channels of the space latent, or another zoom, whose last layers begin anew; all else is of the same size."""
     now = vae.config
+    if now.zoom != was.zoom:
+        old = {key: value for key, value in old.items() if not key.startswith(("decoder.up3.", "decoder.to_pixels."))}
     heads = blocks(2, was.space // SUB**2, now.space // SUB**2)  # means, then log-variances
     taps = blocks(9, was.space, now.space)
     all_channels = channels_of((was.space, was.time), (now.space, now.time))
@@ -48,8 +50,9 @@ def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
         "decoder.stem.weight": (None, taps), "mean": (all_channels,), "std": (all_channels,),
     }  # fmt: skip
     state = vae.state_dict()
-    state["decoder.stem.weight"].zero_()
-    grown = {key: implant(state[key], value, _filled(value, special.get(key))) for key, value in old.items()}
+    if now.space != was.space:
+        state["decoder.stem.weight"].zero_()
+    grown = state | {key: implant(state[key], value, _filled(value, special.get(key))) for key, value in old.items()}
     vae.load_state_dict(grown, strict=True)
 
 

@@ -29,6 +29,7 @@ class TrainOptions:
     shard: bool = False              # DiT: spread weights and optimizer states over the processes
     checkpoint_activations: bool = False   # DiT: compute blocks again on the way back, for less memory
     drop_tokens: float = 0.0         # DiT: the share of patch positions that training leaves out of a video
+    zoom: int = 1                    # VAE: pixels painted, a side, for each that is read
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
 
     def record(self) -> str:

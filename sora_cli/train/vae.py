@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,101 +14,138 @@ from torch import Tensor, nn
 
 from sora_cli import registry, weights
 from sora_cli.data.dataset import Dataset
-from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, fine
+from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
 from sora_cli.train import ranks
 from sora_cli.train.grow import grow_vae
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.sheets import save_sheet
+from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
 PRESETS = {
-    "nano": VaeConfig(space=16, time=8, deep=160, wide=64, tail=32, blocks=2, memory=8),
-    "mini": VaeConfig(space=16, time=8, deep=224, wide=96, tail=48, blocks=3, memory=8),
-    "base": VaeConfig(space=24, time=8, deep=320, wide=128, tail=64, blocks=3, memory=8),
+    "nano": VaeConfig(space=32, details=16, time=8, deep=160, wide=96, tail=48, blocks=2, memory=8, zoom=1),
+    "mini": VaeConfig(space=32, details=16, time=8, deep=224, wide=128, tail=64, blocks=3, memory=8, zoom=1),
+    "base": VaeConfig(space=32, details=16, time=8, deep=320, wide=160, tail=64, blocks=3, memory=8, zoom=1),
 }
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
 CROP = (128, 160)
 LONGEST = 9  # frames of a clip
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.3
+IMAGES = 0.5  # share of the steps whose clips are single frames
 SHRUNKEN, MOVED = 0.15, 0.35  # shares of decodes from latents of half the size, and moved by fractions of a cell
 MOTIONLESS = 0.1  # share of chunks without their motion
+COARSE = 0.3  # share of decodes without the details
+FAINT = 0.4  # standard deviation of normalised details, where that of all other channels is 1
+SUBJECT = 3.0  # how much more an error counts where a subject is
 
-Draw = Callable[[random.Random, int, int], Tensor]  # so many clips of so many frames: [B, 3, T, h, w] in [-1, 1]
+
+@dataclass(frozen=True)
+class Footage:
+    """What an autoencoder learns from: clips as they are read [B, 3, T, h, w] in [-1, 1], as they are to be painted, which
+    may be larger, and what an error counts at every pixel of that [B, 1, T, H, W]."""
+
+    read: Tensor
+    painted: Tensor
+    weight: Tensor
 
 
-def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device) -> Tensor:
-    """Crops of freshly drawn scenes: [B, 3, T, h, w] in [-1, 1]."""
+Draw = Callable[[random.Random, int, int], Footage]  # so many clips of so many frames
+
+
+def world_clip(rng: random.Random, clips: int, frames: int, device: torch.device, zoom: int = 1) -> Footage:
+    """Crops of freshly drawn scenes."""
     height, width = rng.choice(CANVASES)
     scenes = [sample_scene(rng) for _ in range(clips)]
     starts = torch.tensor([rng.uniform(0, 20) for _ in scenes])
     fps = rng.choice([12.0, 24.0, 24.0, 30.0])
     times = starts[:, None] + torch.arange(frames) / fps
-    video = render(scenes, times, height, width, device).transpose(1, 2) * 2 - 1
-    y = rng.randint(0, max(0, height - CROP[0]) // 16) * 16
-    x = rng.randint(0, max(0, width - CROP[1]) // 16) * 16
-    return video[..., y : y + CROP[0], x : x + CROP[1]].contiguous()
+    cover = field(scenes, times, height, width, device)[:, :, :, 0].amax(2)[:, None]  # (B, 1, T, h, w)
+    y = rng.randint(0, max(0, height - CROP[0]) // STRIDE)
+    x = rng.randint(0, max(0, width - CROP[1]) // STRIDE)
+    rows, columns = slice(y, y + CROP[0] // STRIDE), slice(x, x + CROP[1] // STRIDE)
+
+    def cut(size: int) -> Tensor:
+        video = render(scenes, times, size * height, size * width, device).transpose(1, 2) * 2 - 1
+        top, left = size * STRIDE * y, size * STRIDE * x
+        return video[..., top : top + size * CROP[0], left : left + size * CROP[1]].contiguous()
+
+    read = cut(1)
+    counts = 1 + (SUBJECT - 1) * (cover[..., rows, columns] > 0.05).float()
+    weight = counts.repeat_interleave(zoom * STRIDE, -1).repeat_interleave(zoom * STRIDE, -2)
+    return Footage(read, read if zoom == 1 else cut(zoom), weight)
 
 
-def footage_of(data: str, device: torch.device) -> Draw:
+def plain(video: Tensor, zoom: int) -> Footage:
+    """Footage all of which counts alike; where more is to be painted, what is read is shrunken."""
+    read = video if zoom == 1 else F.avg_pool3d(video, (1, zoom, zoom))
+    return Footage(read, video, torch.ones_like(video[:, :1]))
+
+
+def footage_of(data: str, device: torch.device, zoom: int = 1) -> Draw:
     """Where clips come from: the world, or the source files of a dataset."""
     if data == "world":
-        return partial(world_clip, device=device)
+        return partial(world_clip, device=device, zoom=zoom)
     dataset = Dataset(data)
     dataset.check_frames(LONGEST)
-    return lambda rng, clips, frames: dataset.frames(rng, clips, frames, *CROP).to(device)
+    height, width = (zoom * size for size in CROP)
+    return lambda rng, clips, frames: plain(dataset.frames(rng, clips, frames, height, width).to(device), zoom)
 
 
-def batch(seed: int, step: int, clips: int, device: torch.device, images: float = 0.5,
-          draw: Draw | None = None) -> Tensor:  # fmt: skip
-    """One step's videos: half the time images, as appearance is the hard part and images are all different;
-    else clips of five frames, now and then of nine, now and then generic imagery."""
+def batch(seed: int, step: int, clips: int, device: torch.device, images: float, draw: Draw, zoom: int = 1) -> Footage:
+    """One step's videos: most of them images, as appearance is the hard part and images are all different; else clips of
+    five frames, now and then of nine, now and then generic imagery."""
     rng = random.Random(seed * 1_000_003 + step)
-    draw = draw or footage_of("world", device)
     kind = rng.random()
     if kind > 1 - images:
-        return torch.cat([draw(rng, clips, 1) for _ in range(4)])
+        return draw(rng, 4 * clips // zoom, 1)
     if kind < 0.1:
         from sora_cli.world.textures import generic
 
-        return generic(clips, 5, *CROP, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1
-    if kind < 0.15:
+        size = [zoom * side for side in CROP]
+        return plain(generic(clips, 5, *size, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1, zoom)
+    if kind < 0.13:
         return draw(rng, max(1, clips // 2), LONGEST)
     return draw(rng, clips, 5)
 
 
-def losses(vae: Vae, video: Tensor, rng: torch.Generator, shrunken: float = SHRUNKEN, moved: float = MOVED,
+def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = SHRUNKEN, moved: float = MOVED,
            motionless: float = MOTIONLESS) -> Losses:  # fmt: skip
-    """L1 + gradient L1 on a decode of noised posterior samples, KL, and equivariance: the decode of a shrunken
-    latent should be the shrunken picture, that of a moved one the moved picture."""
-    mean, logvar = (x.float() for x in vae.moments(video))
+    """L1 + gradient L1 on a decode of noised posterior samples, now and then without their details, KL, and
+    equivariance: the decode of a shrunken latent should be the shrunken picture, that of a moved one the moved picture."""
+    mean, logvar = (x.float() for x in vae.moments(footage.read))
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
     level = NOISE * torch.rand(mean.shape[0], generator=rng).to(mean).square().view(-1, 1, 1, 1, 1)
-    z = mean + noise * (torch.exp(logvar) + (level * spreads(vae, mean)).square()).sqrt()
+    z = mean + noise * (torch.exp(logvar) + (level * units(vae, mean)).square()).sqrt()
+    z = drop_details(vae, z, rng, COARSE)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
-    chance, target = float(torch.rand((), generator=rng)), video
+    chance, target = float(torch.rand((), generator=rng)), torch.cat([footage.painted, footage.weight], 1)
     if chance < shrunken:
-        z, target = shrink(vae, z, video)
+        z, target = shrink(vae, z, target)
     elif chance > 1 - moved:
-        z, target = move(vae, z, video, rng)
+        z, target = move(vae, z, target, rng)
     z = drop_motion(vae, z, rng, motionless)
     decoded = vae.decode_raw(z)[0]
-    error = decoded - target.to(decoded.dtype)  # in half precision: at these sizes the loss is bound by memory
-    l1, gradient = error.abs().mean(), gradients(error).float()
+    target, weight = target.to(decoded.dtype).split([3, 1], 1)  # half precision: the loss is bound by memory
+    error = decoded - target
+    l1, gradient = (error * weight).abs().mean(), gradients(error, weight).float()
     mse = error.detach().square().mean(dtype=torch.float32)
     return {"loss": l1.float() + GRADIENT * gradient + KL * kl, "l1": l1.detach(), "kl": kl.detach(),
             "psnr": 10 * torch.log10(4 / mse)}  # fmt: skip
 
 
-def spreads(vae: Vae, z: Tensor) -> Tensor:
-    """The standard deviation of each part of latents [B, C, K, h, w], over its channels: [C, 1, 1, 1]. Channels of one
-    part keep their proportions, so that noise hides the faint ones first, which then carry what matters less."""
-    parts = z.detach().split([vae.config.space, vae.config.time], 1)
-    return torch.cat([(p - p.mean((0, 2, 3, 4), keepdim=True)).square().mean().sqrt().clamp_min(1e-3).expand(p.shape[1])
-                      for p in parts]).view(-1, 1, 1, 1)  # fmt: skip
+def units(vae: Vae, z: Tensor) -> Tensor:
+    """What is 1 once latents [B, C, K, h, w] are normalised: [C, 1, 1, 1]. It is the standard deviation of a part, over
+    its channels, which keep their proportions, so that noise hides the faint ones first, which then carry what matters
+    less. Details are fainter than the rest on purpose."""
+    found = []
+    for part, size in zip(z.detach().split(vae.config.parts, 1), (1.0, FAINT, 1.0), strict=True):
+        apart = part - part.mean((0, 2, 3, 4), keepdim=True)
+        found.append((apart.square().mean().sqrt().clamp_min(1e-3) / size).expand(part.shape[1]))
+    return torch.cat(found).view(-1, 1, 1, 1)
 
 
 def shrink(vae: Vae, z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +162,9 @@ def move(vae: Vae, z: Tensor, video: Tensor, rng: torch.Generator) -> tuple[Tens
     height, width = ((size - 1) * STRIDE for size in z.shape[-2:])
     small, tau = pictures(vae, z)
     small, tau = slide(small, by, FINE), slide(tau, by, STRIDE)
-    shown = video[..., by[0] : by[0] + height, by[1] : by[1] + width]
+    rows, columns = ([vae.config.zoom * n for n in (first, first + size)]
+                     for first, size in zip(by, (height, width), strict=True))  # fmt: skip
+    shown = video[..., slice(*rows), slice(*columns)]
     return latents(small[..., : height // FINE, : width // FINE], tau), shown
 
 
@@ -149,6 +188,13 @@ def latents(small: Tensor, tau: Tensor) -> Tensor:
     return torch.cat([cells(small.transpose(1, 2)).transpose(1, 2), tau], 1)
 
 
+def drop_details(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
+    """Now and then leave the details out, so that the other channels show as much as they can by themselves."""
+    kept = (torch.rand(z.shape[0], 1, 1, 1, 1, generator=rng) >= share).to(z)
+    coarse, details, tau = z.split(vae.config.parts, 1)
+    return torch.cat([coarse, details * kept, tau], 1)
+
+
 def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
     """Replace tau by the learned "unknown" now and then, so that single key frames decode."""
     dropped = (torch.rand(z.shape[0], 1, z.shape[2], 1, 1, generator=rng) < share).to(z.device)
@@ -157,51 +203,52 @@ def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tens
     return torch.cat([s, tau], 1)
 
 
-def gradients(error: Tensor) -> Tensor:
+def gradients(error: Tensor, weight: Tensor) -> Tensor:
     """The mean difference of neighbouring errors, down and across: L1 between the pictures' gradients."""
-    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    across, down = error.diff(dim=-1) * weight[..., 1:], error.diff(dim=-2) * weight[..., 1:, :]
+    return across.abs().mean() + down.abs().mean()
 
 
 @torch.no_grad()
 def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
-    """Set the mean of every channel and the standard deviation of each part from clips."""
+    """Set the mean of every channel and the unit of each part from clips."""
     rng = random.Random(7)
     vae.mean.zero_()
     vae.std.fill_(1)
     found = []
     for _ in range(max(1, clips // 4)):
-        video = draw(rng, 4, LONGEST)
-        found.append(vae.encode(video)[:, :, 1:].float())
+        found.append(vae.encode(draw(rng, 4, LONGEST).read)[:, :, 1:].float())
     values = torch.cat([rearrange(x, "B C K h w -> C (B K h w)") for x in found], 1)
     vae.mean.copy_(values.mean(1))
-    vae.std.copy_(spreads(vae, values.t()[..., None, None, None]).flatten())
+    vae.std.copy_(units(vae, values.t()[..., None, None, None]).flatten())
 
 
 def train(options: TrainOptions) -> Path:
     """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
     device, dtype = ranks.join(options)
-    draw = footage_of(options.data, device)
+    config = replace(PRESETS[options.preset], zoom=options.zoom)
+    draw = footage_of(options.data, device, config.zoom)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
-    vae = Vae(PRESETS[options.preset]).to(device)
+    vae = Vae(config).to(device)
     if options.init:
         tensors, metadata = registry.load_network("vae", options.init)
-        grow_vae(vae, tensors, VaeConfig(**json.loads(metadata["config"])))
+        grow_vae(vae, tensors, config_from(metadata))
     vae.encoder.requires_grad_(not options.decoder_only)
     clips = options.batch or 8
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
                     save_every=250, sample_every=500)  # fmt: skip
 
     def loss(step: int) -> Losses:
-        video = batch(options.seed, step, clips, device, 0.2 if options.decoder_only else 0.5, draw)
+        footage = batch(options.seed, step, clips, device, IMAGES, draw, config.zoom)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return losses(vae, video, generator(options.seed, step))
+            return losses(vae, footage, generator(options.seed, step))
 
     shown = draw(random.Random(1), 4, 5)
 
     def sample(model: nn.Module, path: Path) -> None:
         assert isinstance(model, Vae)
-        again = model.decode_raw(model.moments(shown)[0])[0].clamp(-1, 1)
-        save_sheet(path, [row for pair in zip(shown, again, strict=True) for row in pair])
+        again = model.decode_raw(model.moments(shown.read)[0])[0].clamp(-1, 1)
+        save_sheet(path, [row for pair in zip(shown.painted, again, strict=True) for row in pair])
 
     averaged = fit(vae, loss, recipe, options, sample)
     vae.load_state_dict(averaged, strict=True)

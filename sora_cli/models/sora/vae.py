@@ -5,7 +5,8 @@ One latent cell covers 16 x 16 pixels and has two parts:
 
 - the *space latent* s: what the chunk's last frame (its key frame) looks like, read from that frame alone,
   so that a start or end image has an exact latent and nothing leaks into it. It is a small picture of space/4
-  channels at 1/8 of the resolution, whose 2 x 2 cells are the channels of one (see `fine`);
+  channels at 1/8 of the resolution, whose 2 x 2 cells are the channels of one (see `fine`). The first of them show
+  a picture by themselves; the `details` after them add what is faint, and are scaled so that noise hides them first;
 - the *time latent* tau: how the chunk gets there, read from the chunk, the key frame before it, and a
   causal memory over strongly pooled key frames (TECO, Yan et al. 2022, with its codebook replaced by a
   KL-regularised Gaussian).
@@ -35,12 +36,23 @@ CHUNK = 4  # frames per latent, after the first
 @dataclass(frozen=True)
 class VaeConfig:
     space: int  # channels of the space latent, four for each of its small picture
+    details: int  # how many of these, the last ones, add detail to what the others show by themselves
     time: int  # channels of the time latent
     deep: int  # features at 1/16
     wide: int  # features at 1/8
     tail: int  # features at 1/4
     blocks: int  # residual blocks a stage
     memory: int  # key frames that the causal memory looks back on
+    zoom: int  # pixels painted, a side, for each that is read: 1 or 2
+
+    def __post_init__(self) -> None:
+        if self.zoom not in (1, 2) or not 0 <= self.details < self.space:
+            raise ValueError(f"zoom {self.zoom} is 1 or 2, and of {self.space} channels {self.details} may be details")
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Channels that show a picture by themselves, those of its details, and those of motion."""
+        return self.space - self.details, self.details, self.time
 
     @property
     def channels(self) -> int:
@@ -194,7 +206,8 @@ class Decoder(nn.Module):
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.up2 = Up(c.wide, c.tail)
         self.tail = ResBlock(c.tail)
-        self.to_pixels = Conv(c.tail, 3 * 4 * 4)
+        self.up3 = Up(c.tail, c.tail // 2) if c.zoom == 2 else nn.Identity()
+        self.to_pixels = Conv(c.tail // c.zoom, 3 * 4 * 4)
 
     def keys(self, s: Tensor) -> Tensor:
         """Space latents [N, c, h, w] -> features of key frames [N, deep, h, w]."""
@@ -210,9 +223,9 @@ class Decoder(nn.Module):
         return torch.lerp(before[:, None], after[:, None], share) + change
 
     def paint(self, g: Tensor) -> Tensor:
-        """Features [N, deep, h, w] -> pixels [N, 3, 16h, 16w]."""
+        """Features [N, deep, h, w] -> pixels [N, 3, 16h, 16w], or twice as many a side."""
         x = self.tail(self.up2(self.wide(self.up(g.contiguous(memory_format=torch.channels_last)))))
-        return F.pixel_shuffle(self.to_pixels(x), 4)
+        return F.pixel_shuffle(self.to_pixels(self.up3(x)), 4)
 
 
 class Vae(nn.Module):
@@ -296,7 +309,7 @@ class Vae(nn.Module):
         return rearrange(pixels, "(B T) C H W -> B C T H W", B=B), g[:, -1]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 16h, 16w] in [-1, 1]."""
+        """Normalised latents [B, C, K, h, w] -> video [B, 3, 1 + 4(K-1), 16h, 16w] in [-1, 1], times `zoom` a side."""
         return self.decode_raw(self.denormalise(latents))[0].clamp(-1, 1)
 
     def key_features(self, latents: Tensor) -> Tensor:
@@ -323,9 +336,14 @@ class Vae(nn.Module):
             yield pixels.clamp(-1, 1)
 
 
+def config_from(metadata: Mapping[str, str]) -> VaeConfig:
+    """The configuration in the header of a file; those from before there were details, or a zoom, have none."""
+    return VaeConfig(**{"details": 0, "zoom": 1} | json.loads(metadata["config"]))
+
+
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Vae:
     """The autoencoder that a file written by `sora-cli train vae` holds, in float32, frozen."""
-    vae = Vae(VaeConfig(**json.loads(metadata["config"])))
+    vae = Vae(config_from(metadata))
     vae.load_state_dict(tensors, strict=True)
     return vae.eval().requires_grad_(False)
 
