@@ -45,7 +45,7 @@ LONGEST = 8.0                # seconds: clips begin anywhere in here
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 WORDS = 0.2                  # weight of the loss on words
 GRID = (12, 20)              # rows and columns that latents of any canvas are seen in
-CONTEXT = 20                 # at least: start, 16 words of a dense caption of the world, end, and two to spare
+CONTEXT = 24                 # at least: start, 20 words of a dense caption of the world, end, and two to spare
 MOST_WORDS, MOST_DIFFERENT = 32, 10_000    # words of a caption, and of a dataset, that are read
 MISHEARD = 0.05              # the share of a dataset's words that are read as unknown, so that such words say nothing
 
