@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from sora_cli.world import HELD_OUT, Scene, compositing, dense, parse, sample_sc
 from sora_cli.world.render import render
 from sora_cli.world.sheet import sheet
 from sora_cli.world.textures import generic
-from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
+
+FIELDS = ("action", "place", "size", "speed", "camera", "side", "height", "beat")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def scenes() -> dict[str, list[Scene]]:
 
 
 def test_the_vocabulary_is_as_large_as_promised() -> None:
-    assert len(SUBJECTS) >= 40 and len(ACTIONS) >= 12 and len(PLACES) >= 10
+    assert len(SUBJECTS) >= 64 and len(ACTIONS) >= 16 and len(PLACES) >= 14
     assert all(subject.home in PLACES for subject in SUBJECTS.values())
 
 
@@ -39,22 +42,33 @@ def test_held_out_combinations_are_never_in_train(scenes: dict[str, list[Scene]]
 @pytest.mark.parametrize("split", ["train", "held-out"])
 def test_the_whole_vocabulary_occurs_in_both_splits(scenes: dict[str, list[Scene]], split: str) -> None:
     for field, names in {"subject": SUBJECTS, "action": ACTIONS, "place": PLACES, "size": SIZES,
-                         "speed": SPEEDS, "camera": CAMERAS}.items():
+                         "speed": SPEEDS, "camera": CAMERAS, "side": SIDES, "height": HEIGHTS,
+                         "beat": BEATS}.items():
         assert {getattr(scene, field) for scene in scenes[split]} == set(names), field
 
 
 def test_a_scene_refuses_what_the_world_does_not_have() -> None:
-    with pytest.raises(SoraError, match=r"unknown subject 'zebra'.*cat"):
-        Scene("zebra", "surfing", "ocean")
+    with pytest.raises(SoraError, match=r"unknown subject 'walrus'.*cat"):
+        Scene("walrus", "surfing", "ocean")
+    with pytest.raises(SoraError, match=r"unknown side 'left'.*right side"):
+        Scene("cat", "surfing", "ocean", side="left")
 
 
 def test_parse_recovers_every_field_of_a_dense_caption(scenes: dict[str, list[Scene]]) -> None:
     known = set(words())
     for scene in scenes["train"][:1000] + scenes["held-out"][:1000]:
         caption, said = dense(scene), parse(dense(scene))
-        assert (said.subjects, said.action, said.place, said.size, said.speed, said.camera, said.unknown) == (
-            scene.subjects, scene.action, scene.place, scene.size, scene.speed, scene.camera, []), caption
-        assert len(tokens(caption)) <= 16 and known.issuperset(tokens(caption)), caption
+        assert (said.subjects, said.unknown, said.read_as) == (scene.subjects, [], {}), caption
+        assert all(getattr(said, name) == getattr(scene, name) for name in FIELDS), caption
+        assert len(tokens(caption)) <= 20 and known.issuperset(tokens(caption)), caption
+
+
+@pytest.mark.parametrize("where", product(SIDES, HEIGHTS, BEATS))
+def test_every_place_and_beat_is_read_with_every_action(where: tuple[str, str, str]) -> None:
+    for action, camera in product(ACTIONS, CAMERAS):
+        scene = Scene("cat", action, "city at night", "small", "slow", camera, *where, second="owl")
+        said = parse(dense(scene))
+        assert (said.action, said.camera, said.side, said.height, said.beat) == (action, camera, *where)
 
 
 def test_parse_recovers_what_a_sparse_caption_says(scenes: dict[str, list[Scene]]) -> None:
@@ -62,9 +76,16 @@ def test_parse_recovers_what_a_sparse_caption_says(scenes: dict[str, list[Scene]
     for scene in scenes["train"]:
         caption = sparse(scene, rng)
         said = parse(caption)
-        assert said.subjects[0] == scene.subject and said.unknown == [], caption
-        assert said.action in (None, scene.action) and said.place in (None, scene.place), caption
+        assert said.subjects[0] == scene.subject and said.unknown == [] and not said.read_as, caption
+        assert all(getattr(said, name) in (None, getattr(scene, name)) for name in FIELDS), caption
         assert known.issuperset(tokens(caption)), caption
+
+
+def test_people_say_now_and_then_where_something_is(scenes: dict[str, list[Scene]]) -> None:
+    rng = random.Random(2)
+    said = [parse(sparse(scene, rng)) for scene in scenes["train"]]
+    for name, share in {"side": 0.3, "height": 0.2, "beat": 0.1}.items():
+        assert abs(sum(getattr(one, name) is not None for one in said) / len(said) - share) < 0.04, name
 
 
 @pytest.mark.parametrize(("prompt", "subjects", "action", "place"), [
@@ -77,10 +98,79 @@ def test_parse_recovers_what_a_sparse_caption_says(scenes: dict[str, list[Scene]
     ("a ball and an elephant spinning, on the moon", ("football", "elephant"), "spinning", "moon"),
     ("A cat surfing a big wave at sunset", ("cat",), "surfing", "sunset beach"),
     ("a butterfly flying from right to left", ("butterfly",), "moving left", None),
+    ("three mice under the northern lights", ("mouse",), None, "aurora"),
+    ("deer and geese in the polar night", ("deer", "swan"), None, "aurora"),
+    ("a stag, aurora borealis", ("deer",), None, "aurora"),
+    ("a koala bear dances on the stage", ("koala",), "dancing", "stage"),
+    ("a robot in the spotlight", ("robot",), None, "stage"),
+    ("alien at a concert", ("alien",), None, "stage"),
+    ("a moped and a lorry", ("motorcycle", "truck"), None, None),
+    ("a lamb does a backflip", ("sheep",), "flipping", None),
+    ("porpoises somersault in the sea", ("dolphin",), "flipping", "ocean"),
+    ("the kangaroo flips", ("kangaroo",), "flipping", None),
+    ("a swan floats on the water", ("swan",), "floating", "ocean"),
+    ("a chipmunk bobs up and down", ("squirrel",), "floating", None),
+    ("a balloon floating to the left", ("balloon",), "moving left", None),
+    ("a ghost floats up", ("ghost",), "rising", None),
+    ("an alien ship over the dunes", ("ufo",), None, "desert"),
 ])
 def test_parse_understands_people(prompt: str, subjects: tuple, action: str, place: str | None) -> None:
     said = parse(prompt)
     assert (said.subjects, said.action, said.place, said.unknown) == (subjects, action, place, [])
+
+
+@pytest.mark.parametrize(("prompt", "side", "height"), [
+    ("a cat on the left", "left side", None),
+    ("a cat at the right side", "right side", None),
+    ("a cat in the right-hand corner", "right side", None),
+    ("a cat to the left of the frame", "left side", None),
+    ("left half: a cat", "left side", None),
+    ("a cat in the centre", "middle", None),
+    ("a cat in the middle of the ocean", "middle", None),
+    ("a cat centered", "middle", None),
+    ("a bird high up in the sky", None, "high"),
+    ("a bee at the top of the picture", None, "high"),
+    ("a cat, low", None, "low"),
+    ("a fish near the bottom", None, "low"),
+    ("a cat at the top right", "right side", "high"),
+    ("in the lower left corner a cat", "left side", "low"),
+    ("a cat on the right moving left", "right side", None),
+    ("a cat moving left", None, None),
+    ("a cat flying to the left", None, None),
+    ("a cat from left to right", None, None),
+    ("a cat from the right side to the left side", None, None),
+    ("a cat, pan left", None, None),
+    ("a cat walks to the left side", None, None),
+    ("a cat walks to the left of the frame", None, None),
+    ("a boat on the high seas", None, None),
+    ("a high-speed train", None, None),
+    ("a high quality video of a cat", None, None),
+    ("a cat at the north pole", None, None),
+    ("a whale at the bottom of the sea", None, None),
+    ("an owl in the middle of the night", None, None),
+    ("a middle-aged cat", None, None),
+])
+def test_parse_understands_where_something_is(prompt: str, side: str | None, height: str | None) -> None:
+    said = parse(prompt)
+    assert (said.side, said.height) == (side, height)
+
+
+@pytest.mark.parametrize(("prompt", "action", "place"), [
+    ("a cat on the right moving left", "moving left", None),
+    ("a cat walks to the left side", "moving left", None),
+    ("a cat walks to the right of the frame", "moving right", None),
+    ("a cat on the left", None, None),
+    ("a cat walking on the left", "moving right", None),
+    ("a car from the right side to the left side", "moving left", None),
+    ("a cat in the middle of the ocean", None, "ocean"),
+    ("a boat on the high seas", None, "ocean"),
+    ("a whale at the bottom of the sea", None, "underwater"),
+    ("an owl in the middle of the night", None, "city at night"),
+    ("a cat in the city centre", None, "city at night"),
+])
+def test_sides_are_neither_directions_nor_places(prompt: str, action: str | None, place: str | None) -> None:
+    said = parse(prompt)
+    assert (said.action, said.place, said.unknown) == (action, place, [])
 
 
 def test_parse_understands_the_camera() -> None:
@@ -90,7 +180,7 @@ def test_parse_understands_the_camera() -> None:
 
 
 def test_parse_lists_unknown_words_in_their_order() -> None:
-    assert parse("a purple zebra and a cat surfing near a castle").unknown == ["purple", "zebra", "castle"]
+    assert parse("a purple walrus and a cat surfing near a castle").unknown == ["purple", "walrus", "castle"]
 
 
 def test_a_frame_depends_on_its_own_scene_and_time_alone() -> None:

@@ -46,13 +46,11 @@ _PART = "(?: hand)? (?:side|half|edge|corner|third)"
 _SAME = tuple((re.compile(rf"\b{said}\b"), meant_by) for said, meant_by in (
     (rf"(?:from )?(?:the )?(?:left|right)(?:{_PART})? to (?:the )?(left|right)(?:{_PART})?", r"\1wards"),
     (rf"(?:to|towards?) the (left|right){_PART}", r"\1wards"),
-    (rf"(?:far )?(left|right){_PART}", r"\1 side"),
-    (r"(?:top|upper) (left|right)(?: side)?", r"high \1 side"),
-    (r"(?:bottom|lower) (left|right)(?: side)?", r"low \1 side"),
-    (r"(?:on|at|in|near) (?:the )?(?:far )?(left|right)(?! side)", r"\1 side"),
+    (rf"(?:far )?(left|right){_PART}", r"\1side"),
+    (r"(?:top|upper) (left|right)(?:side)?", r"high \1side"),
+    (r"(?:bottom|lower) (left|right)(?:side)?", r"low \1side"),
+    (r"(?:on|at|in|near) (?:the )?(?:far )?(left|right)", r"\1side"),
     (r"(left|right) of", r"\1of"),
-    (r"(?:at|near) the top(?! of (?!the (?:frame|screen|picture|image|video)))", "high"),
-    (r"(?:at|near) the bottom(?! of (?!the (?:frame|screen|picture|image|video)))", "low"),
 ))  # fmt: skip
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
@@ -202,7 +200,8 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
             yield from ((phrase, kind, name) for phrase in _phrases(name, *synonyms))
     for name, phrases in _DIRECTIONS.items():        # after the sides: "left" alone is where something goes
         yield from ((phrase.split(), "direction", name) for phrase in phrases)
-    yield from (([f"{side.split()[0]}of"], "beside", side) for side in _TOWARDS)
+    for way, side in (("left", "left side"), ("right", "right side")):
+        yield from (([f"{way}side"], "side", side), ([f"{way}of"], "beside", side))
     for name, synonyms in CAMERAS.items():
         yield ["camera", *name.split()], "camera", name
         for phrase in _phrases(*(() if name == "still" else (name,)), *synonyms):
