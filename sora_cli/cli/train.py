@@ -68,10 +68,16 @@ def train(
     decoder_only: Annotated[
         bool, typer.Option("--decoder-only", help="vae: keep the encoder of --init; latents stay what they are.")
     ] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="vae: keep the latents of --init, and learn details beside them.")
+    ] = False,
     zoom: Annotated[
         int, typer.Option(min=1, max=2, help="vae: pixels painted, a side, for each that is read.")
     ] = 1,
     text: Annotated[Path | None, typer.Option(help="dit: text tower; the shipped one unless told.")] = None,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="dit: a smaller network for latents without details, to grow from.")
+    ] = False,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
     distil: Annotated[
         bool, typer.Option("--distil", help="dit: bake guidance and the size of steps into the weights of --init.")
@@ -97,7 +103,7 @@ def train(
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
         accumulate=accumulate, prefetch=prefetch, shard=shard, checkpoint_activations=checkpoint_activations,
-        drop_tokens=drop_tokens, zoom=zoom,
+        drop_tokens=drop_tokens, details=details, zoom=zoom, coarse=coarse,
     )  # fmt: skip
     if stage is Stage.lora:
         options = LoraOptions(**vars(options), model=model, rank=rank)
@@ -160,6 +166,8 @@ def check(options: TrainOptions) -> None:
         raise SoraError(f"--out {options.out} is a file; it must be a folder")
     if options.decoder_only and not options.init:
         raise SoraError("--decoder-only keeps an encoder; say which with --init vae.safetensors")
+    if options.details and not options.init:
+        raise SoraError("--details are learned beside latents that stay as they are; say whose with --init FOLDER")
     if options.distil and not options.init:
         raise SoraError("--distil changes weights that are trained; say which with --init FOLDER")
     if options.distil and options.drop_tokens:

@@ -9,14 +9,15 @@ Every sample has its own task from the mask mix of `timeline.sample_task`.
 import copy
 import json
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -31,19 +32,22 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
-from sora_cli.timeline import ADRIFT, Task, sample_task, spread
+from sora_cli.timeline import ADRIFT, Task, sample_task
 from sora_cli.train import distil, ranks
+from sora_cli.train.align import WEIGHT, Geometry, Learner, aims_of, transformer
 from sora_cli.train.grow import grow_dit
-from sora_cli.train.latents import Block, Bucket, Window
-from sora_cli.train.loop import Losses, Recipe, batches_of, fit, generator
+from sora_cli.train.latents import FIRST, Block, Bucket, Window
+from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.sheets import save_sheet
+from sora_cli.world.motion import BAR
 
 NAMES = {"vae": "VAE", "text": "text tower"}
-WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
-STEPS = {"nano": 6000, "mini": 8000, "base": 12000}
-BATCH = {"nano": 48, "mini": 256, "base": 256}
+WIDTHS = {"nano": (256, 6, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+COARSE_WIDTHS = {"nano": (192, 6, 3), "mini": (256, 8, 4), "base": (384, 10, 6)}  # of latents without details
+STEPS = {"nano": 20_000, "mini": 20_000, "base": 30_000}
+BATCH = {"nano": 64, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
@@ -57,34 +61,59 @@ NOISY, WIDE_APART = 1.2, 1.4
 
 @dataclass(frozen=True)
 class Phase:
-    """From a share of the run on: shapes to draw from, with their weights."""
+    """From a share of the run on: shapes to draw from, with their weights; the share of positions that are left out,
+    background first, and how much more an error counts where a subject is."""
 
     start: float
     buckets: tuple[tuple[Bucket, float], ...]
+    drop: float = 0.0
+    subject: float = 1.0
 
 
 SQUARE, WIDE, TALL = (6, 6), (6, 10), (10, 6)
-PHASES = (
-    Phase(0.0, ((Bucket(1, *SQUARE), 0.6), (Bucket(1, *WIDE), 0.3), (Bucket(1, *TALL), 0.1))),
-    Phase(0.25, ((Bucket(1, *SQUARE), 0.3), (Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.15),
-                 (Bucket(4, *SQUARE), 0.2))),
-    Phase(0.5, ((Bucket(1, *WIDE), 0.35), (Bucket(1, *TALL), 0.1), (Bucket(4, *SQUARE), 0.2),
-                (Bucket(4, *WIDE), 0.35))),
-    Phase(0.75, ((Bucket(1, *WIDE), 0.2), (Bucket(4, *WIDE), 0.3), (Bucket(4, *TALL), 0.1), (Bucket(8, *WIDE), 0.4))),
-)
+PICTURES = ((Bucket(1, *WIDE), 0.6), (Bucket(1, *SQUARE), 0.25), (Bucket(1, *TALL), 0.15))
+CHUNKS = ((Bucket(1, *WIDE, moving=True), 0.6), (Bucket(1, *SQUARE, moving=True), 0.25),
+          (Bucket(1, *TALL, moving=True), 0.15))  # fmt: skip
+CLIPS = ((Bucket(4, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.25), (Bucket(4, *TALL), 0.15))
+
+
+def mixed(*shares: tuple[float, tuple[tuple[Bucket, float], ...]]) -> tuple[tuple[Bucket, float], ...]:
+    """Several lists of buckets, each with its share of the whole."""
+    return tuple((bucket, share * weight) for share, buckets in shares for bucket, weight in buckets)
+
+
+# Learn where it matters: the background takes minutes, so most of it is left out until the end.
+PHASES = (Phase(0.0, PICTURES, drop=0.4, subject=3.0), Phase(0.8, PICTURES, subject=2.0))
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, ((Bucket(1, *SQUARE), 0.45), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.15))),
-    Phase(0.55, ((Bucket(1, *SQUARE), 0.1), (Bucket(1, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2), (Bucket(4, *WIDE), 0.1),
-                 (Bucket(8, *SQUARE), 0.2))),
-    Phase(0.8, ((Bucket(1, *WIDE), 0.25), (Bucket(4, *SQUARE), 0.15), (Bucket(4, *WIDE), 0.2),
-                (Bucket(8, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.2))),
+    Phase(0.0, mixed((0.5, PICTURES), (0.5, CHUNKS)), drop=0.4, subject=3.0),
+    Phase(0.35, mixed((0.25, PICTURES), (0.6, CHUNKS), (0.15, CLIPS)), drop=0.4, subject=3.0),
+    Phase(0.7, mixed((0.15, PICTURES), (0.5, CHUNKS), (0.35, CLIPS)), subject=2.0),
 )
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
-def bucket_of(share: float, rng: random.Random, phases: tuple[Phase, ...] = PHASES) -> Bucket:
-    """The shape of a block made at this share of the run."""
-    phase = [p for p in phases if p.start <= share][-1]
+class Schedule:
+    """Which phase holds when. Phases begin by the share of the run that is over, of its steps or of its minutes, so that
+    nobody knows the pack beforehand: it is written down, and a run that goes on reads it."""
+
+    def __init__(self, phases: tuple[Phase, ...], path: Path | None) -> None:
+        self.phases, self.path = phases, path
+        self.starts = json.loads(path.read_text()) if path and path.exists() else [0]
+
+    def reached(self, pack: int, share: float) -> None:
+        """At this pack, such a share of the run is over: what begins with it does so with the next packs that nobody has
+        asked for yet."""
+        while len(self.starts) < len(self.phases) and self.phases[len(self.starts)].start <= share:
+            self.starts.append(pack)
+            if self.path and ranks.leads():
+                weights.write(self.path, json.dumps(self.starts).encode())
+
+    def at(self, pack: int) -> Phase:
+        return self.phases[max(bisect(self.starts, pack) - 1, 0)]
+
+
+def bucket_of(phase: Phase, rng: random.Random) -> Bucket:
+    """A shape to draw."""
     buckets, chances = zip(*phase.buckets, strict=True)
     bucket: Bucket = rng.choices(buckets, chances)[0]
     return bucket
@@ -110,64 +139,115 @@ class Conditioner:
 
 @dataclass(frozen=True)
 class Example:
-    """One video of a pack: noisy input, target, what counts in the loss, and its frame conditions."""
+    """V videos of one shape: noisy input, target, what counts in the loss, frame conditions, and what is known besides."""
 
-    noisy: Tensor  # [C, T, h, w]
+    noisy: Tensor  # [V, C, T, h, w]
     clean: Tensor
-    weight: Tensor  # [C, T, 1, 1]
-    t: Tensor  # [T]
-    known: Tensor  # [T, 2]
-    order: Tensor  # [T]
-    seconds: Tensor  # [T]
+    weight: Tensor  # [V, C, T, h, w]
+    t: Tensor  # [V, T]
+    known: Tensor  # [V, T, 2]
+    order: Tensor  # [V, T]
+    seconds: Tensor  # [V, T]
+    aim: Tensor | None = None  # [V, K, T, h, w]
 
 
-def example(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Generator,
-            asked: Callable[[int], Task] | None = None) -> Example:  # fmt: skip
-    """Noise a clip [C, T, h, w] for a task drawn from the mix, or `asked` for T frames. Known parts are clean, or
-    now and then slightly noised with the level given, which keeps long rollouts from drifting."""
-    C, T, h, w = clean.shape
+Chosen = Callable[[int], Task]
+
+
+def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator, subject: float = 1.0,
+            asked: Chosen | None = None) -> Example:  # fmt: skip
+    """Noise clips of one shape, each for a task drawn from the mix, or `asked` for T frames. Known parts are clean, or
+    now and then slightly noised with the level given, which keeps long rollouts from drifting. An error counts `subject`
+    times where one is; the motion of a frame that stands alone does not count."""
+    clean = torch.stack([clip.latents for clip in clips])
+    V, C, T, h, w = clean.shape
+    drawn = [levels(T, rng, flow.shift_for(h * w // 4), asked) for _ in clips]
+    t, each, known, order = (torch.stack(x) for x in zip(*drawn, strict=True))
+    each, counts = (torch.repeat_interleave(x, torch.tensor(parts), -1) for x in (each, 1 - known))  # (V, T, C)
+    for number, clip in enumerate(clips):
+        if clip.first:
+            counts[number, 0, parts[0] :] = 0
+    level, counts = (rearrange(x, "V T C -> V C T 1 1") for x in (each, counts))
+    noise = torch.randn(clean.shape, generator=rng)
+    weight = (counts * flow.weight(level)).expand_as(clean)
+    if subject != 1 and all(clip.cover is not None for clip in clips):
+        here = torch.stack([patch_cover(clip.cover) for clip in clips if clip.cover is not None])
+        weight = weight * (1 + (subject - 1) * here[:, None])
+    aims = aims_of([clip.aim for clip in clips])
+    return Example(flow.noised(clean, noise, level), clean, weight, t, known, order,
+                   torch.stack([clip.seconds for clip in clips]), torch.stack(aims) if aims else None)  # fmt: skip
+
+
+def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a task: the noise of its frames [T] and of their parts [T, 2], which are known [T, 2], and their order [T]."""
     task = asked(T) if asked else sample_task(rng, T)
     known = rearrange(task.known, "p T -> T p").float()
-    shift = flow.shift_for(h * w // 4)
     stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
     t = stages[task.order]
     soiled = torch.rand((), generator=rng) > CLEAN_CONTEXT
     context = torch.rand((), generator=rng) * 0.3 * soiled
-    whole = known.amin(1)  # 1 where nothing is to be made
-    t = torch.where(whole.bool(), context, t)
-    per_part = torch.where(known.bool(), context, t[:, None])  # (T, 2)
-    level, counts = spread(per_part.T, parts), spread(1 - known.T, parts)
-    noise = torch.randn(clean.shape, generator=rng).to(clean)
-    noisy = flow.noised(clean, noise, level.to(clean))
-    weight = (counts * flow.weight(level)).to(clean)
-    return Example(noisy, clean, weight, t, known, task.order, seconds)
+    t = torch.where(known.amin(1).bool(), context, t)  # where nothing is to be made
+    return t, torch.where(known.bool(), context, t[:, None]), known, task.order
 
 
-def pack_loss(dit: Dit, examples: list[Example], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
-    """The v-space loss of one pack, the mean over everything that had to be made, where the grids keep it."""
-    grids = grids or tuple(grid_of(e.clean) for e in examples)
-    one = torch.ones(len(examples), device=text.device)
-    t, known, seconds, order = (torch.cat([getattr(e, name) for e in examples])
+def patch_cover(cover: Tensor) -> Tensor:
+    """1 in all cells of the patches in which there is a subject: [T, h, w] -> [T, h, w]."""
+    seen = (reduce(cover, "T (h p) (w q) -> T h w", "mean", p=PATCH, q=PATCH) > 0.05).float()
+    return repeat(seen, "T h w -> T (h p) (w q)", p=PATCH, q=PATCH)
+
+
+def examples_of(pack: Pack, parts: tuple[int, int], subject: float = 1.0) -> list[Example]:
+    """The clips of a pack: in one example where they are alike, else each in one of its own."""
+    alike = len({clip.latents.shape for clip in pack.clips}) == 1
+    groups = [pack.clips] if alike else [[clip] for clip in pack.clips]
+    return [example(group, parts, pack.rng, subject) for group in groups]
+
+
+def pack_loss(model: Learner, examples: Sequence[Example], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
+    """The v-space loss of one pack, the mean over everything that had to be made, where the grids keep it; and how far
+    what a middle block tells is from what is known."""
+    grids = grids or tuple(grid_of(video) for e in examples for video in e.clean)
+    one = torch.ones(len(grids), device=text.device)
+    t, known, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
                                 for name in ("t", "known", "seconds", "order"))  # fmt: skip
     given = Conditions(t, known, seconds, order, text, guidance=one, step=0 * one)
-    predicted = dit(patchify([e.noisy for e in examples], grids), grids, given).float()
-    target = patchify([e.clean for e in examples], grids)
-    weight = patchify([e.weight.expand_as(e.clean) for e in examples], grids)
-    error = (predicted - target).square()
-    return {"loss": (weight * error).sum() / (weight > 0).sum(), "mse": error.detach().mean()}
+    noisy, target, weight = (patches_of(examples, name, grids) for name in ("noisy", "clean", "weight"))
+    predicted, told = model(noisy, grids, given)
+    error = (predicted.float() - target).square()
+    loss = (weight * error).sum() / (weight > 0).sum()
+    losses = {"mse": error.detach().mean()}
+    if model.aim and told is not None and all(e.aim is not None for e in examples):
+        apart = model.aim.loss(told.float(), patches_of(examples, "aim", grids))
+        losses |= {"aim": apart.detach()}
+        loss = loss + WEIGHT * apart
+    return {"loss": loss} | losses
+
+
+def patches_of(examples: Sequence[Example], name: str, grids: tuple[Grid, ...]) -> Tensor:
+    """One field of examples in patches [P, 4C]."""
+    if len(examples) == 1:
+        return patchify(getattr(examples[0], name), grids)
+    return patchify([video for e in examples for video in getattr(e, name)], grids)
 
 
 class Data:
     """Packs of the world: blocks of one shape out of the window, as many as make the budget of tokens."""
 
-    def __init__(self, window: Window, conditioner: Conditioner, batch: int, packs: int, seed: int,
-                 phases: tuple[Phase, ...] = PHASES, drop: float = 0.0) -> None:  # fmt: skip
-        self.window, self.conditioner, self.batch, self.packs = window, conditioner, batch, packs
-        self.seed, self.phases, self.drop = seed, phases, drop
+    def __init__(self, window: Window, conditioner: Conditioner, batch: int, seed: int, schedule: Schedule,
+                 coarse: int = 0, drop: float = 0.0) -> None:  # fmt: skip
+        self.window, self.conditioner, self.batch = window, conditioner, batch
+        self.seed, self.schedule, self.drop = seed, schedule, drop
+        config = window.vae.config
+        whole = torch.arange(config.channels)
+        self.channels = torch.cat([whole[:coarse], whole[config.space :]]) if coarse else whole
+        self.buckets: dict[int, Bucket] = {}  # of the blocks so far
 
     def bucket(self, number: int) -> Bucket:
-        share = number / (self.window.fresh * self.packs)
-        return bucket_of(share, random.Random(self.seed * 15_485_863 + number), self.phases)
+        if number not in self.buckets:
+            asked_first = int((number - FIRST) / self.window.fresh)  # the pack that first draws from this block
+            rng = random.Random(self.seed * 15_485_863 + number)
+            self.buckets[number] = bucket_of(self.schedule.at(asked_first), rng)
+        return self.buckets[number]
 
     def block(self, number: int) -> Block:
         return self.window.block(number, self.bucket(number))
@@ -183,10 +263,11 @@ class Data:
         samples = max(1, round(self.batch * BUDGET / bucket.tokens))
         clips: list[Clip] = []
         while len(clips) < samples:
-            block = self.block(rng.choice(alike))
-            clips += zip(block.latents.float(), block.seconds, block.captions, strict=True)
-        clips = clips[:samples]
-        return pack_of(clips, self.conditioner([caption for *_, caption in clips]), torch_rng, self.drop)
+            clips += self.block(rng.choice(alike)).clips()
+        clips = [clip._replace(latents=clip.latents[self.channels]) for clip in clips[:samples]]
+        phase = self.schedule.at(pack)
+        text = self.conditioner([clip.caption for clip in clips])
+        return replace(pack_of(clips, text, torch_rng, max(phase.drop, self.drop)), subject=phase.subject)
 
     def shown(self) -> tuple[Tensor, Grid]:
         """What sheets show: features of captions, and the shape of each video."""
@@ -200,41 +281,50 @@ class Clips(Packs):
         """The same: the first captions, in the shape of the first clip."""
         numbers = list(range(min(len(SHOWN), len(self.source))))
         T, h, w = self.source.shapes[0]
-        text = self.text(numbers, [self.source[number] for number in numbers])
+        text = self.text(numbers, [self.clip(number, 1, generator(0, number)) for number in numbers])
         return text, Grid(min(T, 3), h // PATCH, w // PATCH)
 
 
 SHOWN = (
-    "a large cat surfing normal, ocean, camera still",
-    "a large rocket rising fast, space, camera still",
-    "a large penguin bouncing normal, snow, camera still",
-    "a large car moving right normal, city at night, camera still",
-    "a large octopus circling normal, underwater, camera still",
-    "a large elephant standing still normal, desert, camera still",
+    "a large cat surfing normal, ocean, camera still, middle, low, beat one",
+    "a large rocket rising fast, space, camera still, middle, low, beat one",
+    "a large penguin bouncing normal, snow, camera still, middle, low, beat one",
+    "a large car moving right normal, city at night, camera still, middle, low, beat one",
+    "a large octopus circling normal, underwater, camera still, middle, low, beat one",
+    "a large elephant standing still normal, desert, camera still, middle, low, beat one",
 )
 
 
 @torch.no_grad()
-def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int, steps: int = 12,
-         guidance: float = 3.0, spacing: float = 0.5) -> Tensor:  # fmt: skip
-    """Sample videos, one a row of text [V, L, D] -> latents [V, C, frames, height, width]; a quick look."""
-    V, device = len(text), text.device
-    noise = torch.randn(V, vae.config.channels, frames, height, width, generator=generator(0, 0)).to(device)
-    grids = (Grid(frames, height // 2, width // 2),) * (2 * V)
-    seconds = (torch.arange(frames) * spacing).repeat(2 * V).to(device)
-    pair, one = torch.cat([text, torch.zeros_like(text)]), torch.ones(2 * V, device=device)
+def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int, steps: int = 6,
+         spacing: float = 0.5) -> Tensor:  # fmt: skip
+    """Sample videos, one a row of text [V, L, D] -> latents [V, C, frames, height, width]; a quick look. Of latents
+    without details these are nothing."""
+    V, device, parts = len(text), text.device, vae.config.parts
+    channels = dit.config.channels
+    noise = torch.randn(V, channels, frames, height, width, generator=generator(0, 0)).to(device)
+    grids = (Grid(frames, height // 2, width // 2),) * V
+    seconds = (torch.arange(frames) * spacing).repeat(V).to(device)
+    one, frame = torch.ones(V, device=device), torch.ones(len(seconds), device=device)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        F_ = len(seconds)
-        given = Conditions(t.to(device).expand(F_), torch.zeros(F_, 2, device=device), seconds,
-                           torch.ones(F_, device=device), pair, one, 0 * one)  # fmt: skip
-        clean = torch.stack(unpatchify(dit(patchify([*x, *x]), grids, given).float(), grids))
-        told, untold = clean.chunk(2)
-        return flow.velocity(x, untold + guidance * (told - untold), t.to(device))
+        given = Conditions(t.to(device) * frame, torch.zeros(len(seconds), 2, device=device), seconds, frame, text,
+                           one, 0 * one)  # fmt: skip
+        clean = torch.stack(unpatchify(dit(patchify(x), grids, given).float(), grids))
+        return flow.velocity(x, clean, t.to(device))
 
     times = flow.schedule(steps, flow.shift_for(height * width // 4))
     *_, x = euler(velocity, noise, times)
-    return x
+    return with_details(x, parts)
+
+
+def with_details(latents: Tensor, parts: tuple[int, int, int]) -> Tensor:
+    """Latents [V, C, T, h, w] that may lack the channels of details, with zeros for them."""
+    coarse, details, motion = parts
+    if latents.shape[1] == sum(parts):
+        return latents
+    one, other = latents.split([coarse, motion], 1)
+    return torch.cat([one, torch.zeros_like(one[:, :1]).expand(-1, details, -1, -1, -1), other], 1)
 
 
 def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
@@ -259,24 +349,30 @@ def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
                             f"--{stem}")  # fmt: skip
 
 
-def config_of(preset: str, vae: VaeConfig, text: TextConfig) -> DitConfig:
+def config_of(options: TrainOptions, vae: VaeConfig, text: TextConfig) -> DitConfig:
     """The sizes of a preset for latents and text features of these kinds."""
-    width, depth, heads = WIDTHS[preset]
-    return DitConfig(channels=vae.channels, width=width, depth=depth, heads=heads, text_width=text.width,
-                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT)  # fmt: skip
+    width, depth, heads = (COARSE_WIDTHS if options.coarse else WIDTHS)[options.preset]
+    channels = vae.channels - vae.details * options.coarse
+    return DitConfig(channels=channels, width=width, depth=depth, heads=heads, text_width=text.width,
+                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT, bar=BAR)  # fmt: skip
 
 
 def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
     """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
-    config = config_of(options.preset, vae.config, text)
+    config = config_of(options, vae.config, text)
     if not options.init:
         return Dit(config)
     tensors, metadata = registry.load_network("dit", options.init)
     if options.distil:
         check_frozen(metadata, frozen(options))
     dit = Dit(config_from(metadata) if options.distil else config)
-    grow_dit(dit, tensors, metadata, (vae.config.space, vae.config.time))
+    grow_dit(dit, tensors, metadata, parts_of(dit.config, vae.config))
     return dit
+
+
+def parts_of(dit: DitConfig, vae: VaeConfig) -> tuple[int, int]:
+    """Channels of space and of time that a transformer makes."""
+    return dit.channels - vae.time, vae.time
 
 
 def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Conditioner, conditions: int,
@@ -287,8 +383,9 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
         fresh = 0.75 if device.type == "cpu" else recipe.batch / SAMPLES
         window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-        packs = recipe.steps * batches_of(options)
-        return Data(window, conditioner, recipe.batch, packs, options.seed, phases, options.drop_tokens)
+        schedule = Schedule(phases, options.out / "phases.json")
+        coarse = vae.config.parts[0] if options.coarse else 0
+        return Data(window, conditioner, recipe.batch, options.seed, schedule, coarse, options.drop_tokens)
     networks = frozen(options)
     dataset = Dataset(options.data, networks["vae"])
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
@@ -321,7 +418,8 @@ def train(options: TrainOptions) -> Path:
                 "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
     if options.distil:
         metadata |= {"distilled": "guidance, steps"}
-    parts = (vae.config.space, vae.config.time)
+    parts = parts_of(config, vae.config)
+    model = Learner(dit, Geometry() if data_is_world(options) and not options.distil else None).to(device)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
     passes = 3 if teacher is None else 7  # forward and back; and two of the teacher, two of the student
     prepare_blocks(options, dit, *([teacher] if teacher else []))
@@ -330,10 +428,10 @@ def train(options: TrainOptions) -> Path:
         pack = data.at(number)
         asked: list[Example] | distil.Task
         if teacher:
-            latents, seconds, _ = zip(*pack.clips, strict=True)
+            latents, seconds, *_ = zip(*pack.clips, strict=True)
             asked = to_device(distil.draw(torch.stack(latents), torch.stack(seconds), parts, pack.rng), device)
         else:
-            asked = [to_device(example(*clip[:2], parts, pack.rng), device) for clip in pack.clips]
+            asked = [to_device(one, device) for one in examples_of(pack, parts, pack.subject)]
         return Batch(asked, pack.text.to(device), pack.grids, pack.waste)
 
     def loss(batch: Batch) -> Losses:
@@ -342,24 +440,29 @@ def train(options: TrainOptions) -> Path:
                 assert teacher
                 losses = distil.loss(dit, teacher, batch.asked, batch.text)
             else:
-                losses = pack_loss(dit, batch.asked, batch.text, batch.grids)
+                losses = pack_loss(model, batch.asked, batch.text, batch.grids)
         told = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
                 "flops": passes * flops_of(config, size, batch.grids)}  # fmt: skip
         told |= {"waste": batch.waste} if isinstance(data, Packs) else {}
         return losses | {name: torch.tensor(float(value), device=device) for name, value in told.items()}
 
     def sample(model: nn.Module, path: Path) -> None:
-        assert isinstance(model, Dit)
+        assert isinstance(model, Learner)
         text, grid = data.shown()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = draw(model, vae, text.to(device), grid.frames, PATCH * grid.height, PATCH * grid.width)
+            latents = draw(model.dit, vae, text.to(device), grid.frames, PATCH * grid.height, PATCH * grid.width)
             rows = [vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
 
-    averaged = fit(dit, loss, recipe, options, sample, ready)
+    reached = data.schedule.reached if isinstance(data, Data) else None
+    averaged = transformer(fit(model, loss, recipe, options, sample, ready, reached))
     if ranks.leads():
         weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
+
+
+def data_is_world(options: TrainOptions) -> bool:
+    return options.data == "world"
 
 
 def told_of(data: str) -> dict[str, Any]:
@@ -388,7 +491,7 @@ def prepare_blocks(options: TrainOptions, *dits: Dit) -> None:
         if options.checkpoint_activations:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
     alike = options.data == "world" or options.distil
-    if options.compile and alike and not options.drop_tokens and not options.shard:
+    if options.compile and alike and not options.shard:
         compile_blocks(*dits)
 
 
@@ -403,4 +506,5 @@ Tensors = TypeVar("Tensors", Example, distil.Task)
 
 
 def to_device(e: Tensors, device: torch.device) -> Tensors:
-    return type(e)(**{field.name: getattr(e, field.name).to(device) for field in fields(e)})
+    found = {field.name: getattr(e, field.name) for field in fields(e)}
+    return type(e)(**{name: None if value is None else value.to(device) for name, value in found.items()})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sora_cli.models.sora.dit import Dit, config_from, hidden_width
 from sora_cli.models.sora.patches import PATCH
-from sora_cli.models.sora.vae import SUB, Vae, VaeConfig
+from sora_cli.models.sora.vae import Vae, VaeConfig
 
 Places = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
 
@@ -36,24 +36,25 @@ def implant(new: Tensor, old: Tensor, places: Places) -> Tensor:
     return whole
 
 
+PAINTED = ("decoder.up.", "decoder.wide.", "decoder.up2.", "decoder.tail.", "decoder.up3.", "decoder.to_pixels.")
+
+
 @torch.no_grad()
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
-    """More channels of the space latent, or another zoom, whose last layers begin anew; all else is of the same size."""
-    now = vae.config
-    if now.zoom != was.zoom:
-        old = {key: value for key, value in old.items() if not key.startswith(("decoder.up3.", "decoder.to_pixels."))}
-    heads = blocks(2, was.space // SUB**2, now.space // SUB**2)  # means, then log-variances
-    taps = blocks(9, was.space, now.space)
-    all_channels = channels_of((was.space, was.time), (now.space, now.time))
+    """Details beside the channels of the space latent, and another painter, which begins anew where its layers are of
+    other sizes; all else is of the same size."""
+    now, state = vae.config, vae.state_dict()
+    taps, channels = blocks(9, was.space, now.space), channels_of((was.space, was.time), (now.space, now.time))
     special: dict[str, Sequence[Tensor | None]] = {
-        "encoder.to_space.weight": (heads, None), "encoder.to_space.bias": (heads,),
-        "decoder.stem.weight": (None, taps), "mean": (all_channels,), "std": (all_channels,),
+        "decoder.stem.weight": (None, taps), "mean": (channels,), "std": (channels,),
     }  # fmt: skip
-    state = vae.state_dict()
     if now.space != was.space:
         state["decoder.stem.weight"].zero_()
-    grown = state | {key: implant(state[key], value, _filled(value, special.get(key))) for key, value in old.items()}
-    vae.load_state_dict(grown, strict=True)
+    for key, value in old.items():
+        if key.startswith(PAINTED) and (key not in state or state[key].shape != value.shape):
+            continue
+        state[key] = implant(state[key], value, _filled(value, special.get(key)))
+    vae.load_state_dict(state, strict=True)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import math
 import os
 import random
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +24,27 @@ from sora_cli import weights
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.timeline import ADRIFT, sample_strides
+from sora_cli.train.packing import TOLD, Clip
 from sora_cli.world.captions import dense
+from sora_cli.world.field import field
+from sora_cli.world.motion import BAR
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
 FIRST = 48  # blocks that the first step may draw from
 TOKEN = 32  # pixels per token and side
-TOLD = 0.7  # the share of samples whose seconds are those of their scene
+LED = 0.5  # the share of clips whose first latent has motion, too, as in the middle of a video
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A shape of sample: latent frames and the token grid."""
+    """A shape of sample: latent frames and the token grid. One frame is a picture, or the end of a chunk with its
+    motion: that teaches how things move at the price of a picture."""
 
     frames: int
     height: int
     width: int
+    moving: bool = False
 
     @property
     def tokens(self) -> int:
@@ -47,11 +53,18 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Block:
-    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions."""
+    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions, and the field of each [n, T, 6, h, w]
+    (see `world.field`)."""
 
     latents: Tensor
     seconds: Tensor  # since the scene began; where that is not told, from ADRIFT on
     captions: tuple[str, ...]
+    field: Tensor
+    first: bool  # whether the first latent is a frame alone
+
+    def clips(self) -> Iterator[Clip]:
+        for latents, seconds, caption, known in zip(self.latents, self.seconds, self.captions, self.field, strict=True):
+            yield Clip(latents.float(), seconds, caption, self.first, known.float(), known[:, ::3].float().amax(1))
 
 
 class Window:
@@ -91,12 +104,13 @@ class Window:
         with suppress(SoraError):  # none there, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
-                return Block(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])))
+                return Block(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
+                             tensors["field"], json.loads(metadata["first"]))  # fmt: skip
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
         own = self.path(number).with_suffix(f".{os.getpid()}")  # two processes may draw the same block at once
-        tensors = {"latents": block.latents, "seconds": block.seconds}
-        weights.save(own, tensors, {"captions": json.dumps(block.captions)})
+        tensors = {"latents": block.latents, "seconds": block.seconds, "field": block.field}
+        weights.save(own, tensors, {"captions": json.dumps(block.captions), "first": json.dumps(block.first)})
         own.replace(self.path(number))
         return block
 
@@ -110,20 +124,22 @@ class Window:
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
         starts, told = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
         size = (bucket.height * TOKEN, bucket.width * TOKEN)
-        latents = encode_at(self.vae, scenes, starts, index, fps, size, self.dtype)
-        seconds = told[:, None] + torch.tensor(index) * CHUNK / fps
-        return Block(latents.half(), seconds, tuple(dense(s) for s in scenes))
+        led = bucket.moving or (bucket.frames > 1 and rng.random() < LED)
+        chunk = CHUNK / fps
+        read = tuple(i + led for i in index)  # what leads to a first latent is drawn, too
+        latents = encode_at(self.vae, scenes, starts - led * chunk, read, fps, size, self.dtype)
+        passed = torch.tensor(index) * chunk
+        known = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
+        return Block(latents.half(), told[:, None] + passed, tuple(dense(s) for s in scenes), known.cpu(), not led and
+                     index[0] == 0)  # fmt: skip
 
 
 def begin(rng: random.Random, frames: int) -> tuple[float, float]:
-    """When a sample begins, in seconds of its scene, and what the transformer is told: ADRIFT, or the same. Then most
-    clips begin with their scene, so that its time says what the subject does, and pictures are from any time of it."""
-    if rng.random() >= TOLD:
-        return rng.uniform(0, 20), ADRIFT
-    if frames > 1:
-        start = rng.uniform(0, 40) if rng.random() < 0.25 else 0.0
-    else:
-        start = rng.uniform(0, 4) if rng.random() < 0.5 else 60 ** rng.random() - 1
+    """When a sample begins, in seconds of its scene, and what the transformer is told: ADRIFT, or the same. The world
+    repeats itself, so that most samples are from its first bar."""
+    if frames > 1 and rng.random() >= TOLD:
+        return rng.uniform(0, BAR), ADRIFT
+    start = rng.uniform(0, BAR if rng.random() < 0.8 else ADRIFT - 1)
     return start, start
 
 

@@ -88,7 +88,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
-                    optims: list[torch.optim.Optimizer], batches: int = 1) -> None:  # fmt: skip
+                    optims: list[torch.optim.Optimizer], batches: int = 1, seconds: float = 0.0) -> None:  # fmt: skip
     """One folder with all that a run goes on from, in place of the one before. All processes ask, the leader writes.
     Failed, with the one before left alone, where something is not finite."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -105,7 +105,7 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
     part, done = out / "checkpoint.part", out / f"checkpoint-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    weights.save_part(part, "state", tensors, {"step": str(step), "batches": str(batches)})
+    weights.save_part(part, "state", tensors, {"step": str(step), "batches": str(batches), "seconds": str(seconds)})
     shutil.rmtree(done, ignore_errors=True)
     part.replace(done)  # all shards of one step appear at once, and only then do older ones go
     for older in checkpoints(out)[:-1]:
@@ -118,11 +118,12 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[torch.optim.Optimizer],
-                    device: torch.device) -> int:  # fmt: skip
-    """Restore all that `save_checkpoint` wrote; returns the next step, 0 where there is no checkpoint."""
+                    device: torch.device) -> tuple[int, float]:  # fmt: skip
+    """Restore all that `save_checkpoint` wrote; returns the next step and the seconds that it took to get there, 0 and 0
+    where there is no checkpoint."""
     found = checkpoints(out)
     if not found:
-        return 0
+        return 0, 0.0
     tensors, metadata = weights.load_part(found[-1], "state")
     now = model.state_dict()
     model.load_state_dict({k: ranks.spread_like(v, now[k]) for k, v in _under(tensors, "model.").items()}, strict=True)
@@ -135,7 +136,7 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
             j, name = key.split(".", 1)
             states.setdefault(int(j), {})[name] = ranks.spread_like(value, held[int(j)])
         optim.load_state_dict(optim.state_dict() | {"state": states})
-    return int(metadata["step"])
+    return int(metadata["step"]), float(metadata.get("seconds", 0))
 
 
 def batches_of(options: TrainOptions) -> int:
@@ -156,13 +157,15 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options: TrainOptions,
         sample: Callable[[nn.Module, Path], None] | None = None,
-        data: Callable[[int], Any] = int) -> dict[str, Tensor]:  # fmt: skip
+        data: Callable[[int], Any] = int,
+        reached: Callable[[int, float], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
     """Train until `recipe.steps` or `options.minutes`; returns the averaged weights, of a sharded model to the leader
     alone.
 
     `data(number)` makes a batch, and may do so ahead of time in a thread; by itself it is the number. `loss(batch)`
     returns named losses, of which "loss" is differentiated; those named in `log.COUNTED` are how much there was of
-    something. `sample(model, path)` draws a sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png,
+    something. `reached(batch, share)` is told which share of the run is over when the first batch comes that nobody has
+    made yet. `sample(model, path)` draws a sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png,
     samples/ and tensorboard/ under `options.out`."""
     device = next(model.parameters()).device
     options.out.mkdir(parents=True, exist_ok=True)
@@ -170,14 +173,17 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     shown = copy.deepcopy(model).to("meta") if sample and ranks.leads() else None
     shards = ranks.Shards(model, device) if options.shard and ranks.count() > 1 else None
     average, optims = Average(model, recipe.average), optimizers(model, recipe)
-    start = 0 if options.fresh else load_checkpoint(options.out, model, average, optims, device)
+    start, before = (0, 0.0) if options.fresh else load_checkpoint(options.out, model, average, optims, device)
     log, watch = Log(options, recipe, start, batches, device), Watch()
-    began = time.monotonic()
+    clock = Clock(before, options.minutes, device)
     with Feed(data, ahead(options, device), ranks.count(), recipe.steps * batches) as feed, log:
         gradients = ranks.Step(model, loss, batches, feed, shards)
         for step in range(start, recipe.steps):
-            spent = (time.monotonic() - began) / (options.minutes * 60) if options.minutes else 0.0
-            spent = ranks.agree(spent, device) if options.minutes else 0.0
+            spent = clock.spent()
+            if start and step == start and spent >= 1:
+                break  # it had ended
+            if reached:
+                reached((step + ahead(options, device) * (step > start)) * batches, max(step / recipe.steps, spent))
             at = time.perf_counter()
             losses, waited = gradients(step)
             losses |= _step(model, step, losses["loss"], recipe, recipe.rate_at(step, spent), optims, options.out)
@@ -189,7 +195,7 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
             done, late = step + 1, spent >= 1
             last = done == recipe.steps or late
             if done % recipe.save_every == 0 or last:
-                save_checkpoint(options.out, done, model, average, optims, batches)
+                save_checkpoint(options.out, done, model, average, optims, batches, clock.seconds)
             if sample and (done % recipe.sample_every == 0 or last):
                 _sample(shown, ranks.whole(average.state), device, sample, log, done)
             if late:
@@ -199,6 +205,21 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     averaged = ranks.whole(average.state)
     ranks.wait()
     return averaged
+
+
+class Clock:
+    """How long a run has been learning, also before it was stopped."""
+
+    def __init__(self, before: float, minutes: float | None, device: torch.device) -> None:
+        self.before, self.minutes, self.device, self.began = before, minutes, device, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def spent(self) -> float:
+        """The share of the minutes that there are; 0 where there is no end to them."""
+        return ranks.agree(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
 
 
 def ahead(options: TrainOptions, device: torch.device) -> int:

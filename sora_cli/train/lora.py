@@ -220,7 +220,9 @@ def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner
     def batch(number: int) -> Pack:
         rng = generator(options.seed, number)
         clips = list(drawn.at(rng))
-        captions = [expand(caption).caption if entry.usage.grammar else caption for _, _, caption in clips]
+        captions = [caption for _, _, caption in clips]
+        if entry.usage.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
+            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * recipe.batch)]
         return pack_of(clips, read(captions), rng)
 
     return batch

@@ -21,6 +21,7 @@ class TrainOptions:
     fresh: bool = False              # start over instead of resuming from `out`
     init: Path | None = None         # weights to start from
     decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are
+    coarse: bool = False             # DiT: learn the latents without their details, with a smaller network
     text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
     distil: bool = False             # DiT: bake guidance and the size of steps into the weights of `init`
     compile: bool = False            # fuse the transformer's blocks; a minute for each shape, then twice as fast
@@ -29,6 +30,7 @@ class TrainOptions:
     shard: bool = False              # DiT: spread weights and optimizer states over the processes
     checkpoint_activations: bool = False   # DiT: compute blocks again on the way back, for less memory
     drop_tokens: float = 0.0         # DiT: the share of patch positions that training leaves out of a video
+    details: bool = False            # VAE: keep the latents of `init` as they are and learn details beside them
     zoom: int = 1                    # VAE: pixels painted, a side, for each that is read
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
 

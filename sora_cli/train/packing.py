@@ -12,24 +12,36 @@ time attention: more videos for the same work (NaViT section 3; MaskDiT, Zheng e
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.timeline import ADRIFT, sample_strides
-from sora_cli.train.latents import TOLD
 from sora_cli.train.loop import generator
 
 DROP_TEXT = 0.1
+TOLD = 0.7  # the share of clips whose seconds are those of their scene
 STILLS = 0.1  # the share of clips that are shown as one frame
 LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays longer for it
 TRIES = 20  # clips that are drawn for a place
+SEEN = 0.02  # the share of a cell from which on a subject is there
 
-Clip = tuple[Tensor, Tensor, str]  # latents [C, T, h, w], the seconds of their frames [T], caption
 Shape = tuple[int, int, int]  # of latents: T, h, w
+
+
+class Clip(NamedTuple):
+    """A video to be learned from, and what is known of it besides."""
+
+    latents: Tensor  # [C, T, h, w]
+    seconds: Tensor  # [T] of their frames
+    caption: str
+    first: bool = True  # whether the first latent is a frame alone, whose motion is nothing
+    aim: Tensor | None = None  # what a middle block is to tell of it [T, K, h, w], or of its patches, see `align`
+    cover: Tensor | None = None  # how much of each cell is subject [T, h, w]
 
 
 class Source(Protocol):
@@ -40,7 +52,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> Clip: ...
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, str]:
+        """Latents [C, T, h, w], the seconds of their frames [T], caption."""
 
     def features(self, i: int, text: str | None = None) -> Tensor | None:
         """The tokens [1 + L, D] of a caption by the text tower of this identity, if the dataset has them."""
@@ -55,20 +68,24 @@ class Pack:
     text: Tensor  # [V, 1 + L, D], zeros where the caption is dropped
     rng: torch.Generator  # what is left of the pack's randomness
     waste: float = 0.0  # share of the token list that is empty
+    subject: float = 1.0  # how much more an error counts where a subject is
 
 
 def pack_of(clips: list[Clip], text: Tensor, rng: torch.Generator, drop: float = 0.0) -> Pack:
     """A pack of these clips and features of their captions, some of which are dropped, as are positions."""
     heard = torch.rand(len(clips), generator=rng) >= DROP_TEXT
-    grids = tuple(thinned(grid_of(latents), drop, rng) for latents, _, _ in clips)
+    grids = tuple(thinned(grid_of(clip.latents), drop, rng, clip.cover) for clip in clips)
     return Pack(clips, grids, text * heard.to(text)[:, None, None], rng)
 
 
-def thinned(grid: Grid, drop: float, rng: torch.Generator) -> Grid:
-    """A grid without a random share of its positions."""
+def thinned(grid: Grid, drop: float, rng: torch.Generator, cover: Tensor | None = None) -> Grid:
+    """A grid without a random share of its positions. Where subjects cover them [T, h, w] they go last."""
     if not drop:
         return grid
-    positions = torch.randperm(grid.size, generator=rng)[: kept(grid.size, drop)]
+    chance = torch.rand(grid.size, generator=rng)
+    if cover is not None:
+        chance += reduce(cover, "T (h p) (w q) -> (h w)", "max", p=PATCH, q=PATCH) > SEEN
+    positions = chance.topk(kept(grid.size, drop)).indices
     return Grid(grid.frames, grid.height, grid.width, tuple(positions.sort().values.tolist()))
 
 
@@ -161,13 +178,13 @@ class Packs:
         latents, seconds, caption = self.source[index]
         chosen = list(some(latents.shape[1], frames, rng))
         adrift = 0.0 if torch.rand((), generator=rng) < TOLD else ADRIFT
-        return latents[:, chosen].float(), seconds[chosen] + adrift, caption
+        return Clip(latents[:, chosen].float(), seconds[chosen] + adrift, caption, first=chosen[0] == 0)
 
     def text(self, numbers: list[int], clips: list[Clip]) -> Tensor:
         """Features of captions [V, 1 + L, D]: those that the dataset has, or the text tower's."""
         found = [self.source.features(number, self.tower) for number in numbers]
         told = [features for features in found if features is not None]
-        return torch.stack(told) if len(told) == len(found) else self.conditioner([caption for *_, caption in clips])
+        return torch.stack(told) if len(told) == len(found) else self.conditioner([clip.caption for clip in clips])
 
 
 def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:

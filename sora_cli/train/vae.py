@@ -25,9 +25,9 @@ from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
 PRESETS = {
-    "nano": VaeConfig(space=32, details=16, time=8, deep=160, wide=96, tail=48, blocks=2, memory=8, zoom=1),
-    "mini": VaeConfig(space=32, details=16, time=8, deep=224, wide=128, tail=64, blocks=3, memory=8, zoom=1),
-    "base": VaeConfig(space=32, details=16, time=8, deep=320, wide=160, tail=64, blocks=3, memory=8, zoom=1),
+    "nano": VaeConfig(space=16, details=0, time=8, deep=160, wide=64, paint=96, tail=48, blocks=2, memory=8, zoom=1),
+    "mini": VaeConfig(space=16, details=0, time=8, deep=224, wide=96, paint=128, tail=64, blocks=3, memory=8, zoom=1),
+    "base": VaeConfig(space=16, details=0, time=8, deep=320, wide=128, paint=160, tail=64, blocks=3, memory=8, zoom=1),
 }
 STEPS = {"nano": 3000, "mini": 12000, "base": 20000}
 CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and widths that scenes are drawn at
@@ -38,6 +38,7 @@ IMAGES = 0.5  # share of the steps whose clips are single frames
 SHRUNKEN, MOVED = 0.15, 0.35  # shares of decodes from latents of half the size, and moved by fractions of a cell
 MOTIONLESS = 0.1  # share of chunks without their motion
 COARSE = 0.3  # share of decodes without the details
+DETAILS = 16  # channels
 FAINT = 0.4  # standard deviation of normalised details, where that of all other channels is 1
 SUBJECT = 3.0  # how much more an error counts where a subject is
 
@@ -211,29 +212,47 @@ def gradients(error: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
-    """Set the mean of every channel and the unit of each part from clips."""
+    """Set the mean of every channel and the unit of each part from clips; where only details are new, those of them."""
     rng = random.Random(7)
-    vae.mean.zero_()
-    vae.std.fill_(1)
+    coarse, details, _ = vae.config.parts
+    new = slice(coarse, coarse + details) if not vae.encoder.to_space.weight.requires_grad else slice(None)
+    vae.mean[new], vae.std[new] = 0, 1
     found = []
     for _ in range(max(1, clips // 4)):
         found.append(vae.encode(draw(rng, 4, LONGEST).read)[:, :, 1:].float())
     values = torch.cat([rearrange(x, "B C K h w -> C (B K h w)") for x in found], 1)
-    vae.mean.copy_(values.mean(1))
-    vae.std.copy_(units(vae, values.t()[..., None, None, None]).flatten())
+    vae.mean[new] = values.mean(1)[new]
+    vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
+
+
+def config_of(options: TrainOptions) -> VaeConfig:
+    """The sizes of a preset, with the details that are asked for, or that the weights to begin from have."""
+    plain = PRESETS[options.preset]
+    details = DETAILS if options.details else 0
+    if options.init:
+        details = max(details, config_from(registry.load_network("vae", options.init)[1]).details)
+    return replace(plain, space=plain.space + details, details=details, zoom=options.zoom)
+
+
+def freeze(vae: Vae, options: TrainOptions) -> None:
+    """Keep what must stay as it is: of the encoder all but new details, or all of it, so that latents stay what they are."""
+    if options.details or options.decoder_only:
+        vae.encoder.requires_grad_(False)
+    if options.details and vae.encoder.detail:
+        vae.encoder.detail.requires_grad_(True)
 
 
 def train(options: TrainOptions) -> Path:
     """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
     device, dtype = ranks.join(options)
-    config = replace(PRESETS[options.preset], zoom=options.zoom)
+    config = config_of(options)
     draw = footage_of(options.data, device, config.zoom)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(config).to(device)
     if options.init:
         tensors, metadata = registry.load_network("vae", options.init)
         grow_vae(vae, tensors, config_from(metadata))
-    vae.encoder.requires_grad_(not options.decoder_only)
+    freeze(vae, options)
     clips = options.batch or 8
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
                     save_every=250, sample_every=500)  # fmt: skip
@@ -252,7 +271,7 @@ def train(options: TrainOptions) -> Path:
 
     averaged = fit(vae, loss, recipe, options, sample)
     vae.load_state_dict(averaged, strict=True)
-    if not options.decoder_only:
+    if any(p.requires_grad for p in vae.encoder.parameters()):
         measure_latents(vae.eval(), 64, draw)
     return export(vae, options) if ranks.leads() else options.out
 

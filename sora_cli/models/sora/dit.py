@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, Grid, Layout, LearnedPositions, attend, layout
 
 Turn = tuple[Tensor, Tensor]  # cosines and sines of rotary positions
@@ -35,6 +36,7 @@ class DitConfig:
     registers: int
     bins: tuple[int, int, int]  # positions learned along time, height and width
     seconds: float  # the time that the last of the time bins stands for
+    bar: float  # seconds after which the clock shows the same again
 
     def __post_init__(self) -> None:
         if self.width % (8 * self.heads):
@@ -174,12 +176,17 @@ class Dit(nn.Module):
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
         """Noisy patches [P, 4C] -> clean patches [P, 4C]."""
+        return self.seen(patches, grids, given, 0)[0]
+
+    def seen(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions, after: int) -> tuple[Tensor, Tensor]:
+        """Clean patches [P, 4C], and the features [P, D] of all patches after so many blocks."""
         where = layout(grids, self.config.conditions, patches.device)
-        x = self.embed(patches, where, given)  # (N, D)
+        x = middle = self.embed(patches, where, given)  # (N, D)
         turn, distance = self.turn(where, x.dtype), self.distances(where, grids, given)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, where, turn, distance)  # (N, D)
-        return self.patch_out(self.norm(where.take(x)))  # (P, 4C)
+            middle = x if number == after else middle
+        return self.patch_out(self.norm(where.take(x))), where.take(middle)  # (P, 4C) (P, D)
 
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
@@ -201,7 +208,8 @@ class Dit(nn.Module):
         """Seconds since the start of the scene [F] -> [F, D]. What the last bin stands for, and later, is a time of
         which nobody knows how long after the start it is: there is no clock."""
         known = (seconds < self.config.seconds)[:, None]
-        return self.positions.time(seconds) + self.clock((waves(seconds / 8, 64) * known).to(self.clock.weight.dtype))
+        shown = harmonics(seconds / self.config.bar, 64) * known
+        return self.positions.time(seconds) + self.clock(shown.to(self.clock.weight.dtype))
 
     def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
         """The rotary angles of every token, [N, 1, d / 4] cosines and sines: in a half of every head's features, for
@@ -251,9 +259,18 @@ def waves(x: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
+def harmonics(x: Tensor, width: int) -> Tensor:
+    """[n] -> [n, width]: sines and cosines that repeat whenever x grows by 1, up to width / 2 times as often."""
+    angles = x.float()[:, None] * torch.arange(1, width // 2 + 1, device=x.device) * (2 * math.pi)
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
 def config_from(metadata: Mapping[str, str]) -> DitConfig:
-    """The configuration in the header of a file that `sora-cli train dit` wrote."""
+    """The configuration in the header of a file that `sora-cli train dit` wrote. SoraError for a file from before the
+    clock had a bar: it read times in another way."""
     config = json.loads(metadata["config"])
+    if "bar" not in config:
+        raise SoraError("this transformer was trained by an older version, whose clock was another; train it again")
     return DitConfig(**config | {"bins": tuple(config["bins"])})
 
 

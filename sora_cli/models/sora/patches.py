@@ -47,8 +47,15 @@ def grid_of(latents: Tensor) -> Grid:
     return Grid(frames, height // PATCH, width // PATCH)
 
 
-def patchify(videos: Sequence[Tensor], grids: Sequence[Grid] = ()) -> Tensor:
-    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep."""
+def patchify(videos: Sequence[Tensor] | Tensor, grids: Sequence[Grid] = ()) -> Tensor:
+    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep. Videos that
+    are all alike may come as one tensor [V, C, T, 2h, 2w]."""
+    if isinstance(videos, Tensor):
+        x = rearrange(videos, "V C T (h p) (w q) -> V T (h w) (C p q)", p=PATCH, q=PATCH)
+        if grids and grids[0].kept:
+            kept = torch.tensor([g.kept for g in grids], device=x.device)
+            x = x.gather(2, kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+        return x.flatten(0, 2)
     found = [rearrange(v, "C T (h p) (w q) -> T (h w) (C p q)", p=PATCH, q=PATCH) for v in videos]
     if grids:
         found = [x[:, list(g.kept)] if g.kept else x for x, g in zip(found, grids, strict=True)]
@@ -164,6 +171,8 @@ class EvenLayout(Layout):
 @lru_cache(maxsize=64)
 def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
+    if len({(g.frames, g.size) for g in grids}) == 1:
+        return even_layout(grids, conditions, device)
     at, before, frames, K = 0, 0, 0, conditions
     patches, heads, videos, owners, places, cells = [], [], [], [], [], []
     spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
@@ -185,13 +194,25 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
     lists = (patches, heads, videos, owners, places, cells)
     chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in lists)
-    if len({(g.frames, g.size) for g in grids}) == 1:
-        V, T = len(grids), grids[0].frames
-        across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
-        within = (Regular("(V T n) ... -> V T n ...", V, T),)
-        return EvenLayout(at, chosen, cond, video, owner, where, cell, within, across)
     groups = _listed(spatial, device), _listed(temporal, device)
     return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, *groups)
+
+
+def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
+    """The layout of videos that are all alike but for the positions that are kept of them."""
+    V, T, P = len(grids), grids[0].frames, grids[0].size
+    index = torch.arange(V * T * (conditions + P), device=device).view(V * T, -1)
+    kept = torch.tensor([g.kept or range(P) for g in set(grids)] if len(set(grids)) == 1 else
+                        [g.kept or range(P) for g in grids], device=device)  # fmt: skip
+    shape = torch.tensor([[g.height, g.width] for g in grids], device=device)
+    cell = torch.stack([kept // shape[:, 1:], kept % shape[:, 1:]], -1)  # (V, P, 2)
+    place = (cell + 0.5) / shape[:, None]
+    cell, place = (x[:, None].expand(-1, T, -1, -1).flatten(0, 2) for x in (cell, place))
+    frames = torch.arange(V * T, device=device)
+    within = (Regular("(V T n) ... -> V T n ...", V, T),)
+    across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
+    return EvenLayout(index.numel(), index[:, conditions:].flatten(), index[:, :conditions], frames // T,
+                      frames.repeat_interleave(P), place, cell, within, across)  # fmt: skip
 
 
 def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:

@@ -39,7 +39,8 @@ class VaeConfig:
     details: int  # how many of these, the last ones, add detail to what the others show by themselves
     time: int  # channels of the time latent
     deep: int  # features at 1/16
-    wide: int  # features at 1/8
+    wide: int  # features at 1/8, on the way in
+    paint: int  # features at 1/8, on the way out
     tail: int  # features at 1/4
     blocks: int  # residual blocks a stage
     memory: int  # key frames that the causal memory looks back on
@@ -155,7 +156,8 @@ class Encoder(nn.Module):
         c = config
         self.glance = Conv(3, c.wide, kernel=12, stride=FINE)
         self.picture = nn.Sequential(*[ResBlock(c.wide) for _ in range(2 * c.blocks)])
-        self.to_space = Conv(c.wide, 2 * c.space // SUB**2, kernel=1)
+        self.to_space = Conv(c.wide, 2 * (c.space - c.details) // SUB**2, kernel=1)
+        self.detail = DetailEncoder(c) if c.details else None
         self.stem = Conv(3, c.wide, kernel=12, stride=8)
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.down = Down(c.wide, c.deep)
@@ -164,11 +166,15 @@ class Encoder(nn.Module):
         self.motion = nn.Sequential(Conv((CHUNK + 1) * c.deep, c.deep, kernel=1), ResBlock(c.deep))
         self.to_time = Conv(c.deep, 2 * c.time, kernel=1)
         for head in (self.to_space, self.to_time):
-            nn.init.constant_(head.bias[len(head.bias) // 2 :], -5.0)  # almost noiseless at first
+            almost_noiseless(head)
 
     def space(self, video: Tensor) -> Tensor:
         """Key frames [B, 3, K, H, W] -> moments of their space latents [B, K, 2c, h, w]."""
-        moments = self.to_space(self.picture(self.glance(_frames(video))))
+        frames = _frames(video)
+        moments = self.to_space(self.picture(self.glance(frames)))
+        if self.detail:
+            pairs = zip(moments.chunk(2, 1), self.detail(frames).chunk(2, 1), strict=True)
+            moments = torch.cat([part for pair in pairs for part in pair], 1)
         return rearrange(cells(moments), "(B K) C h w -> B K C h w", K=video.shape[2])
 
     def features(self, video: Tensor) -> Tensor:
@@ -187,6 +193,27 @@ class Encoder(nn.Module):
         return rearrange(self.to_time(self.motion[1](motion)), "(B n) C h w -> B n C h w", B=B)
 
 
+class DetailEncoder(nn.Module):
+    """Key frames -> moments of what the rest of the space latent does not show. It is a network of its own, so that
+    details can be learned beside latents that stay as they are."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        c = config
+        self.glance = Conv(3, c.paint, kernel=12, stride=FINE)
+        self.picture = nn.Sequential(*[ResBlock(c.paint) for _ in range(2 * c.blocks)])
+        self.to_space = Conv(c.paint, 2 * c.details // SUB**2, kernel=1)
+        almost_noiseless(self.to_space)
+
+    def forward(self, frames: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 2c, H/8, W/8]
+        return self.to_space(self.picture(self.glance(frames)))
+
+
+def almost_noiseless(head: Conv) -> None:
+    """What moments begin with."""
+    nn.init.constant_(head.bias[len(head.bias) // 2 :], -5.0)
+
+
 class Decoder(nn.Module):
     """Latents -> frames. Key frames come from s alone; the three between them from both key
     frames' features and tau."""
@@ -194,6 +221,7 @@ class Decoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         c = config
+        self.coarse = c.space - c.details
         self.stem = Conv(c.space, c.deep)
         self.deep = nn.Sequential(*[ResBlock(c.deep) for _ in range(c.blocks + 1)])
         self.fuse = nn.Sequential(
@@ -202,9 +230,9 @@ class Decoder(nn.Module):
             Conv(c.deep, (CHUNK - 1) * c.deep, kernel=1),
         )
         self.unknown_motion = nn.Parameter(torch.zeros(c.time))
-        self.up = Up(c.deep, c.wide)
-        self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
-        self.up2 = Up(c.wide, c.tail)
+        self.up = Up(c.deep, c.paint)
+        self.wide = nn.Sequential(*[ResBlock(c.paint) for _ in range(c.blocks)])
+        self.up2 = Up(c.paint, c.tail)
         self.tail = ResBlock(c.tail)
         self.up3 = Up(c.tail, c.tail // 2) if c.zoom == 2 else nn.Identity()
         self.to_pixels = Conv(c.tail // c.zoom, 3 * 4 * 4)
@@ -212,7 +240,7 @@ class Decoder(nn.Module):
     def keys(self, s: Tensor) -> Tensor:
         """Space latents [N, c, h, w] -> features of key frames [N, deep, h, w]."""
         x = self.stem(s.contiguous(memory_format=torch.channels_last))
-        return self.deep(x + fold_channels(s, x.shape[1]).to(x.dtype))
+        return self.deep(x + fold_channels(s[:, : self.coarse], x.shape[1]).to(x.dtype))
 
     def between(self, before: Tensor, after: Tensor, tau: Tensor) -> Tensor:
         """Features of two neighbouring key frames [N, deep, h, w] and the motion [N, c, h, w] ->
@@ -246,7 +274,10 @@ class Vae(nn.Module):
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
         coder, painter = self.encoder, self.decoder
-        outer = (coder.glance, coder.to_space, coder.stem, coder.to_time, painter.stem, painter.to_pixels)
+        outer: tuple[nn.Module, ...] = (coder.glance, coder.to_space, coder.stem, coder.to_time, painter.stem,
+                                        painter.to_pixels)  # fmt: skip
+        if coder.detail:
+            outer += (coder.detail.glance, coder.detail.to_space)
         skipped = {id(p) for module in outer for p in module.parameters()}
         return [p for p in self.parameters() if p.ndim == 2 and id(p) not in skipped]
 
@@ -338,7 +369,8 @@ class Vae(nn.Module):
 
 def config_from(metadata: Mapping[str, str]) -> VaeConfig:
     """The configuration in the header of a file; those from before there were details, or a zoom, have none."""
-    return VaeConfig(**{"details": 0, "zoom": 1} | json.loads(metadata["config"]))
+    config = json.loads(metadata["config"])
+    return VaeConfig(**{"details": 0, "zoom": 1, "paint": config["wide"]} | config)
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Vae:

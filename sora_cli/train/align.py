@@ -1,0 +1,98 @@
+"""What a middle block is to tell of a video while the transformer learns: where everything is, before what it looks like.
+
+As in REPA (Yu et al. 2024), a small head reads the features of a middle block, which come from noisy latents like all
+others, and is taken away after training. REPA asks it for the features of a pretrained encoder. The world's renderer
+knows more than any encoder does: which part of which sprite is in every cell. Where things are and how they are turned is
+then settled once, by a smooth field, instead of patch by patch.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from sora_cli.models.sora.dit import Conditions, Dit, RMSNorm
+from sora_cli.models.sora.patches import PATCH, Grid
+from sora_cli.world.field import SUBJECTS_MOST
+
+MIDDLE = 3  # the block that is asked
+WEIGHT = 4.0  # of this loss beside that of the latents
+TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines that u and v are told as
+
+
+class Aim(Protocol):
+    """What is to be told of every patch: `numbers` of them."""
+
+    numbers: int
+
+    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
+        """How far what is told [P, numbers] is from what is known of the patches [P, K]."""
+
+
+class Geometry:
+    """The field of the world (see `world.field`), cell by cell: the cover of each subject, and u and v as sines and
+    cosines where there is a subject."""
+
+    numbers = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2
+
+    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
+        known = rearrange(aim, "P (s f k) -> f P s k", s=SUBJECTS_MOST, f=3)
+        cover, places = known[0], known[1:]
+        guess = rearrange(told, "P (s f k) -> P s f k", s=SUBJECTS_MOST, k=PATCH**2)
+        right = torch.cat([waves(place) for place in places], 2)  # (P, s, 16, k)
+        apart = (cover[:, :, None] * (guess[:, :, 1:] - right).square()).sum()
+        return SUBJECTS_MOST * (guess[:, :, 0] - cover).square().mean() + apart / (right.shape[2] * cover.sum() + 1)
+
+
+def waves(x: Tensor) -> Tensor:
+    """[P, s, k] -> sines and cosines [P, s, 2 * TURNS, k]."""
+    angles = [2 * math.pi * turns * x for turns in TURNS]
+    return torch.stack([f(angle) for angle in angles for f in (torch.sin, torch.cos)], 2)
+
+
+class Features:
+    """Features of an image encoder, a vector a patch: their cosine is all that counts, as in REPA."""
+
+    def __init__(self, numbers: int) -> None:
+        self.numbers = numbers
+
+    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(told, aim, dim=-1).mean()
+
+
+class Learner(nn.Module):
+    """A transformer while it learns, with a head on a middle block where it has an aim."""
+
+    def __init__(self, dit: Dit, aim: Aim | None) -> None:
+        super().__init__()
+        self.dit, self.aim = dit, aim
+        width = dit.config.width
+        self.head = nn.Sequential(RMSNorm(width), nn.Linear(width, width), nn.SiLU(),
+                                  nn.Linear(width, aim.numbers)) if aim else None  # fmt: skip
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.dit.blocks
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        return self.dit.hidden_weights()
+
+    def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> tuple[Tensor, Tensor | None]:
+        """Noisy patches -> clean patches [P, 4C], and what a middle block tells of them [P, numbers]."""
+        clean, middle = self.dit.seen(patches, grids, given, MIDDLE)
+        return clean, self.head(middle) if self.head else None
+
+
+def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a learner's weights those of its transformer."""
+    return {key.removeprefix("dit."): value for key, value in state.items() if key.startswith("dit.")}
+
+
+def aims_of(clips: Sequence[Tensor | None]) -> list[Tensor] | None:
+    """What is known of clips [T, K, h, w] as videos [K, T, h, w], if it is known of all of them."""
+    found = [rearrange(aim, "T K h w -> K T h w") for aim in clips if aim is not None]
+    return found if len(found) == len(clips) else None
