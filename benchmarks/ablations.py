@@ -33,6 +33,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.timeline import ADRIFT, Task
 from sora_cli.train import dit as recipe
 from sora_cli.train import vae as vae_recipe
+from sora_cli.train.align import Learner
 from sora_cli.train.latents import Bucket, begin, encode_at
 from sora_cli.train.loop import Recipe, generator
 from sora_cli.world.captions import dense
@@ -43,7 +44,7 @@ CPU = torch.device("cpu")
 WIDTH, DEPTH, HEADS = 128, 4, 2
 SHAPES = ((Bucket(1, 6, 6), 24), (Bucket(4, 6, 6), 8))  # and how many make a pack
 PACKS, HELD_OUT = 24, 6  # of each shape: to learn from, and to be measured on
-VAE = autoencoder.VaeConfig(space=16, time=8, deep=96, wide=48, tail=24, blocks=1, memory=8)
+VAE = autoencoder.VaeConfig(space=16, details=0, time=8, deep=96, wide=48, paint=48, tail=24, blocks=1, memory=8, zoom=1)
 
 Pack = list[recipe.Clip]
 
@@ -136,7 +137,7 @@ def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket,
     pixels = (bucket.height * 32, bucket.width * 32)
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
     seconds = told[:, None] + torch.tensor(index) / 6
-    return [(*sample, dense(scene)) for *sample, scene in zip(latents, seconds, scenes, strict=True)]
+    return [recipe.Clip(*sample, dense(scene)) for *sample, scene in zip(latents, seconds, scenes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def compared(variant: Variant, steps: int) -> Row:
 def taught(variant: Variant, steps: int, latents: Latents) -> Dit:
     torch.manual_seed(0)
     parts, train = latents.parts, latents.train
-    config = DitConfig(sum(parts), WIDTH, DEPTH, HEADS, conditioner().tower.config.width, 16, 1, (64, 16, 16), 64.0)
+    config = DitConfig(sum(parts), WIDTH, DEPTH, HEADS, conditioner().tower.config.width, 16, 1, (64, 16, 16), 64.0, 8.0)
     dit = variant.network(config)
     if not variant.muon:
         dit.hidden_weights = list  # type: ignore[method-assign]
@@ -215,12 +216,12 @@ def ending(frames: int) -> Task:
 
 def loss_of(dit: Dit, pack: Pack, parts: tuple[int, int], rng: torch.Generator, variant: Variant,
             task: Callable[[int], Task] | None = None) -> Tensor:  # fmt: skip
-    examples = [recipe.example(clean, seconds, parts, rng, task) for clean, seconds, _ in pack]
+    examples = [recipe.example([clip], parts, rng, asked=task) for clip in pack]
     if variant.causal:
-        examples = [replace(e, order=torch.arange(len(e.order)) + 1) for e in examples]
-    text = conditioner()([caption for *_, caption in pack])
+        examples = [replace(e, order=torch.arange(e.order.shape[1])[None] + 1) for e in examples]
+    text = conditioner()([clip.caption for clip in pack])
     with torch.autocast("cpu", pick_dtype("auto", CPU)):
-        return recipe.pack_loss(dit, examples, text)["loss"]
+        return recipe.pack_loss(Learner(dit, None), examples, text)["loss"]
 
 
 # ---- autoencoders -----------------------------------------------------------------------------------------
@@ -232,17 +233,18 @@ def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float 
     torch.manual_seed(0)
     vae = autoencoder.Vae(replace(VAE, time=max(1, time_channels)))
     motionless = vae_recipe.MOTIONLESS if time_channels else 1.0
+    world = vae_recipe.footage_of("world", CPU)
 
     def loss_at(step: int) -> Tensor:
-        video = vae_recipe.batch(0, step, 4, CPU)
+        footage = vae_recipe.batch(0, step, 4, CPU, vae_recipe.IMAGES, world)
         with torch.autocast("cpu", pick_dtype("auto", CPU)):
-            return vae_recipe.losses(vae, video, generator(0, step), shrunken, moved, motionless)["loss"]
+            return vae_recipe.losses(vae, footage, generator(0, step), shrunken, moved, motionless)["loss"]
 
     learn(vae, plan_of(steps), loss_at)
-    vae_recipe.measure_latents(vae.eval(), 16, vae_recipe.footage_of("world", CPU))
+    vae_recipe.measure_latents(vae.eval(), 16, world)
     psnr = whole_clips(vae, moving=bool(time_channels))
     latents = latents_of(vae.requires_grad_(False))
-    cells = torch.cat([clip[: VAE.space, 0].unsqueeze(0) for pack in latents.test[::2] for clip, _, _ in pack])
+    cells = torch.cat([clip[: VAE.space, 0].unsqueeze(0) for pack in latents.test[::2] for clip, *_ in pack])
     alike = (cells[..., 1:] * cells[..., :-1]).mean() / cells.square().mean()
     dit = taught(Variant(), steps, latents)
     loss = measured(dit, latents.test, latents.parts, Variant(), None)
@@ -259,8 +261,8 @@ def denoised(vae: autoencoder.Vae, dit: Dit, latents: Latents, level: float = 0.
         noisy = flow.noised(clean, torch.randn(clean.shape, generator=generator(2, i)), torch.tensor(level))
         V, (h, w) = len(clean), clean.shape[-2:]
         one, grids = torch.ones(V), (Grid(1, h // 2, w // 2),) * V
-        text = conditioner()([caption for *_, caption in pack])
-        seconds = torch.cat([seconds for _, seconds, _ in pack])
+        text = conditioner()([clip.caption for clip in pack])
+        seconds = torch.cat([clip.seconds for clip in pack])
         given = Conditions(level * one, torch.zeros(V, 2), seconds, one, text, one, 0 * one)
         guess = torch.stack(unpatchify(dit(patchify(list(noisy)), grids, given), grids))
         found.append(metrics.psnr(*(vae.decode(z).transpose(1, 2) / 2 + 0.5 for z in (guess, clean))))

@@ -39,6 +39,7 @@ from sora_cli.train.export import export
 from sora_cli.train.latents import TOKEN, Bucket, encode_at
 from sora_cli.train.loop import Recipe, generator
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.align import Learner
 from sora_cli.train.packing import Clip, pack_of
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -91,11 +92,11 @@ def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
             note(f"{step} of {steps} steps")
         which, (_, count) = samples[step % len(SHAPES)], SHAPES[step % len(SHAPES)]
         numbers = random.Random(step).sample(range(len(told)), count)
-        clips: list[Clip] = [(which[n][0].float(), which[n][1], told[n]) for n in numbers]
+        clips = [Clip(which[n][0].float(), which[n][1], told[n]) for n in numbers]
         pack = pack_of(clips, read([told[n] for n in numbers]), generator(0, step))
-        examples = [recipe.example(*clip[:2], parts, pack.rng) for clip in pack.clips]
+        examples = recipe.examples_of(pack, parts)
         with torch.autocast("cpu", pick_dtype("auto", CPU)):
-            return recipe.pack_loss(dit, examples, pack.text)["loss"]
+            return recipe.pack_loss(Learner(dit, None), examples, pack.text)["loss"]
 
     learn(dit, Recipe(steps=steps, batch=1, rate=1e-3, warmup=20, average=0.99), loss)
 

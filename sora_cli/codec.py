@@ -31,6 +31,11 @@ class Autoencoder(Protocol):
     def channels(self) -> int: ...
 
     @property
+    def zoom(self) -> int:
+        """Pixels painted, a side, for each that is read."""
+        ...
+
+    @property
     def independent(self) -> bool:
         """Whether frames decode to the same bits wherever decoding begins, given the group of latents before."""
         ...
@@ -83,8 +88,7 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
-        """The wanted frames of a file of latents (all unless told), one by one, as large as the cropped part of
-        its canvas: the same bits whatever else is wanted, of as few latents as that allows (all before them, where
+        """The wanted frames of a file of latents (all unless told), one by one, as large as `shown`: the same bits whatever else is wanted, of as few latents as that allows (all before them, where
         frames depend on those)."""
         header = latents.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
@@ -96,6 +100,10 @@ class Codec:
         frames = (picture for video in videos for picture in pictures_of(video[0], canvas))
         first = span.skip + wanted.start - start
         yield from islice(frames, first, first + len(wanted))
+
+    def shown(self, canvas: geometry.Canvas) -> tuple[int, int]:
+        """(width, height) of decoded pictures."""
+        return self.vae.zoom * canvas.crop_width, self.vae.zoom * canvas.crop_height
 
     def read(self, path: Path | str, group: range) -> Tensor:
         """Some latents of a file, [1, C, k, h, w]."""
@@ -117,6 +125,8 @@ def whole_chunks(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     """Decoded frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3], without the borders of the canvas."""
-    video = video[:, :, canvas.top : canvas.top + canvas.crop_height, canvas.left : canvas.left + canvas.crop_width]
+    zoom = video.shape[-1] // canvas.width
+    left, top, width, height = (zoom * n for n in (canvas.left, canvas.top, canvas.crop_width, canvas.crop_height))
+    video = video[:, :, top : top + height, left : left + width]
     pixels = ((video.float() + 1) * 127.5).round().to(torch.uint8)
     return rearrange(pixels, "C T h w -> T h w C").contiguous().cpu().numpy()

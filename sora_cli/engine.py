@@ -32,6 +32,10 @@ from sora_cli.shot import Lora, Shot
 from sora_cli.timeline import ADRIFT, Timeline
 
 
+STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's own
+FEWER = 2  # frames of context where each is known by its time
+
+
 @dataclass(frozen=True)
 class Progress:
     stage: str
@@ -50,11 +54,13 @@ class Pictures(Protocol):
 @dataclass(frozen=True)
 class Known:
     """What is given of a video: pictures, or latents that need no encoding. `at` counts frames from the
-    first one that is shown; it may lie before it, or behind the last."""
+    first one that is shown; it may lie before it, or behind the last. `clock` is the seconds of its scene at `at`, where
+    they are known: a model of ours knows what it made itself."""
 
     at: int
     images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the run's `source_size`
     latents: Tensor | None = None  # [C, n, h, w], the first of them a key frame at `at`
+    clock: float | None = None
 
 
 class Store(Protocol):
@@ -185,7 +191,7 @@ class Run:
     @property
     def source_size(self) -> tuple[int, int]:
         """(width, height) of the frames that `frames` yields; the writer scales them to the shot's size."""
-        return self.canvas.crop_width, self.canvas.crop_height
+        return self.pipeline.codec.shown(self.canvas)
 
     @torch.inference_mode()
     def denoise(self, store: Store | None = None) -> Iterator[Progress]:
@@ -249,17 +255,36 @@ class Run:
     def solve(self, job: Job, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
         """The flow of one window from noise to latents [C, t, h, w]; what is known stays as it is."""
         velocity = self.pipeline.velocity(job, text)
-        around = self.shot.loop and not window.observed
+        around = self.shot.loop and not window.observed and not self.bars
         return self.pipeline.sample(rolling(velocity) if around else velocity, job)
 
+    @property
+    def clock(self) -> float | None:
+        """The seconds of the scene at latent 0: it begins there, unless something is given. None where nobody knows."""
+        if self.shot.loop:
+            return 0.0 if self.bars else None
+        told = [piece.clock - (self.span.lead + piece.at) / self.shot.fps for piece in self.known
+                if piece.clock is not None]  # fmt: skip
+        return told[0] if told else None if self.known else 0.0
+
+    @property
+    def bars(self) -> int:
+        """How often the world that the model knows repeats itself in a loop; 0 where that is no whole number, give or
+        take an eighth, by which it then goes faster or slower."""
+        bar = self.entry.usage.bar
+        often = self.shot.seconds / bar if bar else 0.0
+        return round(often) if abs(often - round(often)) <= STRETCH * round(often) else 0
+
     def seconds(self, window: planner.Window) -> Tensor:
-        """The times of a window's frames, since the scene began: nobody knows when that was where something is given,
-        or where, as in a loop, there is no first frame, whose times start a turn late if they would be negative."""
+        """The times of a window's frames, since the scene began. Where nobody knows when that was, they tell how far
+        frames are apart, and those of a loop start a turn late if they would be negative."""
         frames = torch.tensor(window.frames)
+        apart = geometry.TIME_STRIDE / self.shot.fps
+        if self.shot.loop and self.bars:
+            return (frames % self.latents_in_all) * self.bars * self.entry.usage.bar / self.latents_in_all
         if self.shot.loop and window.frames[0] < 0:
             frames = frames + self.latents_in_all
-        adrift = ADRIFT if self.shot.loop or self.timeline.known.any() else 0.0
-        return adrift + frames * geometry.TIME_STRIDE / self.shot.fps
+        return (ADRIFT if self.clock is None else self.clock) + frames * apart
 
     def told(self, index: Sequence[int]) -> Tensor:
         """For every latent frame the number of the prompt that holds then."""
@@ -349,7 +374,8 @@ def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset(),
     """The windows that a shot is made in, of which some latent frames are known, and some end in known pictures.
     Where there is nothing but the very end to begin with, the way is from there back to the start."""
     usage = registry.entry(shot.model).usage
-    step = usage.window - usage.context
+    clocked = bool(usage.bar) and not known and not stills  # then a time says almost all of a frame
+    step = usage.window - (min(FEWER, usage.context) if clocked else usage.context)
     if shot.loop:
         return planner.circle(latents, usage.window, step)
     windows = planner.plan(latents, shot.plan, known, usage.window, step)

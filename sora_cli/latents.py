@@ -46,6 +46,7 @@ class Header:
     video: str = ""      # sha256 of the video file that these latents belong to, "" if there is none
     cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
     pixels: int = 0      # the most that the model makes of a frame; 0: as pocket chooses its canvas
+    clock: float = -1.0  # seconds of its scene at latent 0; below 0 where nobody knows
 
     def __post_init__(self) -> None:
         if not plain(self.model):
@@ -59,6 +60,7 @@ class Header:
         check_range("lead", self.lead, 0, geometry.TIME_STRIDE - 1)
         check_range("cell", self.cell, 4, 64)
         check_range("pixels", self.pixels, 0, geometry.LARGEST_SIDE**2)
+        check_range("clock", self.clock, -1, LONGEST_SECONDS)
 
     @classmethod
     def of(cls, model: str, width: int, height: int, fps: float, frames: int, **more: Any) -> "Header":
@@ -274,7 +276,7 @@ def from_strings(tags: Mapping[str, Any]) -> Header:
     return Header(**values)
 
 
-LATER = {"cell": "16", "pixels": "0"}  # fields that the first files did not have
+LATER = {"cell": "16", "pixels": "0", "clock": "-1.0"}  # fields that the first files did not have
 READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     str: (r".*", str),
     int: (r"[0-9]{1,9}", int),

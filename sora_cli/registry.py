@@ -82,6 +82,7 @@ class Usage:
     known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
     trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
     grammar: bool = False  # whether its captions were those of the rendered world
+    bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
 
 
 @dataclass(frozen=True)

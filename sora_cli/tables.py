@@ -26,7 +26,7 @@ MODEL_KEYS = {
 USAGE_KEYS = {
     "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
     "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-    "grammar": bool,
+    "grammar": bool, "bar": float,
 }  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {

@@ -9,7 +9,7 @@ from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm, turned
 from sora_cli.models.sora.patches import Grid, attention, layout, patchify, unpatchify
 
 CONFIG = DitConfig(channels=3, width=32, depth=2, heads=2, text_width=8, text_tokens=4, registers=1,
-                   bins=(8, 4, 4), seconds=16.0)  # fmt: skip
+                   bins=(8, 4, 4), seconds=16.0, bar=8.0)  # fmt: skip
 
 
 @pytest.fixture
@@ -141,6 +141,6 @@ def test_starts_as_zero_and_as_an_image_model() -> None:
 
 def test_width_must_divide_by_heads() -> None:
     with pytest.raises(ValueError, match="32 does not divide by 5"):
-        DitConfig(3, 32, 1, 5, 8, 4, 1, (8, 4, 4), 16.0)
+        DitConfig(3, 32, 1, 5, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
     with pytest.raises(ValueError, match="of a multiple of 8"):
-        DitConfig(3, 32, 1, 8, 8, 4, 1, (8, 4, 4), 16.0)
+        DitConfig(3, 32, 1, 8, 8, 4, 1, (8, 4, 4), 16.0, 8.0)

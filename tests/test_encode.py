@@ -23,7 +23,7 @@ from sora_cli.shot import Shot
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
-CONFIG = VaeConfig(space=4, time=2, deep=8, wide=8, tail=8, blocks=1, memory=2)
+CONFIG = VaeConfig(space=4, details=0, time=2, deep=8, wide=8, paint=8, tail=8, blocks=1, memory=2, zoom=1)
 SHOT = Shot("a cat surfing", width=320, height=180, frames=22)
 
 

@@ -34,8 +34,8 @@ def tiny_part(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str,
     text = TextConfig(len(vocabulary) + 4, 20, 16, 2, 1, 8)
     parts = {
         "text": (TextTower(text), text),
-        "vae": (Vae(v := VaeConfig(4, 2, 8, 8, 8, 1, 2)), v),
-        "dit": (Dit(d := DitConfig(6, 16, 1, 2, 16, 16, 1, (8, 4, 4), 16.0)), d),
+        "vae": (Vae(v := VaeConfig(4, 0, 2, 8, 8, 8, 8, 1, 2, 1)), v),
+        "dit": (Dit(d := DitConfig(6, 16, 1, 2, 16, 16, 1, (8, 4, 4), 16.0, 8.0)), d),
     }
     module, config = parts[stem]
     for p in module.parameters():

@@ -30,8 +30,8 @@ from sora_cli.shot import Shot
 from sora_cli.world.captions import words
 
 SHOT = Shot("a cat surfing", width=320, height=192, frames=22, steps=2, model="tiny")
-DIT = DitConfig(6, 64, 2, 2, 16, 16, 1, (8, 4, 4), 16.0)
-VAE = VaeConfig(4, 2, 16, 8, 8, 1, 2)
+DIT = DitConfig(6, 64, 2, 2, 16, 16, 1, (8, 4, 4), 16.0, 8.0)
+VAE = VaeConfig(4, 0, 2, 16, 8, 8, 8, 1, 2, 1)
 
 
 def windows_of(shot: Shot) -> list[Window]:

@@ -14,11 +14,12 @@ from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
 from sora_cli.timeline import ADRIFT
 from sora_cli.train import dit as training
 from sora_cli.train import packing
+from sora_cli.train.align import Learner
 from sora_cli.train.packing import Packs, Shape
 
 CPU = torch.device("cpu")
 CONFIG = DitConfig(channels=6, width=32, depth=1, heads=2, text_width=8, text_tokens=4, registers=1,
-                   bins=(8, 4, 4), seconds=16.0)  # fmt: skip
+                   bins=(8, 4, 4), seconds=16.0, bar=8.0)  # fmt: skip
 
 
 class Fake:
@@ -100,7 +101,7 @@ def test_clips_are_whole_or_cut_in_time_and_none_is_left_out() -> None:
     shapes = mixed(60)
     made, seen, kinds, starts = packs(shapes), Counter[str](), set(), set[float]()
     for number in range(60):
-        for latents, seconds, caption in made.at(number).clips:
+        for latents, seconds, caption, *_ in made.at(number).clips:
             frames = latents[0, :, 0, 0].long().tolist()
             total = shapes[int(latents[1, 0, 0, 0])][0]
             assert frames == sorted(set(frames)) and max(frames) < total
@@ -136,7 +137,7 @@ def test_features_of_the_dataset_are_taken_where_they_are_of_the_same_tower() ->
     for tower, told in (("this tower", True), ("another", False)):
         made = Packs(Fake(mixed(), told=True), read, 19, 2048, 3, tower=tower)
         pack = made.at(0)
-        for (_, _, caption), row in zip(pack.clips, pack.text, strict=True):
+        for (_, _, caption, *_), row in zip(pack.clips, pack.text, strict=True):
             number = int(caption.split()[1])
             assert not row.any() or float(row[0, 0]) == (1 + number if told else len(caption))
 
@@ -191,7 +192,7 @@ def test_attention_among_kept_patches_is_that_of_a_video_of_them_alone() -> None
 class Flat:
     """Stands for an autoencoder whose latents have as many channels."""
 
-    config = type("Config", (), {"channels": 6})
+    config = type("Config", (), {"channels": 6, "parts": (4, 0, 2)})
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.5])
@@ -203,8 +204,8 @@ def test_what_learns_from_mixed_sizes_makes_videos_of_others(drop: float) -> Non
 
     def loss(number: int) -> Tensor:
         pack = made.at(number)
-        examples = [training.example(*clip[:2], (4, 2), pack.rng) for clip in pack.clips]
-        return training.pack_loss(dit, examples, pack.text, pack.grids)["loss"]
+        examples = training.examples_of(pack, (4, 2))
+        return training.pack_loss(Learner(dit, None), examples, pack.text, pack.grids)["loss"]
 
     def others() -> float:
         with torch.no_grad():

@@ -11,22 +11,27 @@ import pytest
 import torch
 from torch import nn
 
-from sora_cli import flow
+from sora_cli import flow, weights
 from sora_cli.errors import Failed
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
+from sora_cli.timeline import Task
 from sora_cli.train import distil, grow, loop
 from sora_cli.train import dit as dit_training
 from sora_cli.train import vae as vae_training
+from sora_cli.train.align import Learner
 from sora_cli.train.feed import Feed
 from sora_cli.train.latents import Bucket, Window, begin, runs
+from sora_cli.train.loop import Recipe, checkpoints, fit, generator
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.packing import Clip
 from sora_cli.train.sheets import save_sheet
 from sora_cli.train.watch import Watch
+from sora_cli.world import dense
 
 CPU = torch.device("cpu")
-TINY_VAE = VaeConfig(space=4, time=2, deep=16, wide=8, tail=8, blocks=1, memory=2)
+TINY_VAE = VaeConfig(space=4, details=0, time=2, deep=16, wide=8, paint=8, tail=8, blocks=1, memory=2, zoom=1)
 
 
 def options(out: Path, **changes: object) -> TrainOptions:
@@ -114,7 +119,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp
     assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
     model = Toy()
     average, optims = loop.Average(model, 0.9), loop.optimizers(model, loop.Recipe(1, 1, 1.0))
-    assert loop.load_checkpoint(tmp_path, model, average, optims, CPU) == 10
+    assert loop.load_checkpoint(tmp_path, model, average, optims, CPU)[0] == 10
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
@@ -216,8 +221,8 @@ def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> No
 
     path = vae_training.train(options(tmp_path / "vae", steps=2))
     vae = from_weights(*weights.load(path))
-    video = vae_training.world_clip(dit_training.random.Random(5), 2, 9, CPU)
-    latents = vae.encode(video)[:, :, 1:]
+    footage = vae_training.world_clip(dit_training.random.Random(5), 2, 9, CPU)
+    latents = vae.encode(footage.read)[:, :, 1:]
     assert latents.mean((0, 2, 3, 4)).abs().max() < 2 and 0.2 < latents.std() < 3
 
 
@@ -260,17 +265,74 @@ def test_captions_are_read_once_until_they_are_forgotten(monkeypatch: pytest.Mon
     assert read(["ccc", "a"]).flatten().tolist() == [3, 1] and reader.count == 6  # "ccc" was forgotten
 
 
-def test_most_samples_are_told_when_they_are_and_clips_begin_with_their_scene() -> None:
+def test_samples_are_told_when_they_are_pictures_always_and_most_clips() -> None:
     rng = random.Random(0)
     both = ([begin(rng, frames) for _ in range(2000)] for frames in (4, 1))
     clips, pictures = ([(start, told == start) for start, told in drawn] for drawn in both)
-    for drawn in (clips, pictures):
-        assert sum(told for _, told in drawn) / 2000 == pytest.approx(0.7, abs=0.04)
-    assert sum(start == 0 for start, told in clips if told) / 1400 == pytest.approx(0.75, abs=0.05)
-    told = [start for start, told in pictures if told]
-    assert min(told) >= 0 and 40 < max(told) <= 59 and sum(start < 4 for start in told) / len(told) > 0.5
-    made = window().draw(3, Bucket(1, 2, 2))
-    assert made.seconds.shape == (4, 1) and made.captions[0]
+    assert all(told for _, told in pictures)
+    assert sum(told for _, told in clips) / 2000 == pytest.approx(0.7, abs=0.04)
+    for starts in ([start for start, told in clips if told], [start for start, _ in pictures]):
+        assert min(starts) >= 0 and 55 < max(starts) < 64
+        assert sum(start < 8 for start in starts) / len(starts) == pytest.approx(0.8 + 0.2 * 8 / 63, abs=0.04)
+
+
+def test_blocks_know_where_their_subjects_are() -> None:
+    """Where a chunk leads to its first latent, that one is read with its motion, at the same moment."""
+    from sora_cli.world.field import field
+    from sora_cli.world.scene import sample_scene
+
+    alone, led = (window().draw(3, Bucket(1, 2, 2, moving)) for moving in (False, True))
+    assert alone.first and not led.first and alone.captions == led.captions
+    assert torch.equal(alone.seconds, led.seconds) and torch.equal(alone.field, led.field)
+    assert torch.equal(alone.latents[:, :4], led.latents[:, :4])  # key frames stand alone
+    assert not alone.latents[:, 4:].any() and led.latents[:, 4:].any()
+    scene = sample_scene(random.Random(3))
+    assert dense(scene) == alone.captions[0]
+    known = field([scene], alone.seconds[:1], 64, 64).flatten(2, 3)[0]
+    assert torch.allclose(known, alone.field[0].float(), atol=2e-3)
+    clip = next(led.clips())
+    assert clip.cover is not None and torch.equal(clip.cover, led.field[0, :, ::3].float().amax(1))
+
+
+def test_phases_begin_by_steps_or_by_time_and_go_on_as_they_did(tmp_path: Path) -> None:
+    bucket = (Bucket(1, 2, 2), 1.0)
+    phases = tuple(dit_training.Phase(start, (bucket,), drop=start) for start in (0.0, 0.5, 0.8))
+    path = tmp_path / "phases.json"
+    schedule = dit_training.Schedule(phases, path)
+    for pack, share in enumerate((0.0, 0.2, 0.49, 0.51, 0.6, 0.95)):  # the last one after a long pause
+        schedule.reached(pack, share)
+    assert [schedule.at(pack).start for pack in range(7)] == [0, 0, 0, 0.5, 0.5, 0.8, 0.8]
+    again = dit_training.Schedule(phases, path)
+    assert [again.at(pack) for pack in range(7)] == [schedule.at(pack) for pack in range(7)]
+    schedule.reached(9, 1.0)
+    assert json.loads(path.read_text()) == [0, 3, 5]
+
+
+def test_packs_leave_the_background_out_first() -> None:
+    made = window(size=60)
+    made.fresh = 0.5
+    schedule = dit_training.Schedule((dit_training.Phase(0, ((Bucket(1, 4, 4), 1.0),), drop=0.5, subject=3.0),), None)
+    reader = Reader()
+    read = dit_training.Conditioner(reader, reader, CPU)  # type: ignore[arg-type]
+    pack = dit_training.Data(made, read, 4, 0, schedule).at(0)
+    assert len(pack.clips) == round(4 * dit_training.BUDGET / 16) and pack.subject == 3.0
+    for clip, grid in zip(pack.clips, pack.grids, strict=True):
+        assert grid.size == 8 and clip.cover is not None
+        there = clip.cover.unfold(1, 2, 2).unfold(2, 2, 2).amax((0, 3, 4)).flatten() > 0.02
+        left_out = [n for n in range(16) if n not in grid.kept]
+        assert there.sum() > 8 or not there[left_out].any()
+
+
+def test_a_finished_run_takes_no_more_steps(tmp_path: Path) -> None:
+    """The minutes of a run are those of all its starts."""
+    model = nn.Linear(2, 1)
+    recipe = Recipe(steps=100_000, batch=1, rate=0.1)
+    run = options(tmp_path / "run", steps=None, minutes=1 / 60)
+    counts = []
+    for _ in range(2):
+        fit(model, lambda number: {"loss": model(torch.ones(2)).square().sum()}, recipe, run)
+        counts.append(int(checkpoints(run.out)[-1].name.rpartition("-")[2]))
+    assert counts[0] == counts[1] > 1
 
 
 def test_the_window_slides() -> None:
@@ -296,29 +358,41 @@ def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
 
 
 def test_examples_keep_what_is_known_and_weigh_what_is_made() -> None:
-    clean, parts = torch.randn(6, 5, 4, 4), (4, 2)
+    clip, parts = Clip(torch.randn(6, 5, 4, 4), torch.arange(5.0), "", first=False), (4, 2)
     seen = set()
     for seed in range(60):
-        e = dit_training.example(clean, torch.arange(5.0), parts, torch.Generator().manual_seed(seed))
-        known = torch.cat([e.known[:, :1].expand(-1, 4), e.known[:, 1:].expand(-1, 2)], 1).T.bool()
-        assert not e.weight[known].any() and (e.weight[~known] >= 1).all()
-        if (e.t[e.known.amin(1).bool()] == 0).all():
-            assert torch.equal(e.noisy[known], clean[known])
-        seen.add(tuple(e.order.tolist()))
-        assert torch.equal(e.order == 0, e.known.amax(1) > 0)
+        e = dit_training.example([clip], parts, torch.Generator().manual_seed(seed))
+        known = torch.cat([e.known[0, :, :1].expand(-1, 4), e.known[0, :, 1:].expand(-1, 2)], 1).T.bool()
+        weight, noisy, t = e.weight[0], e.noisy[0], e.t[0]
+        assert not weight[known].any() and (weight[~known] >= 1).all()
+        if (t[e.known[0].amin(1).bool()] == 0).all():
+            assert torch.equal(noisy[known], clip.latents[known])
+        seen.add(tuple(e.order[0].tolist()))
+        assert torch.equal(e.order[0] == 0, e.known[0].amax(1) > 0)
     assert len(seen) > 10
 
 
+def test_a_frame_alone_has_no_motion_to_learn_and_subjects_count_more() -> None:
+    latents, cover = torch.randn(6, 2, 4, 4), torch.zeros(2, 4, 4)
+    cover[:, 0, 0] = 0.4
+    plain = Clip(latents, torch.arange(2.0), "", first=True, cover=cover)
+    one, three = (dit_training.example([plain], (4, 2), generator(0, 1), n, lambda T: Task(
+        torch.zeros(2, T), torch.ones(T).long(), "")) for n in (1.0, 3.0))  # fmt: skip
+    assert not one.weight[0, 4:, 0].any() and (one.weight[0, :4, 0] >= 1).all() and (one.weight[0, :, 1] >= 1).all()
+    ratio = three.weight[0, :4] / one.weight[0, :4]
+    assert (ratio[:, :, :2, :2] == 3).all() and (ratio[:, :, 2:] == 1).all() and (ratio[:, :, :, 2:] == 1).all()
+
+
 def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DitConfig(6, 32, 1, 2, 8, 4, 1, (8, 4, 4), 16.0)
+    config = DitConfig(6, 32, 1, 2, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
     torch.manual_seed(0)
     dit, rng = Dit(config), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(dit.parameters(), 1e-2)
-    clean, text = torch.full((6, 1, 4, 4), 0.7), torch.zeros(4, 6, 8)
+    clip, text = Clip(torch.full((6, 1, 4, 4), 0.7), torch.zeros(1), "", first=False), torch.zeros(4, 6, 8)
+    learner = Learner(dit, None)
     losses: list[Callable[[], float]] = []
     for _ in range(60):
-        examples = [dit_training.example(clean, torch.zeros(1), (4, 2), rng) for _ in range(4)]
-        loss = dit_training.pack_loss(dit, examples, text)["loss"]
+        loss = dit_training.pack_loss(learner, [dit_training.example([clip] * 4, (4, 2), rng)], text)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -330,7 +404,7 @@ def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
 def packed(shapes: list[tuple[int, int, int]]) -> tuple[list[dit_training.Example], torch.Tensor]:
     rng = torch.Generator().manual_seed(5)
     clips = [torch.randn(6, *shape, generator=rng) for shape in shapes]
-    return ([dit_training.example(c, torch.arange(c.shape[1]) / 6, (4, 2), rng) for c in clips],
+    return ([dit_training.example([Clip(c, torch.arange(c.shape[1]) / 6, "")], (4, 2), rng) for c in clips],
             torch.randn(len(clips), 5, 8, generator=rng))  # fmt: skip
 
 
@@ -340,7 +414,7 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) 
     for again in (False, True):
         dit = drawn(replace(SMALL, depth=2))
         dit_training.prepare_blocks(options(tmp_path, checkpoint_activations=again), dit)
-        dit_training.pack_loss(dit, examples, text)["loss"].backward()
+        dit_training.pack_loss(Learner(dit, None), examples, text)["loss"].backward()
         found.append([p.grad for p in dit.parameters()])
     for plain, other in zip(*found, strict=True):
         assert torch.allclose(plain, other)
@@ -354,7 +428,7 @@ def test_flops_are_those_that_torch_counts(shapes: list[tuple[int, int, int]]) -
     dit, (examples, text) = drawn(replace(SMALL, width=128, depth=4)), packed(shapes)
     grids = tuple(Grid(T, h // 2, w // 2) for T, h, w in shapes)
     with FlopCounterMode(display=False) as counter:
-        dit_training.pack_loss(dit, examples, text)
+        dit_training.pack_loss(Learner(dit, None), examples, text)
     told = dit_training.flops_of(dit.config, sum(p.numel() for p in dit.parameters()), grids)
     assert told == pytest.approx(counter.get_total_flops(), rel=0.15)  # a few weights are read once a frame
 
@@ -362,7 +436,7 @@ def test_flops_are_those_that_torch_counts(shapes: list[tuple[int, int, int]]) -
 # -- Growing and distilling -------------------------------------------------------------------------------
 
 SMALL = DitConfig(channels=6, width=32, depth=1, heads=2, text_width=8, text_tokens=4, registers=1,
-                  bins=(8, 4, 4), seconds=16.0)  # fmt: skip
+                  bins=(8, 4, 4), seconds=16.0, bar=8.0)  # fmt: skip
 
 
 def drawn(config: DitConfig) -> Dit:
@@ -397,13 +471,44 @@ def test_a_grown_transformer_begins_as_the_smaller_one(changes: dict[str, int]) 
 
 @torch.no_grad()
 def test_a_grown_autoencoder_keeps_its_latents() -> None:
+    """Details come beside them, and say nothing to the decoder yet; another painter begins anew."""
     torch.manual_seed(0)
-    small, large = Vae(TINY_VAE), Vae(replace(TINY_VAE, space=6))
+    small, large = Vae(TINY_VAE), Vae(replace(TINY_VAE, space=8, details=4))
+    for p in small.parameters():
+        nn.init.normal_(p, std=0.1)
     grow.grow_vae(large, small.state_dict(), TINY_VAE)
     video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before, after = small.moments(video)[0], large.moments(video)[0]
-    assert torch.allclose(after[:, [0, 1, 2, 3, 6, 7]], before, atol=1e-5)
-    assert after[:, 4:6].any()
+    assert torch.allclose(after[:, [0, 1, 2, 3, 8, 9]], before, atol=1e-5)
+    assert after[:, 4:8].any()
+    shown, again = small.decode_raw(before)[0], large.decode_raw(after)[0]
+    assert torch.allclose(again, shown, atol=1e-5)
+    zoomed = Vae(replace(TINY_VAE, space=8, details=4, zoom=2))
+    grow.grow_vae(zoomed, large.state_dict(), large.config)
+    assert torch.equal(zoomed.moments(video)[0], after) and zoomed.decode_raw(after)[0].shape[-2:] == (64, 64)
+
+
+def test_details_are_learned_beside_latents_that_stay(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vae_training, "DETAILS", 4)
+    first = from_weights(*weights.load(vae_training.train(options(tmp_path / "vae", steps=2))))
+    run = options(tmp_path / "more", steps=3, details=True, init=tmp_path / "vae", zoom=2)
+    vae = from_weights(*weights.load(vae_training.train(run)))
+    video = vae_training.world_clip(random.Random(5), 2, 9, CPU).read
+    before, after = first.encode(video), vae.encode(video)
+    assert torch.allclose(after[:, [0, 1, 2, 3, 8, 9]], before, atol=1e-2)  # files are in half precision
+    assert vae.config.details == 4 and vae.decode(after).shape[-2:] == (128, 128)
+    units = vae_training.units(vae, vae.denormalise(after[:, :, 1:])).flatten()[4:8]
+    assert torch.allclose(units, vae.std[4:8], rtol=0.8)  # of other clips
+
+
+def test_a_painter_that_paints_larger_is_shown_larger_pictures() -> None:
+    small, large = (vae_training.world_clip(random.Random(4), 2, 5, CPU, zoom) for zoom in (1, 2))
+    assert torch.equal(small.read, large.read) and torch.equal(small.read, small.painted)
+    assert [2 * n for n in small.painted.shape[-2:]] == list(large.painted.shape[-2:])
+    pooled = nn.functional.avg_pool3d(large.painted, (1, 2, 2))
+    assert (pooled - small.painted).abs().mean() < 0.02
+    assert set(large.weight.unique().tolist()) == {1.0, vae_training.SUBJECT}
+    assert torch.equal(large.weight[..., ::2, ::2], small.weight)
 
 
 def test_moved_latents_belong_to_moved_pictures() -> None:

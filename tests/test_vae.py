@@ -5,7 +5,7 @@ import torch
 
 from sora_cli.models.sora.vae import Vae, VaeConfig, fold_channels
 
-CONFIG = VaeConfig(space=4, time=2, deep=16, wide=8, tail=8, blocks=1, memory=2)
+CONFIG = VaeConfig(space=4, details=0, time=2, deep=16, wide=8, paint=8, tail=8, blocks=1, memory=2, zoom=1)
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Kept:
     """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
-    the video shows."""
+    the video shows, and the seconds of its scene at the first of them, if they are known."""
 
     latents: "Tensor"
     hidden: int
+    clock: float | None = None
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Connector:
         known, lead, trail = [], len(tail), len(head)
         if kept:
             lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
-            known.append(Known(-lead, latents=kept.latents))
+            known.append(Known(-lead, latents=kept.latents, clock=kept.clock))
         elif tail:
             known.append(Known(-lead, self.pictures(tail, shot)))
         else:

@@ -139,7 +139,7 @@ def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen
     """The wanted frames of a file of latents, decoded and written one by one."""
     canvas = latents.read_header(source).canvas
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
-    raw = media.from_rgb(frames, (canvas.crop_width, canvas.crop_height), wanted.format)
+    raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     with sink as opened:
         for frame in raw:
             opened.write(frame)

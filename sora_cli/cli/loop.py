@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import geometry, media
-from sora_cli.cli import expanding, models, options
+from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import slug
@@ -41,7 +41,7 @@ def loop(
     fps: options.FpsOption = None,
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
-    seed: options.SeedOption = 0,
+    seed: options.VideoSeedOption = "0",
     steps: options.StepsOption = None,
     guidance: options.GuidanceOption = None,
     negative: options.NegativeOption = None,
@@ -63,7 +63,7 @@ def loop(
 ) -> None:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
     how = expanding.asked(expand, expand_model, model)
-    settings = models.asked(model, prompt, seed, steps, guidance, negative, loras=lora)
+    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, loras=lora)
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
     target = Target(name, force, resume, metadata, sheet, as_json)
     work: partial[None]
@@ -71,15 +71,16 @@ def loop(
         asked = Asked(what, res, fps, input_res, input_fps)
         check_closing(asked, target, model, times, quiet)
         length = CONNECTOR_SECONDS if seconds is None else seconds
-        work = partial(close, asked, target, settings, how, length, times)
+        work = partial(close, asked, target, settings, how, length, times, expand != "auto")
     else:
         if prompt:
             raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-        length = LOOP_SECONDS if seconds is None else seconds
+        length = registry.entry(model).usage.bar or LOOP_SECONDS if seconds is None else seconds
         shot = round_shot(replace(settings, prompt=what), res, fps, length)
         check_making(shot, target, quiet)
         work = partial(make, shot, target, how, times)
     with Screen(quiet, preview) as screen:
+        seeds.told(seed, settings.seed, screen)
         work(partial(load, model, str(device), str(dtype), str(memory), screen.read, settings.loras), screen)
 
 
@@ -127,7 +128,7 @@ def make(shot: Shot, target: Target, how: "expanding.How", times: int, load: "Ca
     seam = changes.seam()
     making.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
     if times == 1:
-        keep_latents(target, header_of(shot, 0), making.latents)
+        keep_latents(target, header_of(run), making.latents)
     making.finish({"verb": "loop", "frames": count, "times": times})
 
 
@@ -141,11 +142,11 @@ def check_closing(asked: Asked, target: Target, model: str, times: int, quiet: b
     check_source(asked, target, model, quiet)
 
 
-def close(asked: Asked, target: Target, settings: Shot, how: "expanding.How", seconds: float, times: int,
+def close(asked: Asked, target: Target, settings: Shot, how: "expanding.How", seconds: float, times: int, anew: bool,
           load: "Callable[[], Engine]", screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
     with asked.open(screen) as source:
-        shot = shot_like(source, settings)
+        shot = shot_like(source, settings, anew)
         shot = replace(shot, frames=connector_length(seconds, shot.fps))
         target.check_format(source.format)
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"

@@ -214,10 +214,12 @@ def format_of(shot: Shot) -> media.Format:
     return media.Format(shot.width, shot.height, rate, "420mpeg2", tags=("COLORRANGE=LIMITED",))
 
 
-def header_of(shot: Shot, lead: int) -> latents.Header:
-    """What the latents of a shot say of themselves."""
+def header_of(run: "Run") -> latents.Header:
+    """What the latents of a run say of themselves."""
+    shot = run.shot
     return latents.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
-                          lead=lead, cyclic=shot.loop, shot=shot.to_json())  # fmt: skip
+                             lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
+                             clock=-1.0 if run.clock is None else run.clock)  # fmt: skip
 
 
 def keep_latents(target: Target, header: latents.Header, made: "Tensor") -> None:

@@ -67,14 +67,16 @@ def beside(name: str, what: str, suffix: str = ".mp4") -> str:
     return str(path.with_name(f"{stem}-{what}{suffix}"))
 
 
-def shot_like(source: media.Source, settings: Shot) -> Shot:
-    """The settings as a shot of a source's size and rate, with the source's own prompt where none is given.
+def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
+    """The settings as a shot of a source's size and rate, with the source's own prompt where none is given, and its
+    caption, too, if the model is the same and nobody wants it `anew`: what is to be seen in it stays where it is.
     Sides are rounded up to even ones for the sake of the canvas alone; the output keeps the source's."""
     width, height = (n + n % 2 for n in source.format.size)
-    prompt = settings.prompt
+    prompt, captions = settings.prompt, settings.captions
     if not prompt.strip() and (told := latents.carried(source.metadata.get("sora", ""))):
-        prompt = Shot.from_json(told).prompt
-    return replace(settings, prompt=prompt, width=width, height=height, fps=source.format.fps)
+        own = Shot.from_json(told)
+        prompt, captions = own.prompt, () if anew or own.model != settings.model else own.captions[:1]
+    return replace(settings, prompt=prompt, captions=captions, width=width, height=height, fps=source.format.fps)
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,11 @@ class Whole:
 
     def end(self) -> Kept:
         """The last few latents."""
-        total = self.header.latents
-        found, _ = latents.load(self.path, max(0, total - self.context))
-        return Kept(found.float(), geometry.frames_in(total) - self.header.lead - self.header.frames)
+        header, total = self.header, self.header.latents
+        first = max(0, total - self.context)
+        found, _ = latents.load(self.path, first)
+        clock = header.clock + first * geometry.TIME_STRIDE / header.fps if header.clock >= 0 else None
+        return Kept(found.float(), geometry.frames_in(total) - header.lead - header.frames, clock)
 
     def followed_by(self, made: "Tensor") -> "Tensor":
         """All latents of the video and of what was made after them (whose first few are its last)."""

@@ -48,7 +48,7 @@ class Model:
         from sora_cli.models.sora.dit import DitConfig
 
         config = json.loads(self.dit.metadata["config"])
-        return DitConfig(**config | {"bins": tuple(config["bins"])})
+        return DitConfig(**{"bar": 8.0} | config | {"bins": tuple(config["bins"])})
 
 
 def estimate(
@@ -131,7 +131,13 @@ def decoding_of(vae: Header, patches: int) -> float:
 
     once_in_four = products("stem", "deep", "fuse") / geometry.TIME_STRIDE
     return 2 * (cells(16) * (once_in_four + products("up"))
-                + cells(8) * products("wide", "up2") + cells(4) * products("tail", "to_pixels"))  # fmt: skip
+                + cells(8) * products("wide", "up2") + cells(4) * products("tail", "up3")
+                + cells(4 / zoom_of(vae)) * products("to_pixels"))  # fmt: skip
+
+
+def zoom_of(vae: Header) -> int:
+    """Pixels painted, a side, for each that is read."""
+    return int(json.loads(vae.metadata["config"]).get("zoom", 1))
 
 
 # ---- bytes ------------------------------------------------------------------------------------------------
@@ -169,5 +175,5 @@ def decoder_buffers(vae: Header, shot: Shot, size: int) -> float:
     """Bytes of the frames decoded at a time: features at 1/4 and pixels in `size`, then pixels in float32."""
     canvas, tail = geometry.canvas(shot.width, shot.height), json.loads(vae.metadata["config"])["tail"]
     frames = min(shot.frames, DECODED * geometry.TIME_STRIDE)
-    numbers = 3 * tail / 16 + 2 * 3
-    return frames * canvas.width * canvas.height * (size * numbers + 2 * 3 * FLOAT32)
+    numbers = 3 * tail / 16 + 2 * 3 if zoom_of(vae) == 1 else 4 * (3 * tail / 32 + 2 * 3)
+    return frames * canvas.width * canvas.height * (size * numbers + 2 * 3 * FLOAT32 * zoom_of(vae) ** 2)

@@ -232,6 +232,7 @@ def generator(job: Job) -> torch.Generator:
 class Autoencoder:
     """Wan's autoencoder as the codec and the engine know one."""
 
+    zoom = 1
     independent = False  # every frame depends on all before it
 
     def __init__(self, pipeline: Wan) -> None:

@@ -83,8 +83,10 @@ class Learner(nn.Module):
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> tuple[Tensor, Tensor | None]:
         """Noisy patches -> clean patches [P, 4C], and what a middle block tells of them [P, numbers]."""
+        if self.head is None:
+            return self.dit(patches, grids, given), None
         clean, middle = self.dit.seen(patches, grids, given, MIDDLE)
-        return clean, self.head(middle) if self.head else None
+        return clean, self.head(middle)
 
 
 def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ from sora_cli.train.sheets import save_sheet
 from sora_cli.world.motion import BAR
 
 NAMES = {"vae": "VAE", "text": "text tower"}
-WIDTHS = {"nano": (256, 6, 4), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
+WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
 COARSE_WIDTHS = {"nano": (192, 6, 3), "mini": (256, 8, 4), "base": (384, 10, 6)}  # of latents without details
 STEPS = {"nano": 20_000, "mini": 20_000, "base": 30_000}
 BATCH = {"nano": 64, "mini": 256, "base": 256}

@@ -1,8 +1,8 @@
-"""The judge's training: labels from the renderer, clips clean and as damaged as decoders leave them."""
+"""The judge's training: labels from the renderer for every cell, clips clean and as damaged as decoders leave them."""
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,46 +13,79 @@ from torch import Tensor
 
 from sora_cli import weights
 from sora_cli.errors import SoraError
-from sora_cli.evaluate.network import FRAMES, GAP, HEIGHT, WIDTH, Evaluator, EvaluatorConfig, Labels
+from sora_cli.evaluate.network import (
+    CELL,
+    HEIGHT,
+    STILLS,
+    WIDTH,
+    Evaluator,
+    EvaluatorConfig,
+    Labels,
+    filled,
+    frames_of,
+    moments,
+)
 from sora_cli.train import ranks
 from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import TrainOptions
+from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
 from sora_cli.world.vocabulary import ACTIONS, PLACES, SUBJECTS
 
-LATEST = 3.0          # seconds: clips begin anywhere before this; judgements begin at 0
+LATEST = 60.0         # seconds: clips begin anywhere before this, half of them at 0
+PAIRS = 0.4           # the share of clips that show two subjects
+COVERED = 0.3         # of a cell, from which on it shows a subject
+NOBODY = 0.1          # what a cell without anybody counts; most are
 
 
 @dataclass(frozen=True)
 class Preset:
-    channels: tuple[int, ...]
+    what: tuple[int, ...]
+    how: tuple[int, ...]
     steps: int
     batch: int
     rate: float
 
 
 PRESETS = {
-    "nano": Preset((32, 64, 128, 256), steps=2500, batch=32, rate=2e-3),
-    "mini": Preset((32, 64, 128, 192), steps=4000, batch=128, rate=2e-3),
-    "base": Preset((48, 96, 192, 384), steps=10000, batch=256, rate=2e-3),
+    "nano": Preset((32, 64, 128, 256), (16, 64, 128, 128), steps=2500, batch=32, rate=2e-3),
+    "mini": Preset((32, 64, 128, 256), (32, 64, 128, 192), steps=4000, batch=128, rate=2e-3),
+    "base": Preset((48, 96, 192, 384), (32, 96, 192, 256), steps=10000, batch=256, rate=2e-3),
 }
 
 
-def draw(count: int, seed: str, split: Split) -> tuple[list[Scene], Tensor]:
-    """Scenes with one subject each, and the moments [B, T] in seconds to look at; half start at 0."""
+def draw(count: int, seed: str, split: Split, pairs: float = PAIRS) -> tuple[list[Scene], Tensor]:
+    """Scenes, and the moments [B, T] in seconds to look at."""
     rng = random.Random(seed)
-    scenes = [replace(sample_scene(rng, split), second=None) for _ in range(count)]
+    scenes = [peopled(sample_scene(rng, split), rng, pairs) for _ in range(count)]
     starts = torch.tensor([rng.choice((0.0, rng.uniform(0, LATEST))) for _ in scenes])
-    return scenes, starts[:, None] + GAP * torch.arange(FRAMES)
+    return scenes, torch.stack([moments(float(start)) for start in starts])
 
 
-def labels(scenes: list[Scene], config: EvaluatorConfig) -> Labels:
-    """Class numbers [B] of what the scenes show."""
+def peopled(scene: Scene, rng: random.Random, pairs: float) -> Scene:
+    """The scene with its subject alone, or with any other beside it."""
+    other = rng.choice([name for name in SUBJECTS if name != scene.subject])
+    return replace(scene, second=other if rng.random() < pairs else None)
+
+
+def labels(scenes: Sequence[Scene], times: Tensor, config: EvaluatorConfig, device: torch.device) -> Labels:
+    """Class numbers of what the scenes show, of subject and action in every cell [B, T, h, w]."""
+    cover = field(scenes, times, HEIGHT * STRIDE // CELL, WIDTH * STRIDE // CELL, device)[:, :, :, 0]  # B T 2 h w
+    most, who = cover.max(2)
+
+    def in_cells(numbers: list[list[int]], nobody: int) -> Tensor:
+        """What the subject says that covers most of a cell, if that is enough."""
+        told = torch.tensor(numbers, device=device)[:, None, :, None, None].expand_as(cover)
+        return torch.where(most > COVERED, told.gather(2, who[:, :, None])[:, :, 0], nobody)
+
+    subjects, actions, places = config.subjects, config.actions, config.places
+    cast = [[subjects.index(name) for name in (scene.subject, scene.second or scene.subject)] for scene in scenes]
+    acts = [[actions.index(scene.action)] * 2 for scene in scenes]
     return Labels(
-        torch.tensor([config.subjects.index(scene.subject) for scene in scenes]),
-        torch.tensor([config.actions.index(scene.action) for scene in scenes]),
-        torch.tensor([config.places.index(scene.place) for scene in scenes]),
+        in_cells(cast, len(subjects))[:, ::STILLS],
+        in_cells(acts, len(actions)),
+        torch.tensor([places.index(scene.place) for scene in scenes], device=device),
     )
 
 
@@ -60,17 +93,16 @@ def damage(video: Tensor, rng: torch.Generator) -> Tensor:
     """Half of the clips blurred, all of them a little tinted and noisy, as decoders leave them."""
     share = 0.35 + 0.45 * float(torch.rand((), generator=rng))
     smaller = (round(share * HEIGHT), round(share * WIDTH))
-    blurred = len(video) // 2
-    frames = rearrange(video[:blurred], "b t c h w -> (b t) c h w")
-    frames = F.interpolate(F.interpolate(frames, smaller, mode="area"), (HEIGHT, WIDTH), mode="bilinear")
-    video = torch.cat([rearrange(frames, "(b t) c h w -> b t c h w", t=video.shape[1]), video[blurred:]])
+    sharp, blurred = video.tensor_split(2)
+    frames = F.interpolate(F.interpolate(frames_of(blurred), smaller, mode="area"), (HEIGHT, WIDTH), mode="bilinear")
+    video = torch.cat([sharp, rearrange(frames, "(b t) c h w -> b t c h w", b=len(blurred))])
     gain = 1 + 0.08 * torch.randn(len(video), 1, 3, 1, 1, generator=rng)
-    noise = 0.02 * torch.randn(video.shape, generator=rng)
+    noise = 0.02 * torch.randn(video.shape[1:], generator=rng)      # the same for all: it takes long to draw
     return (video * gain.to(video) + noise.to(video)).clamp(0, 1)
 
 
 class Naming:
-    """The loss of one step: name subject, action and place of a batch of clips."""
+    """The loss of one step: name subjects, action and place of a batch of clips."""
 
     def __init__(self, network: Evaluator, batch: int, seed: int, dtype: torch.dtype) -> None:
         self.network, self.batch, self.seed, self.dtype = network, batch, seed, dtype
@@ -78,33 +110,59 @@ class Naming:
 
     def __call__(self, step: int) -> Losses:
         rng = generator(self.seed, step)
-        scores, right = self.look(f"{self.seed}/{step}", "train", lambda video: damage(video, rng))
-        loss = sum((F.cross_entropy(s, r, label_smoothing=0.05) for s, r in zip(scores, right, strict=True)),
-                   torch.zeros((), device=self.device))  # fmt: skip
-        return {"loss": loss} | accuracy(scores, right)
+        scenes, times = draw(self.batch, f"{self.seed}/{step}", "train")
+        scores = self.look(scenes, times, lambda video: damage(video, rng))
+        right = labels(scenes, times, self.network.config, self.device)
+        loss = in_cells(scores.subject, right.subject) + in_cells(scores.action, right.action)
+        loss = loss + F.cross_entropy(scores.place, right.place, label_smoothing=0.05)
+        marks = accuracy(scores, scenes, self.network.config)
+        return {"loss": loss} | {name: torch.tensor(mark, device=self.device) for name, mark in marks.items()}
 
-    def look(self, seed: str, split: Split, change: Callable[[Tensor], Tensor]) -> tuple[Labels, Labels]:
-        """Scores of a batch of clips after `change`, and what they show."""
-        scenes, times = draw(self.batch, seed, split)
+    def look(self, scenes: Sequence[Scene], times: Tensor, change: Callable[[Tensor], Tensor]) -> Labels:
+        """Scores of these clips after `change`."""
         video = change(render(scenes, times, HEIGHT, WIDTH, self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             scores = self.network(video)
-        right = labels(scenes, self.network.config)
-        return Labels(*(s.float() for s in scores)), Labels(*(r.to(self.device) for r in right))
+        return Labels(*(s.float() for s in scores))
 
 
-def accuracy(scores: Labels, right: Labels) -> dict[str, Tensor]:
-    """The share of clips whose subject, action, place are named right."""
-    hits = {name: s.argmax(-1) == r for name, s, r in zip(Labels._fields, scores, right, strict=True)}
-    return {name: hit.float().mean() for name, hit in hits.items()}
+def in_cells(scores: Tensor, right: Tensor) -> Tensor:
+    """Cross entropy over all cells, of which those of somebody count most."""
+    count = torch.ones(scores.shape[-1], device=scores.device)
+    count[-1] = NOBODY
+    return F.cross_entropy(scores.flatten(0, 3), right.flatten(), weight=count)
+
+
+def accuracy(scores: Labels, scenes: Sequence[Scene], config: EvaluatorConfig) -> dict[str, float]:
+    """The share of clips whose subject, action, place are named right, and that of pairs of which both are."""
+    found = filled(scores.subject)
+    cast = [set(row.topk(len(scene.subjects)).indices.tolist()) == {config.subjects.index(n) for n in scene.subjects}
+            for row, scene in zip(found, scenes, strict=True)]  # fmt: skip
+    action, place = filled(scores.action).argmax(-1).tolist(), scores.place.argmax(-1).tolist()
+    return {
+        "subject": share([hit for hit, scene in zip(cast, scenes, strict=True) if not scene.second]),
+        "pairs": share([hit for hit, scene in zip(cast, scenes, strict=True) if scene.second]),
+        "action": share([config.actions[n] == scene.action for n, scene in zip(action, scenes, strict=True)]),
+        "place": share([config.places[n] == scene.place for n, scene in zip(place, scenes, strict=True)]),
+    }
+
+
+def share(hits: Sequence[bool]) -> float:
+    """The share of hits; of nothing, all."""
+    return sum(hits) / len(hits) if hits else 1.0
 
 
 @torch.inference_mode()
 def examine(naming: Naming, batches: int) -> dict[str, float]:
-    """Accuracies on held-out combinations, undamaged."""
+    """Accuracies on held-out combinations, undamaged, half of them pairs; "subject" counts single ones."""
     naming.network.eval()
-    marks = [accuracy(*naming.look(f"held-out {i}", "held-out", lambda v: v)) for i in range(batches)]
-    return {name: float(torch.stack([mark[name] for mark in marks]).mean()) for name in Labels._fields}
+    marks = []
+    for number in range(batches):
+        scenes, times = draw(naming.batch, f"held-out {number}", "held-out", pairs=number % 2)
+        marks.append(accuracy(naming.look(scenes, times, lambda video: video), scenes, naming.network.config))
+    alone, together = marks[::2], marks[1::2]
+    kinds = {"subject": alone, "pairs": together, "action": marks, "place": marks}
+    return {kind: sum(mark[kind] for mark in found) / len(found) for kind, found in kinds.items()}
 
 
 def train(options: TrainOptions) -> Path:
@@ -113,7 +171,7 @@ def train(options: TrainOptions) -> Path:
         raise SoraError(f"no evaluator preset {options.preset!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[options.preset]
     device, dtype = ranks.join(options)
-    config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.channels)
+    config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         network = Evaluator(config).to(device)

@@ -20,7 +20,6 @@ from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
 from sora_cli.train.dit import check_frozen
 from sora_cli.train.options import TrainOptions
-from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
 Network = tuple[dict[str, Tensor], dict[str, str]]
@@ -61,12 +60,13 @@ def check(networks: Mapping[str, Network]) -> None:
 
 
 def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
-    """How the model is best used: as pocket is, with as many steps as its training was for. Prompts become captions of
-    the world's grammar if the text tower has its words; other captions are read as they are typed."""
+    """How the model is best used. One that learned from the world is used as pocket is: prompts become captions of its
+    grammar, which say everything, so that no guidance is needed. Others read prompts as they are typed."""
     usual = registry.entry("pocket").usage
-    grammar = set(words()) <= set(json.loads(headers["text"]["vocabulary"]))
-    return replace(usual if "distilled" in headers["dit"] else Usage(window=usual.window, context=usual.context),
-                   grammar=grammar)  # fmt: skip
+    if not json.loads(headers["dit"].get("data", "{}")):
+        return usual
+    plain = Usage(window=usual.window, context=usual.context)
+    return replace(plain, steps=usual.steps) if "distilled" in headers["dit"] else plain
 
 
 def last_line(run: Path) -> dict[str, Any]:

@@ -37,8 +37,9 @@ from sora_cli.shot import Shot
 from sora_cli.solvers import TRAINED
 from sora_cli.train import dit as dit_training
 from sora_cli.train import ranks
+from sora_cli.train.align import Learner
 from sora_cli.train.latents import Window
-from sora_cli.train.loop import Losses, Recipe, batches_of, checkpoints, fit, generator
+from sora_cli.train.loop import Losses, Recipe, checkpoints, fit, generator
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.packing import Clip, Pack, pack_of
 
@@ -115,7 +116,8 @@ class Clips(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int) -> Clip: ...
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        """Latents, the seconds of their frames, caption."""
 
 
 class Encoded:
@@ -137,7 +139,7 @@ class Encoded:
     def __getitem__(self, number: int) -> Clip:
         found, header = latents.load(self.paths[number])
         seconds = torch.arange(found.shape[1]) * geometry.TIME_STRIDE / header.fps
-        return found.float(), seconds, self.captions[number]
+        return Clip(found.float(), seconds, self.captions[number])
 
 
 def caption_of(path: Path) -> str:
@@ -171,11 +173,11 @@ class Drawn:
 
     def at(self, rng: torch.Generator) -> Iterator[Clip]:
         for number in torch.randint(len(self.clips), (self.count,), generator=rng).tolist():
-            found, seconds, caption = self.clips[number]
+            found, seconds, caption, *_ = self.clips[number]
             room = max(0, found.shape[1] - self.most)
             start = int(torch.randint(room + 1, (), generator=rng)) if self.anywhere else 0
             part = slice(start, start + self.most)
-            yield found[:, part], seconds[part], caption
+            yield Clip(found[:, part], seconds[part], caption, first=start == 0)
 
 
 # ---- ours -------------------------------------------------------------------------------------------------
@@ -187,15 +189,16 @@ def of_ours(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: t
     tokenizer, tower = texts.from_weights(*load("text"))
     vae, dit = vaes.from_weights(*load("vae")).to(device), dits.from_weights(*load("dit")).to(device)
     read = dit_training.Conditioner(tower, tokenizer, device)
-    parts = vae.config.space, vae.config.time
+    parts = dit_training.parts_of(dit.config, vae.config)
+    model = Learner(dit, None)
     drawn = options.data == WORLD
     batch = world(options, recipe, vae, read, device, dtype) if drawn else footage(options, recipe, read)
 
     def loss(number: int) -> Losses:
         pack = batch(number)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            examples = [dit_training.example(*clip[:2], parts, pack.rng) for clip in pack.clips]
-            return dit_training.pack_loss(dit, [dit_training.to_device(one, device) for one in examples], pack.text)
+            examples = [dit_training.to_device(one, device) for one in dit_training.examples_of(pack, parts)]
+            return dit_training.pack_loss(model, examples, pack.text, pack.grids)
 
     return dit, loss
 
@@ -208,8 +211,8 @@ def world(options: LoraOptions, recipe: Recipe, vae: vaes.Vae, read: dit_trainin
     """Freshly drawn scenes, as the transformer's own training has them when it goes on from weights."""
     fresh = 0.75 if device.type == "cpu" else recipe.batch / dit_training.SAMPLES
     window = Window(vae, options.seed, dit_training.SAMPLES, dit_training.WINDOW, fresh, device, dtype, options.out)
-    packs = recipe.steps * batches_of(options)
-    return dit_training.Data(window, read, recipe.batch, packs, options.seed, dit_training.GROWN).at
+    schedule = dit_training.Schedule(dit_training.GROWN[-1:], None)  # whole videos of all kinds
+    return dit_training.Data(window, read, recipe.batch, options.seed, schedule).at
 
 
 def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner) -> Batch:
@@ -220,7 +223,7 @@ def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner
     def batch(number: int) -> Pack:
         rng = generator(options.seed, number)
         clips = list(drawn.at(rng))
-        captions = [caption for _, _, caption in clips]
+        captions = [clip.caption for clip in clips]
         if entry.usage.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
             captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * recipe.batch)]
         return pack_of(clips, read(captions), rng)
@@ -258,7 +261,7 @@ def of_wan(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: to
     def loss(number: int) -> Losses:
         rng = generator(options.seed, number)
         errors = []
-        for clean_one, seconds, caption in drawn.at(rng):
+        for clean_one, seconds, caption, *_ in drawn.at(rng):
             x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
             t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
             text = told["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)]

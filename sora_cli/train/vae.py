@@ -34,10 +34,10 @@ CANVASES = [(192, 320), (192, 192), (192, 256), (320, 192)]  # heights and width
 CROP = (128, 160)
 LONGEST = 9  # frames of a clip
 KL, GRADIENT, NOISE = 1e-4, 0.5, 0.3
-IMAGES = 0.5  # share of the steps whose clips are single frames
+IMAGES, LATER_IMAGES = 0.5, 0.75  # share of the steps whose clips are single frames: at first, and of details
 SHRUNKEN, MOVED = 0.15, 0.35  # shares of decodes from latents of half the size, and moved by fractions of a cell
 MOTIONLESS = 0.1  # share of chunks without their motion
-COARSE = 0.3  # share of decodes without the details
+COARSE = 0.15  # share of decodes without the details
 DETAILS = 16  # channels
 FAINT = 0.4  # standard deviation of normalised details, where that of all other channels is 1
 SUBJECT = 3.0  # how much more an error counts where a subject is
@@ -120,7 +120,7 @@ def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = S
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
     level = NOISE * torch.rand(mean.shape[0], generator=rng).to(mean).square().view(-1, 1, 1, 1, 1)
-    z = mean + noise * (torch.exp(logvar) + (level * units(vae, mean)).square()).sqrt()
+    z = mean + noise * (torch.exp(logvar) + (level * spreads(vae, mean)).square()).sqrt()
     z = drop_details(vae, z, rng, COARSE)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
     chance, target = float(torch.rand((), generator=rng)), torch.cat([footage.painted, footage.weight], 1)
@@ -138,15 +138,21 @@ def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = S
             "psnr": 10 * torch.log10(4 / mse)}  # fmt: skip
 
 
-def units(vae: Vae, z: Tensor) -> Tensor:
-    """What is 1 once latents [B, C, K, h, w] are normalised: [C, 1, 1, 1]. It is the standard deviation of a part, over
-    its channels, which keep their proportions, so that noise hides the faint ones first, which then carry what matters
-    less. Details are fainter than the rest on purpose."""
+def spreads(vae: Vae, z: Tensor) -> Tensor:
+    """The standard deviation of each part of latents [B, C, K, h, w], over its channels: [C, 1, 1, 1]. Channels of one
+    part keep their proportions, so that noise hides the faint ones first, which then carry what matters less."""
     found = []
-    for part, size in zip(z.detach().split(vae.config.parts, 1), (1.0, FAINT, 1.0), strict=True):
+    for part in z.detach().split(vae.config.parts, 1):
         apart = part - part.mean((0, 2, 3, 4), keepdim=True)
-        found.append((apart.square().mean().sqrt().clamp_min(1e-3) / size).expand(part.shape[1]))
+        found.append(apart.square().mean().sqrt().clamp_min(1e-3).expand(part.shape[1]))
     return torch.cat(found).view(-1, 1, 1, 1)
+
+
+def units(vae: Vae, z: Tensor) -> Tensor:
+    """What is 1 once latents are normalised [C, 1, 1, 1]: their spread; but details are fainter than the rest on purpose."""
+    coarse, details, motion = vae.config.parts
+    size = torch.tensor([1.0] * coarse + [FAINT] * details + [1.0] * motion, device=z.device)
+    return spreads(vae, z) / size.view(-1, 1, 1, 1)
 
 
 def shrink(vae: Vae, z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,10 +263,13 @@ def train(options: TrainOptions) -> Path:
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
                     save_every=250, sample_every=500)  # fmt: skip
 
+    fixed = options.details or options.decoder_only  # what makes latents learnable is settled
+    images, shares = (LATER_IMAGES, (0.0, 0.0)) if fixed else (IMAGES, (SHRUNKEN, MOVED))
+
     def loss(step: int) -> Losses:
-        footage = batch(options.seed, step, clips, device, IMAGES, draw, config.zoom)
+        footage = batch(options.seed, step, clips, device, images, draw, config.zoom)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return losses(vae, footage, generator(options.seed, step))
+            return losses(vae, footage, generator(options.seed, step), *shares)
 
     shown = draw(random.Random(1), 4, 5)
 

@@ -265,7 +265,7 @@ class Vae(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.config, self.channels = config, config.channels
+        self.config, self.channels, self.zoom = config, config.channels, config.zoom
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.zeros(config.channels))
