@@ -29,11 +29,11 @@ from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
-from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import ADRIFT, Task, sample_task
-from sora_cli.train import distil, ranks
+from sora_cli.train import distil, likeness, ranks
 from sora_cli.train.align import WEIGHT, Geometry, Learner, aims_of, transformer
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import FIRST, Block, Bucket, Window
@@ -51,6 +51,7 @@ BATCH = {"nano": 64, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
+SCORED = 48  # pictures that are compared with their scenes when sheets are drawn
 REMEMBERED = 4096  # captions whose features are kept
 RATE, DISTIL_RATE = 2e-3, 5e-4
 CLEAN_CONTEXT = 0.7
@@ -296,19 +297,18 @@ SHOWN = (
 
 
 @torch.no_grad()
-def draw(dit: Dit, vae: Vae, text: Tensor, frames: int, height: int, width: int, steps: int = 6,
-         spacing: float = 0.5) -> Tensor:  # fmt: skip
-    """Sample videos, one a row of text [V, L, D] -> latents [V, C, frames, height, width]; a quick look. Of latents
-    without details these are nothing."""
+def draw(dit: Dit, vae: Vae, text: Tensor, seconds: Tensor, height: int, width: int, steps: int = 5) -> Tensor:
+    """Sample videos of frames at seconds [V, T], one a row of text [V, L, D] -> latents [V, C, T, height, width]; a quick
+    look. Of latents without details these are nothing."""
     V, device, parts = len(text), text.device, vae.config.parts
-    channels = dit.config.channels
-    noise = torch.randn(V, channels, frames, height, width, generator=generator(0, 0)).to(device)
-    grids = (Grid(frames, height // 2, width // 2),) * V
-    seconds = (torch.arange(frames) * spacing).repeat(V).to(device)
-    one, frame = torch.ones(V, device=device), torch.ones(len(seconds), device=device)
+    T = seconds.shape[1]
+    noise = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)).to(device)
+    grids = (Grid(T, height // 2, width // 2),) * V
+    times_of_frames = seconds.flatten().to(device)
+    one, frame = torch.ones(V, device=device), torch.ones(V * T, device=device)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        given = Conditions(t.to(device) * frame, torch.zeros(len(seconds), 2, device=device), seconds, frame, text,
+        given = Conditions(t.to(device) * frame, torch.zeros(V * T, 2, device=device), times_of_frames, frame, text,
                            one, 0 * one)  # fmt: skip
         clean = torch.stack(unpatchify(dit(patchify(x), grids, given).float(), grids))
         return flow.velocity(x, clean, t.to(device))
@@ -450,10 +450,17 @@ def train(options: TrainOptions) -> Path:
         assert isinstance(model, Learner)
         text, grid = data.shown()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = draw(model.dit, vae, text.to(device), grid.frames, PATCH * grid.height, PATCH * grid.width)
+            seconds = (torch.arange(grid.frames) / 2).expand(len(text), -1)
+            latents = draw(model.dit, vae, text.to(device), seconds, PATCH * grid.height, PATCH * grid.width)
             rows = [vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
+        if pictures:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                made = likeness.decoded(vae, draw(model.dit, vae, conditioner(pictures.captions), pictures.seconds,
+                                                  pictures.real.shape[-2] // STRIDE, pictures.real.shape[-1] // STRIDE))
+            likeness.note(options.out, int(path.stem), pictures.scores(made))
 
+    pictures = likeness.Pictures.drawn(SCORED, device) if data_is_world(options) and not options.distil else None
     reached = data.schedule.reached if isinstance(data, Data) else None
     averaged = transformer(fit(model, loss, recipe, options, sample, ready, reached))
     if ranks.leads():

@@ -250,7 +250,7 @@ def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.
     shown.to_empty(device=device)
     shown.load_state_dict(averaged)
     shown.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # inference mode would leave its tensors in the caches of layouts
         sample(shown, path)
     shown.to("meta")
     log.sheet(path, step)
