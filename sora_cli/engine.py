@@ -284,7 +284,9 @@ class Run:
             return (frames % self.latents_in_all) * self.bars * self.entry.usage.bar / self.latents_in_all
         if self.shot.loop and window.frames[0] < 0:
             frames = frames + self.latents_in_all
-        return (ADRIFT if self.clock is None else self.clock) + frames * apart
+        if self.clock is None:
+            return ADRIFT + frames * apart
+        return folded(self.clock + frames * apart, self.entry.usage.bar)
 
     def told(self, index: Sequence[int]) -> Tensor:
         """For every latent frame the number of the prompt that holds then."""
@@ -384,6 +386,15 @@ def plan_of(shot: Shot, latents: int, known: frozenset[int] = frozenset(),
 
 def longest_window(shot: Shot, latents: int) -> int:
     return latents if shot.plan == "full" else min(latents, registry.entry(shot.model).usage.window)
+
+
+def folded(seconds: Tensor, bar: float) -> Tensor:
+    """Times of frames in a world that repeats itself: as many bars earlier as it takes for them to be times that a clock
+    tells, together if they can be, so that they stay as far apart."""
+    if not bar or seconds.max() < ADRIFT:
+        return seconds
+    earlier = seconds - bar * torch.ceil((seconds.max() - ADRIFT) / bar + 1e-6)
+    return earlier if earlier.min() >= 0 else seconds % bar
 
 
 def rolling(velocity: Velocity) -> Velocity:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sora_cli import checkpoints, geometry, hub, registry, weights
 from sora_cli.errors import Failed, SoraError
-from sora_cli.shot import MOST_FRAMES, Shot, check_range
+from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -280,7 +280,7 @@ LATER = {"cell": "16", "pixels": "0", "clock": "-1.0"}  # fields that the first 
 READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
     str: (r".*", str),
     int: (r"[0-9]{1,9}", int),
-    float: (r"[0-9]{1,9}(\.[0-9]{1,20})?", float),
+    float: (r"-?[0-9]{1,9}(\.[0-9]{1,20})?", float),
     bool: (r"true|false", "true".__eq__),
 }
 

@@ -123,7 +123,7 @@ def attention_of(config: "DitConfig", patches: int, window: Window) -> float:
 def decoding_of(vae: Header, patches: int) -> float:
     """FLOP to decode one frame of a long video. A convolution costs its weights once a cell of the size it
     runs at; what makes key frames and motion runs once in four frames."""
-    def cells(stride: int) -> float:
+    def cells(stride: float) -> float:
         return patches * (geometry.PATCH * geometry.SPACE_STRIDE / stride) ** 2
 
     def products(*layers: str) -> int:
@@ -137,7 +137,7 @@ def decoding_of(vae: Header, patches: int) -> float:
 
 def zoom_of(vae: Header) -> int:
     """Pixels painted, a side, for each that is read."""
-    return int(json.loads(vae.metadata["config"]).get("zoom", 1))
+    return 2 if vae.count("decoder.up3.") else 1
 
 
 # ---- bytes ------------------------------------------------------------------------------------------------

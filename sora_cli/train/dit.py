@@ -514,4 +514,4 @@ Tensors = TypeVar("Tensors", Example, distil.Task)
 
 def to_device(e: Tensors, device: torch.device) -> Tensors:
     found = {field.name: getattr(e, field.name) for field in fields(e)}
-    return type(e)(**{name: None if value is None else value.to(device) for name, value in found.items()})
+    return replace(e, **{name: value.to(device) for name, value in found.items() if value is not None})

@@ -105,8 +105,8 @@ def batch(seed: int, step: int, clips: int, device: torch.device, images: float,
     if kind < 0.1:
         from sora_cli.world.textures import generic
 
-        size = [zoom * side for side in CROP]
-        return plain(generic(clips, 5, *size, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1, zoom)
+        height, width = (zoom * side for side in CROP)
+        return plain(generic(clips, 5, height, width, generator(seed, step)).to(device).transpose(1, 2) * 2 - 1, zoom)
     if kind < 0.13:
         return draw(rng, max(1, clips // 2), LONGEST)
     return draw(rng, clips, 5)
