@@ -1,14 +1,25 @@
 """From what somebody types to the caption the model was trained on, by the grammar of the world. No torch."""
 
+import random
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sora_cli.shot import Shot
 from sora_cli.world.captions import Parsed, dense, parse
 from sora_cli.world.scene import Scene
-from sora_cli.world.vocabulary import SUBJECTS
+from sora_cli.world.vocabulary import BEATS, SIDES, SUBJECTS
 
+SAID = ("subjects", "action", "place", "size", "speed", "camera")
 ANYBODY = "cat"      # when neither subject nor place is said
 FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subject does unless told
+
+
+class Choice(NamedTuple):
+    """What a seed chooses where nobody says it."""
+
+    side: str
+    height: str
+    beat: str
 
 
 @dataclass(frozen=True)
@@ -27,30 +38,69 @@ def captions_of(shot: Shot, grammar: bool) -> list[str]:
     grammar, what that makes of them. An empty prompt stays empty: anchors show what is meant."""
     if shot.captions or not grammar:
         return list(shot.captions or shot.prompts)
-    return [expand(prompt).caption if prompt.strip() else "" for prompt in shot.prompts]
+    return [caption_of(prompt, shot.seed) for prompt in shot.prompts]
 
 
-def expand(prompt: str) -> Expansion:
-    """Fill in what the prompt leaves open: home place, fitting action, large, normal speed, camera still."""
-    return complete(parse(prompt))
+def caption_of(prompt: str, seed: int) -> str:
+    return expand(prompt, seed).caption if prompt.strip() else ""
 
 
-def expand_with(prompt: str, told: Parsed) -> Expansion:
-    """The same, but filled in as somebody else tells it; what the prompt says stays."""
+def expand(prompt: str, seed: int = 0) -> Expansion:
+    """Fill in what the prompt leaves open: home place, fitting action, large, normal speed, camera still, and what the
+    seed chooses."""
+    return complete(parse(prompt), seed)
+
+
+def expand_with(prompt: str, told: Parsed) -> str:
+    """The caption filled in as somebody else tells it, without what is left for a seed to choose; what the prompt says
+    stays."""
     said = parse(prompt)
-    fields = ("subjects", "action", "place", "size", "speed", "camera")
-    return complete(replace(said, **{name: getattr(said, name) or getattr(told, name) for name in fields}))
+    both = replace(said, **{name: getattr(said, name) or getattr(told, name) for name in SAID + Choice._fields})
+    found = complete(both)
+    caption = found.caption
+    for name in Choice._fields:
+        if getattr(both, name) is None:
+            caption = caption.replace(f", {getattr(found.scene, name)}", "")
+    return caption
 
 
-def complete(said: Parsed) -> Expansion:
+def chosen(seed: int) -> Choice:
+    """Where a seed puts a subject and which beat comes first, whatever the prompt: a dozen seeds in a row are all
+    different, and two neighbours differ in both side and beat."""
+    height = "high" if random.Random(seed).random() < 0.5 else "low"
+    sides, beats = list(SIDES), list(BEATS)
+    return Choice(sides[(seed + 1) % len(sides)], height, beats[seed % len(beats)])
+
+
+def reseeded(shot: Shot, seed: int) -> Shot:
+    """A shot with another seed, which chooses anew in its captions what the old one chose; all else in them stays,
+    whoever wrote them."""
+    captions = zip(shot.prompts, shot.captions, strict=True) if shot.captions else ()
+    return replace(shot, seed=seed, captions=tuple(rechosen(*both, shot.seed, seed) for both in captions))
+
+
+def rechosen(prompt: str, caption: str, old: int, new: int) -> str:
+    """A caption with what the new seed chooses where it has what the old one chose. Other words than the world's own
+    stay as they are."""
+    said, scene = parse(prompt), expand(caption).scene
+    if dense(scene) != caption:
+        return caption
+    before, after = chosen(old), chosen(new)._asdict()
+    free = [name for name in after if getattr(said, name) is None and getattr(scene, name) == getattr(before, name)]
+    return dense(replace(scene, **{name: after[name] for name in free}))
+
+
+def complete(said: Parsed, seed: int = 0) -> Expansion:
     subject = said.subjects[0] if said.subjects else inhabitant(said.place)
     place = said.place or ("ocean" if said.action == "surfing" else SUBJECTS[subject].home)
     action = said.action or habit(subject, place)
+    free = chosen(seed)
     scene = Scene(
         subject, action, place,
         size=said.size or "large",
         speed="normal" if action == "standing still" else said.speed or "normal",
         camera=said.camera or "still",
+        side=said.side or free.side, height=said.height or free.height, beat=said.beat or free.beat,
         second=said.subjects[1] if len(said.subjects) > 1 else None,
     )  # fmt: skip
     return Expansion(dense(scene), unknown(said), scene, list(said.subjects[2:]), said.read_as)

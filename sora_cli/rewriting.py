@@ -20,7 +20,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.expand import expand_with
 from sora_cli.shot import LONGEST_PROMPT, Shot
 from sora_cli.world.captions import parse
-from sora_cli.world.vocabulary import ACTIONS, CAMERAS, PLACES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
 PATIENCE = 20.0  # seconds that an answer may take
 MOST_KEPT = 1000  # answers on disk
@@ -40,6 +40,9 @@ ACTION: {", ".join(ACTIONS)}
 SPEED: {", ".join(SPEEDS)}
 PLACE: {", ".join(PLACES)}
 CAMERA: {", ".join(CAMERAS)}
+Only where the prompt says where in the picture the subject is, add it at the end: , SIDE or , HEIGHT or , SIDE, HEIGHT
+SIDE: {", ".join(SIDES)}
+HEIGHT: {", ".join(HEIGHTS)}
 Keep what the prompt says. For a word that is not listed take the nearest in meaning; for what is left open take what
 suits the subject. Answer with that line alone."""
 
@@ -77,8 +80,8 @@ class Writer:
 
 
 def rewritten(shot: Shot, writer: Writer, given: Sequence[str], world: bool) -> tuple[str, ...]:
-    """The captions of a shot, for a model that was trained on the world or for one of real footage; an empty prompt
-    stays empty. Failed, saying who does not do what."""
+    """The captions of a shot, for a model that was trained on the world (where they leave open what a seed chooses) or
+    for one of real footage; an empty prompt stays empty. Failed, saying who does not do what."""
     captions: list[str] = []
     for number, prompt in enumerate(shot.prompts):
         context = [f"the part before it, described as: {shot.prompts[number - 1]}"] if number else []
@@ -179,7 +182,7 @@ def in_the_world(text: str, prompt: str, writer: Writer) -> str:
     told = parse(text)
     if not told.subjects or not (told.action or told.place):
         raise Failed(f"{writer} answers {NONSENSE}")
-    return expand_with(prompt, told).caption
+    return expand_with(prompt, told)
 
 
 def detailed(text: str, writer: Writer) -> str:

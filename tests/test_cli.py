@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from sora_cli import cli, geometry, latents, media, registry, weights
+from sora_cli.cli.info import shot_in
 from sora_cli.errors import Failed, SoraError
+from sora_cli.expand import expand
 from sora_cli.shot import Shot
 from sora_cli.windows import Windows
 
@@ -57,7 +60,7 @@ class FakeRun:
                 raise KeyboardInterrupt
             if self.shot.prompt == "late failure" and i:
                 raise OSError(28, "No space left on device")
-            yield np.full((40, 64, 3), 60 + i + self.shot.seed, np.uint8)
+            yield np.full((40, 64, 3), (60 + i + self.shot.seed) % 256, np.uint8)
 
 
 FROM_TORCH = {  # what its RuntimeErrors say
@@ -132,7 +135,12 @@ def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
         (("x", "--model", "veo"), "known are: pocket"),
         (("x", "--device", "tpu"), "--device"),
         (("x", "--device", "cuda"), "no CUDA device"),
-        (("x", "--seed", "-1"), "--seed"),
+        (("x", "--seed", "-2"), "--seed is '-2'; it must be a whole number from 0 on, or random"),
+        (("x", "--seed", "seven"), "--seed is 'seven'"),
+        (("x", "--seed", "1.5"), "--seed is '1.5'"),
+        (("x", "--seed", ""), "--seed is ''"),
+        (("x", "--seed", "9" * 5000), "--seed is '999"),
+        (("x", "--seed", "9" * 19), "seed is 9999"),
         (("x", "-n", "0"), "-n"),
         (("x", "-n", "2", "-o", "a.mp4"), "put {seed} or {n}"),
         (("x", "-o", "{colour}.mp4"), "unknown {colour}"),
@@ -164,7 +172,7 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     found = media.probe("a-cat-surfing.mp4")
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
     shot = Shot.from_json(found.metadata["sora"])
-    captions = ("a large cat surfing normal, ocean, camera still",)
+    captions = ("a large cat surfing normal, ocean, camera still, middle, low, beat one",)
     assert shot == Shot("A cat, surfing!", width=96, height=64, frames=15, fps=30, captions=captions)
     assert sorted(os.listdir()) == beside("a-cat-surfing")
     record = json.loads(Path("a-cat-surfing.json").read_text())
@@ -190,6 +198,51 @@ def test_json_is_one_line_a_video(sora: Callable[..., int], capsys: pytest.Captu
     assert "does not know: xylo" in err and lines[0]["notes"]
     assert sorted(os.listdir()) == beside("1-7", "2-8")
     assert [json.loads(Path(name).read_text()) for name in ("1-7.json", "2-8.json")] == lines
+
+
+@pytest.mark.parametrize("word", ["random", "-1"])
+def test_a_random_seed_is_drawn_once_said_and_recorded(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert generate(sora, "a cat", "--frames", 2, "-n", 3, "--seed", word, "-o", "{n}.mp4") == 0
+    err = capsys.readouterr().err
+    (drawn,) = [int(line.removeprefix("seed ")) for line in err.splitlines() if line.startswith("seed ")]
+    shots = [json.loads(Path(f"{n}.json").read_text())["shot"] for n in (1, 2, 3)]
+    assert [shot["seed"] for shot in shots] == [drawn, drawn + 1, drawn + 2] and 0 <= drawn < 2**31
+    assert json.loads(media.probe("1.mp4").metadata["sora"])["seed"] == drawn
+    assert generate(sora, "a cat", "--frames", 2, "--seed", word, "-o", "b.mp4", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+    assert json.loads(Path("b.json").read_text())["shot"]["seed"] not in (0, drawn)
+
+
+def test_every_video_of_several_has_its_own_caption(sora: Callable[..., int]) -> None:
+    assert generate(sora, "a cat on the left", "--frames", 2, "-n", 4, "-o", "{n}.mp4") == 0
+    shots = [shot_in(Path(f"{n}.mp4")) for n in (1, 2, 3, 4)]
+    assert [shot.captions for shot in shots] == [(expand(shot.prompt, shot.seed).caption,) for shot in shots]
+    assert len({shot.captions for shot in shots}) == 4
+    assert all("left side" in shot.captions[0] for shot in shots)
+
+
+def test_a_video_made_again_keeps_its_caption_but_for_what_another_seed_chooses(sora: Callable[..., int]) -> None:
+    def made(*words: object) -> Shot:
+        assert sora("generate", *words, "--force") == 0
+        return shot_in(Path("b.mp4"))
+
+    assert generate(sora, "a cat", "--frames", 2, "--seed", 5, "-o", "a.mp4") == 0
+    first = shot_in(Path("a.mp4"))
+    assert made("--from", "a.mp4", "-o", "b.mp4") == first
+    again = made("--from", "a.mp4", "--seed", 6, "-o", "b.mp4")
+    assert again == replace(first, seed=6, captions=(expand("a cat", 6).caption,)) and again.captions != first.captions
+    assert made("--from", "b.mp4", "--seed", 5, "-o", "b.mp4") == first
+    written = replace(first, captions=("a small owl spinning fast, moon, camera still, left side, low, beat two",))
+    Path("mine.json").write_text(json.dumps({"shot": written.to_dict()}))      # as an LLM has it, completed by seed 5
+    assert made("--from", "mine.json", "-o", "b.mp4") == written
+    assert made("--from", "mine.json", "--seed", 7, "-o", "b.mp4").captions[0].startswith("a small owl spinning fast, ")
+    typed = replace(first, captions=("a cat",))                                # --expand off
+    Path("mine.json").write_text(json.dumps({"shot": typed.to_dict()}))
+    assert made("--from", "mine.json", "--seed", 7, "-o", "b.mp4") == replace(typed, seed=7)
+    assert sora("generate", "--from", "a.mp4", "-n", 2, "-o", "{n}-again.mp4") == 0
+    assert [shot_in(Path(f"{n}-again.mp4")) for n in (1, 2)] == [first, again]
 
 
 def test_default_names_of_several(sora: Callable[..., int]) -> None:

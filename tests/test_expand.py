@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -19,7 +21,7 @@ from sora_cli.cli import expanding
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
-from sora_cli.expand import expand
+from sora_cli.expand import captions_of, expand, reseeded
 from sora_cli.rewriting import Writer
 from sora_cli.shot import Anchor, Cue, Shot
 from sora_cli.world import spelling
@@ -49,15 +51,59 @@ def test_the_table_is_large_and_in_the_documentation() -> None:
     assert told.count("\n") == len(TABLE) + 2 and told in page, "python scripts/prompt_table.py --write puts it right"
 
 
+# ---- what a seed chooses ----------------------------------------------------------------------------------
+
+
+def chosen(prompt: str, seed: int) -> tuple[str, str, str]:
+    scene = expand(prompt, seed).scene
+    return scene.side, scene.height, scene.beat
+
+
+@pytest.mark.parametrize("first", [0, 1, 7, 8, 10, 42, 2**31 - 1])
+def test_seeds_in_a_row_choose_differently_and_alike_for_all_prompts(first: int) -> None:
+    seeds = range(first, first + 12)
+    assert len({chosen("a cat", seed) for seed in seeds}) == 12
+    for one, other in pairwise(chosen("a cat", seed) for seed in seeds):
+        assert one[0] != other[0] and one[2] != other[2]
+    assert all(chosen("two dogs dancing on stage", seed) == chosen("a cat", seed) for seed in seeds)
+
+
+def test_heights_are_balanced_and_nothing_but_the_three_depends_on_the_seed() -> None:
+    scenes = [expand("a cat", seed).scene for seed in range(400)]
+    assert 150 < sum(scene.height == "high" for scene in scenes) < 250
+    assert len({replace(scene, side="middle", height="low", beat="beat one") for scene in scenes}) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_said_is_not_chosen(seed: int) -> None:
+    assert expand("a cat on the right", seed).scene.side == "right side"
+    assert expand("an owl in the middle, high up", seed).scene.height == "high"
+    assert expand("a cat, beat three", seed).scene.beat == "beat three"
+
+
+def test_another_seed_chooses_anew_what_the_old_one_chose_and_nothing_else() -> None:
+    shot = Shot("a cat on the left", cues=(Cue("1s", "it jumps"), Cue("2s", "")), seed=3)
+    shot = replace(shot, captions=tuple(captions_of(shot, grammar=True)))
+    fresh = replace(shot, captions=(), seed=8)
+    assert shot.captions[2] == ""
+    assert reseeded(shot, 8).captions == tuple(captions_of(fresh, grammar=True)) != shot.captions
+    assert reseeded(reseeded(shot, 8), 3) == shot
+    for kept in (PROSE, "a cat", "a large cat surfing normal, ocean, camera still"):     # an LLM's, typed, an older one
+        assert reseeded(Shot("a cat", captions=(kept,)), 8) == Shot("a cat", seed=8, captions=(kept,))
+    assert reseeded(Shot("a cat"), 8) == Shot("a cat", seed=8)
+
+
 OTHER_BEINGS = """
-    dragonfly bat goat wolf mouse deer donkey camel zebra dolphin shark snake lizard spider ant ladybug worm swan goose
-    eagle crow squirrel hamster hedgehog sheep koala kangaroo otter seal cart coach house plant planet rose tree castle
-    bridge truck canoe wizard princess astronaut pirate child beard pear fist dock whole monkfish starfish seahorse
+    dragonfly bat goat wolf donkey snake lizard spider ant ladybug worm eagle crow hamster otter seal walrus hippo rhino
+    badger llama cart house plant planet rose tree castle bridge canoe wizard princess astronaut pirate child beard pear
+    fist dock whole monkfish starfish seahorse sharp shack stark sheet sweep track trick trunk muse came
+    cameo state stare purpose propose lover tuck bacteria martial render muddle canter swam concern
 """.split()
 
 
 def test_real_words_are_not_taken_for_others() -> None:
-    wrong = [word for word in OTHER_BEINGS if word not in _KNOWN and parse(f"a {word}").subjects]
+    said = {word: parse(f"a {word}") for word in OTHER_BEINGS if word not in _KNOWN}
+    wrong = [word for word, found in said.items() if found.subjects or found.read_as]
     assert wrong == [] and "cart" not in _KNOWN
     assert not spelling.WORDS & _KNOWN, "these are known by now"
 
@@ -168,10 +214,28 @@ def test_a_prompt_is_rewritten_once_and_then_remembered(llm: Llm, monkeypatch: p
 
 def test_an_answer_stays_in_the_world_and_what_is_said_stays(llm: Llm) -> None:
     llm.answer = LINE
-    (found,) = rewriting.rewritten(Shot("ein Zebra"), llm.writer, (), world=True)
+    (found,) = rewriting.rewritten(Shot("ein Walross"), llm.writer, (), world=True)
     assert found == LINE and "octopus" in llm.asked[0]["messages"][0]["content"]
     (found,) = rewriting.rewritten(Shot("a big cat in the ocean"), llm.writer, (), world=True)
     assert found == "a large cat bouncing fast, ocean, camera zoom in"
+
+
+def test_an_llm_is_asked_once_for_several_and_each_is_completed(llm: Llm) -> None:
+    shots = [Shot("ein Walross", seed=seed) for seed in range(4)]
+    for answer, side in ((LINE, None), (f"{LINE}, middle", "middle")):
+        llm.answer = answer
+        told = expanding.each(shots, llm.writer, Screen(), [answer])
+        assert [shot.captions for shot in told] == [(expand(answer, shot.seed).caption,) for shot in shots]
+        assert len({shot.captions for shot in told}) == 4
+        assert side is None or all(f", {side}, " in shot.captions[0] for shot in told)
+    assert len(llm.asked) == 2 and "right side" in llm.asked[0]["messages"][0]["content"]
+    llm.answer = 503
+    told = expanding.each([replace(shot, prompt="a kitten") for shot in shots], llm.writer, Screen(quiet=True))
+    assert [shot.captions for shot in told] == [(expand("a kitten", seed).caption,) for seed in range(4)]
+    assert len(llm.asked) == 3
+    llm.answer = PROSE
+    hub = [replace(shot, model="wan2.2-5b") for shot in shots]
+    assert {shot.captions for shot in expanding.each(hub, llm.writer, Screen())} == {(PROSE,)}
 
 
 def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> None:
@@ -198,7 +262,7 @@ def test_a_bad_answer_is_told_in_one_line_and_not_kept(llm: Llm, answer: Any, co
 def test_an_answer_without_a_subject_is_nonsense_in_the_world(llm: Llm) -> None:
     llm.answer = "Certainly, whatever pleases everybody."
     with pytest.raises(Failed, match="nonsense"):
-        rewriting.rewritten(Shot("a zebra"), llm.writer, (), world=True)
+        rewriting.rewritten(Shot("a walrus"), llm.writer, (), world=True)
 
 
 def test_an_answer_that_drips_is_not_waited_for(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +332,7 @@ def test_the_engine_reads_captions(engine: Any) -> None:  # noqa: F811
 
     assert f'caption: "{expand("a kitten").caption}"' in notes("a kitten")
     assert 'read "pengiun" as "penguin"' in notes("a pengiun")
-    assert "caption" not in notes("a kitten", "a kitten") and "does not know: zebra" in notes("a zebra", "a zebra")
+    assert "caption" not in notes("a kitten", "a kitten") and "does not know: walrus" in notes("a walrus", "a walrus")
     assert 'caption: "so [2J"' in notes("a cat", "so\x1b[2J")
     assert engine.start(Shot("a kitten", **SIZE, captions=("a dog",))).prompts == ["a dog"]
 
@@ -279,16 +343,19 @@ SIZE = {"width": SHOT.width, "height": SHOT.height, "frames": 6, "steps": 1, "mo
 def test_a_video_says_what_became_of_its_prompt(
     sora: Callable[..., int], llm: Llm, capsys: pytest.CaptureFixture[str]  # noqa: F811
 ) -> None:  # fmt: skip
-    words = ("generate", "ein Zebra", "--frames", 6, "--res", "64x64", "--seed", 3)
+    words = ("generate", "ein Walross", "--frames", 6, "--res", "64x64", "--seed", 3)
     llm.answer = LINE
     assert sora(*words, "--expand", llm.url, "-o", "a.mp4") == 0
-    assert f'caption: "{LINE}"' in capsys.readouterr().err
+    line = f"{LINE}, middle, high, beat four"
+    assert f'caption: "{line}"' in capsys.readouterr().err
     shot = json.loads(Path("a.json").read_text())["shot"]
-    assert (shot["prompt"], shot["captions"]) == ("ein Zebra", [LINE])
+    assert (shot["prompt"], shot["captions"]) == ("ein Walross", [line])
     assert sora("generate", "--from", "a.mp4", "-o", "again.mp4") == 0
-    assert json.loads(Path("again.json").read_text())["shot"]["captions"] == [LINE]
+    assert json.loads(Path("again.json").read_text())["shot"]["captions"] == [line]
+    assert sora("generate", "--from", "a.mp4", "--seed", 4, "-o", "other.mp4") == 0
+    assert json.loads(Path("other.json").read_text())["shot"]["captions"] == [expand(LINE, 4).caption]
     assert sora("generate", "a kitten", "--from", "a.mp4", "-o", "kitten.mp4") == 0
-    assert json.loads(Path("kitten.json").read_text())["shot"]["captions"] == [expand("a kitten").caption]
+    assert json.loads(Path("kitten.json").read_text())["shot"]["captions"] == [expand("a kitten", 3).caption]
     assert len(llm.asked) == 1
     llm.answer = 503
     capsys.readouterr()

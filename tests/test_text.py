@@ -84,15 +84,15 @@ def test_config_refuses_nonsense() -> None:
 
 def test_expansion_keeps_what_is_said_and_fills_the_rest() -> None:
     found = expand("Two tiny puppies dancing slowly at night, camera zooming in")
-    assert found.caption == "a small dog dancing slow, city at night, camera zoom in"
-    assert expand("a cat surfing").caption == "a large cat surfing normal, ocean, camera still"
+    assert found.caption == "a small dog dancing slow, city at night, camera zoom in, middle, low, beat one"
+    assert expand("a cat surfing").caption == "a large cat surfing normal, ocean, camera still, middle, low, beat one"
     assert expand("a rocket").scene.place == "space"
     assert (found.unknown, found.left_out) == ([], [])
 
 
 def test_expansion_names_what_it_cannot_show() -> None:
-    found = expand("a zebra, a ZEBRA in the snow")
-    assert found.unknown == ["zebra"]
+    found = expand("a walrus, a WALRUS in the snow")
+    assert found.unknown == ["walrus"]
     assert (found.scene.place, found.scene.subject) == ("snow", "penguin")      # who lives there stands in
     assert expand("a cat and a dog and a horse").left_out == ["horse"]
 
@@ -109,4 +109,4 @@ def test_every_caption_fits_the_context_in_known_words() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_expanding_a_dense_caption_changes_nothing(seed: int) -> None:
     scene = sample_scene(random.Random(seed), "held-out")
-    assert expand(dense(scene)).caption == dense(scene)
+    assert all(expand(dense(scene), other).caption == dense(scene) for other in range(4))

@@ -19,6 +19,7 @@ from PIL import Image
 from sora_cli import cli, latents, media, weights
 from sora_cli import engine as engines
 from sora_cli.codec import Codec
+from sora_cli.expand import expand
 from sora_cli.media import y4m
 from sora_cli.shot import Shot
 
@@ -111,6 +112,44 @@ def test_an_mp4_is_extended_by_its_own_prompt(sora: Sora, capsys: pytest.Capture
     found = media.probe("b.mp4")
     assert (found.width, found.height, found.fps, found.frames) == (32, 64, 12.5, 2 + 4)
     assert Shot.from_json(found.metadata["sora"]).prompt == "a dog"
+
+
+@pytest.mark.parametrize("verb", [("extend", "--after", 0.2), ("loop",), ("reverse", "--seconds", 0.2)])
+def test_what_is_seen_in_a_video_stays_where_it_is(sora: Sora, verb: tuple[Any, ...]) -> None:
+    """The caption of a video that was made is gone on with, whatever the seed, unless something else is asked for."""
+    caption = "a large cat surfing normal, ocean, camera still, left side, high, beat two"
+    own, format = Shot("a cat surfing", seed=5, captions=(caption,)), tiny.y4m_format(64, 48, 25)
+    tiny.write("clip.mp4", format, tiny.noise(format, 7), {"sora": own.to_json()})
+    name, *length = verb
+
+    def read(*words: object) -> str:
+        assert sora(name, "clip.mp4", *words, *length, "-o", "b.mp4", "--force") == 0
+        (found,) = record("b.json")["shot"]["captions"]
+        return found
+
+    assert read() == read("--seed", 9) == caption
+    assert read("--expand", "off") == "a cat surfing"
+    assert read("--expand", "grammar", "--seed", 1) == expand("a cat surfing", 1).caption
+    assert read("a dog", "--seed", 2) == expand("a dog", 2).caption
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("extend", "a.y4m", "--after", 0.1),
+        ("loop", "a.y4m"),
+        ("loop", "a cat", "--seconds", 0.4),
+        ("reverse", "a.y4m", "--seconds", 0.2),
+    ],
+)
+def test_random_seeds_are_said_and_recorded(
+    sora: Sora, capsys: pytest.CaptureFixture[str], words: tuple[object, ...]
+) -> None:
+    tiny.write("a.y4m", tiny.y4m_format(), tiny.noise(tiny.y4m_format(), 5))
+    assert sora(*words, "--seed", "random", "-o", "b.mp4") == 0
+    assert f"seed {record('b.json')['shot']['seed']}\n" in capsys.readouterr().err
+    assert sora(*words, "--seed", "any", "-o", "c.mp4") == 2
+    assert "--seed is 'any'" in capsys.readouterr().err
 
 
 def test_latents_beside_a_video_are_gone_on_from(sora: Sora, encoded: list[int]) -> None:

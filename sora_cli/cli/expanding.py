@@ -37,22 +37,41 @@ def asked(expand: str, writer: str | None, model: str) -> "How":
 def expanded(shot: Shot, how: "How", screen: Screen, given: Sequence[str] = ()) -> Shot:
     """A shot with its captions, unless it has some from a video that is made again. `given` says which pictures and
     videos it is to fit. An LLM that fails is made do without, and that is noted."""
-    from sora_cli.expand import captions_of
+    return each([shot], how, screen, given)[0]
 
-    if shot.captions:
-        return shot
-    trained = registry.entry(shot.model).usage.grammar
-    if how == OFF:
-        return replace(shot, captions=shot.prompts if trained else ())  # others read prompts as they are
-    if isinstance(how, str):
-        return replace(shot, captions=tuple(captions_of(shot, grammar=True)))
+
+def each(shots: Sequence[Shot], how: "How", screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
+    """The same for shots that differ in their seeds: each has its own captions, but an LLM is asked once."""
+    from sora_cli.expand import caption_of
+
+    first = shots[0]
+    if first.captions:
+        return list(shots)
+    trained = registry.entry(first.model).usage.grammar
+    lines = first.prompts if isinstance(how, str) else written(first, how, screen, given)
+    if trained and how != OFF:
+        return [replace(shot, captions=tuple(caption_of(line, shot.seed) for line in lines)) for shot in shots]
+    captions = lines if trained or lines != first.prompts else ()  # others read prompts as they are
+    return [replace(shot, captions=captions) for shot in shots]
+
+
+def reseeded(shot: Shot, seed: int) -> Shot:
+    """A shot with another seed, and what that chooses in its captions."""
+    from sora_cli.expand import reseeded
+
+    return reseeded(shot, seed) if shot.captions else replace(shot, seed=seed)
+
+
+def written(shot: Shot, writer: "Writer", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
+    """What an LLM makes of the prompts; the prompts themselves if it fails."""
     from sora_cli.rewriting import rewritten
 
+    trained = registry.entry(shot.model).usage.grammar
     try:
-        return replace(shot, captions=rewritten(shot, how, given, trained))
+        return rewritten(shot, writer, given, trained)
     except Failed as error:
         screen.note(f"{error}; {'the grammar expands the prompt' if trained else 'the prompt is read as it is'}")
-        return replace(shot, captions=tuple(captions_of(shot, trained)) if trained else ())
+        return shot.prompts
 
 
 def told(anchor: Anchor, shot: Shot) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import geometry
-from sora_cli.cli import expanding, models, options
+from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, keep_latents
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like
@@ -27,7 +27,7 @@ def extend(
     fps: options.FpsOption = None,
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
-    seed: options.SeedOption = 0,
+    seed: options.VideoSeedOption = "0",
     steps: options.StepsOption = None,
     guidance: options.GuidanceOption = None,
     negative: options.NegativeOption = None,
@@ -52,11 +52,12 @@ def extend(
     asked = Asked(video, res, fps, input_res, input_fps)
     target = Target(output or beside(video, "extended"), force, resume, metadata, sheet, as_json)
     how = expanding.asked(expand, expand_model, model)
-    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan, lora)
+    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, plan, lora)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
-        shot = shot_like(source, settings)
+        seeds.told(seed, settings.seed, screen)
+        shot = shot_like(source, settings, anew=expand != "auto")
         sides = " and ".join(side for side, length in seconds.items() if length is not None)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))

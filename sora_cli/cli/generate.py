@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import anchors, geometry, join, media, registry
-from sora_cli.cli import expanding, models, options
+from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.outputs import check_room, output_names
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sora_cli.engine import Engine, Run
 
-PLAIN = ("negative", "fps", "seed", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
+PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
 
 def generate(
@@ -50,7 +50,7 @@ def generate(
     prompt_at: Annotated[
         list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
     ] = None,
-    seed: options.SeedOption = 0,
+    seed: options.VideoSeedOption = "0",
     steps: options.StepsOption = None,
     guidance: options.GuidanceOption = None,
     negative: options.NegativeOption = None,
@@ -81,9 +81,9 @@ def generate(
     debug: options.DebugOption = False,
 ) -> None:
     """Make a video from a prompt, exactly as large and as long as asked."""
-    shot = asked(context.params, given(context), source)
+    shot = asked(context.params | {"seed": seeds.number(seed)}, given(context), source)
     how = expanding.asked(expand, expand_model, shot.model)
-    shots = [replace(shot, seed=shot.seed + n) for n in range(count)]
+    shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     placed = anchors.place(shot)
     targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
     check(shots, targets)
@@ -94,11 +94,12 @@ def generate(
     from sora_cli.engine import Engine
 
     with Screen(quiet, preview) as screen:
+        seeds.told(seed, shot.seed, screen)
         around = [expanding.told(anchor, shot) for anchor in shot.anchors]
-        captions = expanding.expanded(shot, how, screen, around).captions
+        shots = expanding.each(shots, how, screen, around)
         engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read, shot.loras)
         for one, target in zip(shots, targets, strict=True):
-            make(engine, replace(one, captions=captions), placed, Making(target, screen, one.fps, one.frames))
+            make(engine, one, placed, Making(target, screen, one.fps, one.frames))
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------
@@ -112,6 +113,8 @@ def given(context: typer.Context) -> set[str]:
 def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot:
     """The shot that the options describe, or that of `source` with what is given changed."""
     base = shot_in(source) if source else models.usual(options["model"])
+    if "seed" in given:
+        base = expanding.reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
     if source and wanted.get("model", base.model) != base.model:  # another model has other settings
         usual = models.usual(wanted["model"])
@@ -217,7 +220,7 @@ def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Mak
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
-        keep_latents(making.target, header_of(shot, run.span.lead), making.latents)
+        keep_latents(making.target, header_of(run), making.latents)
     making.finish({"verb": "generate", "frames": count}, [range(p.start, p.stop) for p in placed])
 
 

@@ -43,6 +43,9 @@ LoraOption = Annotated[
     typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+VideoSeedOption = Annotated[
+    str, typer.Option(metavar="N|random", help="Same seed, same result; random, or -1, draws one and says which.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]

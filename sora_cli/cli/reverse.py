@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import geometry, registry
-from sora_cli.cli import expanding, models, options
+from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
@@ -23,7 +23,7 @@ def reverse(
     fps: options.FpsOption = None,
     input_res: options.InputResOption = None,
     input_fps: options.InputFpsOption = None,
-    seed: options.SeedOption = 0,
+    seed: options.VideoSeedOption = "0",
     steps: options.StepsOption = None,
     guidance: options.GuidanceOption = None,
     negative: options.NegativeOption = None,
@@ -48,11 +48,13 @@ def reverse(
     asked = Asked(anchor, res, fps, input_res, input_fps)
     target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
     how = expanding.asked(expand, expand_model, model)
-    settings = models.asked(model, prompt, seed, steps, guidance, negative, plan or backwards(model), lora)
+    plan = plan or backwards(model)
+    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, plan, lora)
     check_source(asked, target, model, quiet)
     with Screen(quiet, preview) as screen, asked.open(screen) as source:
+        seeds.told(seed, settings.seed, screen)
         passing = Passing(source, model)
-        shot = shot_like(source, settings)
+        shot = shot_like(source, settings, anew=expand != "auto")
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)

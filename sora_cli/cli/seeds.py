@@ -1,0 +1,25 @@
+"""`--seed` of what makes videos: a number, or `random` (`-1` elsewhere) for one that is drawn. No torch."""
+
+import secrets
+
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import SoraError
+
+RANDOM = ("random", "-1")
+DRAWN = 2**31  # seeds that may be drawn: those below, as other tools have them
+LONGEST = 19   # digits of the largest seed
+
+
+def number(seed: str) -> int:
+    """The seed that a text says, or one that is drawn; SoraError for anything else."""
+    if seed in RANDOM:
+        return secrets.randbelow(DRAWN)
+    if not (seed.isascii() and seed.isdigit()) or len(seed) > LONGEST:
+        raise SoraError(f"--seed is {seed[:40]!a}; it must be a whole number from 0 on, or random")
+    return int(seed)
+
+
+def told(seed: str, drawn: int, screen: Screen) -> None:
+    """Say which seed was drawn, so that it can be asked for again."""
+    if seed in RANDOM:
+        screen.note(f"seed {drawn}")
