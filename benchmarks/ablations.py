@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from sora_cli import flow, registry
 from sora_cli.device import pick_dtype
-from sora_cli.evaluate import measure as exam
 from sora_cli.evaluate import metrics
+from sora_cli.evaluate.clips import held_out
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
@@ -272,7 +272,7 @@ def denoised(vae: autoencoder.Vae, dit: Dit, latents: Latents, level: float = 0.
 @torch.no_grad()
 def whole_clips(vae: autoencoder.Vae, moving: bool) -> float:
     found = []
-    for scene in exam.held_out(8, 3):
+    for scene in held_out(8, 3):
         real = render([scene], torch.arange(9)[None] / 12, 192, 320)
         latents = vae.moments(rearrange(real, "b t c h w -> b c t h w") * 2 - 1)[0]
         if not moving:

@@ -27,19 +27,19 @@ from torch import Tensor
 from sora_cli import registry, weights
 from sora_cli.caption.own import Own
 from sora_cli.device import pick_dtype
+from sora_cli.evaluate import clips, network
 from sora_cli.evaluate import measure as exam
-from sora_cli.evaluate import network
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH
 from sora_cli.models.sora.dit import Dit, config_from
 from sora_cli.models.sora.vae import CHUNK
 from sora_cli.timeline import sample_strides
 from sora_cli.train import dit as recipe
+from sora_cli.train.align import Learner
 from sora_cli.train.captioner import marks, shares
 from sora_cli.train.export import export
 from sora_cli.train.latents import TOKEN, Bucket, encode_at
 from sora_cli.train.loop import Recipe, generator
 from sora_cli.train.options import TrainOptions
-from sora_cli.train.align import Learner
 from sora_cli.train.packing import Clip, pack_of
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -69,8 +69,8 @@ def latents(vae: recipe.Vae, scenes: Sequence[Scene], bucket: Bucket, rng: rando
         some = scenes[start : start + 8]
         index = sample_strides(torch_rng, bucket.frames, LONGEST) if bucket.frames > 1 else (0,)
         starts = torch.tensor([0.0 if bucket.frames > 1 else rng.uniform(0, 4) for _ in some])
-        seconds = starts[:, None] + torch.tensor(index) * CHUNK / exam.FPS
-        made += zip(encode_at(vae, list(some), starts, index, exam.FPS, size, dtype).half(), seconds, strict=True)
+        seconds = starts[:, None] + torch.tensor(index) * CHUNK / clips.FPS
+        made += zip(encode_at(vae, list(some), starts, index, clips.FPS, size, dtype).half(), seconds, strict=True)
     return made
 
 
@@ -104,8 +104,9 @@ def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
 def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
     """Adherence of the model in a folder to held-out prompts."""
     bench = bar.Bench(str(folder), len(scenes), 0)
-    videos = (exam.generated(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
-    return exam.adherence([network.name(bar.judge(), video, exam.FPS) for video in videos], scenes)
+    videos = (clips.glimpsed(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
+    found = exam.adherence([network.name(bar.judge(), video, clips.FPS) for video in videos], scenes)
+    return {kind: share["mean"] for kind, share in found.items()}
 
 
 def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Samples],
@@ -120,7 +121,7 @@ def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Sample
         plain = {key: value for key, value in header.items() if key != "distilled"}
         weights.save_part(run, "dit", {k: v.bfloat16() for k, v in dit.state_dict().items()}, plain)
         export(TrainOptions("nano", "world", None, None, None, 0, out, "cpu", "auto", init=run))
-        return judged(out, exam.held_out(asked.clips, 0))
+        return judged(out, clips.held_out(asked.clips, 0))
 
 
 def report(found: dict[str, Any]) -> Table:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from sora_cli import geometry, registry
 from sora_cli.engine import Engine
-from sora_cli.evaluate.measure import held_out
+from sora_cli.evaluate.clips import held_out
 from sora_cli.scores import drift_curve
 from sora_cli.shot import PLANS, Shot
 from sora_cli.world.captions import dense

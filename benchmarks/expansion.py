@@ -19,8 +19,8 @@ from sora_cli import registry
 from sora_cli.cli import expanding
 from sora_cli.cli.screen import Screen
 from sora_cli.engine import Engine
+from sora_cli.evaluate import clips, network
 from sora_cli.evaluate import measure as exam
-from sora_cli.evaluate import network
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense, parse, sparse
 from sora_cli.world.scene import Scene
@@ -67,15 +67,15 @@ def main() -> None:
     judge = network.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
     engine, ledger = Engine(asked.model), Ledger(asked.keep, asked.model)
     usage = registry.entry(asked.model).usage
-    scenes = exam.held_out(asked.clips, asked.seed)
+    scenes = clips.held_out(asked.clips, asked.seed)
 
     def found(shot: Shot, scene: Scene) -> Row:
-        named = network.name(judge, exam.generated(engine, shot), exam.FPS)
-        return {what: getattr(named, what) == getattr(scene, what) for what in ASPECTS}
+        named = network.name(judge, clips.glimpsed(engine, shot), clips.FPS)
+        return dict(exam.right(named, scene))
 
     rows: dict[str, list[Row]] = {way: [] for way in WAYS}
     for number, (scene, prompt) in enumerate(zip(scenes, prompts(scenes, asked.seed), strict=True)):
-        plain = Shot(prompt, "", exam.WIDTH, exam.HEIGHT, exam.SHORT, exam.FPS, asked.seed + number, usage.steps,
+        plain = Shot(prompt, "", clips.WIDTH, clips.HEIGHT, clips.SHORT, clips.FPS, asked.seed + number, usage.steps,
                      usage.guidance, asked.model)  # fmt: skip
         note(f"{number + 1}/{len(scenes)} {prompt}")
         for way, shot in ways(plain, scene, how):

@@ -40,7 +40,7 @@ from sora_cli.cli.making import Making, Target, format_of
 from sora_cli.cli.screen import Screen
 from sora_cli.codec import pictures_of
 from sora_cli.engine import Engine, Known, Run
-from sora_cli.evaluate.measure import held_out
+from sora_cli.evaluate.clips import held_out
 from sora_cli.evaluate.metrics import psnr
 from sora_cli.scores import boundary_score, changes, seam_score
 from sora_cli.shot import Anchor, Shot

@@ -1,6 +1,7 @@
-"""The README's contact sheet: `python scripts/contact_sheet.py`, 24 held-out prompts, seeds 0 to 23, none picked.
+"""The README's contact sheet: `python scripts/contact_sheet.py`, 24 held-out scenes, seeds 0 to 23, none picked.
 
-Each row of four frames is two seconds of one prompt, made as `sora-cli generate PROMPT --seed N` makes it.
+Four frames in two seconds of each: above as they are made of the scene's caption (`sora-cli generate CAPTION --expand
+off --seed N`), below as the scene itself is rendered, which the model has never seen.
 """
 
 import argparse
@@ -8,41 +9,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from sora_cli import registry
 from sora_cli.engine import Engine
-from sora_cli.evaluate.measure import held_out
-from sora_cli.shot import Shot
+from sora_cli.evaluate import clips
+from sora_cli.world.captions import dense
 from sora_cli.world.scene import Scene
 
 OUT = Path(__file__).parent.parent / "docs" / "contact-sheet.png"
-SIZE, LABEL, GAP = (160, 90), 16, 4  # of a frame, of the prompt below a row, between
+SIZE, LABEL, GAP = (160, 96), 16, 4  # of a frame, of the caption below two rows, between
 FRAMES = (0, 16, 32, 48)
 COLUMNS = 3
 
 
-def prompt_of(scene: Scene) -> str:
-    """What someone would type."""
-    article = "an" if scene.subject[0] in "aeio" else "a"
-    return f"{article} {scene.subject} {scene.action}, {scene.place}"
-
-
-def strip(engine: Engine, prompt: str, seed: int, model: str) -> Image.Image:
-    """Four frames of a clip side by side, with its prompt."""
-    usage = registry.entry(model).usage
-    shot = Shot(prompt, width=1280, height=720, frames=FRAMES[-1] + 1, fps=24.0, seed=seed, steps=usage.steps,
-                guidance=usage.guidance, model=model)  # fmt: skip
-    run = engine.start(shot)
-    for _ in run.denoise():
-        pass
-    page = Image.new("RGB", (len(FRAMES) * SIZE[0], SIZE[1] + LABEL), "white")
-    for number, frame in enumerate(run.frames()):
-        if number in FRAMES:
-            small = Image.fromarray(np.asarray(frame)).resize(SIZE, Image.Resampling.LANCZOS)
-            page.paste(small, (FRAMES.index(number) * SIZE[0], 0))
-    ImageDraw.Draw(page).text((2, SIZE[1]), f"{seed}: {prompt}", fill="black", font=ImageFont.load_default(12))
+def strip(engine: Engine, scene: Scene, seed: int, model: str) -> Image.Image:
+    """Frames of a clip side by side, those of the scene itself below them, and its caption."""
+    made = clips.generated(engine, clips.shot_of(scene, FRAMES[-1] + 1, seed, model))[list(FRAMES)]
+    real = clips.rendered(scene, torch.tensor(FRAMES) / clips.FPS, *made.shape[-2:])
+    page = Image.new("RGB", (len(FRAMES) * SIZE[0], 2 * SIZE[1] + LABEL), "white")
+    for row, video in enumerate((made, real)):
+        for column, frame in enumerate(video):
+            page.paste(small(frame), (column * SIZE[0], row * SIZE[1]))
+    text = f"{seed}: {dense(scene)}"
+    ImageDraw.Draw(page).text((2, 2 * SIZE[1]), text, fill="black", font=ImageFont.load_default(11))
     return page
+
+
+def small(frame: torch.Tensor) -> Image.Image:
+    pixels = rearrange((255 * frame).round().byte(), "c h w -> h w c").numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize(SIZE, Image.Resampling.LANCZOS)
 
 
 def sheet(strips: Sequence[Image.Image]) -> Image.Image:
@@ -59,8 +56,8 @@ def main() -> None:
     options.add_argument("--count", type=int, default=24)
     options.add_argument("-o", "--output", type=Path, default=OUT)
     asked = options.parse_args()
-    engine, scenes = Engine(asked.model), held_out(asked.count, 0)
-    strips = [strip(engine, prompt_of(scene), seed, asked.model) for seed, scene in enumerate(scenes)]
+    engine, scenes = Engine(asked.model), clips.held_out(asked.count, 0)
+    strips = [strip(engine, scene, seed, asked.model) for seed, scene in enumerate(scenes)]
     sheet(strips).quantize(256, dither=Image.Dither.NONE).save(asked.output, optimize=True)
 
 

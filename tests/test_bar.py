@@ -10,36 +10,49 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import bar
 
-from sora_cli.evaluate.network import HEIGHT, WIDTH, Evaluator, EvaluatorConfig
-from sora_cli.world.scene import HELD_OUT, Scene
-from sora_cli.world.vocabulary import ACTIONS, PLACES, SUBJECTS
-
 
 def test_a_figure_knows_whether_it_is_reached() -> None:
-    assert bar.Figure("", 95.0, ">=", 95.0).reached and not bar.Figure("", 94.9, ">=", 95.0).reached
-    assert bar.Figure("", 20.0, "<=", 20.0).reached and not bar.Figure("", 20.1, "<=", 20.0).reached
-    assert bar.Figure("", 7.0, "").reached
+    assert bar.Figure("", 95.0, low=95.0).reached and not bar.Figure("", 94.9, low=95.0).reached
+    assert bar.Figure("", 20.0, high=20.0).reached and not bar.Figure("", 20.1, high=20.0).reached
+    assert [bar.Figure("", value, 0.85, 1.1).reached for value in (0.84, 0.85, 1.1, 1.11)] == [False, True, True, False]
+    assert bar.Figure("", 7.0).reached
+    assert not bar.Figure("", None, low=95.0).reached                            # nobody could say
+
+
+def test_a_figure_is_a_line_of_the_table() -> None:
+    assert bar.cells(bar.Figure("a", 97.6, low=98, unit=" %", best=99.5, error=1.1)) == (
+        "a", "98 ± 1 %", ">= 98 %", "NO", "100 %"
+    )  # fmt: skip
+    assert bar.cells(bar.Figure("b", 1.03, 0.85, 1.1)) == ("b", "1.03", "0.85 to 1.1", "yes", "")
+    assert bar.cells(bar.Figure("c", 0.0018, high=0.002)) == ("c", "0.0018", "<= 0.002", "yes", "")
+    assert bar.cells(bar.Figure("d", 18.1)) == ("d", "18.10", "", "", "")
+    assert bar.cells(bar.percent("e", {"mean": 0.5, "error": 0.1}, 95, 90, known=False))[1:4] == (
+        "not judged", ">= 95 %", "NO"
+    )  # fmt: skip
+
+
+def test_what_the_judge_misses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = {"mean": 0.97, "error": 0.01}
+    found = {kind: share for kind in (*bar.exam.KINDS, "all")}
+    judged = {kind: share for kind in (*bar.exam.KINDS, "pairs")} | {"action": {"mean": 0.9, "error": 0.02}}
+    alike = {"subject": {"mean": 20.0, "error": 0.5}, "whole": {"mean": 25.0, "error": 0.5},
+             "sharpness": {"mean": 0.9, "error": 0.01}}  # fmt: skip
+    steering = {"adherence": {"generated": found, "real": found},
+                "alike": {"generated": alike, "decoded": alike, "another": alike}}  # fmt: skip
+    monkeypatch.setattr(bar, "judged", lambda bench: judged)
+    monkeypatch.setattr(bar.exam, "steering", lambda exam, scenes: steering)
+    monkeypatch.setattr(bar.Bench, "exam", None)
+    bench = bar.Bench("pocket", 4, 0)
+    figures = {figure.name: figure for figure in (*bar.trial(bench), *bar.prompts(bench))}
+    assert not figures["judge on real renders: action"].reached
+    assert figures["action follows the prompt"].value is None and not figures["action follows the prompt"].reached
+    assert figures["all follows the prompt"].value is None
+    assert figures["place follows the prompt"].value == pytest.approx(97)
+    assert figures["two subjects"].low == pytest.approx(0.85 * 97) and figures["two subjects"].reached
+    assert figures["like the scene itself, subject's cells"].low == pytest.approx(17)
 
 
 def test_the_photograph_moves_by_whole_pixels() -> None:
     video = bar.photograph()
-    assert video.shape == (1, 17, 3, bar.exam.HEIGHT, bar.exam.WIDTH) and 0 <= video.min() < video.max() <= 1
-    assert torch.equal(video[0, 0, :, 2:, 4:], video[0, 1, :, :-2, :-4])
-
-
-def test_pairs_are_two_subjects_and_repeatable() -> None:
-    pairs = bar.two_subjects(12, 3)
-    assert pairs == bar.two_subjects(12, 3) != bar.two_subjects(12, 4)
-    assert all(scene.second and scene.second != scene.subject for scene in pairs)
-    assert all(scene.triples[0] in HELD_OUT for scene in pairs)
-
-
-def test_both_subjects_must_be_the_likeliest_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), (8, 8, 16))
-    network = Evaluator(config).eval()
-    torch.nn.init.zeros_(network.subject.weight)
-    network.subject.bias.data.zero_()[[config.subjects.index("cat"), config.subjects.index("dog")]] = 5.0
-    monkeypatch.setattr(bar, "judge", lambda: network)
-    video = torch.rand(bar.SHORT, 3, HEIGHT, WIDTH)
-    assert bar.both(video, Scene("dog", "spinning", "sky", second="cat"))
-    assert not bar.both(video, Scene("dog", "spinning", "sky", second="cow"))
+    assert video.shape == (17, 3, bar.HEIGHT, bar.WIDTH) and 0 <= video.min() < video.max() <= 1
+    assert torch.equal(video[0, :, 2:, 4:], video[1, :, :-2, :-4])

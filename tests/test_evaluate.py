@@ -1,8 +1,7 @@
-"""The measures against closed forms and the definition; the judge's shapes; the whole exam on a fake."""
+"""The measures against closed forms, the definition and real renders; the judge's shapes; the whole exam on a fake."""
 
 import json
 import math
-import random
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,29 +9,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from sora_cli import weights
-from sora_cli.evaluate import measure, metrics, table
+from sora_cli.evaluate import clips, measure, metrics, table
 from sora_cli.evaluate.network import (
     FRAMES,
     HEIGHT,
+    SPAN,
     WIDTH,
     Evaluator,
     EvaluatorConfig,
+    Labels,
     Named,
+    filled,
     from_weights,
+    looked_at,
+    moments,
     name,
     shift,
     shrink,
+    tell,
 )
 from sora_cli.shot import Shot
-from sora_cli.train.evaluator import damage, export, labels
-from sora_cli.world.scene import HELD_OUT, Scene, sample_scene
-from sora_cli.world.vocabulary import ACTIONS, PLACES, SUBJECTS
+from sora_cli.train.evaluator import accuracy, damage, export, labels
+from sora_cli.world.captions import dense
+from sora_cli.world.motion import MOTIONS, Stage
+from sora_cli.world.scene import HELD_OUT, Scene
+from sora_cli.world.vocabulary import ACTIONS, BEAT_OF, PLACES, SPEED_OF, SUBJECTS
 
-CONFIG = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), (8, 8, 16))
+CONFIG = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), (8, 8, 16, 16), (8, 8, 16, 16))
+CAT = Scene("cat", "spinning", "meadow", beat="beat two")
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -96,12 +105,96 @@ def test_frechet_distance_of_gaussians_has_a_closed_form() -> None:
     assert metrics.frechet(y, y) == pytest.approx(0, abs=1e-9)
 
 
+def test_an_estimate_has_the_standard_error_of_a_mean() -> None:
+    shares = metrics.estimate([True] * 64 + [False] * 36)
+    assert shares == {"mean": 0.64, "error": pytest.approx(math.sqrt(0.64 * 0.36 / 99))}
+    assert metrics.estimate([3.0]) == {"mean": 3.0, "error": 0.0}
+
+
+# -- Like the scene itself --------------------------------------------------------------------------------
+
+
+def test_psnr_in_cells_counts_their_pixels_alone() -> None:
+    x = torch.zeros(1, 3, 3, 32, 48)
+    y = x.clone()
+    y[:, :, :, :16, 16:32] = 0.1                                                 # 20 dB in cell (0, 1)
+    y[:, 1, :, 16:, :16] = 0.01                                                  # 40 dB in cell (1, 0) of frame 1
+    y[:, :, :, 16:, 32:] = 0.9                                                   # nobody asks about cell (1, 2)
+    cells = torch.zeros(1, 3, 2, 3, dtype=torch.bool)
+    cells[:, 0, 0, 1] = cells[:, 1, 1, 0] = True                                 # and in frame 2 about none
+    assert metrics.psnr_in(x, y, cells) == pytest.approx((20 + 40) / 2, abs=1e-3)
+    cells[:, 1, 0, 1] = True
+    both = -10 * math.log10((0.01 + 0.0001) / 2)
+    assert metrics.psnr_in(x, y, cells) == pytest.approx((20 + both) / 2, abs=1e-3)
+
+
+def test_the_gradient_of_a_ramp_is_its_slope() -> None:
+    row, column = torch.arange(32).float() / 100, torch.arange(48).float() / 100
+    ramp = (3 * row[:, None] + 4 * column[None]).expand(1, 1, 3, 32, 48)
+    cells = torch.tensor([[True, False, False], [False, True, False]]).view(1, 1, 2, 3)
+    assert float(metrics.gradient(ramp, cells)) == pytest.approx(0.05, rel=1e-4)     # of 3 and 4
+    assert metrics.sharpness(ramp / 2, ramp, cells) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_cells_of_a_subject_are_where_the_picture_differs_without_it() -> None:
+    times = clips.seconds(2)
+    cells = clips.covered(CAT, times)
+    seen = clips.rendered(CAT, times) - clips.rendered(clips.another(CAT), times)
+    differs = F.max_pool2d(seen.abs().amax(1), 16) > 0.1
+    assert cells.shape == differs.shape == (2, clips.HEIGHT // 16, clips.WIDTH // 16)
+    assert 0.05 < float(cells.float().mean()) < 0.5
+    assert float((differs & cells).sum() / cells.sum()) > 0.9
+
+
+def test_a_scene_is_like_itself_and_a_blurred_one_is_not_sharp() -> None:
+    clip = clips.rendered(CAT, clips.seconds(5))
+    assert measure.alike(clip, CAT) == {"subject": 100.0, "whole": pytest.approx(100.0), "sharpness": 1.0}
+    blurred = F.interpolate(F.avg_pool2d(clip, 4), scale_factor=4.0, mode="bilinear")
+    found = measure.alike(blurred, CAT)
+    assert found["sharpness"] < 0.85
+    assert found["subject"] < found["whole"] < 40                                # the subject is what has details
+    coarse = F.interpolate(F.avg_pool2d(clip, 16), scale_factor=16.0)            # a mosaic
+    assert measure.alike(coarse, CAT)["subject"] < found["subject"]
+
+
+def test_the_floor_is_another_subject_at_the_same_place() -> None:
+    other = clips.another(CAT)
+    assert (other.action, other.place, other.beat) == (CAT.action, CAT.place, CAT.beat) and other.subject != "cat"
+    clip = clips.rendered(CAT, clips.seconds(5))
+    assert measure.alike(clip, other)["subject"] < 20 < measure.alike(clip, CAT)["subject"]
+
+
+def test_what_is_painted_larger_is_compared_with_a_larger_scene() -> None:
+    large = clips.rendered(CAT, clips.seconds(2), 2 * clips.HEIGHT, 2 * clips.WIDTH)
+    assert measure.alike(large, CAT)["subject"] == 100.0
+    enlarged = F.interpolate(clips.rendered(CAT, clips.seconds(2)), scale_factor=2.0, mode="bilinear")
+    found = measure.alike(enlarged, CAT)
+    assert 20 < found["subject"] < 100 and found["sharpness"] < 1
+
+
 # -- The judge --------------------------------------------------------------------------------------------
 
 
-def test_judge_gives_a_score_to_every_name(network: Evaluator) -> None:
+def test_judge_gives_a_score_to_every_name_in_every_cell(network: Evaluator) -> None:
     scores = network(noise(2, FRAMES, 3, HEIGHT, WIDTH))
-    assert [s.shape for s in scores] == [(2, len(SUBJECTS)), (2, len(ACTIONS)), (2, len(PLACES))]
+    stills = len(range(0, FRAMES, 3))
+    assert scores.subject.shape == (2, stills, 9, 15, len(SUBJECTS) + 1)
+    assert scores.action.shape == (2, FRAMES, 9, 15, len(ACTIONS) + 1)
+    assert scores.place.shape == (2, len(PLACES))
+
+
+def test_the_judge_looks_often_enough_to_tell_all_motions_apart() -> None:
+    """Whichever the speed and the beat, each motion looks unlike all others at the moments that are looked at."""
+    def path(action: str, speed: str, beat: str) -> np.ndarray:
+        stage = Stage(moments().numpy() * SPEED_OF[speed], 5 / 3, 1.0, 0.5, 0.0, 0.0, BEAT_OF[beat], 0.5)
+        made = MOTIONS[action](stage)
+        return np.stack([made.x - made.x[0], made.y - made.y[0], made.scale, np.sin(made.angle), np.cos(made.angle)])
+
+    paths = {(action, speed, beat): path(action, speed, beat)
+             for action in ACTIONS if action != "surfing" for speed in SPEED_OF for beat in BEAT_OF}  # a board is seen
+    nearest = min(float(np.abs(paths[one] - paths[other]).max())
+                  for one in paths for other in paths if one[0] < other[0])  # fmt: skip
+    assert nearest > 0.02
 
 
 def test_shift_moves_channels_through_time_and_never_between_clips() -> None:
@@ -120,13 +213,39 @@ def test_judge_sees_the_direction_of_time(network: Evaluator) -> None:
 
 def test_name_looks_at_the_seconds_that_was_asked_for(network: Evaluator) -> None:
     video = noise(73, 3, HEIGHT, WIDTH)
-    index = list(range(24, 73, 6))                                               # 1 s to 3 s at 24 fps
-    best = [int(scores.argmax()) for scores in network(video[None, index])]
-    assert name(network, video, 24.0, start=1.0) == Named(
-        CONFIG.subjects[best[0]], CONFIG.actions[best[1]], CONFIG.places[best[2]]
-    )
+    index = list(range(24, 70, 5))                                               # from 1 s on, at 24 fps
+    torch.testing.assert_close(looked_at(video, 24.0, 1.0), video[None, index])
+    assert len(index) == FRAMES and pytest.approx(45 / 24) == SPAN and clips.SHORT > 45
+    assert name(network, video, 24.0, start=1.0) == tell(network, video[None, index])
     with pytest.raises(AssertionError, match="end before"):
-        name(network, video, 24.0, start=1.1)
+        name(network, video, 24.0, start=1.2)
+
+
+def scores_of(subjects: list[str], action: str, place: str) -> Labels:
+    """What a judge would say that sees each subject in as many cells as it has others after it."""
+    subject, act = torch.zeros(1, 4, 9, 15, len(SUBJECTS) + 1), torch.zeros(1, FRAMES, 9, 15, len(ACTIONS) + 1)
+    subject[..., -1] = act[..., -1] = 10
+    for number, each in enumerate(reversed(subjects)):
+        subject[0, :, : number + 1, number, CONFIG.subjects.index(each)] = 30
+        act[0, :, : number + 1, number, CONFIG.actions.index(action)] = 30
+    return Labels(subject, act, F.one_hot(torch.tensor([CONFIG.places.index(place)]), len(PLACES)).float())
+
+
+def test_those_are_named_of_whom_there_is_most(network: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = scores_of(["dog", "cat", "cow"], "falling", "moon")
+    assert filled(scores.subject).topk(3).values[0].tolist() == pytest.approx([12, 8, 4], abs=0.3)
+    monkeypatch.setattr(Evaluator, "forward", lambda self, video: scores)
+    video = noise(1, FRAMES, 3, HEIGHT, WIDTH)
+    assert tell(network, video) == Named(frozenset({"dog"}), "falling", "moon")
+    assert tell(network, video, 2).subjects == {"dog", "cat"}
+
+
+def test_a_pair_is_right_when_both_are() -> None:
+    alone, pair = Scene("dog", "falling", "moon"), Scene("cat", "falling", "moon", second="dog")
+    marks = accuracy(scores_of(["dog", "cat"], "falling", "moon"), [alone], CONFIG)
+    assert marks == {"subject": 1.0, "pairs": 1.0, "action": 1.0, "place": 1.0}
+    assert accuracy(scores_of(["dog", "cat"], "falling", "moon"), [pair], CONFIG)["pairs"] == 1
+    assert accuracy(scores_of(["dog", "cow"], "falling", "moon"), [pair], CONFIG)["pairs"] == 0
 
 
 def test_judge_survives_its_file(network: Evaluator, tmp_path: Path) -> None:
@@ -144,25 +263,66 @@ def test_damage_keeps_range_shape_and_content() -> None:
     assert 10 < metrics.psnr(damaged, video) < 40
 
 
-def test_labels_are_the_scenes_fields() -> None:
-    scenes = [sample_scene(random.Random(i), "train") for i in range(4)]
-    right = labels(scenes, CONFIG)
-    assert [CONFIG.actions[i] for i in right.action] == [scene.action for scene in scenes]
+def test_labels_are_where_the_subjects_are() -> None:
+    scenes = [Scene("cat", "standing still", "meadow", second="dog"), Scene("fox", "rising", "sky")]
+    right = labels(scenes, torch.stack([moments(), moments(3.0)]), CONFIG, torch.device("cpu"))
+    cat, dog, fox = (CONFIG.subjects.index(each) for each in ("cat", "dog", "fox"))
+    nobody = len(SUBJECTS)
+    assert right.subject.shape == (2, 4, 9, 15) and right.action.shape == (2, FRAMES, 9, 15)
+    assert set(right.subject[0].unique().tolist()) == {cat, dog, nobody}
+    assert set(right.subject[1].unique().tolist()) == {fox, nobody}
+    where = [(right.subject[0, 0] == each).nonzero().float().mean(0)[1] for each in (cat, dog)]
+    assert where[0] < 7 < where[1]                                               # the first stands on the left
+    assert torch.equal(right.subject != nobody, right.action[:, ::3] != len(ACTIONS))
+    assert set(right.action[1].unique().tolist()) == {CONFIG.actions.index("rising"), len(ACTIONS)}
+    assert [CONFIG.places[i] for i in right.place] == ["meadow", "sky"]
 
 
 # -- The exam ---------------------------------------------------------------------------------------------
 
 
+def named(subjects: str, action: str, place: str) -> Named:
+    return Named(frozenset(subjects.split()), action, place)
+
+
 def test_adherence_counts() -> None:
-    scenes = [Scene("cat", "surfing", "ocean"), Scene("dog", "spinning", "snow")]
-    named = [Named("cat", "surfing", "ocean"), Named("dog", "falling", "snow")]
-    assert measure.adherence(named, scenes) == {"subject": 1.0, "action": 0.5, "place": 1.0, "all": 0.5}
+    scenes = [Scene("cat", "surfing", "ocean"), Scene("dog", "spinning", "snow", second="cow")]
+    found = measure.adherence([named("cat", "surfing", "ocean"), named("cow dog", "falling", "snow")], scenes)
+    assert {kind: share["mean"] for kind, share in found.items()} == {
+        "subject": 1.0, "action": 0.5, "place": 1.0, "all": 0.5
+    }  # fmt: skip
+    assert measure.adherence([named("cow cat", "falling", "snow")] * 2, scenes)["subject"]["mean"] == 0
 
 
 def test_scenes_of_the_exam_are_held_out_and_repeatable() -> None:
-    scenes = measure.held_out(20, 7)
+    scenes = clips.held_out(40, 7)
     assert all((scene.subject, scene.action, scene.place) in HELD_OUT for scene in scenes)
-    assert scenes == measure.held_out(20, 7) != measure.held_out(20, 8)
+    assert scenes == clips.held_out(40, 7) != clips.held_out(40, 8)
+    assert {(scene.size, scene.speed, scene.camera, scene.second) for scene in scenes} == {
+        ("large", "normal", "still", None)
+    }
+    assert [len({getattr(scene, name) for scene in scenes}) for name in ("side", "height", "beat")] == [3, 2, 4]
+
+
+def test_pairs_are_two_subjects_and_repeatable() -> None:
+    pairs = clips.pairs(12, 3)
+    assert pairs == clips.pairs(12, 3) != clips.pairs(12, 4)
+    assert all(scene.second and scene.second != scene.subject for scene in pairs)
+    assert all(scene.triples[0] in HELD_OUT for scene in pairs)
+
+
+def test_clips_are_asked_for_by_the_whole_caption() -> None:
+    scene = clips.held_out(1, 0)[0]
+    shot = clips.shot_of(scene, 49, 5, "pocket")
+    assert shot.captions == (dense(scene),) and shot.seed == 5
+    assert (shot.width, shot.height) == (clips.CANVAS.width, clips.CANVAS.height)     # nothing is cropped
+
+
+def test_what_the_judge_misses_it_may_not_judge() -> None:
+    sure = {kind: {"mean": 0.96, "error": 0.01} for kind in (*measure.KINDS, "pairs")}
+    assert measure.trusted(sure) == {"subject", "action", "place", "pairs", "all"}
+    assert measure.trusted(sure | {"action": {"mean": 0.94, "error": 0.01}}) == {"subject", "place", "pairs"}
+    assert measure.trusted(sure | {"pairs": {"mean": 0.62, "error": 0.05}}) == {"subject", "action", "place", "all"}
 
 
 class FakeEngine:
@@ -181,7 +341,7 @@ class FakeEngine:
     def frames(self) -> Iterator[np.ndarray]:
         assert self.shot is not None
         for _ in range(self.shot.frames):
-            yield np.full((96, 160, 3), 128, np.uint8)
+            yield np.full((self.shot.height, self.shot.width, 3), 128, np.uint8)
 
 
 class Copier:
@@ -200,24 +360,46 @@ def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
     monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
     monkeypatch.setattr(measure, "Engine", FakeEngine)
-    for name_, value in {"LONG": 97, "SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64)),
-                         "WIDTH": 160, "HEIGHT": 96}.items():  # fmt: skip
+    for name_, value in {"SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64))}.items():
         monkeypatch.setattr(measure, name_, value)
     return measure.evaluate("pocket", clips=2, seed=0, device="cpu")
+
+
+def printed(result: dict) -> str:
+    console = Console(width=120, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(table(result))
+    return capture.get()
 
 
 def test_exam_of_a_grey_painter(result: dict) -> None:
     assert json.loads(json.dumps(result)) == result
     assert [row["psnr"] for row in result["reconstruction"]] == pytest.approx([100.0] * 2)
+    assert [row["subject"] for row in result["reconstruction"]] == pytest.approx([100.0] * 2)
     assert result["motion"]["generated"] == 0.0 < result["motion"]["real"]
     assert result["drift"]["generated"]["colour"] == pytest.approx([0.0] * 2, abs=1e-6)
     assert result["adherence"].keys() == {"generated", "decoded", "real", "shuffled"}
     assert result["adherence"]["decoded"] == result["adherence"]["real"]
-    console = Console(width=120, record=True, file=None, quiet=False)
-    with console.capture() as capture:
-        console.print(table(result))
-    text = capture.get()
-    assert "64x32" in text and "100.0 dB" in text and "shuffled captions" in text
+    alike = result["alike"]
+    assert alike["decoded"]["subject"]["mean"] == 100.0 and alike["decoded"]["sharpness"]["mean"] == 1.0
+    assert alike["generated"]["subject"]["mean"] < 20 and alike["generated"]["sharpness"]["mean"] == 0.0
+    assert result["drift"]["real"]["like"] == [100.0] * 2 and max(result["drift"]["generated"]["like"]) < 20
+    text = printed(result)
+    assert "64x32" in text and "100.0 dB" in text and "against another subject" in text
+
+
+def test_a_judge_that_is_wrong_is_not_believed(result: dict) -> None:
+    for kind in result["judge"]:
+        result["judge"][kind] = {"mean": 0.5 if kind == "action" else 1.0, "error": 0.0}
+    result["adherence"]["generated"] = {kind: {"mean": 0.42, "error": 0.0} for kind in (*measure.KINDS, "all")}
+    text = printed(result)
+    assert "under 95% for action" in text
+    row = next(line for line in text.splitlines() if line.strip("│ ").startswith("generated "))
+    assert row.count("42%") == 2 and row.count("?") == 2                          # subject and place; action and all
+    assert "subject, generated" in text and "action, generated" not in text
+    for kind in result["judge"]:
+        result["judge"][kind] = {"mean": 1.0, "error": 0.0}
+    assert "under 95%" not in printed(result) and "action, generated" in printed(result)
 
 
 def test_config_survives_json() -> None:

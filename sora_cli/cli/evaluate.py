@@ -18,7 +18,8 @@ def evaluate(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure reconstruction, prompt adherence, motion and drift, each beside its floor and its ceiling."""
+    """Measure reconstruction, prompt adherence, likeness to the scene itself, motion and drift, each beside its floor
+    and its ceiling."""
     entry = registry.entry(model)
     if not entry.usage.grammar:
         raise SoraError(f"the judge knows pocket's world alone, and {model} makes other videos; take --model pocket")

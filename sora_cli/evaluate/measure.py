@@ -1,42 +1,39 @@
 """The measurements, each beside the same on real renders. Everything random follows from the seed.
 
-Generated and real clips are compared at the judge's size, 120x72, so that a score does not depend on the
-canvas; reconstruction is measured at full size.
+What a clip shows is judged at the judge's size, 120x72, so that it does not depend on the canvas. How like the scene
+itself a clip is, and what the autoencoder leaves of it, is measured at the size that it is painted in.
 """
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from sora_cli import geometry, registry
+from sora_cli import registry
 from sora_cli.engine import Engine
+from sora_cli.evaluate import clips as shown
 from sora_cli.evaluate import metrics
-from sora_cli.evaluate.network import SPAN, Evaluator, Named, from_weights, name, shrink
+from sora_cli.evaluate.clips import FPS, SHORT, covered, rendered, seconds
+from sora_cli.evaluate.metrics import estimate
+from sora_cli.evaluate.network import Evaluator, Named, from_weights, moments, name, shrink, tell
 from sora_cli.models.sora import vae as autoencoder
-from sora_cli.shot import Shot
-from sora_cli.world.captions import dense
-from sora_cli.world.render import render
-from sora_cli.world.scene import Scene, sample_scene
+from sora_cli.world.scene import Scene
 
-FPS = 24.0
-CANVAS = geometry.canvas(1280, 720)                     # what pocket makes videos on
-WIDTH, HEIGHT = CANVAS.width, CANVAS.height
-SHORT, LONG = 49, 241                                   # frames of a clip for adherence, and for drift
-SLICES = 5                                              # of a long clip
+SLICES, SLICE = 5, 48                                   # of a long clip: how many, and frames of each
 CLIPS_PER_LONG_CLIP = 16
 SIZES = ((320, 192), (192, 320), (256, 256), (640, 384))    # pixels at which reconstruction is measured
 MOST_RECONSTRUCTED, RECONSTRUCTED_FRAMES = 16, 17
 JUDGE = "pocket"                                        # the registered model whose files hold the judge
+KINDS = ("subject", "action", "place")                  # of what is judged
+TRUSTED = 0.95                                          # of real renders must be named right, or nothing is judged
 
 Track = Callable[[Sequence[Scene], str], Iterator[Scene]]
+Estimates = dict[str, dict[str, float]]                 # means by name, with their standard errors
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
     Progress goes to stderr. SoraError and Failed as from the engine and the weights."""
     judge = from_weights(*registry.load_model_files(JUDGE, "evaluator"))
     vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
-    scenes = held_out(clips, seed)
+    scenes = shown.held_out(clips, seed)
     with progress() as bar:
         def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:
             yield from bar.track(of, description=what)
@@ -65,6 +62,7 @@ def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
         exam = Exam(model, Engine(model, device=device), vae, judge, seed, track)
         return {
             "model": model, "clips": clips, "seed": seed,
+            "judge": gate(judge, scenes, shown.pairs(clips, seed), track),
             "reconstruction": reconstruction(vae, scenes[:MOST_RECONSTRUCTED], track),
             **steering(exam, scenes),
             "drift": drifting(exam, scenes[: max(1, clips // CLIPS_PER_LONG_CLIP)]),
@@ -76,12 +74,43 @@ def progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def held_out(count: int, seed: int) -> list[Scene]:
-    """Combinations of subject, action and place that no training saw, asked for as people do: one subject,
-    and nothing said about size, speed and camera (large, normal, still)."""
-    rng = random.Random(f"evaluate/{seed}")
-    drawn = [sample_scene(rng, "held-out") for _ in range(count)]
-    return [Scene(scene.subject, scene.action, scene.place, seed=scene.seed) for scene in drawn]
+# ---- the judge --------------------------------------------------------------------------------------------
+
+
+def gate(judge: Evaluator, scenes: Sequence[Scene], pairs: Sequence[Scene], track: Track) -> Estimates:
+    """How often the judge is right on real renders; `pairs` counts those of which it names both subjects."""
+    alone = adherence([look(judge, scene) for scene in track(scenes, "judge")], scenes)
+    together = adherence([look(judge, scene) for scene in track(pairs, "judge, pairs")], pairs)
+    return {kind: alone[kind] for kind in KINDS} | {"pairs": together["subject"]}
+
+
+def look(judge: Evaluator, scene: Scene) -> Named:
+    """What the judge makes of the first seconds of a scene as it is."""
+    return tell(judge, shrink(rendered(scene, moments()))[None], len(scene.subjects))
+
+
+def trusted(judged: Estimates) -> frozenset[str]:
+    """What the judge is right about on real renders, and may judge."""
+    right = {kind for kind, share in judged.items() if share["mean"] >= TRUSTED}
+    return frozenset(right | ({"all"} if right.issuperset(KINDS) else set()))
+
+
+def adherence(named: Sequence[Named], scenes: Sequence[Scene]) -> Estimates:
+    """The share of clips that show the asked subjects, action, place, and all of it."""
+    hits = [right(*pair) for pair in zip(named, scenes, strict=True)]
+    return {kind: estimate([hit[kind] for hit in hits]) for kind in (*KINDS, "all")}
+
+
+def right(named: Named, scene: Scene) -> dict[str, bool]:
+    found = {
+        "subject": named.subjects == frozenset(scene.subjects),
+        "action": named.action == scene.action,
+        "place": named.place == scene.place,
+    }
+    return found | {"all": all(found.values())}
+
+
+# ---- the autoencoder --------------------------------------------------------------------------------------
 
 
 def reconstruction(vae: autoencoder.Vae, scenes: Sequence[Scene], track: Track) -> list[dict[str, Any]]:
@@ -96,32 +125,39 @@ def reconstruction(vae: autoencoder.Vae, scenes: Sequence[Scene], track: Track) 
 
 
 def reconstruct(vae: autoencoder.Vae, scene: Scene, height: int, width: int) -> dict[str, float]:
-    return likeness(vae, render([scene], seconds(RECONSTRUCTED_FRAMES)[None], height, width))
+    """How much of a scene survives the autoencoder, in all and in the cells of its subject."""
+    times = seconds(RECONSTRUCTED_FRAMES)
+    again = shown.through(vae, rendered(scene, times, height, width))
+    real = rendered(scene, times, *again.shape[-2:])
+    inside = metrics.psnr_in(again[None], real[None], covered(scene, times, height, width)[None])
+    return kept(again, real) | {"subject": inside}
 
 
-@torch.inference_mode()
-def likeness(vae: autoencoder.Vae, real: Tensor) -> dict[str, float]:
-    """How much of a video [1, T, 3, H, W] survives the autoencoder."""
-    again = through(vae, real)
+def kept(again: Tensor, real: Tensor) -> dict[str, float]:
+    """How much of a video is left."""
     measures = {"psnr": metrics.psnr, "ssim": metrics.ssim, "flicker": metrics.flicker}
-    return {key: measure(again, real) for key, measure in measures.items()}
+    return {key: measure(again[None], real[None]) for key, measure in measures.items()}
 
 
-def through(vae: autoencoder.Vae, video: Tensor) -> Tensor:
-    """Videos [B, 1+4n, 3, H, W] in [0, 1], encoded and decoded."""
-    latents = vae.encode(rearrange(video, "b t c h w -> b c t h w") * 2 - 1)
-    return rearrange(vae.decode(latents), "b c t h w -> b t c h w").float() / 2 + 0.5
+# ---- short clips ------------------------------------------------------------------------------------------
 
 
 def steering(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Prompt adherence and motion of short clips, beside real renders of the same scenes: as they are, and
-    through the VAE, which is the best that any latents can do."""
+    """Short clips beside real renders of the same scenes, as they are, and through the VAE, which is the best that any
+    latents can do: what the judge names, how much moves, and how like the scene itself they are. The floor of the first
+    are shuffled captions, that of the last is the same clip against the scene with another subject."""
     named: dict[str, list[Named]] = {"generated": [], "decoded": [], "real": []}
     motion: dict[str, list[float]] = {"generated": [], "decoded": [], "real": []}
-    for i, scene in enumerate(exam.track(scenes, "adherence")):
-        for source, video in (*both(exam, scene, SHORT, i), ("decoded", decoded(exam.vae, scene))):
-            named[source].append(name(exam.judge, video, FPS))
-            motion[source].append(metrics.motion(video[None]))
+    like: dict[str, list[dict[str, float]]] = {"generated": [], "decoded": [], "another": []}
+    for number, scene in enumerate(exam.track(scenes, "adherence")):
+        clips = clips_of(exam, scene, number)
+        for source, clip in clips.items():
+            small = shrink(clip)
+            named[source].append(name(exam.judge, small, FPS, count=len(scene.subjects)))
+            motion[source].append(metrics.motion(small[None]))
+        for source in ("generated", "decoded"):
+            like[source].append(alike(clips[source], scene))
+        like["another"].append(alike(clips["generated"], shown.another(scene)))
     others = [*scenes[1:], scenes[0]]
     return {
         "adherence": {
@@ -129,72 +165,68 @@ def steering(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
             "shuffled": adherence(named["generated"], others),
         },
         "motion": {source: sum(values) / len(values) for source, values in motion.items()},
+        "alike": {source: estimates(found) for source, found in like.items()},
     }
 
 
-def adherence(named: Sequence[Named], scenes: Sequence[Scene]) -> dict[str, float]:
-    """The share of clips that show the asked subject, action, place, and all three."""
-    hits = [[n.subject == s.subject, n.action == s.action, n.place == s.place]
-            for n, s in zip(named, scenes, strict=True)]  # fmt: skip
-    shares = [sum(column) / len(hits) for column in zip(*hits, strict=True)]
-    return dict(zip((*Named._fields, "all"), [*shares, sum(map(all, hits)) / len(hits)], strict=True))
+def clips_of(exam: Exam, scene: Scene, number: int) -> dict[str, Tensor]:
+    """A scene as generated from its caption, through the autoencoder, and as it is."""
+    real = rendered(scene, seconds(SHORT))
+    shot = shown.shot_of(scene, SHORT, exam.seed + number, exam.model)
+    return {"generated": shown.generated(exam.engine, shot), "decoded": shown.through(exam.vae, real), "real": real}
+
+
+def alike(clip: Tensor, scene: Scene) -> dict[str, float]:
+    """How like the scene itself a clip of it is: PSNR (dB) in the cells of the subject and of whole pictures, and how
+    sharp the subject is, over how sharp it should be (PSNR alone rewards blur)."""
+    times = seconds(len(clip))
+    real, cells = rendered(scene, times, *clip.shape[-2:])[None], covered(scene, times)[None]
+    return {
+        "subject": metrics.psnr_in(clip[None], real, cells),
+        "whole": metrics.psnr(clip[None], real),
+        "sharpness": metrics.sharpness(clip[None], real, cells),
+    }
+
+
+def estimates(found: Sequence[dict[str, float]]) -> Estimates:
+    return {key: estimate([one[key] for one in found]) for key in found[0]}
+
+
+# ---- long clips -------------------------------------------------------------------------------------------
 
 
 def drifting(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Long clips in slices: colour drift from the first slice, and whether subject and place stay right."""
+    """Long clips in slices: colour drift from the first slice, and whether what is seen stays right, and like the
+    scene itself."""
     found: dict[str, list[dict[str, list[float]]]] = {"generated": [], "real": []}
-    for i, scene in enumerate(exam.track(scenes, "drift")):
-        for source, video in both(exam, scene, LONG, i):
-            colour = {"colour": metrics.drift(video[None], SLICES)}
-            found[source].append(colour | staying(exam.judge, video, scene))
+    length = SLICES * SLICE
+    for number, scene in enumerate(exam.track(scenes, "drift")):
+        shot = shown.shot_of(scene, length, exam.seed + number, exam.model)
+        made = sliced(shown.pictures(exam.engine, shot))
+        real = (rendered(scene, times) for times in seconds(length).split(SLICE))
+        found["generated"].append(followed(exam.judge, made, scene))
+        found["real"].append(followed(exam.judge, real, scene))
     average = {
-        source: {key: np.mean([clip[key] for clip in clips], axis=0).tolist() for key in clips[0]}
+        source: {key: torch.tensor([clip[key] for clip in clips]).mean(0).tolist() for key in clips[0]}
         for source, clips in found.items()
     }
-    return {"clips": len(scenes), "seconds_per_slice": LONG / FPS / SLICES} | average
+    return {"clips": len(scenes), "seconds_per_slice": SLICE / FPS} | average
 
 
-def staying(judge: Evaluator, video: Tensor, scene: Scene) -> dict[str, list[float]]:
-    """By slice: the share of its looks (at its start and at its end) that name the subject, and the place."""
-    length = (len(video) - 1) / FPS / SLICES
-    looks = [[name(judge, video, FPS, start) for start in (i * length, (i + 1) * length - SPAN)]
-             for i in range(SLICES)]  # fmt: skip
-    return {
-        "subject": [sum(look.subject == scene.subject for look in pair) / 2 for pair in looks],
-        "place": [sum(look.place == scene.place for look in pair) / 2 for pair in looks],
-    }
+def sliced(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
+    while some := list(islice(pictures, SLICE)):
+        yield torch.cat(some)
 
 
-def both(exam: Exam, scene: Scene, frames: int, number: int) -> Iterator[tuple[str, Tensor]]:
-    """The scene as generated from its caption, and as it is: shrunken videos [T, 3, 72, 120]."""
-    shot = Shot(dense(scene), width=WIDTH, height=HEIGHT, frames=frames, fps=FPS, seed=exam.seed + number,
-                model=exam.model)  # fmt: skip
-    yield "generated", generated(exam.engine, shot)
-    yield "real", real(scene, frames)
-
-
-def generated(engine: Engine, shot: Shot) -> Tensor:
-    run = engine.start(shot)
-    for _ in run.denoise():
-        pass
-    return torch.cat([shrink(as_picture(frame)) for frame in run.frames()])
-
-
-def as_picture(frame: np.ndarray) -> Tensor:
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frame)), "h w c -> 1 c h w") / 255
-
-
-@torch.inference_mode()
-def decoded(vae: autoencoder.Vae, scene: Scene) -> Tensor:
-    return shrink(through(vae, render([scene], seconds(SHORT)[None], HEIGHT, WIDTH))[0])
-
-
-@torch.inference_mode()
-def real(scene: Scene, frames: int) -> Tensor:
-    """A scene as it is, a few frames at a time: shrunken [T, 3, 72, 120]."""
-    return torch.cat([shrink(render([scene], part[None], HEIGHT, WIDTH)[0]) for part in seconds(frames).split(48)])
-
-
-def seconds(frames: int) -> Tensor:
-    """The times of the first frames of a clip."""
-    return torch.arange(frames) / FPS
+def followed(judge: Evaluator, slices: Iterable[Tensor], scene: Scene) -> dict[str, list[float]]:
+    """A long clip by slice: its colour, whether the judge names what was asked for, and PSNR (dB) in the cells of the
+    subject against the scene itself."""
+    small, found = [], []
+    for number, part in enumerate(slices):
+        times = seconds(SLICE) + number * SLICE / FPS
+        small.append(shrink(part))
+        real, cells = rendered(scene, times, *part.shape[-2:])[None], covered(scene, times)[None]
+        seen: dict[str, float] = dict(right(name(judge, small[-1], FPS), scene))
+        found.append({kind: float(seen[kind]) for kind in KINDS} | {"like": metrics.psnr_in(part[None], real, cells)})
+    colour = metrics.drift(torch.cat(small)[None], len(small))
+    return {key: [one[key] for one in found] for key in found[0]} | {"colour": colour}

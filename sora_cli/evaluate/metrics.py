@@ -1,15 +1,53 @@
-"""Measures of video quality with closed forms; every one takes videos [B, T, C, H, W] in [0, 1]."""
+"""Measures of video quality with closed forms; every one takes videos [B, T, C, H, W] in [0, 1].
+
+Cells [B, T, h, w] are true where a picture matters; a cell has the same number of pixels everywhere.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from torch import Tensor
+
+
+def estimate(values: Sequence[float]) -> dict[str, float]:
+    """The mean of a sample, and the standard error of that mean (0 where one value cannot tell)."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"mean": fmean(values), "error": error}
 
 
 def psnr(x: Tensor, y: Tensor) -> float:
     """Peak signal-to-noise ratio in dB, per frame and then averaged; equal frames count as 100 dB."""
     error = reduce((x - y).square(), "b t c h w -> b t", "mean")
     return float((-10 * error.clamp_min(1e-10).log10()).mean())
+
+
+def psnr_in(x: Tensor, y: Tensor, cells: Tensor) -> float:
+    """PSNR in dB of what lies in the cells, by frame and then averaged; frames without any do not count."""
+    inside = pixels(cells, x)
+    area = reduce(inside, "b t 1 h w -> b t", "sum") * x.shape[2]
+    error = reduce((x - y).square() * inside, "b t c h w -> b t", "sum")[area > 0] / area[area > 0]
+    return float((-10 * error.clamp_min(1e-10).log10()).mean())
+
+
+def sharpness(x: Tensor, y: Tensor, cells: Tensor) -> float:
+    """Mean gradient in the cells of x over that of y: below 1 is blurred, above 1 has edges that y lacks."""
+    return float(gradient(x, cells) / gradient(y, cells))
+
+
+def gradient(x: Tensor, cells: Tensor) -> Tensor:
+    """Mean length of the step to the next pixel, to the right and below, over the pixels of the cells."""
+    right, below = x.diff(dim=-1)[..., :-1, :], x.diff(dim=-2)[..., :-1]
+    inside = pixels(cells, x)[..., :-1, :-1]
+    return (torch.hypot(right, below) * inside).sum() / (x.shape[2] * inside.sum())
+
+
+def pixels(cells: Tensor, x: Tensor) -> Tensor:
+    """1 for every pixel of x that lies in a cell, else 0: [B, T, 1, H, W]."""
+    high, wide = x.shape[-2] // cells.shape[-2], x.shape[-1] // cells.shape[-1]
+    return repeat(cells.to(x), "b t h w -> b t 1 (h i) (w j)", i=high, j=wide)
 
 
 def ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5) -> float:

@@ -1,7 +1,10 @@
-"""The judge: a small convolutional network that names the subject, the action and the place of a clip.
+"""The judge: two small convolutional networks that name the subjects, the action and the place of a clip.
 
-It shares nothing with the text tower or its training (other architecture, other seed, labels instead of
-captions), so that it can judge what the text tower steers.
+One knows what there is, from a few frames; the other, with few channels, how it moves, from all of them (as SlowFast,
+Feichtenhofer et al. 2019). Both say it for every cell of a frame, so that two subjects are no harder than one.
+
+They share nothing with the text tower or its training (other architecture, other seed, labels instead of captions), so
+that they can judge what the text tower steers.
 """
 
 import json
@@ -16,81 +19,111 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 HEIGHT, WIDTH = 72, 120
-FRAMES, GAP = 9, 0.25                 # what it looks at: frames, seconds between them
+FRAMES, GAP = 10, 5 / 24              # what it looks at: frames, and seconds between them; no motion repeats so soon
 SPAN = (FRAMES - 1) * GAP             # seconds of one look
+STILLS = 3                            # every so many frames, what there is is looked at
+CELL = 8                              # pixels of a cell
 
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
-    """Class names in the order of the outputs, and the width of every stage."""
+    """Class names in the order of the outputs, and the width of every stage of both networks."""
 
     subjects: tuple[str, ...]
     actions: tuple[str, ...]
     places: tuple[str, ...]
-    channels: tuple[int, ...]
+    what: tuple[int, ...]
+    how: tuple[int, ...]
 
 
 class Labels(NamedTuple):
-    """Scores or class numbers of the three things that are judged."""
+    """Scores or class numbers of the three things that are judged: of subject and action in every cell of a frame,
+    where one class more is nobody's; of the place once a clip."""
 
     subject: Tensor
     action: Tensor
     place: Tensor
 
 
-class ShiftedConv(nn.Module):
-    """A 3x3 convolution that sees a quarter of its channels one frame early and a quarter one frame late:
-    motion at the price of a picture (temporal shift, Lin et al. 2019)."""
+class Conv(nn.Module):
+    """A convolution; where it is `shifted` it sees a quarter of its channels one frame early and a quarter one frame
+    late: motion at the price of a picture (temporal shift, Lin et al. 2019)."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1, shifted: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outside)
+        self.shifted = shifted
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(shift(x))))
+        return F.relu(self.norm(self.conv(shift(x) if self.shifted else x)))
 
 
 def shift(x: Tensor) -> Tensor:
     """The first quarter of the channels of [(B T), C, H, W] one frame later, the second one earlier."""
     clip = rearrange(x, "(b t) c h w -> b t h w c", t=FRAMES)  # channels last, as they lie in memory
-    early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 2), dim=-1)
-    early, late = F.pad(early, (0, 0) * 3 + (1, 0))[:, :-1], F.pad(late, (0, 0) * 3 + (0, 1))[:, 1:]
+    quarter = x.shape[1] // 4
+    early, late, here = clip.split((quarter, quarter, x.shape[1] - 2 * quarter), dim=-1)
+    nothing = torch.zeros_like(early[:, :1])
+    early, late = torch.cat([nothing, early[:, :-1]], 1), torch.cat([late[:, 1:], nothing], 1)
     return rearrange(torch.cat([early, late, here], dim=-1), "b t h w c -> (b t) c h w")
 
 
+def stages(channels: tuple[int, ...], strides: tuple[int, ...], shifted: bool) -> nn.Sequential:
+    """Convolutions, the first of them with a larger kernel and in every frame for itself."""
+    first = Conv(3, channels[0], kernel=5, stride=strides[0])
+    rest = (Conv(i, o, stride=s, shifted=shifted) for (i, o), s in zip(pairwise(channels), strides[1:], strict=True))
+    return nn.Sequential(first, *rest)
+
+
 class Evaluator(nn.Module):
-    """Clips [B, 9, 3, 72, 120] in [0, 1], frames 0.25 s apart -> scores of all subjects, actions, places."""
+    """Clips [B, 10, 3, 72, 120] in [0, 1], frames 5/24 s apart -> scores of all subjects, actions, places."""
 
     def __init__(self, config: EvaluatorConfig) -> None:
         super().__init__()
         self.config = config
-        stem, *channels = config.channels
-        self.stem = nn.Conv2d(3, stem, 7, stride=4, padding=3)
-        self.stages = nn.Sequential(
-            *(ShiftedConv(i, o, 1 if i == stem else 2) for i, o in pairwise(config.channels))
-        )
-        self.subject = nn.Linear(2 * channels[-1], len(config.subjects))
-        self.action = nn.Linear(2 * channels[-1], len(config.actions))
-        self.place = nn.Linear(2 * channels[-1], len(config.places))
+        self.what = stages(config.what, (2, 2, 2, 1), shifted=False)
+        self.how = stages(config.how, (2, 2, 1, 1), shifted=True)
+        self.subject = nn.Linear(config.what[-1], len(config.subjects) + 1)
+        self.action = nn.Linear(config.how[-1], len(config.actions) + 1)
+        self.place = nn.Linear(config.what[-1], len(config.places))
+
+    def seen(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """What there is in every cell of some frames, and how it moves in every cell of all: [B, T, C, h, w] each."""
+        stills, half = frames_of(video[:, ::STILLS]), F.avg_pool2d(frames_of(video), 2)
+        what, how = self.what(channels_last(stills)), self.how(channels_last(half))
+        return what.unflatten(0, (len(video), -1)), how.unflatten(0, (len(video), -1))
 
     def features(self, video: Tensor) -> Tensor:
         """What is seen, before it is named: [B, features]."""
-        x = rearrange(video, "b t c h w -> (b t) c h w") * 2 - 1
-        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))      # (B T) C H/4 W/4
-        x = self.stages(x)                                                          # (B T) C h w
-        mean, peak = reduce(x, "n c h w -> n c", "mean"), reduce(x, "n c h w -> n c", "max")
-        return reduce(torch.cat([mean, peak], -1), "(b t) c -> b c", "mean", b=len(video))
+        return torch.cat([reduce(x, "b t c h w -> b c", "mean") for x in self.seen(video)], -1)
 
     def forward(self, video: Tensor) -> Labels:
-        x = self.features(video)
-        return Labels(self.subject(x), self.action(x), self.place(x))
+        what, how = self.seen(video)
+        return Labels(
+            self.subject(rearrange(what, "b t c h w -> b t h w c")),
+            self.action(rearrange(how, "b t c h w -> b t h w c")),
+            self.place(reduce(what, "b t c h w -> b c", "mean")),
+        )
+
+
+def frames_of(video: Tensor) -> Tensor:
+    return rearrange(video, "b t c h w -> (b t) c h w")
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def filled(scores: Tensor) -> Tensor:
+    """How many cells each class fills, but for nobody: [B, T, h, w, classes + 1] -> [B, classes]."""
+    return reduce(scores.float().softmax(-1)[..., :-1], "b t h w k -> b k", "sum")
 
 
 class Named(NamedTuple):
     """What the network says that a clip shows, in the words of the world."""
 
-    subject: str
+    subjects: frozenset[str]
     action: str
     place: str
 
@@ -100,26 +133,33 @@ def shrink(frames: Tensor) -> Tensor:
     return F.interpolate(frames, (HEIGHT, WIDTH), mode="bilinear", antialias=True)
 
 
+def moments(start: float = 0.0) -> Tensor:
+    """The seconds of the frames that it looks at, from `start` on."""
+    return start + GAP * torch.arange(FRAMES)
+
+
 def looked_at(video: Tensor, fps: float, start: float = 0.0) -> Tensor:
-    """The frames [1, 9, 3, 72, 120] of a shrunken video that the network looks at from second `start` on."""
-    index = [round((start + i * GAP) * fps) for i in range(FRAMES)]
+    """These frames [1, 10, 3, 72, 120] of a shrunken video."""
+    index = (moments(start) * fps).round().long()
     assert index[-1] < len(video), f"{len(video)} frames at {fps} fps end before {start + SPAN} s"
     return video[None, index]
 
 
-@torch.inference_mode()
-def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0) -> Named:
+def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0, count: int = 1) -> Named:
     """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the two seconds that begin at `start`."""
-    numbers = [int(scores.argmax()) for scores in network(looked_at(video, fps, start))]
-    config = network.config
-    return Named(config.subjects[numbers[0]], config.actions[numbers[1]], config.places[numbers[2]])
+    return tell(network, looked_at(video, fps, start), count)
 
 
 @torch.inference_mode()
-def subjects(network: Evaluator, video: Tensor, fps: float, count: int) -> frozenset[str]:
-    """The likeliest subjects of a shrunken video."""
-    best = network(looked_at(video, fps)).subject[0].topk(count).indices.tolist()
-    return frozenset(network.config.subjects[number] for number in best)
+def tell(network: Evaluator, clip: Tensor, count: int = 1) -> Named:
+    """Name the `count` subjects of a clip [1, 10, 3, 72, 120] that there are most of, its action and its place."""
+    scores, config = network(clip), network.config
+    subjects = filled(scores.subject)[0].topk(count).indices.tolist()
+    return Named(
+        frozenset(config.subjects[number] for number in subjects),
+        config.actions[int(filled(scores.action).argmax())],
+        config.places[int(scores.place.argmax())],
+    )
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Evaluator:

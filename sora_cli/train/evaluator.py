@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from sora_cli import weights
@@ -49,7 +48,7 @@ class Preset:
 
 
 PRESETS = {
-    "nano": Preset((32, 64, 128, 256), (16, 64, 128, 128), steps=2500, batch=32, rate=2e-3),
+    "nano": Preset((32, 64, 128, 256), (16, 64, 128, 128), steps=2400, batch=16, rate=2e-3),
     "mini": Preset((32, 64, 128, 256), (32, 64, 128, 192), steps=4000, batch=128, rate=2e-3),
     "base": Preset((48, 96, 192, 384), (32, 96, 192, 256), steps=10000, batch=256, rate=2e-3),
 }
@@ -95,10 +94,10 @@ def damage(video: Tensor, rng: torch.Generator) -> Tensor:
     smaller = (round(share * HEIGHT), round(share * WIDTH))
     sharp, blurred = video.tensor_split(2)
     frames = F.interpolate(F.interpolate(frames_of(blurred), smaller, mode="area"), (HEIGHT, WIDTH), mode="bilinear")
-    video = torch.cat([sharp, rearrange(frames, "(b t) c h w -> b t c h w", b=len(blurred))])
+    video = torch.cat([sharp, frames.unflatten(0, (len(blurred), -1))])
     gain = 1 + 0.08 * torch.randn(len(video), 1, 3, 1, 1, generator=rng)
     noise = 0.02 * torch.randn(video.shape[1:], generator=rng)      # the same for all: it takes long to draw
-    return (video * gain.to(video) + noise.to(video)).clamp(0, 1)
+    return video.mul_(gain.to(video)).add_(noise.to(video)).clamp_(0, 1)
 
 
 class Naming:
