@@ -90,7 +90,7 @@ class Bench:
         return joins.engine_of(self.model)
 
     @property
-    def exam(self) -> exam.Exam:
+    def candidate(self) -> exam.Exam:
         vae = autoencoder.from_weights(*registry.load_model_files(self.model, "vae"))
         return exam.Exam(self.model, self.engine, vae, judge(), self.seed, lambda scenes, _: iter(scenes))
 
@@ -132,12 +132,12 @@ def percent(name: str, share: dict[str, float], low: float | None = None, best: 
 
 
 def prompts(bench: Bench) -> Iterator[Figure]:
-    found = exam.steering(bench.exam, clips.held_out(bench.clips, bench.seed))
+    found = exam.steering(bench.candidate, clips.held_out(bench.clips, bench.seed))
     made, real = found["adherence"]["generated"], found["adherence"]["real"]
     for what, target in (("subject", 98), ("action", 95), ("place", 99), ("all", 92)):
         best = 100 * real[what]["mean"]
         yield percent(f"{what} follows the prompt", made[what], target, best, known(bench, what))
-    both = exam.steering(bench.exam, clips.pairs(bench.clips // 2, bench.seed))["adherence"]
+    both = exam.steering(bench.candidate, clips.pairs(bench.clips // 2, bench.seed))["adherence"]
     best = 100 * both["real"]["subject"]["mean"]
     yield percent("two subjects", both["generated"]["subject"], 0.85 * best, best, known(bench, "pairs"))
     yield from like_the_scene(found["alike"])

@@ -41,7 +41,7 @@ def test_what_the_judge_misses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
                 "alike": {"generated": alike, "decoded": alike, "another": alike}}  # fmt: skip
     monkeypatch.setattr(bar, "judged", lambda bench: judged)
     monkeypatch.setattr(bar.exam, "steering", lambda exam, scenes: steering)
-    monkeypatch.setattr(bar.Bench, "exam", None)
+    monkeypatch.setattr(bar.Bench, "candidate", None)
     bench = bar.Bench("pocket", 4, 0)
     figures = {figure.name: figure for figure in (*bar.trial(bench), *bar.prompts(bench))}
     assert not figures["judge on real renders: action"].reached
