@@ -26,11 +26,10 @@ from torch import Tensor
 from sora_cli import estimate, geometry, lora, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed, SoraError
-from sora_cli.expand import captions_of
+from sora_cli.expand import begins, captions_of
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Lora, Shot
 from sora_cli.timeline import ADRIFT, Timeline
-
 
 STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's own
 FEWER = 2  # frames of context where each is known by its time
@@ -262,10 +261,15 @@ class Run:
     def clock(self) -> float | None:
         """The seconds of the scene at latent 0: it begins there, unless something is given. None where nobody knows."""
         if self.shot.loop:
-            return 0.0 if self.bars else None
+            return self.begins if self.bars else None
         told = [piece.clock - (self.span.lead + piece.at) / self.shot.fps for piece in self.known
                 if piece.clock is not None]  # fmt: skip
-        return told[0] if told else None if self.known else 0.0
+        return told[0] if told else None if self.known else self.begins
+
+    @property
+    def begins(self) -> float:
+        """The second of its bar at which the world begins: a beat of the caption is a time, not a thing to see."""
+        return begins(self.prompts[0]) if self.entry.usage.grammar else 0.0
 
     @property
     def bars(self) -> int:
@@ -281,7 +285,7 @@ class Run:
         frames = torch.tensor(window.frames)
         apart = geometry.TIME_STRIDE / self.shot.fps
         if self.shot.loop and self.bars:
-            return (frames % self.latents_in_all) * self.bars * self.entry.usage.bar / self.latents_in_all
+            return self.begins + (frames % self.latents_in_all) * self.bars * self.entry.usage.bar / self.latents_in_all
         if self.shot.loop and window.frames[0] < 0:
             frames = frames + self.latents_in_all
         if self.clock is None:

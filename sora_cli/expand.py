@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sora_cli.shot import Shot
 from sora_cli.world.captions import Parsed, dense, parse
 from sora_cli.world.scene import Scene
-from sora_cli.world.vocabulary import BEATS, SIDES, SUBJECTS
+from sora_cli.world.vocabulary import BEAT_OF, BEATS, SIDES, SUBJECTS
 
 SAID = ("subjects", "action", "place", "size", "speed", "camera")
 ANYBODY = "cat"      # when neither subject nor place is said
@@ -104,6 +104,11 @@ def complete(said: Parsed, seed: int = 0) -> Expansion:
         second=said.subjects[1] if len(said.subjects) > 1 else None,
     )  # fmt: skip
     return Expansion(dense(scene), unknown(said), scene, list(said.subjects[2:]), said.read_as)
+
+
+def begins(caption: str) -> float:
+    """The second of the world's bar at which a caption has its scene begin."""
+    return BEAT_OF[parse(caption).beat or next(iter(BEATS))]
 
 
 def unknown(said: Parsed) -> list[str]:

@@ -12,7 +12,7 @@ from sora_cli.world import Scene, sample_scene
 from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.sprites import CELL, COLUMNS, INDEX, PATH
-from sora_cli.world.vocabulary import ACTIONS, PLACES
+from sora_cli.world.vocabulary import ACTIONS, BEATS, PLACES
 
 PERIODS = {  # seconds at normal speed
     "moving left": 4, "moving right": 4, "rising": 4, "falling": 4, "growing": 4, "shrinking": 4, "surfing": 4,
@@ -68,7 +68,16 @@ def test_sides_heights_and_beats_can_be_seen() -> None:
     left, middle, right = (centre(side=side)[0] for side in ("left side", "middle", "right side"))
     assert middle - left > 2 and right - middle > 2
     assert centre(height="low")[1] - centre(height="high")[1] > 1
-    assert centre(beat="beat four")[1] + 2 < centre(beat="beat two")[1]
+    assert centre(beat="beat three")[1] - centre(beat="beat one")[1] > 1
+
+
+def test_a_beat_is_a_second_of_the_bar_at_which_the_scene_begins() -> None:
+    scene = Scene("cat", "dancing", "ocean", camera="pan left", second="owl")
+    for beat in BEATS:
+        told = replace(scene, beat=beat)
+        one, other = render([told, scene], torch.tensor([[0.4], [0.4 + told.begins]]), 96, 160)
+        assert torch.allclose(one, other, atol=1e-4), beat
+    assert len({replace(scene, beat=beat).begins % 1 for beat in BEATS}) == 4  # other phases of any motion of a second
 
 
 def pasted(name: str, angle: float, wide: int, mirrored: bool) -> np.ndarray:
@@ -87,7 +96,7 @@ def pasted(name: str, angle: float, wide: int, mirrored: bool) -> np.ndarray:
     ("cat", "standing still", "beat one", 0.0, False),
     ("cat", "moving right", "beat three", 0.0, True),
     ("tractor", "spinning", "beat two", 90.0, False),
-    ("elephant", "spinning", "beat three", 180.0, False),
+    ("elephant", "spinning", "beat three", 225.0, False),
 ])
 def test_cover_and_places_are_those_of_the_sprite(name: str, action: str, beat: str, angle: float, mirrored: bool) -> None:
     """A sprite drawn by PIL, cell by cell: its cover, and where in it every covered cell lies."""

@@ -130,6 +130,7 @@ class Window:
         latents = encode_at(self.vae, scenes, starts - led * chunk, read, fps, size, self.dtype)
         passed = torch.tensor(index) * chunk
         known = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
+        told = told + torch.tensor([scene.begins for scene in scenes])  # a beat is a time at which scenes begin
         return Block(latents.half(), told[:, None] + passed, tuple(dense(s) for s in scenes), known.cpu(), not led and
                      index[0] == 0)  # fmt: skip
 

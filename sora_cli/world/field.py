@@ -29,7 +29,8 @@ def field(scenes: Sequence[Scene], times: Tensor, height: int, width: int, devic
     Where a subject is not, all three are 0."""
     assert height % STRIDE == 0 and width % STRIDE == 0, f"{width}x{height} is no whole number of cells"
     B, T = times.shape
-    runs = list(zip(scenes, times.double().cpu().numpy(), strict=True))
+    seconds = times.double().cpu().numpy()
+    runs = [(scene, scene.begins + own) for scene, own in zip(scenes, seconds, strict=True)]
     cast, grid = list(actors(runs, Frame(height, width))), _Grid(height, width, torch.device(device))
     found = torch.zeros(SUBJECTS_MOST, B * T, 3, height // STRIDE, width // STRIDE, device=device)
     for rank in range(SUBJECTS_MOST):

@@ -32,7 +32,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything a motion needs: time scaled by speed, the frame's size, and where and on which beat it begins."""
+    """Everything a motion needs: time scaled by speed, the frame's size, and where it begins."""
 
     t: Array
     wide: float                    # frame in short sides
@@ -59,7 +59,7 @@ def _standing(s: Stage) -> Pose:
 
 def _across(s: Stage, way: int) -> Pose:
     span = s.wide + s.reach
-    x = _wrap(way * (span * (s.t / CROSSING + s.phase / 2) - 0.22 * s.wide) + s.x, span)  # begins inside on any beat
+    x = _wrap(way * (span * (s.t / CROSSING + s.phase / 2) - 0.22 * s.wide) + s.x, span)  # begins inside
     hop = 0.015 * np.abs(np.sin(TAU * (s.t + s.phase)))
     return replace(_still(s), x=x, y=s.y - hop, flip=way)
 

@@ -15,11 +15,11 @@ from sora_cli.world.motion import Pose, pan, pose, zoom
 from sora_cli.world.places import PAINTERS, View
 from sora_cli.world.scene import Scene
 from sora_cli.world.sprites import INDEX, atlas
-from sora_cli.world.vocabulary import BEAT_OF, HEIGHT_OF, PLACES, SIDE_OF, SIZE_OF
+from sora_cli.world.vocabulary import HEIGHT_OF, PLACES, SIDE_OF, SIZE_OF
 
 CHUNK, CHUNK_CPU = 2**26, 2**18    # pixels painted at once; on the CPU few enough for the cache
 _ORDER = list(PLACES)
-Run = tuple[Scene, np.ndarray]     # a scene and some of its times
+Run = tuple[Scene, np.ndarray]     # a scene and some seconds of its bar
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _chunks(scenes: Sequence[Scene], length: int, step: int) -> Iterator[tuple[s
 def _runs(scenes: Sequence[Scene], seconds: np.ndarray, index: list[int]) -> list[Run]:
     length = seconds.shape[1]
     runs = groupby(index, key=lambda i: i // length)
-    return [(scenes[b], seconds[b, [i % length for i in run]]) for b, run in runs]
+    return [(scenes[b], scenes[b].begins + seconds[b, [i % length for i in run]]) for b, run in runs]
 
 
 def _paint(runs: list[Run], picture: Tensor, place: str, size: Frame) -> Tensor:
@@ -183,6 +183,6 @@ def actor_of(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarr
     wide, tall = size.width / size.short, size.height / size.short
     aside = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0
     x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
-    start = x, HEIGHT_OF[scene.height] * tall, (BEAT_OF[scene.beat] + 0.25 * rank) % 1
+    start = x, HEIGHT_OF[scene.height] * tall, 0.25 * rank
     made = pose(scene, name, t, wide, tall, start, share, float(atlas().feet[cell]))
     return Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Literal
 
 from sora_cli.errors import SoraError
-from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEAT_OF, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
 Split = Literal["train", "held-out"]
 _NEVER_HELD_OUT = ("cat", "surfing", "ocean")
@@ -47,6 +47,11 @@ class Scene:
         return (self.subject,) if self.second is None else (self.subject, self.second)
 
     @property
+    def begins(self) -> float:
+        """The second of the world's bar at which the scene begins: with that, its time says what is seen."""
+        return BEAT_OF[self.beat]
+
+    @property
     def triples(self) -> list[tuple[str, str, str]]:
         """(subject, action, place) of every subject."""
         return [(s, self.action, self.place) for s in self.subjects]
@@ -82,9 +87,9 @@ def _draw(rng: random.Random) -> Scene:
         subject=subject,
         action=action,
         place=SUBJECTS[subject].home if rng.random() < 0.25 else rng.choice(list(PLACES)),
-        size=rng.choices(list(SIZES), (0.08, 0.22, 0.70))[0],
-        speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.25, 0.5, 0.25))[0],
-        camera=rng.choices(list(CAMERAS), (0.72, 0.07, 0.07, 0.07, 0.07))[0],
+        size=rng.choices(list(SIZES), (0.06, 0.14, 0.80))[0],
+        speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.15, 0.7, 0.15))[0],
+        camera=rng.choices(list(CAMERAS), (0.84, 0.04, 0.04, 0.04, 0.04))[0],
         side=rng.choice(list(SIDES)), height=rng.choice(list(HEIGHTS)), beat=rng.choice(list(BEATS)),
         second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.1 else None,
         seed=rng.randrange(2**31),

@@ -142,7 +142,7 @@ CAMERAS: dict[str, tuple[str, ...]] = {
     "zoom out": ("zooming out", "camera zooming out"),
 }
 
-# What a prompt seldom says, and a seed then chooses: where a subject is, how high, and which beat of its motion comes first.
+# What a prompt seldom says, and a seed then chooses: where a subject is, how high, and on which beat the scene begins.
 SIDES: dict[str, tuple[str, ...]] = {"left side": ("on the left",), "middle": ("center", "centre"),
                                      "right side": ("on the right",)}  # fmt: skip
 HEIGHTS: dict[str, tuple[str, ...]] = {"high": ("high up", "up high"), "low": ("low down",)}
@@ -151,7 +151,7 @@ BEATS: dict[str, tuple[str, ...]] = {"beat one": (), "beat two": (), "beat three
 SIZE_OF = {"small": 0.30, "medium": 0.42, "large": 0.55}       # share of the frame's short side
 SIDE_OF = {"left side": -0.17, "middle": 0.0, "right side": 0.17}    # share of the frame's width
 HEIGHT_OF = {"high": -0.06, "low": 0.06}                       # share of the height; what stands is never lower
-BEAT_OF = {"beat one": 0.0, "beat two": 0.25, "beat three": 0.5, "beat four": 0.75}    # share of a motion's period
+BEAT_OF = {"beat one": 0.0, "beat two": 0.5, "beat three": 1.25, "beat four": 1.75}    # seconds of the bar at the start
 SPEED_OF = {"slow": 0.5, "normal": 1.0, "fast": 2.0}           # factor on time: octaves
 
 # Where feet touch, as a share of the frame's height; None: everything floats in the middle.
