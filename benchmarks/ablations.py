@@ -44,7 +44,8 @@ CPU = torch.device("cpu")
 WIDTH, DEPTH, HEADS = 128, 4, 2
 SHAPES = ((Bucket(1, 6, 6), 24), (Bucket(4, 6, 6), 8))  # and how many make a pack
 PACKS, HELD_OUT = 24, 6  # of each shape: to learn from, and to be measured on
-VAE = autoencoder.VaeConfig(space=16, details=0, time=8, deep=96, wide=48, paint=48, tail=24, blocks=1, memory=8, zoom=1)
+VAE = autoencoder.VaeConfig(space=16, details=0, time=8, deep=96, wide=48, paint=48, tail=24, blocks=1, memory=8,
+                            zoom=1)  # fmt: skip
 
 Pack = list[recipe.Clip]
 
@@ -188,7 +189,8 @@ def compared(variant: Variant, steps: int) -> Row:
 def taught(variant: Variant, steps: int, latents: Latents) -> Dit:
     torch.manual_seed(0)
     parts, train = latents.parts, latents.train
-    config = DitConfig(sum(parts), WIDTH, DEPTH, HEADS, conditioner().tower.config.width, 16, 1, (64, 16, 16), 64.0, 8.0)
+    text = conditioner().tower.config
+    config = DitConfig(sum(parts), WIDTH, DEPTH, HEADS, text.width, 16, 1, (64, 16, 16), 64.0, 8.0)
     dit = variant.network(config)
     if not variant.muon:
         dit.hidden_weights = list  # type: ignore[method-assign]

@@ -53,8 +53,8 @@ class Pictures(Protocol):
 @dataclass(frozen=True)
 class Known:
     """What is given of a video: pictures, or latents that need no encoding. `at` counts frames from the
-    first one that is shown; it may lie before it, or behind the last. `clock` is the seconds of its scene at `at`, where
-    they are known: a model of ours knows what it made itself."""
+    first one that is shown; it may lie before it, or behind the last. `clock` is the seconds of its scene at `at`,
+    where they are known: a model of ours knows what it made itself."""
 
     at: int
     images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the run's `source_size`
@@ -393,8 +393,8 @@ def longest_window(shot: Shot, latents: int) -> int:
 
 
 def folded(seconds: Tensor, bar: float) -> Tensor:
-    """Times of frames in a world that repeats itself: as many bars earlier as it takes for them to be times that a clock
-    tells, together if they can be, so that they stay as far apart."""
+    """Times of frames in a world that repeats itself: as many bars earlier as it takes for them to be times that a
+    clock tells, together if they can be, so that they stay as far apart."""
     if not bar or seconds.max() < ADRIFT:
         return seconds
     earlier = seconds - bar * torch.ceil((seconds.max() - ADRIFT) / bar + 1e-6)

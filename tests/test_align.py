@@ -43,8 +43,9 @@ def test_geometry_asks_for_cover_everywhere_and_for_places_where_subjects_are() 
     elsewhere = right.clone()
     elsewhere[empty, 4:68] += 5  # u and v of the first subject, where it is not
     assert float(geometry.loss(elsewhere, aim)) == pytest.approx(0, abs=1e-6)
-    for wrong, part in ((right + 0.3 * (torch.arange(136) < 4), "cover"), (right + 0.3 * (torch.arange(136) == 70), "v")):
-        assert float(geometry.loss(wrong, aim)) > 1e-3, part
+    number = torch.arange(geometry.numbers)
+    for chosen, part in ((number < 4, "cover"), (number == 4, "u of the first"), (number == 72, "u of the second")):
+        assert float(geometry.loss(right + 0.3 * chosen, aim)) > 1e-4, part
 
 
 def test_features_are_told_up_to_their_length() -> None:

@@ -98,7 +98,8 @@ def pasted(name: str, angle: float, wide: int, mirrored: bool) -> np.ndarray:
     ("tractor", "spinning", "beat two", 90.0, False),
     ("elephant", "spinning", "beat three", 225.0, False),
 ])
-def test_cover_and_places_are_those_of_the_sprite(name: str, action: str, beat: str, angle: float, mirrored: bool) -> None:
+def test_cover_and_places_are_those_of_the_sprite(name: str, action: str, beat: str, angle: float,
+                                                  mirrored: bool) -> None:  # fmt: skip
     """A sprite drawn by PIL, cell by cell: its cover, and where in it every covered cell lies."""
     scene = Scene(name, action, "space", beat=beat)
     cover, u, v = field([scene], torch.zeros(1, 1), 384, 640)[0, 0, 0]
@@ -106,7 +107,7 @@ def test_cover_and_places_are_those_of_the_sprite(name: str, action: str, beat: 
     rows, columns = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(40) + 0.5, indexing="ij")
     middle = float((cover * columns).sum() / cover.sum()) * 16, float((cover * rows).sum() / cover.sum()) * 16
     weight = drawn / drawn.sum()
-    own = (weight.sum(0) * (np.arange(drawn.shape[1]) + 0.5)).sum(), (weight.sum(1) * (np.arange(drawn.shape[0]) + 0.5)).sum()
+    own = [(weight.sum(axis) * (np.arange(size) + 0.5)).sum() for axis, size in enumerate(drawn.shape[::-1])]
     canvas = np.zeros((384 + 800, 640 + 800))
     left, top = (round(m - o) + 400 for m, o in zip(middle, own, strict=True))
     canvas[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn

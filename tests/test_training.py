@@ -488,7 +488,8 @@ def test_a_grown_autoencoder_keeps_its_latents() -> None:
     assert torch.equal(zoomed.moments(video)[0], after) and zoomed.decode_raw(after)[0].shape[-2:] == (64, 64)
 
 
-def test_details_are_learned_beside_latents_that_stay(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_details_are_learned_beside_latents_that_stay(tiny: None, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(vae_training, "DETAILS", 4)
     first = from_weights(*weights.load(vae_training.train(options(tmp_path / "vae", steps=2))))
     run = options(tmp_path / "more", steps=3, details=True, init=tmp_path / "vae", zoom=2)

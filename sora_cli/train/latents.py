@@ -53,8 +53,8 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Block:
-    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions, and the field of each [n, T, 6, h, w]
-    (see `world.field`)."""
+    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions, and the field of each [n, T, 6,
+    h, w] (see `world.field`)."""
 
     latents: Tensor
     seconds: Tensor  # since the scene began; where that is not told, from ADRIFT on

@@ -119,8 +119,8 @@ def checkpoints(out: Path) -> list[Path]:
 
 def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[torch.optim.Optimizer],
                     device: torch.device) -> tuple[int, float]:  # fmt: skip
-    """Restore all that `save_checkpoint` wrote; returns the next step and the seconds that it took to get there, 0 and 0
-    where there is no checkpoint."""
+    """Restore all that `save_checkpoint` wrote; returns the next step and the seconds that it took to get there, 0
+    and 0 where there is no checkpoint."""
     found = checkpoints(out)
     if not found:
         return 0, 0.0

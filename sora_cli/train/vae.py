@@ -45,8 +45,8 @@ SUBJECT = 3.0  # how much more an error counts where a subject is
 
 @dataclass(frozen=True)
 class Footage:
-    """What an autoencoder learns from: clips as they are read [B, 3, T, h, w] in [-1, 1], as they are to be painted, which
-    may be larger, and what an error counts at every pixel of that [B, 1, T, H, W]."""
+    """What an autoencoder learns from: clips as they are read [B, 3, T, h, w] in [-1, 1], as they are to be painted,
+    which may be larger, and what an error counts at every pixel of that [B, 1, T, H, W]."""
 
     read: Tensor
     painted: Tensor
@@ -96,8 +96,8 @@ def footage_of(data: str, device: torch.device, zoom: int = 1) -> Draw:
 
 
 def batch(seed: int, step: int, clips: int, device: torch.device, images: float, draw: Draw, zoom: int = 1) -> Footage:
-    """One step's videos: most of them images, as appearance is the hard part and images are all different; else clips of
-    five frames, now and then of nine, now and then generic imagery."""
+    """One step's videos: most of them images, as appearance is the hard part and images are all different; else clips
+    of five frames, now and then of nine, now and then generic imagery."""
     rng = random.Random(seed * 1_000_003 + step)
     kind = rng.random()
     if kind > 1 - images:
@@ -115,7 +115,8 @@ def batch(seed: int, step: int, clips: int, device: torch.device, images: float,
 def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = SHRUNKEN, moved: float = MOVED,
            motionless: float = MOTIONLESS) -> Losses:  # fmt: skip
     """L1 + gradient L1 on a decode of noised posterior samples, now and then without their details, KL, and
-    equivariance: the decode of a shrunken latent should be the shrunken picture, that of a moved one the moved picture."""
+    equivariance: the decode of a shrunken latent should be the shrunken picture, that of a moved one the moved
+    picture."""
     mean, logvar = (x.float() for x in vae.moments(footage.read))
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
@@ -149,7 +150,8 @@ def spreads(vae: Vae, z: Tensor) -> Tensor:
 
 
 def units(vae: Vae, z: Tensor) -> Tensor:
-    """What is 1 once latents are normalised [C, 1, 1, 1]: their spread; but details are fainter than the rest on purpose."""
+    """What is 1 once latents are normalised [C, 1, 1, 1]: their spread; but details are fainter than the rest on
+    purpose."""
     coarse, details, motion = vae.config.parts
     size = torch.tensor([1.0] * coarse + [FAINT] * details + [1.0] * motion, device=z.device)
     return spreads(vae, z) / size.view(-1, 1, 1, 1)
@@ -241,7 +243,8 @@ def config_of(options: TrainOptions) -> VaeConfig:
 
 
 def freeze(vae: Vae, options: TrainOptions) -> None:
-    """Keep what must stay as it is: of the encoder all but new details, or all of it, so that latents stay what they are."""
+    """Keep what must stay as it is: of the encoder all but new details, or all of it, so that latents stay what they
+    are."""
     if options.details or options.decoder_only:
         vae.encoder.requires_grad_(False)
     if options.details and vae.encoder.detail:

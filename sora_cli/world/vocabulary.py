@@ -157,6 +157,6 @@ SPEED_OF = {"slow": 0.5, "normal": 1.0, "fast": 2.0}           # factor on time:
 # Where feet touch, as a share of the frame's height; None: everything floats in the middle.
 GROUND: dict[str, float | None] = {
     "ocean": 0.74, "sky": None, "space": None, "meadow": 0.88, "desert": 0.88, "city at night": 0.91,
-    "snow": 0.88, "sunset beach": 0.90, "forest": 0.90, "underwater": None, "volcano": 0.90, "moon": 0.88, "aurora": 0.88,
-    "stage": 0.90,
+    "snow": 0.88, "sunset beach": 0.90, "forest": 0.90, "underwater": None, "volcano": 0.90, "moon": 0.88,
+    "aurora": 0.88, "stage": 0.90,
 }
