@@ -3,7 +3,7 @@
 Two moments of a clip, stacked as channels, show a video tower what is there and how it moves; open_clip's
 text transformer and contrastive loss do the rest. A second, small loss asks every token to still know its
 word: contrast alone lets look-alikes fall together (fox and crab, spinning and swinging), and it is tokens
-that the DiT reads. Only the text tower is exported.
+that the DiT reads. The text tower is exported; the video tower lies beside it, for `train dit --align clip`.
 
 Clips are those of the rendered world, or of a dataset, whose latents are what the video tower sees, and whose
 captions say which words there are.
@@ -13,7 +13,6 @@ import json
 import random
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli import weights
@@ -29,9 +27,10 @@ from sora_cli.data.dataset import Dataset
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.text import PAD, UNKNOWN, TextConfig, Tokenizer, text_weights
 from sora_cli.models.sora.text import words as words_of
-from sora_cli.train import ranks
+from sora_cli.train import ranks, tower
 from sora_cli.train.loop import Losses, Recipe, fit
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -40,11 +39,9 @@ if TYPE_CHECKING:
     from open_clip.model import CLIP
 
 HEIGHT, WIDTH = 64, 112
-MOMENTS, GAP = 2, 0.5        # frames that the video tower sees at once, seconds between them
 LONGEST = 8.0                # seconds: clips begin anywhere in here
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 WORDS = 0.2                  # weight of the loss on words
-GRID = (12, 20)              # rows and columns that latents of any canvas are seen in
 CONTEXT = 24                 # at least: start, 20 words of a dense caption of the world, end, and two to spare
 MOST_WORDS, MOST_DIFFERENT = 32, 10_000    # words of a caption, and of a dataset, that are read
 MISHEARD = 0.05              # the share of a dataset's words that are read as unknown, so that such words say nothing
@@ -78,6 +75,7 @@ class Clips(Protocol):
     halvings: int                # of a moment's sides that make it a few cells
     most: int                    # clips that can be told apart by their captions
     misheard: float              # the share of words that are read as unknown
+    latents: str                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
 
     def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
         """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
@@ -86,7 +84,7 @@ class Clips(Protocol):
 class World:
     """Scenes that are rendered as they are asked for; captions are half dense, half sparse."""
 
-    context, channels, halvings, most, misheard = CONTEXT, 3, 4, 1 << 62, 0.0
+    context, channels, halvings, most, misheard, latents = CONTEXT, 3, 4, 1 << 62, 0.0, ""
 
     def __init__(self, device: torch.device) -> None:
         self.vocabulary, self.device = words(), device
@@ -112,7 +110,7 @@ class Footage:
         for number, caption in enumerate(self.dataset.captions):
             if words_of(caption):
                 self.numbers.setdefault(caption, []).append(number)
-        self.channels, self.most = self.dataset.channels, len(self.numbers)
+        self.channels, self.most, self.latents = self.dataset.channels, len(self.numbers), self.dataset.vae
         if self.most < 2:
             raise SoraError(f"the captions of {folder} are all the same, or there are none; what words mean is learned "
                             "from clips of different captions")  # fmt: skip
@@ -129,32 +127,8 @@ class Footage:
     def moments(self, number: int, rng: random.Random) -> Tensor:
         """A latent frame from anywhere in a clip, and those that follow in steps of about GAP."""
         latents, seconds, _ = self.dataset[number]
-        last = len(seconds) - 1
-        step = max(1, round(GAP / float(seconds[1]))) if last else 0
-        first = rng.randint(0, max(0, last - step * (MOMENTS - 1)))
-        chosen = [min(last, first + step * i) for i in range(MOMENTS)]
-        return F.interpolate(rearrange(latents[:, chosen], "c t h w -> t c h w"), GRID, mode="area")
-
-
-class VideoTower(nn.Module):
-    """Moments stacked as channels through a small convolutional network; only used while training."""
-
-    def __init__(self, seen: int, channels: Sequence[int], embed_dim: int) -> None:
-        super().__init__()
-        stages = zip([seen * MOMENTS, *channels], channels, strict=False)
-        self.stages = nn.Sequential(*(self._stage(i, o) for i, o in stages))
-        self.head = nn.Linear(2 * channels[-1], embed_dim)
-
-    @staticmethod
-    def _stage(inside: int, outside: int) -> nn.Sequential:
-        conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
-        return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU())
-
-    def forward(self, video: Tensor) -> Tensor:
-        x = rearrange(video, "b t c h w -> b (t c) h w")
-        x = self.stages(x.contiguous(memory_format=torch.channels_last))            # B C h w
-        mean, peak = reduce(x, "b c h w -> b c", "mean"), reduce(x, "b c h w -> b c", "max")
-        return self.head(torch.cat([mean, peak], dim=-1))                           # B embed_dim
+        first = rng.randint(0, max(0, len(seconds) - 1 - tower.stride(seconds) * (MOMENTS - 1)))
+        return tower.moments(latents, seconds, [first])[0]
 
 
 def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
@@ -166,7 +140,7 @@ def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfi
     text = CLIPTextCfg(context_length=config.context, vocab_size=config.vocab_size, width=config.width,
                        heads=config.heads, layers=config.layers)  # fmt: skip
     clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
-    clip.visual = VideoTower(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim)
+    clip.visual = VideoTower(TowerConfig(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim))
     clip.hidden_weights = partial(hidden_weights, clip)
     return config, clip
 
@@ -236,7 +210,8 @@ def recall(contrast: Contrast, batches: int) -> float:
 
 
 def train(options: TrainOptions) -> Path:
-    """Train on the rendered world or a dataset; returns the exported text tower, OUT/text.safetensors."""
+    """Train on the rendered world or a dataset; returns the exported text tower, OUT/text.safetensors. The video tower
+    is beside it, OUT/video.safetensors."""
     if options.preset not in PRESETS:
         raise SoraError(f"no clip preset {options.preset!r}; there are {', '.join(PRESETS)}")
     return run(PRESETS[options.preset], options)
@@ -261,4 +236,5 @@ def run(preset: Preset, options: TrainOptions) -> Path:
     path = options.out / "text.safetensors"
     if ranks.leads():
         weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
+        tower.save(options.out / "video.safetensors", clip.visual, clips.latents, record)
     return path

@@ -1,0 +1,102 @@
+"""The video tower that `train clip` learns beside its words: a small convolutional network on two moments of a clip.
+
+It looks at pictures of the rendered world, or at the latents of a dataset. What its second stage tells of latents is
+what `train dit --align clip` aligns a middle block with (see `align`): what sort of thing is where, as far as captions
+tell things apart.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from sora_cli import weights
+from sora_cli.errors import SoraError
+from sora_cli.models.sora.patches import PATCH
+
+MOMENTS, GAP = 2, 0.5  # frames that the tower sees at once, seconds between them
+GRID = (12, 20)  # rows and columns that latents of any canvas are seen in
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of the tower; every one is stored with its weights."""
+
+    seen: int  # channels of a moment
+    channels: tuple[int, ...]  # of the stages, of which every one halves the picture
+    embed_dim: int  # of the embedding that is compared with captions
+
+
+class VideoTower(nn.Module):
+    """Moments stacked as channels, in stages of which every one halves the picture."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.config, channels = config, config.channels
+        self.numbers = channels[1]  # that `look` tells of a patch
+        stages = zip([config.seen * MOMENTS, *channels], channels, strict=False)
+        self.stages = nn.Sequential(*(self._stage(i, o) for i, o in stages))
+        self.head = nn.Linear(2 * channels[-1], config.embed_dim)
+
+    @staticmethod
+    def _stage(inside: int, outside: int) -> nn.Sequential:
+        conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU())
+
+    def forward(self, video: Tensor) -> Tensor:
+        x = rearrange(video, "b t c h w -> b (t c) h w")
+        x = self.stages(x.contiguous(memory_format=torch.channels_last))  # B C h w
+        mean, peak = reduce(x, "b c h w -> b c", "mean"), reduce(x, "b c h w -> b c", "max")
+        return self.head(torch.cat([mean, peak], dim=-1))  # B embed_dim
+
+    @torch.no_grad()
+    def look(self, latents: Tensor, seconds: Tensor, frames: Sequence[int]) -> Tensor:
+        """What the second stage tells of these frames of a clip [C, T, h, w]: [N, numbers, h / 2, w / 2]."""
+        seen = moments(latents, seconds, frames).to(self.head.weight)
+        _, _, h, w = latents.shape
+        return F.interpolate(self.dense(seen), (h // PATCH, w // PATCH), mode="bilinear")
+
+    def dense(self, video: Tensor) -> Tensor:
+        """What the second stage tells [B, numbers, h / 2, w / 2], of every place, where halving keeps every other one.
+        Over all that the tower has learned from, its features are 0 in the mean and 1 in size."""
+        x = self.stages[0](rearrange(video, "b t c h w -> b (t c) h w"))
+        conv, norm, *_ = self.stages.get_submodule("1").children()
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        return F.batch_norm(F.conv2d(x, conv.weight, padding=1), norm.running_mean, norm.running_var)
+
+
+def stride(seconds: Tensor) -> int:
+    """Latents between two moments, of a clip of frames at these seconds."""
+    return max(1, round(GAP / float(seconds[1]))) if len(seconds) > 1 else 0
+
+
+def moments(latents: Tensor, seconds: Tensor, frames: Sequence[int]) -> Tensor:
+    """Of a clip [C, T, h, w] these frames, each with those that follow in steps of about GAP: [N, MOMENTS, C, *GRID].
+    What would come after the last one is the last one."""
+    index = torch.tensor(frames)[:, None] + stride(seconds) * torch.arange(MOMENTS)
+    found = rearrange(latents[:, index.clamp_max(len(seconds) - 1)], "C N t h w -> (N t) C h w")
+    return rearrange(F.interpolate(found, GRID, mode="area"), "(N t) C h w -> N t C h w", t=MOMENTS)
+
+
+def save(path: Path, tower: VideoTower, latents: str, training: Mapping[str, object]) -> None:
+    """Write a tower; `latents` is the identity of the autoencoder whose latents it saw, "" if it saw pictures."""
+    metadata = {"config": json.dumps(asdict(tower.config)), "latents": latents, "training": json.dumps(training)}
+    weights.save(path, tower.state_dict(), metadata)
+
+
+def load(path: Path, latents: str) -> VideoTower:
+    """The frozen tower of a file, for latents of the autoencoder of this identity; SoraError if it saw others."""
+    tensors, metadata = weights.load(path)
+    if metadata["latents"] != latents:
+        saw = "the latents of another VAE" if metadata["latents"] else "pictures of the rendered world"
+        raise SoraError(f"{path} has learned to look at {saw}; `sora-cli train clip` with the dataset of `train dit` "
+                        "makes one for --align clip")  # fmt: skip
+    config = json.loads(metadata["config"])
+    tower = VideoTower(TowerConfig(**config | {"channels": tuple(config["channels"])}))
+    tower.load_state_dict(tensors, strict=True)
+    return tower.eval().requires_grad_(False)
