@@ -79,6 +79,11 @@ def train(
         bool, typer.Option("--coarse", help="dit: a smaller network for latents without details, to grow from.")
     ] = False,
     vae: Annotated[Path | None, typer.Option(help="dit: VAE; the shipped one unless told.")] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(help="dit: what a middle block tells: geometry (unless told, of the world), off (of other data), "
+                     "clip (features of the tower beside --text), or those of open_clip's MODEL:WEIGHTS."),
+    ] = None,
     distil: Annotated[
         bool, typer.Option("--distil", help="dit: bake guidance and the size of steps into the weights of --init.")
     ] = False,
@@ -103,7 +108,7 @@ def train(
         str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
         accumulate=accumulate, prefetch=prefetch, shard=shard, checkpoint_activations=checkpoint_activations,
-        drop_tokens=drop_tokens, details=details, zoom=zoom, coarse=coarse,
+        drop_tokens=drop_tokens, details=details, zoom=zoom, coarse=coarse, align=align,
     )  # fmt: skip
     if stage is Stage.lora:
         options = LoraOptions(**vars(options), model=model, rank=rank)
@@ -111,8 +116,10 @@ def train(
     check(options)
     if stage is Stage.evaluator and data != WORLD:
         raise SoraError(f"the evaluator trains on the rendered world: --data world, not {data}")
-    if stage is not Stage.dit and (shard or checkpoint_activations or drop_tokens):
-        raise SoraError("--shard, --checkpoint-activations and --drop-tokens are for the transformer: train dit")
+    if stage is not Stage.dit and (shard or checkpoint_activations or drop_tokens or align):
+        raise SoraError("--shard, --checkpoint-activations, --drop-tokens and --align are for the transformer: dit")
+    if stage is Stage.dit:
+        check_align(options)
     if stage in (Stage.clip, Stage.captioner, Stage.evaluator) and init:
         raise SoraError(f"train {stage} begins from nothing; leave --init away (--resume goes on with a run)")
     if stage is Stage.export and not (init and init.is_dir()):
@@ -175,6 +182,22 @@ def check(options: TrainOptions) -> None:
     for path in (options.init, options.text, options.vae):
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")
+
+
+def check_align(options: TrainOptions) -> None:
+    """Refuse what nobody can tell a middle block of this data."""
+    align, world = options.aim, options.data == WORLD
+    if align not in ("off", "geometry", "clip") and ":" not in align:
+        raise SoraError(f"unknown --align {align!r}; it is geometry, clip, off, or MODEL:WEIGHTS of open_clip")
+    if options.distil and align != "off":
+        raise SoraError("--distil learns from the transformer that it began with; leave --align away")
+    if align == "geometry" and not world:
+        raise SoraError("--align geometry is what the rendered world knows of itself; of a dataset it is clip or off")
+    if align not in ("off", "geometry") and world:
+        raise SoraError(f"--align {align} is for datasets; the world knows its geometry: --align geometry, or off")
+    if align == "clip" and not (options.tower and options.tower.is_file()):
+        raise SoraError("--align clip needs the video tower that `train clip --data DATASET` leaves beside the words; "
+                        "say where with --text RUN")  # fmt: skip
 
 
 def check_clips(data: str, model: str) -> None:

@@ -1,9 +1,11 @@
-"""What a middle block is to tell of a video while the transformer learns: where everything is, before what it looks like.
+"""What a middle block is to tell of a video while the transformer learns: where everything is, before what it looks
+like.
 
 As in REPA (Yu et al. 2024), a small head reads the features of a middle block, which come from noisy latents like all
 others, and is taken away after training. REPA asks it for the features of a pretrained encoder. The world's renderer
-knows more than any encoder does: which part of which sprite is in every cell. Where things are and how they are turned is
-then settled once, by a smooth field, instead of patch by patch.
+knows more than any encoder does: which part of which sprite is in every cell. Where things are and how they are turned
+is then settled once, by a smooth field, instead of patch by patch. Of people's own footage nobody knows that: there the
+head tells the features of an encoder, as in REPA.
 """
 
 import math
@@ -20,14 +22,16 @@ from sora_cli.models.sora.patches import PATCH, Grid
 from sora_cli.world.field import SUBJECTS_MOST
 
 MIDDLE = 3  # the block that is asked
-WEIGHT = 4.0  # of this loss beside that of the latents
 TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines that u and v are told as
 
 
 class Aim(Protocol):
-    """What is to be told of every patch: `numbers` of them."""
+    """What is to be told of every patch: `numbers` of them. It is known of `side` x `side` cells of a patch, and counts
+    `weight` times beside the loss of the latents."""
 
     numbers: int
+    side: int
+    weight: float
 
     def loss(self, told: Tensor, aim: Tensor) -> Tensor:
         """How far what is told [P, numbers] is from what is known of the patches [P, K]."""
@@ -37,7 +41,7 @@ class Geometry:
     """The field of the world (see `world.field`), cell by cell: the cover of each subject, and u and v as sines and
     cosines where there is a subject."""
 
-    numbers = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2
+    numbers, side, weight = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2, PATCH, 4.0
 
     def loss(self, told: Tensor, aim: Tensor) -> Tensor:
         known = rearrange(aim, "P (s f k) -> f P s k", s=SUBJECTS_MOST, f=3)
@@ -57,11 +61,22 @@ def waves(x: Tensor) -> Tensor:
 class Features:
     """Features of an image encoder, a vector a patch: their cosine is all that counts, as in REPA."""
 
+    side, weight = 1, 0.5
+
     def __init__(self, numbers: int) -> None:
         self.numbers = numbers
 
     def loss(self, told: Tensor, aim: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(told, aim, dim=-1).mean()
+
+
+class Encoder(Protocol):
+    """An image encoder, which tells `numbers` of every patch."""
+
+    numbers: int
+
+    def look(self, latents: Tensor, seconds: Tensor, frames: Sequence[int]) -> Tensor:
+        """Features of these frames of a whole clip [C, T, h, w]: [N, numbers, h / 2, w / 2]."""
 
 
 class Learner(nn.Module):

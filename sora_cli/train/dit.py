@@ -33,8 +33,8 @@ from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import ADRIFT, Task, sample_task
-from sora_cli.train import distil, likeness, ranks
-from sora_cli.train.align import WEIGHT, Geometry, Learner, aims_of, transformer
+from sora_cli.train import distil, likeness, pretrained, ranks, tower
+from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, aims_of, transformer
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import FIRST, Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, fit, generator
@@ -149,7 +149,7 @@ class Example:
     known: Tensor  # [V, T, 2]
     order: Tensor  # [V, T]
     seconds: Tensor  # [V, T]
-    aim: Tensor | None = None  # [V, K, T, h, w]
+    aim: Tensor | None = None  # [V, K, T, h, w], of cells or of patches
 
 
 Chosen = Callable[[int], Task]
@@ -218,17 +218,17 @@ def pack_loss(model: Learner, examples: Sequence[Example], text: Tensor, grids: 
     loss = (weight * error).sum() / (weight > 0).sum()
     losses = {"mse": error.detach().mean()}
     if model.aim and told is not None and all(e.aim is not None for e in examples):
-        apart = model.aim.loss(told.float(), patches_of(examples, "aim", grids))
+        apart = model.aim.loss(told.float(), patches_of(examples, "aim", grids, model.aim.side))
         losses |= {"aim": apart.detach()}
-        loss = loss + WEIGHT * apart
+        loss = loss + model.aim.weight * apart
     return {"loss": loss} | losses
 
 
-def patches_of(examples: Sequence[Example], name: str, grids: tuple[Grid, ...]) -> Tensor:
-    """One field of examples in patches [P, 4C]."""
+def patches_of(examples: Sequence[Example], name: str, grids: tuple[Grid, ...], side: int = PATCH) -> Tensor:
+    """One field of examples, of which `side` x `side` cells are a patch, in patches [P, side^2 C]."""
     if len(examples) == 1:
-        return patchify(getattr(examples[0], name), grids)
-    return patchify([video for e in examples for video in getattr(e, name)], grids)
+        return patchify(getattr(examples[0], name), grids, side)
+    return patchify([video for e in examples for video in getattr(e, name)], grids, side)
 
 
 class Data:
@@ -375,8 +375,25 @@ def parts_of(dit: DitConfig, vae: VaeConfig) -> tuple[int, int]:
     return dit.channels - vae.time, vae.time
 
 
+def encoder_of(options: TrainOptions, vae: Vae) -> Encoder | None:
+    """What a middle block is aligned with where no renderer knows the geometry, if it is with anything."""
+    if options.aim in ("off", "geometry"):
+        return None
+    if options.aim != "clip":
+        return pretrained.Pretrained(options.aim, vae)
+    assert options.tower
+    return tower.load(options.tower, frozen(options)["vae"]).to(vae.mean.device)
+
+
+def aim_of(options: TrainOptions, encoder: Encoder | None) -> Aim | None:
+    """What a middle block is to tell."""
+    if encoder:
+        return Features(encoder.numbers)
+    return Geometry() if options.aim == "geometry" else None
+
+
 def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Conditioner, conditions: int,
-            dtype: torch.dtype) -> Data | Clips:  # fmt: skip
+            dtype: torch.dtype, encoder: Encoder | None) -> Data | Clips:  # fmt: skip
     """Packs of what was asked for: of one shape each where blocks are fused or steps distilled."""
     if options.data == "world":
         device = conditioner.device
@@ -390,7 +407,7 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
     dataset = Dataset(options.data, networks["vae"])
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
     return Clips(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
-                 networks["text"])  # fmt: skip
+                 networks["text"], encoder)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -413,13 +430,14 @@ def train(options: TrainOptions) -> Path:
     rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
     recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
                     rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
-    data = data_of(options, recipe, vae, conditioner, config.conditions, dtype)
+    encoder = encoder_of(options, vae)
+    data = data_of(options, recipe, vae, conditioner, config.conditions, dtype, encoder)
     metadata = {"config": json.dumps(asdict(dit.config)), "training": options.record(),
                 "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
     if options.distil:
         metadata |= {"distilled": "guidance, steps"}
     parts = parts_of(config, vae.config)
-    model = Learner(dit, Geometry() if data_is_world(options) and not options.distil else None).to(device)
+    model = Learner(dit, aim_of(options, encoder)).to(device)
     teacher = copy.deepcopy(dit).eval().requires_grad_(False) if options.distil else None
     passes = 3 if teacher is None else 7  # forward and back; and two of the teacher, two of the student
     prepare_blocks(options, dit, *([teacher] if teacher else []))

@@ -33,6 +33,17 @@ class TrainOptions:
     details: bool = False            # VAE: keep the latents of `init` as they are and learn details beside them
     zoom: int = 1                    # VAE: pixels painted, a side, for each that is read
     vae: Path | None = None          # VAE for the DiT; None: the shipped one
+    align: str | None = None         # DiT: off | geometry | clip | MODEL:WEIGHTS of open_clip; None: as the data is
+
+    @property
+    def aim(self) -> str:
+        """What a middle block is aligned with: of the world its geometry, of other data nothing, unless told."""
+        return self.align or ("geometry" if self.data == "world" and not self.distil else "off")
+
+    @property
+    def tower(self) -> Path | None:
+        """Where the video tower lies that was trained together with `text`, if it is there."""
+        return self.text and (self.text if self.text.is_dir() else self.text.parent) / "video.safetensors"
 
     def record(self) -> str:
         """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.timeline import ADRIFT, sample_strides
+from sora_cli.train.align import Encoder
 from sora_cli.train.loop import generator
 
 DROP_TEXT = 0.1
@@ -100,12 +101,13 @@ def tokens_of(grids: Sequence[Grid], conditions: int) -> int:
 
 class Packs:
     """Packs of a dataset, `budget` tokens each, with `conditions` condition tokens a frame. `tower` is the identity of
-    the conditioner's text tower, whose features a dataset may have."""
+    the conditioner's text tower, whose features a dataset may have; `encoder` makes what a middle block is to tell."""
 
     def __init__(self, source: Source, conditioner: Callable[[list[str]], Tensor], conditions: int, budget: int,
-                 seed: int, drop: float = 0.0, alike: bool = False, tower: str | None = None) -> None:  # fmt: skip
+                 seed: int, drop: float = 0.0, alike: bool = False, tower: str | None = None,
+                 encoder: Encoder | None = None) -> None:  # fmt: skip
         self.source, self.conditioner, self.conditions, self.tower = source, conditioner, conditions, tower
-        self.seed, self.drop, self.alike = seed, drop, alike
+        self.seed, self.drop, self.alike, self.encoder = seed, drop, alike, encoder
         self.costs = [self.cost(number, shape) for number, shape in enumerate(source.shapes)]
         largest = max(self.costs)
         if largest > budget:
@@ -178,7 +180,8 @@ class Packs:
         latents, seconds, caption = self.source[index]
         chosen = list(some(latents.shape[1], frames, rng))
         adrift = 0.0 if torch.rand((), generator=rng) < TOLD else ADRIFT
-        return Clip(latents[:, chosen].float(), seconds[chosen] + adrift, caption, first=chosen[0] == 0)
+        aim = self.encoder.look(latents, seconds, chosen) if self.encoder else None
+        return Clip(latents[:, chosen].float(), seconds[chosen] + adrift, caption, chosen[0] == 0, aim)
 
     def text(self, numbers: list[int], clips: list[Clip]) -> Tensor:
         """Features of captions [V, 1 + L, D]: those that the dataset has, or the text tower's."""

@@ -47,16 +47,16 @@ def grid_of(latents: Tensor) -> Grid:
     return Grid(frames, height // PATCH, width // PATCH)
 
 
-def patchify(videos: Sequence[Tensor] | Tensor, grids: Sequence[Grid] = ()) -> Tensor:
-    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep. Videos that
-    are all alike may come as one tensor [V, C, T, 2h, 2w]."""
+def patchify(videos: Sequence[Tensor] | Tensor, grids: Sequence[Grid] = (), side: int = PATCH) -> Tensor:
+    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep. Videos
+    that are all alike may come as one tensor [V, C, T, 2h, 2w]. What is no latents may have a patch of another side."""
     if isinstance(videos, Tensor):
-        x = rearrange(videos, "V C T (h p) (w q) -> V T (h w) (C p q)", p=PATCH, q=PATCH)
+        x = rearrange(videos, "V C T (h p) (w q) -> V T (h w) (C p q)", p=side, q=side)
         if grids and grids[0].kept:
             kept = torch.tensor([g.kept for g in grids], device=x.device)
             x = x.gather(2, kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return x.flatten(0, 2)
-    found = [rearrange(v, "C T (h p) (w q) -> T (h w) (C p q)", p=PATCH, q=PATCH) for v in videos]
+    found = [rearrange(v, "C T (h p) (w q) -> T (h w) (C p q)", p=side, q=side) for v in videos]
     if grids:
         found = [x[:, list(g.kept)] if g.kept else x for x, g in zip(found, grids, strict=True)]
     return torch.cat([x.flatten(0, 1) for x in found])
