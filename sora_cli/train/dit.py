@@ -72,8 +72,8 @@ class Phase:
 
 
 SQUARE, WIDE, TALL = (6, 6), (6, 10), (10, 6)
-PICTURES = ((Bucket(1, *WIDE), 0.6), (Bucket(1, *SQUARE), 0.25), (Bucket(1, *TALL), 0.15))
-CHUNKS = ((Bucket(1, *WIDE, moving=True), 0.6), (Bucket(1, *SQUARE, moving=True), 0.25),
+PICTURES = ((Bucket(1, *WIDE), 0.7), (Bucket(1, *SQUARE), 0.15), (Bucket(1, *TALL), 0.15))
+CHUNKS = ((Bucket(1, *WIDE, moving=True), 0.7), (Bucket(1, *SQUARE, moving=True), 0.15),
           (Bucket(1, *TALL, moving=True), 0.15))  # fmt: skip
 CLIPS = ((Bucket(4, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.25), (Bucket(4, *TALL), 0.15))
 
@@ -86,24 +86,24 @@ def mixed(*shares: tuple[float, tuple[tuple[Bucket, float], ...]]) -> tuple[tupl
 # Learn where it matters: the background takes minutes, so most of it is left out until the end.
 PHASES = (Phase(0.0, PICTURES, drop=0.4, subject=3.0), Phase(0.8, PICTURES, subject=2.0))
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, mixed((0.5, PICTURES), (0.5, CHUNKS)), drop=0.4, subject=3.0),
-    Phase(0.35, mixed((0.25, PICTURES), (0.6, CHUNKS), (0.15, CLIPS)), drop=0.4, subject=3.0),
-    Phase(0.7, mixed((0.15, PICTURES), (0.5, CHUNKS), (0.35, CLIPS)), subject=2.0),
+    Phase(0.0, mixed((0.6, PICTURES), (0.4, CHUNKS)), drop=0.4, subject=3.0),
+    Phase(0.5, mixed((0.25, PICTURES), (0.6, CHUNKS), (0.15, CLIPS)), drop=0.4, subject=3.0),
+    Phase(0.8, mixed((0.15, PICTURES), (0.5, CHUNKS), (0.35, CLIPS)), subject=2.0),
 )
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
 class Schedule:
-    """Which phase holds when. Phases begin by the share of the run that is over, of its steps or of its minutes, so that
-    nobody knows the pack beforehand: it is written down, and a run that goes on reads it."""
+    """Which phase holds when. Phases begin by the share of the run that is over, of its steps or of its minutes, so
+    that nobody knows the pack beforehand: it is written down, and a run that goes on reads it."""
 
     def __init__(self, phases: tuple[Phase, ...], path: Path | None) -> None:
         self.phases, self.path = phases, path
         self.starts = json.loads(path.read_text()) if path and path.exists() else [0]
 
     def reached(self, pack: int, share: float) -> None:
-        """At this pack, such a share of the run is over: what begins with it does so with the next packs that nobody has
-        asked for yet."""
+        """At this pack, such a share of the run is over: what begins with it does so with the next packs that nobody
+        has asked for yet."""
         while len(self.starts) < len(self.phases) and self.phases[len(self.starts)].start <= share:
             self.starts.append(pack)
             if self.path and ranks.leads():
@@ -140,7 +140,8 @@ class Conditioner:
 
 @dataclass(frozen=True)
 class Example:
-    """V videos of one shape: noisy input, target, what counts in the loss, frame conditions, and what is known besides."""
+    """V videos of one shape: noisy input, target, what counts in the loss, frame conditions, and what is known
+    besides."""
 
     noisy: Tensor  # [V, C, T, h, w]
     clean: Tensor
@@ -158,8 +159,8 @@ Chosen = Callable[[int], Task]
 def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator, subject: float = 1.0,
             asked: Chosen | None = None) -> Example:  # fmt: skip
     """Noise clips of one shape, each for a task drawn from the mix, or `asked` for T frames. Known parts are clean, or
-    now and then slightly noised with the level given, which keeps long rollouts from drifting. An error counts `subject`
-    times where one is; the motion of a frame that stands alone does not count."""
+    now and then slightly noised with the level given, which keeps long rollouts from drifting. An error counts
+    `subject` times where one is; the motion of a frame that stands alone does not count."""
     clean = torch.stack([clip.latents for clip in clips])
     V, C, T, h, w = clean.shape
     drawn = [levels(T, rng, flow.shift_for(h * w // 4), asked) for _ in clips]
@@ -298,8 +299,8 @@ SHOWN = (
 
 @torch.no_grad()
 def draw(dit: Dit, vae: Vae, text: Tensor, seconds: Tensor, height: int, width: int, steps: int = 5) -> Tensor:
-    """Sample videos of frames at seconds [V, T], one a row of text [V, L, D] -> latents [V, C, T, height, width]; a quick
-    look. Of latents without details these are nothing."""
+    """Sample videos of frames at seconds [V, T], one a row of text [V, L, D] -> latents [V, C, T, height, width]; a
+    quick look. Of latents without details these are nothing."""
     V, device, parts = len(text), text.device, vae.config.parts
     T = seconds.shape[1]
     noise = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)).to(device)
@@ -397,7 +398,7 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
     """Packs of what was asked for: of one shape each where blocks are fused or steps distilled."""
     if options.data == "world":
         device = conditioner.device
-        fresh = 0.75 if device.type == "cpu" else recipe.batch / SAMPLES
+        fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
         window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
         schedule = Schedule(phases, options.out / "phases.json")
@@ -474,7 +475,7 @@ def train(options: TrainOptions) -> Path:
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
         if pictures:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                made = likeness.decoded(vae, draw(model.dit, vae, conditioner(pictures.captions), pictures.seconds,
+                made = likeness.decoded(vae, draw(model.dit, vae, conditioner(pictures.captions), pictures.told,
                                                   pictures.real.shape[-2] // STRIDE, pictures.real.shape[-1] // STRIDE))
             likeness.note(options.out, int(path.stem), pictures.scores(made))
 
