@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sora_cli import weights
+from sora_cli.errors import SoraError
 from sora_cli.train import ranks
 from sora_cli.train.feed import Feed
 from sora_cli.train.log import Log
@@ -120,13 +121,16 @@ def checkpoints(out: Path) -> list[Path]:
 def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[torch.optim.Optimizer],
                     device: torch.device) -> tuple[int, float]:  # fmt: skip
     """Restore all that `save_checkpoint` wrote; returns the next step and the seconds that it took to get there, 0
-    and 0 where there is no checkpoint."""
+    and 0 where there is no checkpoint. SoraError for one of another network."""
     found = checkpoints(out)
     if not found:
         return 0, 0.0
     tensors, metadata = weights.load_part(found[-1], "state")
-    now = model.state_dict()
-    model.load_state_dict({k: ranks.spread_like(v, now[k]) for k, v in _under(tensors, "model.").items()}, strict=True)
+    now, then = model.state_dict(), _under(tensors, "model.")
+    if {k: v.shape for k, v in now.items()} != {k: v.shape for k, v in then.items()}:
+        raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
+                        "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
+    model.load_state_dict({k: ranks.spread_like(v, now[k]) for k, v in then.items()}, strict=True)
     for k, v in _under(tensors, "average.").items():
         average.state[k] = ranks.spread_like(v.to(device), average.state[k])
     for i, optim in enumerate(optims):
