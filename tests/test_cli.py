@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sora_cli import cli, geometry, latents, media, registry, weights
+from sora_cli.cli import models
 from sora_cli.cli.info import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.expand import expand
@@ -25,7 +26,7 @@ from sora_cli.windows import Windows
 class FakeRun:
     """A grey ramp, 64x40 before scaling."""
 
-    source_size = (64, 40)
+    source_size, clock = (64, 40), None
 
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
@@ -173,7 +174,8 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
     shot = Shot.from_json(found.metadata["sora"])
     captions = ("a large cat surfing normal, ocean, camera still, middle, low, beat one",)
-    assert shot == Shot("A cat, surfing!", width=96, height=64, frames=15, fps=30, captions=captions)
+    usual = models.usual("pocket", "A cat, surfing!")
+    assert shot == replace(usual, width=96, height=64, frames=15, fps=30, captions=captions)
     assert sorted(os.listdir()) == beside("a-cat-surfing")
     record = json.loads(Path("a-cat-surfing.json").read_text())
     assert (record["output"], record["frames"], record["shot"]) == ("a-cat-surfing.mp4", 15, json.loads(shot.to_json()))

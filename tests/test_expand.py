@@ -377,7 +377,7 @@ def test_the_benchmark_asks_as_people_type(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import expansion
 
-    scenes = expansion.exam.held_out(24, 0)
+    scenes = expansion.clips.held_out(24, 0)
     prompts = expansion.prompts(scenes, 0)
     assert prompts == expansion.prompts(scenes, 0) != expansion.prompts(scenes, 1)
     for number, (scene, prompt) in enumerate(zip(scenes, prompts, strict=True)):

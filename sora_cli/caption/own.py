@@ -80,8 +80,8 @@ class Own:
 
 
 def looks(frames: list[Frame]) -> list[np.ndarray]:
-    """What the network looks at, [9, h, w, 3] each: a few times two seconds, evenly over all frames. The last frame
-    of a short video stays."""
-    starts = spread(list(range(max(1, len(frames) - FRAMES + 1))), LOOKS if len(frames) >= 2 * FRAMES else 1)
+    """What the network looks at, [9, h, w, 3] each: a few times two seconds, evenly over all frames, or once at the
+    beginning, which captions tell of. The last frame of a short video stays."""
+    starts = spread(list(range(len(frames) - FRAMES + 1)), LOOKS) if len(frames) >= 2 * FRAMES else [0]
     last = len(frames) - 1
     return [np.stack([frames[min(start + i, last)] for i in range(FRAMES)]) for start in starts]
