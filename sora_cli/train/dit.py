@@ -47,7 +47,7 @@ NAMES = {"vae": "VAE", "text": "text tower"}
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
 COARSE_WIDTHS = {"nano": (192, 6, 3), "mini": (256, 8, 4), "base": (384, 10, 6)}  # of latents without details
 STEPS = {"nano": 20_000, "mini": 20_000, "base": 30_000}
-BATCH = {"nano": 64, "mini": 256, "base": 256}
+BATCH = {"nano": 48, "mini": 256, "base": 256}
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
@@ -86,7 +86,7 @@ def mixed(*shares: tuple[float, tuple[tuple[Bucket, float], ...]]) -> tuple[tupl
 # Learn where it matters: the background takes minutes, so most of it is left out until the end.
 PHASES = (Phase(0.0, PICTURES, drop=0.4, subject=3.0), Phase(0.8, PICTURES, subject=2.0))
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, mixed((0.6, PICTURES), (0.4, CHUNKS)), drop=0.4, subject=3.0),
+    Phase(0.0, mixed((0.8, PICTURES), (0.2, CHUNKS)), drop=0.4, subject=3.0),
     Phase(0.5, mixed((0.25, PICTURES), (0.6, CHUNKS), (0.15, CLIPS)), drop=0.4, subject=3.0),
     Phase(0.8, mixed((0.15, PICTURES), (0.5, CHUNKS), (0.35, CLIPS)), subject=2.0),
 )

@@ -91,7 +91,7 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
 
 def reads_features(key: str) -> bool:
     """Whether a matrix's columns are features of the residual stream, hidden units or heads: new ones start unread."""
-    return any(part in key for part in ("qkv.", "out.", "into.", "time_in.2", "pace_in.2"))
+    return any(part in key for part in ("qkv.", "out.", "into.", "time_in.", "pace_in.2"))
 
 
 def blocks_of_patch(channels: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ class Dit(nn.Module):
         self.patch_in = nn.Linear(c.channels * PATCH**2 + 2, c.width)
         self.positions = LearnedPositions(c.width, c.bins, c.seconds)
         self.clock = nn.Linear(64, c.width, bias=False)
-        self.time_in = nn.Sequential(nn.Linear(64 + 2, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.time_in = nn.Sequential(nn.Linear(64 + 2 + 64, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.pace_in = nn.Sequential(nn.Linear(128, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.text_in = nn.Linear(c.text_width, c.width)
         self.text_positions = nn.Parameter(torch.randn(c.text_tokens, c.width) * 0.02)
@@ -191,10 +191,11 @@ class Dit(nn.Module):
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
         owner = where.frame_of_patch
-        when = self.when(given.seconds)  # (F, D)
+        shown = self.shown(given.seconds)  # (F, 64)
+        when = self.positions.time(given.seconds) + self.clock(shown.to(self.clock.weight.dtype))  # (F, D)
         seen = torch.cat([patches, given.known[owner].to(patches.dtype)], 1)
         tokens = self.patch_in(seen) + self.positions.space(where.place) + when[owner]  # (P, D)
-        level = torch.cat([waves(given.t, 64), given.known], 1).to(patches.dtype)
+        level = torch.cat([waves(given.t, 64), given.known, shown], 1).to(patches.dtype)
         pace = torch.cat([waves(given.guidance / 8, 64), waves(given.step, 64)], 1).to(patches.dtype)
         video = where.video_of_frame
         words = given.text[:, 1 : 1 + self.config.text_tokens]  # without the start token, which says nothing
@@ -204,12 +205,10 @@ class Dit(nn.Module):
                            self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
         return where.join(heads.to(tokens.dtype), tokens)
 
-    def when(self, seconds: Tensor) -> Tensor:
-        """Seconds since the start of the scene [F] -> [F, D]. What the last bin stands for, and later, is a time of
-        which nobody knows how long after the start it is: there is no clock."""
-        known = (seconds < self.config.seconds)[:, None]
-        shown = harmonics(seconds / self.config.bar, 64) * known
-        return self.positions.time(seconds) + self.clock(shown.to(self.clock.weight.dtype))
+    def shown(self, seconds: Tensor) -> Tensor:
+        """What the clock shows [F] -> [F, 64]. What the last bin of time stands for, and later, is a time of which
+        nobody knows how long after the start of the scene it is: then the clock shows nothing."""
+        return harmonics(seconds / self.config.bar, 64) * (seconds < self.config.seconds)[:, None]
 
     def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
         """The rotary angles of every token, [N, 1, d / 4] cosines and sines: in a half of every head's features, for
