@@ -138,7 +138,8 @@ def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket,
     pixels = (bucket.height * 32, bucket.width * 32)
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
     seconds = told[:, None] + torch.tensor(index) / 6
-    return [recipe.Clip(*sample, dense(scene)) for *sample, scene in zip(latents, seconds, scenes, strict=True)]
+    samples = zip(latents, seconds, scenes, strict=True)
+    return [recipe.Clip(clean, times, dense(scene)) for clean, times, scene in samples]
 
 
 @dataclass(frozen=True)

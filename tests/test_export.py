@@ -60,21 +60,18 @@ def test_the_folder_describes_itself(runs: Path) -> None:
         weights.check(file.path, file.sha256, file.bytes)
 
 
-def test_a_distilled_transformer_is_used_like_pocket(runs: Path) -> None:
-    export()
-    assert registry.entry("./mine").usage.steps == registry.Usage().steps
-    tensors, header = tiny_part("tiny", "dit")
-    weights.save_part(runs / "dit", "dit", tensors, header | {"distilled": "guidance, steps"})
-    export()
-    assert registry.entry("./mine").usage == registry.entry("pocket").usage
-
-
-def test_prompts_become_captions_of_the_world_where_its_words_were_learned(runs: Path) -> None:
+def test_prompts_become_captions_of_the_world_where_it_was_learned_and_so_were_its_words(runs: Path) -> None:
+    """A transformer that learned from people's own captions reads those, whatever its text tower knows."""
     tensors, header = tiny_part("tiny", "text")
-    for words, grammar in ((worldly(), True), (worldly()[1:], False)):
+    numbers, told = tiny_part("tiny", "dit")
+    own = {"videos": 2, "images": 0, "shots": 2, "seconds": 6.0, "example": "ein Apfelmännchen",
+           "captions": {"different": 2, "words": [1, 2, 3]}}  # fmt: skip
+    for words, data, grammar in ((worldly(), {}, True), (worldly()[1:], {}, False), (worldly(), own, False)):
         weights.save_part(runs / "text", "text", tensors, header | {"vocabulary": json.dumps(words)})
+        weights.save_part(runs / "dit", "dit", numbers, told | {"data": json.dumps(data)})
         export()
-        assert registry.entry("./mine").usage.grammar is grammar
+        usage, pocket = registry.entry("./mine").usage, registry.entry("pocket").usage
+        assert usage == (pocket if grammar else registry.Usage(window=pocket.window, context=pocket.context))
 
 
 def test_changed_weights_are_refused(runs: Path) -> None:

@@ -1,6 +1,7 @@
 """From a folder of clips to a model of one's own, by the commands of docs/training.md, on tiny networks."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,11 @@ def test_the_vae_learns_from_the_sources(folder: Path) -> None:
     """What it is shown are crops of the clips: its channels are measured on those."""
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
     draw = vae_training.footage_of("dataset", torch.device("cpu"))
-    video = vae_training.batch(0, 3, 2, torch.device("cpu"), draw=draw)
-    assert torch.equal(video, vae_training.batch(0, 3, 2, torch.device("cpu"), draw=draw))
-    shapes = {tuple(vae_training.batch(0, step, 2, torch.device("cpu"), draw=draw).shape) for step in range(20)}
-    assert {(8, 3, 1, 64, 64), (2, 3, 5, 64, 64)} <= shapes
+    drawn = [vae_training.batch(0, step, 2, torch.device("cpu"), 0.5, draw) for step in range(20)]
+    assert torch.equal(drawn[3].read, vae_training.batch(0, 3, 2, torch.device("cpu"), 0.5, draw).read)
+    assert {(8, 3, 1, 64, 64), (2, 3, 5, 64, 64)} <= {tuple(one.read.shape) for one in drawn}
+    larger = vae_training.footage_of("dataset", torch.device("cpu"), zoom=2)(random.Random(0), 2, 1)
+    assert larger.read.shape == (2, 3, 1, 64, 64) and larger.painted.shape == (2, 3, 1, 128, 128)
     train_vae()
     tensors, _ = weights.load("runs/vae/vae.safetensors")
     assert tensors["std"].gt(0).all() and not tensors["std"].eq(1).all()

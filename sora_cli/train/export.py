@@ -8,7 +8,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
 from sora_cli.train.dit import check_frozen
 from sora_cli.train.options import TrainOptions
+from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
 Network = tuple[dict[str, Tensor], dict[str, str]]
@@ -60,13 +61,14 @@ def check(networks: Mapping[str, Network]) -> None:
 
 
 def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
-    """How the model is best used. One that learned from the world is used as pocket is: prompts become captions of its
-    grammar, which say everything, so that no guidance is needed. Others read prompts as they are typed."""
+    """How the model is best used. One that learned from the world, and whose text tower has its words, is used as pocket
+    is: prompts become captions of the world's grammar, which say everything, so that it needs no guidance. Others read
+    prompts as they are typed."""
     usual = registry.entry("pocket").usage
-    if not json.loads(headers["dit"].get("data", "{}")):
+    own = bool(json.loads(headers["dit"].get("data", "{}")))
+    if not own and set(words()) <= set(json.loads(headers["text"]["vocabulary"])):
         return usual
-    plain = Usage(window=usual.window, context=usual.context)
-    return replace(plain, steps=usual.steps) if "distilled" in headers["dit"] else plain
+    return Usage(window=usual.window, context=usual.context)
 
 
 def last_line(run: Path) -> dict[str, Any]:
