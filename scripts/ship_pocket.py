@@ -24,17 +24,20 @@ def ship_dit(run: Path) -> None:
         return
     from sora_cli.models.sora.text import from_weights as read_text
     from sora_cli.models.sora.vae import from_weights as read_vae
+    from sora_cli.train.align import transformer
     from sora_cli.train.dit import config_of
     from sora_cli.train.loop import checkpoints
+    from sora_cli.train.options import TrainOptions
 
     newest = checkpoints(run)[-1]
     tensors, metadata = weights.load_part(newest, "state")
-    averaged = {k.removeprefix("average."): v.bfloat16() for k, v in tensors.items() if k.startswith("average.")}
+    averages = {k.removeprefix("average."): v.bfloat16() for k, v in tensors.items() if k.startswith("average.")}
     options = json.loads((run / "log.jsonl").read_text().splitlines()[0])["options"]
     training = {**{k: Path(str(v)).name for k, v in options.items()}, "step": metadata["step"]}
     vae, tower = read_vae(*weights.load_part(POCKET, "vae")), read_text(*weights.load_part(POCKET, "text"))[1]
-    config = config_of(options["preset"], vae.config, tower.config)
-    weights.save_part(POCKET, "dit", averaged, {"config": json.dumps(asdict(config)), "training": json.dumps(training)})
+    config = config_of(TrainOptions(**options), vae.config, tower.config)
+    header = {"config": json.dumps(asdict(config)), "training": json.dumps(training)}
+    weights.save_part(POCKET, "dit", transformer(averages), header)
 
 
 def without_folders(metadata: dict[str, str]) -> dict[str, str]:

@@ -61,9 +61,9 @@ def check(networks: Mapping[str, Network]) -> None:
 
 
 def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
-    """How the model is best used. One that learned from the world, and whose text tower has its words, is used as pocket
-    is: prompts become captions of the world's grammar, which say everything, so that it needs no guidance. Others read
-    prompts as they are typed."""
+    """How the model is best used. One that learned from the world, and whose text tower has its words, is used as
+    pocket is: prompts become captions of the world's grammar, which say everything, so that it needs no guidance.
+    Others read prompts as they are typed."""
     usual = registry.entry("pocket").usage
     own = bool(json.loads(headers["dit"].get("data", "{}")))
     if not own and set(words()) <= set(json.loads(headers["text"]["vocabulary"])):
