@@ -360,7 +360,7 @@ def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
     monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
     monkeypatch.setattr(measure, "Engine", FakeEngine)
-    for name_, value in {"SLICES": 2, "RECONSTRUCTED_FRAMES": 2, "SIZES": ((64, 32), (32, 64))}.items():
+    for name_, value in {"SLICES": 2, "SIZES": ((64, 32), (32, 64))}.items():
         monkeypatch.setattr(measure, name_, value)
     return measure.evaluate("pocket", clips=2, seed=0, device="cpu")
 

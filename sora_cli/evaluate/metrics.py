@@ -28,6 +28,7 @@ def psnr_in(x: Tensor, y: Tensor, cells: Tensor) -> float:
     """PSNR in dB of what lies in the cells, by frame and then averaged; frames without any do not count."""
     inside = pixels(cells, x)
     area = reduce(inside, "b t 1 h w -> b t", "sum") * x.shape[2]
+    assert area.any(), "no frame has any of these cells"
     error = reduce((x - y).square() * inside, "b t c h w -> b t", "sum")[area > 0] / area[area > 0]
     return float((-10 * error.clamp_min(1e-10).log10()).mean())
 
