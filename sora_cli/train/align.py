@@ -61,7 +61,7 @@ def waves(x: Tensor) -> Tensor:
 class Features:
     """Features of an image encoder, a vector a patch: their cosine is all that counts, as in REPA."""
 
-    side, weight = 1, 0.5
+    side, weight = 1, 2.0
 
     def __init__(self, numbers: int) -> None:
         self.numbers = numbers
