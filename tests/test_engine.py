@@ -11,7 +11,7 @@ import torch
 
 from sora_cli import registry
 from sora_cli.device import pick_device
-from sora_cli.engine import Engine, Known, Run
+from sora_cli.engine import Engine, Known, Run, folded
 from sora_cli.errors import SoraError
 from sora_cli.geometry import Span
 from sora_cli.latents import Header, save
@@ -114,9 +114,41 @@ def test_times_are_those_of_the_scene_unless_something_is_given(engine: Engine) 
     plain, begun, looped = (engine.start(SHOT), engine.start(SHOT, [Known(0, image)]),
                             engine.start(replace(SHOT, frames=24, loop=True)))  # fmt: skip
     for window in plain.windows:
-        assert plain.seconds(window).tolist() == pytest.approx([frame * 4 / 24 for frame in window.frames])
+        assert plain.seconds(window).tolist() == pytest.approx([plain.begins + frame / 6 for frame in window.frames])
     for run in (begun, looped):
-        assert all(run.seconds(window).min() >= ADRIFT for window in run.windows)
+        assert run.clock is None and all(run.seconds(window).min() >= ADRIFT for window in run.windows)
+
+
+def test_what_a_model_of_the_world_made_goes_on_with_its_clock(engine: Engine,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """A beat is a time at which the scene begins; latents of its own know theirs; a loop of whole bars is one of them."""
+    world = replace(engine.pipeline.entry, usage=replace(engine.pipeline.entry.usage, grammar=True, bar=8.0))
+    monkeypatch.setattr(engine.pipeline, "entry", world)
+    later = replace(SHOT, captions=("a large cat surfing normal, ocean, camera still, middle, low, beat three",))
+    run = engine.start(later)
+    assert run.clock == 1.25 and float(run.seconds(run.windows[0]).min()) == pytest.approx(1.25)
+    latents = run.timeline.latents[:, :2]
+    own = engine.start(later, [Known(-5, latents=latents, clock=3.0)], Span(5, 21, 0))
+    assert own.clock == pytest.approx(3.0)
+    stranger = engine.start(later, [Known(-5, latents=latents)], Span(5, 21, 0))
+    assert stranger.clock is None
+    for seconds, bars in ((8, 1), (7, 1), (9.5, 0), (16, 2), (4, 0)):
+        looped = engine.start(replace(later, frames=int(seconds * 24) // 4 * 4, loop=True))
+        assert looped.bars == bars, seconds
+        times = torch.cat([looped.seconds(window) for window in looped.windows])
+        assert (times.max() < 1.25 + 8 * bars) if bars else (times.min() >= ADRIFT)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.0, 60.0), (62.0, 66.0), (500.0, 507.0), (3.0, 90.0)])
+def test_a_clock_tells_late_times_some_bars_earlier(first: float, last: float) -> None:
+    times = torch.linspace(first, last, 9)
+    told = folded(times, 8.0)
+    assert told.min() >= 0 and told.max() < ADRIFT
+    assert torch.allclose((told - times) % 8, torch.zeros(9), atol=1e-3) or torch.allclose(
+        ((told - times) % 8 - 8).abs().minimum((told - times) % 8), torch.zeros(9), atol=1e-3)  # fmt: skip
+    if last - first < 56:
+        assert torch.allclose(told.diff(), times.diff(), atol=1e-4)
+    assert torch.equal(folded(times, 0.0), times)
 
 
 def test_a_single_image_is_brought_onto_a_key_frame(engine: Engine) -> None:
