@@ -4,7 +4,7 @@ Frames are uint8 arrays [h, w, 3] in RGB, or raw: the planes of a y4m frame as b
 """
 
 from sora_cli.media.convert import FITS, Frame, from_rgb, read_frames, to_rgb
-from sora_cli.media.names import STREAM, check_input, part_of, same_file
+from sora_cli.media.names import STREAM, check_input, same_file
 from sora_cli.media.probing import Media, probe, read_metadata
 from sora_cli.media.process import as_file, ffmpeg, rational
 from sora_cli.media.sinks import SUFFIXES, Sink, check_name, open_sink
@@ -14,6 +14,6 @@ from sora_cli.media.y4m import Format, Size
 
 __all__ = [
     "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Sink", "Size", "Source", "as_file",
-    "check_input", "check_name", "ffmpeg", "from_rgb", "open_sink", "open_source", "part_of", "probe", "rational",
+    "check_input", "check_name", "ffmpeg", "from_rgb", "open_sink", "open_source", "probe", "rational",
     "read_frames", "read_metadata", "same_file", "to_rgb", "write_image",
 ]  # fmt: skip
