@@ -59,8 +59,8 @@ TABLE: dict[str, set[str]] = {
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "owned", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents",
-    "windows", "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings",
-    "lora", "caption", "rewriting", "cli",
+    "windows", "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints",
+    "embeddings", "lora", "caption", "rewriting", "cli",
 )  # fmt: skip
 
 

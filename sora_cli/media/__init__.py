@@ -11,9 +11,10 @@ from sora_cli.media.sinks import SUFFIXES, Sink, check_name, open_sink
 from sora_cli.media.sources import Source, open_source
 from sora_cli.media.writer import write_image
 from sora_cli.media.y4m import Format, Size
+from sora_cli.owned import part_of
 
 __all__ = [
     "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Sink", "Size", "Source", "as_file",
-    "check_input", "check_name", "ffmpeg", "from_rgb", "open_sink", "open_source", "probe", "rational",
+    "check_input", "check_name", "ffmpeg", "from_rgb", "open_sink", "open_source", "part_of", "probe", "rational",
     "read_frames", "read_metadata", "same_file", "to_rgb", "write_image",
 ]  # fmt: skip
