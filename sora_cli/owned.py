@@ -52,6 +52,12 @@ class Owned:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next process in; nothing the second time."""
+        if not self.lock.is_locked:
+            return
         with suppress(OSError):  # where a file that is open cannot be removed
             (self.folder / LOCK).unlink(missing_ok=True)
         self.lock.release()

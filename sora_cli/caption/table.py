@@ -74,4 +74,4 @@ class Table:
     ) -> None:
         if self.file:
             self.file.close()
-        self.own.__exit__()
+        self.own.leave()

@@ -125,8 +125,9 @@ class Making:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.own = self.target.own
         if not self.target.stream:
-            self.screen.hold(self.target.own)
+            self.screen.hold(self.own)
         self.drift = Drift(self.fps)
 
     def denoise(self, run: "Run", part: str = "") -> "Run":
@@ -181,6 +182,7 @@ class Making:
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.forget()
+            self.own.leave()
         self.screen.clear()
         self.say(found)
 
