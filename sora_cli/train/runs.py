@@ -20,6 +20,7 @@ WRITTEN = (
     "tensorboard", "log.jsonl", "likeness.jsonl", "curves.png", "phases.json",
 )  # fmt: skip
 MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
+WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what it is
 DECISIVE = ("stage", "preset", "seed", "coarse", "decoder_only", "details", "zoom", "distil", "drop_tokens", "aim")
 
 
@@ -78,7 +79,8 @@ def data_id(data: str) -> str:
         return data
     if shards.is_dataset(folder):
         header, rows = shards.read_index(folder)
-        return shards.hash_of([header["vae"], header["text"], [(row["key"], row["caption"]) for row in rows]])[:16]
+        samples = [{name: value for name, value in row.items() if name not in WHERE} for row in rows]
+        return shards.hash_of([header["vae"], header["text"], samples])[:16]
     return shards.hash_of([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())])[:16]
 
 
