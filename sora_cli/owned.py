@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -87,8 +86,9 @@ class Owned:
     def check(self) -> None:
         """SoraError naming the first difference if the folder holds other work."""
         begun = self.begun()
-        if begun is not None and (found := differences(begun, self.identity)):
-            raise SoraError(f"{self.folder} holds another {self.kind}: {found[0]}; {self.otherwise}")
+        if begun not in (None, self.identity):
+            found = differences(begun, self.identity)[0]
+            raise SoraError(f"{self.folder} holds another {self.kind}: {found}; {self.otherwise}")
 
     def begin(self) -> None:
         """Say in the folder whose it is, or SoraError if it holds other work."""
@@ -159,10 +159,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 def sweep(path: Path) -> None:
     """Remove what processes that are gone have left of `path`."""
-    for part in path.parent.glob(f"{escape(path.name)}.*.part"):
-        process = part.name.split(".")[-2]
-        if re.fullmatch(r"\d{1,9}", process) and not alive(int(process)):
-            part.unlink(missing_ok=True)
+    for name in os.listdir(path.parent):
+        if name.endswith(".part") and name.startswith(path.name + "."):
+            process = name.split(".")[-2]
+            if re.fullmatch(r"\d{1,9}", process) and not alive(int(process)):
+                path.with_name(name).unlink(missing_ok=True)
 
 
 def alive(process: int) -> bool:

@@ -56,7 +56,8 @@ class Windows:
 
     def put(self, number: int, latents: "Tensor") -> None:
         """Keep a finished window. When this returns it has reached the disk."""
-        self.own.begin()
+        if self.own.begun() is None:
+            self.own.begin()
         weights.save(self.path(number), {TENSOR: latents}, {"seal": self.seal(number, latents)})
 
     def remove(self) -> None:
