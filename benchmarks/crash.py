@@ -67,8 +67,8 @@ class Render:
         return self.video.with_suffix(".json")
 
     @property
-    def part(self) -> Path:
-        return media.part_of(self.video)
+    def parts(self) -> list[Path]:
+        return [path for path in self.folder.glob(f"{self.video.name}.*.part") if path.stat().st_size]
 
     @property
     def asked(self) -> list[str]:
@@ -162,7 +162,7 @@ def encoder_of(render: Render, pid: int) -> int | None:
             words = (PROC / str(child) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if media.as_file(render.part).encode() in words:
+        if any(media.as_file(part).encode() in words for part in render.folder.glob("*.part")):
             return child
     return None
 
@@ -227,7 +227,7 @@ def without_room(reference: Reference, render: Render) -> Row:
         if not there:
             return limited(reference, render)
         first = filled(render, render.windows)
-        second = filled(render, lambda: render.part.exists() and render.part.stat().st_size, "--resume")
+        second = filled(render, lambda: render.parts, "--resume")
         row = {name: first[name] + second[name] for name in first}
         return {"what": "disk", **row, **reference.compare(render, render.finish())}
 

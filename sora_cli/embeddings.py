@@ -66,15 +66,9 @@ class Embeddings:
 
     def put(self, key: str, features: "Tensor") -> None:
         """Keep features, whole or not at all; another process may do the same at the same time."""
-        path = self.path(key)
-        part = path.with_suffix(f".{os.getpid()}")
         with suppress(OSError, SoraError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                weights.save(part, {TENSOR: features}, seal(key, features))
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+            weights.save(self.path(key), {TENSOR: features}, seal(key, features))
             self.prune()
 
     def prune(self) -> None:

@@ -23,7 +23,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import estimate, geometry, lora, pipelines, planner, registry
+from sora_cli import __version__, estimate, geometry, lora, pipelines, planner, registry
 from sora_cli.codec import DECODED, pictures_of
 from sora_cli.errors import Failed, SoraError
 from sora_cli.expand import begins, captions_of
@@ -31,6 +31,8 @@ from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.shot import Lora, Shot
 from sora_cli.timeline import ADRIFT, Timeline
 
+# What of a model's usage determines a video, beside its shot
+DECISIVE = ("solver", "shift", "window", "context", "known_noise", "grammar", "bar")
 STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's own
 FEWER = 2  # frames of context where each is known by its time
 
@@ -344,7 +346,8 @@ class Run:
         return json.dumps({
             "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(),
             "weights": dict(self.pipeline.identity()), "dtype": str(self.pipeline.dtype),
-            "device": self.pipeline.device.type, "loras": lora.hashes(self.shot.loras),
+            "device": self.pipeline.device.type, "loras": lora.hashes(self.shot.loras), "version": __version__,
+            "usage": {name: getattr(self.entry.usage, name) for name in DECISIVE},
         })  # fmt: skip
 
     @contextmanager

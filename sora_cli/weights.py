@@ -7,15 +7,14 @@ imported only where tensors are touched.
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.owned import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,22 +159,6 @@ def write(path: Path | str, *pieces: bytes | memoryview) -> None:
     with writing(Path(path)) as file:
         for piece in pieces:
             file.write(piece)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that has a temporary name until it has reached the disk, whole."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise Failed(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_part(

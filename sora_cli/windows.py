@@ -8,15 +8,14 @@ touched.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sora_cli import weights
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
+from sora_cli.owned import Owned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,17 +29,8 @@ class Windows:
 
     def __init__(self, folder: Path | str, identity: str) -> None:
         self.folder = Path(folder)
-        self.identity = json.loads(identity)
-        self.note = self.folder / "identity.json"
-        if (begun := self.begun()) is not None and begun != self.identity:
-            told = "; ".join(differences(begun, self.identity)[:3])
-            raise SoraError(f"{self.folder} holds another video: {told}; ask for the same again, or remove it")
-
-    def begun(self) -> Any:
-        """The identity that the folder was begun with; None if there is none that can be read."""
-        with suppress(OSError, ValueError, RecursionError):
-            return json.loads(self.note.read_text(encoding="utf-8"))
-        return None
+        self.own = Owned(self.folder, json.loads(identity), "video", "ask for the same again, or --force starts over")
+        self.own.check()
 
     def finished(self) -> "Iterator[Tensor]":
         """Windows 0, 1, 2, ... up to the first that is missing, damaged or foreign."""
@@ -66,23 +56,9 @@ class Windows:
 
     def put(self, number: int, latents: "Tensor") -> None:
         """Keep a finished window. When this returns it has reached the disk."""
-        self.begin()
+        if self.own.begun() is None:
+            self.own.begin()
         weights.save(self.path(number), {TENSOR: latents}, {"seal": self.seal(number, latents)})
-
-    def begin(self) -> None:
-        """Make the folder, and say in it whose windows these are."""
-        if self.begun() is not None:
-            return
-        part = self.note.with_name(self.note.name + ".part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("w", encoding="utf-8") as file:
-                json.dump(self.identity, file, ensure_ascii=False, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.note)
-        except OSError as error:
-            raise Failed(f"could not write {self.note}: {error.strerror or error}") from error
 
     def remove(self) -> None:
         """Take away all that was put here, and the folder if nothing else is in it."""
@@ -96,7 +72,7 @@ class Windows:
         import torch
 
         plain = latents.detach().cpu().contiguous()
-        claim = json.dumps([self.identity, number, str(plain.dtype), list(plain.shape)], sort_keys=True)
+        claim = json.dumps([self.own.identity, number, str(plain.dtype), list(plain.shape)], sort_keys=True)
         digest = hashlib.sha256(claim.encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -104,21 +80,4 @@ class Windows:
 
 def clear(folder: Path) -> None:
     """Take away whatever windows a folder has, and the folder if nothing else is in it."""
-    for path in (*folder.glob("window-*.safetensors*"), *folder.glob("identity.json*")):
-        path.unlink(missing_ok=True)
-    with suppress(OSError):  # a file of the user's keeps its folder
-        folder.rmdir()
-
-
-def differences(begun: Any, asked: Any, name: str = "") -> list[str]:
-    """What was asked then and is asked now, one line for each field that differs, however deep it lies."""
-    if isinstance(begun, dict) and isinstance(asked, dict):
-        keys = sorted(begun.keys() | asked.keys())
-        parts = [differences(begun.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [line for part in parts for line in part]
-    return [] if begun == asked else [f"{name or 'it'} was {short(begun)} and is now {short(asked)}"]
-
-
-def short(value: Any, longest: int = 50) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= longest else f"{text[:longest]}..."
+    Owned(folder).remove("window-*.safetensors*")

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from sora_cli.data.captions import read_table
 from sora_cli.errors import Failed, SoraError
 from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerConfig
 from sora_cli.models.sora.text import Tokenizer
+from sora_cli.owned import Owned
 from sora_cli.train import captioner
 from sora_cli.train.captioner import CONTEXT, Preset, draw, grammar, marks, run, seen, shares, told, train
 from sora_cli.train.options import TrainOptions
@@ -331,6 +333,64 @@ def test_a_broken_file_stops_no_other(folder: Path, capsys: pytest.CaptureFixtur
     assert "in/broken.mp4 is left out" in err and "1 of 3 files" in err
     code, out, err = say(capsys, "in/broken.mp4")
     assert (code, out, err.count("\n")) == (1, "", 1) and "not a readable video" in err
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *numbers: int, error: BaseException | None = None) -> list[int]:
+    """Have the captioner fail at its first, second, ... file; the list grows with every file that it is asked for."""
+    asked: list[int] = []
+    tell = Own.tell
+
+    def told(self: Own, frames: list) -> object:
+        asked.append(len(asked) + 1)
+        if asked[-1] in numbers:
+            raise error or Failed("the server answers 503")
+        return tell(self, frames)
+
+    monkeypatch.setattr(Own, "tell", told)
+    return asked
+
+
+def files_in(table: str) -> list[str]:
+    return [json.loads(line)["file"] for line in Path(table).read_text().splitlines()]
+
+
+def test_one_bad_answer_costs_one_file(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = failing(monkeypatch, 1)
+    code, _, err = say(capsys, "in", "-o", "c.jsonl")
+    assert code == 1 and files_in("c.jsonl") == ["in/deep/b.png"] and "in/a.mp4 is left out" in err
+    assert "1 of 2 files could not be captioned: in/a.mp4; the same command tries them again" in err
+    assert say(capsys, "in", "-o", "c.jsonl")[:2] == (0, "c.jsonl\n") and asked == [1, 2, 3]
+    assert files_in("c.jsonl") == ["in/deep/b.png", "in/a.mp4"] and not Path("c.jsonl.resume").exists()
+
+
+def test_a_table_goes_on_where_it_was_stopped(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = failing(monkeypatch, 2, error=KeyboardInterrupt())
+    assert say(capsys, "in", "-o", "c.jsonl")[0] == 130 and files_in("c.jsonl") == ["in/a.mp4"]
+    with Path("c.jsonl").open("a") as file:
+        file.write('{"file": "in/de')  # a line that was cut off
+    code, _, err = say(capsys, "in", "-o", "c.jsonl", "--seed", "1")
+    assert code == 2 and "holds another table: seed was 0 and is now 1; --force starts over" in err
+    assert say(capsys, "in", "-o", "c.jsonl")[0] == 0 and asked == [1, 2, 3]
+    assert files_in("c.jsonl") == ["in/a.mp4", "in/deep/b.png"] and not Path("c.jsonl.resume").exists()
+
+
+def test_an_older_table_stays_until_there_is_something_new(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("c.jsonl").write_text('{"file": "x", "caption": "y"}\n')
+    failing(monkeypatch, 1, 2)
+    assert say(capsys, "in", "-o", "c.jsonl", "--force")[0] == 1 and files_in("c.jsonl") == ["x"]
+    assert say(capsys, "in", "-o", "c.jsonl", "--force")[0] == 0 and "x" not in files_in("c.jsonl")
+
+
+def test_two_processes_on_one_table(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    with Owned(Path("c.jsonl.resume")):
+        code, _, err = say(capsys, "in", "-o", "c.jsonl", "--force")
+    assert code == 2 and f"c.jsonl is in use by process {os.getpid()} on" in err and not Path("c.jsonl").exists()
 
 
 def test_doubts_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).parent.parent / "sora_cli"
 TABLE: dict[str, set[str]] = {
     "errors": set(),
     "device": {"errors"},
+    "owned": {"errors"},
     "geometry": {"errors"},
     "shot": {"errors", "geometry"},
-    "media": {"errors"},
+    "media": {"errors", "owned"},
     "join": set(),
     "anchors": {"errors", "geometry", "join", "media", "shot"},
-    "weights": {"errors"},
+    "weights": {"errors", "owned"},
     "networks": set(),
     "remote": {"errors"},
     "tables": {"errors", "shot"},
@@ -27,7 +28,7 @@ TABLE: dict[str, set[str]] = {
     "machine": set(),
     "memory": {"errors", "geometry", "networks", "registry", "machine"},
     "latents": {"checkpoints", "errors", "geometry", "hub", "registry", "shot", "weights"},
-    "windows": {"errors", "weights"},
+    "windows": {"errors", "owned", "weights"},
     "codec": {"device", "errors", "geometry", "latents", "models", "registry"},
     "checkpoints": {"errors"},
     "lora": {"checkpoints", "errors", "shot", "weights"},
@@ -48,8 +49,8 @@ TABLE: dict[str, set[str]] = {
         "errors", "device", "geometry", "hub", "machine", "memory", "models", "networks", "planner", "registry", "shot",
         "weights",
     },
-    "caption": {"device", "errors", "media", "models", "registry", "remote", "weights"},
-    "data": {"device", "errors", "geometry", "machine", "media", "models", "registry", "sheet", "weights"},
+    "caption": {"device", "errors", "media", "models", "owned", "registry", "remote", "weights"},
+    "data": {"device", "errors", "geometry", "machine", "media", "models", "owned", "registry", "sheet", "weights"},
     "world": {"errors", "media"},
     "models": {"errors"},
     "expand": {"errors", "shot", "world"},
@@ -57,9 +58,9 @@ TABLE: dict[str, set[str]] = {
 }
 EVERYTHING = ("cli", "engine", "train", "evaluate", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents", "windows",
-    "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints", "embeddings",
-    "lora", "caption", "rewriting", "cli",
+    "errors", "owned", "geometry", "shot", "media", "weights", "tables", "registry", "remote", "hub", "latents",
+    "windows", "expand", "scores", "sheet", "anchors", "join", "networks", "memory", "estimate", "checkpoints",
+    "embeddings", "lora", "caption", "rewriting", "cli",
 )  # fmt: skip
 
 

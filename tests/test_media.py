@@ -151,7 +151,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout
     process.stdout.readline()
-    wait_for(tmp_path / "a.mp4.part")
+    wait_for(tmp_path / f"a.mp4.{process.pid}.part")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(10) != 0
     assert os.listdir(tmp_path) == []

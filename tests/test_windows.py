@@ -131,15 +131,15 @@ def test_every_torn_length_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 9999, "\x00", "null"])
 def test_a_note_that_is_none_costs_nothing(tmp_path: Path, text: str) -> None:
-    filled(tmp_path).note.write_text(text)
+    (filled(tmp_path).folder / "identity.json").write_text(text)
     windows = Windows(tmp_path, identity())
     assert_first(windows, 4)
     windows.put(4, window(4))
-    assert json.loads(windows.note.read_text()) == json.loads(identity())
+    assert json.loads((tmp_path / "identity.json").read_text()) == json.loads(identity())
 
 
 def test_without_a_note_the_windows_of_another_are_still_strangers(tmp_path: Path) -> None:
-    filled(tmp_path).note.unlink()
+    (filled(tmp_path).folder / "identity.json").unlink()
     assert list(Windows(tmp_path, identity(seed=7))) == []
 
 

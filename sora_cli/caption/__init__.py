@@ -7,6 +7,7 @@
     coca       open_clip's CoCa, from the Hub
     server     any server that speaks OpenAI's protocol
     mixing     captions by people and by machines
+    table      the file that captions are written to
 
 A captioner watches a file and then tells what it saw, so that a file that is broken stops no other.
 """

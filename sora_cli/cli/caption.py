@@ -1,14 +1,16 @@
 """`sora-cli caption FILES|DIR`: what is to be seen in videos and pictures, in words."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sora_cli import media
+from sora_cli import __version__, media
 from sora_cli.caption import POCKET, check_model, is_human, is_server, open_captioner
+from sora_cli.caption.table import Table
 from sora_cli.cli.options import DebugOption, Device, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
@@ -48,33 +50,48 @@ def caption(
 
     pocket knows its own rendered world alone. For real footage: --model coca, or a server that speaks OpenAI's protocol
     and has a model that can see (--model http://localhost:11434 is Ollama)."""
-    check(output, sidecars, model, served, keep_human, force)
+    check(output, sidecars, model, served, keep_human)
+    asked = {"model": model, "served": served, "keep_human": keep_human, "seed": seed, "version": __version__}
+    table = Table(output, asked, force) if output else None
+    if table:
+        table.check()
     files = files_of(paths)
     check_model(model)
     if sidecars:
         check_sidecars(files)
     human = {} if keep_human is None else told_beside(files)
     kept = {name for name in human if is_human(name, keep_human or 0.0, seed)}
-    with Screen(quiet) as screen:
-        todo = [name for name in files if not (sidecars and not force and beside(name).exists())]
+    with Screen(quiet) as screen, table or nullcontext():
+        todo = [name for name in files if not (name in table.rows if table else
+                                               sidecars and not force and beside(name).exists())]  # fmt: skip
         if len(todo) < len(files):
             screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
-        rows = []
+        left = dict.fromkeys(todo)
         for name, text in tell(todo, {name: human[name] for name in kept}, model, str(device), served, timeout, screen):
-            rows.append({"file": name, "caption": text} | ({"human": name in kept} if human else {}))
+            del left[name]
+            row = {"file": name, "caption": text} | ({"human": name in kept} if human else {})
             if sidecars:
                 write(beside(name), f"{text}\n".encode())
-            if output is None:
-                typer.echo(json.dumps(rows[-1], ensure_ascii=False) if as_json else f"{name}\t{text}")
-    if output is not None:
-        write(output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+            if table:
+                table.add(row)
+            else:
+                typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{name}\t{text}")
+        if table and not left:
+            table.finish()
+    if table and table.rows:
         typer.echo(str(output))
-    if len(rows) < len(todo):
-        raise Failed(f"{len(todo) - len(rows)} of {len(todo)} files could not be captioned")
+    if left:
+        again = "; the same command tries them again" if output or sidecars else ""
+        raise Failed(f"{len(left)} of {len(todo)} files could not be captioned: {listed(left)}{again}")
 
 
-def check(output: Path | None, sidecars: bool, model: str, served: str | None, keep_human: float | None,
-          force: bool) -> None:  # fmt: skip
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """`a.mp4, b.mp4, ...`"""
+    names = list(names)
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
+def check(output: Path | None, sidecars: bool, model: str, served: str | None, keep_human: float | None) -> None:
     """Refuse what does not go together."""
     if output and sidecars:
         raise SoraError("-o writes one file and --sidecars one for each; choose")
@@ -83,7 +100,7 @@ def check(output: Path | None, sidecars: bool, model: str, served: str | None, k
     if served and not is_server(model):
         raise SoraError(f"--served is a model of a server, and {model} is none; give --model http://SERVER")
     if output:
-        check_output(output, (".jsonl",), force)
+        check_output(output, (".jsonl",), force=True)  # the table itself knows what may be written over
 
 
 def files_of(paths: Sequence[str]) -> list[str]:
@@ -137,21 +154,20 @@ def told_beside(files: Sequence[str]) -> dict[str, str]:
 
 def tell(files: Sequence[str], known: dict[str, str], model: str, device: str, served: str | None, timeout: float,
          screen: Screen) -> Iterator[tuple[str, str]]:  # fmt: skip
-    """Files with their captions, those that are known and those of the model. One that cannot be read is noted and left
-    out, unless it is the only one."""
+    """Files with their captions, those that are known and those of the model. One that cannot be read or gets no answer
+    is noted and left out, unless it is the only one."""
     captioner = open_captioner(model, device, served, timeout) if set(files) - set(known) else None
     for name in screen.track(files, "caption", len(files)):
         if captioner is None or name in known:
             yield name, known[name]
             continue
         try:
-            frames = captioner.watch(name)
+            told = captioner.tell(captioner.watch(name))
         except SoraError as error:
             if len(files) == 1:
                 raise
             screen.note(f"{name} is left out: {error}")
             continue
-        told = captioner.tell(frames)
         if told.doubt:
             screen.note(f"{name}: {told.doubt}")
         yield name, told.text

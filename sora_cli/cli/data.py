@@ -49,6 +49,9 @@ def build(
     workers: Annotated[int, typer.Option(min=1, help="Files read at once.")] = WORKERS,
     device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the samples of files that are gone, even if those are most of them.")
+    ] = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -64,9 +67,9 @@ def build(
 
     from sora_cli.data.build import Asked
 
-    asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text)
+    asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text, prune)
     asked.check()
-    with Screen(quiet) as screen:
+    with Screen(quiet) as screen, asked.own:
         make(asked, str(device), str(dtype), screen)
     typer.echo(str(output))
 
@@ -79,9 +82,11 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     from sora_cli.data.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
+    asked.check_sources(set(files))
     captions = Captions(asked.source, files, asked.captions)
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
+    asked.check_sources({record.file for record in records if not record.reason.startswith("broken")})
     screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
@@ -96,7 +101,8 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     new = building.finish(asked, records, captions, plan, networks)
     if not samples:
         raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
-    told = f"{len(samples)} samples of {len(used)} files"
+    made = [sample for shard in plan for _, sample in shard.samples]
+    told = f"{len(made)} samples of {len({sample.record.file for sample in made})} files"
     screen.note(f"{told} are in {asked.out}" if new else f"nothing to do: {told} were in {asked.out} already")
 
 

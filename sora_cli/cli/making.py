@@ -17,6 +17,7 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.media.names import sequence_of
+from sora_cli.owned import Owned
 from sora_cli.scores import Drift
 from sora_cli.sheet import Sheet
 from sora_cli.shot import Shot, check_text
@@ -53,9 +54,14 @@ class Target:
         return self.path.with_name(self.path.name + ".resume")
 
     @property
+    def own(self) -> Owned:
+        """The right to make the video, which one process has."""
+        return Owned(self.begun, kind="video", name=self.name)
+
+    @property
     def replaces(self) -> bool:
         """Whether what is there may go: asked for, or from the end of an unfinished run that is gone on with."""
-        return self.force or (self.resume and self.begun.exists())
+        return self.force or (self.resume and not self.own.empty)
 
     @property
     def record(self) -> Path:
@@ -85,12 +91,13 @@ class Target:
             check_output(self.sheet, (".png",), self.replaces)
         if self.stream:
             return
+        self.own.check_free()
         check_output(self.path, media.SUFFIXES, self.replaces)
         for beside in (self.record, self.latents) if self.keeps else ():
             if beside.exists() and not self.replaces:
                 raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
                                 "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
-        if self.begun.exists() and not (self.resume or self.force):
+        if not (self.own.empty or self.resume or self.force):
             raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
 
     def check_format(self, format: media.Format) -> None:
@@ -118,6 +125,9 @@ class Making:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.own = self.target.own
+        if not self.target.stream:
+            self.screen.hold(self.own)
         self.drift = Drift(self.fps)
 
     def denoise(self, run: "Run", part: str = "") -> "Run":
@@ -172,6 +182,7 @@ class Making:
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.forget()
+            self.own.leave()
         self.screen.clear()
         self.say(found)
 

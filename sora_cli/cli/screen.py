@@ -1,6 +1,7 @@
 """What the user sees while it works: progress bars, notes and small pictures, all on stderr."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -62,6 +63,7 @@ class Screen:
             refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
+        self.held = ExitStack()
 
     def columns(self) -> Sequence[ProgressColumn]:
         return TextColumn("{task.description:12}"), BarColumn(), Amount(), TimeRemainingColumn()
@@ -74,6 +76,11 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        self.held.close()
+
+    def hold(self, own: AbstractContextManager[object]) -> None:
+        """Enter what is to be left when the work on the screen is over."""
+        self.held.enter_context(own)
 
     def note(self, text: str) -> None:
         self.console.print(escape(text))

@@ -12,6 +12,7 @@ from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, Device, DeviceOption, Dtype, DtypeOption, ModelOption, SeedOption
 from sora_cli.data.shards import read_index
 from sora_cli.errors import SoraError
+from sora_cli.train import runs
 from sora_cli.train.options import LoraOptions, TrainOptions
 
 
@@ -102,10 +103,10 @@ def train(
     `generate --lora`."""
     if init == Path(SHIPPED) and not init.exists():
         init = registry.PACKAGE / SHIPPED
-    name = f"{stage}-{Path(model).name if stage is Stage.lora else preset}"
+    name = f"{stage}-{Path(model).name if stage is Stage.lora else preset}{'-distilled' * distil}"
     options = TrainOptions(
         str(preset), data, steps, minutes, batch, seed, out or Path("runs") / name,
-        str(device), str(dtype), fresh=not resume, init=init, decoder_only=decoder_only,
+        str(device), str(dtype), str(stage), fresh=not resume, init=init, decoder_only=decoder_only,
         text=text, vae=vae, distil=distil, compile=bool(shutil.which("g++")) if compiled is None else compiled,
         accumulate=accumulate, prefetch=prefetch, shard=shard, checkpoint_activations=checkpoint_activations,
         drop_tokens=drop_tokens, details=details, zoom=zoom, coarse=coarse, align=align,
@@ -124,6 +125,19 @@ def train(
         raise SoraError(f"train {stage} begins from nothing; leave --init away (--resume goes on with a run)")
     if stage is Stage.export and not (init and init.is_dir()):
         raise SoraError("export gathers what was trained; say which transformer with --init RUN, a folder")
+    if stage is Stage.export:
+        from sora_cli.train.export import export
+
+        typer.echo(export(options))
+        return
+    if stage is Stage.lora:
+        models.check_model(model)
+    with runs.held(options):
+        learn(stage, options)
+
+
+def learn(stage: Stage, options: TrainOptions) -> None:
+    """Run a stage, in the folder that it has."""
     match stage:
         case Stage.clip:
             from sora_cli.train import clip
@@ -138,7 +152,6 @@ def train(
 
             dit.train(options)
         case Stage.lora:
-            models.check_model(model)
             from sora_cli.train import lora
 
             assert isinstance(options, LoraOptions)
@@ -151,10 +164,6 @@ def train(
             from sora_cli.train import evaluator
 
             evaluator.train(options)
-        case Stage.export:
-            from sora_cli.train.export import export
-
-            typer.echo(export(options))
 
     from sora_cli.train import ranks
 

@@ -6,8 +6,9 @@ alone, and what is in shards of an earlier plan is copied and not encoded again.
 """
 
 import json
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed, SoraError
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
+from sora_cli.owned import Owned, part_of
 
 SHARD_BYTES = 64_000_000
 SHARDS = "?????-????????????.tar"
@@ -53,6 +55,12 @@ class Asked:
     captions: Path | None = None
     vae: Path | None = None          # None: what is shipped
     text: Path | None = None
+    prune: bool = False              # whether samples of files that are gone may go, however many
+
+    @property
+    def own(self) -> Owned:
+        """The right to work on the dataset, which one process has."""
+        return Owned(self.out)
 
     def check(self) -> None:
         """Refuse what cannot work; SoraError in one line."""
@@ -65,15 +73,27 @@ class Asked:
         for path in (self.vae, self.text, self.captions):
             if path is not None and not path.exists():
                 raise SoraError(f"there is no file {path}")
+        self.own.check_free()
         begun = self.begun()
-        if begun is None and self.out.exists() and any(self.out.iterdir()):
+        if begun is None and not self.own.empty:
             raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
         if begun and Path(begun) != self.source.resolve() and Path(begun).is_dir():
             raise SoraError(f"{self.out} is the dataset of {begun}; give another -o for {self.source}")
 
+    def check_sources(self, there: Collection[str]) -> None:
+        """Refuse, before anything is lost, to lose most of the dataset: a disk may be away, or the folder another."""
+        lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
+        used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
+        same = self.begun() == str(self.source.resolve())
+        gone = [file for file, size in used.items() if file not in there
+                or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
+        if 2 * len(gone) > len(used) and not self.prune:
+            raise SoraError(f"{len(gone)} of the {len(used)} files that {self.out} was made of are not in "
+                            f"{self.source}: is its disk there? --prune removes their samples, another -o keeps them")
+
     def begun(self) -> str | None:
         """The folder that a dataset in `out` is of; None if there is none."""
-        lines = shards.read_lines(self.out / SCAN)[:1] or shards.read_lines(self.out / INDEX)[:1]
+        lines = shards.read_lines(self.out / INDEX)[:1] or shards.read_lines(self.out / SCAN)[:1]
         return lines[0].get("source") if lines else None
 
 
@@ -115,8 +135,20 @@ def whole(frames: int) -> int:
 
 @dataclass(frozen=True)
 class Shard:
-    name: str
+    number: int
+    seal: str
     samples: tuple[tuple[str, Sample], ...]  # by their names
+
+    @classmethod
+    def of(cls, number: int, samples: Iterable[tuple[str, Sample]], networks: "Networks") -> "Shard":
+        """The shard of these samples, whose name tells it from all others."""
+        samples = tuple(samples)
+        told = [(name, sample.key(networks.vae_id), sample.caption) for name, sample in samples]
+        return cls(number, shards.hash_of([FORMAT, networks.text_id, told])[:12], samples)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05}-{self.seal}.tar"
 
 
 @dataclass(frozen=True)
@@ -183,7 +215,7 @@ def look(asked: Asked, files: list[str]) -> Iterator[Record]:
     """Every file as it is known from an earlier run, or examined now; broken ones are tried again. What is found is
     kept at once."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    for left in asked.out.glob("*.part"):
+    for left in asked.out.glob("*.part"):  # of a process that is gone: this one has the folder
         left.unlink(missing_ok=True)
     lines = shards.read_lines(asked.out / MANIFEST) + shards.read_lines(asked.out / SCAN)[1:]
     known = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
@@ -246,26 +278,22 @@ def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
             room = SHARD_BYTES
         groups[-1].append((f"{number:08}", sample))
         room -= size
-    return [Shard(f"{number:05}-{seal(group, networks)}.tar", tuple(group)) for number, group in enumerate(groups)]
-
-
-def seal(group: list[tuple[str, Sample]], networks: Networks) -> str:
-    """What tells a shard from all others."""
-    told = [(name, sample.key(networks.vae_id), sample.caption) for name, sample in group]
-    return shards.hash_of([FORMAT, networks.text_id, told])[:12]
+    return [Shard.of(number, group, networks) for number, group in enumerate(groups)]
 
 
 # ---- encoding ---------------------------------------------------------------------------------------------
 
 
 def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None]:
-    """Write the shards that are not there, and say after each of their samples that it is done."""
+    """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
+    read leave `plan`, so that their shard has another name and they are tried again next time."""
     out, old = asked.out, kept_in(asked.out)
     missing = missing_in(asked.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
     with closing(ahead(partial(attempt, source=asked.source), new, asked.workers)) as decoded:
         for shard in missing:
-            with shards.writing(out / shard.name) as put:
+            part, made = part_of(out / shard.name), []
+            with shards.writing(part) as put:
                 for name, sample in shard.samples:
                     key = sample.key(networks.vae_id)
                     kept = shards.load(out, old[key])["latents"] if key in old else None
@@ -274,7 +302,10 @@ def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None
                     if latents is not None:
                         row = {"key": key, **about(sample), "shape": list(latents.shape), "vae": networks.vae_id}
                         put(name, {"latents": latents, "features": networks.features(sample.caption)}, row)
+                        made.append((name, sample))
                     yield
+            plan[shard.number] = Shard.of(shard.number, made, networks)
+            os.replace(part, out / plan[shard.number].name)
 
 
 def missing_in(folder: Path, plan: list[Shard]) -> list[Shard]:

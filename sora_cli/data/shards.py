@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import weights
+from sora_cli import owned, weights
 from sora_cli.errors import Failed, SoraError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def writing(path: Path) -> Iterator[Callable[[str, Mapping[str, "Tensor"], Row],
     """A shard, which appears when the block ends well: what is called with a sample puts it there."""
     from safetensors.torch import save
 
-    with weights.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with owned.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
         def put(name: str, tensors: Mapping[str, "Tensor"], row: Row) -> None:
             add(tar, f"{name}.safetensors", b"".join(weights.in_order(save(dict(tensors)))))

@@ -81,11 +81,6 @@ def same_file(a: str, b: str) -> bool:
         return os.path.realpath(a) == os.path.realpath(b)
 
 
-def part_of(path: Path) -> Path:
-    """The name under which `path` is written until it is complete."""
-    return path.with_name(path.name + ".part")
-
-
 def readable(path: Path | str) -> Path:
     path = Path(path)
     if not path.is_file():

@@ -12,9 +12,9 @@ from typing import Self
 
 from sora_cli.errors import Failed
 from sora_cli.media.convert import Frame
-from sora_cli.media.names import part_of
 from sora_cli.media.process import explain, start
 from sora_cli.media.y4m import Size
+from sora_cli.owned import part_of, sweep
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
@@ -37,6 +37,7 @@ class Encoder:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
+        sweep(self.path)
         self.complaints = tempfile.TemporaryFile()
         self.process = start(self.command(), stdin=subprocess.PIPE, stderr=self.complaints)
         return self
@@ -104,6 +105,7 @@ def write_image(
     image = Image.fromarray(frame)
     part = part_of(path)
     try:
+        sweep(path)
         image.resize(size or image.size, Image.Resampling.LANCZOS).save(part, format="PNG", pnginfo=tags)
         os.replace(part, path)
     except OSError as error:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sora_cli import weights
 from sora_cli.errors import SoraError
-from sora_cli.train import ranks
+from sora_cli.train import ranks, runs
 from sora_cli.train.feed import Feed
 from sora_cli.train.log import Log
 from sora_cli.train.options import TrainOptions
@@ -109,8 +109,9 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
     weights.save_part(part, "state", tensors, {"step": str(step), "batches": str(batches), "seconds": str(seconds)})
     shutil.rmtree(done, ignore_errors=True)
     part.replace(done)  # all shards of one step appear at once, and only then do older ones go
-    for older in checkpoints(out)[:-1]:
-        shutil.rmtree(older)
+    for other in checkpoints(out):
+        if other != done:
+            shutil.rmtree(other)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -174,6 +175,8 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     device = next(model.parameters()).device
     options.out.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
+    if ranks.leads():
+        runs.begin(options, recipe.batch, batches)
     shown = copy.deepcopy(model).to("meta") if sample and ranks.leads() else None
     shards = ranks.Shards(model, device) if options.shard and ranks.count() > 1 else None
     average, optims = Average(model, recipe.average), optimizers(model, recipe)

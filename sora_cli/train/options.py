@@ -18,6 +18,7 @@ class TrainOptions:
     out: Path                        # run folder: checkpoints, log, sheets, curves
     device: str                      # auto | cpu | cuda | mps
     dtype: str                       # auto | float32 | bfloat16
+    stage: str = ""                  # clip | vae | dit | ...
     fresh: bool = False              # start over instead of resuming from `out`
     init: Path | None = None         # weights to start from
     decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are

@@ -1,0 +1,179 @@
+"""Work that lasts, and whose it is.
+
+A folder of work holds `lock`, which the process that works there has and which goes with it, and `identity.json`, which
+says what the work is. Files appear whole: they are written under a name of this process, flushed and renamed, and what
+processes that are gone have left under such names is removed.
+
+    with Owned(folder, identity, "training run", "--fresh starts over") as own:  # SoraError says who works there
+        own.begin()                                                             # SoraError says what differs
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from sora_cli.errors import Failed, SoraError
+
+LOCK, IDENTITY = "lock", "identity.json"
+
+
+@dataclass
+class Owned:
+    """A folder of work. `kind` and `otherwise` are words of its refusals: what it holds, and what to do instead."""
+
+    folder: Path
+    identity: Any = None  # in JSON, all that determines the work
+    kind: str = "work"
+    otherwise: str = "give another folder"
+    name: str = ""  # of the work, where it is not that of the folder
+
+    # -- One process at a time ------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        from filelock import FileLock, Timeout
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.folder / LOCK)
+            self.lock.acquire(timeout=0)
+            (self.folder / LOCK).write_text(f"process {os.getpid()} on {platform.node()}")
+        except Timeout:
+            raise SoraError(f"{self.name or self.folder} is in use by {self.holder()}; wait until it ends") from None
+        except OSError as error:
+            raise Failed(f"could not write {self.folder}: {error.strerror or error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next process in; nothing the second time."""
+        if not self.lock.is_locked:
+            return
+        with suppress(OSError):  # where a file that is open cannot be removed
+            (self.folder / LOCK).unlink(missing_ok=True)
+        self.lock.release()
+        with suppress(OSError):  # it holds something
+            self.folder.rmdir()
+
+    def check_free(self) -> None:
+        """SoraError if another process works here; changes nothing."""
+        if (self.folder / LOCK).exists():
+            with self:
+                pass
+
+    def holder(self) -> str:
+        """The process that works here, in words."""
+        with suppress(OSError, ValueError):
+            return (self.folder / LOCK).read_text() or "another process"
+        return "another process"
+
+    # -- One work in a folder -------------------------------------------------------------------------------
+
+    def begun(self) -> Any:
+        """The identity of the work in the folder; None if there is none that can be read."""
+        with suppress(OSError, ValueError, RecursionError):
+            return json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+        return None
+
+    def check(self) -> None:
+        """SoraError naming the first difference if the folder holds other work."""
+        begun = self.begun()
+        if begun not in (None, self.identity):
+            found = differences(begun, self.identity)[0]
+            raise SoraError(f"{self.folder} holds another {self.kind}: {found}; {self.otherwise}")
+
+    def begin(self) -> None:
+        """Say in the folder whose it is, or SoraError if it holds other work."""
+        self.check()
+        if self.begun() is None:
+            with suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(self.identity, ensure_ascii=False, indent=1)
+            with writing(self.folder / IDENTITY) as file:
+                file.write(content.encode(errors="backslashreplace"))
+
+    def remove(self, *patterns: str) -> None:
+        """Remove files of such names, then folders of such names that hold nothing else."""
+        for path in (path for pattern in (*patterns, f"{IDENTITY}*") for path in self.folder.glob(pattern)):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no work is in the folder: at most the lock of a process, which may be gone."""
+        return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
+
+
+def differences(begun: Any, asked: Any, name: str = "") -> list[str]:
+    """What was asked then and is asked now, one line for each field that differs, however deep it lies."""
+    if isinstance(begun, dict) and isinstance(asked, dict):
+        keys = sorted(begun.keys() | asked.keys())
+        parts = [differences(begun.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+        return [line for part in parts for line in part]
+    return [] if begun == asked else [f"{name or 'it'} was {short(begun)} and is now {short(asked)}"]
+
+
+def short(value: Any, longest: int = 50) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+# ---- files that appear whole ------------------------------------------------------------------------------
+
+
+def part_of(path: Path) -> Path:
+    """The name under which this process writes `path` until it is complete."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that has a temporary name until it has reached the disk, whole."""
+    part = part_of(path)
+    try:
+        sweep(path)
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that are gone have left of `path`."""
+    for name in os.listdir(path.parent):
+        if name.endswith(".part") and name.startswith(path.name + "."):
+            process = name.split(".")[-2]
+            if re.fullmatch(r"\d{1,9}", process) and not alive(int(process)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of this number."""
+    if sys.platform == "win32":
+        return True  # to ask there is to end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return True

@@ -1,0 +1,89 @@
+"""The folder of a training run: one process at a time, and one training in it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sora_cli import __version__, weights
+from sora_cli.data import shards
+from sora_cli.errors import SoraError
+from sora_cli.owned import Owned
+from sora_cli.train.options import LoraOptions, TrainOptions
+
+KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
+# What a run writes, folders behind what is in them
+WRITTEN = (
+    "checkpoint-???????/state*.safetensors", "checkpoint-???????", "checkpoint.part/state*", "checkpoint.part",
+    "latents-*/????????.*", "latents-*", "samples/??????.png", "samples", "tensorboard/events.out.tfevents.*",
+    "tensorboard", "log.jsonl", "likeness.jsonl", "curves.png", "phases.json",
+)  # fmt: skip
+MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
+WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what it is
+DECISIVE = ("stage", "preset", "seed", "coarse", "decoder_only", "details", "zoom", "distil", "drop_tokens", "aim")
+
+
+@contextmanager
+def held(options: TrainOptions) -> Iterator[None]:
+    """The run folder, taken by the process that writes; emptied of an earlier run where that is asked for."""
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    with Owned(options.out) as own:
+        if options.fresh:
+            check_needed(options)
+            own.remove(*WRITTEN, *results(options.stage))
+        yield
+
+
+def results(stage: str) -> Iterator[str]:
+    """The names of the weights that a stage leaves."""
+    for stem in MADE.get(stage, (stage,)):
+        yield from (f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors")
+
+
+def check_needed(options: TrainOptions) -> None:
+    """SoraError if a run that starts over would remove what it starts from."""
+    for path in (options.init, options.text, options.vae):
+        if path and options.out.resolve() in (path.resolve(), *path.resolve().parents):
+            raise SoraError(f"--fresh empties {options.out}, and {path} is needed; give another --out")
+
+
+def begin(options: TrainOptions, batch: int, batches: int) -> None:
+    """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
+    own = Owned(options.out, identity(options, batch, batches), KIND, OTHERWISE)
+    if not any(options.out.glob("checkpoint-???????")):
+        own.remove()  # nothing was learned
+    own.begin()
+
+
+def identity(options: TrainOptions, batch: int, batches: int) -> dict[str, Any]:
+    """All that a run must keep from its first step to its last."""
+    found = {name: getattr(options, name) for name in DECISIVE}
+    found |= {"batch": batch, "accumulate": batches, "data": data_id(options.data), "version": __version__}
+    found |= {"init": files_id(options.init)} if options.init else {}
+    if options.stage == "dit":
+        from sora_cli.train.dit import frozen
+
+        found |= frozen(options)
+    if isinstance(options, LoraOptions):
+        found |= {"model": options.model, "rank": options.rank}
+    return found
+
+
+def data_id(data: str) -> str:
+    """What is learned from: the world, the samples of a dataset, or the files of a folder, wherever it lies."""
+    folder = Path(data)
+    if data == "world":
+        return data
+    if shards.is_dataset(folder):
+        header, rows = shards.read_index(folder)
+        samples = [{name: value for name, value in row.items() if name not in WHERE} for row in rows]
+        return shards.hash_of([header["vae"], header["text"], samples])[:16]
+    return shards.hash_of([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())])[:16]
+
+
+def files_id(path: Path) -> str:
+    """Which weights these are, of one file or of a folder."""
+    return weights.fingerprint(sorted(path.glob("*.safetensors")) if path.is_dir() else [path])[:16]
