@@ -121,7 +121,7 @@ def test_times_are_those_of_the_scene_unless_something_is_given(engine: Engine) 
 
 def test_what_a_model_of_the_world_made_goes_on_with_its_clock(engine: Engine,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """A beat is a time at which the scene begins; latents of its own know theirs; a loop of whole bars is one of them."""
+    """A beat is a time at which the scene begins; latents of its own know theirs; loops of whole bars have one, too."""
     world = replace(engine.pipeline.entry, usage=replace(engine.pipeline.entry.usage, grammar=True, bar=8.0))
     monkeypatch.setattr(engine.pipeline, "entry", world)
     later = replace(SHOT, captions=("a large cat surfing normal, ocean, camera still, middle, low, beat three",))
