@@ -40,6 +40,7 @@ class Owned:
         from filelock import FileLock, Timeout
 
         try:
+            self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.folder / LOCK)
             self.lock.acquire(timeout=0)
@@ -60,8 +61,9 @@ class Owned:
         with suppress(OSError):  # where a file that is open cannot be removed
             (self.folder / LOCK).unlink(missing_ok=True)
         self.lock.release()
-        with suppress(OSError):  # it holds something
-            self.folder.rmdir()
+        with suppress(OSError):  # they hold something
+            for path in self.made or [self.folder]:
+                path.rmdir()
 
     def check_free(self) -> None:
         """SoraError if another process works here; changes nothing."""
