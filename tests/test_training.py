@@ -25,7 +25,7 @@ from sora_cli.train.feed import Feed
 from sora_cli.train.latents import Bucket, Window, begin, runs
 from sora_cli.train.loop import Recipe, checkpoints, fit, generator
 from sora_cli.train.options import TrainOptions
-from sora_cli.train.packing import Clip
+from sora_cli.train.packing import Clip, Pack
 from sora_cli.train.sheets import save_sheet
 from sora_cli.train.watch import Watch
 from sora_cli.world import dense
@@ -604,3 +604,13 @@ def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypat
         assert torch.equal(one.latents, other.latents) and torch.equal(one.seconds, other.seconds)
         assert one.captions == other.captions
     assert not first.path(0).exists()  # it has left the window
+
+
+def test_coarse_latents_and_their_details_fit_together() -> None:
+    clip = Clip(torch.arange(10.0).view(10, 1, 1, 1), torch.zeros(1), "")
+    pack = Pack([clip], (), torch.zeros(1, 2, 3), generator(0, 0))
+    coarse = dit_training.without_details(pack, (4, 4, 2)).clips[0].latents
+    assert coarse.flatten().tolist() == [0, 1, 2, 3, 8, 9]
+    again = dit_training.with_details(coarse[None], (4, 4, 2))
+    assert again.flatten().tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 8, 9]
+    assert torch.equal(dit_training.with_details(again, (4, 4, 2)), again)

@@ -236,12 +236,9 @@ class Data:
     """Packs of the world: blocks of one shape out of the window, as many as make the budget of tokens."""
 
     def __init__(self, window: Window, conditioner: Conditioner, batch: int, seed: int, schedule: Schedule,
-                 coarse: int = 0, drop: float = 0.0) -> None:  # fmt: skip
+                 drop: float = 0.0) -> None:  # fmt: skip
         self.window, self.conditioner, self.batch = window, conditioner, batch
         self.seed, self.schedule, self.drop = seed, schedule, drop
-        config = window.vae.config
-        whole = torch.arange(config.channels)
-        self.channels = torch.cat([whole[:coarse], whole[config.space :]]) if coarse else whole
         self.buckets: dict[int, Bucket] = {}  # of the blocks so far
 
     def bucket(self, number: int) -> Bucket:
@@ -266,7 +263,7 @@ class Data:
         clips: list[Clip] = []
         while len(clips) < samples:
             clips += self.block(rng.choice(alike)).clips()
-        clips = [clip._replace(latents=clip.latents[self.channels]) for clip in clips[:samples]]
+        clips = clips[:samples]
         phase = self.schedule.at(pack)
         text = self.conditioner([clip.caption for clip in clips])
         return replace(pack_of(clips, text, torch_rng, max(phase.drop, self.drop)), subject=phase.subject)
@@ -326,6 +323,14 @@ def with_details(latents: Tensor, parts: tuple[int, int, int]) -> Tensor:
         return latents
     one, other = latents.split([coarse, motion], 1)
     return torch.cat([one, torch.zeros_like(one[:, :1]).expand(-1, details, -1, -1, -1), other], 1)
+
+
+def without_details(pack: Pack, parts: tuple[int, int, int]) -> Pack:
+    """The same clips, as a transformer sees them that does not make details."""
+    coarse, details, _ = parts
+    clips = [clip._replace(latents=torch.cat([clip.latents[:coarse], clip.latents[coarse + details :]]))
+             for clip in pack.clips]  # fmt: skip
+    return replace(pack, clips=clips)
 
 
 def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
@@ -402,8 +407,7 @@ def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Condit
         window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
         schedule = Schedule(phases, options.out / "phases.json")
-        coarse = vae.config.parts[0] if options.coarse else 0
-        return Data(window, conditioner, recipe.batch, options.seed, schedule, coarse, options.drop_tokens)
+        return Data(window, conditioner, recipe.batch, options.seed, schedule, options.drop_tokens)
     networks = frozen(options)
     dataset = Dataset(options.data, networks["vae"])
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
@@ -444,7 +448,7 @@ def train(options: TrainOptions) -> Path:
     prepare_blocks(options, dit, *([teacher] if teacher else []))
 
     def ready(number: int) -> Batch:
-        pack = data.at(number)
+        pack = without_details(data.at(number), vae.config.parts) if options.coarse else data.at(number)
         asked: list[Example] | distil.Task
         if teacher:
             latents, seconds, *_ = zip(*pack.clips, strict=True)
