@@ -288,7 +288,7 @@ def test_blocks_know_where_their_subjects_are() -> None:
     assert not alone.latents[:, 4:].any() and led.latents[:, 4:].any()
     scene = sample_scene(random.Random(3))
     assert dense(scene) == alone.captions[0]
-    known = field([scene], alone.seconds[:1], 64, 64).flatten(2, 3)[0]
+    known = field([scene], alone.seconds[:1] - scene.begins, 64, 64).flatten(2, 3)[0]
     assert torch.allclose(known, alone.field[0].float(), atol=2e-3)
     clip = next(led.clips())
     assert clip.cover is not None and torch.equal(clip.cover, led.field[0, :, ::3].float().amax(1))

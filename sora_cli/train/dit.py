@@ -508,10 +508,12 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
     """FLOP of a forward pass through a transformer of `size` weights: every weight once a token, but those across time,
     which condition tokens, and packs of pictures, do not see; and 4 D for every pair in attention."""
     tokens, moving = tokens_of(grids, config.conditions), any(g.frames > 1 for g in grids)
-    unseen = sum(g.frames for g in grids) * config.conditions if moving else tokens
+    frames = sum(g.frames for g in grids)
+    once = config.width * (2 * config.width + 5 * 64 + 2)  # weights of time and pace, which see every frame once
+    unseen = frames * config.conditions if moving else tokens
     pairs = sum(g.frames * (g.size + config.conditions) ** 2 + moving * g.size * g.frames**2 for g in grids)
     wide = 4.0 * config.width * config.depth
-    return 2.0 * size * tokens + wide * (pairs - 2 * config.width * unseen)
+    return 2.0 * ((size - once) * tokens + once * frames) + wide * (pairs - 2 * config.width * unseen)
 
 
 def prepare_blocks(options: TrainOptions, *dits: Dit) -> None:
