@@ -89,7 +89,7 @@ class Owned:
         """SoraError naming the first difference if the folder holds other work."""
         begun = self.begun()
         if begun not in (None, self.identity):
-            found = differences(begun, self.identity)[0]
+            found = min(differences(begun, self.identity), key=lambda line: "..." in line)  # one that can be read
             raise SoraError(f"{self.folder} holds another {self.kind}: {found}; {self.otherwise}")
 
     def begin(self) -> None:
