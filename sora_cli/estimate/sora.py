@@ -172,8 +172,11 @@ def activations(model: Model, shot: Shot, window: Window) -> float:
 
 
 def decoder_buffers(vae: Header, shot: Shot, size: int) -> float:
-    """Bytes of the frames decoded at a time: features at 1/4 and pixels in `size`, then pixels in float32."""
+    """Bytes of the frames decoded at a time: features at 1/4, where more is painted those at 1/2 before and after a
+    convolution, and pixels in `size`; then pixels in float32."""
     canvas, tail = geometry.canvas(shot.width, shot.height), json.loads(vae.metadata["config"])["tail"]
     frames = min(shot.frames, DECODED * geometry.TIME_STRIDE)
-    numbers = 3 * tail / 16 + 2 * 3 if zoom_of(vae) == 1 else 4 * (3 * tail / 32 + 2 * 3)
-    return frames * canvas.width * canvas.height * (size * numbers + 2 * 3 * FLOAT32 * zoom_of(vae) ** 2)
+    zoom = zoom_of(vae)
+    larger = tail / 4 + 12 if zoom == 2 else 0
+    numbers = 3 * tail / 16 + larger + 2 * 3 * zoom**2
+    return frames * canvas.width * canvas.height * (size * numbers + zoom * 3 * FLOAT32 * zoom**2)
