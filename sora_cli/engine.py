@@ -59,7 +59,7 @@ class Known:
     where they are known: a model of ours knows what it made itself."""
 
     at: int
-    images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the run's `source_size`
+    images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the cropped canvas
     latents: Tensor | None = None  # [C, n, h, w], the first of them a key frame at `at`
     clock: float | None = None
 

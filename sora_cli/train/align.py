@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli.models.sora.dit import Conditions, Dit, RMSNorm
-from sora_cli.models.sora.patches import PATCH, Grid
+from sora_cli.models.sora.patches import PATCH, Grid, layout
 from sora_cli.world.field import SUBJECTS_MOST
 
 MIDDLE = 3  # the block that is asked
@@ -101,7 +101,7 @@ class Learner(nn.Module):
         if self.head is None:
             return self.dit(patches, grids, given), None
         clean, middle = self.dit.seen(patches, grids, given, MIDDLE)
-        return clean, self.head(middle)
+        return clean, self.head(layout(grids, self.dit.config.conditions, patches.device).take(middle))
 
 
 def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -483,16 +483,12 @@ def train(options: TrainOptions) -> Path:
                                                   pictures.real.shape[-2] // STRIDE, pictures.real.shape[-1] // STRIDE))
             likeness.note(options.out, int(path.stem), pictures.scores(made))
 
-    pictures = likeness.Pictures.drawn(SCORED, device) if data_is_world(options) and not options.distil else None
+    pictures = likeness.Pictures.drawn(SCORED, device) if options.data == "world" and not options.distil else None
     reached = data.schedule.reached if isinstance(data, Data) else None
     averaged = transformer(fit(model, loss, recipe, options, sample, ready, reached))
     if ranks.leads():
         weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.out
-
-
-def data_is_world(options: TrainOptions) -> bool:
-    return options.data == "world"
 
 
 def told_of(data: str) -> dict[str, Any]:

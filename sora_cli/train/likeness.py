@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sora_cli.evaluate import metrics
+from sora_cli.evaluate.clips import COVERED
 from sora_cli.models.sora.vae import Vae
 from sora_cli.world.captions import dense
-from sora_cli.world.field import STRIDE, field
+from sora_cli.world.field import field
 from sora_cli.world.motion import BAR
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 
 HEIGHT, WIDTH = 192, 320
-COVERED = 0.15  # of a cell, from which on it is the subject's
 FILE = "likeness.jsonl"
 
 
@@ -28,7 +29,7 @@ class Pictures:
     scenes: list[Scene]
     seconds: Tensor  # [B, 1]
     real: Tensor  # [B, 3, H, W] in [0, 1]
-    cells: Tensor  # [B, 1, H, W] 1 where the subject is
+    cells: Tensor  # [B, H / 16, W / 16] whether the subject is there
 
     @classmethod
     def drawn(cls, count: int, device: torch.device) -> "Pictures":
@@ -37,8 +38,7 @@ class Pictures:
         while len(scenes) < count:
             scenes += [scene for scene in [sample_scene(rng, "held-out")] if scene.second is None]
         seconds = torch.tensor([[rng.uniform(0, BAR)] for _ in scenes])
-        cover = field(scenes, seconds, HEIGHT, WIDTH, device)[:, 0, :1, 0]
-        cells = F.interpolate((cover > COVERED).float(), scale_factor=STRIDE)
+        cells = field(scenes, seconds, HEIGHT, WIDTH, device)[:, 0, 0, 0] > COVERED
         return cls(scenes, seconds, render(scenes, seconds, HEIGHT, WIDTH, device)[:, 0], cells)
 
     @property
@@ -52,11 +52,8 @@ class Pictures:
 
     def scores(self, made: Tensor) -> dict[str, float]:
         """PSNR in dB of pictures [B, 3, H, W] in [0, 1]: in the subject's cells, and of the whole."""
-        error = (made - self.real).square().mean(1, keepdim=True)
-        here = self.cells.sum((1, 2, 3)) > 0
-        inside = (error * self.cells).sum((1, 2, 3))[here] / self.cells.sum((1, 2, 3))[here]
-        return {name: round(float((-10 * of.clamp_min(1e-10).log10()).mean()), 2)
-                for name, of in (("subject", inside), ("whole", error.mean((1, 2, 3))))}  # fmt: skip
+        one, other, cells = made[:, None], self.real[:, None], self.cells[:, None]
+        return {"subject": round(metrics.psnr_in(one, other, cells), 2), "whole": round(metrics.psnr(one, other), 2)}
 
 
 def decoded(vae: Vae, latents: Tensor) -> Tensor:

@@ -179,14 +179,14 @@ class Dit(nn.Module):
         return self.seen(patches, grids, given, 0)[0]
 
     def seen(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions, after: int) -> tuple[Tensor, Tensor]:
-        """Clean patches [P, 4C], and the features [P, D] of all patches after so many blocks."""
+        """Clean patches [P, 4C], and the features [N, D] of all tokens after so many blocks."""
         where = layout(grids, self.config.conditions, patches.device)
         x = middle = self.embed(patches, where, given)  # (N, D)
         turn, distance = self.turn(where, x.dtype), self.distances(where, grids, given)
         for number, block in enumerate(self.blocks, 1):
             x = block(x, where, turn, distance)  # (N, D)
             middle = x if number == after else middle
-        return self.patch_out(self.norm(where.take(x))), where.take(middle)  # (P, 4C) (P, D)
+        return self.patch_out(self.norm(where.take(x))), middle  # (P, 4C) (N, D)
 
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""

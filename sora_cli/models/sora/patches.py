@@ -202,8 +202,7 @@ def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) 
     """The layout of videos that are all alike but for the positions that are kept of them."""
     V, T, P = len(grids), grids[0].frames, grids[0].size
     index = torch.arange(V * T * (conditions + P), device=device).view(V * T, -1)
-    kept = torch.tensor([g.kept or range(P) for g in set(grids)] if len(set(grids)) == 1 else
-                        [g.kept or range(P) for g in grids], device=device)  # fmt: skip
+    kept = torch.tensor([g.kept or range(P) for g in grids], device=device)
     shape = torch.tensor([[g.height, g.width] for g in grids], device=device)
     cell = torch.stack([kept // shape[:, 1:], kept % shape[:, 1:]], -1)  # (V, P, 2)
     place = (cell + 0.5) / shape[:, None]
