@@ -86,9 +86,9 @@ def mixed(*shares: tuple[float, tuple[tuple[Bucket, float], ...]]) -> tuple[tupl
 # Learn where it matters: the background takes minutes, so most of it is left out until the end.
 PHASES = (Phase(0.0, PICTURES, drop=0.4, subject=3.0), Phase(0.8, PICTURES, subject=2.0))
 GROWN = (  # for weights that know pictures already
-    Phase(0.0, mixed((0.8, PICTURES), (0.2, CHUNKS)), drop=0.4, subject=3.0),
-    Phase(0.5, mixed((0.45, PICTURES), (0.5, CHUNKS), (0.05, CLIPS)), drop=0.4, subject=3.0),
-    Phase(0.85, mixed((0.3, PICTURES), (0.45, CHUNKS), (0.25, CLIPS)), subject=2.0),
+    Phase(0.0, mixed((0.85, PICTURES), (0.15, CHUNKS)), drop=0.4, subject=3.0),
+    Phase(0.7, mixed((0.5, PICTURES), (0.5, CHUNKS)), drop=0.4, subject=3.0),
+    Phase(0.88, mixed((0.35, PICTURES), (0.4, CHUNKS), (0.25, CLIPS)), subject=2.0),
 )
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
