@@ -39,7 +39,7 @@ from sora_cli.train.captioner import marks, shares
 from sora_cli.train.export import export
 from sora_cli.train.latents import TOKEN, Bucket, encode_at
 from sora_cli.train.loop import Recipe, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import DitOptions, ExportOptions
 from sora_cli.train.packing import Clip, pack_of
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -120,7 +120,7 @@ def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Sample
         run.mkdir()
         plain = {key: value for key, value in header.items() if key != "distilled"}
         weights.save_part(run, "dit", {k: v.bfloat16() for k, v in dit.state_dict().items()}, plain)
-        export(TrainOptions("nano", "world", None, None, None, 0, out, "cpu", "auto", init=run))
+        export(ExportOptions(init=run, out=out))
         return judged(out, clips.held_out(asked.clips, 0))
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     told = {"true": [dense(scene) for scene in scenes], "captioner": captions(Own.load(asked.captioner, "cpu"), scenes)}
     right = shares(marks(text, scene) for text, scene in zip(told["captioner"], scenes, strict=True))
     note("latents ...")
-    vae, read = recipe.load_stages(TrainOptions("nano", "world", None, None, None, 0, Path(), "cpu", "auto"), CPU)
+    vae, read = recipe.load_stages(DitOptions(device="cpu"), CPU)
     samples = [latents(vae, scenes, bucket, rng) for bucket, _ in SHAPES]
     parts = (vae.config.space, vae.config.time)
     found = {name: arm(asked, text, samples, read, parts) for name, text in told.items() if asked.only in (None, name)}

@@ -27,7 +27,7 @@ def ship_dit(run: Path) -> None:
     from sora_cli.train.align import transformer
     from sora_cli.train.dit import config_of
     from sora_cli.train.loop import checkpoints
-    from sora_cli.train.options import TrainOptions
+    from sora_cli.train.options import DitOptions
 
     newest = checkpoints(run)[-1]
     tensors, metadata = weights.load_part(newest, "state")
@@ -35,7 +35,7 @@ def ship_dit(run: Path) -> None:
     options = json.loads((run / "log.jsonl").read_text().splitlines()[0])["options"]
     training = {**{k: Path(str(v)).name for k, v in options.items()}, "step": metadata["step"]}
     vae, tower = read_vae(*weights.load_part(POCKET, "vae")), read_text(*weights.load_part(POCKET, "text"))[1]
-    config = config_of(TrainOptions(**options), vae.config, tower.config)
+    config = config_of(DitOptions(**options), vae.config, tower.config)
     header = {"config": json.dumps(asdict(config)), "training": json.dumps(training)}
     weights.save_part(POCKET, "dit", transformer(averages), header)
 

@@ -393,8 +393,8 @@ def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: 
     monkeypatch.setattr("sora_cli.train.vae", recipe, raising=False)
     assert sora("train", "vae", "--preset", "mini", "--steps", "9", "--fresh", "--seed", "3") == 0
     (options,) = seen
-    assert (options.preset, options.steps, options.seed, options.fresh) == ("mini", 9, 3, True)
-    assert options.out == Path("runs/vae-mini")
+    assert (options.preset, options.steps, options.seed, options.resume) == ("mini", 9, 3, False)
+    assert options.folder == Path("runs/vae-mini")
 
 
 def test_version_and_help(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

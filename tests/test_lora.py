@@ -341,8 +341,8 @@ def test_what_lies_beside_does_not_overwrite_it(pocket: Path) -> None:
 
 
 def options(out: Path, **changes: Any) -> LoraOptions:
-    plain = {"preset": "nano", "data": "clips", "steps": 40, "minutes": None, "batch": 2, "seed": 3, "out": out,
-             "device": "cpu", "dtype": "float32", "model": "pocket", "rank": 2}  # fmt: skip
+    plain = {"data": "clips", "steps": 40, "batch": 2, "seed": 3, "out": out, "device": "cpu", "dtype": "float32",
+             "rank": 2}  # fmt: skip
     return LoraOptions(**(plain | changes))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -21,6 +22,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.owned import Owned
 from sora_cli.train import runs
 from sora_cli.train.loop import checkpoints
+from sora_cli.train.options import DitOptions
 
 HERE = str(Path(__file__).parent)
 GENERATE = ("generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41", "-q")
@@ -63,6 +65,7 @@ def waiting(script: str, *words: str) -> Iterator[subprocess.Popen]:
 HOLDING = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from sora_cli.owned import Owned
 with Owned(Path(sys.argv[2])):
     print("here", flush=True)
@@ -329,7 +332,7 @@ def test_a_dataset_that_is_killed_again_and_again_is_the_undisturbed_one(monkeyp
     [
         ({"seed": 4}, "seed was 3 and is now 4"),
         ({"accumulate": 2}, "accumulate was 1 and is now 2"),
-        ({"distil": True}, 'aim was "geometry" and is now "off"'),
+        ({"zoom": 2}, "zoom was 1 and is now 2"),
         ({"preset": "mini"}, 'preset was "nano" and is now "mini"'),
     ],
 )
@@ -347,7 +350,7 @@ def test_a_run_stays_with_its_data_and_its_frozen_networks(monkeypatch: pytest.M
     built(pictures("others", first=9), Path("other"))
     networks = {"vae": "one", "text": "two"}
     monkeypatch.setattr("sora_cli.train.dit.frozen", lambda options: networks)
-    asked = {"stage": "dit", "data": "ds"}
+    asked: dict[str, Any] = {"kind": DitOptions, "data": "ds"}
     toy_run(Path("run"), 5, **asked)
     with pytest.raises(SoraError, match="another training run: data was"):
         toy_run(Path("run"), 10, **(asked | {"data": "other"}))
@@ -362,7 +365,7 @@ def test_a_run_stays_with_its_data_and_its_frozen_networks(monkeypatch: pytest.M
 def test_a_run_that_begins_anew_is_gone_on_with_and_not_the_one_before() -> None:
     toy_run(Path("run"), 20)
     with pytest.raises(KeyboardInterrupt):
-        toy_run(Path("run"), 10, stop=7, fresh=True)
+        toy_run(Path("run"), 10, stop=7, resume=False)
     assert [path.name for path in checkpoints(Path("run"))] == ["checkpoint-0000005"]
 
 
@@ -370,7 +373,7 @@ def test_a_fresh_run_empties_what_the_one_before_wrote() -> None:
     toy_run(Path("run"), 5)
     for name in ("notes.txt", "samples/mine.jpg", "dit.safetensors", "dit-best.safetensors"):
         (Path("run") / name).touch()
-    asked = options(Path("run"), fresh=True, stage="dit")
+    asked = options(Path("run"), kind=DitOptions, resume=False)
     with runs.held(asked):
         assert tiny.everything("run") == ["dit-best.safetensors", "lock", "notes.txt", "samples", "samples/mine.jpg"]
     needed = replace(asked, init=Path("run/dit-best.safetensors"))
@@ -392,7 +395,7 @@ def refused_run(*words: str) -> str:
 
 def test_a_distilled_model_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr("sora_cli.train.dit.train", lambda options: seen.append(options.out))
+    monkeypatch.setattr("sora_cli.train.dit.train", lambda options: seen.append(options.folder))
     Path("dit.safetensors").touch()
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors"]).exit_code == 0
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors", "--distil"]).exit_code == 0

@@ -28,7 +28,7 @@ def test_every_option_in_the_readme_exists() -> None:
     runner = CliRunner()
     for line in re.findall(r"^sora-cli (.+)$", README, re.M):
         words = line.split()[:2]
-        command = words if words[0] in ("weights", "data") else words[:1]
+        command = words if words[0] in ("weights", "data", "train") else words[:1]
         told = runner.invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert told.exit_code == 0, line
         for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from sora_cli.train.align import Learner
 from sora_cli.train.feed import Feed
 from sora_cli.train.latents import Bucket, Window, begin, runs
 from sora_cli.train.loop import Recipe, checkpoints, fit, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.packing import Clip, Pack
 from sora_cli.train.sheets import save_sheet
 from sora_cli.train.watch import Watch
@@ -34,10 +35,8 @@ CPU = torch.device("cpu")
 TINY_VAE = VaeConfig(space=4, details=0, time=2, deep=16, wide=8, paint=8, tail=8, blocks=1, memory=2, zoom=1)
 
 
-def options(out: Path, **changes: object) -> TrainOptions:
-    plain = TrainOptions(preset="nano", data="world", steps=4, minutes=None, batch=1, seed=3, out=out,
-                         device="cpu", dtype="float32")  # fmt: skip
-    return replace(plain, **changes)  # type: ignore[arg-type]
+def options(out: Path, kind: type[TrainOptions] = VaeOptions, **changes: Any) -> Any:
+    return kind(**{"steps": 4, "batch": 1, "seed": 3, "out": out, "device": "cpu", "dtype": "float32", **changes})
 
 
 class Toy(nn.Module):
@@ -413,7 +412,7 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(tmp_path: Path) 
     found = []
     for again in (False, True):
         dit = drawn(replace(SMALL, depth=2))
-        dit_training.prepare_blocks(options(tmp_path, checkpoint_activations=again), dit)
+        dit_training.prepare_blocks(DitOptions(compiled=False, checkpoint_activations=again), dit)
         dit_training.pack_loss(Learner(dit, None), examples, text)["loss"].backward()
         found.append([p.grad for p in dit.parameters()])
     for plain, other in zip(*found, strict=True):

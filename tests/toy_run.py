@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -40,11 +41,22 @@ class Forked(nn.Module):
         return self.last(x)
 
 
+@dataclass(frozen=True)
+class Asked(TrainOptions):
+    """A run that can be spread over processes."""
+
+    stage = "toy"
+    shard: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        return self.shard
+
+
 def main(out: str, steps: int, batches: int | None = None, dies_at: int | None = None, shard: bool = False) -> None:
     """Process 1 kills itself at batch `dies_at`, once."""
     torch.set_num_threads(1)
-    options = TrainOptions("nano", "world", steps, None, None, 3, Path(out), "cpu", "float32",
-                           accumulate=batches, shard=shard)  # fmt: skip
+    options = Asked(steps=steps, seed=3, out=Path(out), device="cpu", dtype="float32", accumulate=batches, shard=shard)
     ranks.join(options)
     torch.manual_seed(0)
     model = Forked()

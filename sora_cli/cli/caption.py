@@ -11,7 +11,7 @@ import typer
 from sora_cli import __version__, media
 from sora_cli.caption import POCKET, check_model, is_human, is_server, open_captioner
 from sora_cli.caption.table import Table
-from sora_cli.cli.options import DebugOption, Device, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
+from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
@@ -40,7 +40,7 @@ def caption(
         typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
     ] = None,
     seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -67,7 +67,7 @@ def caption(
         if len(todo) < len(files):
             screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
         left = dict.fromkeys(todo)
-        for name, text in tell(todo, {name: human[name] for name in kept}, model, str(device), served, timeout, screen):
+        for name, text in tell(todo, {name: human[name] for name in kept}, model, device, served, timeout, screen):
             del left[name]
             row = {"file": name, "caption": text} | ({"human": name in kept} if human else {})
             if sidecars:

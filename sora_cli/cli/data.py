@@ -10,9 +10,7 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli.options import (
     DebugOption,
-    Device,
     DeviceOption,
-    Dtype,
     DtypeOption,
     ForceOption,
     JsonOption,
@@ -47,8 +45,8 @@ def build(
     fps: Annotated[float, typer.Option(help="Frames a second, at most; faster clips are thinned.")] = 30.0,
     max_seconds: Annotated[float, typer.Option(help="Longer shots are cut in pieces.")] = 8.0,
     workers: Annotated[int, typer.Option(min=1, help="Files read at once.")] = WORKERS,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the samples of files that are gone, even if those are most of them.")
     ] = False,
@@ -70,7 +68,7 @@ def build(
     asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text, prune)
     asked.check()
     with Screen(quiet) as screen, asked.own:
-        make(asked, str(device), str(dtype), screen)
+        make(asked, device, dtype, screen)
     typer.echo(str(output))
 
 

@@ -43,6 +43,7 @@ class Wanted:
         return media.Format(*self.size, rate, chroma, tags=(f"COLORRANGE={spread}",))
 
 
+@options.flattened
 def decode(
     source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file that `encode` wrote.")],
     output: options.OutputOption = None,
@@ -54,13 +55,12 @@ def decode(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which weights to use (those LATENTS name unless told).")
     ] = None,
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
+    *,
+    compute: options.Compute,
 ) -> None:
     """Turn latents into a video."""
     started = time.perf_counter()
@@ -77,8 +77,7 @@ def decode(
     from sora_cli.pipelines import load_codec
 
     with Screen(quiet) as screen:
-        where = (str(device), str(dtype), str(memory))
-        codec = load_codec(model, header.canvas, *where, screen.read)
+        codec = load_codec(model, header.canvas, *compute.words, screen.read)
         write(codec, source, wanted, sink, screen)
     told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
             "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

@@ -26,27 +26,24 @@ if TYPE_CHECKING:
     from sora_cli.codec import Codec
 
 
+@options.flattened
 def encode(
     video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The latents (VIDEO's name unless told).")
     ] = None,
-    res: options.ResOption = None,
-    fps: options.FpsOption = None,
-    input_res: options.InputResOption = None,
-    input_fps: options.InputFpsOption = None,
     model: options.ModelOption = "pocket",
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
+    *,
+    reading: options.Input,
+    compute: options.Compute,
 ) -> None:
     """Turn a video into latents, which `decode` turns back and generation can go on from."""
     started = time.perf_counter()
-    asked = Asked(video, res, fps, input_res, input_fps)
+    asked = Asked(video, **vars(reading))
     path = output or named_after(video)
     asked.check()
     check_output(path, (".safetensors",), force)
@@ -56,7 +53,7 @@ def encode(
 
     with Screen(quiet) as screen, asked.open(screen) as source:
         begun = begin(asked, source, model, screen)
-        codec = load_codec(model, begun.canvas, str(device), str(dtype), str(memory), screen.read)
+        codec = load_codec(model, begun.canvas, *compute.words, screen.read)
         made, count = make(source, begun, codec, screen)
         if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")

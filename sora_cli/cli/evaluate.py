@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sora_cli import registry
-from sora_cli.cli.options import DebugOption, Device, DeviceOption, JsonOption, ModelOption, SeedOption
+from sora_cli.cli.options import DebugOption, DeviceOption, JsonOption, ModelOption, SeedOption
 from sora_cli.errors import SoraError
 
 
@@ -14,7 +14,7 @@ def evaluate(
     model: ModelOption = "pocket",
     clips: Annotated[int, typer.Option(min=1, max=100_000, help="How many clips to make.")] = 64,
     seed: SeedOption = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -29,7 +29,7 @@ def evaluate(
 
     from sora_cli import evaluate as measuring
 
-    result = measuring.evaluate(model, clips, seed, str(device))
+    result = measuring.evaluate(model, clips, seed, device)
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:

@@ -10,6 +10,7 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, keep_latents
+from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like
 from sora_cli.cli.screen import Screen
 from sora_cli.shot import Shot
@@ -17,47 +18,31 @@ from sora_cli.shot import Shot
 DEFAULT_SECONDS = 5.0
 
 
+@flattened
 def extend(
     video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
     prompt: options.PromptArgument = "",
+    output: options.OutputOption = None,
     after: Annotated[float | None, typer.Option(help="Seconds to add at the end (5 unless told).")] = None,
     before: Annotated[float | None, typer.Option(help="Seconds to add at the start.")] = None,
-    output: options.OutputOption = None,
-    res: options.ResOption = None,
-    fps: options.FpsOption = None,
-    input_res: options.InputResOption = None,
-    input_fps: options.InputFpsOption = None,
-    seed: options.VideoSeedOption = "0",
-    steps: options.StepsOption = None,
-    guidance: options.GuidanceOption = None,
-    negative: options.NegativeOption = None,
-    model: options.ModelOption = "pocket",
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
-    lora: options.LoraOption = None,
-    expand: options.ExpandOption = "auto",
-    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
-    resume: options.ResumeOption = False,
-    metadata: options.MetadataOption = True,
-    sheet: options.SheetOption = None,
-    preview: options.PreviewOption = False,
-    force: options.ForceOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
+    *,
+    reading: Input,
+    sampling: Sampling,
+    compute: Compute,
+    keeping: Keeping,
+    showing: Showing,
 ) -> None:
     """Add what comes after a video, or what came before it; the video itself stays as it is."""
-    asked = Asked(video, res, fps, input_res, input_fps)
-    target = Target(output or beside(video, "extended"), force, resume, metadata, sheet, as_json)
-    how = expanding.asked(expand, expand_model, model)
-    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, plan, lora)
+    asked = Asked(video, **vars(reading))
+    target = Target(output or beside(video, "extended"), **vars(keeping))
+    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
+    settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
-    check_source(asked, target, model, quiet)
-    with Screen(quiet, preview) as screen, asked.open(screen) as source:
-        seeds.told(seed, settings.seed, screen)
-        shot = shot_like(source, settings, anew=expand != "auto")
+    check_source(asked, target, model, showing.quiet)
+    with Screen(showing.quiet, showing.preview) as screen, asked.open(screen) as source:
+        seeds.told(sampling.seed, settings.seed, screen)
+        shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(side for side, length in seconds.items() if length is not None)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
@@ -67,7 +52,7 @@ def extend(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        engine = Engine(model, str(device), str(dtype), str(memory), screen.read, shot.loras)
+        engine = Engine(model, *compute.words, screen.read, shot.loras)
         connector = Connector(engine, source.format, making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)

@@ -14,6 +14,7 @@ from sora_cli import anchors, geometry, join, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import check_room, output_names
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
 
+@flattened
 def generate(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help='What to show, for example "a cat surfing".')] = "",
@@ -50,18 +52,7 @@ def generate(
     prompt_at: Annotated[
         list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
     ] = None,
-    seed: options.VideoSeedOption = "0",
-    steps: options.StepsOption = None,
-    guidance: options.GuidanceOption = None,
-    negative: options.NegativeOption = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
-    model: options.ModelOption = "pocket",
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
-    lora: options.LoraOption = None,
-    expand: options.ExpandOption = "auto",
-    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
@@ -71,33 +62,30 @@ def generate(
         typer.Option("--output", "-o", help="File name, in which {prompt}, {seed} and {n} are filled in; - is a pipe."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
-    resume: options.ResumeOption = False,
-    metadata: options.MetadataOption = True,
-    sheet: options.SheetOption = None,
-    preview: options.PreviewOption = False,
-    force: options.ForceOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
+    *,
+    sampling: Sampling,
+    compute: Compute,
+    keeping: Keeping,
+    showing: Showing,
 ) -> None:
     """Make a video from a prompt, exactly as large and as long as asked."""
-    shot = asked(context.params | {"seed": seeds.number(seed)}, given(context), source)
-    how = expanding.asked(expand, expand_model, shot.model)
+    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
+    how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     placed = anchors.place(shot)
-    targets = [Target(name, force, resume, metadata, sheet, as_json) for name in output_names(output, shots)]
+    targets = [Target(name, **vars(keeping)) for name in output_names(output, shots)]
     check(shots, targets)
     if dry_run:
-        return show_cost(shot, placed, (str(device), str(dtype), str(memory)), as_json)
-    models.check_model(shot.model, quiet)
+        return show_cost(shot, placed, compute.words, keeping.as_json)
+    models.check_model(shot.model, showing.quiet)
 
     from sora_cli.engine import Engine
 
-    with Screen(quiet, preview) as screen:
-        seeds.told(seed, shot.seed, screen)
+    with Screen(showing.quiet, showing.preview) as screen:
+        seeds.told(sampling.seed, shot.seed, screen)
         around = [expanding.told(anchor, shot) for anchor in shot.anchors]
         shots = expanding.each(shots, how, screen, around)
-        engine = Engine(shot.model, str(device), str(dtype), str(memory), screen.read, shot.loras)
+        engine = Engine(shot.model, *compute.words, screen.read, shot.loras)
         for one, target in zip(shots, targets, strict=True):
             make(engine, one, placed, Making(target, screen, one.fps, one.frames))
 

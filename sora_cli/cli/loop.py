@@ -14,6 +14,7 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
 from sora_cli.cli.screen import Screen
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 
 
+@flattened
 def loop(
     what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close, or what to show.")],
     prompt: options.PromptArgument = "",
@@ -37,51 +39,34 @@ def loop(
     ] = None,
     times: Annotated[int, typer.Option(min=1, max=10_000, help="Repeat the loop in the file.")] = 1,
     output: options.OutputOption = None,
-    res: options.ResOption = None,
-    fps: options.FpsOption = None,
-    input_res: options.InputResOption = None,
-    input_fps: options.InputFpsOption = None,
-    seed: options.VideoSeedOption = "0",
-    steps: options.StepsOption = None,
-    guidance: options.GuidanceOption = None,
-    negative: options.NegativeOption = None,
-    model: options.ModelOption = "pocket",
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
-    lora: options.LoraOption = None,
-    expand: options.ExpandOption = "auto",
-    expand_model: options.ExpandModelOption = None,
-    resume: options.ResumeOption = False,
-    metadata: options.MetadataOption = True,
-    sheet: options.SheetOption = None,
-    preview: options.PreviewOption = False,
-    force: options.ForceOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
+    *,
+    reading: Input,
+    sampling: Sampling,
+    compute: Compute,
+    keeping: Keeping,
+    showing: Showing,
 ) -> None:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
-    how = expanding.asked(expand, expand_model, model)
-    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, loras=lora)
+    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
+    settings = models.asked(sampling, prompt)
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
-    target = Target(name, force, resume, metadata, sheet, as_json)
+    target = Target(name, **vars(keeping))
     work: partial[None]
     if is_video(what):
-        asked = Asked(what, res, fps, input_res, input_fps)
-        check_closing(asked, target, model, times, quiet)
+        asked = Asked(what, **vars(reading))
+        check_closing(asked, target, model, times, showing.quiet)
         length = CONNECTOR_SECONDS if seconds is None else seconds
-        work = partial(close, asked, target, settings, how, length, times, expand != "auto")
+        work = partial(close, asked, target, settings, how, length, times, sampling.expand != "auto")
     else:
         if prompt:
             raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
         length = registry.entry(model).usage.bar or LOOP_SECONDS if seconds is None else seconds
-        shot = round_shot(replace(settings, prompt=what), res, fps, length)
-        check_making(shot, target, quiet)
+        shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
+        check_making(shot, target, showing.quiet)
         work = partial(make, shot, target, how, times)
-    with Screen(quiet, preview) as screen:
-        seeds.told(seed, settings.seed, screen)
-        work(partial(load, model, str(device), str(dtype), str(memory), screen.read, settings.loras), screen)
+    with Screen(showing.quiet, showing.preview) as screen:
+        seeds.told(sampling.seed, settings.seed, screen)
+        work(partial(load, model, *compute.words, screen.read, settings.loras), screen)
 
 
 def is_video(what: str) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from sora_cli import hub, lora, registry
+from sora_cli.cli import seeds
+from sora_cli.cli.options import Sampling
 from sora_cli.cli.screen import Transfers
 from sora_cli.shot import Lora, Shot
 
@@ -26,13 +28,12 @@ def usual(model: str, prompt: str = "") -> Shot:
                 plan=u.plan)  # fmt: skip
 
 
-def asked(model: str, prompt: str, seed: int, steps: int | None, guidance: float | None, negative: str | None,
-          plan: str | None = None, loras: Sequence[str] | None = None) -> Shot:  # fmt: skip
+def asked(sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
     """The same with what the user says about it."""
-    told: dict[str, Any] = {"steps": steps, "guidance": guidance, "negative": negative, "plan": plan,
-                            "loras": loras_of(loras)}  # fmt: skip
-    said = {name: value for name, value in told.items() if value is not None}
-    return replace(usual(model, prompt), seed=seed, **said)
+    told = {"steps": sampling.steps, "guidance": sampling.guidance, "negative": sampling.negative, "plan": plan}
+    said: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)}
+    return replace(usual(sampling.model, prompt), **said)
 
 
 def loras_of(texts: Sequence[str] | None) -> tuple[Lora, ...]:

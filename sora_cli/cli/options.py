@@ -1,8 +1,15 @@
-"""Options that several commands share, so that a word means the same thing everywhere."""
+"""Options that several commands share, so that a word means the same thing everywhere.
 
-from enum import StrEnum
+Those that belong together are the fields of a frozen dataclass; a command takes them as one parameter, which
+`flattened` spreads over its command line.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -11,47 +18,51 @@ from sora_cli.shot import PLANS
 SUITED = "as suits the model"
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses stand on the command line as their fields."""
+    hints = get_type_hints(command, include_extras=True)
+    bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        parameters += options_of(bundles[name]) if name in bundles else [parameter.replace(annotation=hints[name])]
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, kind in bundles.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    flat.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in named}
+    return flat
 
 
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+def options_of(bundle: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters, its own before those that it inherits."""
+    hints, known = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
+    names = dict.fromkeys(name for kind in bundle.__mro__ for name in vars(kind).get("__annotations__", ()))
+
+    def default(field: "Field[Any]") -> Any:
+        return inspect.Parameter.empty if field.default is MISSING else field.default
+
+    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(known[name]),
+                              annotation=hints[name]) for name in names if name in known]  # fmt: skip
 
 
-class Memory(StrEnum):
-    auto = "auto"
-    low = "low"
-    high = "high"
+# ---- one by one -------------------------------------------------------------------------------------------
 
-
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Number format of the networks.")]
-MemoryOption = Annotated[
-    Memory, typer.Option(help="What a Hub model may take: what is free, as little as it can, or all it wants.")
-]
 ModelOption = Annotated[
     str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a folder, or hf:OWNER/NAME.")
 ]
-LoraOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
-]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-VideoSeedOption = Annotated[
-    str, typer.Option(metavar="N|random", help="Same seed, same result; random, or -1, draws one and says which.")
-]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-PromptArgument = Annotated[str, typer.Argument(help="What to show; VIDEO's own prompt, if it has one, unless told.")]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
+DtypeOption = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")]
+PromptArgument = Annotated[str, typer.Argument(help="What to show; by default VIDEO's own prompt, if it has one.")]
 OutputOption = Annotated[
     str | None,
     typer.Option("--output", "-o", help="Where to; the ending says what: mp4, mov, mkv, webm, y4m, gif, webp, apng, "
@@ -59,31 +70,88 @@ OutputOption = Annotated[
 ]  # fmt: skip
 ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Another size than that of the input.")]
 FpsOption = Annotated[float | None, typer.Option(help="Another frame rate than that of the input.")]
-InputResOption = Annotated[str | None, typer.Option(metavar="WxH", help="The input is raw rgb24 of this size.")]
-InputFpsOption = Annotated[float | None, typer.Option(help="The rate of raw input, or of numbered images.")]
-StepsOption = Annotated[
-    int | None, typer.Option(help="Steps of the sampler; more is slower and finer.", show_default=SUITED)
-]
-GuidanceOption = Annotated[
-    float | None, typer.Option(help="How strictly to follow the prompt.", show_default=SUITED)
-]
-NegativeOption = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)
-]
 PlanOption = Annotated[
     str | None, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.", show_default=SUITED)
 ]
-ExpandOption = Annotated[
-    str,
-    typer.Option(metavar="auto|off|grammar|URL", help="How a prompt becomes the caption that the model reads: by what "
-                 "it was trained on, not at all, by pocket's grammar, or by an LLM behind an OpenAI-compatible URL.")
-]  # fmt: skip
-ExpandModelOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand; URL#NAME says the same.")
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")]
-MetadataOption = Annotated[
-    bool, typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside.")
-]
-SheetOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")]
-PreviewOption = Annotated[bool, typer.Option("--preview", help="Show in the terminal how it takes shape.")]
+
+
+# ---- what belongs together --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a video is read: at another size or rate, or raw and in need of both."""
+
+    res: ResOption = None
+    fps: FpsOption = None
+    input_res: Annotated[str | None, typer.Option(metavar="WxH", help="The input is raw rgb24 of this size.")] = None
+    input_fps: Annotated[float | None, typer.Option(help="The rate of raw input, or of numbered images.")] = None
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where networks run."""
+
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = "auto"
+    memory: Annotated[
+        Literal["auto", "low", "high"],
+        typer.Option(help="What a Hub model may take: what is free, as little as it can, or all it wants."),
+    ] = "auto"
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        return self.device, self.dtype, self.memory
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a video is sampled."""
+
+    seed: Annotated[
+        str, typer.Option(metavar="N|random", help="Same seed, same result; random, or -1, draws one and says which.")
+    ] = "0"
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the sampler; more is slower and finer.", show_default=SUITED)
+    ] = None
+    guidance: Annotated[
+        float | None, typer.Option(help="How strictly to follow the prompt.", show_default=SUITED)
+    ] = None
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)] = None
+    model: ModelOption = "pocket"
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
+    ] = None
+    expand: Annotated[
+        str,
+        typer.Option(metavar="auto|off|grammar|URL", help="How a prompt becomes the caption that the model reads: by "
+                     "what it was trained on, not at all, by pocket's grammar, or by an LLM behind an "
+                     "OpenAI-compatible URL."),
+    ] = "auto"  # fmt: skip
+    expand_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand; URL#NAME says the same.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What becomes of a video that is made, and what is kept beside it."""
+
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")] = False
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside."),
+    ] = True
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None
+    force: ForceOption = False
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What the terminal shows."""
+
+    preview: Annotated[bool, typer.Option("--preview", help="Show in the terminal how it takes shape.")] = False
+    quiet: QuietOption = False
+    debug: DebugOption = False

@@ -10,51 +10,35 @@ from sora_cli import geometry, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.making import Making, Target
+from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
 from sora_cli.cli.screen import Screen
 
 
+@flattened
 def reverse(
     anchor: Annotated[str, typer.Argument(help="How it ends: a picture, a video, or - for a stream.")],
     prompt: options.PromptArgument = "",
     seconds: Annotated[float, typer.Option(help="Seconds that lead up to it.")] = 5.0,
     output: options.OutputOption = None,
-    res: options.ResOption = None,
-    fps: options.FpsOption = None,
-    input_res: options.InputResOption = None,
-    input_fps: options.InputFpsOption = None,
-    seed: options.VideoSeedOption = "0",
-    steps: options.StepsOption = None,
-    guidance: options.GuidanceOption = None,
-    negative: options.NegativeOption = None,
-    model: options.ModelOption = "pocket",
-    device: options.DeviceOption = options.Device.auto,
-    dtype: options.DtypeOption = options.Dtype.auto,
-    memory: options.MemoryOption = options.Memory.auto,
-    lora: options.LoraOption = None,
-    expand: options.ExpandOption = "auto",
-    expand_model: options.ExpandModelOption = None,
     plan: options.PlanOption = None,
-    resume: options.ResumeOption = False,
-    metadata: options.MetadataOption = True,
-    sheet: options.SheetOption = None,
-    preview: options.PreviewOption = False,
-    force: options.ForceOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
+    *,
+    reading: Input,
+    sampling: Sampling,
+    compute: Compute,
+    keeping: Keeping,
+    showing: Showing,
 ) -> None:
     """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
-    asked = Asked(anchor, res, fps, input_res, input_fps)
-    target = Target(output or beside(anchor, "reverse"), force, resume, metadata, sheet, as_json)
-    how = expanding.asked(expand, expand_model, model)
-    plan = plan or backwards(model)
-    settings = models.asked(model, prompt, seeds.number(seed), steps, guidance, negative, plan, lora)
-    check_source(asked, target, model, quiet)
-    with Screen(quiet, preview) as screen, asked.open(screen) as source:
-        seeds.told(seed, settings.seed, screen)
+    asked = Asked(anchor, **vars(reading))
+    target = Target(output or beside(anchor, "reverse"), **vars(keeping))
+    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
+    settings = models.asked(sampling, prompt, plan or backwards(model))
+    check_source(asked, target, model, showing.quiet)
+    with Screen(showing.quiet, showing.preview) as screen, asked.open(screen) as source:
+        seeds.told(sampling.seed, settings.seed, screen)
         passing = Passing(source, model)
-        shot = shot_like(source, settings, anew=expand != "auto")
+        shot = shot_like(source, settings, anew=sampling.expand != "auto")
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)
@@ -63,7 +47,7 @@ def reverse(
         from sora_cli.engine import Engine
 
         making = Making(target, screen, shot.fps)
-        engine = Engine(model, str(device), str(dtype), str(memory), screen.read, shot.loras)
+        engine = Engine(model, *compute.words, screen.read, shot.loras)
         connector = Connector(engine, source.format, making)
         raw = chain(connector.connect(shot, head=passing.head), passing.frames())
         count = making.write(raw, source.format, {"sora": shot.to_json()})

@@ -19,13 +19,12 @@ from sora_cli import weights
 from sora_cli.caption.finding import STEM
 from sora_cli.caption.grammar import vocabulary
 from sora_cli.caption.own import Own
-from sora_cli.errors import SoraError
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, CaptionerConfig, Features
 from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train import ranks
 from sora_cli.train.evaluator import damage
 from sora_cli.train.loop import Losses, Recipe, fit, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import CaptionerOptions
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -169,16 +168,12 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
     return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
 
 
-def train(options: TrainOptions) -> Path:
+def train(options: CaptionerOptions) -> Path:
     """Train on the rendered world; returns OUT/captioner.safetensors (half precision)."""
-    if options.preset not in PRESETS:
-        raise SoraError(f"no captioner preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    if options.data != "world":
-        raise SoraError(f"the captioner trains on the rendered world: --data world, not {options.data}")
     return run(PRESETS[options.preset], options)
 
 
-def run(preset: Preset, options: TrainOptions, clips: int = 512) -> Path:
+def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
     """Train one preset as the options say, and examine it on so many held-out clips."""
     device, dtype = ranks.join(options)
     slots = grammar()
@@ -191,7 +186,7 @@ def run(preset: Preset, options: TrainOptions, clips: int = 512) -> Path:
     recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99, save_every=100)
     captioning = Captioning(network, tokenizer, batch, options.seed, dtype)
     network.load_state_dict(fit(network, captioning, recipe, options))
-    path = options.out / f"{STEM}.safetensors"
+    path = options.folder / f"{STEM}.safetensors"
     if not ranks.leads():
         return path
     held_out, usual = examine(Own(network, tokenizer, slots), clips)

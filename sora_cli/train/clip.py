@@ -29,7 +29,7 @@ from sora_cli.models.sora.text import PAD, UNKNOWN, TextConfig, Tokenizer, text_
 from sora_cli.models.sora.text import words as words_of
 from sora_cli.train import ranks, tower
 from sora_cli.train.loop import Losses, Recipe, fit
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
@@ -209,18 +209,16 @@ def recall(contrast: Contrast, batches: int) -> float:
     return float(torch.stack([((v @ t.T).argmax(1) == own).float().mean() for v, t, _ in pairs]).mean())
 
 
-def train(options: TrainOptions) -> Path:
+def train(options: ClipOptions) -> Path:
     """Train on the rendered world or a dataset; returns the exported text tower, OUT/text.safetensors. The video tower
     is beside it, OUT/video.safetensors."""
-    if options.preset not in PRESETS:
-        raise SoraError(f"no clip preset {options.preset!r}; there are {', '.join(PRESETS)}")
     return run(PRESETS[options.preset], options)
 
 
-def run(preset: Preset, options: TrainOptions) -> Path:
+def run(preset: Preset, options: ClipOptions) -> Path:
     """Train one preset as the options say."""
     device, dtype = ranks.join(options)
-    clips: Clips = World(device) if options.data == "world" else Footage(options.data)
+    clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
     tokenizer = Tokenizer(clips.vocabulary, clips.context)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
@@ -231,10 +229,10 @@ def run(preset: Preset, options: TrainOptions) -> Path:
     contrast = Contrast(clip, clips, tokenizer, batch, options.seed, dtype)
     clip.load_state_dict(fit(clip, contrast, recipe, options))
     record = {"stage": "clip", "data": Path(options.data).name, "seed": options.seed, "recipe": asdict(recipe)}
-    record["held_out_recall_at_1" if options.data == "world" else "recall_at_1"] = recall(contrast, 4)
+    record["held_out_recall_at_1" if options.data == WORLD else "recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
-    path = options.out / "text.safetensors"
+    path = options.folder / "text.safetensors"
     if ranks.leads():
         weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
-        tower.save(options.out / "video.safetensors", clip.visual, clips.latents, record)
+        tower.save(options.folder / "video.safetensors", clip.visual, clips.latents, record)
     return path

@@ -38,7 +38,7 @@ from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, aims
 from sora_cli.train.grow import grow_dit
 from sora_cli.train.latents import FIRST, Block, Bucket, Window
 from sora_cli.train.loop import Losses, Recipe, fit, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.sheets import save_sheet
 from sora_cli.world.motion import BAR
@@ -333,14 +333,14 @@ def without_details(pack: Pack, parts: tuple[int, int, int]) -> Pack:
     return replace(pack, clips=clips)
 
 
-def load_stages(options: TrainOptions, device: torch.device) -> tuple[Vae, Conditioner]:
+def load_stages(options: DitOptions, device: torch.device) -> tuple[Vae, Conditioner]:
     """The frozen VAE and text tower."""
     tokenizer, tower = text_from_weights(*registry.load_network("text", options.text))
     vae = vae_from_weights(*registry.load_network("vae", options.vae))
     return vae.to(device), Conditioner(tower, tokenizer, device)
 
 
-def frozen(options: TrainOptions) -> dict[str, str]:
+def frozen(options: DitOptions) -> dict[str, str]:
     """Which autoencoder and which text tower the transformer learns with."""
     return {stem: identity(*registry.load_network(stem, path)) for stem, path in
             (("vae", options.vae), ("text", options.text))}  # fmt: skip
@@ -355,7 +355,7 @@ def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
                             f"--{stem}")  # fmt: skip
 
 
-def config_of(options: TrainOptions, vae: VaeConfig, text: TextConfig) -> DitConfig:
+def config_of(options: DitOptions, vae: VaeConfig, text: TextConfig) -> DitConfig:
     """The sizes of a preset for latents and text features of these kinds."""
     width, depth, heads = (COARSE_WIDTHS if options.coarse else WIDTHS)[options.preset]
     channels = vae.channels - vae.details * options.coarse
@@ -363,7 +363,7 @@ def config_of(options: TrainOptions, vae: VaeConfig, text: TextConfig) -> DitCon
                      text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT, bar=BAR)  # fmt: skip
 
 
-def begin(options: TrainOptions, vae: Vae, text: TextConfig) -> Dit:
+def begin(options: DitOptions, vae: Vae, text: TextConfig) -> Dit:
     """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
     config = config_of(options, vae.config, text)
     if not options.init:
@@ -381,7 +381,7 @@ def parts_of(dit: DitConfig, vae: VaeConfig) -> tuple[int, int]:
     return dit.channels - vae.time, vae.time
 
 
-def encoder_of(options: TrainOptions, vae: Vae) -> Encoder | None:
+def encoder_of(options: DitOptions, vae: Vae) -> Encoder | None:
     """What a middle block is aligned with where no renderer knows the geometry, if it is with anything."""
     if options.aim in ("off", "geometry"):
         return None
@@ -391,22 +391,22 @@ def encoder_of(options: TrainOptions, vae: Vae) -> Encoder | None:
     return tower.load(options.tower, frozen(options)["vae"]).to(vae.mean.device)
 
 
-def aim_of(options: TrainOptions, encoder: Encoder | None) -> Aim | None:
+def aim_of(options: DitOptions, encoder: Encoder | None) -> Aim | None:
     """What a middle block is to tell."""
     if encoder:
         return Features(encoder.numbers)
     return Geometry() if options.aim == "geometry" else None
 
 
-def data_of(options: TrainOptions, recipe: Recipe, vae: Vae, conditioner: Conditioner, conditions: int,
+def data_of(options: DitOptions, recipe: Recipe, vae: Vae, conditioner: Conditioner, conditions: int,
             dtype: torch.dtype, encoder: Encoder | None) -> Data | Clips:  # fmt: skip
     """Packs of what was asked for: of one shape each where blocks are fused or steps distilled."""
-    if options.data == "world":
+    if options.data == WORLD:
         device = conditioner.device
         fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
-        window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.out)
+        window = Window(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.folder)
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-        schedule = Schedule(phases, options.out / "phases.json")
+        schedule = Schedule(phases, options.folder / "phases.json")
         return Data(window, conditioner, recipe.batch, options.seed, schedule, options.drop_tokens)
     networks = frozen(options)
     dataset = Dataset(options.data, networks["vae"])
@@ -425,8 +425,8 @@ class Batch:
     waste: float
 
 
-def train(options: TrainOptions) -> Path:
-    """Train and write the DiT as `options.out`/dit-*.safetensors; returns the folder."""
+def train(options: DitOptions) -> Path:
+    """Train and write the DiT as `options.folder`/dit-*.safetensors; returns the folder."""
     device, dtype = ranks.join(options)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
@@ -481,19 +481,19 @@ def train(options: TrainOptions) -> Path:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 made = likeness.decoded(vae, draw(model.dit, vae, conditioner(pictures.captions), pictures.told,
                                                   pictures.real.shape[-2] // STRIDE, pictures.real.shape[-1] // STRIDE))
-            likeness.note(options.out, int(path.stem), pictures.scores(made))
+            likeness.note(options.folder, int(path.stem), pictures.scores(made))
 
-    pictures = likeness.Pictures.drawn(SCORED, device) if options.data == "world" and not options.distil else None
+    pictures = likeness.Pictures.drawn(SCORED, device) if options.data == WORLD and not options.distil else None
     reached = data.schedule.reached if isinstance(data, Data) else None
     averaged = transformer(fit(model, loss, recipe, options, sample, ready, reached))
     if ranks.leads():
-        weights.save_part(options.out, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
-    return options.out
+        weights.save_part(options.folder, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
+    return options.folder
 
 
 def told_of(data: str) -> dict[str, Any]:
     """What a model card says of a dataset."""
-    if data == "world":
+    if data == WORLD:
         return {}
     found = summary.summary(Path(data))
     example = next(filter(None, Dataset(data).captions), "")
@@ -512,13 +512,13 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
     return 2.0 * ((size - once) * tokens + once * frames) + wide * (pairs - 2 * config.width * unseen)
 
 
-def prepare_blocks(options: TrainOptions, *dits: Dit) -> None:
+def prepare_blocks(options: DitOptions, *dits: Dit) -> None:
     """Blocks that are computed again on the way back, and fused, where that is asked for. Fusing makes one program a
     shape of pack, when it is first met: it is left out where every pack has another, and in shards."""
     for block in (block for dit in dits for block in dit.blocks):
         if options.checkpoint_activations:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-    alike = options.data == "world" or options.distil
+    alike = options.data == WORLD or options.distil
     if options.compile and alike and not options.shard:
         compile_blocks(*dits)
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sora_cli import weights
-from sora_cli.errors import SoraError
 from sora_cli.evaluate.network import (
     CELL,
     HEIGHT,
@@ -26,7 +25,7 @@ from sora_cli.evaluate.network import (
 )
 from sora_cli.train import ranks
 from sora_cli.train.loop import Losses, Recipe, fit, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import EvaluatorOptions
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -164,10 +163,8 @@ def examine(naming: Naming, batches: int) -> dict[str, float]:
     return {kind: sum(mark[kind] for mark in found) / len(found) for kind, found in kinds.items()}
 
 
-def train(options: TrainOptions) -> Path:
+def train(options: EvaluatorOptions) -> Path:
     """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
-    if options.preset not in PRESETS:
-        raise SoraError(f"no evaluator preset {options.preset!r}; there are {', '.join(PRESETS)}")
     preset = PRESETS[options.preset]
     device, dtype = ranks.join(options)
     config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
@@ -180,7 +177,7 @@ def train(options: TrainOptions) -> Path:
     network.load_state_dict(fit(network, naming, recipe, options))
     record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out"] = examine(naming, 16)
-    path = options.out / "evaluator.safetensors"
+    path = options.folder / "evaluator.safetensors"
     return export(network, record, path) if ranks.leads() else path
 
 

@@ -19,17 +19,16 @@ from sora_cli.data.shards import identity, read_lines
 from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
 from sora_cli.train.dit import check_frozen
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import ExportOptions
 from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
 Network = tuple[dict[str, Tensor], dict[str, str]]
 
 
-def export(options: TrainOptions) -> Path:
+def export(options: ExportOptions) -> Path:
     """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it.
     SoraError if networks do not fit together, or if there are other things in the folder."""
-    assert options.init
     if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / registry.EXPORTED).is_file():
         raise SoraError(f"--out {options.out} holds other things than a model; give a folder of its own")
     sources = {"text": options.text, "vae": options.vae, "dit": options.init}

@@ -32,18 +32,18 @@ class Log:
     into waiting for data. Sheets and checkpoints are not counted as time."""
 
     def __init__(self, options: TrainOptions, recipe: "Recipe", start: int, batches: int, device: torch.device) -> None:
-        self.path, self.recipe, self.batches = options.out / "log.jsonl", recipe, batches
+        self.path, self.recipe, self.batches = options.folder / "log.jsonl", recipe, batches
         self.device, self.dtype = device, pick_dtype(options.dtype, device)
         self.seconds, self.steps = 0.0, 0
         self.sums: dict[str, float] = defaultdict(float)
         self.rate = 0.0
-        self.board = board(options.out / "tensorboard", start) if ranks.leads() else None
+        self.board = board(options.folder / "tensorboard", start) if ranks.leads() else None
         if ranks.leads():
             self.begin(options, start)
         self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
                                  TimeRemainingColumn(), console=Console(stderr=True),
                                  disable=not ranks.leads())  # fmt: skip
-        self.task = self.progress.add_task(options.out.name, total=recipe.steps, completed=start, note="")
+        self.task = self.progress.add_task(options.folder.name, total=recipe.steps, completed=start, note="")
 
     def begin(self, options: TrainOptions, start: int) -> None:
         """A new file, or the old one without the steps that are taken again."""

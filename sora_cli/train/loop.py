@@ -146,7 +146,7 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
 
 def batches_of(options: TrainOptions) -> int:
     """Batches a step: as told, as they were when the run began, or one for each process."""
-    found = [] if options.fresh else checkpoints(options.out)
+    found = checkpoints(options.folder) if options.resume else []
     if options.accumulate or not found:
         return options.accumulate or ranks.count()
     first = weights.find_part(found[-1], "state")[0]
@@ -171,16 +171,16 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     returns named losses, of which "loss" is differentiated; those named in `log.COUNTED` are how much there was of
     something. `reached(batch, share)` is told which share of the run is over when the first batch comes that nobody has
     made yet. `sample(model, path)` draws a sheet with the averaged weights. Writes checkpoints, log.jsonl, curves.png,
-    samples/ and tensorboard/ under `options.out`."""
+    samples/ and tensorboard/ under `options.folder`."""
     device = next(model.parameters()).device
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
     if ranks.leads():
         runs.begin(options, recipe.batch, batches)
     shown = copy.deepcopy(model).to("meta") if sample and ranks.leads() else None
-    shards = ranks.Shards(model, device) if options.shard and ranks.count() > 1 else None
+    shards = ranks.Shards(model, device) if options.sharded and ranks.count() > 1 else None
     average, optims = Average(model, recipe.average), optimizers(model, recipe)
-    start, before = (0, 0.0) if options.fresh else load_checkpoint(options.out, model, average, optims, device)
+    start, before = load_checkpoint(options.folder, model, average, optims, device) if options.resume else (0, 0.0)
     log, watch = Log(options, recipe, start, batches, device), Watch()
     clock = Clock(before, options.minutes, device)
     with Feed(data, ahead(options, device), ranks.count(), recipe.steps * batches) as feed, log:
@@ -193,7 +193,7 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
                 reached((step + ahead(options, device) * (step > start)) * batches, max(step / recipe.steps, spent))
             at = time.perf_counter()
             losses, waited = gradients(step)
-            losses |= _step(model, step, losses["loss"], recipe, recipe.rate_at(step, spent), optims, options.out)
+            losses |= _step(model, step, losses["loss"], recipe, recipe.rate_at(step, spent), optims, options.folder)
             average.update(model, step)
             took = time.perf_counter() - at
             log.add(step, losses, took, waited)
@@ -202,7 +202,7 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
             done, late = step + 1, spent >= 1
             last = done == recipe.steps or late
             if done % recipe.save_every == 0 or last:
-                save_checkpoint(options.out, done, model, average, optims, batches, clock.seconds)
+                save_checkpoint(options.folder, done, model, average, optims, batches, clock.seconds)
             if sample and (done % recipe.sample_every == 0 or last):
                 _sample(shown, ranks.whole(average.state), device, sample, log, done)
             if late:

@@ -40,10 +40,9 @@ from sora_cli.train import ranks
 from sora_cli.train.align import Learner
 from sora_cli.train.latents import Window
 from sora_cli.train.loop import Losses, Recipe, checkpoints, fit, generator
-from sora_cli.train.options import LoraOptions
+from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.packing import Clip, Pack, pack_of
 
-WORLD = "world"
 FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}
 BATCH = {"sora": 8, "wan": 1}
@@ -210,7 +209,7 @@ def world(options: LoraOptions, recipe: Recipe, vae: vaes.Vae, read: dit_trainin
           dtype: torch.dtype) -> Batch:  # fmt: skip
     """Freshly drawn scenes, as the transformer's own training has them when it goes on from weights."""
     fresh = 0.75 if device.type == "cpu" else recipe.batch / dit_training.SAMPLES
-    window = Window(vae, options.seed, dit_training.SAMPLES, dit_training.WINDOW, fresh, device, dtype, options.out)
+    window = Window(vae, options.seed, dit_training.SAMPLES, dit_training.WINDOW, fresh, device, dtype, options.folder)
     schedule = dit_training.Schedule(dit_training.GROWN[-1:], None)  # whole videos of all kinds
     return dit_training.Data(window, read, recipe.batch, options.seed, schedule).at
 
@@ -296,7 +295,7 @@ def rate(seconds: Tensor, entry: Entry) -> float:
 
 
 def train(options: LoraOptions) -> Path:
-    """Train and write `options.out`/lora.safetensors; returns it."""
+    """Train and write `options.folder`/lora.safetensors; returns it."""
     device, dtype = ranks.join(options)
     kind = registry.entry(options.model).kind
     recipe = Recipe(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
@@ -309,16 +308,16 @@ def train(options: LoraOptions) -> Path:
         put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
     averaged = fit(adapter, loss, recipe, options)
     if ranks.leads():
-        weights.save(options.out / FILE, adapter.file(averaged), adapter.header(options))
-    return options.out / FILE
+        weights.save(options.folder / FILE, adapter.file(averaged), adapter.header(options))
+    return options.folder / FILE
 
 
 def check_resumed(options: LoraOptions, adapter: Adapter) -> None:
     """Refuse to go on with a run whose factors are of other shapes."""
-    found = [] if options.fresh else checkpoints(options.out)
+    found = checkpoints(options.folder) if options.resume else []
     if not found:
         return
     shapes = weights.read_header(*weights.find_part(found[-1], "state")).shapes
     if any(shapes.get(f"model.{name}") != tuple(value.shape) for name, value in adapter.state_dict().items()):
-        raise SoraError(f"{options.out} holds a training of another rank or model; --fresh starts over, "
+        raise SoraError(f"{options.folder} holds a training of another rank or model; --fresh starts over, "
                         "--out goes elsewhere")  # fmt: skip

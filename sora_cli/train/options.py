@@ -1,61 +1,210 @@
-"""What `sora-cli train` was asked for: one frozen record shared by the three recipes."""
+"""What each `sora-cli train` command may be asked for: its options, declared once, as frozen records."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import typer
+
+WORLD = "world"
+
+Choice = Annotated[Literal["nano", "mini", "base"], typer.Option(help="How large.")]
+Source = Annotated[str, typer.Option(help="What to learn from: world, or a dataset of `data build`.")]
+Init = Annotated[Path | None, typer.Option(help="Weights to start from: pocket, a run, an exported folder, or a file.")]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options common to `train clip`, `train vae` and `train dit`; None means "the preset decides"."""
+    """Options of every training; None means that the preset decides."""
 
-    preset: str                      # nano | mini | base
-    data: str                        # "world", or the folder of a dataset
-    steps: int | None                # optimiser steps
-    minutes: float | None            # wall-clock budget; whichever of the two ends first
-    batch: int | None                # samples per step
-    seed: int
-    out: Path                        # run folder: checkpoints, log, sheets, curves
-    device: str                      # auto | cpu | cuda | mps
-    dtype: str                       # auto | float32 | bfloat16
-    stage: str = ""                  # clip | vae | dit | ...
-    fresh: bool = False              # start over instead of resuming from `out`
-    init: Path | None = None         # weights to start from
-    decoder_only: bool = False       # VAE: keep the encoder of `init`, so that latents stay what they are
-    coarse: bool = False             # DiT: learn the latents without their details, with a smaller network
-    text: Path | None = None         # CLIP text tower for the DiT; None: the shipped one
-    distil: bool = False             # DiT: bake guidance and the size of steps into the weights of `init`
-    compile: bool = False            # fuse the transformer's blocks; a minute for each shape, then twice as fast
-    accumulate: int | None = None    # batches a step; None: as the run began, or one for each process
-    prefetch: int | None = None      # batches made ahead of time; None: a few on a GPU, none on a CPU
-    shard: bool = False              # DiT: spread weights and optimizer states over the processes
-    checkpoint_activations: bool = False   # DiT: compute blocks again on the way back, for less memory
-    drop_tokens: float = 0.0         # DiT: the share of patch positions that training leaves out of a video
-    details: bool = False            # VAE: keep the latents of `init` as they are and learn details beside them
-    zoom: int = 1                    # VAE: pixels painted, a side, for each that is read
-    vae: Path | None = None          # VAE for the DiT; None: the shipped one
-    align: str | None = None         # DiT: off | geometry | clip | MODEL:WEIGHTS of open_clip; None: as the data is
+    stage: ClassVar[str]
+
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None
+    minutes: Annotated[float | None, typer.Option(help="Stop after so much time in all.")] = None
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples per step.")] = None
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches a step, shared by the processes that torchrun starts.")
+    ] = None
+    prefetch: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Batches made ahead; by default 2 on a GPU, 0 on a CPU.")
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/STAGE-PRESET.")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")
+    ] = "auto"
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on where OUT stopped.")] = True
+
+    @property
+    def name(self) -> str:
+        return self.stage
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: checkpoints, log, sheets, curves, and the weights in the end."""
+        return self.out or Path("runs") / self.name
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """Weights that it begins with."""
+        return ()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights and optimizer are spread over processes."""
+        return False
+
+    def record(self) -> str:
+        """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""
+        said = {"stage": self.stage, **asdict(self)}
+        return json.dumps({key: Path(value).name if isinstance(value, Path) or key == "data" else str(value)
+                           for key, value in said.items()})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SizedOptions(TrainOptions):
+    """Those of a network that comes in several sizes."""
+
+    preset: Choice = "nano"
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-{self.preset}"
+
+
+@dataclass(frozen=True)
+class DataOptions(SizedOptions):
+    """Those of a network that learns from the world or from footage."""
+
+    data: Source = WORLD
+
+
+@dataclass(frozen=True)
+class ClipOptions(DataOptions):
+    """Those of `train clip`."""
+
+    stage = "clip"
+
+
+@dataclass(frozen=True)
+class VaeOptions(DataOptions):
+    """Those of `train vae`."""
+
+    stage = "vae"
+    init: Init = None
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Keep the encoder of --init; latents stay what they are.")
+    ] = False
+    details: Annotated[
+        bool, typer.Option("--details", help="Keep the latents of --init, and learn details beside them.")
+    ] = False
+    zoom: Annotated[int, typer.Option(min=1, max=2, help="Pixels painted, a side, for each that is read.")] = 1
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return () if self.init is None else (self.init,)
+
+
+@dataclass(frozen=True)
+class DitOptions(DataOptions):
+    """Those of `train dit`."""
+
+    stage = "dit"
+    init: Init = None
+    text: Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")] = None
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")] = None
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="A smaller network for latents without details, to grow from.")
+    ] = False
+    distil: Annotated[
+        bool, typer.Option("--distil", help="Bake guidance and the size of steps into the weights of --init.")
+    ] = False
+    align: Annotated[
+        str | None,
+        typer.Option(help="What a middle block tells: geometry (the default for the world), off (for other data), "
+                     "clip (features of the tower beside --text), or those of open_clip's MODEL:WEIGHTS."),
+    ] = None  # fmt: skip
+    drop_tokens: Annotated[
+        float, typer.Option(min=0, max=0.9, help="The share of each video's patches that training leaves out.")
+    ] = 0.0
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--eager", help="Fuse layers; by default where there is a C++ compiler.")
+    ] = None
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Spread weights and optimizer over torchrun's processes (FSDP2).")
+    ] = False
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Compute blocks twice, for a fraction of the memory.")
+    ] = False
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}{'-distilled' * self.distil}"
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.init, self.text, self.vae) if path is not None)
+
+    @property
+    def sharded(self) -> bool:
+        return self.shard
+
+    @property
+    def compile(self) -> bool:
+        """Whether blocks are fused: a minute for each shape, then twice as fast."""
+        return bool(shutil.which("g++")) if self.compiled is None else self.compiled
 
     @property
     def aim(self) -> str:
-        """What a middle block is aligned with: of the world its geometry, of other data nothing, unless told."""
-        return self.align or ("geometry" if self.data == "world" and not self.distil else "off")
+        """What a middle block is aligned with: of the world its geometry, of other data nothing, unless asked."""
+        return self.align or ("geometry" if self.data == WORLD and not self.distil else "off")
 
     @property
     def tower(self) -> Path | None:
         """Where the video tower lies that was trained together with `text`, if it is there."""
         return self.text and (self.text if self.text.is_dir() else self.text.parent) / "video.safetensors"
 
-    def record(self) -> str:
-        """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""
-        plain = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        plain["data"] = Path(self.data).name
-        return json.dumps({k: str(v) for k, v in plain.items()})
-
 
 @dataclass(frozen=True)
 class LoraOptions(TrainOptions):
     """Those of `train lora`."""
 
-    model: str = "pocket"            # what is changed
-    rank: int = 16                   # of what is added to each matrix
+    stage = "lora"
+    data: Annotated[
+        str, typer.Option(help="What to learn from: world, a dataset, or a folder of clips, captions and latents.")
+    ] = WORLD
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="What is changed: one of `weights list`, a folder, or hf:OWNER/NAME.")
+    ] = "pocket"
+    rank: Annotated[int, typer.Option(min=1, help="Of what is added to each matrix.")] = 16
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-{Path(self.model).name}"
+
+
+@dataclass(frozen=True)
+class CaptionerOptions(SizedOptions):
+    """Those of `train captioner`, which learns from the world alone."""
+
+    stage = "captioner"
+
+
+@dataclass(frozen=True)
+class EvaluatorOptions(SizedOptions):
+    """Those of `train evaluator`, which learns from the world alone."""
+
+    stage = "evaluator"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Those of `train export`."""
+
+    init: Annotated[Path, typer.Option(help="The transformer: a run of `train dit`.")]
+    text: Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")] = None
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")] = None
+    out: Annotated[Path, typer.Option(help="The folder of the model.")] = Path("model")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sora_cli import __version__, weights
 from sora_cli.data import shards
 from sora_cli.errors import SoraError
 from sora_cli.owned import Owned
-from sora_cli.train.options import LoraOptions, TrainOptions
+from sora_cli.train.options import WORLD, DitOptions, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
 # What a run writes, folders behind what is in them
@@ -21,7 +22,11 @@ WRITTEN = (
 )  # fmt: skip
 MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
 WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what it is
-DECISIVE = ("stage", "preset", "seed", "coarse", "decoder_only", "details", "zoom", "distil", "drop_tokens", "aim")
+# Options that may change while a run goes on, and those that are compared by what they name
+FREE = {
+    "steps", "minutes", "batch", "accumulate", "prefetch", "out", "device", "dtype", "resume", "compiled", "shard",
+    "checkpoint_activations", "align", "data", "init", "text", "vae",
+}  # fmt: skip
 
 
 @contextmanager
@@ -30,8 +35,8 @@ def held(options: TrainOptions) -> Iterator[None]:
     if int(os.environ.get("RANK", 0)):
         yield
         return
-    with Owned(options.out) as own:
-        if options.fresh:
+    with Owned(options.folder) as own:
+        if not options.resume:
             check_needed(options)
             own.remove(*WRITTEN, *results(options.stage))
         yield
@@ -45,37 +50,36 @@ def results(stage: str) -> Iterator[str]:
 
 def check_needed(options: TrainOptions) -> None:
     """SoraError if a run that starts over would remove what it starts from."""
-    for path in (options.init, options.text, options.vae):
-        if path and options.out.resolve() in (path.resolve(), *path.resolve().parents):
-            raise SoraError(f"--fresh empties {options.out}, and {path} is needed; give another --out")
+    for path in options.needs:
+        if options.folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise SoraError(f"--fresh empties {options.folder}, and {path} is needed; give another --out")
 
 
 def begin(options: TrainOptions, batch: int, batches: int) -> None:
     """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
-    own = Owned(options.out, identity(options, batch, batches), KIND, OTHERWISE)
-    if not any(options.out.glob("checkpoint-???????")):
+    own = Owned(options.folder, identity(options, batch, batches), KIND, OTHERWISE)
+    if not any(options.folder.glob("checkpoint-???????")):
         own.remove()  # nothing was learned
     own.begin()
 
 
 def identity(options: TrainOptions, batch: int, batches: int) -> dict[str, Any]:
     """All that a run must keep from its first step to its last."""
-    found = {name: getattr(options, name) for name in DECISIVE}
-    found |= {"batch": batch, "accumulate": batches, "data": data_id(options.data), "version": __version__}
-    found |= {"init": files_id(options.init)} if options.init else {}
-    if options.stage == "dit":
+    asked = asdict(options)
+    found = {"stage": options.stage} | {name: value for name, value in asked.items() if name not in FREE}
+    found |= {"batch": batch, "accumulate": batches, "data": data_id(asked.get("data", WORLD)), "version": __version__}
+    found |= {"init": files_id(asked["init"])} if asked.get("init") else {}
+    if isinstance(options, DitOptions):
         from sora_cli.train.dit import frozen
 
-        found |= frozen(options)
-    if isinstance(options, LoraOptions):
-        found |= {"model": options.model, "rank": options.rank}
+        found |= {"aim": options.aim} | frozen(options)
     return found
 
 
 def data_id(data: str) -> str:
     """What is learned from: the world, the samples of a dataset, or the files of a folder, wherever it lies."""
     folder = Path(data)
-    if data == "world":
+    if data == WORLD:
         return data
     if shards.is_dataset(folder):
         header, rows = shards.read_index(folder)

@@ -18,7 +18,7 @@ from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config
 from sora_cli.train import ranks
 from sora_cli.train.grow import grow_vae
 from sora_cli.train.loop import Losses, Recipe, fit, generator
-from sora_cli.train.options import TrainOptions
+from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.sheets import save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render
@@ -87,7 +87,7 @@ def plain(video: Tensor, zoom: int) -> Footage:
 
 def footage_of(data: str, device: torch.device, zoom: int = 1) -> Draw:
     """Where clips come from: the world, or the source files of a dataset."""
-    if data == "world":
+    if data == WORLD:
         return partial(world_clip, device=device, zoom=zoom)
     dataset = Dataset(data)
     dataset.check_frames(LONGEST)
@@ -233,7 +233,7 @@ def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
     vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
 
 
-def config_of(options: TrainOptions) -> VaeConfig:
+def config_of(options: VaeOptions) -> VaeConfig:
     """The sizes of a preset, with the details that are asked for, or that the weights to begin from have."""
     plain = PRESETS[options.preset]
     details = DETAILS if options.details else 0
@@ -242,7 +242,7 @@ def config_of(options: TrainOptions) -> VaeConfig:
     return replace(plain, space=plain.space + details, details=details, zoom=options.zoom)
 
 
-def freeze(vae: Vae, options: TrainOptions) -> None:
+def freeze(vae: Vae, options: VaeOptions) -> None:
     """Keep what must stay as it is: of the encoder all but new details, or all of it, so that latents stay what they
     are."""
     if options.details or options.decoder_only:
@@ -251,8 +251,8 @@ def freeze(vae: Vae, options: TrainOptions) -> None:
         vae.encoder.detail.requires_grad_(True)
 
 
-def train(options: TrainOptions) -> Path:
-    """Train, measure the latents, and write `options.out`/vae.safetensors; returns its path."""
+def train(options: VaeOptions) -> Path:
+    """Train, measure the latents, and write `options.folder`/vae.safetensors; returns its path."""
     device, dtype = ranks.join(options)
     config = config_of(options)
     draw = footage_of(options.data, device, config.zoom)
@@ -285,12 +285,12 @@ def train(options: TrainOptions) -> Path:
     vae.load_state_dict(averaged, strict=True)
     if any(p.requires_grad for p in vae.encoder.parameters()):
         measure_latents(vae.eval(), 64, draw)
-    return export(vae, options) if ranks.leads() else options.out
+    return export(vae, options) if ranks.leads() else options.folder
 
 
-def export(vae: Vae, options: TrainOptions) -> Path:
+def export(vae: Vae, options: VaeOptions) -> Path:
     """Write the weights in half precision with all that is needed to use them in the header."""
-    path = options.out / "vae.safetensors"
+    path = options.folder / "vae.safetensors"
     tensors = {k: v.half() if v.ndim > 1 else v for k, v in vae.state_dict().items()}
     metadata = {"config": json.dumps(asdict(vae.config)), "training": options.record(), "stride": str(STRIDE)}
     weights.save(path, {k: v.contiguous() for k, v in tensors.items()}, metadata)
