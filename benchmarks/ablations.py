@@ -31,11 +31,11 @@ from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, wa
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.timeline import ADRIFT, Task
-from sora_cli.train import dit as recipe
-from sora_cli.train import vae as vae_recipe
-from sora_cli.train.align import Learner
-from sora_cli.train.latents import Bucket, begin, encode_at
-from sora_cli.train.loop import Recipe, generator
+from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
+from sora_cli.train.recipes import dit as recipe
+from sora_cli.train.recipes import vae as vae_recipe
+from sora_cli.train.recipes.align import Learner
+from sora_cli.train.trainer.loop import Recipe, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene

@@ -33,14 +33,14 @@ from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH
 from sora_cli.models.sora.dit import Dit, config_from
 from sora_cli.models.sora.vae import CHUNK
 from sora_cli.timeline import sample_strides
-from sora_cli.train import dit as recipe
-from sora_cli.train.align import Learner
-from sora_cli.train.captioner import marks, shares
+from sora_cli.train.data.latent_cache import TOKEN, Bucket, encode_at
+from sora_cli.train.data.packing import Clip, pack_of
 from sora_cli.train.export import export
-from sora_cli.train.latents import TOKEN, Bucket, encode_at
-from sora_cli.train.loop import Recipe, generator
 from sora_cli.train.options import DitOptions, ExportOptions
-from sora_cli.train.packing import Clip, pack_of
+from sora_cli.train.recipes import dit as recipe
+from sora_cli.train.recipes.align import Learner
+from sora_cli.train.recipes.captioner import marks, shares
+from sora_cli.train.trainer.loop import Recipe, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene

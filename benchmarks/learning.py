@@ -1,10 +1,10 @@
-"""The short trainings of benchmarks: `sora_cli.train.loop` without a folder, processes and a clock."""
+"""The short trainings of benchmarks: `sora_cli.train.trainer.loop` without a folder, processes and a clock."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sora_cli.train.loop import Average, Recipe, optimizers
+from sora_cli.train.trainer.loop import Average, Recipe, optimizers
 
 
 def learn(network: nn.Module, plan: Recipe, loss: Callable[[int], Tensor]) -> None:

@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from sora_cli.train.likeness import FILE
+from sora_cli.train.recipes.likeness import FILE
 
 OUT = Path(__file__).parent.parent / "docs" / "likeness.png"
 Point = tuple[float, float, float]  # minutes, dB of the subject, dB of the whole

@@ -21,13 +21,13 @@ from sora_cli.media import probe
 from sora_cli.models.sora.dit import Dit
 from sora_cli.models.sora.patches import Grid, grid_of
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
-from sora_cli.train import clip as clip_training
-from sora_cli.train import dit as dit_training
-from sora_cli.train import tower
-from sora_cli.train.align import Features, Learner
-from sora_cli.train.packing import Clip, Packs
-from sora_cli.train.pretrained import Pretrained
-from sora_cli.train.tower import TowerConfig, VideoTower
+from sora_cli.train.data.packing import Clip, Packs
+from sora_cli.train.recipes import clip as clip_training
+from sora_cli.train.recipes import dit as dit_training
+from sora_cli.train.recipes import tower
+from sora_cli.train.recipes.align import Features, Learner
+from sora_cli.train.recipes.pretrained import Pretrained
+from sora_cli.train.recipes.tower import TowerConfig, VideoTower
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerConfig
 from sora_cli.models.sora.text import Tokenizer
 from sora_cli.owned import Owned
-from sora_cli.train import captioner
-from sora_cli.train.captioner import CONTEXT, Preset, draw, grammar, marks, run, seen, shares, told
 from sora_cli.train.options import CaptionerOptions
+from sora_cli.train.recipes import captioner
+from sora_cli.train.recipes.captioner import CONTEXT, Preset, draw, grammar, marks, run, seen, shares, told
 from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS

@@ -387,10 +387,10 @@ def test_the_other_commands_refuse_too(
 
 def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    recipe = types.ModuleType("sora_cli.train.vae")
+    recipe = types.ModuleType("sora_cli.train.recipes.vae")
     recipe.train = seen.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sora_cli.train.vae", recipe)
-    monkeypatch.setattr("sora_cli.train.vae", recipe, raising=False)
+    monkeypatch.setitem(sys.modules, "sora_cli.train.recipes.vae", recipe)
+    monkeypatch.setattr("sora_cli.train.recipes.vae", recipe, raising=False)
     assert sora("train", "vae", "--preset", "mini", "--steps", "9", "--fresh", "--seed", "3") == 0
     (options,) = seen
     assert (options.preset, options.steps, options.seed, options.resume) == ("mini", 9, 3, False)

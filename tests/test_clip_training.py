@@ -12,8 +12,8 @@ from sora_cli import weights
 from sora_cli.data import shards
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.text import UNKNOWN, from_weights
-from sora_cli.train.clip import Footage, Preset, misheard, run, train
 from sora_cli.train.options import ClipOptions
+from sora_cli.train.recipes.clip import Footage, Preset, misheard, run, train
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
 
@@ -24,7 +24,7 @@ def options(out: Path, **more: Any) -> ClipOptions:
 
 @pytest.fixture(autouse=True)
 def few_held_out_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sora_cli.train.clip.recall", lambda contrast, batches: 0.0)
+    monkeypatch.setattr("sora_cli.train.recipes.clip.recall", lambda contrast, batches: 0.0)
 
 
 def test_it_learns_and_exports_a_tower(tmp_path: Path) -> None:

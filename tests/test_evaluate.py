@@ -34,7 +34,7 @@ from sora_cli.evaluate.network import (
     tell,
 )
 from sora_cli.shot import Shot
-from sora_cli.train.evaluator import accuracy, damage, export, labels
+from sora_cli.train.recipes.evaluator import accuracy, damage, export, labels
 from sora_cli.world.captions import dense
 from sora_cli.world.motion import MOTIONS, Stage
 from sora_cli.world.scene import HELD_OUT, Scene

@@ -28,9 +28,9 @@ from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.pipelines.loading import load_dit
 from sora_cli.shot import Lora, Shot
-from sora_cli.train import lora as training
-from sora_cli.train.loop import generator
 from sora_cli.train.options import LoraOptions
+from sora_cli.train.recipes import lora as training
+from sora_cli.train.trainer.loop import generator
 
 CPU, RANK, ALPHA = torch.device("cpu"), 3, 6.0
 FLOAT, HALF = torch.float32, torch.bfloat16

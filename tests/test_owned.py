@@ -20,9 +20,9 @@ from sora_cli.data import build, scan
 from sora_cli.data.dataset import Dataset
 from sora_cli.errors import Failed, SoraError
 from sora_cli.owned import Owned
-from sora_cli.train import runs
-from sora_cli.train.loop import checkpoints
 from sora_cli.train.options import DitOptions
+from sora_cli.train.trainer import run_folder
+from sora_cli.train.trainer.loop import checkpoints
 
 HERE = str(Path(__file__).parent)
 GENERATE = ("generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41", "-q")
@@ -349,7 +349,7 @@ def test_a_run_stays_with_its_data_and_its_frozen_networks(monkeypatch: pytest.M
     built(pictures("clips"), Path("ds"))
     built(pictures("others", first=9), Path("other"))
     networks = {"vae": "one", "text": "two"}
-    monkeypatch.setattr("sora_cli.train.dit.frozen", lambda options: networks)
+    monkeypatch.setattr("sora_cli.train.recipes.dit.frozen", lambda options: networks)
     asked: dict[str, Any] = {"kind": DitOptions, "data": "ds"}
     toy_run(Path("run"), 5, **asked)
     with pytest.raises(SoraError, match="another training run: data was"):
@@ -374,10 +374,10 @@ def test_a_fresh_run_empties_what_the_one_before_wrote() -> None:
     for name in ("notes.txt", "samples/mine.jpg", "dit.safetensors", "dit-best.safetensors"):
         (Path("run") / name).touch()
     asked = options(Path("run"), kind=DitOptions, resume=False)
-    with runs.held(asked):
+    with run_folder.held(asked):
         assert tiny.everything("run") == ["dit-best.safetensors", "lock", "notes.txt", "samples", "samples/mine.jpg"]
     needed = replace(asked, init=Path("run/dit-best.safetensors"))
-    with pytest.raises(SoraError, match="--fresh empties run, and run/dit-best"), runs.held(needed):
+    with pytest.raises(SoraError, match="--fresh empties run, and run/dit-best"), run_folder.held(needed):
         pass
     toy_run(Path("run"), 5, seed=4)
 
@@ -395,7 +395,7 @@ def refused_run(*words: str) -> str:
 
 def test_a_distilled_model_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr("sora_cli.train.dit.train", lambda options: seen.append(options.folder))
+    monkeypatch.setattr("sora_cli.train.recipes.dit.train", lambda options: seen.append(options.folder))
     Path("dit.safetensors").touch()
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors"]).exit_code == 0
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors", "--distil"]).exit_code == 0

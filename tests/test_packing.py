@@ -12,10 +12,10 @@ from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
 from sora_cli.timeline import ADRIFT
-from sora_cli.train import dit as training
-from sora_cli.train import packing
-from sora_cli.train.align import Learner
-from sora_cli.train.packing import Packs, Shape
+from sora_cli.train.data import packing
+from sora_cli.train.data.packing import Packs, Shape
+from sora_cli.train.recipes import dit as training
+from sora_cli.train.recipes.align import Learner
 
 CPU = torch.device("cpu")
 CONFIG = DitConfig(channels=6, width=32, depth=1, heads=2, text_width=8, text_tokens=4, registers=1,

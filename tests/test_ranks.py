@@ -13,8 +13,8 @@ import torch
 import toy_run
 
 from sora_cli.errors import SoraError
-from sora_cli.train import loop, ranks
-from sora_cli.train.feed import Feed
+from sora_cli.train.trainer import distributed, loop
+from sora_cli.train.trainer.prefetch import Feed
 
 PATH = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 FORKS = multiprocessing.get_context("forkserver")
@@ -116,4 +116,4 @@ def test_checkpoints_do_not_know_of_shards(alone_with_four: Path, tmp_path: Path
 def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "count", lambda: 4)
     with pytest.raises(SoraError, match="4 processes cannot share 6 batches a step; use --accumulate 8"):
-        ranks.Step(torch.nn.Linear(1, 1), lambda number: {}, 6, Feed(int, 0, 4, 6))
+        distributed.Step(torch.nn.Linear(1, 1), lambda number: {}, 6, Feed(int, 0, 4, 6))

@@ -17,9 +17,9 @@ from sora_cli.cli import app
 from sora_cli.data.dataset import Dataset, identity
 from sora_cli.errors import SoraError
 from sora_cli.media import probe
-from sora_cli.train import clip as clip_training
-from sora_cli.train import dit as dit_training
-from sora_cli.train import vae as vae_training
+from sora_cli.train.recipes import clip as clip_training
+from sora_cli.train.recipes import dit as dit_training
+from sora_cli.train.recipes import vae as vae_training
 
 RUNNER = CliRunner()
 TINY_CLIP = clip_training.Preset(width=16, heads=2, layers=1, embed_dim=8, channels=(8, 8), steps=2, batch=2, rate=1e-3)

@@ -18,17 +18,18 @@ from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
 from sora_cli.timeline import Task
-from sora_cli.train import distil, grow, loop
-from sora_cli.train import dit as dit_training
-from sora_cli.train import vae as vae_training
-from sora_cli.train.align import Learner
-from sora_cli.train.feed import Feed
-from sora_cli.train.latents import Bucket, Window, begin, runs
-from sora_cli.train.loop import Recipe, checkpoints, fit, generator
+from sora_cli.train.data.latent_cache import Bucket, Window, begin, runs
+from sora_cli.train.data.packing import Clip, Pack
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
-from sora_cli.train.packing import Clip, Pack
-from sora_cli.train.sheets import save_sheet
-from sora_cli.train.watch import Watch
+from sora_cli.train.recipes import distil, grow
+from sora_cli.train.recipes import dit as dit_training
+from sora_cli.train.recipes import vae as vae_training
+from sora_cli.train.recipes.align import Learner
+from sora_cli.train.trainer import loop
+from sora_cli.train.trainer.loop import Recipe, checkpoints, fit, generator
+from sora_cli.train.trainer.monitor import Watch
+from sora_cli.train.trainer.prefetch import Feed
+from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world import dense
 
 CPU = torch.device("cpu")
@@ -344,7 +345,7 @@ def test_the_window_slides() -> None:
 
 def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
     """A latent read with its own chunk alone is that of a longer clip, but for the memory of its past."""
-    from sora_cli.train.latents import encode_at
+    from sora_cli.train.data.latent_cache import encode_at
     from sora_cli.world.scene import Scene
 
     vae = window().vae

@@ -13,7 +13,6 @@ from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, flattened
 from sora_cli.data.shards import read_index
 from sora_cli.errors import SoraError
-from sora_cli.train import runs
 from sora_cli.train.options import (
     WORLD,
     CaptionerOptions,
@@ -26,6 +25,7 @@ from sora_cli.train.options import (
     TrainOptions,
     VaeOptions,
 )
+from sora_cli.train.trainer import run_folder
 
 SHIPPED = "pocket"
 
@@ -112,12 +112,12 @@ def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> 
     """Run a training in its folder, once all that can be refused without torch is; returns what it made."""
     check(options)
     prepare()
-    with runs.held(options):
+    with run_folder.held(options):
         made: Path = import_module(f"sora_cli.train.{options.stage}").train(options)
 
-        from sora_cli.train import ranks
+        from sora_cli.train.trainer import distributed
 
-        ranks.leave()
+        distributed.leave()
     return made
 
 

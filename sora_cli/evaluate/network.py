@@ -163,7 +163,7 @@ def tell(network: Evaluator, clip: Tensor, count: int = 1) -> Named:
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Evaluator:
-    """The frozen network that `sora_cli.train.evaluator` exported."""
+    """The frozen network that `sora_cli.train.recipes.evaluator` exported."""
     fields = {name: tuple(value) for name, value in json.loads(metadata["config"]).items()}
     network = Evaluator(EvaluatorConfig(**fields))
     network.load_state_dict(dict(tensors), strict=True)      # half-precision weights become float32 in here

@@ -18,8 +18,8 @@ from sora_cli import registry, weights
 from sora_cli.data.shards import identity, read_lines
 from sora_cli.errors import SoraError
 from sora_cli.registry import Usage
-from sora_cli.train.dit import check_frozen
 from sora_cli.train.options import ExportOptions
+from sora_cli.train.recipes.dit import check_frozen
 from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")

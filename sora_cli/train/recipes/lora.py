@@ -35,13 +35,13 @@ from sora_cli.pipelines.wan import Wan
 from sora_cli.registry import Entry
 from sora_cli.shot import Shot
 from sora_cli.solvers import TRAINED
-from sora_cli.train import dit as dit_training
-from sora_cli.train import ranks
-from sora_cli.train.align import Learner
-from sora_cli.train.latents import Window
-from sora_cli.train.loop import Losses, Recipe, checkpoints, fit, generator
+from sora_cli.train.data.latent_cache import Window
+from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.options import WORLD, LoraOptions
-from sora_cli.train.packing import Clip, Pack, pack_of
+from sora_cli.train.recipes import dit as dit_training
+from sora_cli.train.recipes.align import Learner
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, checkpoints, fit, generator
 
 FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}
@@ -296,7 +296,7 @@ def rate(seconds: Tensor, entry: Entry) -> float:
 
 def train(options: LoraOptions) -> Path:
     """Train and write `options.folder`/lora.safetensors; returns it."""
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     kind = registry.entry(options.model).kind
     recipe = Recipe(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
                     warmup=20, average=0.99, save_every=100)  # fmt: skip
@@ -307,7 +307,7 @@ def train(options: LoraOptions) -> Path:
     if kind != "sora":
         put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
     averaged = fit(adapter, loss, recipe, options)
-    if ranks.leads():
+    if distributed.leads():
         weights.save(options.folder / FILE, adapter.file(averaged), adapter.header(options))
     return options.folder / FILE
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sora_cli import registry, weights
 from sora_cli.data.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
-from sora_cli.train import ranks
-from sora_cli.train.grow import grow_vae
-from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import WORLD, VaeOptions
-from sora_cli.train.sheets import save_sheet
+from sora_cli.train.recipes.grow import grow_vae
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
+from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
@@ -253,7 +253,7 @@ def freeze(vae: Vae, options: VaeOptions) -> None:
 
 def train(options: VaeOptions) -> Path:
     """Train, measure the latents, and write `options.folder`/vae.safetensors; returns its path."""
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     config = config_of(options)
     draw = footage_of(options.data, device, config.zoom)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
@@ -285,7 +285,7 @@ def train(options: VaeOptions) -> Path:
     vae.load_state_dict(averaged, strict=True)
     if any(p.requires_grad for p in vae.encoder.parameters()):
         measure_latents(vae.eval(), 64, draw)
-    return export(vae, options) if ranks.leads() else options.folder
+    return export(vae, options) if distributed.leads() else options.folder
 
 
 def export(vae: Vae, options: VaeOptions) -> Path:

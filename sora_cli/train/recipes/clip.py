@@ -27,10 +27,11 @@ from sora_cli.data.dataset import Dataset
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.text import PAD, UNKNOWN, TextConfig, Tokenizer, text_weights
 from sora_cli.models.sora.text import words as words_of
-from sora_cli.train import ranks, tower
-from sora_cli.train.loop import Losses, Recipe, fit
 from sora_cli.train.options import WORLD, ClipOptions
-from sora_cli.train.tower import GAP, MOMENTS, TowerConfig, VideoTower
+from sora_cli.train.recipes import tower
+from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, fit
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -217,7 +218,7 @@ def train(options: ClipOptions) -> Path:
 
 def run(preset: Preset, options: ClipOptions) -> Path:
     """Train one preset as the options say."""
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
     tokenizer = Tokenizer(clips.vocabulary, clips.context)
     with torch.random.fork_rng():
@@ -232,7 +233,7 @@ def run(preset: Preset, options: ClipOptions) -> Path:
     record["held_out_recall_at_1" if options.data == WORLD else "recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
     path = options.folder / "text.safetensors"
-    if ranks.leads():
+    if distributed.leads():
         weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
         tower.save(options.folder / "video.safetensors", clip.visual, clips.latents, record)
     return path

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from sora_cli import weights
 from sora_cli.errors import SoraError
-from sora_cli.train import ranks, runs
-from sora_cli.train.feed import Feed
-from sora_cli.train.log import Log
 from sora_cli.train.options import TrainOptions
-from sora_cli.train.watch import Watch, refuse_nonsense
+from sora_cli.train.trainer import distributed, run_folder
+from sora_cli.train.trainer.logger import Log
+from sora_cli.train.trainer.monitor import Watch, refuse_nonsense
+from sora_cli.train.trainer.prefetch import Feed
 
 Losses = dict[str, Tensor]
 
@@ -67,8 +67,8 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         keep = min(self.decay, (1 + step) / (10 + step))
         now = model.state_dict()
-        mine = [ranks.local(v) for v in self.state.values()]
-        torch._foreach_lerp_(mine, [ranks.local(now[k]).float() for k in self.state], 1 - keep)
+        mine = [distributed.local(v) for v in self.state.values()]
+        torch._foreach_lerp_(mine, [distributed.local(now[k]).float() for k in self.state], 1 - keep)
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -97,11 +97,11 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
     for i, optim in enumerate(optims):
         for j, state in optim.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    broken = not all(ranks.local(v).isfinite().all() for v in tensors.values())
-    if ranks.somewhere(broken, next(model.parameters()).device):
-        ranks.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from before")
-    tensors = ranks.whole(tensors)
-    if not ranks.leads():
+    broken = not all(distributed.local(v).isfinite().all() for v in tensors.values())
+    if distributed.somewhere(broken, next(model.parameters()).device):
+        distributed.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from before")
+    tensors = distributed.whole(tensors)
+    if not distributed.leads():
         return
     part, done = out / "checkpoint.part", out / f"checkpoint-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
@@ -131,15 +131,15 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
     if {k: v.shape for k, v in now.items()} != {k: v.shape for k, v in then.items()}:
         raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
                         "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
-    model.load_state_dict({k: ranks.spread_like(v, now[k]) for k, v in then.items()}, strict=True)
+    model.load_state_dict({k: distributed.spread_like(v, now[k]) for k, v in then.items()}, strict=True)
     for k, v in _under(tensors, "average.").items():
-        average.state[k] = ranks.spread_like(v.to(device), average.state[k])
+        average.state[k] = distributed.spread_like(v.to(device), average.state[k])
     for i, optim in enumerate(optims):
         held = [p for group in optim.param_groups for p in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, f"optim.{i}.").items():
             j, name = key.split(".", 1)
-            states.setdefault(int(j), {})[name] = ranks.spread_like(value, held[int(j)])
+            states.setdefault(int(j), {})[name] = distributed.spread_like(value, held[int(j)])
         optim.load_state_dict(optim.state_dict() | {"state": states})
     return int(metadata["step"]), float(metadata.get("seconds", 0))
 
@@ -148,7 +148,7 @@ def batches_of(options: TrainOptions) -> int:
     """Batches a step: as told, as they were when the run began, or one for each process."""
     found = checkpoints(options.folder) if options.resume else []
     if options.accumulate or not found:
-        return options.accumulate or ranks.count()
+        return options.accumulate or distributed.count()
     first = weights.find_part(found[-1], "state")[0]
     return int(weights.read_header(first).metadata.get("batches", 1))
 
@@ -175,16 +175,16 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     device = next(model.parameters()).device
     options.folder.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
-    if ranks.leads():
-        runs.begin(options, recipe.batch, batches)
-    shown = copy.deepcopy(model).to("meta") if sample and ranks.leads() else None
-    shards = ranks.Shards(model, device) if options.sharded and ranks.count() > 1 else None
+    if distributed.leads():
+        run_folder.begin(options, recipe.batch, batches)
+    shown = copy.deepcopy(model).to("meta") if sample and distributed.leads() else None
+    shards = distributed.Shards(model, device) if options.sharded and distributed.count() > 1 else None
     average, optims = Average(model, recipe.average), optimizers(model, recipe)
     start, before = load_checkpoint(options.folder, model, average, optims, device) if options.resume else (0, 0.0)
     log, watch = Log(options, recipe, start, batches, device), Watch()
     clock = Clock(before, options.minutes, device)
-    with Feed(data, ahead(options, device), ranks.count(), recipe.steps * batches) as feed, log:
-        gradients = ranks.Step(model, loss, batches, feed, shards)
+    with Feed(data, ahead(options, device), distributed.count(), recipe.steps * batches) as feed, log:
+        gradients = distributed.Step(model, loss, batches, feed, shards)
         for step in range(start, recipe.steps):
             spent = clock.spent()
             if start and step == start and spent >= 1:
@@ -204,13 +204,13 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
             if done % recipe.save_every == 0 or last:
                 save_checkpoint(options.folder, done, model, average, optims, batches, clock.seconds)
             if sample and (done % recipe.sample_every == 0 or last):
-                _sample(shown, ranks.whole(average.state), device, sample, log, done)
+                _sample(shown, distributed.whole(average.state), device, sample, log, done)
             if late:
                 break
-        if not sample and ranks.leads():
+        if not sample and distributed.leads():
             log.plot()
-    averaged = ranks.whole(average.state)
-    ranks.wait()
+    averaged = distributed.whole(average.state)
+    distributed.wait()
     return averaged
 
 
@@ -226,7 +226,7 @@ class Clock:
 
     def spent(self) -> float:
         """The share of the minutes that there are; 0 where there is no end to them."""
-        return ranks.agree(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
+        return distributed.agree(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
 
 
 def ahead(options: TrainOptions, device: torch.device) -> int:
@@ -237,7 +237,7 @@ def ahead(options: TrainOptions, device: torch.device) -> int:
 def _step(model: nn.Module, step: int, loss: float, recipe: Recipe, rate: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
     """Learn from the gradients that there are; Failed, with nothing learned, where they make no sense."""
-    norm = ranks.number(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+    norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
     refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:
         for group in optim.param_groups:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from sora_cli.train import ranks
+from sora_cli.train.trainer import distributed
 
 SETTLED = 50  # steps before a loss is compared with anything; the running mean reaches about as far back
 WORSE, LONG = 3.0, 200  # so many times the best running mean, for so many steps, is a divergence
@@ -16,7 +16,7 @@ def refuse_nonsense(step: int, loss: float, norm: float, good: Path | None) -> N
     if math.isfinite(loss) and math.isfinite(norm):
         return
     left = f"{good} is as it was before; go on from it with another --seed" if good else "there is no checkpoint yet"
-    ranks.fail(f"step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, so training stops; {left}")
+    distributed.fail(f"step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, so training stops; {left}")
 
 
 class Watch:

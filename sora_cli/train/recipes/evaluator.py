@@ -23,9 +23,9 @@ from sora_cli.evaluate.network import (
     frames_of,
     moments,
 )
-from sora_cli.train import ranks
-from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import EvaluatorOptions
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -166,7 +166,7 @@ def examine(naming: Naming, batches: int) -> dict[str, float]:
 def train(options: EvaluatorOptions) -> Path:
     """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
     preset = PRESETS[options.preset]
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
@@ -178,7 +178,7 @@ def train(options: EvaluatorOptions) -> Path:
     record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out"] = examine(naming, 16)
     path = options.folder / "evaluator.safetensors"
-    return export(network, record, path) if ranks.leads() else path
+    return export(network, record, path) if distributed.leads() else path
 
 
 def export(network: Evaluator, record: dict, path: Path) -> Path:

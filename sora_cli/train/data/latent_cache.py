@@ -24,7 +24,7 @@ from sora_cli import weights
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.timeline import ADRIFT, sample_strides
-from sora_cli.train.packing import TOLD, Clip
+from sora_cli.train.data.packing import TOLD, Clip
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
 from sora_cli.world.motion import BAR

@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sora_cli.device import pick_device, pick_dtype
 from sora_cli.errors import Failed, SoraError
-from sora_cli.train.feed import Feed
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.trainer.prefetch import Feed
 
 
 def join(options: TrainOptions) -> tuple[torch.device, torch.dtype]:

@@ -33,14 +33,15 @@ from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampler import euler
 from sora_cli.timeline import ADRIFT, Task, sample_task
-from sora_cli.train import distil, likeness, pretrained, ranks, tower
-from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, aims_of, transformer
-from sora_cli.train.grow import grow_dit
-from sora_cli.train.latents import FIRST, Block, Bucket, Window
-from sora_cli.train.loop import Losses, Recipe, fit, generator
+from sora_cli.train.data.latent_cache import FIRST, Block, Bucket, Window
+from sora_cli.train.data.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.options import WORLD, DitOptions
-from sora_cli.train.packing import Clip, Pack, Packs, pack_of, tokens_of
-from sora_cli.train.sheets import save_sheet
+from sora_cli.train.recipes import distil, likeness, pretrained, tower
+from sora_cli.train.recipes.align import Aim, Encoder, Features, Geometry, Learner, aims_of, transformer
+from sora_cli.train.recipes.grow import grow_dit
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
+from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world.motion import BAR
 
 NAMES = {"vae": "VAE", "text": "text tower"}
@@ -106,7 +107,7 @@ class Schedule:
         has asked for yet."""
         while len(self.starts) < len(self.phases) and self.phases[len(self.starts)].start <= share:
             self.starts.append(pack)
-            if self.path and ranks.leads():
+            if self.path and distributed.leads():
                 weights.write(self.path, json.dumps(self.starts).encode())
 
     def at(self, pack: int) -> Phase:
@@ -427,7 +428,7 @@ class Batch:
 
 def train(options: DitOptions) -> Path:
     """Train and write the DiT as `options.folder`/dit-*.safetensors; returns the folder."""
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     vae, conditioner = load_stages(options, device)
     torch.manual_seed(options.seed)  # weight initialisation alone
     dit = begin(options, vae, conditioner.tower.config).to(device)
@@ -486,7 +487,7 @@ def train(options: DitOptions) -> Path:
     pictures = likeness.Pictures.drawn(SCORED, device) if options.data == WORLD and not options.distil else None
     reached = data.schedule.reached if isinstance(data, Data) else None
     averaged = transformer(fit(model, loss, recipe, options, sample, ready, reached))
-    if ranks.leads():
+    if distributed.leads():
         weights.save_part(options.folder, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
     return options.folder
 

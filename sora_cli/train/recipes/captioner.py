@@ -21,10 +21,10 @@ from sora_cli.caption.grammar import vocabulary
 from sora_cli.caption.own import Own
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, CaptionerConfig, Features
 from sora_cli.models.sora.text import PAD, Tokenizer
-from sora_cli.train import ranks
-from sora_cli.train.evaluator import damage
-from sora_cli.train.loop import Losses, Recipe, fit, generator
 from sora_cli.train.options import CaptionerOptions
+from sora_cli.train.recipes.evaluator import damage
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -175,7 +175,7 @@ def train(options: CaptionerOptions) -> Path:
 
 def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
     """Train one preset as the options say, and examine it on so many held-out clips."""
-    device, dtype = ranks.join(options)
+    device, dtype = distributed.join(options)
     slots = grammar()
     tokenizer = Tokenizer(vocabulary(slots), CONTEXT)
     config = CaptionerConfig(tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers, preset.channels)
@@ -187,7 +187,7 @@ def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
     captioning = Captioning(network, tokenizer, batch, options.seed, dtype)
     network.load_state_dict(fit(network, captioning, recipe, options))
     path = options.folder / f"{STEM}.safetensors"
-    if not ranks.leads():
+    if not distributed.leads():
         return path
     held_out, usual = examine(Own(network, tokenizer, slots), clips)
     record = {"stage": "captioner", "seed": options.seed, "recipe": asdict(recipe), "held_out": held_out}

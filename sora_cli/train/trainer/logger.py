@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sora_cli.device import pick_dtype
 from sora_cli.estimate.speed import ROWS, WIDTH, product_rate
-from sora_cli.train import ranks
 from sora_cli.train.options import TrainOptions
+from sora_cli.train.trainer import distributed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from sora_cli.train.loop import Recipe
+    from sora_cli.train.trainer.loop import Recipe
 
 EVERY = 10  # steps a line
 COUNTED = ("samples", "tokens", "flops")  # of a batch, if its losses tell them: logged by the second
@@ -37,12 +37,12 @@ class Log:
         self.seconds, self.steps = 0.0, 0
         self.sums: dict[str, float] = defaultdict(float)
         self.rate = 0.0
-        self.board = board(options.folder / "tensorboard", start) if ranks.leads() else None
-        if ranks.leads():
+        self.board = board(options.folder / "tensorboard", start) if distributed.leads() else None
+        if distributed.leads():
             self.begin(options, start)
         self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
                                  TimeRemainingColumn(), console=Console(stderr=True),
-                                 disable=not ranks.leads())  # fmt: skip
+                                 disable=not distributed.leads())  # fmt: skip
         self.task = self.progress.add_task(options.folder.name, total=recipe.steps, completed=start, note="")
 
     def begin(self, options: TrainOptions, start: int) -> None:
@@ -60,7 +60,7 @@ class Log:
             self.sums[name] += value
         self.steps += 1
         self.progress.update(self.task, completed=step + 1)
-        if (step + 1) % EVERY or not ranks.leads():
+        if (step + 1) % EVERY or not distributed.leads():
             return
         self.seconds += self.sums["took"]
         line = self.line()
@@ -83,7 +83,7 @@ class Log:
             found["tokens"] = round(counts["tokens"], 1)
         if "flops" in counts:
             self.rate = self.rate or product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
-            found["share"] = round(counts["flops"] / (self.rate * ranks.count()), 4)
+            found["share"] = round(counts["flops"] / (self.rate * distributed.count()), 4)
         return found
 
     def warn(self, text: str) -> None:
