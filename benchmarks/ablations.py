@@ -22,15 +22,16 @@ from learning import learn
 from measuring import Row, grid, note, parser, show
 from torch import Tensor, nn
 
-from sora_cli import flow, registry
-from sora_cli.device import pick_dtype
+from sora_cli import registry
 from sora_cli.evaluate import metrics
 from sora_cli.evaluate.clips import held_out
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
-from sora_cli.timeline import ADRIFT, Task
+from sora_cli.placement.device import pick_dtype
+from sora_cli.sampling import flow
+from sora_cli.sampling.conditioning import ADRIFT, Task
 from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe

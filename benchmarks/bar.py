@@ -35,13 +35,14 @@ from PIL import Image
 from rich.table import Table
 
 from sora_cli import media, registry
-from sora_cli.engine import Engine
-from sora_cli.estimate import Model, product_rate
-from sora_cli.evaluate import clips, metrics, network
+from sora_cli.evaluate import clips, metrics
 from sora_cli.evaluate import measure as exam
 from sora_cli.evaluate.clips import FPS, HEIGHT, SHORT, WIDTH
+from sora_cli.generation.engine import Engine
 from sora_cli.media.writer import H264
+from sora_cli.models.sora import evaluator
 from sora_cli.models.sora import vae as autoencoder
+from sora_cli.placement.estimate import Model, product_rate
 from sora_cli.shot import Shot
 from sora_cli.world.scene import Scene
 
@@ -102,8 +103,8 @@ class Bench:
 
 
 @cache
-def judge() -> network.Evaluator:
-    return network.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
+def judge() -> evaluator.Evaluator:
+    return evaluator.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
 
 
 @cache
@@ -218,7 +219,7 @@ def length(bench: Bench) -> Iterator[Figure]:
 def looked_at(videos: Sequence[torch.Tensor], scenes: Sequence[Scene], looks: Sequence[float]) -> exam.Estimates:
     """How often the judge names what was asked for, looking at these seconds of each video."""
     pairs = [(video, scene, at) for video, scene in zip(videos, scenes, strict=True) for at in looks]
-    return exam.adherence([network.name(judge(), video, FPS, at) for video, _, at in pairs],
+    return exam.adherence([evaluator.name(judge(), video, FPS, at) for video, _, at in pairs],
                           [scene for _, scene, _ in pairs])  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def steps(bench: Bench) -> Iterator[Figure]:
 @torch.inference_mode()
 def features(videos: Iterator[torch.Tensor]) -> torch.Tensor:
     """The judge's features [N, D] of videos."""
-    return torch.cat([judge().features(network.looked_at(network.shrink(video), FPS)) for video in videos])
+    return torch.cat([judge().features(evaluator.looked_at(evaluator.shrink(video), FPS)) for video in videos])
 
 
 # ---- speed ------------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def features(videos: Iterator[torch.Tensor]) -> torch.Tensor:
 FIRST_STEP = """
 import sys
 from sora_cli.cli import app
-from sora_cli.engine import Engine
+from sora_cli.generation.engine import Engine
 from sora_cli.shot import Shot
 next(Engine(sys.argv[1]).start(Shot("a cat surfing", frames=480, model=sys.argv[1])).denoise())
 print("here", flush=True)

@@ -24,15 +24,17 @@ from measuring import grid, note, parser, show
 from rich.table import Table
 from torch import Tensor
 
-from sora_cli import registry, weights
-from sora_cli.caption.own import Own
-from sora_cli.device import pick_dtype
-from sora_cli.evaluate import clips, network
+from sora_cli import registry
+from sora_cli.captioning.pocket import Own
+from sora_cli.evaluate import clips
 from sora_cli.evaluate import measure as exam
+from sora_cli.files import weights
+from sora_cli.models.sora import evaluator
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH
 from sora_cli.models.sora.dit import Dit, config_from
 from sora_cli.models.sora.vae import CHUNK
-from sora_cli.timeline import sample_strides
+from sora_cli.placement.device import pick_dtype
+from sora_cli.sampling.conditioning import sample_strides
 from sora_cli.train.data.latent_cache import TOKEN, Bucket, encode_at
 from sora_cli.train.data.packing import Clip, pack_of
 from sora_cli.train.export import export
@@ -105,7 +107,7 @@ def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
     """Adherence of the model in a folder to held-out prompts."""
     bench = bar.Bench(str(folder), len(scenes), 0)
     videos = (clips.glimpsed(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
-    found = exam.adherence([network.name(bar.judge(), video, clips.FPS) for video in videos], scenes)
+    found = exam.adherence([evaluator.name(bar.judge(), video, clips.FPS) for video in videos], scenes)
     return {kind: share["mean"] for kind, share in found.items()}
 
 

@@ -20,7 +20,7 @@ from measuring import grid, note, parser, show
 from rich.table import Table
 
 from sora_cli import media
-from sora_cli.caption.own import Own
+from sora_cli.captioning.pocket import Own
 from sora_cli.train.recipes.captioner import examine, marks, shares
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene

@@ -37,7 +37,8 @@ from pathlib import Path
 from measuring import PROC, PROGRAM, Row, children, grid, measure, note, parser, show
 from rich.table import Table
 
-from sora_cli import latents, media
+from sora_cli import media
+from sora_cli.storage import latent_file
 
 PROMPT = "a cat surfing"
 POLLS_A_SECOND = 50
@@ -122,7 +123,7 @@ class Reference:
 
 def same_numbers(one: Path, other: Path) -> bool:
     """Whether the tensors of two files agree in every bit, whatever their headers say."""
-    (ours, _), (theirs, _) = latents.load(one), latents.load(other)
+    (ours, _), (theirs, _) = latent_file.load(one), latent_file.load(other)
     return ours.shape == theirs.shape and ours.numpy().tobytes() == theirs.numpy().tobytes()
 
 

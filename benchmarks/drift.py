@@ -4,7 +4,7 @@
     python benchmarks/drift.py --seconds 4 --every 1 --prompts 1 --steps 1 --picture drift.png
     python benchmarks/drift.py --keep drift.jsonl           # can be stopped, and goes on from there
 
-Colourfulness, sharpness and contrast are those of `sora_cli.scores.Drift`, over what they were in the clip's first
+Colourfulness, sharpness and contrast are those of `sora_cli.media.seams.Drift`, over what they were in the clip's first
 column; `colours` is the distance of the colour histogram to that of the first second, 0 the same to 1 disjoint.
 `world` is the scene itself, rendered that long: things move there too. Means over the prompts, which are
 combinations of the world that no training saw.
@@ -22,9 +22,9 @@ from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
 from sora_cli import geometry, registry
-from sora_cli.engine import Engine
 from sora_cli.evaluate.clips import held_out
-from sora_cli.scores import drift_curve
+from sora_cli.generation.engine import Engine
+from sora_cli.media.seams import drift_curve
 from sora_cli.shot import PLANS, Shot
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render

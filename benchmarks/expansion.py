@@ -18,9 +18,10 @@ from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from sora_cli import registry
 from sora_cli.cli import expanding
 from sora_cli.cli.screen import Screen
-from sora_cli.engine import Engine
-from sora_cli.evaluate import clips, network
+from sora_cli.evaluate import clips
 from sora_cli.evaluate import measure as exam
+from sora_cli.generation.engine import Engine
+from sora_cli.models.sora import evaluator
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense, parse, sparse
 from sora_cli.world.scene import Scene
@@ -64,13 +65,13 @@ def main() -> None:
     options.add_argument("--expand", default="grammar", help="grammar, or the address of an LLM")
     asked = options.parse_args()
     how = expanding.asked(asked.expand, None, asked.model)
-    judge = network.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
+    judge = evaluator.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
     engine, ledger = Engine(asked.model), Ledger(asked.keep, asked.model)
     usage = registry.entry(asked.model).usage
     scenes = clips.held_out(asked.clips, asked.seed)
 
     def found(shot: Shot, scene: Scene) -> Row:
-        named = network.name(judge, clips.glimpsed(engine, shot), clips.FPS)
+        named = evaluator.name(judge, clips.glimpsed(engine, shot), clips.FPS)
         return dict(exam.right(named, scene))
 
     rows: dict[str, list[Row]] = {way: [] for way in WAYS}

@@ -31,18 +31,20 @@ from einops import rearrange
 from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
-from sora_cli import anchors, geometry, join, media, registry
+from sora_cli import geometry, media, registry
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
 from sora_cli.cli.loop import round_shot
 from sora_cli.cli.making import Making, Target, format_of
 from sora_cli.cli.screen import Screen
-from sora_cli.codec import pictures_of
-from sora_cli.engine import Engine, Known, Run
 from sora_cli.evaluate.clips import held_out
 from sora_cli.evaluate.metrics import psnr
-from sora_cli.scores import boundary_score, changes, seam_score
+from sora_cli.generation import anchors
+from sora_cli.generation.engine import Engine, Known, Run
+from sora_cli.media import blend
+from sora_cli.media.seams import boundary_score, changes, seam_score
+from sora_cli.pipelines.codec import pictures_of
 from sora_cli.shot import Anchor, Shot
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -194,7 +196,7 @@ def likeness(frame: np.ndarray, truth: np.ndarray) -> float:
     """PSNR in dB at the truth's size, to which smaller pictures are enlarged as the commands do."""
     height, width = truth.shape[:2]
     one, other = (rearrange(torch.from_numpy(f.astype(np.float32)), "h w c -> 1 1 c h w") / 255
-                  for f in (join.enlarge(frame, (width, height)), truth))  # fmt: skip
+                  for f in (blend.enlarge(frame, (width, height)), truth))  # fmt: skip
     return psnr(one, other)
 
 

@@ -16,7 +16,7 @@ import torch
 from measuring import grid, measure, parser, show
 from rich.table import Table
 
-from sora_cli.estimate import Model, product_rate
+from sora_cli.placement.estimate import Model, product_rate
 
 PROMPT = "a cat surfing"
 

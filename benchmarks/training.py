@@ -16,7 +16,7 @@ from pathlib import Path
 from measuring import Row, grid, measure, parser, show
 from rich.table import Table
 
-from sora_cli.estimate.cost import quantity
+from sora_cli.placement.estimate.cost import quantity
 
 
 def learn(preset: str, asked: argparse.Namespace, out: Path) -> Row:

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from wan_sides import REAL_STEPS, Case, Ours, Theirs, cases, products, reference, width_of
 
-from sora_cli.estimate import product_rate
+from sora_cli.placement.estimate import product_rate
 
 WHOLE_CLIP = 50  # steps of the published timings, two networks each
 PUBLISHED = {  # of 50 steps with guidance, where the weights come from and in FastVideo's measurements

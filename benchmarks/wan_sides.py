@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sora_cli.models.wan.dit import PATCH, WanConfig, WanDit
 from sora_cli.models.wan.vae import CHUNK, WanVae, WanVaeConfig
-from sora_cli.solvers import timesteps, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 
 Config = dict[str, Any]
 Size = tuple[int, int, int]  # latent frames, rows and columns

@@ -13,8 +13,8 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
-from sora_cli.engine import Engine
 from sora_cli.evaluate import clips
+from sora_cli.generation.engine import Engine
 from sora_cli.world.captions import dense
 from sora_cli.world.scene import Scene
 

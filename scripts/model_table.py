@@ -6,9 +6,10 @@
 
 from pages import ROOT, put
 
-from sora_cli import memory, registry
-from sora_cli.machine import Free
-from sora_cli.memory import Needs
+from sora_cli import registry
+from sora_cli.placement import memory
+from sora_cli.placement.machine import Free
+from sora_cli.placement.memory import Needs
 from sora_cli.registry import Entry
 
 BEGIN, END = "<!-- models: scripts/model_table.py -->", "<!-- end of models -->"

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from sora_cli.weights import hash_of
+from sora_cli.files.weights import hash_of
 
 ROOT = Path(__file__).parent.parent
 LARGEST_TOTAL = 60_000_000

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from sora_cli import weights
+from sora_cli.files import weights
 
 POCKET = Path(__file__).parent.parent / "sora_cli" / "pocket"
 

@@ -8,7 +8,8 @@ import pytest
 import wan_folders
 from hub_server import Hub, connect, serving
 
-from sora_cli import cli, hub, registry
+from sora_cli import cli, registry
+from sora_cli.registry import hub
 
 MODELS = """
 [tiny]

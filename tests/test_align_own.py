@@ -15,8 +15,8 @@ from test_engine import tiny_part
 from test_train_own import CPU, TINY_CLIP, folder, refused, run  # noqa: F401
 from torch import nn
 
-from sora_cli import weights
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.media import probe
 from sora_cli.models.sora.dit import Dit
 from sora_cli.models.sora.patches import Grid, grid_of

@@ -13,7 +13,7 @@ import tiny
 from PIL import Image
 
 from sora_cli import cli, media
-from sora_cli import engine as engines
+from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
 from sora_cli.shot import Shot
 

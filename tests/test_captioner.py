@@ -22,19 +22,20 @@ from clips import write_frames
 from PIL import Image
 from torch import Tensor
 
-from sora_cli import registry, weights
-from sora_cli.caption import mixed, open_captioner, watching
-from sora_cli.caption.coca import END, MOST, START, WORDS, Coca
-from sora_cli.caption.grammar import Grammar, Said, likeliest, vocabulary
-from sora_cli.caption.own import FRAMES, LOOKS, Own, looks
-from sora_cli.caption.server import Server, plain
-from sora_cli.caption.watching import spread, watch
+from sora_cli import registry
+from sora_cli.captioning import mixed, open_captioner
+from sora_cli.captioning.coca import END, MOST, START, WORDS, Coca
+from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest, vocabulary
+from sora_cli.captioning.frames import spread, watch
+from sora_cli.captioning.pocket import FRAMES, LOOKS, Own, looks
+from sora_cli.captioning.server import Server, plain
 from sora_cli.cli import run as command
-from sora_cli.data.captions import read_table
+from sora_cli.dataset.captions import read_table
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import Owned
 from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerConfig
 from sora_cli.models.sora.text import Tokenizer
-from sora_cli.owned import Owned
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes import captioner
 from sora_cli.train.recipes.captioner import CONTEXT, Preset, draw, grammar, marks, run, seen, shares, told
@@ -217,7 +218,7 @@ def test_a_video_is_watched_at_four_frames_a_second_for_a_minute_at_most(
     assert [round(float(frame.mean()) / 24) for frame in frames] == list(range(len(frames))) and len(frames) in (8, 9)
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
     assert watch(str(video), 4.0, within=32)[0].shape == (24, 32, 3)                # as it is, but smaller
-    monkeypatch.setattr(watching, "LONGEST", 1.0)
+    monkeypatch.setattr(frames, "LONGEST", 1.0)
     assert len(watch(str(video), 4.0, (WIDTH, HEIGHT))) == 4
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from wan_cases import VAE21, WAN, dit_inputs
 from wan_cases import fill as fill_randomly
 
-from sora_cli import checkpoints, weights
-from sora_cli.checkpoints import files_of, fill, read_config
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import published, weights
+from sora_cli.files.published import files_of, fill, read_config
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_in_shards_is_the_network(tmp_path: Path, shards: int) -> N
 def test_numbers_are_cast_as_torch_casts_them(
     tmp_path: Path, stored: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "PIECE", 3)  # numbers at a time, so that tensors come in pieces
+    monkeypatch.setattr(published, "PIECE", 3)  # numbers at a time, so that tensors come in pieces
     tensors = {name: value.to(stored) for name, value in state(tiny()).items()}
     save_file(tensors, tmp_path / "model.safetensors")
     found = on_meta(tiny)
@@ -92,8 +92,8 @@ def test_keys_can_be_renamed_and_ignored(tmp_path: Path) -> None:
 def test_one_row_of_a_table_is_read_alone(tmp_path: Path) -> None:
     tensors = state(tiny())
     save_file(tensors, tmp_path / "model.safetensors")
-    where = checkpoints.survey(on_meta(tiny), files_of(tmp_path))["b.weight"]
-    assert torch.equal(checkpoints.read(where.row(4), torch.float32, CPU), tensors["b.weight"][4])
+    where = published.survey(on_meta(tiny), files_of(tmp_path))["b.weight"]
+    assert torch.equal(published.read(where.row(4), torch.float32, CPU), tensors["b.weight"][4])
 
 
 # -- Which files ------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_a_single_file_is_a_part(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_told_by_what_is_loaded(tmp_path: Path) -> None:
-    fingerprint = lambda: weights.fingerprint(checkpoints.loaded(tmp_path))
+    fingerprint = lambda: weights.fingerprint(published.loaded(tmp_path))
     write_shards(tmp_path, state(tiny()), 2)
     (tmp_path / "config.json").write_text("{}")
     before = fingerprint()
@@ -197,7 +197,7 @@ def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str | bytes
 
 def test_an_endless_configuration_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as file:
-        file.truncate(checkpoints.MOST_JSON_BYTES + 1)
+        file.truncate(published.MOST_JSON_BYTES + 1)
     with pytest.raises(Failed, match="larger than"):
         read_config(tmp_path)
     with pytest.raises(SoraError, match=r"no config\.json"):
@@ -246,11 +246,11 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, worst: float, p
 @pytest.mark.parametrize("width", [1, 7, 33, 1000])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
 def test_one_bad_number_is_found_wherever_it_is(width: int, kind: torch.dtype) -> None:
-    assert checkpoints.finite(torch.randn(width).to(kind)) and checkpoints.finite(torch.zeros(0, dtype=kind))
+    assert published.finite(torch.randn(width).to(kind)) and published.finite(torch.zeros(0, dtype=kind))
     for place in range(width):
         x = torch.zeros(width, dtype=kind)
         x[place] = (float("nan"), float("inf"), -float("inf"))[place % 3]
-        assert not checkpoints.finite(x), place
+        assert not published.finite(x), place
 
 
 def test_numbers_too_large_for_the_type_are_refused(tmp_path: Path) -> None:
@@ -300,10 +300,10 @@ def test_false_headers_are_refused(tmp_path: Path, content: bytes, wrong: str) -
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(Failed, match=wrong) as caught:
-        checkpoints.contents(path)
+        published.contents(path)
     assert str(path) in str(caught.value)
     path.write_bytes(raw(spelled(), 24))
-    assert [stored.shape for stored in checkpoints.contents(path)] == [(2, 3)]
+    assert [stored.shape for stored in published.contents(path)] == [(2, 3)]
 
 
 def test_an_endless_header_is_not_read(tmp_path: Path) -> None:
@@ -312,16 +312,16 @@ def test_an_endless_header_is_not_read(tmp_path: Path) -> None:
         file.write((2**33).to_bytes(8, "little"))
         file.truncate(2**33 + 8)  # sparse
     with pytest.raises(Failed, match="at most"):
-        checkpoints.contents(path)
+        published.contents(path)
 
 
 def test_a_file_that_shrinks_after_its_header_was_read_is_refused(tmp_path: Path) -> None:
     save_file(state(tiny()), tmp_path / "model.safetensors")
     network, files = on_meta(tiny), files_of(tmp_path)
-    places = checkpoints.survey(network, files)
+    places = published.survey(network, files)
     os.truncate(files[0], files[0].stat().st_size - 4)
     with pytest.raises(Failed, match="truncated in"):
-        checkpoints.put(network, places, torch.float32, CPU)
+        published.put(network, places, torch.float32, CPU)
 
 
 # -- Memory -----------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from sora_cli.checkpoints import files_of, fill
+from sora_cli.files.published import files_of, fill
 
 def status(word):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(word))

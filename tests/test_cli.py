@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import cli, geometry, latents, media, registry, weights
+from sora_cli import cli, geometry, media, registry
 from sora_cli.cli import models
 from sora_cli.cli.info import shot_in
 from sora_cli.errors import Failed, SoraError
-from sora_cli.expand import expand
+from sora_cli.files import weights
+from sora_cli.prompts.grammar import expand
 from sora_cli.shot import Shot
-from sora_cli.windows import Windows
+from sora_cli.storage import latent_file
+from sora_cli.storage.resume import Windows
 
 
 class FakeRun:
@@ -86,10 +88,10 @@ class FakeEngine:
 @pytest.fixture
 def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run one command line in an empty folder with the stand-in engine; returns the exit code."""
-    engine = types.ModuleType("sora_cli.engine")
+    engine = types.ModuleType("sora_cli.generation.engine")
     engine.Engine = FakeEngine  # type: ignore[attr-defined]
     engine.Known = object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sora_cli.engine", engine)
+    monkeypatch.setitem(sys.modules, "sora_cli.generation.engine", engine)
     monkeypatch.setattr(registry, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: cli.run([str(word) for word in words], debug="--debug" in words)
@@ -179,7 +181,7 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     assert sorted(os.listdir()) == beside("a-cat-surfing")
     record = json.loads(Path("a-cat-surfing.json").read_text())
     assert (record["output"], record["frames"], record["shot"]) == ("a-cat-surfing.mp4", 15, json.loads(shot.to_json()))
-    assert latents.read_header("a-cat-surfing.safetensors").video == weights.hash_of(Path("a-cat-surfing.mp4"))
+    assert latent_file.read_header("a-cat-surfing.safetensors").video == weights.hash_of(Path("a-cat-surfing.mp4"))
 
 
 @pytest.mark.parametrize("words", [("--no-metadata",), ("-o", "a-cat.gif", "--no-metadata"), ("-o", "%d.png")])
@@ -410,9 +412,9 @@ sys.path.insert(0, sys.argv[1])
 from test_cli import FakeEngine, FakeRun
 from sora_cli import cli, registry, weights
 import time
-engine = types.ModuleType("sora_cli.engine")
+engine = types.ModuleType("sora_cli.generation.engine")
 engine.Engine, engine.Known = FakeEngine, object
-sys.modules["sora_cli.engine"] = engine
+sys.modules["sora_cli.generation.engine"] = engine
 registry.verify = lambda model: None
 slow = FakeRun.frames
 def frames(self):

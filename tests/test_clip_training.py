@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from sora_cli import weights
-from sora_cli.data import shards
+from sora_cli.dataset import shards
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
 from sora_cli.train.recipes.clip import Footage, Preset, misheard, run, train

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sora_cli import geometry, media
 from sora_cli.cli.connect import Connector, Kept, context_of, whole
-from sora_cli.engine import Known
+from sora_cli.generation.engine import Known
 from sora_cli.shot import Shot
 
 COUNTS = st.integers(0, 20)

@@ -20,11 +20,12 @@ from safetensors.torch import load
 from test_engine import tiny_part
 from typer.testing import CliRunner, Result
 
-from sora_cli import registry, weights
+from sora_cli import registry
 from sora_cli.cli import app
-from sora_cli.data import build, captions, footage, scan, shards
-from sora_cli.data.dataset import Dataset, identity
+from sora_cli.dataset import build, captions, footage, scan, shards
+from sora_cli.dataset.dataset import Dataset, identity
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
 from sora_cli.media import ffmpeg
 from sora_cli.models.sora.vae import from_weights
 
@@ -343,7 +344,7 @@ KILLED = """
 import os, signal, sys
 from tiny import install
 install(setattr)
-from sora_cli.data import build, scan
+from sora_cli.dataset import build, scan
 left = {step}
 def deadly(function):
     def counted(*given):

@@ -9,10 +9,11 @@ from threading import Thread
 
 import pytest
 
-from sora_cli import cli, machine, registry
+from sora_cli import cli, registry
 from sora_cli.cli.doctor import Choice, best, hub_here
 from sora_cli.errors import Failed
-from sora_cli.estimate import speed
+from sora_cli.placement import machine
+from sora_cli.placement.estimate import throughput
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(machine, "host_free", lambda: 64e9)
-    monkeypatch.setattr(speed, "MEASURED", 0.01)
+    monkeypatch.setattr(throughput, "MEASURED", 0.01)
     monkeypatch.setenv("COLUMNS", "150")
 
     def command(*words: str) -> tuple[int, str, str]:
@@ -108,7 +109,7 @@ def test_little_memory_is_no_place_for_large_models(run: Run, monkeypatch: pytes
 
 def test_a_torch_that_does_not_load_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name == "sora_cli.device"]:
+    for name in [name for name in sys.modules if name == "sora_cli.placement.device"]:
         monkeypatch.delitem(sys.modules, name)
     code, out, err = run()
     assert code == 1 and "torch does not load" in err and "best here" not in out

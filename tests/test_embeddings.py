@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sora_cli.embeddings import Embeddings, default_folder, key_of
+from sora_cli.prompts.cache import Embeddings, default_folder, key_of
 
 KEY, OTHER = key_of("umt5", "a cat", "bfloat16"), key_of("umt5", "a dog", "bfloat16")
 FEATURES = torch.randn(7, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -37,7 +37,7 @@ def test_what_was_put_is_got(tmp_path: Path, dtype: torch.dtype) -> None:
 def test_keys_tell_encoders_prompts_and_types_apart() -> None:
     told = [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("a", 'b", "c', ""), ("a", "é", "c"), ("a", "b", "d")]
     assert len({key_of(*what) for what in told}) == len(told)
-    again = "from sora_cli.embeddings import key_of; print(key_of('umt5', 'a cat', 'bfloat16'))"
+    again = "from sora_cli.prompts.cache import key_of; print(key_of('umt5', 'a cat', 'bfloat16'))"
     assert subprocess.run([sys.executable, "-c", again], capture_output=True, text=True).stdout.strip() == KEY
 
 

@@ -15,11 +15,13 @@ from clips import write_frames
 from einops import rearrange
 from typer.testing import CliRunner
 
-from sora_cli import cli, geometry, latents, media, registry, weights
-from sora_cli.codec import Codec, whole_chunks
+from sora_cli import cli, geometry, media, registry
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.pipelines.codec import Codec, whole_chunks
 from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
@@ -73,9 +75,9 @@ def test_a_file_holds_what_encode_gives_and_decodes_to_what_decode_gives(
     sora: Callable[..., int], clip: Path, tiny: Vae
 ) -> None:
     assert sora("encode", clip, "-o", "a.safetensors", "--dtype", "float32") == 0
-    made, header = latents.load("a.safetensors")
+    made, header = latent_file.load("a.safetensors")
     assert (header.width, header.height, header.fps, header.frames, header.lead) == (320, 180, 24.0, 22, 0)
-    assert (header.vae, header.shot) == (latents.vae_of("pocket"), SHOT.to_json())
+    assert (header.vae, header.shot) == (latent_file.vae_of("pocket"), SHOT.to_json())
     assert header.video == weights.hash_of(clip)
     with media.open_source(str(clip)) as source:
         frames = np.stack([*media.to_rgb(source, source.format, (320, 180))])
@@ -90,11 +92,11 @@ def test_a_file_holds_what_encode_gives_and_decodes_to_what_decode_gives(
     assert np.abs(decoded.astype(int) - rearrange(expected, "C T h w -> T h w C").numpy()).max() <= 1
 
 
-def saved(path: Path, vae: Vae, frames: int, **more: object) -> latents.Header:
+def saved(path: Path, vae: Vae, frames: int, **more: object) -> latent_file.Header:
     """Random latents of a 320x180 video."""
-    header = latents.Header("pocket", latents.vae_of("pocket"), 320, 180, 24.0, frames, **more)  # type: ignore[arg-type]
+    header = latent_file.Header("pocket", latent_file.vae_of("pocket"), 320, 180, 24.0, frames, **more)  # type: ignore[arg-type]
     made = torch.randn(6, header.latents, 12, 20, generator=torch.Generator().manual_seed(0))
-    latents.save(path, made, header)
+    latent_file.save(path, made, header)
     return header
 
 
@@ -110,8 +112,8 @@ def test_a_part_is_exactly_that_part_of_the_whole(tmp_path: Path, tiny: Vae, mor
 
 def test_a_part_reads_only_its_latents(tmp_path: Path, tiny: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a.safetensors", tiny, 40)
-    read, load = [], latents.load
-    monkeypatch.setattr(latents, "load", lambda path, *at: read.append(at) or load(path, *at))
+    read, load = [], latent_file.load
+    monkeypatch.setattr(latent_file, "load", lambda path, *at: read.append(at) or load(path, *at))
     assert len([*codec(tiny).decode(tmp_path / "a.safetensors", range(33, 36))]) == 3
     assert read == [(4, 4), (8, 3)]  # latents 4-7 for their last key frame, and 8-10, which are frames 29-40
 
@@ -119,16 +121,16 @@ def test_a_part_reads_only_its_latents(tmp_path: Path, tiny: Vae, monkeypatch: p
 def test_a_loop_goes_on_where_it_began(tmp_path: Path, tiny: Vae) -> None:
     """Rotating a loop's latents by one rotates its frames by four (up to rounding: the groups are others)."""
     header = saved(tmp_path / "a.safetensors", tiny, 20, cyclic=True)
-    made, _ = latents.load(tmp_path / "a.safetensors")
-    latents.save(tmp_path / "b.safetensors", made.roll(1, 1), header)
+    made, _ = latent_file.load(tmp_path / "a.safetensors")
+    latent_file.save(tmp_path / "b.safetensors", made.roll(1, 1), header)
     one, other = (np.stack([*codec(tiny).decode(tmp_path / f"{name}.safetensors")]) for name in "ab")
     assert np.abs(np.roll(one, 4, 0).astype(int) - other).max() <= 1
 
 
 def test_the_lead_is_dropped(tmp_path: Path, tiny: Vae) -> None:
     header = saved(tmp_path / "a.safetensors", tiny, 19, lead=2)
-    made, _ = latents.load(tmp_path / "a.safetensors")
-    latents.save(tmp_path / "b.safetensors", made, replace(header, lead=0, frames=21))
+    made, _ = latent_file.load(tmp_path / "a.safetensors")
+    latent_file.save(tmp_path / "b.safetensors", made, replace(header, lead=0, frames=21))
     one, other = (np.stack([*codec(tiny).decode(tmp_path / f"{name}.safetensors")]) for name in "ab")
     assert np.array_equal(one, other[2:])  # not even rounding differs
 
@@ -173,8 +175,8 @@ def test_pictures_are_scaled_into_the_canvas_and_their_edges_repeated(tiny: Vae)
 
 
 def test_latents_of_another_width_are_refused(tmp_path: Path, tiny: Vae) -> None:
-    header = latents.Header("pocket", "ab" * 32, 320, 180, 24.0, 1)
-    latents.save(tmp_path / "a.safetensors", torch.zeros(7, 1, 12, 20), header)
+    header = latent_file.Header("pocket", "ab" * 32, 320, 180, 24.0, 1)
+    latent_file.save(tmp_path / "a.safetensors", torch.zeros(7, 1, 12, 20), header)
     with pytest.raises(Failed, match="7 channels, but the autoencoder has 6"):
         list(codec(tiny).decode(tmp_path / "a.safetensors"))
 
@@ -219,15 +221,15 @@ def test_one_frame_is_an_image(sora: Callable[..., int], clip: Path) -> None:
     assert sora("decode", "a.safetensors", "--frames", "21:") == 0
     assert media.probe("a.png").frames == 1
     assert sora("encode", "a.png", "-o", "b.safetensors") == 0
-    assert latents.read_header("b.safetensors").frames == 1
-    assert latents.load("b.safetensors")[0].shape == (6, 1, 12, 20)
+    assert latent_file.read_header("b.safetensors").frames == 1
+    assert latent_file.load("b.safetensors")[0].shape == (6, 1, 12, 20)
 
 
 def test_odd_sides_become_even(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     frames = scene_frames(2, 90, 160)
     media.write_image("a.png", frames[0], (161, 91))
     assert sora("encode", "a.png") == 0
-    header = latents.read_header("a.safetensors")
+    header = latent_file.read_header("a.safetensors")
     assert (header.width, header.height) == (162, 92)
 
 
@@ -289,9 +291,9 @@ def test_nonsense_is_one_line(
     Path("d.safetensors").write_bytes(b"\xff" * 99)
     media.write_image("tiny.png", np.zeros((8, 8, 3), np.uint8))
     header = saved(Path("a.safetensors"), tiny, 21)
-    latents.save("b.safetensors", torch.zeros(6, 6, 12, 20), replace(header, vae="ab" * 32))
-    latents.save("c.safetensors", torch.zeros(6, 6, 12, 20), replace(header, model="wan"))
-    monkeypatch.setitem(sys.modules, "sora_cli.codec", None)  # refused before any network is touched
+    latent_file.save("b.safetensors", torch.zeros(6, 6, 12, 20), replace(header, vae="ab" * 32))
+    latent_file.save("c.safetensors", torch.zeros(6, 6, 12, 20), replace(header, model="wan"))
+    monkeypatch.setitem(sys.modules, "sora_cli.pipelines.codec", None)  # refused before any network is touched
     found, line = complaint(sora, capsys, *words)
     assert found == code and said in line, line
 
@@ -300,9 +302,9 @@ def test_poison_is_found_on_the_way(
     sora: Callable[..., int], capsys: pytest.CaptureFixture[str], tiny: Vae
 ) -> None:
     header = saved(Path("a.safetensors"), tiny, 40)
-    bad, _ = latents.load("a.safetensors")
+    bad, _ = latent_file.load("a.safetensors")
     bad[0, 9] = float("nan")
-    weights.save("a.safetensors", {"latents": bad}, latents.to_strings(header))
+    weights.save("a.safetensors", {"latents": bad}, latent_file.to_strings(header))
     code, line = complaint(sora, capsys, "decode", "a.safetensors", "-o", "a.mp4")
     assert code == 1 and "not finite" in line
 
@@ -365,7 +367,7 @@ def test_info_of_latents(sora: Callable[..., int], capsys: pytest.CaptureFixture
     assert {name: found[name] for name in asdict(header) if name != "shot"} | {"shot": SHOT.to_json()} == asdict(header)
     assert (found["shape"], found["dtype"]) == ([6, 7, 12, 20], "F32")
     assert "shape      6x7x12x20\n" in table and f"vae        {header.vae}\n" in table
-    latents.save("b.safetensors", torch.zeros(6, 7, 12, 20), replace(header, shot=""))
+    latent_file.save("b.safetensors", torch.zeros(6, 7, 12, 20), replace(header, shot=""))
     with pytest.raises(SoraError):
         Shot.from_json("")
     assert told(sora, capsys, "b.safetensors")[0]["shot"] is None

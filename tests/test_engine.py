@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from sora_cli import registry
-from sora_cli.device import pick_device
-from sora_cli.engine import Engine, Known, Run, folded
 from sora_cli.errors import SoraError
+from sora_cli.generation.engine import Engine, Known, Run, folded
 from sora_cli.geometry import Span
-from sora_cli.latents import Header, save
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.placement.device import pick_device
+from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.shot import PLANS, Cue, Shot
-from sora_cli.timeline import ADRIFT
+from sora_cli.storage.latent_file import Header, save
 from sora_cli.world.captions import words
 
 TINY = registry.Entry("tiny", "sora", "a test", usage=registry.Usage(window=4, context=2, grammar=True))

@@ -11,21 +11,23 @@ import torch
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from sora_cli import engine as engines
-from sora_cli import geometry, planner, registry, weights
+from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError
-from sora_cli.estimate import Estimate, Model, cost, dry_run, slowness, speed, wan
-from sora_cli.estimate import sora as estimates
-from sora_cli.estimate.sora import decoding_of, estimate
-from sora_cli.estimate.speed import Rates
-from sora_cli.machine import Free
+from sora_cli.files import weights
+from sora_cli.generation import engine as engines
 from sora_cli.models.sora import patches
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
-from sora_cli.planner import Window
+from sora_cli.placement.estimate import Estimate, Model, cost, dry_run, slowness, throughput, wan
+from sora_cli.placement.estimate import sora as estimates
+from sora_cli.placement.estimate.sora import decoding_of, estimate
+from sora_cli.placement.estimate.throughput import Rates
+from sora_cli.placement.machine import Free
 from sora_cli.registry import Entry, WeightFile
+from sora_cli.sampling import planner
+from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
 from sora_cli.world.captions import words
 
@@ -51,7 +53,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
     entry = Entry("tiny", "sora", "", tuple(files), usage=registry.Usage(window=4, context=2))
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
-    monkeypatch.setattr(speed, "MEASURED", 0.01)
+    monkeypatch.setattr(throughput, "MEASURED", 0.01)
     return tmp_path
 
 
@@ -267,8 +269,8 @@ def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatc
 
 
 def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "MEASURED", 0.01)
-    monkeypatch.setattr("sora_cli.machine.host_free", lambda: 64e9)
+    monkeypatch.setattr(throughput, "MEASURED", 0.01)
+    monkeypatch.setattr("sora_cli.placement.machine.host_free", lambda: 64e9)
     told = dry_run(HUB, WHOLE, "cpu", "float32")
     console = Console(file=io.StringIO(), width=150)
     console.print(told.table())

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from sora_cli import weights
 from sora_cli.evaluate import clips, measure, metrics, table
-from sora_cli.evaluate.network import (
+from sora_cli.files import weights
+from sora_cli.models.sora.evaluator import (
     FRAMES,
     HEIGHT,
     SPAN,

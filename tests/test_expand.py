@@ -16,13 +16,13 @@ import pytest
 from test_engine import SHOT, engine  # noqa: F401
 from test_verbs import sora  # noqa: F401
 
-from sora_cli import rewriting
 from sora_cli.cli import expanding
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
-from sora_cli.expand import captions_of, expand, reseeded
-from sora_cli.rewriting import Writer
+from sora_cli.prompts import rewriting
+from sora_cli.prompts.grammar import captions_of, expand, reseeded
+from sora_cli.prompts.rewriting import Writer
 from sora_cli.shot import Anchor, Cue, Shot
 from sora_cli.world import spelling
 from sora_cli.world.captions import _KNOWN, _MEANING, parse

@@ -8,9 +8,10 @@ import pytest
 from test_engine import tiny_part
 from typer.testing import CliRunner
 
-from sora_cli import registry, weights
+from sora_cli import registry
 from sora_cli.cli import app
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
 from sora_cli.media import probe
 from sora_cli.world.captions import words as worldly
 

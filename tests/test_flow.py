@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from sora_cli import flow
-from sora_cli.sampler import euler, heun
+from sora_cli.sampling import flow
+from sora_cli.sampling.solvers import euler, heun
 
 
 def test_velocity_of_the_true_x_is_noise_minus_x() -> None:

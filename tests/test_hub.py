@@ -15,8 +15,8 @@ import pytest
 from hub_cases import FILES, MODELS, SHARD, VAE, assert_whole, pull, sent_from, tiny
 from hub_server import CHUNK, Hub, connect, environment
 
-from sora_cli import hub, remote
 from sora_cli.errors import Failed
+from sora_cli.registry import hub, hub_client
 
 MAIN = "from sora_cli.cli import main; main()"
 
@@ -89,7 +89,7 @@ def test_the_client_and_other_programs_find_the_files(server: Hub, folders: Path
     commit = server.repositories["tiny/wan22"].branches["main"]
     path = hf_hub_download("tiny/wan22", VAE, revision=commit, local_files_only=True)
     assert Path(path).read_bytes() == (folders / "wan22" / VAE).read_bytes()
-    (repo,) = scan_cache_dir(remote.cache_of("").parent).repos
+    (repo,) = scan_cache_dir(hub_client.cache_of("").parent).repos
     assert repo.size_on_disk == hub.status(tiny()).bytes
 
 
@@ -193,11 +193,11 @@ def test_an_interrupt_keeps_what_arrived(server: Hub, folders: Path, tmp_path: P
 
 
 def test_a_full_disk_keeps_what_arrived(server: Hub, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: remote.Counted, piece: bytes) -> int:
+    def full(self: hub_client.Counted, piece: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote.Counted, "write", full)
+        patch.setattr(hub_client.Counted, "write", full)
         with pytest.raises(Failed, match=r"the disk of .*/hub is full; make room and pull again"):
             pull()
     pull()

@@ -14,10 +14,11 @@ import wan_folders
 from hub_cases import MODELS, SHARD, VAE, assert_whole, pull, tiny
 from hub_server import Hub, environment
 
-from sora_cli import hub, registry, remote
+from sora_cli import registry
 from sora_cli.cli.models import check_model
 from sora_cli.errors import Failed, SoraError
-from sora_cli.hub import pulling
+from sora_cli.registry import hub, hub_client
+from sora_cli.registry.hub import download
 
 # -- Pinned -----------------------------------------------------------------------------------------------
 
@@ -32,7 +33,7 @@ def test_a_branch_that_moved_is_not_followed_until_asked(server: Hub, folders: P
     before = hub.status(tiny()).bytes
     pull(update=True)
     assert_whole(folders, "newer")
-    cached = sum(path.stat().st_size for path in (remote.cache_of("tiny/wan22") / "blobs").iterdir())
+    cached = sum(path.stat().st_size for path in (hub_client.cache_of("tiny/wan22") / "blobs").iterdir())
     assert cached == hub.status(tiny()).bytes, "the older files are gone"
     assert abs(cached - before) < 1000
     pull(update=True)
@@ -124,7 +125,7 @@ def test_a_missing_or_short_file_is_missed(server: Hub, folders: Path) -> None:
 def test_removal_keeps_what_others_share(server: Hub, folders: Path) -> None:
     pull()
     pull("tiny21", accept="Tiny Licence")
-    blobs = remote.cache_of("tiny/wan22") / "blobs"
+    blobs = hub_client.cache_of("tiny/wan22") / "blobs"
     before = hub.status(tiny()).bytes
     freed = hub.remove(tiny())
     assert freed.kept == ("tiny21",)
@@ -134,7 +135,7 @@ def test_removal_keeps_what_others_share(server: Hub, folders: Path) -> None:
     assert hub.status(tiny()).state == "partial"
     again = hub.remove(registry.entry("tiny21"))
     assert again.kept == () and again.bytes > left
-    assert not list((remote.cache_of("").parent).glob("models--*"))
+    assert not list((hub_client.cache_of("").parent).glob("models--*"))
     pull()
     assert_whole(folders)
 
@@ -145,7 +146,7 @@ def test_removal_frees_unfinished_files(server: Hub) -> None:
     with pytest.raises(Failed, match="broke at"):
         pull()
     assert hub.remove(tiny()).bytes >= 50_000
-    assert not remote.cache_of("tiny/wan22").exists()
+    assert not hub_client.cache_of("tiny/wan22").exists()
     with pytest.raises(SoraError, match="pocket is shipped"):
         hub.remove(registry.entry("pocket"))
 
@@ -168,8 +169,8 @@ def test_nothing_is_fetched_unasked(server: Hub, sora: Callable[..., tuple[int, 
 def test_what_a_verb_fetches_is_told_unless_it_is_quiet(
     quiet: bool, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pulling, "on_terminal", lambda: True)
-    monkeypatch.setattr(pulling, "ask", lambda question: "y")
+    monkeypatch.setattr(download, "on_terminal", lambda: True)
+    monkeypatch.setattr(download, "ask", lambda question: "y")
     check_model("tiny", quiet)
     said = capsys.readouterr()
     assert said.out == "" and (said.err == "") == quiet
@@ -179,8 +180,8 @@ def test_what_a_verb_fetches_is_told_unless_it_is_quiet(
 @pytest.mark.parametrize("answer", ["y", "n", ""])
 def test_one_question_on_a_terminal(answer: str, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = []
-    monkeypatch.setattr(pulling, "on_terminal", lambda: True)
-    monkeypatch.setattr(pulling, "ask", lambda question: questions.append(question) or answer)
+    monkeypatch.setattr(download, "on_terminal", lambda: True)
+    monkeypatch.setattr(download, "ask", lambda question: questions.append(question) or answer)
     if answer == "y":
         hub.ensure(tiny())
         hub.ensure(tiny())
@@ -197,10 +198,10 @@ def test_a_licence_is_accepted_by_its_name_once(server: Hub, monkeypatch: pytest
     with pytest.raises(SoraError, match="under the Tiny Licence, not under 'MIT'"):
         pull("tiny21", accept="MIT")
     assert server.fetched() == []
-    monkeypatch.setattr(pulling, "on_terminal", lambda: True)
-    monkeypatch.setattr(pulling, "ask", lambda question: "Tiny Licence")
+    monkeypatch.setattr(download, "on_terminal", lambda: True)
+    monkeypatch.setattr(download, "ask", lambda question: "Tiny Licence")
     pull("tiny21")
-    monkeypatch.setattr(pulling, "on_terminal", lambda: False)
+    monkeypatch.setattr(download, "on_terminal", lambda: False)
     hub.ensure(registry.entry("tiny21"))
     assert json.loads(hub.lock_path().read_text())["licences"] == {"tiny21": "Tiny Licence"}
 
@@ -241,7 +242,7 @@ def test_a_repository_by_its_name(known: Hub, sora: Callable[..., tuple[int, str
     code, said = sora("weights", "list")
     assert code == 0 and "hf:tiny/known" in said
     assert sora("weights", "rm", "hf:tiny/known")[0] == 0
-    assert not remote.cache_of("tiny/known").exists()
+    assert not hub_client.cache_of("tiny/known").exists()
 
 
 def test_a_repository_with_its_own_text_encoder_at_a_revision(known: Hub, tmp_path: Path) -> None:
@@ -379,8 +380,8 @@ def test_an_endless_header_is_not_read(server: Hub, folders: Path, tmp_path: Pat
 
 def test_encoding_needs_the_autoencoder_alone(server: Hub) -> None:
     from sora_cli.geometry import Canvas
-    from sora_cli.latents import vae_of
     from sora_cli.pipelines import load_codec
+    from sora_cli.storage.latent_file import vae_of
 
     hub.ensure(tiny().only("vae"), yes=True)
     assert len(server.fetched()) == 2  # its config.json and its weights

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sora_cli.join import COARSE, Difference, Piece, fill, joined
+from sora_cli.media.blend import COARSE, Difference, Piece, fill, joined
 
 SIZE = (32, 16)
 

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sora_cli import latents, weights
 from sora_cli.errors import Failed, SoraError
-from sora_cli.latents import Header
+from sora_cli.files import weights
 from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
+from sora_cli.storage.latent_file import Header
 
 HEADER = Header("pocket", "ab" * 32, 1280, 720, 24.0, 9, lead=2, shot=Shot("a cat").to_json(), video="0f" * 32)
 SHAPE = (6, 4, 12, 20)  # 1 + 4 * 3 frames hold 2 + 9 of them, on a canvas of 320x192
@@ -27,9 +28,9 @@ SHAPE = (6, 4, 12, 20)  # 1 + 4 * 3 frames hold 2 + 9 of them, on a canvas of 32
 
 @pytest.mark.parametrize("name", ["wan2.1-1.3b", "pocket"])
 def test_latents_name_the_model_that_decodes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "vae_of", lambda model: "ab" * 32)
+    monkeypatch.setattr(latent_file, "vae_of", lambda model: "ab" * 32)
     assert Header.of(name, 256, 144, 24.0, 9).model == name
-    assert latents.plainly("hf:Some-One/Wan_2.1") == "hf-Some-One-Wan-2-1"
+    assert latent_file.plainly("hf:Some-One/Wan_2.1") == "hf-Some-One-Wan-2-1"
 
 
 def numbers(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -39,7 +40,7 @@ def numbers(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("latents") / "a.safetensors"
-    latents.save(path, numbers(), HEADER)
+    latent_file.save(path, numbers(), HEADER)
     return path.read_bytes()
 
 
@@ -65,9 +66,9 @@ def changed(whole: bytes, **tags: str | None) -> tuple[dict[str, Any], bytes]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "a.safetensors"
-    latents.save(path, numbers(dtype), HEADER)
-    found, header = latents.load(path)
-    assert header == HEADER == latents.read_header(path)
+    latent_file.save(path, numbers(dtype), HEADER)
+    found, header = latent_file.load(path)
+    assert header == HEADER == latent_file.read_header(path)
     assert found.dtype == dtype and torch.equal(found, numbers(dtype))
     assert torch.equal(load_file(path)["latents"], numbers(dtype))
     assert Shot.from_json(header.shot) == Shot("a cat")
@@ -75,10 +76,10 @@ def test_round_trip(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 def test_a_part_is_that_part(tmp_path: Path) -> None:
-    latents.save(tmp_path / "a.safetensors", numbers(), HEADER)
-    found, _ = latents.load(tmp_path / "a.safetensors", 1, 2)
+    latent_file.save(tmp_path / "a.safetensors", numbers(), HEADER)
+    found, _ = latent_file.load(tmp_path / "a.safetensors", 1, 2)
     assert torch.equal(found, numbers()[:, 1:3])
-    assert torch.equal(latents.load(tmp_path / "a.safetensors", 3)[0], numbers()[:, 3:])
+    assert torch.equal(latent_file.load(tmp_path / "a.safetensors", 3)[0], numbers()[:, 3:])
 
 
 @given(
@@ -96,8 +97,8 @@ def test_a_part_is_that_part(tmp_path: Path) -> None:
     )
 )
 def test_every_header_survives_its_strings(header: Header) -> None:
-    tags = json.loads(json.dumps(latents.to_strings(header)))
-    assert latents.from_strings(tags) == header
+    tags = json.loads(json.dumps(latent_file.to_strings(header)))
+    assert latent_file.from_strings(tags) == header
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
@@ -158,7 +159,7 @@ def test_a_span_covers_its_frames_and_no_group_more(cyclic: bool, lead: int, gro
 def test_fields_that_cannot_be(tmp_path: Path, whole: bytes, tags: dict[str, str | None], complaint: str) -> None:
     path = written(tmp_path / "a.safetensors", *changed(whole, **tags))
     with pytest.raises(Failed, match=complaint.replace("[", r"\[")) as caught:
-        latents.read_header(path)
+        latent_file.read_header(path)
     assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
 
 
@@ -186,13 +187,13 @@ def test_shapes_that_cannot_be(tmp_path: Path, whole: bytes, entry: dict[str, An
     head, data = changed(whole)
     head["latents"] |= entry
     with pytest.raises(Failed, match=complaint):
-        latents.read_header(written(tmp_path / "a.safetensors", head, data))
+        latent_file.read_header(written(tmp_path / "a.safetensors", head, data))
 
 
 @pytest.mark.parametrize("head", [b"", b"{", b"[]", b"7", b"\xff\xfe", b"[" * 100_000, b"9" * 9_999, b'{"a": 1}'])
 def test_heads_that_are_none(tmp_path: Path, head: bytes) -> None:
     with pytest.raises(Failed, match="no file of latents"):
-        latents.read_header(written(tmp_path / "a.safetensors", head))
+        latent_file.read_header(written(tmp_path / "a.safetensors", head))
 
 
 @pytest.mark.parametrize("length", [2**20 * 40, 2**31, 2**62, 2**63, 2**64 - 1])
@@ -202,7 +203,7 @@ def test_a_huge_header_is_not_read(tmp_path: Path, length: int) -> None:
     os.truncate(path, min(length + 8, 2**33))  # a sparse file: large in name only
     tracemalloc.start()
     with pytest.raises(Failed, match=r"truncated|at most 1000000 are read"):
-        latents.read_header(path)
+        latent_file.read_header(path)
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
 
@@ -210,17 +211,17 @@ def test_a_huge_header_is_not_read(tmp_path: Path, length: int) -> None:
 def test_other_safetensors_are_no_latents(tmp_path: Path) -> None:
     save_file({"latents": numbers()}, tmp_path / "a.safetensors")
     with pytest.raises(Failed, match="does not say sora-latents-1"):
-        latents.read_header(tmp_path / "a.safetensors")
-    save_file({"latents": numbers(), "more": numbers()}, tmp_path / "b.safetensors", latents.to_strings(HEADER))
+        latent_file.read_header(tmp_path / "a.safetensors")
+    save_file({"latents": numbers(), "more": numbers()}, tmp_path / "b.safetensors", latent_file.to_strings(HEADER))
     with pytest.raises(Failed, match="one tensor called latents"):
-        latents.read_header(tmp_path / "b.safetensors")
+        latent_file.read_header(tmp_path / "b.safetensors")
 
 
 def test_no_file_and_no_permission(tmp_path: Path) -> None:
     with pytest.raises(SoraError, match="there is no file"):
-        latents.read_header(tmp_path / "a.safetensors")
+        latent_file.read_header(tmp_path / "a.safetensors")
     with pytest.raises(SoraError, match="there is no file"):
-        latents.read_header(tmp_path)
+        latent_file.read_header(tmp_path)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
@@ -228,18 +229,18 @@ def test_poison_is_neither_written_nor_read(tmp_path: Path, poison: float) -> No
     bad = numbers()
     bad[5, 3, 7, 7] = poison
     with pytest.raises(Failed, match="not finite; try --dtype float32"):
-        latents.save(tmp_path / "a.safetensors", bad, HEADER)
+        latent_file.save(tmp_path / "a.safetensors", bad, HEADER)
     assert os.listdir(tmp_path) == []
-    weights.save(tmp_path / "a.safetensors", {"latents": bad}, latents.to_strings(HEADER))
+    weights.save(tmp_path / "a.safetensors", {"latents": bad}, latent_file.to_strings(HEADER))
     with pytest.raises(Failed, match="not finite"):
-        latents.load(tmp_path / "a.safetensors")
-    assert latents.load(tmp_path / "a.safetensors", 0, 3)[0].isfinite().all()
+        latent_file.load(tmp_path / "a.safetensors")
+    assert latent_file.load(tmp_path / "a.safetensors", 0, 3)[0].isfinite().all()
 
 
 def test_another_autoencoder_is_named() -> None:
     with pytest.raises(SoraError, match=r"abababababab of pocket, but that of pocket is [0-9a-f]{12}"):
-        latents.check_vae("a.safetensors", HEADER, "pocket")
-    latents.check_vae("a.safetensors", replace(HEADER, vae=latents.vae_of("pocket")), "pocket")
+        latent_file.check_vae("a.safetensors", HEADER, "pocket")
+    latent_file.check_vae("a.safetensors", replace(HEADER, vae=latent_file.vae_of("pocket")), "pocket")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_another_autoencoder_is_named() -> None:
 def test_a_shot_that_is_none(text: str) -> None:
     with pytest.raises(SoraError, match=r"not a shot|seed is 1000"):
         Shot.from_json(text)
-    assert latents.carried(text) == ""
+    assert latent_file.carried(text) == ""
 
 
 # ---- any file at all --------------------------------------------------------------------------------------
@@ -279,7 +280,9 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(field=st.sampled_from([*latents.to_strings(HEADER), "shape", "dtype", "data_offsets", "latents"]), value=JSON)
+@given(
+    field=st.sampled_from([*latent_file.to_strings(HEADER), "shape", "dtype", "data_offsets", "latents"]), value=JSON
+)
 def test_any_json_in_any_field(tmp_path: Path, whole: bytes, field: str, value: object) -> None:
     head, data = changed(whole)
     place = next((p for p in (head["__metadata__"], head["latents"]) if field in p), head)
@@ -292,7 +295,7 @@ def refused_or_right(path: Path, data: bytes) -> None:
     """Reading `data` either raises one short, printable line, or gives finite latents of the header's shape."""
     path.write_bytes(data)
     try:
-        found, header = latents.load(path)
+        found, header = latent_file.load(path)
     except SoraError as error:
         line = " ".join(str(error).split())
         assert 0 < len(line) < 1000 and path.name in line

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, clip, distance, dit_inputs, fill, latents, tokens
 
-from sora_cli import checkpoints
 from sora_cli.errors import SoraError
+from sora_cli.files import published
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
-from sora_cli.pipelines import known, loading
+from sora_cli.pipelines import loading, presets
 from sora_cli.pipelines.loading import load_dit, load_text, load_vae
 
 CPU = torch.device("cpu")
@@ -207,7 +207,7 @@ def headers_only(path: Path, shapes: dict[str, list[int]]) -> Path:
     return path
 
 
-def published(name: str, spell: Callable[[str], str]) -> dict[str, list[int]]:
+def as_published(name: str, spell: Callable[[str], str]) -> dict[str, list[int]]:
     told = CHECKPOINTS[name]
     return {
         spell(key.replace("*", str(i))): [int(side) for side in shape.split("x")]
@@ -219,22 +219,22 @@ def published(name: str, spell: Callable[[str], str]) -> dict[str, list[int]]:
 @pytest.mark.parametrize(
     ("name", "kind", "spell", "due"),
     [
-        ("wan2.1-t2v-1.3b", "DIT", names.DIT.ours_to_original, known.DITS["Wan 2.1 T2V 1.3B"]),
-        ("wan2.2-ti2v-5b", "DIT", names.DIT.ours_to_original, known.DITS["Wan 2.2 TI2V 5B"]),
-        ("skyreels-v2-df-1.3b", "DIT", names.DIT.ours_to_original, known.DITS["SkyReels-V2 DF 1.3B"]),
-        ("wan2.1-vae", "VAE", names.VAE21.ours_to_original, known.VAE21),
-        ("wan2.2-vae", "VAE", names.VAE22.ours_to_original, known.VAE22),
-        ("umt5-xxl", "TEXT", str, known.UMT5),
+        ("wan2.1-t2v-1.3b", "DIT", names.DIT.ours_to_original, presets.DITS["Wan 2.1 T2V 1.3B"]),
+        ("wan2.2-ti2v-5b", "DIT", names.DIT.ours_to_original, presets.DITS["Wan 2.2 TI2V 5B"]),
+        ("skyreels-v2-df-1.3b", "DIT", names.DIT.ours_to_original, presets.DITS["SkyReels-V2 DF 1.3B"]),
+        ("wan2.1-vae", "VAE", names.VAE21.ours_to_original, presets.VAE21),
+        ("wan2.2-vae", "VAE", names.VAE22.ours_to_original, presets.VAE22),
+        ("umt5-xxl", "TEXT", str, presets.UMT5),
     ],
 )
 def test_published_networks_are_known_by_their_shapes(
     tmp_path: Path, name: str, kind: str, spell: Callable[[str], str], due: Any
 ) -> None:
     """At the real sizes; nothing is read but headers. The configuration is that of the published config.json."""
-    files = [headers_only(tmp_path / "a.safetensors", published(name, spell))]
+    files = [headers_only(tmp_path / "a.safetensors", as_published(name, spell))]
     network, rename = loading.recognised(files, getattr(loading, kind))
     assert network.config == due
-    assert checkpoints.survey(network, files, rename).keys() == network.state_dict().keys()
+    assert published.survey(network, files, rename).keys() == network.state_dict().keys()
     told = type(due).from_hub(CHECKPOINTS[name]["config"])
     if name == "wan2.2-vae":  # whose stored configuration leaves the latents' statistics out
         told = replace(told, mean=due.mean, std=due.std)
@@ -242,7 +242,7 @@ def test_published_networks_are_known_by_their_shapes(
 
 
 def test_other_networks_are_answered_with_what_is_known(tmp_path: Path) -> None:
-    file = headers_only(tmp_path / "a.safetensors", published("wan2.1-14b", names.DIT.ours_to_original))
+    file = headers_only(tmp_path / "a.safetensors", as_published("wan2.1-14b", names.DIT.ours_to_original))
     with pytest.raises(SoraError, match=r"Wan 2\.1 T2V 1\.3B, Wan 2\.2 TI2V 5B, SkyReels-V2"):
         load_dit(file, CPU, FLOAT)
     with pytest.raises(SoraError, match="no autoencoder that is known"):
@@ -250,6 +250,6 @@ def test_other_networks_are_answered_with_what_is_known(tmp_path: Path) -> None:
 
 
 def test_the_statistics_of_the_latents_are_the_published_ones() -> None:
-    assert (len(known.MEAN22), len(known.STD22)) == (48, 48)
-    assert sum(known.MEAN22) == pytest.approx(-0.5589, abs=1e-6) and known.MEAN22[19] == 0.5109
-    assert sum(known.STD22) == pytest.approx(32.5360, abs=1e-6) and known.STD22[39] == 1.6887
+    assert (len(presets.MEAN22), len(presets.STD22)) == (48, 48)
+    assert sum(presets.MEAN22) == pytest.approx(-0.5589, abs=1e-6) and presets.MEAN22[19] == 0.5109
+    assert sum(presets.STD22) == pytest.approx(32.5360, abs=1e-6) and presets.STD22[39] == 1.6887

@@ -17,17 +17,18 @@ from torch import Tensor
 from typer.testing import CliRunner
 from wan_cases import WAN, dit_inputs, fill
 
-from sora_cli import checkpoints as reading
-from sora_cli import latents as files
-from sora_cli import lora, registry
+from sora_cli import registry
 from sora_cli.cli import app
 from sora_cli.cli.info import shot_in
-from sora_cli.engine import Engine
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import published as reading
+from sora_cli.generation.engine import Engine
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.pipelines.loading import load_dit
+from sora_cli.registry import lora
 from sora_cli.shot import Lora, Shot
+from sora_cli.storage import latent_file as files
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.recipes import lora as training
 from sora_cli.train.trainer.loop import generator

@@ -17,17 +17,19 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from wan_cases import UMT5, VAE21, VAE22, WAN
 
-from sora_cli import geometry, memory, networks, registry
-from sora_cli.device import free_caches, pick_dtype
+from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
-from sora_cli.machine import Free, host_free
-from sora_cli.memory import Needs, Placement, choose, peaks, places
 from sora_cli.models.wan import attention, dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.networks import FLOAT32, Dit, Network, Text, Vae, read, sized
+from sora_cli.placement import memory
+from sora_cli.placement.device import free_caches, pick_dtype
+from sora_cli.placement.machine import Free, host_free
+from sora_cli.placement.memory import Needs, Placement, choose, peaks, places
+from sora_cli.registry import sizes
+from sora_cli.registry.sizes import FLOAT32, Dit, Network, Text, Vae, read, sized
 
 DATA = Path(__file__).parent / "data"
 CHECKPOINTS: dict[str, Any] = json.loads((DATA / "wan_keys.json").read_text())
@@ -39,7 +41,7 @@ GB = 1e9
 
 HELD = """
 import sys, torch
-from sora_cli.device import free_at_once
+from sora_cli.placement.device import free_at_once
 
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -228,7 +230,7 @@ def test_a_block_of_the_real_width_takes_what_is_told() -> None:
 
 
 def test_the_transformer_is_told_in_its_own_parts() -> None:
-    assert networks.PART == dit.PART and networks.SCORES == attention.SCORES
+    assert sizes.PART == dit.PART and sizes.SCORES == attention.SCORES
 
 
 @pytest.mark.parametrize(("kind", "told"), [("mps", 1 << 30), ("cuda", 0), ("cpu", 0)])
@@ -236,7 +238,7 @@ def test_scores_are_counted_where_they_are_made(kind: str, told: int, monkeypatc
     """All of 27,280 tokens and 24 heads would be 71 GB; they are made in parts."""
     like = Placement("streamed", "resident", "float32", 0, 0, keep=False)
     before = peaks(like, needs(), machine(kind, 64, 64))["denoising"]
-    monkeypatch.setattr(networks, "SCORES", 0)
+    monkeypatch.setattr(sizes, "SCORES", 0)
     assert before - peaks(like, needs(), machine(kind, 64, 64))["denoising"] == pytest.approx(told, rel=0.1)
 
 

@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from wan_cases import UMT5, WAN, dit_inputs, fill, tokens
 
-from sora_cli import checkpoints, offload
-from sora_cli.checkpoints import put, survey
 from sora_cli.errors import Failed
+from sora_cli.files import published
+from sora_cli.files.published import put, survey
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.offload import FromDisk, Rows, SideStream, Streamed, Turns, keep_on_host, leave_on_disk
+from sora_cli.placement import offload
+from sora_cli.placement.offload import FromDisk, Rows, SideStream, Streamed, Turns, keep_on_host, leave_on_disk
 
 CPU = torch.device("cpu")
 
@@ -169,7 +170,7 @@ def test_blocks_from_disk_compute_the_same(tmp_path: Path, dtype: torch.dtype) -
     files = saved(fill(dit()), tmp_path)
     with torch.device("meta"):
         resident, network = dit(), dit()
-    checkpoints.fill(resident, files, dtype, CPU, keep)
+    published.fill(resident, files, dtype, CPU, keep)
     put(network, leave_on_disk(network, "blocks", survey(network, files), dtype, CPU, keep), dtype, CPU, keep)
     assert isinstance(network.blocks, FromDisk)
     due = resident(x.to(dtype), t, words.to(dtype))
@@ -189,7 +190,7 @@ def test_the_text_encoder_reads_only_the_rows_it_needs(tmp_path: Path, monkeypat
     put(network, rest, torch.float32, CPU)
     assert [name for name, _ in network.named_parameters()] == ["encoder.final_layer_norm.weight"]
     taken: list[str] = []
-    read = checkpoints.read
+    read = published.read
     monkeypatch.setattr(offload, "read", lambda stored, *how: (taken.append(stored.key), read(stored, *how))[1])
     text = torch.tensor([3, 17, 3, 1])
     assert torch.equal(network(text), whole(text))
@@ -201,7 +202,7 @@ def test_two_blocks_are_in_memory_at_most(tmp_path: Path, monkeypatch: pytest.Mo
     network, alive = nn.Sequential(*blocks(6)), weakref.WeakSet[Tensor]()
     files = saved(network, tmp_path)
     network.to("meta")
-    read = checkpoints.read
+    read = published.read
 
     def watched(*what: Any) -> Tensor:
         found = read(*what)

@@ -14,12 +14,13 @@ import tiny
 from test_data import RUNNER, built, picture, run, state
 from test_training import options, toy_run
 
-from sora_cli import cli, media, owned, registry, weights
+from sora_cli import cli, media, registry
 from sora_cli.cli import app
-from sora_cli.data import build, scan
-from sora_cli.data.dataset import Dataset
+from sora_cli.dataset import build, scan
+from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import Failed, SoraError
-from sora_cli.owned import Owned
+from sora_cli.files import owned, weights
+from sora_cli.files.owned import Owned
 from sora_cli.train.options import DitOptions
 from sora_cli.train.trainer import run_folder
 from sora_cli.train.trainer.loop import checkpoints
@@ -66,7 +67,7 @@ HOLDING = """
 import sys, time
 from pathlib import Path
 from typing import Any
-from sora_cli.owned import Owned
+from sora_cli.files.owned import Owned
 with Owned(Path(sys.argv[2])):
     print("here", flush=True)
     time.sleep(99)
@@ -162,7 +163,7 @@ def test_a_video_goes_on_in_the_version_that_it_began_in(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(monkeypatch)
-    monkeypatch.setattr("sora_cli.engine.__version__", "9.9")
+    monkeypatch.setattr("sora_cli.generation.engine.__version__", "9.9")
     assert cli.run([*GENERATE, "-o", "a.y4m", "--resume"]) == 2
     assert 'version was "0.1.0" and is now "9.9"; ask for the same again, or --force' in capsys.readouterr().err
 
@@ -186,7 +187,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import tiny
 from sora_cli import cli
-from sora_cli.data import build
+from sora_cli.dataset import build
 tiny.install(setattr)
 build.Networks.encode = lambda *words: (print("here", flush=True), time.sleep(99))
 cli.main(sys.argv[2:])
@@ -198,7 +199,7 @@ import torch
 torch.set_num_threads(1)
 import tiny
 from sora_cli import cli
-from sora_cli.data import build, scan
+from sora_cli.dataset import build, scan
 tiny.install(setattr)
 build.SHARD_BYTES = 12_000
 draw, codes = random.Random(0), []

@@ -11,7 +11,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
-from sora_cli.timeline import ADRIFT
+from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.train.data import packing
 from sora_cli.train.data.packing import Packs, Shape
 from sora_cli.train.recipes import dit as training

@@ -12,9 +12,10 @@ import pytest
 import torch
 from test_encode import clip, saved, scene_frames, sora, tiny
 
-from sora_cli import latents, media
+from sora_cli import media
 from sora_cli.media import y4m
 from sora_cli.models.sora.vae import Vae
+from sora_cli.storage import latent_file
 
 __all__ = ["clip", "sora", "tiny"]  # fixtures
 
@@ -40,9 +41,9 @@ def test_a_stream_is_encoded_like_the_file(
     for name, data in (("y4m", as_y4m(clip)), ("mp4", clip.read_bytes())):
         stdin(monkeypatch, data)
         assert sora("encode", "-", "-o", f"{name}.safetensors") == 0
-        made, header = latents.load(f"{name}.safetensors")
+        made, header = latent_file.load(f"{name}.safetensors")
         assert (header.frames, header.fps, header.video) == (22, 24.0, "")
-        assert torch.equal(made, latents.load("file.safetensors")[0])
+        assert torch.equal(made, latent_file.load("file.safetensors")[0])
     assert capsys.readouterr().out.split() == ["file.safetensors", "y4m.safetensors", "mp4.safetensors"]
 
 
@@ -55,7 +56,7 @@ def test_raw_frames_need_their_size_and_rate(
     assert "rate" in capsys.readouterr().err and os.listdir() == []
     stdin(monkeypatch, raw)
     assert sora("encode", "-", "-o", "a.safetensors", "--input-res", "160x90", "--input-fps", 30) == 0
-    header = latents.read_header("a.safetensors")
+    header = latent_file.read_header("a.safetensors")
     assert (header.width, header.height, header.fps, header.frames) == (160, 90, 30.0, 6)
     stdin(monkeypatch, raw[:-1])
     assert sora("encode", "-", "-o", "b.safetensors", "--input-res", "160x90", "--input-fps", 30) == 1
@@ -69,10 +70,10 @@ def test_numbered_images_odd_sides_and_another_size(
         media.write_image(f"in{number:03}.png", frame, (161, 91))
     assert sora("encode", "in%03d.png", "--input-fps", 12) == 0
     assert "161x91 is taken as 162x92" in capsys.readouterr().err
-    header = latents.read_header("in.safetensors")
+    header = latent_file.read_header("in.safetensors")
     assert (header.width, header.height, header.fps, header.frames) == (162, 92, 12.0, 3)
     assert sora("encode", "in%03d.png", "--res", "96x64", "-o", "small.safetensors") == 0
-    header = latents.read_header("small.safetensors")
+    header = latent_file.read_header("small.safetensors")
     assert (header.width, header.height, header.video) == (96, 64, "")
 
 
@@ -115,7 +116,7 @@ def test_every_kind_of_output(sora: Callable[..., int], tiny: Vae, suffix: str) 
 
 def test_images_keep_the_colours(sora: Callable[..., int], tiny: Vae) -> None:
     """Numbered PNGs hold the decoded frames, but for rounding."""
-    from sora_cli.codec import Codec
+    from sora_cli.pipelines.codec import Codec
 
     saved(Path("a.safetensors"), tiny, 5)
     assert sora("decode", "a.safetensors", "-o", "a%02d.png", "--dtype", "float32") == 0

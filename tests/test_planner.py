@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_cli.errors import SoraError
-from sora_cli.planner import SCHEMES, Window, circle, mirrored, plan, spread
+from sora_cli.sampling.planner import SCHEMES, Window, circle, mirrored, plan, spread
 
 
 @st.composite

@@ -114,6 +114,6 @@ def test_checkpoints_do_not_know_of_shards(alone_with_four: Path, tmp_path: Path
 
 
 def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "count", lambda: 4)
+    monkeypatch.setattr(distributed, "count", lambda: 4)
     with pytest.raises(SoraError, match="4 processes cannot share 6 batches a step; use --accumulate 8"):
         distributed.Step(torch.nn.Linear(1, 1), lambda number: {}, 6, Feed(int, 0, 4, 6))

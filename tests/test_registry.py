@@ -12,8 +12,10 @@ import torch
 import wan_folders
 from safetensors.torch import save_file
 
-from sora_cli import registry, tables, weights
+from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.registry import schema
 
 MINE = """
 [mine]
@@ -221,7 +223,7 @@ def test_a_broken_table_is_one_line_and_stands_in_no_other_model_s_way(fault: st
 
 def test_the_shipped_table_passes_the_same_checks() -> None:
     for name, model in registry.shipped().items():
-        tables.check_model(name, model)
+        schema.check_model(name, model)
 
 
 # -- Folders ----------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from sora_cli import cli, latents, media
+from sora_cli import cli, media
+from sora_cli.storage import latent_file
 
 GENERATE = ["generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41"]
 
@@ -71,7 +72,7 @@ def test_killed_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny.everything() == tiny.kept("a.y4m")
     assert cli.run([*GENERATE, "-o", "b.y4m"]) == 0
     assert Path("a.y4m").read_bytes() == Path("b.y4m").read_bytes()
-    (one, header), (other, same) = (latents.load(name) for name in ("a.safetensors", "b.safetensors"))
+    (one, header), (other, same) = (latent_file.load(name) for name in ("a.safetensors", "b.safetensors"))
     assert header == same and one.numpy().tobytes() == other.numpy().tobytes()  # the order of the header varies
 
 

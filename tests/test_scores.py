@@ -7,7 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from sora_cli.scores import FLOOR, Drift, boundary_score, drift_curve, seam_score, shrink
+from sora_cli.media.seams import FLOOR, Drift, boundary_score, drift_curve, seam_score, shrink
 from sora_cli.world import Scene
 from sora_cli.world.render import render
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from sora_cli.errors import Failed
-from sora_cli.sheet import BORDER, KNOWN, LABEL, MARGIN, Sheet, evenly
+from sora_cli.media.contact_sheet import BORDER, KNOWN, LABEL, MARGIN, Sheet, evenly
 
 
 def filled(sheet: Sheet, frames: int, size: tuple[int, int] = (36, 64)) -> np.ndarray:

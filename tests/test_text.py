@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sora_cli.expand import expand
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer, from_weights, text_weights, words
+from sora_cli.prompts.grammar import expand
 from sora_cli.train.recipes.clip import CONTEXT
 from sora_cli.world.captions import dense, sparse
 from sora_cli.world.captions import words as known_words

@@ -5,7 +5,7 @@ import torch
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.timeline import MIX, Timeline, sample_strides, sample_task, visible
+from sora_cli.sampling.conditioning import MIX, Timeline, sample_strides, sample_task, visible
 
 
 def table(drawing: str) -> Tensor:

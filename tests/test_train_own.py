@@ -12,10 +12,11 @@ from test_engine import tiny_part
 from test_training import TINY_VAE
 from typer.testing import CliRunner, Result
 
-from sora_cli import cli, registry, weights
+from sora_cli import cli, registry
 from sora_cli.cli import app
-from sora_cli.data.dataset import Dataset, identity
+from sora_cli.dataset.dataset import Dataset, identity
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.media import probe
 from sora_cli.train.recipes import clip as clip_training
 from sora_cli.train.recipes import dit as dit_training

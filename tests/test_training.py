@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from sora_cli import flow, weights
 from sora_cli.errors import Failed
+from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
-from sora_cli.timeline import Task
+from sora_cli.sampling import flow
+from sora_cli.sampling.conditioning import Task
 from sora_cli.train.data.latent_cache import Bucket, Window, begin, runs
 from sora_cli.train.data.packing import Clip, Pack
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
@@ -216,7 +217,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> None:
-    from sora_cli import weights
+    from sora_cli.files import weights
     from sora_cli.models.sora.vae import from_weights
 
     path = vae_training.train(options(tmp_path / "vae", steps=2))

@@ -16,12 +16,14 @@ import tiny
 import torch
 from PIL import Image
 
-from sora_cli import cli, latents, media, weights
-from sora_cli import engine as engines
-from sora_cli.codec import Codec
-from sora_cli.expand import expand
+from sora_cli import cli, media
+from sora_cli.files import weights
+from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
+from sora_cli.pipelines.codec import Codec
+from sora_cli.prompts.grammar import expand
 from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
 
 Sora = Callable[..., int]
 
@@ -158,7 +160,7 @@ def test_latents_beside_a_video_are_gone_on_from(sora: Sora, encoded: list[int])
     assert sora("extend", "a.y4m", "a cat", "--after", 29 / 24, "-o", "b.y4m") == 0
     assert sora("extend", "b.y4m", "a cat", "--after", 4 / 24, "-o", "c.y4m") == 0
     assert encoded == [] and tiny.everything() == tiny.kept("a.y4m", "b.y4m", "c.y4m")
-    parts = [latents.load(name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    parts = [latent_file.load(name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
     for (was, old), (now, new) in zip(parts, parts[1:], strict=False):
         assert torch.equal(now[:, : was.shape[1]], was) and new.frames > old.frames
     assert parts[-1][1].video == weights.hash_of(Path("c.y4m")) and parts[-1][1].frames == 43
@@ -205,7 +207,7 @@ def test_a_loop_from_a_prompt(sora: Sora, capsys: pytest.CaptureFixture[str]) ->
     assert sora("loop", *words, "-o", "a.gif") == 0
     assert media.probe("a.gif").frames == 8  # 9 is no whole number of chunks
     assert b"NETSCAPE2.0\x03\x01\x00\x00\x00" in Path("a.gif").read_bytes()  # for ever
-    made, header = latents.load("a.safetensors")
+    made, header = latent_file.load("a.safetensors")
     assert header.cyclic and header.frames == 8 and made.shape[1] == 2
     capsys.readouterr()
     assert sora("loop", *words, "--times", 3, "--no-metadata") == 0

@@ -34,8 +34,7 @@ from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import Tiling, blended
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.sampler import euler
-from sora_cli.solvers import DMD, dmd, euler_sigmas, timesteps, trained_level, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import DMD, dmd, euler, euler_sigmas, timesteps, trained_level, unipc, unipc_sigmas
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = load_file(DATA / "wan_golden.safetensors")

@@ -12,16 +12,17 @@ import torch
 import wan_folders
 from torch import Tensor, nn
 
-from sora_cli import hub, memory, registry
-from sora_cli.engine import Engine, Known, Run
+from sora_cli import registry
 from sora_cli.errors import SoraError
+from sora_cli.generation.engine import Engine, Known, Run
 from sora_cli.geometry import Span
-from sora_cli.latents import Header, save, vae_of
-from sora_cli.memory import Placement
 from sora_cli.models.wan.text import padded
-from sora_cli.registry import Usage
+from sora_cli.placement import memory
+from sora_cli.placement.memory import Placement
+from sora_cli.registry import Usage, hub
+from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Cue, Shot
-from sora_cli.solvers import timesteps, unipc, unipc_sigmas
+from sora_cli.storage.latent_file import Header, save, vae_of
 
 USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
 SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny import noise, y4m_format
 from tiny import write as write_video
 
-from sora_cli import cli, latents, media
+from sora_cli import cli, media
+from sora_cli.storage import latent_file
 
 USAGE = """
 cell = 16
@@ -74,7 +75,7 @@ def test_it_is_pulled_and_then_makes_videos(wan: Sora, server: Hub) -> None:
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 17, 24.0)
     shot = json.loads(Path("a.json").read_text())["shot"]
     assert (shot["steps"], shot["guidance"], shot["negative"], shot["plan"]) == (2, 2.0, "blurred", "sliding")
-    assert latents.read_layout("a.safetensors").shape == (6, 5, 4, 6)
+    assert latent_file.read_layout("a.safetensors").shape == (6, 5, 4, 6)
     before = len(server.requests)
     assert wan("generate", "--from", "a.mp4", "-o", "b.mp4")[0] == 0
     assert len(server.requests) == before, "a model that is here needs no Hub"
@@ -108,8 +109,8 @@ def test_extend(wan: Sora, sides: tuple[str, ...], frames: int) -> None:
 def test_extend_goes_on_from_the_latents_beside(wan: Sora) -> None:
     assert wan("generate", "a cat", "-o", "a.mp4")[0] == 0
     assert wan("extend", "a.mp4", "--after", "0.5", "-o", "b.mp4")[0] == 0
-    before, _ = latents.load("a.safetensors")
-    after, header = latents.load("b.safetensors")
+    before, _ = latent_file.load("a.safetensors")
+    after, header = latent_file.load("b.safetensors")
     assert header.frames == 17 + 12 and (after[:, :5] == before).all()
 
 
@@ -130,12 +131,12 @@ def test_reverse(wan: Sora) -> None:
 
 def test_encode_and_decode(wan: Sora, sora: Sora) -> None:
     assert wan("encode", clip("in.y4m"), "-o", "a.safetensors")[0] == 0
-    assert latents.read_layout("a.safetensors").shape == (6, 4, 4, 6)
+    assert latent_file.read_layout("a.safetensors").shape == (6, 4, 4, 6)
     assert wan("decode", "a.safetensors", "-o", "all.y4m")[0] == 0
     assert wan("decode", "a.safetensors", "--frames", "6:9", "-o", "some.y4m")[0] == 0
     assert all(np.array_equal(one, same) for one, same in zip(shown("some.y4m"), shown("all.y4m")[6:9], strict=True))
-    head = latents.load("a.safetensors")
-    latents.save("of-a-folder.safetensors", head[0], replace(head[1], model=latents.plainly("hf:some/wan")))
+    head = latent_file.load("a.safetensors")
+    latent_file.save("of-a-folder.safetensors", head[0], replace(head[1], model=latent_file.plainly("hf:some/wan")))
     code, said = sora("decode", "of-a-folder.safetensors", "-o", "b.mp4")
     assert code == 2 and "was made with hf-some-wan, and known are: pocket, " in said and "--model hf:" in said
     code, said = cli_of("decode", "a.safetensors", "--model", "pocket", "-o", "b.mp4")
@@ -151,7 +152,7 @@ def test_windows_are_gone_on_with_after_a_crash(wan: Sora, monkeypatch: pytest.M
 
     words = ("generate", "a cat", "--seconds", "2", "-o", "a.mp4")
     assert wan(*words)[0] == 0
-    whole, _ = latents.load("a.safetensors")
+    whole, _ = latent_file.load("a.safetensors")
     for path in Path.cwd().iterdir():
         path.unlink()
     solver, calls = Wan.sample, []
@@ -165,7 +166,7 @@ def test_windows_are_gone_on_with_after_a_crash(wan: Sora, monkeypatch: pytest.M
     monkeypatch.setattr(Wan, "sample", crashing)
     assert wan(*words)[0] == 1 and not Path("a.mp4").exists()
     assert wan(*words, "--resume")[0] == 0
-    again, _ = latents.load("a.safetensors")
+    again, _ = latent_file.load("a.safetensors")
     assert (whole == again).all() and len(calls) == 3 + 2
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sora_cli import weights
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
 
 
 def tensors() -> dict[str, torch.Tensor]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sora_cli import weights
 from sora_cli.errors import Failed, SoraError
-from sora_cli.windows import Windows
+from sora_cli.files import weights
+from sora_cli.storage.resume import Windows
 
 SHOT = {"shot": {"prompt": "a cat", "seed": 5}, "weights": ["ab" * 32], "dtype": "float32"}
 
@@ -174,7 +174,7 @@ import os, random, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from sora_cli.windows import Windows
+from sora_cli.storage.resume import Windows
 from test_windows import identity, window
 
 folder, rng, most, kept = Path(sys.argv[2]), random.Random(0), 5, []

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, fill
 
-from sora_cli import weights
+from sora_cli.files import weights
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig

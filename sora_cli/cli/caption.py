@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from sora_cli import __version__, media
-from sora_cli.caption import POCKET, check_model, is_human, is_server, open_captioner
-from sora_cli.caption.table import Table
+from sora_cli.captioning import POCKET, check_model, is_human, is_server, open_captioner
+from sora_cli.captioning.table import Table
 from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
-from sora_cli.weights import write
+from sora_cli.files.weights import write
 
 BESIDE = ".txt"
 
@@ -119,7 +119,7 @@ def files_of(paths: Sequence[str]) -> list[str]:
 
 
 def shown(folder: Path) -> Iterator[str]:
-    from sora_cli.data.footage import IMAGES, VIDEOS
+    from sora_cli.dataset.footage import IMAGES, VIDEOS
 
     yield from (str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS + IMAGES
                 and path.is_file())  # fmt: skip

@@ -14,14 +14,14 @@ import numpy as np
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli.making import Making
-from sora_cli.join import Difference, fill
-from sora_cli.scores import AROUND, Changes
+from sora_cli.media.blend import Difference, fill
+from sora_cli.media.seams import AROUND, Changes
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora_cli.engine import Engine, Run
+    from sora_cli.generation.engine import Engine, Run
 
 
 
@@ -58,7 +58,7 @@ class Connector:
         return media.from_rgb(self.making.watched(made), size, self.format)
 
     def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None) -> "Run":
-        from sora_cli.engine import Known
+        from sora_cli.generation.engine import Known
 
         most = context_of(shot.model)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]

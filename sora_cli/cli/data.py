@@ -22,7 +22,7 @@ from sora_cli.errors import SoraError
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
-    from sora_cli.data.build import Asked
+    from sora_cli.dataset.build import Asked
 
 data = typer.Typer(help="Make a dataset from a folder of clips, and look at it.", no_args_is_help=True)
 
@@ -63,7 +63,7 @@ def build(
     if not folder.is_dir():
         raise SoraError(f"there is no folder {folder}")
 
-    from sora_cli.data.build import Asked
+    from sora_cli.dataset.build import Asked
 
     asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text, prune)
     asked.check()
@@ -74,10 +74,10 @@ def build(
 
 def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     """Scan, plan, encode and finish, with a bar for what takes long and a line for what is to be known."""
-    from sora_cli.data import build as building
-    from sora_cli.data.captions import Captions
-    from sora_cli.data.scan import files_of
-    from sora_cli.data.shards import MANIFEST
+    from sora_cli.dataset import build as building
+    from sora_cli.dataset.captions import Captions
+    from sora_cli.dataset.scan import files_of
+    from sora_cli.dataset.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
     asked.check_sources(set(files))
@@ -113,7 +113,7 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """Say what is in a dataset: how much, how large, how long, with which captions; and what was skipped."""
-    from sora_cli.data import summary
+    from sora_cli.dataset import summary
 
     if sheet is not None:
         check_output(sheet, (".png",), force)

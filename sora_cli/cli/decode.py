@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, latents, media, registry
+from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.models import check_model
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.shot import check_range
+from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
-    from sora_cli.codec import Codec
+    from sora_cli.pipelines.codec import Codec
 
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
@@ -64,14 +65,14 @@ def decode(
 ) -> None:
     """Turn latents into a video."""
     started = time.perf_counter()
-    header = latents.read_header(source)
+    header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     check(source, header, wanted, model, force)
     check_model(model, quiet, ("vae",))
-    latents.check_vae(source, header, model)
+    latent_file.check_vae(source, header, model)
     sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
 
     from sora_cli.pipelines import load_codec
@@ -98,23 +99,23 @@ def parse_frames(text: str | None, total: int) -> range:
     return range(first, end)
 
 
-def parse_size(res: str | None, header: latents.Header) -> tuple[int, int]:
+def parse_size(res: str | None, header: latent_file.Header) -> tuple[int, int]:
     return (header.width, header.height) if res is None else geometry.parse_res(res)
 
 
-def parse_fps(fps: float | None, header: latents.Header) -> float:
+def parse_fps(fps: float | None, header: latent_file.Header) -> float:
     if fps is None:
         return header.fps
     check_range("--fps", fps, 1, 120)
     return fps
 
 
-def shot_for(chosen: range, header: latents.Header) -> str:
+def shot_for(chosen: range, header: latent_file.Header) -> str:
     """The shot to write into the video: that of the latents, where all of them are shown."""
-    return latents.carried(header.shot) if len(chosen) == header.frames else ""
+    return latent_file.carried(header.shot) if len(chosen) == header.frames else ""
 
 
-def maker(source: Path, header: latents.Header) -> str:
+def maker(source: Path, header: latent_file.Header) -> str:
     """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
     known = registry.names()
     if header.model not in known:
@@ -123,7 +124,7 @@ def maker(source: Path, header: latents.Header) -> str:
     return header.model
 
 
-def check(source: Path, header: latents.Header, wanted: Wanted, model: str, force: bool) -> None:
+def check(source: Path, header: latent_file.Header, wanted: Wanted, model: str, force: bool) -> None:
     """All that can be refused without torch."""
     media.check_name(wanted.name)
     path = Path(wanted.name)
@@ -136,7 +137,7 @@ def check(source: Path, header: latents.Header, wanted: Wanted, model: str, forc
 
 def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:
     """The wanted frames of a file of latents, decoded and written one by one."""
-    canvas = latents.read_header(source).canvas
+    canvas = latent_file.read_header(source).canvas
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     with sink as opened:

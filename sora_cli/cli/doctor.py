@@ -15,11 +15,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from sora_cli import geometry, machine, media, registry
+from sora_cli import geometry, media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
-from sora_cli.estimate import dry_run, duration, quantity
+from sora_cli.placement import machine
+from sora_cli.placement.estimate import dry_run, duration, quantity
 from sora_cli.registry import Entry
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def torch_here() -> Finding:
 def device_here() -> Finding:
     """The device that `--device auto` takes, and its number format."""
     try:
-        from sora_cli.device import pick_device, pick_dtype
+        from sora_cli.placement.device import pick_device, pick_dtype
 
         device = pick_device("auto")
         dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
@@ -206,7 +207,7 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """What a model would take for a video of its own size and length."""
-    from sora_cli.engine import plan_of
+    from sora_cli.generation.engine import plan_of
 
     shot = models.usual(model.name, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"

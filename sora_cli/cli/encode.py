@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import latents, media, weights
+from sora_cli import media
 from sora_cli.cli import options
 from sora_cli.cli.models import check_model
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
 from sora_cli.shot import MOST_FRAMES, check_range
+from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from sora_cli.codec import Codec
+    from sora_cli.pipelines.codec import Codec
 
 
 @options.flattened
@@ -58,7 +60,7 @@ def encode(
         if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(begun, frames=count)
-        latents.save(path, made, header)
+        latent_file.save(path, made, header)
     told = {"output": str(path), "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     typer.echo(json.dumps(told, ensure_ascii=False) if as_json else str(path))
@@ -71,25 +73,25 @@ def named_after(video: str) -> Path:
     return Path((re.sub(r"%0?\d?d", "", Path(video).stem) or "images") + ".safetensors")
 
 
-def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> latents.Header:
+def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> latent_file.Header:
     """What the latents of a source say of themselves but for its length, which nobody knows yet; SoraError if
     it cannot be encoded. H.264 has no odd sides, so they are rounded up, and decoding ends at even ones."""
     width, height = (n + n % 2 for n in source.format.size)
     if (width, height) != source.format.size:
         screen.note(f"sides must be even: {source.format.width}x{source.format.height} is taken as {width}x{height}")
     file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
-    return latents.Header.of(
+    return latent_file.Header.of(
         model=model,
         width=width,
         height=height,
         fps=source.format.fps,
         frames=1,
-        shot=latents.carried(source.metadata.get("sora", "")) if own else "",
+        shot=latent_file.carried(source.metadata.get("sora", "")) if own else "",
         video=weights.hash_of(file) if own and file.is_file() else "",
     )
 
 
-def make(source: media.Source, header: latents.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
+def make(source: media.Source, header: latent_file.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
     """The latents [C, T, h, w] of a whole video, and how many frames it has. They grow with its length, by a
     few kilobytes a frame; what is needed to make them does not."""
     import torch

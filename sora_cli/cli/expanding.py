@@ -11,7 +11,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Anchor, Shot
 
 if TYPE_CHECKING:
-    from sora_cli.rewriting import Writer
+    from sora_cli.prompts.rewriting import Writer
 
     How = str | Writer  # off, grammar, or who writes
 
@@ -22,7 +22,7 @@ def asked(expand: str, writer: str | None, model: str) -> "How":
     """How the prompts of a model are expanded, where `auto` is as it was trained; SoraError for what cannot be."""
     trained = registry.entry(model).usage.grammar
     if "://" in expand:
-        from sora_cli.rewriting import Writer
+        from sora_cli.prompts.rewriting import Writer
 
         return Writer.parse(expand, writer)
     if expand not in ("auto", OFF, GRAMMAR):
@@ -42,7 +42,7 @@ def expanded(shot: Shot, how: "How", screen: Screen, given: Sequence[str] = ()) 
 
 def each(shots: Sequence[Shot], how: "How", screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
     """The same for shots that differ in their seeds: each has its own captions, but an LLM is asked once."""
-    from sora_cli.expand import caption_of
+    from sora_cli.prompts.grammar import caption_of
 
     first = shots[0]
     if first.captions:
@@ -57,14 +57,14 @@ def each(shots: Sequence[Shot], how: "How", screen: Screen, given: Sequence[str]
 
 def reseeded(shot: Shot, seed: int) -> Shot:
     """A shot with another seed, and what that chooses in its captions."""
-    from sora_cli.expand import reseeded
+    from sora_cli.prompts.grammar import reseeded
 
     return reseeded(shot, seed) if shot.captions else replace(shot, seed=seed)
 
 
 def written(shot: Shot, writer: "Writer", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
     """What an LLM makes of the prompts; the prompts themselves if it fails."""
-    from sora_cli.rewriting import rewritten
+    from sora_cli.prompts.rewriting import rewritten
 
     trained = registry.entry(shot.model).usage.grammar
     try:

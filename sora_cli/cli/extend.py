@@ -49,7 +49,7 @@ def extend(
                  for side, length in seconds.items() if length is not None}  # fmt: skip
         target.check_format(source.format)
 
-        from sora_cli.engine import Engine
+        from sora_cli.generation.engine import Engine
 
         making = Making(target, screen, shot.fps)
         engine = Engine(model, *compute.words, screen.read, shot.loras)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sora_cli import anchors, geometry, join, media, registry
+from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
@@ -18,12 +18,14 @@ from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import check_room, output_names
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.generation import anchors
+from sora_cli.media import blend
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.engine import Engine, Run
+    from sora_cli.generation.engine import Engine, Run
 
 PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
@@ -79,7 +81,7 @@ def generate(
         return show_cost(shot, placed, compute.words, keeping.as_json)
     models.check_model(shot.model, showing.quiet)
 
-    from sora_cli.engine import Engine
+    from sora_cli.generation.engine import Engine
 
     with Screen(showing.quiet, showing.preview) as screen:
         seeds.told(sampling.seed, shot.seed, screen)
@@ -165,8 +167,8 @@ def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, s
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    from sora_cli.engine import plan_of
-    from sora_cli.estimate import dry_run
+    from sora_cli.generation.engine import plan_of
+    from sora_cli.placement.estimate import dry_run
 
     span = geometry.span_for(shot.frames, [(p.start, p.count) for p in placed])
     known = [geometry.key_frames(p.start + span.lead, p.count) for p in placed]
@@ -198,7 +200,7 @@ def spelled(frames: Sequence[int]) -> str:
 
 def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Making) -> None:
     """One video, and what is kept beside it."""
-    from sora_cli.engine import Known
+    from sora_cli.generation.engine import Known
 
     canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
@@ -218,11 +220,11 @@ def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Ite
     if not placed:
         return shown
     pieces = [piece(run, p, size) for p in placed]  # with stills that are made before the decoder is at work
-    return join.joined(shown, run.shot.frames, pieces, size)
+    return blend.joined(shown, run.shot.frames, pieces, size)
 
 
-def piece(run: "Run", placed: anchors.Placed, size: media.Size) -> join.Piece:
+def piece(run: "Run", placed: anchors.Placed, size: media.Size) -> blend.Piece:
     """An anchor as it is to be shown, and the first of its frames that the decoder can make by itself."""
     first, count = geometry.key_frames(placed.start + run.span.lead, placed.count)
     key = first * geometry.TIME_STRIDE - run.span.lead - placed.start if count else 0
-    return join.Piece(placed.start, placed.count, partial(placed.frames, size), run.still(placed.start + key), key)
+    return blend.Piece(placed.start, placed.count, partial(placed.frames, size), run.still(placed.start + key), key)

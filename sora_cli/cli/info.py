@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sora_cli import latents, media
+from sora_cli import media
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NO_SHOT = "none: this file does not say how it was made"
@@ -41,7 +42,7 @@ def describe(file: Path) -> dict[str, Any]:
 
 
 def describe_latents(file: Path) -> dict[str, Any]:
-    layout = latents.read_layout(file)
+    layout = latent_file.read_layout(file)
     header = asdict(layout.header)
     shot = read_shot(header.pop("shot"))
     return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}

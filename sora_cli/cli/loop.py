@@ -19,13 +19,13 @@ from sora_cli.cli.outputs import slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
-from sora_cli.scores import Changes
+from sora_cli.media.seams import Changes
 from sora_cli.shot import Shot, check_prompt
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.engine import Engine
+    from sora_cli.generation.engine import Engine
 
 CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 
@@ -167,6 +167,6 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
 
 
 def load(*words: Any) -> "Engine":
-    from sora_cli.engine import Engine
+    from sora_cli.generation.engine import Engine
 
     return Engine(*words)

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sora_cli import latents, media, weights
+from sora_cli import media
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import Owned
+from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.names import sequence_of
-from sora_cli.owned import Owned
-from sora_cli.scores import Drift
-from sora_cli.sheet import Sheet
+from sora_cli.media.seams import Drift
 from sora_cli.shot import Shot, check_text
+from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from sora_cli.engine import Run
+    from sora_cli.generation.engine import Run
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Target:
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
-        from sora_cli.windows import clear
+        from sora_cli.storage.resume import clear
 
         for folder in (*self.begun.glob("*/"), self.begun):
             clear(folder)
@@ -147,7 +149,7 @@ class Making:
         return run
 
     def store(self, run: "Run", part: str) -> Any:
-        from sora_cli.windows import Windows
+        from sora_cli.storage.resume import Windows
 
         if self.target.stream:
             return None
@@ -225,18 +227,18 @@ def format_of(shot: Shot) -> media.Format:
     return media.Format(shot.width, shot.height, rate, "420mpeg2", tags=("COLORRANGE=LIMITED",))
 
 
-def header_of(run: "Run") -> latents.Header:
+def header_of(run: "Run") -> latent_file.Header:
     """What the latents of a run say of themselves."""
     shot = run.shot
-    return latents.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
+    return latent_file.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
                              lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
                              clock=-1.0 if run.clock is None else run.clock)  # fmt: skip
 
 
-def keep_latents(target: Target, header: latents.Header, made: "Tensor") -> None:
+def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> None:
     """Latents beside a finished video, tied to it by its hash."""
     if target.keeps:
-        latents.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
+        latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
 def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sora_cli import hub, lora, registry
+from sora_cli import registry
 from sora_cli.cli import seeds
 from sora_cli.cli.options import Sampling
 from sora_cli.cli.screen import Transfers
+from sora_cli.registry import hub, lora
 from sora_cli.shot import Lora, Shot
 
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora_cli import geometry, latents, media, registry, weights
+from sora_cli import geometry, media, registry
 from sora_cli.cli.connect import Kept
 from sora_cli.cli.making import Target
 from sora_cli.cli.models import check_model
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.shot import Shot, check_range
+from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +75,7 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
     Sides are rounded up to even ones for the sake of the canvas alone; the output keeps the source's."""
     width, height = (n + n % 2 for n in source.format.size)
     prompt, captions = settings.prompt, settings.captions
-    if not prompt.strip() and (told := latents.carried(source.metadata.get("sora", ""))):
+    if not prompt.strip() and (told := latent_file.carried(source.metadata.get("sora", ""))):
         own = Shot.from_json(told)
         prompt, captions = own.prompt, () if anew or own.model != settings.model else own.captions[:1]
     return replace(settings, prompt=prompt, captions=captions, width=width, height=height, fps=source.format.fps)
@@ -84,7 +86,7 @@ class Whole:
     """The latents that lie beside a video and belong to it."""
 
     path: Path
-    header: latents.Header
+    header: latent_file.Header
     context: int  # latents at its end that new ones are made to fit
 
     @classmethod
@@ -94,11 +96,11 @@ class Whole:
         if video == media.STREAM or not path.is_file() or not Path(video).is_file():
             return None
         try:
-            header = latents.read_header(path)
+            header = latent_file.read_header(path)
         except SoraError:
             return None
         entry = registry.entry(shot.model)
-        fits = header.vae == latents.vae_of(shot.model) and not header.cyclic
+        fits = header.vae == latent_file.vae_of(shot.model) and not header.cyclic
         fits = fits and header.canvas == entry.canvas(shot.width, shot.height)
         return cls(path, header, entry.usage.context) if fits and header.video == weights.hash_of(Path(video)) else None
 
@@ -106,7 +108,7 @@ class Whole:
         """The last few latents."""
         header, total = self.header, self.header.latents
         first = max(0, total - self.context)
-        found, _ = latents.load(self.path, first)
+        found, _ = latent_file.load(self.path, first)
         clock = header.clock + first * geometry.TIME_STRIDE / header.fps if header.clock >= 0 else None
         return Kept(found.float(), geometry.frames_in(total) - header.lead - header.frames, clock)
 
@@ -114,5 +116,5 @@ class Whole:
         """All latents of the video and of what was made after them (whose first few are its last)."""
         import torch
 
-        found, _ = latents.load(self.path)
+        found, _ = latent_file.load(self.path)
         return torch.cat([found.float(), made[:, min(self.context, found.shape[1]) :]], 1)

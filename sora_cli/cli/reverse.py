@@ -44,7 +44,7 @@ def reverse(
         target.check_format(source.format)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(anchor)}, with which it ends"])
 
-        from sora_cli.engine import Engine
+        from sora_cli.generation.engine import Engine
 
         making = Making(target, screen, shot.fps)
         engine = Engine(model, *compute.words, screen.read, shot.loras)

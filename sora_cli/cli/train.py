@@ -11,7 +11,7 @@ import typer
 from sora_cli import registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, flattened
-from sora_cli.data.shards import read_index
+from sora_cli.dataset.shards import read_index
 from sora_cli.errors import SoraError
 from sora_cli.train.options import (
     WORLD,

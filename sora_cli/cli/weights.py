@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sora_cli import hub, registry
+from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError
-from sora_cli.registry import Entry
+from sora_cli.registry import Entry, hub
 
 weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
 

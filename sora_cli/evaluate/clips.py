@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import geometry, registry
-from sora_cli.engine import Engine
-from sora_cli.evaluate.network import shrink
+from sora_cli.generation.engine import Engine
+from sora_cli.models.sora.evaluator import shrink
 from sora_cli.models.sora.vae import Vae
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense

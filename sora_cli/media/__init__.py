@@ -3,6 +3,7 @@
 Frames are uint8 arrays [h, w, 3] in RGB, or raw: the planes of a y4m frame as bytes. Sizes are (width, height).
 """
 
+from sora_cli.files.owned import part_of
 from sora_cli.media.convert import FITS, Frame, from_rgb, read_frames, to_rgb
 from sora_cli.media.names import STREAM, check_input, same_file
 from sora_cli.media.probing import Media, probe, read_metadata
@@ -11,7 +12,6 @@ from sora_cli.media.sinks import SUFFIXES, Sink, check_name, open_sink
 from sora_cli.media.sources import Source, open_source
 from sora_cli.media.writer import write_image
 from sora_cli.media.y4m import Format, Size
-from sora_cli.owned import part_of
 
 __all__ = [
     "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Sink", "Size", "Source", "as_file",

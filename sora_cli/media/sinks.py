@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import IO, Protocol, Self
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import SHARP, declare, to_rgb
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, ffmpeg
 from sora_cli.media.writer import H264, MP4, Encoder, tagging, write_image
 from sora_cli.media.y4m import Format
-from sora_cli.owned import part_of, sweep
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
 VIDEOS = {

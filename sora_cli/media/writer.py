@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from sora_cli.errors import Failed
+from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import Frame
 from sora_cli.media.process import explain, start
 from sora_cli.media.y4m import Size
-from sora_cli.owned import part_of, sweep
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sora_cli import geometry, registry
-from sora_cli.codec import Codec
+from sora_cli.pipelines.codec import Codec
 from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 

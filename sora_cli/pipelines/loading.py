@@ -1,7 +1,7 @@
 """The parts of a published Wan model, from a folder with a config.json or from a single file without one.
 
 A folder is as diffusers and transformers write it. A single file may have the authors' names for the parameters, as
-repackages do; which network it is its shapes tell, and only those of `known.py` are told apart. Nothing that is
+repackages do; which network it is its shapes tell, and only those of `presets.py` are told apart. Nothing that is
 loaded is trained. `streamed` leaves the blocks on disk, from where each is read as it comes up.
 """
 
@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from sora_cli.checkpoints import (
+from sora_cli.errors import SoraError
+from sora_cli.files.published import (
     Progress,
     Rename,
     Stored,
@@ -26,15 +27,14 @@ from sora_cli.checkpoints import (
     quietly,
     read_config,
     survey,
-)  # fmt: skip
-from sora_cli.errors import SoraError
-from sora_cli.lora import changes
+)
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
-from sora_cli.offload import Rows, leave_on_disk
-from sora_cli.pipelines import known
+from sora_cli.pipelines import presets
+from sora_cli.placement.offload import Rows, leave_on_disk
+from sora_cli.registry.lora import changes
 from sora_cli.shot import Lora
 
 C = TypeVar("C")
@@ -59,7 +59,7 @@ DIT = Kind(
     "transformer",
     WanDit,
     WanConfig.from_hub,
-    {name: (config, names.DIT.original_to_ours) for name, config in known.DITS.items()},
+    {name: (config, names.DIT.original_to_ours) for name, config in presets.DITS.items()},
     ("patch_embedding.weight", "fps_embedding.weight"),
 )
 VAE = Kind(
@@ -67,8 +67,8 @@ VAE = Kind(
     WanVae,
     WanVaeConfig.from_hub,
     {
-        "Wan 2.1": (known.VAE21, names.VAE21.original_to_ours),
-        "Wan 2.2": (known.VAE22, names.VAE22.original_to_ours),
+        "Wan 2.1": (presets.VAE21, names.VAE21.original_to_ours),
+        "Wan 2.2": (presets.VAE22, names.VAE22.original_to_ours),
     },
     ("encoder.conv_in.weight", "decoder.conv_in.weight"),
 )
@@ -76,7 +76,7 @@ TEXT = Kind(
     "text encoder",
     Umt5,
     Umt5Config.from_hub,
-    {"UMT5-XXL": (known.UMT5, partial(names.text_to_ours, tied=False))},
+    {"UMT5-XXL": (presets.UMT5, partial(names.text_to_ours, tied=False))},
     (names.TABLE,),
 )
 

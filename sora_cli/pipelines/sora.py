@@ -5,20 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sora_cli import flow, registry
-from sora_cli.codec import Codec
-from sora_cli.device import pick_device, pick_dtype
-from sora_cli.expand import captions_of, expand
+from sora_cli import registry
 from sora_cli.geometry import Canvas
-from sora_cli.lora import merged
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Job, Velocity, copies_of
-from sora_cli.sampler import euler
+from sora_cli.pipelines.codec import Codec
+from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.prompts.grammar import captions_of, expand
+from sora_cli.registry.lora import merged
+from sora_cli.sampling import flow
+from sora_cli.sampling.conditioning import spread
+from sora_cli.sampling.solvers import euler
 from sora_cli.shot import Lora, Shot
-from sora_cli.timeline import spread
 
 
 class Sora:

@@ -16,21 +16,23 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli import checkpoints, hub, memory, registry, weights
-from sora_cli.codec import Codec
-from sora_cli.device import free_at_once, free_caches, pick_device, pick_dtype
-from sora_cli.embeddings import Embeddings, key_of
+from sora_cli import registry
 from sora_cli.errors import SoraError
+from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.offload import Watched, keep_on_host, replace
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
-from sora_cli.sampler import euler
+from sora_cli.pipelines.codec import Codec
+from sora_cli.placement import memory
+from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
+from sora_cli.placement.offload import Watched, keep_on_host, replace
+from sora_cli.prompts.cache import Embeddings, key_of
+from sora_cli.registry import hub
+from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, euler_sigmas, timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Lora, Shot
-from sora_cli.solvers import DMD, TRAINED, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
 BLOCKS = {"text": "encoder.block", "dit": "blocks"}  # the lists of blocks that take long
@@ -176,7 +178,7 @@ class Wan:
     def files(self, role: str) -> list[Path]:
         """What is loaded in a role."""
         place = self.places[role]
-        return [place / "tokenizer.json"] if role == "tokenizer" else checkpoints.loaded(place)
+        return [place / "tokenizer.json"] if role == "tokenizer" else published.loaded(place)
 
 
 class Guided:

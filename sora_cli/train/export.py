@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sora_cli import registry, weights
-from sora_cli.data.shards import identity, read_lines
+from sora_cli import registry
+from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.registry import Usage
 from sora_cli.train.options import ExportOptions
 from sora_cli.train.recipes.dit import check_frozen

@@ -8,10 +8,10 @@ from reference import read_as_published, reference
 from torch import nn
 from wan_cases import SKYREELS, WAN, distance, dit_inputs, fill, told
 
-from sora_cli.machine import host_free
 from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.pipelines import known
+from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import load_dit
+from sora_cli.placement.machine import host_free
 
 pytestmark = pytest.mark.parity
 WanTransformer3DModel = reference("diffusers", "WanTransformer3DModel")
@@ -79,9 +79,9 @@ def as_published(config: WanConfig) -> dict[str, Any]:
     return told | ({"inject_sample_info": True} if config.paced else {})
 
 
-@pytest.mark.parametrize("name", known.DITS)
+@pytest.mark.parametrize("name", presets.DITS)
 def test_the_published_networks_have_our_keys_and_shapes(name: str) -> None:
-    config = known.DITS[name]
+    config = presets.DITS[name]
     kind = SkyReelsV2Transformer3DModel if config.paced else WanTransformer3DModel
     with torch.device("meta"):
         ours, theirs = WanDit(config), kind(**as_published(config))
@@ -93,7 +93,7 @@ def test_the_published_networks_have_our_keys_and_shapes(name: str) -> None:
 @pytest.mark.skipif(host_free() < 9e9, reason="needs 9 GB of memory")
 def test_the_real_size() -> None:
     """Wan 2.1 1.3B with random weights, which both networks share; a timestep for every frame."""
-    (config,) = (config for config in known.DITS.values() if config.width == 1536 and not config.paced)
+    (config,) = (config for config in presets.DITS.values() if config.width == 1536 and not config.paced)
     theirs = WanTransformer3DModel(**as_published(config)).eval().requires_grad_(False)
     with torch.device("meta"):
         ours = WanDit(config).eval()

@@ -15,9 +15,11 @@ from test_solver_parity import UniPCMultistepScheduler
 from torch import Tensor
 from wan_cases import distance, told
 
-from sora_cli import hub, memory, registry
-from sora_cli.engine import Engine, Known
-from sora_cli.memory import Placement
+from sora_cli import registry
+from sora_cli.generation.engine import Engine, Known
+from sora_cli.placement import memory
+from sora_cli.placement.memory import Placement
+from sora_cli.registry import hub
 from sora_cli.shot import Shot
 
 pytestmark = pytest.mark.parity

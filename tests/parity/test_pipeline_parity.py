@@ -13,7 +13,7 @@ from test_vae_parity import pair as vae_pair
 from torch import Tensor
 from wan_cases import VAE22, WAN, distance, told
 
-from sora_cli.solvers import timesteps, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 
 pytestmark = pytest.mark.parity
 WanPipeline = reference("diffusers", "WanPipeline")

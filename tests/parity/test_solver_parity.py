@@ -9,8 +9,7 @@ from reference import reference
 from torch import Tensor
 from wan_cases import START, distance, network, scaled, told
 
-from sora_cli.sampler import euler
-from sora_cli.solvers import DMD, dmd, euler_sigmas, timesteps, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import DMD, dmd, euler, euler_sigmas, timesteps, unipc, unipc_sigmas
 
 pytestmark = pytest.mark.parity
 UniPCMultistepScheduler = reference("diffusers", "UniPCMultistepScheduler")

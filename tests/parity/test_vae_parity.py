@@ -8,7 +8,7 @@ from reference import read_as_published, reference
 from wan_cases import VAE21, VAE22, clip, distance, fill, latents, told
 
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
-from sora_cli.pipelines import known
+from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import load_vae
 
 pytestmark = pytest.mark.parity
@@ -44,7 +44,7 @@ def test_decoding(config: dict[str, Any], count: int) -> None:
     assert told(f"decode {count} latents, {config['z_dim']} channels", distance(ours.decode(z), expected)) <= 1e-5
 
 
-@pytest.mark.parametrize("config", [known.VAE21, known.VAE22], ids=["Wan 2.1", "Wan 2.2"])
+@pytest.mark.parametrize("config", [presets.VAE21, presets.VAE22], ids=["Wan 2.1", "Wan 2.2"])
 def test_the_published_networks_have_our_keys_and_shapes(config: WanVaeConfig) -> None:
     told: dict[str, Any] = {
         "base_dim": config.width, "decoder_base_dim": config.decoder_width, "z_dim": config.channels,

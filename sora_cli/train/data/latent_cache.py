@@ -20,10 +20,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import weights
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
-from sora_cli.timeline import ADRIFT, sample_strides
+from sora_cli.sampling.conditioning import ADRIFT, sample_strides
 from sora_cli.train.data.packing import TOLD, Clip
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
-from sora_cli.timeline import ADRIFT, sample_strides
+from sora_cli.sampling.conditioning import ADRIFT, sample_strides
 from sora_cli.train.recipes.align import Encoder
 from sora_cli.train.trainer.loop import generator
 
@@ -46,7 +46,7 @@ class Clip(NamedTuple):
 
 
 class Source(Protocol):
-    """A dataset on disk, see `sora_cli.data.dataset`."""
+    """A dataset on disk, see `sora_cli.dataset.dataset`."""
 
     @property
     def shapes(self) -> Sequence[Shape]: ...

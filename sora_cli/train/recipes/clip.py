@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sora_cli import weights
-from sora_cli.data.dataset import Dataset
+from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.text import PAD, UNKNOWN, TextConfig, Tokenizer, text_weights
 from sora_cli.models.sora.text import words as words_of
 from sora_cli.train.options import WORLD, ClipOptions

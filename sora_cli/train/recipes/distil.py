@@ -15,10 +15,10 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from sora_cli import flow
 from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.timeline import sample_task, spread
+from sora_cli.sampling import flow
+from sora_cli.sampling.conditioning import sample_task, spread
 from sora_cli.train.trainer.loop import Losses
 
 LARGEST_GUIDANCE = 6.0

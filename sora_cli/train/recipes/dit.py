@@ -21,18 +21,20 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sora_cli import flow, registry, weights
-from sora_cli.data import summary
-from sora_cli.data.dataset import Dataset, identity
+from sora_cli import registry
+from sora_cli.dataset import summary
+from sora_cli.dataset.dataset import Dataset, identity
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig, TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
-from sora_cli.sampler import euler
-from sora_cli.timeline import ADRIFT, Task, sample_task
+from sora_cli.sampling import flow
+from sora_cli.sampling.conditioning import ADRIFT, Task, sample_task
+from sora_cli.sampling.solvers import euler
 from sora_cli.train.data.latent_cache import FIRST, Block, Bucket, Window
 from sora_cli.train.data.packing import Clip, Pack, Packs, pack_of, tokens_of
 from sora_cli.train.options import WORLD, DitOptions

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sora_cli import weights
-from sora_cli.evaluate.network import (
+from sora_cli.files import weights
+from sora_cli.models.sora.evaluator import (
     CELL,
     HEIGHT,
     STILLS,

@@ -4,7 +4,7 @@
 
 for every matrix of attention and of the MLPs. B starts at zero, so that nothing is changed at first, and A and B alone
 are kept. Ours learns by its own recipe, on the rendered world or on latents of footage; Wan by the flow matching of its
-paper, on latents of footage. What generate makes of the file is in `sora_cli/lora.py`.
+paper, on latents of footage. What generate makes of the file is in `sora_cli/registry/lora.py`.
 """
 
 import json
@@ -19,22 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sora_cli import flow, geometry, latents, registry, weights
-from sora_cli.data.captions import read_beside
-from sora_cli.data.dataset import Dataset, identity, is_dataset
+from sora_cli import geometry, registry
+from sora_cli.dataset.captions import read_beside
+from sora_cli.dataset.dataset import Dataset, identity, is_dataset
 from sora_cli.errors import SoraError
-from sora_cli.expand import expand
-from sora_cli.lora import ADAPTER
+from sora_cli.files import weights
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.wan.text import clean, padded
-from sora_cli.offload import replace as put_in_place
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan import Wan
+from sora_cli.placement.offload import replace as put_in_place
+from sora_cli.prompts.grammar import expand
 from sora_cli.registry import Entry
+from sora_cli.registry.lora import ADAPTER
+from sora_cli.sampling import flow
+from sora_cli.sampling.solvers import TRAINED
 from sora_cli.shot import Shot
-from sora_cli.solvers import TRAINED
+from sora_cli.storage import latent_file
 from sora_cli.train.data.latent_cache import Window
 from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.options import WORLD, LoraOptions
@@ -129,20 +132,20 @@ class Encoded:
             raise SoraError(f"{folder} has no latents; make some: sora-cli encode CLIP --model {model} -o "
                             f"{folder / 'NAME.safetensors'}, with the caption in NAME.txt")  # fmt: skip
         for path in self.paths:
-            latents.check_vae(path, latents.read_header(path), model)
+            latent_file.check_vae(path, latent_file.read_header(path), model)
         self.captions = [caption_of(path) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Clip:
-        found, header = latents.load(self.paths[number])
+        found, header = latent_file.load(self.paths[number])
         seconds = torch.arange(found.shape[1]) * geometry.TIME_STRIDE / header.fps
         return Clip(found.float(), seconds, self.captions[number])
 
 
 def caption_of(path: Path) -> str:
-    shot = latents.read_header(path).shot
+    shot = latent_file.read_header(path).shot
     caption = read_beside(path.with_suffix(".txt")) or (Shot.from_json(shot).prompt if shot else "")
     if not caption:
         raise SoraError(f"{path} has no caption; write it into {path.with_suffix('.txt').name} beside it")

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import remote
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH
 from sora_cli.models.sora.vae import Vae
+from sora_cli.registry import hub_client
 
 
 class Pretrained:
@@ -52,5 +52,5 @@ def found(model: str, tag: str) -> str:
     if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise SoraError(f"open_clip has no weights {tag!r} of {model}; there are {tags}")
-    with remote.told(config.get("hf_hub", "").strip("/") or model, "main"):
+    with hub_client.told(config.get("hf_hub", "").strip("/") or model, "main"):
         return str(open_clip.download_pretrained(config))

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sora_cli import weights
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.models.sora.patches import PATCH
 
 MOMENTS, GAP = 2, 0.5  # frames that the tower sees at once, seconds between them

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli import registry, weights
-from sora_cli.data.dataset import Dataset
+from sora_cli import registry
+from sora_cli.dataset.dataset import Dataset
+from sora_cli.files import weights
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sora_cli.device import pick_dtype
-from sora_cli.estimate.speed import ROWS, WIDTH, product_rate
+from sora_cli.placement.device import pick_dtype
+from sora_cli.placement.estimate.throughput import ROWS, WIDTH, product_rate
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed
 

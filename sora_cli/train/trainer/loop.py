@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora_cli import weights
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed, run_folder
 from sora_cli.train.trainer.logger import Log
@@ -99,7 +99,8 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
             tensors |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
     broken = not all(distributed.local(v).isfinite().all() for v in tensors.values())
     if distributed.somewhere(broken, next(model.parameters()).device):
-        distributed.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from before")
+        distributed.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from "
+                         "before")  # fmt: skip
     tensors = distributed.whole(tensors)
     if not distributed.leads():
         return

@@ -16,7 +16,8 @@ def refuse_nonsense(step: int, loss: float, norm: float, good: Path | None) -> N
     if math.isfinite(loss) and math.isfinite(norm):
         return
     left = f"{good} is as it was before; go on from it with another --seed" if good else "there is no checkpoint yet"
-    distributed.fail(f"step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, so training stops; {left}")
+    distributed.fail(f"step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, so training stops; "
+                     f"{left}")  # fmt: skip
 
 
 class Watch:

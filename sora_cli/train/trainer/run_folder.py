@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sora_cli import __version__, weights
-from sora_cli.data import shards
+from sora_cli import __version__
+from sora_cli.dataset import shards
 from sora_cli.errors import SoraError
-from sora_cli.owned import Owned
+from sora_cli.files import weights
+from sora_cli.files.owned import Owned
 from sora_cli.train.options import WORLD, DitOptions, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"

@@ -1,0 +1,88 @@
+"""Pocket's captioner: the network that `sora-cli train captioner` makes, which knows the rendered world alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from sora_cli import registry
+from sora_cli.captioning import Told
+from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest
+from sora_cli.captioning.frames import spread, watch
+from sora_cli.captioning.locate import STEM, check_own, file_of, is_path
+from sora_cli.errors import Failed
+from sora_cli.files import weights
+from sora_cli.media import Frame
+from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, from_weights
+from sora_cli.models.sora.text import START, Tokenizer
+from sora_cli.placement.device import pick_device
+
+STRANGE = "it looks little like the world that this captioner knows; for real footage there are coca and servers"
+LOOKS = 4  # at a video longer than the network looks at once
+
+
+class Own:
+    """The network with its words and its grammars: one of clips, and one of stills, which show no motion.
+
+    `usual` is how alike, at least, almost all videos of its world and their captions are."""
+
+    def __init__(
+        self, network: Captioner, tokenizer: Tokenizer, grammars: Mapping[str, Sequence[Sequence[str]]],
+        usual: float = -1.0,
+    ) -> None:  # fmt: skip
+        self.network, self.tokenizer, self.usual = network, tokenizer, usual
+        self.clip, self.still = (Grammar(grammars[kind], tokenizer) for kind in ("clip", "still"))
+        self.device = next(network.parameters()).device
+
+    @classmethod
+    def load(cls, model: str, device: str = "auto") -> "Own":
+        """The captioner of a shipped model, or of a file or folder of weights."""
+        where = pick_device(device)
+        check_own(model)
+        tensors, metadata = (
+            weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM)
+        )
+        try:
+            network = from_weights(tensors, metadata).to(where)
+            vocabulary, grammars, usual = (json.loads(metadata[key]) for key in ("vocabulary", "grammar", "usual"))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise Failed(f"{model} holds no captioner; `sora-cli train captioner` makes one") from error
+        return cls(network, Tokenizer(vocabulary, network.config.context), grammars, usual)
+
+    def watch(self, name: str) -> list[Frame]:
+        return watch(name, RATE, (WIDTH, HEIGHT))
+
+    @torch.inference_mode()
+    def tell(self, frames: list[Frame]) -> Told:
+        video = torch.from_numpy(np.stack(looks(frames))).to(self.device)
+        video = rearrange(video, "b t h w c -> b t c h w").float() / 255
+        seen = self.network.video(video)
+        text = self.say(seen, self.still if len(frames) == 1 else self.clip)
+        return Told(text, "" if self.alike(seen, text) >= self.usual else STRANGE)
+
+    def say(self, seen: Tensor, grammar: Grammar) -> str:
+        """The likeliest sentence about the tokens [looks, N, D] of one video."""
+
+        def scores(said: Said) -> Tensor:
+            tokens = torch.tensor([START, *said], device=seen.device).expand(len(seen), -1)
+            return self.network.tell(self.network.read(tokens), seen)[:, -1]
+
+        most = self.network.config.context - 2
+        return grammar.written(likeliest(scores, lambda said: sorted(grammar.next(said)), grammar.end, most))
+
+    def alike(self, seen: Tensor, text: str) -> float:
+        """The cosine between the tokens [looks, N, D] of one video and a text, each as a whole."""
+        tokens = self.tokenizer.encode([text]).to(seen.device)
+        whole = self.network.text_as_a_whole(self.network.read(tokens), tokens)
+        return float((self.network.video_as_a_whole(seen) * whole).sum(-1).mean())
+
+
+def looks(frames: list[Frame]) -> list[np.ndarray]:
+    """What the network looks at, [9, h, w, 3] each: a few times two seconds, evenly over all frames, or once at the
+    beginning, which captions tell of. The last frame of a short video stays."""
+    starts = spread(list(range(len(frames) - FRAMES + 1)), LOOKS) if len(frames) >= 2 * FRAMES else [0]
+    last = len(frames) - 1
+    return [np.stack([frames[min(start + i, last)] for i in range(FRAMES)]) for start in starts]

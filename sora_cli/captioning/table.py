@@ -1,0 +1,77 @@
+"""A table of captions as it grows: a JSON line a file, appended as it comes, so that a stop costs one caption.
+
+Beside an unfinished table lies NAME.resume, which says how it is made. The same command goes on with it.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from sora_cli.errors import SoraError
+from sora_cli.files.owned import Owned
+
+
+class Table:
+    """The table at `path`, made as `identity` says; with `force`, made anew. A context manager: one process has it."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], force: bool = False) -> None:
+        self.path, self.force = path, force
+        self.own = Owned(path.with_name(path.name + ".resume"), identity, "table", "--force starts over", str(path))
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.file: BinaryIO | None = None
+        self.whole = 0  # bytes of whole lines
+
+    def check(self) -> None:
+        """Refuse, before any work, a table that is finished, made in another way, or being made."""
+        self.own.check_free()
+        if self.force:
+            return
+        if self.path.exists() and self.own.begun() is None:
+            raise SoraError(f"{self.path} exists already; --force overwrites it, -o names another file")
+        self.own.check()
+
+    def __enter__(self) -> Self:
+        self.own.__enter__()
+        if not self.force:
+            self.read()
+        return self
+
+    def read(self) -> None:
+        """What is there, without a line that was cut off."""
+        with suppress(FileNotFoundError), self.path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    row = json.loads(line)
+                    self.rows[row["file"]] = row
+                    self.whole += len(line)
+
+    def begin(self) -> BinaryIO:
+        """The file, to be appended to; an older table goes when the first caption of a new one is there."""
+        if self.force:
+            self.own.remove()
+        self.own.begin()
+        file = self.path.open("ab")
+        file.truncate(self.whole)
+        return file
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more file. When this returns it has reached the disk."""
+        self.file = self.file or self.begin()
+        self.rows[row["file"]] = row
+        self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def finish(self) -> None:
+        """Say that nothing is missing."""
+        self.own.remove()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file:
+            self.file.close()
+        self.own.leave()

@@ -1,0 +1,406 @@
+"""The folder -> shards, so that a kill costs one of them and a second run nothing.
+
+What a sample is hangs on its file, its frames, its canvas and the autoencoder, and that is its key. Which samples, with
+which captions, make a shard is planned before any is encoded, and is the shard's name: those that are there are left
+alone, and what is in shards of an earlier plan is copied and not encoded again.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from sora_cli import geometry, registry
+from sora_cli.dataset import footage, scan, shards
+from sora_cli.dataset.captions import Captions
+from sora_cli.dataset.scan import Record
+from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import Owned, part_of
+from sora_cli.models.sora import text as texts
+from sora_cli.models.sora import vae as vaes
+from sora_cli.placement import machine
+from sora_cli.placement.device import pick_device, pick_dtype
+
+SHARD_BYTES = 64_000_000
+SHARDS = "?????-????????????.tar"
+GROUP = 8                        # latents encoded at a time
+OVERHEAD = 3_000                 # bytes of a sample beside its numbers
+STRANGE = 0.05                   # of the words of captions: what is worth a note
+UNREAD = "broken: it could not be read a second time"
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a dataset is made of, and how."""
+
+    source: Path
+    out: Path
+    tokens: int = geometry.TOKENS    # of a frame
+    fps: float = 30.0                # at most
+    seconds: float = 8.0             # of a sample, at most
+    workers: int = 2                 # files read at once
+    captions: Path | None = None
+    vae: Path | None = None          # None: what is shipped
+    text: Path | None = None
+    prune: bool = False              # whether samples of files that are gone may go, however many
+
+    @property
+    def own(self) -> Owned:
+        """The right to work on the dataset, which one process has."""
+        return Owned(self.out)
+
+    def check(self) -> None:
+        """Refuse what cannot work; SoraError in one line."""
+        if not self.source.is_dir():
+            raise SoraError(f"there is no folder {self.source}")
+        if self.source.resolve() == self.out.resolve():
+            raise SoraError(f"-o {self.out} is the folder of the clips; give another one")
+        if self.out.exists() and not self.out.is_dir():
+            raise SoraError(f"-o {self.out} is a file; it must be a folder")
+        for path in (self.vae, self.text, self.captions):
+            if path is not None and not path.exists():
+                raise SoraError(f"there is no file {path}")
+        self.own.check_free()
+        begun = self.begun()
+        if begun is None and not self.own.empty:
+            raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
+        if begun and Path(begun) != self.source.resolve() and Path(begun).is_dir():
+            raise SoraError(f"{self.out} is the dataset of {begun}; give another -o for {self.source}")
+
+    def check_sources(self, there: Collection[str]) -> None:
+        """Refuse, before anything is lost, to lose most of the dataset: a disk may be away, or the folder another."""
+        lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
+        used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
+        same = self.begun() == str(self.source.resolve())
+        gone = [file for file, size in used.items() if file not in there
+                or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
+        if 2 * len(gone) > len(used) and not self.prune:
+            raise SoraError(f"{len(gone)} of the {len(used)} files that {self.out} was made of are not in "
+                            f"{self.source}: is its disk there? --prune removes their samples, another -o keeps them")
+
+    def begun(self) -> str | None:
+        """The folder that a dataset in `out` is of; None if there is none."""
+        lines = shards.read_lines(self.out / INDEX)[:1] or shards.read_lines(self.out / SCAN)[:1]
+        return lines[0].get("source") if lines else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Neighbouring frames of a shot, 1 + 4n of them, or a picture."""
+
+    record: Record
+    take: int
+    first: int
+    frames: int
+    canvas: tuple[int, int]
+    caption: str
+
+    @property
+    def fps(self) -> float:
+        return self.record.fps or 1.0
+
+    def shape(self, channels: int) -> tuple[int, int, int, int]:
+        """[C, T, h, w]"""
+        width, height = (side // geometry.SPACE_STRIDE for side in self.canvas)
+        return channels, geometry.latents_for(self.frames), height, width
+
+    def key(self, vae: str) -> str:
+        r = self.record
+        return shards.hash_of([r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae])[:24]
+
+    def read(self, source: Path) -> np.ndarray:
+        """Its frames [T, h, w, 3], 1 + 4n of them."""
+        r = self.record
+        found = footage.read(source / r.file, r.kind, self.first, self.frames, self.fps, r.size, self.canvas)
+        return found[: whole(len(found))]
+
+
+def whole(frames: int) -> int:
+    """The most frames of so many that are 1 + 4n."""
+    return 1 + (frames - 1) // geometry.TIME_STRIDE * geometry.TIME_STRIDE
+
+
+@dataclass(frozen=True)
+class Shard:
+    number: int
+    seal: str
+    samples: tuple[tuple[str, Sample], ...]  # by their names
+
+    @classmethod
+    def of(cls, number: int, samples: Iterable[tuple[str, Sample]], networks: "Networks") -> "Shard":
+        """The shard of these samples, whose name tells it from all others."""
+        samples = tuple(samples)
+        told = [(name, sample.key(networks.vae_id), sample.caption) for name, sample in samples]
+        return cls(number, shards.hash_of([FORMAT, networks.text_id, told])[:12], samples)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05}-{self.seal}.tar"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The frozen autoencoder and text tower, and which ones they are."""
+
+    vae: vaes.Vae
+    vae_id: str
+    tower: texts.TextTower
+    tokenizer: texts.Tokenizer
+    text_id: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def load(cls, vae: Path | None, text: Path | None, device: str = "auto", dtype: str = "auto") -> "Networks":
+        where = pick_device(device)
+        coder, speaker = registry.load_network("vae", vae), registry.load_network("text", text)
+        tokenizer, tower = texts.from_weights(*speaker)
+        return cls(vaes.from_weights(*coder).to(where), shards.identity(*coder), tower.to(where), tokenizer,
+                   shards.identity(*speaker), where, pick_dtype(dtype, where))  # fmt: skip
+
+    @torch.inference_mode()
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """Frames [T, h, w, 3] -> latents [C, T', h, w]."""
+        coming = (rearrange(torch.tensor(frame, device=self.device), "h w C -> 1 C h w") / 127.5 - 1
+                  for frame in frames)  # fmt: skip
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            pieces = [piece[0].half().cpu() for piece in self.vae.encode_stream(coming, GROUP)]
+        return torch.cat(pieces, 1)
+
+    @lru_cache(16)  # noqa: B019 (there is one)
+    @torch.inference_mode()
+    def features(self, caption: str) -> Tensor:
+        """A caption -> text features [L, D]; the absence of one is zeros, as in training."""
+        found = self.tower(self.tokenizer.encode([caption]).to(self.device))[0][0].half().cpu()
+        return found if caption else torch.zeros_like(found)
+
+    def strange(self, captions: Iterable[str]) -> float:
+        """The share of the words of captions that the text tower never learned."""
+        said = [word for caption in captions for word in texts.words(caption)]
+        return sum(word not in self.tokenizer.ids for word in said) / max(1, len(said))
+
+
+def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
+    """What `function` makes of the items, in their order, so many of them at work beyond the one that is asked for."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# ---- scanning ---------------------------------------------------------------------------------------------
+
+
+def look(asked: Asked, files: list[str]) -> Iterator[Record]:
+    """Every file as it is known from an earlier run, or examined now; broken ones are tried again. What is found is
+    kept at once."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for left in asked.out.glob("*.part"):  # of a process that is gone: this one has the folder
+        left.unlink(missing_ok=True)
+    lines = shards.read_lines(asked.out / MANIFEST) + shards.read_lines(asked.out / SCAN)[1:]
+    known = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
+
+    def one(file: str) -> tuple[Record, bool]:
+        begun = scan.outside(asked.source, file)
+        if file in known and known[file].fits(begun, asked.fps):
+            return known[file], False
+        return scan.examine(asked.source, begun, asked.fps), True
+
+    begun = {"format": FORMAT, "source": str(asked.source.resolve())}
+    write_lines(asked.out / SCAN, [begun, *(record.line() for record in known.values())])
+    with (asked.out / SCAN).open("a", encoding="utf-8") as notes:
+        for record, new in ahead(one, files, asked.workers):
+            if new:
+                notes.write(json.dumps(record.line()) + "\n")
+                notes.flush()
+            yield record
+
+
+def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
+    """What somebody should know of the captions, by the files that are used."""
+    if strangers := captions.strangers:
+        yield f"{captions.name} names {len(strangers)} files that are not there: {', '.join(strangers[:3])}"
+    if silent := sum(not text for text in texts.values()):
+        yield f"{silent} of {len(texts)} files have no caption: NAME.txt beside them, or --captions, gives them one"
+    if (share := networks.strange(texts.values())) > STRANGE:
+        yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
+               f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip
+
+
+# ---- planning ---------------------------------------------------------------------------------------------
+
+
+def samples_of(record: Record, caption: str, asked: Asked) -> Iterator[Sample]:
+    """The shots of a file in pieces of at most `asked.seconds`, all about as long."""
+    if record.reason:
+        return
+    canvas = footage.canvas_of(record.width, record.height, asked.tokens)
+    most = whole(max(scan.FEWEST, round(asked.seconds * record.fps)))
+    for number, take in enumerate(record.takes):
+        if take.reason:
+            continue
+        count = -(-take.frames // most)
+        bounds = [take.first + take.frames * i // count for i in range(count + 1)]
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            yield Sample(record, number, begin, whole(end - begin), canvas, caption)
+
+
+def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
+    """Samples in shards of about 64 MB."""
+    channels, features = networks.vae.channels, networks.features("").nbytes
+    groups: list[list[tuple[str, Sample]]] = []
+    room = 0
+    for number, sample in enumerate(samples):
+        C, T, h, w = sample.shape(channels)
+        size = 2 * C * T * h * w + features + OVERHEAD
+        if room < size:
+            groups.append([])
+            room = SHARD_BYTES
+        groups[-1].append((f"{number:08}", sample))
+        room -= size
+    return [Shard.of(number, group, networks) for number, group in enumerate(groups)]
+
+
+# ---- encoding ---------------------------------------------------------------------------------------------
+
+
+def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None]:
+    """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
+    read leave `plan`, so that their shard has another name and they are tried again next time."""
+    out, old = asked.out, kept_in(asked.out)
+    missing = missing_in(asked.out, plan)
+    new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
+    with closing(ahead(partial(attempt, source=asked.source), new, asked.workers)) as decoded:
+        for shard in missing:
+            part, made = part_of(out / shard.name), []
+            with shards.writing(part) as put:
+                for name, sample in shard.samples:
+                    key = sample.key(networks.vae_id)
+                    kept = shards.load(out, old[key])["latents"] if key in old else None
+                    frames = next(decoded) if kept is None else None
+                    latents = networks.encode(frames) if frames is not None else kept
+                    if latents is not None:
+                        row = {"key": key, **about(sample), "shape": list(latents.shape), "vae": networks.vae_id}
+                        put(name, {"latents": latents, "features": networks.features(sample.caption)}, row)
+                        made.append((name, sample))
+                    yield
+            plan[shard.number] = Shard.of(shard.number, made, networks)
+            os.replace(part, out / plan[shard.number].name)
+
+
+def missing_in(folder: Path, plan: list[Shard]) -> list[Shard]:
+    return [shard for shard in plan if not (folder / shard.name).exists()]
+
+
+def attempt(sample: Sample, source: Path) -> np.ndarray | None:
+    """The frames of a sample; None if they cannot be read any more."""
+    with suppress(Failed, OSError):
+        return sample.read(source)
+    return None
+
+
+def rows_in(folder: Path) -> Iterator[Row]:
+    """All samples that lie in a folder: as its index says, and of shards that were written after it."""
+    indexed = shards.read_index(folder)[1] if shards.is_dataset(folder) else []
+    there = {path.name: path for path in sorted(folder.glob(SHARDS))}
+    yield from (row for row in indexed if row["shard"] in there)
+    for name in there.keys() - {row["shard"] for row in indexed}:
+        yield from shards.rows_of(there[name])
+
+
+def kept_in(folder: Path) -> dict[str, Row]:
+    """The samples that need not be encoded again, by their keys."""
+    return {row["key"]: row for row in rows_in(folder)}
+
+
+def about(sample: Sample) -> Row:
+    """What is said of a sample beside its numbers. Times are seconds of the source."""
+    step = geometry.TIME_STRIDE / sample.fps if sample.frames > 1 else 0.0
+    begin = sample.first / sample.fps if sample.record.kind == "video" else 0.0
+    end = (sample.first + sample.frames) / sample.fps if sample.record.kind == "video" else 0.0
+    return {"caption": sample.caption, "file": sample.record.file, "kind": sample.record.kind,
+            "begin": round(begin, 6), "end": round(end, 6), "first": sample.first, "frames": sample.frames,
+            "fps": sample.record.fps, "seconds": step, "canvas": list(sample.canvas),
+            "size": list(sample.record.size)}  # fmt: skip
+
+
+# ---- finishing --------------------------------------------------------------------------------------------
+
+
+def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks) -> bool:
+    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new."""
+    names = {shard.name for shard in plan}
+    rows = sorted((row for row in rows_in(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
+    header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
+              "text": networks.text_id, "channels": networks.vae.channels, "tokens": asked.tokens, "fps": asked.fps,
+              "max_seconds": asked.seconds}  # fmt: skip
+    read = {row["name"] for row in rows}
+    planned: dict[str, list[tuple[str, Sample]]] = {}
+    for shard in plan:
+        for name, sample in shard.samples:
+            planned.setdefault(sample.record.file, []).append((name, sample))
+    lines = [line_of(record, captions, planned.get(record.file, []), read) for record in records]
+    changed = [write_lines(asked.out / MANIFEST, lines), write_lines(asked.out / INDEX, [header, *rows])]
+    for path in asked.out.glob(SHARDS):
+        if path.name not in names:
+            path.unlink()
+    (asked.out / SCAN).unlink(missing_ok=True)
+    return any(changed)
+
+
+def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
+    """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
+    line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
+    if owner := captions.owner(record.file):
+        line["reason"] = f"beside {owner}"
+    for number, take in enumerate(line["takes"]):
+        own = [name for name, sample in planned if sample.take == number]
+        take["samples"] = [name for name in own if name in read]
+        if record.kind == "video":
+            take |= {"begin": round(take["first"] / record.fps, 3),
+                     "end": round((take["first"] + take["frames"]) / record.fps, 3)}  # fmt: skip
+    if not record.reason:
+        said = captions.of(record.file)
+        line |= {"caption": said.text, "caption_from": said.source}
+        if not any(take["samples"] for take in line["takes"]):
+            line |= {"state": "skipped", "reason": UNREAD}
+    return line
+
+
+def write_lines(path: Path, lines: Iterable[Row]) -> bool:
+    """A file of JSON lines, written whole; whether it is another than before."""
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return False
+    weights.write(path, content)
+    return True
+
+
+def check_room(asked: Asked, plan: list[Shard]) -> None:
+    """Refuse to start what the disk cannot hold."""
+    needed = SHARD_BYTES * len(missing_in(asked.out, plan))
+    if (free := machine.disk_free(asked.out)) < needed:
+        raise Failed(f"the disk of {asked.out} has {free / 1e9:.1f} GB free of about {needed / 1e9:.1f} needed")

@@ -1,0 +1,121 @@
+"""Samples in tar files, as webdataset reads them, and where each of them lies. torch only where tensors are touched.
+
+A sample is NAME.safetensors (`latents` [C, T, h, w], `features` of its caption [L, D], in half precision) and
+NAME.json. A shard is written under another name and renamed, and its own name tells what is in it: it is never written
+twice. `index.jsonl` says of the whole dataset what it was made with, then of every sample what is in its NAME.json and
+where it lies. It is what makes a folder a dataset, so it is written last.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import owned, weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "sora-dataset-1"
+INDEX, MANIFEST, SCAN = "index.jsonl", "manifest.jsonl", "scan.jsonl"
+Row = dict[str, Any]
+
+
+def hash_of(told: object) -> str:
+    """A sha256 of what can be said in JSON."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def identity(tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> str:
+    """A sha256 that says which network this is, in whichever files it lies: over all of a text tower and its words, and
+    over what makes latents of an autoencoder, so that one with another decoder is the same."""
+    import torch
+
+    encoder = ("encoder.", "mean", "std")
+    names = sorted(name for name in tensors if name.startswith(encoder)) or sorted(tensors)
+    digest = hashlib.sha256(header.get("vocabulary", "").encode())
+    for name in names:
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[str, Mapping[str, "Tensor"], Row], None]]:
+    """A shard, which appears when the block ends well: what is called with a sample puts it there."""
+    from safetensors.torch import save
+
+    with owned.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+
+        def put(name: str, tensors: Mapping[str, "Tensor"], row: Row) -> None:
+            add(tar, f"{name}.safetensors", b"".join(weights.in_order(save(dict(tensors)))))
+            add(tar, f"{name}.json", json.dumps(row).encode())
+
+        yield put
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """What the samples of a shard say of themselves, and where they lie."""
+    place: tuple[int, int] = 0, 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for entry in tar:
+                stem, _, kind = entry.name.partition(".")
+                if kind == "safetensors":
+                    place = entry.offset_data, entry.size
+                elif kind == "json" and (told := tar.extractfile(entry)):
+                    offset, size = place
+                    yield {"name": stem, **json.load(told), "shard": path.name, "offset": offset, "bytes": size}
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise Failed(f"{path} is damaged ({error}); delete it and build the dataset again") from error
+
+
+def load(folder: Path, row: Row) -> dict[str, "Tensor"]:
+    """The tensors of a sample."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = folder / row["shard"]
+    try:
+        with path.open("rb") as file:
+            file.seek(row["offset"])
+            return load(file.read(row["bytes"]))
+    except (OSError, SafetensorError) as error:
+        raise Failed(f"{path} is damaged ({error}); delete it and build the dataset again") from error
+
+
+def read_lines(path: Path) -> list[Row]:
+    """The JSON objects of a file, one a line, up to the first that is torn; none if there is no file."""
+    found = []
+    with suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as lines:
+        for line in lines:
+            found.append(json.loads(line))
+    return found
+
+
+def is_dataset(folder: Path) -> bool:
+    return (folder / INDEX).is_file()
+
+
+def read_index(folder: Path) -> tuple[Row, list[Row]]:
+    """What a dataset was made with, and its samples; SoraError for a folder that is no dataset, or not yet."""
+    if not is_dataset(folder):
+        half = (folder / SCAN).is_file()
+        raise SoraError(f"{folder} is not finished; `sora-cli data build` goes on with it" if half else
+                        f"{folder} is no dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
+    header, *rows = read_lines(folder / INDEX) or [{}]
+    if header.get("format") != FORMAT or len(rows) != header.get("samples"):
+        raise Failed(f"{folder / INDEX} is damaged; delete it and build the dataset again")
+    return header, rows

@@ -1,0 +1,95 @@
+"""Anchors of a shot: files that show what some of its frames are. No torch.
+
+They are looked into before any weights are loaded, so that what does not fit is refused at once, and read
+twice later: small for the encoder, at full size for the frames that come out as the source has them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from sora_cli import geometry, media
+from sora_cli.errors import SoraError
+from sora_cli.media.blend import Frame, Size
+from sora_cli.shot import Shot
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An anchor on a shot's timeline: `count` frames from frame `start` on."""
+
+    path: str
+    start: int
+    count: int
+    fps: float
+    fit: str
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count
+
+    def frames(self, size: Size) -> Iterator[Frame]:
+        """Its frames, uint8 [h, w, 3] of exactly `size`, at the shot's frame rate."""
+        with media.open_source(self.path, fps=None if self.count == 1 else self.fps) as source:
+            yield from media.to_rgb(source, source.format, size, self.fit)
+
+    def opened(self, size: Size) -> "Opened":
+        """The same, of which only as many are read as are asked for, when they are."""
+        return Opened(self, size)
+
+    def images(self, size: Size) -> np.ndarray:
+        """The same, all at once: [count, h, w, 3]."""
+        return np.stack(list(self.frames(size)))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An anchor's frames as a sequence, never all in memory."""
+
+    placed: Placed
+    size: Size
+
+    def __len__(self) -> int:
+        return self.placed.count
+
+    def __getitem__(self, part: slice) -> Iterator[Frame]:
+        return islice(self.placed.frames(self.size), *part.indices(len(self)))
+
+
+def place(shot: Shot) -> list[Placed]:
+    """The anchors of a shot in the order of time; SoraError if one is no picture, overlaps, or sticks out."""
+    placed = sorted((locate(anchor.path, anchor.at, shot) for anchor in shot.anchors), key=lambda p: p.start)
+    for one, next_ in zip(placed, placed[1:], strict=False):
+        if next_.start < one.stop:
+            raise SoraError(f"anchors overlap: {one.path} has frames {one.start} to {one.stop - 1}, "
+                            f"and {next_.path} begins at {next_.start}")  # fmt: skip
+    if sum(p.count for p in placed) >= shot.frames > 1:
+        raise SoraError(f"the anchors cover all {shot.frames} frames; there is nothing left to make")
+    return placed
+
+
+def locate(path: str, at: str, shot: Shot) -> Placed:
+    """Where an anchor lies: from its address on, or up to it if that counts from the end."""
+    count = count_frames(path, shot.fps)
+    frame = geometry.parse_address(at, shot.fps, shot.frames)
+    start = frame - count + 1 if at.strip().startswith("-") else frame
+    if start < 0 or start + count > shot.frames:
+        raise SoraError(f"anchor {path} has {count} frames and would lie at {start} to {start + count - 1} "
+                        f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
+    return Placed(path, start, count, shot.fps, shot.fit)
+
+
+def count_frames(path: str, fps: float) -> int:
+    """How many frames a file has at this rate; a picture has one whatever the rate."""
+    if path == media.STREAM:
+        raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
+    with media.open_source(path) as source:
+        as_it_is = sum(1 for _ in source)
+        same = abs(source.format.fps - fps) < 1e-3
+    if as_it_is <= 1 or same:
+        return as_it_is
+    with media.open_source(path, fps=fps) as source:
+        return sum(1 for _ in source)
+

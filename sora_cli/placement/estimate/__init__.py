@@ -1,0 +1,49 @@
+"""What a shot will cost, before it is made: work, time, memory, disk. No weights are loaded.
+
+How much there is to compute follows from the windows and the sizes of the networks, and how fast this machine does it
+is measured with products of matrices.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sora_cli import registry
+from sora_cli.placement.estimate import sora, throughput, wan
+from sora_cli.placement.estimate.cost import Estimate, duration, quantity, slowness
+from sora_cli.placement.estimate.sora import Model
+from sora_cli.placement.estimate.throughput import product_rate
+from sora_cli.placement.machine import Free
+from sora_cli.sampling.planner import Window
+from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Estimate", "Model", "dry_run", "duration", "product_rate", "quantity", "slowness"]
+
+
+def dry_run(
+    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: str = "auto"
+) -> Estimate:
+    """The cost of a shot that is made in these windows, on this machine; takes about a second.
+
+    SoraError for a model or a device that is not there, or that does not hold the model; Failed for damaged weights."""
+    from sora_cli.placement.device import pick_device, pick_dtype
+
+    entry = registry.entry(shot.model)
+    where = pick_device(device)
+    numbers = pick_dtype(dtype, where, large=entry.kind == "wan")
+    if entry.kind == "wan":
+        return of_hub_model(entry, shot, windows, where, numbers, memory)
+    model = Model.registered(shot.model)
+    rate = product_rate(max(sora.largest(model, shot, windows), 1), model.config.width, where, numbers)
+    return sora.estimate(shot, windows, model, rate, numbers.itemsize, where.type)
+
+
+def of_hub_model(
+    entry: registry.Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
+    memory: str = "auto",
+) -> Estimate:  # fmt: skip
+    """The cost where the model is known already, and need not be in the registry."""
+    rates = throughput.rates(device, dtype)
+    return wan.estimate(shot, windows, entry, rates, Free.on(device), dtype.itemsize, memory)

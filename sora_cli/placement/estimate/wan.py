@@ -1,0 +1,150 @@
+"""What a shot costs that a Hub model makes, counted from the sizes in weights.toml, before anything is downloaded.
+
+How fast this machine multiplies is measured, and so is on a CPU which share of that the networks reach. The shares of
+a GPU are what the published times of Wan 2.1 and 2.2 on an H200 come to; how fast disks and buses are is a guess.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sora_cli import geometry
+from sora_cli.placement import memory
+from sora_cli.placement.estimate.cost import BITS, ENCODE, START, Estimate
+from sora_cli.placement.estimate.throughput import Rates
+from sora_cli.placement.machine import Free
+from sora_cli.placement.memory import Needs, Placement
+from sora_cli.registry import Entry
+from sora_cli.registry.hub.cache import arrived, expected
+from sora_cli.registry.hub.pins import read as read_lock
+from sora_cli.registry.sizes import BFLOAT16, FLOAT32, TEXT_TOKENS
+from sora_cli.sampling.planner import Window
+from sora_cli.shot import Shot
+
+DISK, BUS = 1e9, 20e9  # bytes a second from a disk, and from main memory to a GPU
+PROCESSOR = 3e11  # FLOP/s of a CPU beside a GPU, in the text encoder
+BYTES_A_TOKEN = 3  # of a prompt
+GUESSES = {
+    "cpu": "reading weights at 1 GB/s",
+    "gpu": "the shares of the GPU's speed that the networks reach; reading weights at 1 GB/s",
+}
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of a measured rate, what the networks reach."""
+
+    products: float
+    attention: float
+    decoding: float
+
+
+MEASURED_SHARES = Shares(0.95, 0.6, 0.65)  # layers of both transformers, and both decoders at 256 x 256, on a CPU
+PUBLISHED_SHARES = Shares(0.6, 0.6, 0.4)
+
+
+def estimate(
+    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto"
+) -> Estimate:
+    """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
+    transformer. SoraError where the model does not fit."""
+    canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
+    longest = max((len(window.frames) for window in windows), default=0)
+    needs = Needs.of(entry, canvas, longest, latents, size)
+    placement = memory.choose(needs, free, mode)
+    work = Work(shot, windows, needs, placement)
+    pixels = shot.frames * shot.width * shot.height
+    return Estimate(
+        entry.name, free.kind, len(windows), latents, needs.tokens, shot.steps * len(windows),
+        work.products, work.attention, work.decoding,
+        memory={stage: bytes for stage, bytes in placement.peak.items() if stage != "host"},
+        peak=placement.on_device,
+        host=0 if free.shared else placement.peak["host"],
+        disk={"latents": FLOAT32 * latents * needs.numbers, "video": BITS * pixels / 8},
+        seconds=seconds_of(work, rates, free) | {"start": START, "encoder": ENCODE * pixels},
+        reading=work.reading,
+        download=missing(entry),
+        placement=placement,
+        guesses=GUESSES["cpu" if free.kind == "cpu" else "gpu"],
+    )  # fmt: skip
+
+
+# ---- work -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOP of everything that a shot needs."""
+
+    shot: Shot
+    windows: Sequence[Window]
+    needs: Needs
+    placement: Placement
+
+    @property
+    def passes(self) -> int:
+        """Of the transformer through a window; guidance takes two a step."""
+        return self.shot.steps * (1 if self.shot.guidance == 1 else 2)
+
+    def tokens(self) -> list[int]:
+        """N, of every window."""
+        a_frame = self.needs.tokens // max(self.needs.window, 1)
+        return [a_frame * len(window.frames) for window in self.windows]
+
+    @property
+    def products(self) -> float:
+        return self.passes * sum(self.needs.network.dit.products(N) for N in self.tokens())
+
+    @property
+    def attention(self) -> float:
+        return self.passes * sum(self.needs.network.dit.attention(N) for N in self.tokens())
+
+    @property
+    def decoding(self) -> float:
+        """All latents as if they had as many frames as the later ones; overlapping tiles are decoded twice."""
+        count, pixels = self.needs.tiled(self.placement.tile)
+        return self.needs.latents * self.needs.network.vae.decoding(count * pixels)
+
+    def texts(self) -> list[str]:
+        """What is read: the prompts, and what not to show."""
+        told = [self.shot.prompt, *(cue.prompt for cue in self.shot.cues)]
+        return told if self.shot.guidance == 1 else [*told, self.shot.negative]
+
+    @property
+    def reading(self) -> float:
+        """As far as bytes tell how many tokens a text has."""
+        lengths = (1 + len(text.encode()) // BYTES_A_TOKEN for text in self.texts())
+        return sum(self.needs.network.text.work(min(length, TEXT_TOKENS)) for length in lengths)
+
+
+# ---- time -------------------------------------------------------------------------------------------------
+
+
+def seconds_of(work: Work, rates: Rates, free: Free) -> dict[str, float]:
+    """By stage. Blocks of the transformer come while others compute, so that the slower of the two counts; files are
+    in float32, but for the text encoder's."""
+    shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
+    needs, placement = work.needs, work.placement
+    dit, vae = (FLOAT32 * part.weights for part in (needs.network.dit, needs.network.vae))
+    text = BFLOAT16 * needs.network.text.weights
+    products = work.products / (shares.products * rates.products)
+    attention = work.attention / (shares.attention * rates.attention)
+    fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": dit / DISK}[placement.dit]
+    times_read = len(work.texts()) if placement.text == "streamed" else 1
+    decoder = rates.exact if placement.vae == "float32" else rates.products
+    reader = PROCESSOR if placement.text == "cpu" and free.kind != "cpu" else shares.products * rates.products
+    return {
+        "loading": (dit * (placement.dit != "disk") + vae) / DISK,
+        "text": times_read * text / DISK + work.reading / reader,
+        "denoising": max(products + attention, work.passes * len(work.windows) * fetching),
+        "decoding": work.decoding / (shares.decoding * decoder),
+    }
+
+
+# ---- downloads --------------------------------------------------------------------------------------------
+
+
+def missing(entry: Entry) -> dict[str, float]:
+    """Bytes by part that are to be downloaded still, as far as it is known how large parts are."""
+    lock = read_lock()
+    lacking = {part.role: expected(part, lock) - arrived(part, lock) for part in entry.parts}
+    return {role: float(bytes) for role, bytes in lacking.items() if bytes > 0}

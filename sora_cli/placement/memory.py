@@ -1,0 +1,306 @@
+"""Where the networks of a Hub model lie: what is free, what each stage takes, and what follows. No torch at import.
+
+A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
+a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
+frames are decoded in tiles. MB told, and measured as the peak of networks of the real widths on a CPU:
+
+    transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
+    decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
+    decoder of Wan 2.2      256 x 256 380, 377 and 686, 688; 512 x 384 1140, 1126; 256 x 256 in tiles of 192 613, 612
+    text encoder            512 tokens 124, 120
+
+An encoder takes less than its decoder (65 % in Wan 2.1, 35 % in 2.2), and counts as much. Blocks below 32 MB, which C
+keeps in its heap, take up to twice as much, so that small videos need more. On a GPU nothing is measured yet: there,
+norms are taken to copy nothing, and convolutions all that they read and write.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sora_cli import geometry, registry
+from sora_cli.errors import SoraError
+from sora_cli.placement.machine import Free
+from sora_cli.registry import Entry
+from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
+
+if TYPE_CHECKING:
+    import torch
+
+Text = Literal["device", "cpu", "streamed"]
+Transformer = Literal["resident", "streamed", "disk"]
+Decoder = Literal["float32", "bfloat16"]
+
+PROGRAM = 350e6  # bytes of Python with torch for a CPU
+DRIVER = 1.5e9  # and of main memory that the CUDA libraries take on top; a guess
+LIBRARIES = 30e6  # bytes that libraries set up with the first products
+ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a frame
+MARGIN = 0.1  # of what is free, for others and for holes between blocks
+AHEAD = 2  # blocks in memory at a time, of which one is on its way
+LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
+SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
+SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+
+
+# ---- what it takes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that the stages of one video take; without a window, those of its frames alone."""
+
+    name: str
+    network: Network
+    width: int  # of the canvas, in pixels
+    height: int
+    window: int  # latent frames that the transformer sees at once
+    latents: int  # of the whole video
+    size: int  # bytes of a number of the transformer and the text encoder
+
+    @classmethod
+    def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int) -> "Needs":
+        """A model whose sizes are not told has those of the smallest one with such latents."""
+        others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
+        known = [network for network in (entry.network, *others) if network is not None]
+        if not known or entry.kind != "wan":
+            raise SoraError(f"nothing says how large the networks of {entry.name} are")
+        network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size)
+
+    @property
+    def tokens(self) -> int:
+        """N, of a window."""
+        side = self.network.vae.stride * PATCH
+        return self.window * geometry.divide(self.width, side) * geometry.divide(self.height, side)
+
+    @property
+    def numbers(self) -> int:
+        """Of one latent frame."""
+        return self.network.vae.channels * self.width * self.height // self.network.vae.stride**2
+
+    @property
+    def text(self) -> float:
+        return self.size * self.network.text.weights
+
+    @property
+    def dit(self) -> float:
+        return self.size * self.network.dit.weights
+
+    def text_ahead(self) -> float:
+        """The text encoder block by block, with the rows of its table that a text looks up."""
+        text = self.network.text
+        return self.size * (AHEAD * text.block + TEXT_TOKENS * text.width)
+
+    def dit_ahead(self) -> float:
+        """The transformer block by block."""
+        return self.size * (AHEAD * self.network.dit.block + self.network.dit.around)
+
+    def reading(self) -> float:
+        """Buffers of the text encoder."""
+        return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
+
+    def denoising(self, gpu: bool, scored: bool = False) -> float:
+        """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
+        solver = LATENTS * FLOAT32 * self.window * self.numbers
+        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu, scored) + solver
+
+    def vae(self, size: int) -> float:
+        return size * self.network.vae.weights
+
+    def decoding(self, size: int, tile: int, gpu: bool) -> float:
+        """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
+        pixels, vae = self.width * self.height, self.network.vae
+        _, of_tile = self.tiled(tile)
+        pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
+        return LIBRARIES + size * vae.tails(of_tile) + vae.buffers(of_tile, size, gpu) + pictures
+
+    def waiting(self, size: int, tile: int) -> float:
+        """What tiles remember of their last frames, in main memory until it is their turn."""
+        count, of_tile = self.tiled(tile)
+        return size * self.network.vae.tails(count * of_tile) if tile else 0.0
+
+    def tiled(self, tile: int) -> tuple[int, int]:
+        """How many tiles a frame has, and how many pixels a tile."""
+        stride = self.network.vae.stride
+        sides = self.height // stride, self.width // stride
+        count = math.prod(places(side, tile, self.overlap) for side in sides)
+        return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
+
+    @property
+    def overlap(self) -> int:
+        """Cells that neighbouring tiles share."""
+        return OVERLAP // self.network.vae.stride
+
+    def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
+        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in bfloat16
+        where the transformer is in it too or tiles are no help; in tiles where they can wait in another memory."""
+        longest = 0 if shared else max(self.width, self.height)
+        tiles = [side // self.network.vae.stride for side in SIDES if side < longest]
+        if self.size == BFLOAT16 or shared:
+            return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
+        return [("float32", tile) for tile in (0, *tiles)]
+
+    def whole_video(self) -> float:
+        """Bytes of main memory for the latents of all frames, and for the program that encodes them."""
+        return 3 * FLOAT32 * self.latents * self.numbers + ENCODER + ENCODER_PIXEL * self.width * self.height
+
+
+def places(cells: int, tile: int, overlap: int) -> int:
+    """Tiles along so many cells."""
+    return 1 if not tile or cells <= tile else math.ceil((cells - overlap) / (tile - overlap))
+
+
+# ---- what follows -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the networks are while a video is made."""
+
+    text: Text  # on the device, in main memory, or block by block from disk
+    dit: Transformer  # on the device, or block by block from (pinned) main memory or from disk
+    vae: Decoder  # numbers of the decoder
+    tile: int  # latent cells along a tile of the decoder; 0 for whole frames
+    overlap: int  # cells that neighbouring tiles share
+    keep: bool  # whether the networks of other stages stay
+    why: str = ""
+    peak: dict[str, float] = field(default_factory=dict)  # bytes on the device by stage, and in main memory as `host`
+
+    @property
+    def short(self) -> str:
+        return f"{self.dit}, text {self.text}, {self.vae}" + (f" tiles of {self.tile}" if self.tile else "")
+
+    @property
+    def on_device(self) -> float:
+        """Bytes, at the most in any stage."""
+        return max(bytes for stage, bytes in self.peak.items() if stage != "host")
+
+
+def place(
+    entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
+    mode: str = "auto", latents: int | None = None,
+) -> Placement:  # fmt: skip
+    """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
+    SoraError if the model does not fit."""
+    return choose(Needs.of(entry, canvas, window, latents or window, dtype.itemsize), Free.on(device), mode)
+
+
+def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
+    """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
+    everything on the device (`high`). SoraError with the numbers where nothing fits."""
+    options = [told(option, needs, free) for option in placements(needs, free)]
+    share = 1 - MARGIN if mode == "auto" else 1.0
+    if mode == "low":
+        options.sort(key=lambda option: option.on_device)  # stable: what is read from disk comes last
+    elif mode == "high":
+        options = options[:1]
+    for option in options:
+        if all(taken <= share * there(stage, free) for stage, taken in option.peak.items()):
+            return option
+    least = min(options, key=lambda option: option.on_device)
+    raise SoraError(refusal(needs, free, least, share) + smaller(needs, halved(needs, free, mode)))
+
+
+def halved(needs: Needs, free: Free, mode: str) -> bool:
+    """Whether bfloat16 would fit where float32 does not."""
+    with suppress(SoraError):
+        return needs.size > BFLOAT16 and bool(choose(replace(needs, size=BFLOAT16), free, mode))
+    return False
+
+
+def placements(needs: Needs, free: Free) -> Iterator[Placement]:
+    """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
+    networks that are loaded again."""
+    dits: tuple[Transformer, ...] = ("resident", "disk") if free.shared else get_args(Transformer)
+    near: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
+    texts = near if free.shared else get_args(Text)
+    for dit, (vae, tile), keep, text in product(dits, needs.decoders(free.shared), (True, False), texts):
+        yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
+
+
+def told(option: Placement, needs: Needs, free: Free) -> Placement:
+    """A placement with what it takes, and why."""
+    why = f"{shown(free.device)} of {memory_of(free)} free: {', '.join(reasons(option, needs.network.vae.stride))}"
+    return replace(option, why=why, peak=peaks(option, needs, free))
+
+
+def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
+    """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
+    counts in each stage."""
+    size, gpu = SIZES[option.vae], free.kind != "cpu"
+    weights = {
+        "text": needs.text if option.text == "device" else 0.0,
+        "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
+        "decoding": needs.vae(size),
+    }
+    waiting = {
+        "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
+        "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
+        "decoding": needs.waiting(size, option.tile),
+    }
+    buffers = {
+        "text": needs.reading() if option.text == "device" else 0.0,
+        "denoising": needs.denoising(gpu, scored=free.kind == "mps"),
+        "decoding": needs.decoding(size, option.tile, gpu),
+    }
+    always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
+    device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}
+    host = {stage: always + (sum(waiting.values()) if option.keep else waiting[stage]) for stage in weights}
+    host["text"] += needs.reading() if option.text != "device" else 0
+    if free.shared:
+        device = host = {stage: device[stage] + host[stage] for stage in weights}
+    if not needs.window:
+        device, host = ({"decoding": stages["decoding"]} for stages in (device, host))
+    return device | {"host": max(host.values())}
+
+
+def there(stage: str, free: Free) -> float:
+    """Bytes that are free for one of the peaks."""
+    return free.host if stage == "host" else free.device
+
+
+# ---- in words ---------------------------------------------------------------------------------------------
+
+
+def memory_of(free: Free) -> str:
+    return {"cuda": "GPU memory", "mps": "the GPU's memory"}.get(free.kind, "main memory")
+
+
+def reasons(option: Placement, stride: int) -> Iterator[str]:
+    yield {
+        "resident": "the transformer fits",
+        "streamed": "the transformer comes from main memory block by block",
+        "disk": "the transformer is read from disk block by block, at every step",
+    }[option.dit]
+    yield {
+        "device": "text is read on the GPU",
+        "cpu": "text is read on the CPU",
+        "streamed": "the text encoder is read from disk block by block",
+    }[option.text]
+    tiles = f"in tiles of {option.tile * stride} pixels" if option.tile else "whole"
+    yield f"frames are decoded {tiles} in {option.vae}"
+
+
+def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
+    """What is short even in this placement."""
+    stage = max(least.peak, key=lambda stage: least.peak[stage] / there(stage, free))
+    memory = "main memory" if stage == "host" else memory_of(free)
+    doing = {"text": " to read the prompt", "denoising": " to denoise", "decoding": " to decode"}.get(stage, "")
+    what, need = f"{needs.name} at {needs.width}x{needs.height}", shown(least.peak[stage] / share)
+    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free"
+
+
+def smaller(needs: Needs, halved: bool) -> str:
+    """What takes less than this: shorter numbers, fewer pixels, fewer frames, the smallest model."""
+    sizes = {name: model.network.dit.weights for name, model in registry.registry().items() if model.network}
+    less = {name: size for name, size in sizes.items() if size < sizes.get(needs.name, 0) / 2}
+    model, dtype = min(less, key=less.__getitem__, default="pocket"), "--dtype bfloat16, " if halved else ""
+    return f"; try {dtype}a smaller --res, fewer --frames, or --model {model}"
+
+
+def shown(bytes: float) -> str:
+    """2.84e9 -> "2.8 GB"."""
+    return f"{bytes / 1e9:.1f} GB" if bytes < 1e10 else f"{bytes / 1e9:.0f} GB"

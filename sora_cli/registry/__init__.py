@@ -1,0 +1,387 @@
+"""The models that sora-cli knows: where their files are, under which licence, and how they are best used.
+
+`weights.toml` has an entry for each. The files of a shipped model lie in the package; those of the others are
+parts of repositories on the Hugging Face Hub, which `hub` fetches. Users add their own in a file of the same form, and
+may name a folder or a repository instead. No torch.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora_cli import geometry
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.files.weights import AGAIN
+from sora_cli.registry import schema, sizes
+from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT
+from sora_cli.registry.sizes import Network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGE = Path(__file__).parent.parent
+EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
+HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
+EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
+MAIN = "main"
+UNKNOWN = "unknown"
+
+# of the networks of a model: the folders of the diffusers layout, and what has to be in those of the text encoder
+FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
+TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
+NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
+NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
+CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
+SECOND = "transformer_2/config.json"  # of models that are made of two transformers
+SUPPORTED = "supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, in the diffusers layout"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of a shipped model."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one network of a model is made of: files in one folder of a repository, or in one of this machine."""
+
+    role: str  # dit, vae, text or tokenizer
+    repo: str
+    revision: str
+    folder: str  # "" for the root
+    bytes: int  # about
+    names: tuple[str, ...] = NETWORK
+    sha256: tuple[tuple[str, str], ...] = ()  # (name in the folder, hash) of files whose hashes are known
+    path: Path | None = None  # the folder, or the file, of a model that is no repository's
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a model is best used, where the user does not say. Sizes in pixels."""
+
+    width: int = 1280
+    height: int = 720
+    fps: float = 24.0
+    frames: int = 120
+    steps: int = 8
+    guidance: float = 3.0
+    negative: str = ""
+    plan: str = "hierarchy"
+    solver: str = "euler"
+    shift: float | None = None  # of the noise levels; None: by the number of tokens
+    window: int = 8  # latent frames made together, as many as the longest training clips had
+    context: int = 4  # of which so many are known where a window goes on from others
+    known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
+    trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
+    grammar: bool = False  # whether its captions were those of the rendered world
+    bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the registry, or one that a folder or a repository holds."""
+
+    name: str
+    kind: str  # the architecture: sora, wan; or umt5, the text encoder of the latter
+    about: str
+    files: tuple[WeightFile, ...] = ()  # of a shipped model, sorted by name
+    parts: tuple[Part, ...] = ()  # of a Hub model, with those of its text encoder
+    licence: str = "Apache-2.0"
+    licence_url: str = ""
+    accept: bool = False  # whether the licence has to be accepted before the first use
+    parameters: float = 0  # of the transformer
+    memory: float = 0  # bytes on a GPU, as its authors measured
+    speed: str = ""  # and how fast
+    cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
+    usage: Usage = Usage()
+    network: Network | None = None  # of a Hub model
+
+    def canvas(self, width: int, height: int) -> geometry.Canvas:
+        """The size that this model makes for a video of width x height pixels."""
+        if self.kind == "sora":
+            return geometry.canvas(width, height)
+        return geometry.canvas_within(width, height, self.cell, self.usage.width * self.usage.height)
+
+    def part(self, stem: str) -> tuple[WeightFile, ...]:
+        """The file or the shards of one part of a shipped model: `text`, `vae`, `dit`, `evaluator`."""
+        return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
+
+    def only(self, *roles: str) -> "Entry":
+        """The model as far as some of its networks: what nobody needs is not fetched."""
+        return replace(self, parts=tuple(part for part in self.parts if part.role in roles))
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files) + sum(part.bytes for part in self.parts)
+
+
+def registry_path() -> Path:
+    """weights.toml: inside the package (wheel), or beside it (checkout, editable install)."""
+    for path in (PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"):
+        if path.is_file():
+            return path
+    raise Failed(f"weights.toml is missing from {PACKAGE}; {AGAIN}")
+
+
+@cache
+def shipped() -> dict[str, Any]:
+    return tomllib.loads(registry_path().read_text(encoding="utf-8"))
+
+
+@cache
+def registry() -> dict[str, Entry]:
+    return read_registry(shipped())
+
+
+def names() -> list[str]:
+    """The models that can be asked for by name; the users' own last."""
+    return [name for name, model in (registry() | own()).items() if model.kind != TEXT]
+
+
+def entry(name: str) -> Entry:
+    """The model called `name`, or that of a folder (`./name`) or a repository (`hf:owner/name@revision`).
+
+    SoraError for any other. The users' own file is read only where no shipped model has the name, so that a mistake
+    in it stands in the way of no other model."""
+    if name in registry():
+        return registry()[name]
+    if name.startswith(HUB):
+        return of_repository(name)
+    if "/" in name or os.sep in name or name.startswith((".", "~")):
+        return of_folder(name)
+    if name not in own():
+        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or ./FOLDER or {HUB}OWNER/NAME")
+    return own()[name]
+
+
+# ---- tables -----------------------------------------------------------------------------------------------
+
+
+def config_folder() -> Path:
+    """Where users keep models of their own, and where it is remembered what was downloaded."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sora-cli"
+
+
+def own() -> dict[str, Entry]:
+    """The users' own models; SoraError naming their file and what is wrong in it."""
+    path = config_folder() / "weights.toml"
+    if not path.is_file():
+        return {}
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        taken = [name for name in told if name in shipped()]
+        if taken:
+            raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
+        return read_registry(told, shipped(), path.parent)
+    except (OSError, ValueError, SoraError) as error:
+        raise SoraError(f"{path}: {error}") from error
+
+
+def read_registry(
+    told: Mapping[str, Any], others: Mapping[str, Any] | None = None, home: Path = PACKAGE
+) -> dict[str, Entry]:
+    """Entries from the content of a weights.toml that lies at `home`; SoraError for what does not belong there.
+
+    A model names its text encoder's entry as `text`, which may be one of `others`, and as `like` the shipped model
+    that it is used like."""
+    for name, model in told.items():
+        schema.check_model(name, model)
+    everything = {**(others or {}), **told}
+    return {name: read_entry(name, model, everything, home) for name, model in told.items()}
+
+
+def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
+    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
+    model = completed(name, model)
+    text = others.get(model.get("text", ""), {})
+    parts = [*model.get("parts", ()), *text_parts(name, model, others)]
+    usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
+    read = Entry(
+        name,
+        files=read_files(model, home),
+        parts=tuple(read_part(part, home) for part in parts),
+        usage=Usage(**usage),
+        network=sizes.read(model.get("network", {}) | text.get("network", {})),
+        **{key: value for key, value in model.items() if key in plain},
+    )
+    schema.check_whole(name, read.kind, [part.role for part in read.parts], read.usage.window, read.usage.context)
+    return read
+
+
+def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
+    if "like" not in model:
+        return model
+    known = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
+    if model["like"] not in known:
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
+    like = shipped()[model["like"]]
+    taken = {key: like[key] for key in ("cell", "text") if key in like}
+    merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}
+    return taken | dict(model) | merged
+
+
+def text_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What the text encoder's entry has of the parts that the model does not have itself."""
+    if "text" not in model:
+        return ()
+    if model["text"] not in others:
+        raise SoraError(f"[{name}] has text = {model['text']!r}, and there is no such entry")
+    roles = {part["role"] for part in model.get("parts", ())}
+    return [part for part in others[model["text"]].get("parts", ()) if part["role"] not in roles]
+
+
+def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
+    folder = home / Path(model.get("folder", "")).expanduser()
+    files = (WeightFile(folder / file["name"], file["bytes"], file["sha256"]) for file in model.get("files", ()))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def read_part(part: Mapping[str, Any], home: Path) -> Part:
+    told: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
+    if "path" in told:
+        told["path"] = home / Path(told["path"]).expanduser()
+    told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
+    if "names" in told:
+        told["names"] = tuple(told["names"])
+    made = Part(**told)
+    return replace(made, bytes=bytes_in(made)) if made.path and not made.bytes else made
+
+
+# ---- folders and repositories -----------------------------------------------------------------------------
+
+
+def of_folder(name: str) -> Entry:
+    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
+    encoder in it, with the shared one."""
+    folder = Path(name).expanduser()
+    if (folder / EXPORTED).is_file():
+        return of_export(name, folder)
+    if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
+        raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
+    configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
+    for config in configs:
+        if not config.is_file():
+            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    like = registry()[like_of(read_config(configs[0]), name)]
+    if (folder / SECOND).exists():
+        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
+    texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
+    roles = ROLES if all(texts) else ("dit", "vae")
+    parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
+    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
+    entry = entry_like(like, name, f"the model of {folder}", parts)
+    told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
+    return replace(entry, network=sizes.sized(entry.network, told))
+
+
+def of_export(name: str, folder: Path) -> Entry:
+    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
+    try:
+        told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        if len(told) != 1:
+            raise SoraError(f"it names {len(told)} models, and a folder is one")
+        (model,) = read_registry(told, home=folder).values()
+    except (OSError, ValueError, SoraError) as error:
+        raise SoraError(f"{folder / EXPORTED}: {error}") from error
+    return replace(model, name=name)
+
+
+def of_repository(name: str) -> Entry:
+    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
+    fetched. How large it is, is known when it is pulled."""
+    from sora_cli.registry import hub_client
+
+    repo, _, revision = name.removeprefix(HUB).partition("@")
+    if not REPOSITORY.fullmatch(repo):
+        raise SoraError(f"{name} names no repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+    revision = revision or MAIN
+    config = hub_client.small_file(repo, f"{FOLDERS['dit']}/config.json", revision)
+    if config is None:
+        raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
+    like = registry()[like_of(read_config(config), name)]
+    if hub_client.small_file(repo, SECOND, revision):
+        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
+    texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
+    roles = ROLES if all(texts) else ("dit", "vae")
+    parts = tuple(Part(role, repo, revision, FOLDERS[role], 0, NAMES[role]) for role in roles)
+    entry = entry_like(like, name, f"the model of the repository {repo}", parts)
+    return replace(entry, network=sizes.sized(entry.network, {"dit": read_config(config)}))
+
+
+def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
+    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
+    roles = {part.role for part in parts}
+    parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
+    page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
+    url = f"https://huggingface.co/{page}" if page else ""
+    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
+                 network=like.network)  # fmt: skip
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failed(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise Failed(f"{path} holds no configuration")
+    return found
+
+
+def like_of(config: Mapping[str, Any], name: str) -> str:
+    """The registered model with the architecture of a transformer's config.json; SoraError for all others."""
+    for key in ("image_dim", "added_kv_proj_dim"):
+        if config.get(key) is not None:
+            raise SoraError(f"{name} takes image embeddings ({key} is {config[key]}); {SUPPORTED}")
+    if config.get("inject_sample_info") is True:
+        return "skyreels2-1.3b"
+    like = {"48": "wan2.2-5b", "16": "wan2.1-1.3b"}.get(str(config.get("in_channels")))
+    if like is None or config.get("_class_name", CLASSES[0]) not in CLASSES:
+        told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
+        raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
+    return like
+
+
+def bytes_in(part: Part) -> int:
+    """What lies in the folder, or in the file, of a part that is on this machine."""
+    assert part.path is not None
+    if part.path.is_file():
+        return part.path.stat().st_size
+    return sum(path.stat().st_size for name in part.names for path in part.path.glob(name))
+
+
+# ---- shipped models ---------------------------------------------------------------------------------------
+
+
+def verify(model: Entry) -> None:
+    """Every file of a shipped model is there and unchanged; Failed naming the first that is not."""
+    if not model.files:
+        raise Failed(f"no weights are registered for {model.name}; {AGAIN}")
+    for file in model.files:
+        weights.check(file.path, file.sha256, file.bytes)
+
+
+def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """One part of a shipped model, verified against the registry: all its tensors and its header."""
+    files = entry(model).part(stem)
+    if not files:
+        raise Failed(f"model {model} has no part {stem!r} in weights.toml; {AGAIN}")
+    return weights.merge([weights.load(file.path, file.sha256) for file in files])
+
+
+def load_network(stem: str, path: Path | None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """A network of ours from a file, from the folder of a run or an export, or where none is told, as it is shipped."""
+    if path is None:
+        return load_model_files("pocket", stem)
+    return weights.load_part(path, stem) if path.is_dir() else weights.load(path)

@@ -1,0 +1,250 @@
+"""What of a model is on this machine: where, how much, unchanged or not; and how to be rid of it. No network."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sora_cli import registry
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import published, weights
+from sora_cli.registry import Entry, Part, hub_client
+from sora_cli.registry.hub import pins as locks
+from sora_cli.registry.hub.pins import Lock, Record
+
+Moved = Callable[[int, int], None]  # (bytes done, of all)
+PRESENT, PARTIAL, ABSENT = "present", "partial", "absent"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How much of a model is here."""
+
+    state: str  # present, partial or absent
+    bytes: int  # on this machine
+    total: int  # about, until it has been asked for; 0 if not even that is known
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What a removal brought."""
+
+    bytes: int
+    kept: tuple[str, ...]  # the models that what is left is shared with
+
+
+def locate(entry: Entry) -> dict[str, Path]:
+    """The folder of every network, by role (dit, vae, text, tokenizer), without asking the Hub.
+
+    Failed if something is missing, with the command that fetches it; SoraError if the user should have it."""
+    if entry.files:
+        return {weights.stem_of(file.path): file.path.parent for file in entry.files}
+    lock = locks.read()
+    check_own(entry)
+    if not all(is_whole(part, lock) for part in entry.parts):
+        raise Failed(lack(entry))
+    return {part.role: folder_of(part, lock) for part in entry.parts}
+
+
+def lack(entry: Entry) -> str:
+    """One line about a model that is not (all) here."""
+    found = status(entry)
+    size = f" ({gigabytes(found.total)})" if found.total else ""
+    here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
+    return f"{here} on this machine; `sora-cli weights pull {entry.name}` fetches it"
+
+
+def status(entry: Entry) -> Status:
+    """What of a model is here, by the sizes of its files; hashes are for `verify`."""
+    if entry.files:
+        here = sum(file.path.stat().st_size for file in entry.files if file.path.is_file())
+        return Status(PRESENT if here == entry.bytes else PARTIAL if here else ABSENT, here, entry.bytes)
+    lock = locks.read()
+    here = sum(arrived(part, lock) for part in entry.parts)
+    total = sum(expected(part, lock) for part in entry.parts)
+    whole = all(is_whole(part, lock) for part in entry.parts)
+    return Status(PRESENT if whole else PARTIAL if here else ABSENT, here, total)
+
+
+def others() -> dict[str, Status]:
+    """The models on this machine that no weights.toml names: those of repositories."""
+    sizes: dict[str, list[int]] = {}
+    for repo, files in locks.read().files.items():
+        for name, record in files.items():
+            here = record.bytes if is_here(repo, name, record) else 0
+            for model in record.models:
+                if model.startswith(registry.HUB):
+                    sizes.setdefault(model, []).extend([here, record.bytes])
+    return {
+        model: Status(PRESENT if sum(n[::2]) == sum(n[1::2]) else PARTIAL, sum(n[::2]), sum(n[1::2]))
+        for model, n in sizes.items()
+    }
+
+
+# ---- parts ------------------------------------------------------------------------------------------------
+
+
+def repo_of(source: str) -> str:
+    return source.partition("@")[0]
+
+
+def path_of(source: str, name: str, record: Record) -> Path:
+    return hub_client.snapshot(repo_of(source), record.commit) / name
+
+
+def is_here(source: str, name: str, record: Record) -> bool:
+    """Has a file arrived, and is it still there at its full size?"""
+    path = path_of(source, name, record)
+    return record.sha256 is not None and path.is_file() and path.stat().st_size == record.bytes
+
+
+def is_whole(part: Part, lock: Lock) -> bool:
+    if part.path is not None:
+        return part.path.exists()
+    found = lock.of(part)
+    return bool(found) and all(is_here(locks.source(part), name, record) for name, record in found.items())
+
+
+def folder_of(part: Part, lock: Lock) -> Path:
+    """Where a part is: a folder, or the one file that it is."""
+    if part.path is not None:
+        return part.path
+    found = lock.of(part)
+    name, record = next(iter(found.items()))
+    path = path_of(locks.source(part), name, record)
+    return path if len(found) == 1 and path.suffix == ".safetensors" else path.parent
+
+
+def arrived(part: Part, lock: Lock) -> int:
+    """Bytes of a part that are here, unfinished files too."""
+    if part.path is not None:
+        return part.bytes
+    total = 0
+    for name, record in lock.of(part).items():
+        unfinished = hub_client.unfinished(part.repo, record.etag)
+        if is_here(locks.source(part), name, record):
+            total += record.bytes
+        elif unfinished.is_file():
+            total += unfinished.stat().st_size
+    return total
+
+
+def expected(part: Part, lock: Lock) -> int:
+    return sum(record.bytes for record in lock.of(part).values()) or part.bytes
+
+
+def check_own(entry: Entry) -> None:
+    """The parts of a model that the user has put somewhere are there, and as long as their headers say.
+
+    SoraError or Failed, in one line, if not."""
+    for part in entry.parts:
+        if part.path is None:
+            continue
+        if not part.path.exists():
+            raise SoraError(f"the {part.role} of {entry.name} is to be at {part.path}, and nothing is there")
+        if part.role == "tokenizer":
+            if not (part.path / "tokenizer.json").is_file():
+                raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
+            continue
+        for path in published.files_of(part.path):
+            published.contents(path)
+
+
+# ---- verify -----------------------------------------------------------------------------------------------
+
+
+def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
+    """Every file of a model is here and has the hash that it arrived with; Failed naming the first that has not.
+
+    Damaged files of repositories are removed, so that the next pull fetches them."""
+    if entry.files:
+        return registry.verify(entry)
+    locate(entry)
+    lock = locks.read()
+    total = sum(expected(part, lock) for part in entry.parts if part.path is None)
+    bad, before = [], 0
+    for part in entry.parts:
+        for name, record in lock.of(part).items() if part.path is None else ():
+            path = path_of(locks.source(part), name, record)
+            sha256 = hub_client.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
+            before += record.bytes
+            if sha256 != (known(part, name) or record.sha256):
+                discard(part.repo, path)
+                bad.append(name)
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise Failed(f"{bad[0]}{more} had changed and went; `sora-cli weights pull {entry.name}` fetches it again")
+
+
+def known(part: Part, name: str) -> str | None:
+    """The hash of a file in weights.toml, if it is there."""
+    return dict(part.sha256).get(name.removeprefix(f"{part.folder}/"))
+
+
+# ---- remove -----------------------------------------------------------------------------------------------
+
+
+def remove(entry: Entry) -> Freed:
+    """Delete what is here of a model, but for what other models on this machine share with it."""
+    if entry.files:
+        raise SoraError(f"{entry.name} is shipped with sora-cli and stays")
+    freed, kept = 0, set()
+    with locks.changed() as lock:
+        for part in entry.parts:
+            for name, record in lock.of(part).items():
+                record.models = [model for model in record.models if model != entry.name]
+                if record.models:
+                    kept |= set(record.models)
+                else:
+                    freed += release(part.repo, lock.files[locks.source(part)].pop(name), name)
+        lock.files = {source: files for source, files in lock.files.items() if files}
+    return Freed(freed, tuple(sorted(kept)))
+
+
+def release(repo: str, record: Record, name: str) -> int:
+    """Delete a file, finished or not, from the cache: the bytes that are free then."""
+    part = hub_client.unfinished(repo, record.etag)
+    freed = part.stat().st_size if part.is_file() else 0
+    part.unlink(missing_ok=True)
+    return freed + discard(repo, hub_client.snapshot(repo, record.commit) / name)
+
+
+def discard(repo: str, path: Path) -> int:
+    """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
+    home, freed = hub_client.cache_of(repo), 0
+    if path.exists():
+        freed = path.stat().st_size
+    content = content_of(path)
+    path.unlink(missing_ok=True)
+    if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):
+        freed = 0
+    else:
+        content.unlink(missing_ok=True)
+    prune(path.parent, home)
+    return freed
+
+
+def content_of(path: Path) -> Path:
+    """What a file of a snapshot links to; the file itself where there are no links."""
+    return Path(os.path.normpath(path.parent / path.readlink())) if path.is_symlink() else path
+
+
+def prune(folder: Path, home: Path) -> None:
+    """Delete folders that have become empty, and the repository's when nothing is left of it."""
+    while folder != home and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+    blobs = home / "blobs"
+    if not (home / "snapshots").exists() and not (blobs.is_dir() and any(blobs.iterdir())):
+        with suppress(OSError):
+            shutil.rmtree(home)
+
+
+def gigabytes(count: int) -> str:
+    """12_345_678_901 -> 12.3 GB; smaller counts in MB and kB."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

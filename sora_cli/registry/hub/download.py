@@ -1,0 +1,337 @@
+"""Fetching a model: what is missing, whether it may and can be fetched, and then file by file.
+
+Nothing is fetched before size, room and licence have been told and agreed to. Whatever stops a download, the files
+that have arrived stay, and the next one goes on in the middle of the one that was not finished.
+"""
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Protocol, Self
+
+from sora_cli import registry
+from sora_cli.errors import Failed, SoraError
+from sora_cli.registry import Entry, Part, hub_client
+from sora_cli.registry.hub import cache
+from sora_cli.registry.hub import pins as locks
+from sora_cli.registry.hub.cache import gigabytes
+from sora_cli.registry.hub.pins import Lock, Record
+from sora_cli.registry.hub_client import Listing, RemoteFile
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+READABLE = (".safetensors", ".json")
+NEEDED = {"tokenizer": (".json",)}  # endings of file names; of networks:
+NETWORK = (".safetensors", "config.json")
+
+
+class Screen(Protocol):
+    """Where progress is shown. It is entered while something moves, and must not be entered before."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def note(self, text: str) -> None: ...
+    def show(self, stage: str, done: int, total: int) -> None: ...
+    def clear(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that a model is made of."""
+
+    part: Part
+    file: RemoteFile
+    commit: str
+    sha256: str | None  # that it must have, if this is known
+
+    @property
+    def left(self) -> int:
+        """Bytes that have yet to arrive."""
+        repo, etag = self.part.repo, self.file.etag
+        paths = hub_client.blob(repo, etag), hub_client.unfinished(repo, etag)
+        return max(0, self.file.bytes - max(path.stat().st_size if path.is_file() else 0 for path in paths))
+
+
+def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dict[str, Path]:
+    """The folders of a model, as `hub.locate` has them, after fetching it if the user wants that.
+
+    On a terminal the user is asked; elsewhere only `yes` fetches. Failed or SoraError, in one line, if not."""
+    cache.check_own(entry)
+    there = cache.status(entry).state == cache.PRESENT
+    if not there and not (yes or on_terminal()):
+        raise Failed(cache.lack(entry))
+    if not there or not accepted(entry, locks.read()):
+        pull(entry, yes=yes, screen=screen)
+    return cache.locate(entry)
+
+
+def pull(
+    entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None
+) -> None:
+    """Have all files of a model on this machine.
+
+    `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
+    both are asked. With `update` the newest commits are taken in place of those that were fetched first."""
+    if entry.files:
+        return registry.verify(entry)
+    cache.check_own(entry)
+    check_licence(entry, accept)
+    if cache.status(entry).state == cache.PRESENT and not update:
+        join(entry)
+        return
+    listings = look(entry, locks.read(), update)
+    wanted = [one for part in hub_parts(entry) for one in choose(part, listings[part], locks.read(), update)]
+    licence = entry.licence if entry.licence != registry.UNKNOWN else next(iter(listings.values())).licence
+    agree(entry, wanted, licence or registry.UNKNOWN, yes, screen)
+    if not update:
+        with locks.changed() as lock:
+            note(lock, entry.name, {one: None for one in wanted})
+    try:
+        arrived = obtain_all(entry, wanted, update, screen)
+    except KeyboardInterrupt:
+        if screen:
+            screen.note("what has arrived is kept; the next pull goes on from there")
+        raise
+    if update:
+        switch(entry, arrived)
+
+
+def on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str) -> str:
+    """The user's answer; "" if there is none."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def hub_parts(entry: Entry) -> list[Part]:
+    return [part for part in entry.parts if part.path is None]
+
+
+# ---- what is wanted ---------------------------------------------------------------------------------------
+
+
+def look(entry: Entry, lock: Lock, update: bool) -> dict[Part, Listing]:
+    """What the repositories of a model hold, at the commits that were fetched first unless these are given up."""
+    found: dict[tuple[str, str], Listing] = {}
+    listings = {}
+    for part in hub_parts(entry):
+        records = lock.of(part) or lock.files.get(locks.source(part), {})
+        at = next((record.commit for record in records.values()), part.revision)
+        key = (part.repo, part.revision if update else at)
+        if key not in found:
+            found[key] = hub_client.listing(*key)
+            check_names(part.repo, found[key])
+        listings[part] = found[key]
+    return listings
+
+
+def check_names(repo: str, listing: Listing) -> None:
+    """Refuse a repository with file names that would lead out of the cache."""
+    for file in listing.files:
+        steps = PurePosixPath(file.name).parts
+        if ".." in steps or file.name.startswith("/") or "\\" in file.name or ":" in file.name or "\0" in file.name:
+            raise Failed(f"{repo} holds a file called {file.name!r}, which leads elsewhere; nothing of it is fetched")
+
+
+def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wanted]:
+    """The files of a part. Failed if the repository does not have them, or only as pickles."""
+    there = [file for file in listing.files if file.name.rpartition("/")[0] == part.folder]
+    fitting = [file for file in there if locks.belongs(file.name, part) and file.name.endswith(READABLE)]
+    fitting = [file for file in fitting if not is_variant(file, fitting)]
+    where = f"{part.repo} has in {part.folder or 'its root'}"
+    for suffix in NEEDED.get(part.role, NETWORK):
+        asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
+        if asked and not any(file.name.endswith(suffix) for file in fitting):
+            pickles = [file.name for file in there if file.name.endswith(PICKLES)]
+            if pickles:
+                raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
+            raise Failed(f"{where} no {suffix}; this is no model that can be used")
+    records = lock.of(part)
+    small_first = sorted(fitting, key=lambda file: (file.bytes, file.name))
+    return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in small_first]
+
+
+def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
+    """Is this model.fp16.safetensors, beside a model.safetensors or its shards?"""
+    base = file.name.rpartition("/")[2]
+    stem, *middle, _ = base.split(".")
+    plain = (other.name.rpartition("/")[2] for other in all)
+    return bool({*middle} - {"safetensors", "index"}) and any(
+        name.startswith(stem) and name.count(".") == 1 for name in plain
+    )
+
+
+def required(part: Part, file: RemoteFile, records: dict[str, Record], update: bool) -> str | None:
+    """The hash that a file must have: by weights.toml, or as it was at the first download.
+
+    Failed if the Hub says beforehand that it has another one."""
+    before = records.get(file.name)
+    right = cache.known(part, file.name) or (before.sha256 if before and not update else None)
+    if right and file.sha256 and right != file.sha256:
+        raise Failed(unlike(part, file))
+    return right
+
+
+def unlike(part: Part, file: RemoteFile) -> str:
+    if cache.known(part, file.name):
+        return f"{file.name} of {part.repo} is not the file that weights.toml names by its hash; nothing of it is used"
+    return f"{file.name} of {part.repo} changed since it was first fetched; `sora-cli weights pull --update` accepts it"
+
+
+# ---- whether it may be fetched ----------------------------------------------------------------------------
+
+
+def accepted(entry: Entry, lock: Lock) -> bool:
+    return not entry.accept or lock.licences.get(entry.name) == entry.licence
+
+
+def check_licence(entry: Entry, accept: str) -> None:
+    """Licences that demand it are accepted by their names, once."""
+    if accept and accept != entry.licence:
+        raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
+    if accepted(entry, locks.read()):
+        return
+    told = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
+    if not accept and on_terminal():
+        accept = ask(f"{told}.\nType its name to accept it, anything else not to:")
+    if accept != entry.licence:
+        name = entry.name
+        raise SoraError(f'{told}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
+    with locks.changed() as lock:
+        lock.licences[entry.name] = entry.licence
+
+
+def link_of(entry: Entry) -> str:
+    return f" ({entry.licence_url})" if entry.licence_url else ""
+
+
+def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen | None) -> None:
+    """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
+    size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
+    place, free = room()
+    if free < size:
+        raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {place} has {gigabytes(free)} free; "
+                     "make room, or have HF_HOME say where else")  # fmt: skip
+    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
+    told += link_of(entry)
+    if yes:
+        if screen:
+            screen.note(told)
+    elif not size:
+        return
+    elif not on_terminal():
+        raise SoraError(f"{told}; --yes says that you want it")
+    elif ask(f"{told}\nFetch it? [y/N]").lower() not in ("y", "yes"):
+        raise SoraError(f"{entry.name} was not fetched")
+
+
+def room() -> tuple[Path, int]:
+    """The client's cache, and the bytes that are free on its disk."""
+    cache = hub_client.cache_of("").parent
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    return cache, shutil.disk_usage(there).free
+
+
+# ---- fetching ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Where it is shown how far one file is, and all of them."""
+
+    screen: Screen | None
+    stage: str
+    bytes: int
+    before: int  # bytes of the files that come before this one
+    total: int  # and of all
+
+    def moved(self, done: int) -> None:
+        if self.screen:
+            self.screen.show(self.stage, done, self.bytes)
+            self.screen.show("all", self.before + done, self.total)
+
+    def checked(self, done: int) -> None:
+        if self.screen:
+            self.screen.show("checking", done, self.bytes)
+
+
+def obtain_all(
+    entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None
+) -> dict[Wanted, str | None]:
+    """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
+    arrived: dict[Wanted, str | None] = {}
+    total, before = sum(one.file.bytes for one in wanted), 0
+    with screen or nullcontext():
+        for number, one in enumerate(wanted, 1):
+            stage = f"{one.part.role} {number}/{len(wanted)}"
+            arrived[one] = obtain(one, Bars(screen, stage, one.file.bytes, before, total))
+            before += one.file.bytes
+            if not update:
+                with locks.changed() as lock:
+                    note(lock, entry.name, {one: arrived[one]})
+    return arrived
+
+
+def obtain(one: Wanted, bars: Bars) -> str:
+    """Have one file here: its sha256. Failed if it is not the file that was wanted."""
+    screen = bars.screen
+    path = hub_client.snapshot(one.part.repo, one.commit) / one.file.name
+    if one.sha256 and path.is_file() and path.stat().st_size == one.file.bytes:
+        return one.sha256
+    if screen:
+        screen.note(f"{one.part.repo}: {one.file.name}, {gigabytes(one.file.bytes)}")
+    sha256 = hub_client.fetch(one.part.repo, one.file, one.commit, bars.moved, bars.checked)
+    if one.sha256 and sha256 != one.sha256:
+        cache.discard(one.part.repo, path)
+        raise Failed(unlike(one.part, one.file))
+    if screen:
+        screen.clear()
+    return sha256
+
+
+def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
+    """Put files into the lock, and that the model wants them; None where a file has yet to arrive."""
+    for one, sha256 in arrived.items():
+        files = lock.files.setdefault(locks.source(one.part), {})
+        before = files.get(one.file.name)
+        models = sorted({model, *(before.models if before else ())})
+        same = before is not None and before.etag == one.file.etag and before.commit == one.commit
+        known = sha256 or (before.sha256 if before and same else None)
+        files[one.file.name] = Record(one.commit, one.file.bytes, one.file.etag, known, models)
+
+
+def join(entry: Entry) -> None:
+    """A model whose files are all here, perhaps fetched for others, wants them, too."""
+    lock = locks.read()
+    if all(entry.name in record.models for part in hub_parts(entry) for record in lock.of(part).values()):
+        return
+    with locks.changed() as lock:
+        for part in hub_parts(entry):
+            for record in lock.of(part).values():
+                record.models = sorted({*record.models, entry.name})
+
+
+def switch(entry: Entry, arrived: dict[Wanted, str | None]) -> None:
+    """Take the files that have arrived in place of those that were here, and delete these."""
+    names = defaultdict(set)
+    for one in arrived:
+        names[one.part].add(one.file.name)
+    with locks.changed() as lock:
+        before = {part: {name: replace(r) for name, r in lock.of(part).items()} for part in hub_parts(entry)}
+        note(lock, entry.name, arrived)
+        for part, records in before.items():
+            for name, record in records.items():
+                if name not in names[part]:
+                    del lock.files[locks.source(part)][name]
+                now = lock.files[locks.source(part)].get(name)
+                if now is None or now.commit != record.commit:
+                    cache.release(part.repo, record, name)

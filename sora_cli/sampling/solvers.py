@@ -1,0 +1,144 @@
+"""The solvers that the published flow models were tuned for, as generators over steps: (velocity, x,
+times) -> x, x, ..., the last one finished.
+
+They walk sigmas, the noise levels of the straight path from noise (1) to data (0), and ask the network for its
+velocity, noise minus data. The networks take timesteps 0..1000 instead of sigmas; `timesteps` names them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sora_cli.errors import SoraError
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> dx/dt
+
+TRAINED = 1000  # timesteps that the networks were trained with
+DMD = (1000, 757, 522)  # the three timesteps that FastWan was distilled to
+DMD_SHIFT = 8.0  # towards noise, of the levels that it was distilled on
+
+
+def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
+    """Follow dx/dt = velocity(x, t) from times[0] to times[-1] in straight steps."""
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        x = x + (then - now) * velocity(x, now)
+        yield x
+
+
+def unipc_sigmas(steps: int, shift: float) -> Tensor:
+    """Noise levels [steps + 1] from just below 1 down to 0, moved towards noise by `shift`; in float64.
+
+    Just below, because UniPC works with the logarithm of the signal, which is nothing at 1."""
+    if steps < 1:
+        raise SoraError(f"sampling takes at least one step, not {steps}")
+    s = 1 + torch.arange(steps, dtype=torch.float64) * ((1 / TRAINED - 1) / steps)
+    s = shift * s / (1 + (shift - 1) * s)
+    s[0] -= 1e-6
+    return torch.cat([s, s.new_zeros(1)])
+
+
+def euler_sigmas(steps: int, shift: float) -> Tensor:
+    """Noise levels [steps + 1] from 1 down to 0 for `euler`: an even walk between the ends of the shifted
+    training levels, then shifted once more, as the published Euler schedulers do; in float32."""
+    if steps < 1:
+        raise SoraError(f"sampling takes at least one step, not {steps}")
+    last = shift / TRAINED / (1 + (shift - 1) / TRAINED)
+    s = torch.linspace(1, last, steps, dtype=torch.float64)
+    s = shift * s / (1 + (shift - 1) * s)
+    return torch.cat([s, s.new_zeros(1)]).float()
+
+
+def timesteps(sigmas: Tensor) -> Tensor:
+    """The whole timesteps, int64, that networks sampled by UniPC are told for noise levels in float64."""
+    return (sigmas * TRAINED).long()
+
+
+def unipc(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+    """UniPC of order two (Zhao et al. 2023, B(h) = e^h - 1, data prediction): every new velocity first corrects the
+    step that led to it, then predicts the next. velocity: called with x and one of `sigmas` as it was given."""
+    levels = sigmas.float()
+    steps = len(sigmas) - 1
+    clean: list[Tensor] = []  # the data predicted at every step, the last two of them
+    start, order = x, 0  # where the last step began, after its correction, and the order it was made with
+    for i in range(steps):
+        found = x - levels[i].to(x.device) * velocity(x, sigmas[i])
+        if i:
+            x = corrected(start, [*clean, found], levels[: i + 1], order)
+        start, clean = x, [*clean, found][-2:]
+        order = 1 if i in (0, steps - 1) else 2  # one prediction to go by, and none to come that would correct it
+        x = predicted(x, clean, levels[: i + 2], order)
+        yield x
+
+
+def predicted(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
+    """x at levels[-1], from x at levels[-2] and the data predicted up to there."""
+    h = step_of(levels)
+    ahead = straight(x, clean[-1], levels, h)
+    if order == 1:
+        return ahead
+    slope = (clean[-2] - clean[-1]) / reach(levels, h).to(x.device)
+    return ahead - ((1 - levels[-1]) * torch.expm1(-h)).to(x.device) * (0.5 * slope)
+
+
+def corrected(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
+    """x at levels[-1] again, now that the data predicted there is known as the last of `clean`."""
+    h = step_of(levels)
+    ahead = straight(x, clean[-2], levels, h)
+    error = clean[-1] - clean[-2]
+    if order == 1:
+        bend = 0.5 * error
+    else:
+        before = reach(levels, h)
+        slope = (clean[-3] - clean[-2]) / before.to(x.device)
+        old, new = weights(h, before)
+        bend = old.to(x.device) * slope + new.to(x.device) * error
+    return ahead - ((1 - levels[-1]) * torch.expm1(-h)).to(x.device) * bend
+
+
+def straight(x: Tensor, clean: Tensor, levels: Tensor, h: Tensor) -> Tensor:
+    """x at levels[-1] if the data predicted at levels[-2] were right."""
+    kept, added = levels[-1] / levels[-2], (1 - levels[-1]) * torch.expm1(-h)
+    return kept.to(x.device) * x - added.to(x.device) * clean
+
+
+def signal(level: Tensor) -> Tensor:
+    """Half the logarithm of the signal-to-noise ratio."""
+    return torch.log(1 - level) - torch.log(level)
+
+
+def step_of(levels: Tensor) -> Tensor:
+    return signal(levels[-1]) - signal(levels[-2])
+
+
+def reach(levels: Tensor, h: Tensor) -> Tensor:
+    """How far the step before went back, in steps of `h`; negative."""
+    return (signal(levels[-3]) - signal(levels[-2])) / h
+
+
+def weights(h: Tensor, before: Tensor) -> Tensor:
+    """The corrector's weights [2] of the earlier slope and of the error, from the paper's linear system."""
+    first = torch.expm1(-h) / -h - 1
+    second = first / -h - 0.5
+    system = torch.stack([torch.ones(2), torch.stack([before, torch.ones(())])])
+    return torch.linalg.solve(system, torch.stack([first, 2 * second]) / torch.expm1(-h))
+
+
+def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[int] = DMD) -> Iterator[Tensor]:
+    """Distribution-matching distillation (Yin et al. 2024): jump to the data at every timestep, then noise it afresh
+    to the next; the last jump is the result. rng: a CPU generator; velocity: called with x and t / 1000."""
+    levels = [trained_level(t) for t in times]
+    for t, now, then in zip(times, levels, [*levels[1:], 0.0], strict=True):
+        x = x - now * velocity(x, torch.tensor(t / TRAINED, dtype=torch.float64))
+        if then:
+            noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(x)
+            x = (1 - then) * x + then * noise
+        yield x
+
+
+def trained_level(t: int, shift: float = DMD_SHIFT) -> float:
+    """The level, among those that a network was trained on, nearest to a timestep: the distilled networks saw the
+    noise of that one under the timestep's name."""
+    s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED
+    s = shift * s / (1 + (shift - 1) * s)
+    return float(s[(s - t / TRAINED).abs().argmin()])

@@ -1,0 +1,83 @@
+"""Finished windows of a video that is being made, kept so that a crash costs one window and no more.
+
+A folder holds `identity.json`, which says whose windows these are, and `window-00000.safetensors`, ... Each is
+written under another name, flushed and renamed, and sealed with a hash of everything in it, so that a file is
+trusted only if it is whole, unchanged, and part of the same video. torch is imported only where tensors are
+touched.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sora_cli.errors import SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import Owned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSOR = "latents"
+
+
+class Windows:
+    """The windows of one video in `folder`. `identity` is the JSON of all that determines them (the shot, hashes
+    of the weights, the number format, ...); SoraError naming what differs if the folder has those of another."""
+
+    def __init__(self, folder: Path | str, identity: str) -> None:
+        self.folder = Path(folder)
+        self.own = Owned(self.folder, json.loads(identity), "video", "ask for the same again, or --force starts over")
+        self.own.check()
+
+    def finished(self) -> "Iterator[Tensor]":
+        """Windows 0, 1, 2, ... up to the first that is missing, damaged or foreign."""
+        for number in count():
+            latents = self.read(number)
+            if latents is None:
+                return
+            yield latents
+
+    __iter__ = finished
+
+    def read(self, number: int) -> "Tensor | None":
+        """One window exactly as it was put; None if it cannot be trusted."""
+        path = self.path(number)
+        try:
+            tensors, tags = weights.load(path)
+        except SoraError:
+            return None
+        latents = tensors.get(TENSOR)
+        if latents is None or tags.get("seal") != self.seal(number, latents):
+            return None
+        return latents
+
+    def put(self, number: int, latents: "Tensor") -> None:
+        """Keep a finished window. When this returns it has reached the disk."""
+        if self.own.begun() is None:
+            self.own.begin()
+        weights.save(self.path(number), {TENSOR: latents}, {"seal": self.seal(number, latents)})
+
+    def remove(self) -> None:
+        """Take away all that was put here, and the folder if nothing else is in it."""
+        clear(self.folder)
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"window-{number:05}.safetensors"
+
+    def seal(self, number: int, latents: "Tensor") -> str:
+        """A hash over the video's identity, the window's number, and every bit of its tensor."""
+        import torch
+
+        plain = latents.detach().cpu().contiguous()
+        claim = json.dumps([self.own.identity, number, str(plain.dtype), list(plain.shape)], sort_keys=True)
+        digest = hashlib.sha256(claim.encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def clear(folder: Path) -> None:
+    """Take away whatever windows a folder has, and the folder if nothing else is in it."""
+    Owned(folder).remove("window-*.safetensors*")
