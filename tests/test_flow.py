@@ -2,11 +2,10 @@
 
 import math
 
-import pytest
 import torch
 
 from sora_cli.sampling import flow
-from sora_cli.sampling.solvers import euler, heun
+from sora_cli.sampling.solvers import euler
 
 
 def test_velocity_of_the_true_x_is_noise_minus_x() -> None:
@@ -21,8 +20,7 @@ def test_ends_of_the_path() -> None:
     assert torch.equal(flow.noised(x, noise, torch.ones(10)), noise)
 
 
-@pytest.mark.parametrize("solver,order", [(euler, 1), (heun, 2)])
-def test_solvers_converge_to_the_closed_form_at_their_order(solver, order: int) -> None:
+def test_euler_converges_to_the_closed_form_at_first_order() -> None:
     """Data N(m, s^2): the flow's exact velocity is known, and maps noise e to m + s e."""
     mean, std = 2.0, 0.5
 
@@ -34,10 +32,10 @@ def test_solvers_converge_to_the_closed_form_at_their_order(solver, order: int) 
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64)
     errors = []
     for steps in (64, 128):
-        *_, x = solver(velocity, noise, flow.schedule(steps, 1.0).double())
+        *_, x = euler(velocity, noise, flow.schedule(steps, 1.0).double())
         errors.append(float((x - (mean + std * noise)).abs().max()))
     assert errors[1] < 0.02
-    assert math.log2(errors[0] / errors[1]) > order - 0.25
+    assert math.log2(errors[0] / errors[1]) > 0.75
 
 
 def test_a_point_is_hit_in_one_step() -> None:

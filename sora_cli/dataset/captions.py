@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sora_cli.dataset import frames
+from sora_cli.dataset import footage
 from sora_cli.errors import SoraError
 
 TABLES = (".csv", ".jsonl")
@@ -27,7 +27,7 @@ class Captions:
         self.table = read_table(table, folder) if table else {}
         self.name = table.name if table else ""
         # by the name without its ending: what may be said beside a file, and of whom
-        shown = [file for file in self.files if ending(file) in frames.VIDEOS + frames.IMAGES]
+        shown = [file for file in self.files if ending(file) in footage.VIDEOS + footage.IMAGES]
         self.owners = {str(PurePosixPath(file).with_suffix("")): file for file in sorted(shown)}
 
     @property
