@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from sora_cli import registry
+from sora_cli.captioning import frames as watching
 from sora_cli.captioning import mixed, open_captioner
 from sora_cli.captioning.coca import END, MOST, START, WORDS, Coca
 from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest, vocabulary
@@ -218,7 +219,7 @@ def test_a_video_is_watched_at_four_frames_a_second_for_a_minute_at_most(
     assert [round(float(frame.mean()) / 24) for frame in frames] == list(range(len(frames))) and len(frames) in (8, 9)
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
     assert watch(str(video), 4.0, within=32)[0].shape == (24, 32, 3)                # as it is, but smaller
-    monkeypatch.setattr(frames, "LONGEST", 1.0)
+    monkeypatch.setattr(watching, "LONGEST", 1.0)
     assert len(watch(str(video), 4.0, (WIDTH, HEIGHT))) == 4
 
 

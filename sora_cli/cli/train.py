@@ -113,7 +113,7 @@ def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> 
     check(options)
     prepare()
     with run_folder.held(options):
-        made: Path = import_module(f"sora_cli.train.{options.stage}").train(options)
+        made: Path = import_module(f"sora_cli.train.recipes.{options.stage}").train(options)
 
         from sora_cli.train.trainer import distributed
 
