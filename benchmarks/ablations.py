@@ -32,11 +32,14 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.placement.device import pick_dtype
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import ADRIFT, Task
+from sora_cli.train.align import Learner
 from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
+from sora_cli.train.data.noising import example
+from sora_cli.train.data.packing import Clip
+from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe
-from sora_cli.train.recipes.align import Learner
-from sora_cli.train.trainer.loop import Recipe, generator
+from sora_cli.train.trainer.loop import TrainerConfig, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -48,7 +51,7 @@ PACKS, HELD_OUT = 24, 6  # of each shape: to learn from, and to be measured on
 VAE = autoencoder.VaeConfig(space=16, details=0, time=8, deep=96, wide=48, paint=48, tail=24, blocks=1, memory=8,
                             zoom=1)  # fmt: skip
 
-Pack = list[recipe.Clip]
+Pack = list[Clip]
 
 
 # ---- variants of the transformer --------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket,
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
     seconds = told[:, None] + torch.tensor(index) / 6
     samples = zip(latents, seconds, scenes, strict=True)
-    return [recipe.Clip(clean, times, dense(scene)) for clean, times, scene in samples]
+    return [Clip(clean, times, dense(scene)) for clean, times, scene in samples]
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,9 @@ def usual_latents() -> Latents:
 
 
 @cache
-def conditioner() -> recipe.Conditioner:
+def conditioner() -> CachedTextEncoder:
     tokenizer, tower = text_from_weights(*registry.load_model_files("pocket", "text"))
-    return recipe.Conditioner(tower, tokenizer, CPU)
+    return CachedTextEncoder(tower, tokenizer, CPU)
 
 
 # ---- transformers -----------------------------------------------------------------------------------------
@@ -200,8 +203,8 @@ def taught(variant: Variant, steps: int, latents: Latents) -> Dit:
     return dit.eval()
 
 
-def plan_of(steps: int) -> Recipe:
-    return Recipe(steps=steps, batch=1, rate=2e-3, warmup=20, average=0.99)
+def plan_of(steps: int) -> TrainerConfig:
+    return TrainerConfig(steps=steps, batch=1, rate=2e-3, warmup=20, average=0.99)
 
 
 @torch.no_grad()
@@ -220,7 +223,7 @@ def ending(frames: int) -> Task:
 
 def loss_of(dit: Dit, pack: Pack, parts: tuple[int, int], rng: torch.Generator, variant: Variant,
             task: Callable[[int], Task] | None = None) -> Tensor:  # fmt: skip
-    examples = [recipe.example([clip], parts, rng, asked=task) for clip in pack]
+    examples = [example([clip], parts, rng, asked=task) for clip in pack]
     if variant.causal:
         examples = [replace(e, order=torch.arange(e.order.shape[1])[None] + 1) for e in examples]
     text = conditioner()([clip.caption for clip in pack])

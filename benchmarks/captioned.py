@@ -35,14 +35,16 @@ from sora_cli.models.sora.dit import Dit, config_from
 from sora_cli.models.sora.vae import CHUNK
 from sora_cli.placement.device import pick_dtype
 from sora_cli.sampling.conditioning import sample_strides
+from sora_cli.train.align import Learner
 from sora_cli.train.data.latent_cache import TOKEN, Bucket, encode_at
+from sora_cli.train.data.noising import examples_of
 from sora_cli.train.data.packing import Clip, pack_of
+from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.export import export
 from sora_cli.train.options import DitOptions, ExportOptions
 from sora_cli.train.recipes import dit as recipe
-from sora_cli.train.recipes.align import Learner
 from sora_cli.train.recipes.captioner import marks, shares
-from sora_cli.train.trainer.loop import Recipe, generator
+from sora_cli.train.trainer.loop import TrainerConfig, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
@@ -86,7 +88,7 @@ def begin(tensors: dict[str, Tensor], header: dict[str, str], anew: bool) -> Dit
 
 
 def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
-          read: recipe.Conditioner, parts: tuple[int, int]) -> None:  # fmt: skip
+          read: CachedTextEncoder, parts: tuple[int, int]) -> None:  # fmt: skip
     """Let it learn from so many packs, of scenes with these captions."""
 
     def loss(step: int) -> Tensor:
@@ -96,11 +98,11 @@ def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
         numbers = random.Random(step).sample(range(len(told)), count)
         clips = [Clip(which[n][0].float(), which[n][1], told[n]) for n in numbers]
         pack = pack_of(clips, read([told[n] for n in numbers]), generator(0, step))
-        examples = recipe.examples_of(pack, parts)
+        examples = examples_of(pack, parts)
         with torch.autocast("cpu", pick_dtype("auto", CPU)):
             return recipe.pack_loss(Learner(dit, None), examples, pack.text)["loss"]
 
-    learn(dit, Recipe(steps=steps, batch=1, rate=1e-3, warmup=20, average=0.99), loss)
+    learn(dit, TrainerConfig(steps=steps, batch=1, rate=1e-3, warmup=20, average=0.99), loss)
 
 
 def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -112,7 +114,7 @@ def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
 
 
 def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Samples],
-        read: recipe.Conditioner, parts: tuple[int, int]) -> dict[str, float]:  # fmt: skip
+        read: CachedTextEncoder, parts: tuple[int, int]) -> dict[str, float]:  # fmt: skip
     """Learn from one kind of caption, and be judged."""
     tensors, header = registry.load_model_files(asked.model, "dit")
     dit = begin(tensors, header, asked.anew)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sora_cli.train.trainer.loop import Average, Recipe, optimizers
+from sora_cli.train.trainer.loop import Ema, TrainerConfig, optimizers
 
 
-def learn(network: nn.Module, plan: Recipe, loss: Callable[[int], Tensor]) -> None:
+def learn(network: nn.Module, plan: TrainerConfig, loss: Callable[[int], Tensor]) -> None:
     """Take `plan.steps` steps, by the loss of each; the network ends with its averaged weights."""
-    average, optims = Average(network, plan.average), optimizers(network, plan)
+    average, optims = Ema(network, plan.average), optimizers(network, plan)
     for step in range(plan.steps):
         for optim in optims:
             optim.param_groups[0]["lr"] = plan.rate_at(step)

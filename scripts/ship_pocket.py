@@ -24,8 +24,8 @@ def ship_dit(run: Path) -> None:
         return
     from sora_cli.models.sora.text import from_weights as read_text
     from sora_cli.models.sora.vae import from_weights as read_vae
+    from sora_cli.train.align import transformer
     from sora_cli.train.options import DitOptions
-    from sora_cli.train.recipes.align import transformer
     from sora_cli.train.recipes.dit import config_of
     from sora_cli.train.trainer.loop import checkpoints
 

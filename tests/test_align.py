@@ -8,7 +8,7 @@ from torch import nn
 
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify
-from sora_cli.train.recipes.align import TURNS, Features, Geometry, Learner, transformer
+from sora_cli.train.align import TURNS, Features, Geometry, Learner, transformer
 from sora_cli.world import Scene
 from sora_cli.world.field import field
 

@@ -21,11 +21,12 @@ from sora_cli.media import probe
 from sora_cli.models.sora.dit import Dit
 from sora_cli.models.sora.patches import Grid, grid_of
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
+from sora_cli.train.align import Features, Learner
+from sora_cli.train.data.noising import example
 from sora_cli.train.data.packing import Clip, Packs
 from sora_cli.train.recipes import clip as clip_training
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import tower
-from sora_cli.train.recipes.align import Features, Learner
 from sora_cli.train.recipes.pretrained import Pretrained
 from sora_cli.train.recipes.tower import TowerConfig, VideoTower
 
@@ -95,7 +96,7 @@ def test_packs_carry_the_features_of_the_frames_that_they_have(eye: VideoTower) 
 
 def loss_of(learner: Learner, clips: list[Clip], grids: tuple[Grid, ...]) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(1)
-    examples = [dit_training.example([clip], (2, 1), rng) for clip in clips]
+    examples = [example([clip], (2, 1), rng) for clip in clips]
     return dit_training.pack_loss(learner, examples, torch.zeros(len(clips), 6, 8), grids)
 
 

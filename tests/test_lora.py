@@ -29,6 +29,8 @@ from sora_cli.pipelines.loading import load_dit
 from sora_cli.registry import lora
 from sora_cli.shot import Lora, Shot
 from sora_cli.storage import latent_file as files
+from sora_cli.train.data.latent_cache import Bucket
+from sora_cli.train.data.world_packs import Phase
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.recipes import lora as training
 from sora_cli.train.trainer.loop import generator
@@ -380,8 +382,8 @@ def test_ours_learns_a_clip_and_generates_with_it(pocket: Path, quick: None) -> 
 
 
 def test_the_rendered_world_teaches_too(pocket: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = training.dit_training.Bucket(1, 2, 2)
-    monkeypatch.setattr(training.dit_training, "GROWN", (training.dit_training.Phase(0.0, ((bucket, 1.0),)),))
+    bucket = Bucket(1, 2, 2)
+    monkeypatch.setattr(training, "GROWN", (Phase(0.0, ((bucket, 1.0),)),))
     monkeypatch.setattr(training.dit_training, "WINDOW", 2)
     told = RUNNER.invoke(app, ["train", "lora", "--steps", "2", "--batch", "1", "--rank", "2", "--out", "w",
                                "--device", "cpu", "--dtype", "float32"])  # fmt: skip

@@ -350,7 +350,7 @@ def test_a_run_stays_with_its_data_and_its_frozen_networks(monkeypatch: pytest.M
     built(pictures("clips"), Path("ds"))
     built(pictures("others", first=9), Path("other"))
     networks = {"vae": "one", "text": "two"}
-    monkeypatch.setattr("sora_cli.train.recipes.dit.frozen", lambda options: networks)
+    monkeypatch.setattr("sora_cli.train.frozen.frozen", lambda options: networks)
     asked: dict[str, Any] = {"kind": DitOptions, "data": "ds"}
     toy_run(Path("run"), 5, **asked)
     with pytest.raises(SoraError, match="another training run: data was"):

@@ -12,10 +12,11 @@ from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
 from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.train.align import Learner
 from sora_cli.train.data import packing
+from sora_cli.train.data.noising import examples_of
 from sora_cli.train.data.packing import Packs, Shape
 from sora_cli.train.recipes import dit as training
-from sora_cli.train.recipes.align import Learner
 
 CPU = torch.device("cpu")
 CONFIG = DitConfig(channels=6, width=32, depth=1, heads=2, text_width=8, text_tokens=4, registers=1,
@@ -204,7 +205,7 @@ def test_what_learns_from_mixed_sizes_makes_videos_of_others(drop: float) -> Non
 
     def loss(number: int) -> Tensor:
         pack = made.at(number)
-        examples = training.examples_of(pack, (4, 2))
+        examples = examples_of(pack, (4, 2))
         return training.pack_loss(Learner(dit, None), examples, pack.text, pack.grids)["loss"]
 
     def others() -> float:

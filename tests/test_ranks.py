@@ -14,7 +14,7 @@ import toy_run
 
 from sora_cli.errors import SoraError
 from sora_cli.train.trainer import distributed, loop
-from sora_cli.train.trainer.prefetch import Feed
+from sora_cli.train.trainer.prefetch import Prefetcher
 
 PATH = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 FORKS = multiprocessing.get_context("forkserver")
@@ -114,6 +114,6 @@ def test_checkpoints_do_not_know_of_shards(alone_with_four: Path, tmp_path: Path
 
 
 def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "count", lambda: 4)
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
     with pytest.raises(SoraError, match="4 processes cannot share 6 batches a step; use --accumulate 8"):
-        distributed.Step(torch.nn.Linear(1, 1), lambda number: {}, 6, Feed(int, 0, 4, 6))
+        distributed.GradAccumulator(torch.nn.Linear(1, 1), lambda number: {}, 6, Prefetcher(int, 0, 4, 6))

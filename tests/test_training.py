@@ -19,17 +19,20 @@ from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import Task
-from sora_cli.train.data.latent_cache import Bucket, Window, begin, runs
+from sora_cli.train.align import Learner
+from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin, runs
+from sora_cli.train.data.noising import NoisedSample, example
 from sora_cli.train.data.packing import Clip, Pack
+from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.data.world_packs import BUDGET, Phase, Schedule, WorldPacks
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.recipes import distil, grow
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import vae as vae_training
-from sora_cli.train.recipes.align import Learner
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.loop import Recipe, checkpoints, fit, generator
-from sora_cli.train.trainer.monitor import Watch
-from sora_cli.train.trainer.prefetch import Feed
+from sora_cli.train.trainer.loop import TrainerConfig, checkpoints, fit, generator
+from sora_cli.train.trainer.monitor import Monitor
+from sora_cli.train.trainer.prefetch import Prefetcher
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world import dense
 
@@ -73,7 +76,7 @@ def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = No
     def sample(model: nn.Module, path: Path) -> None:
         save_sheet(path, [torch.zeros(3, 2, 8, 8)])
 
-    recipe = loop.Recipe(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
+    recipe = loop.TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
     return loop.fit(model, loss, recipe, options(out, **asked), sample, data)
 
 
@@ -99,13 +102,13 @@ def test_a_thread_makes_what_comes_next_and_nothing_beyond_the_end() -> None:
         made.append(number)
         return -number
 
-    with Feed(make, ahead=2, stride=3, end=14) as feed:
+    with Prefetcher(make, ahead=2, stride=3, end=14) as feed:
         assert [feed(number) for number in (1, 4, 7, 10, 13)] == [-1, -4, -7, -10, -13]
     assert made == [1, 4, 7, 10, 13]
 
 
 def test_what_fails_in_the_thread_fails_where_it_is_asked_for() -> None:
-    with Feed({0: "here"}.__getitem__, ahead=1, stride=1, end=9) as feed:
+    with Prefetcher({0: "here"}.__getitem__, ahead=1, stride=1, end=9) as feed:
         assert feed(0) == "here"
         with pytest.raises(KeyError):
             feed(1)
@@ -119,13 +122,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp
         toy_run(tmp_path, 20, bad=13)
     assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
     model = Toy()
-    average, optims = loop.Average(model, 0.9), loop.optimizers(model, loop.Recipe(1, 1, 1.0))
+    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, loop.TrainerConfig(1, 1, 1.0))
     assert loop.load_checkpoint(tmp_path, model, average, optims, CPU)[0] == 10
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     model = Toy()
-    average, optims = loop.Average(model, 0.9), loop.optimizers(model, loop.Recipe(1, 1, 1.0))
+    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, loop.TrainerConfig(1, 1, 1.0))
     loop.save_checkpoint(tmp_path, 5, model, average, optims)
     average.state["bias"][3] = torch.inf
     with pytest.raises(Failed, match="after step 6 there are weights that are not finite"):
@@ -134,7 +137,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 
 
 def warnings(losses: list[float], waited: float = 0.0) -> list[str]:
-    watch = Watch()
+    watch = Monitor()
     return [line for loss in losses for line in watch(loss, 1.0, waited)]
 
 
@@ -202,7 +205,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_stays_and_decays() -> None:
-    recipe = loop.Recipe(steps=100, batch=1, rate=1.0, warmup=10)
+    recipe = loop.TrainerConfig(steps=100, batch=1, rate=1.0, warmup=10)
     rates = [recipe.rate_at(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[74] == 1 and rates[99] == pytest.approx(0.04)
     assert recipe.rate_at(50, spent=0.9) == pytest.approx(0.4)  # minutes that run out end a run as steps do
@@ -222,14 +225,14 @@ def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> No
 
     path = vae_training.train(options(tmp_path / "vae", steps=2))
     vae = from_weights(*weights.load(path))
-    footage = vae_training.world_clip(dit_training.random.Random(5), 2, 9, CPU)
+    footage = vae_training.world_clip(random.Random(5), 2, 9, CPU)
     latents = vae.encode(footage.read)[:, :, 1:]
     assert latents.mean((0, 2, 3, 4)).abs().max() < 2 and 0.2 < latents.std() < 3
 
 
-def window(seed: int = 0, size: int = 6) -> Window:
+def window(seed: int = 0, size: int = 6) -> LatentCache:
     torch.manual_seed(0)
-    return Window(Vae(TINY_VAE).eval(), seed, samples=4, size=size, fresh=1, device=CPU, dtype=torch.float32)
+    return LatentCache(Vae(TINY_VAE).eval(), seed, samples=4, size=size, fresh=1, device=CPU, dtype=torch.float32)
 
 
 def test_blocks_depend_on_their_number_alone() -> None:
@@ -259,7 +262,7 @@ class Reader(nn.Module):
 def test_captions_are_read_once_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dit_training, "REMEMBERED", 3)
     reader = Reader()
-    read = dit_training.Conditioner(reader, reader, CPU)  # type: ignore[arg-type]
+    read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
     assert read(["a", "bb", "a"]).flatten().tolist() == [1, 2, 1] and reader.count == 2
     assert read(["bb", "ccc"]).flatten().tolist() == [2, 3] and reader.count == 3
     assert read(["dddd", "a", "eeeee"]).flatten().tolist() == [4, 1, 5] and reader.count == 5
@@ -297,13 +300,13 @@ def test_blocks_know_where_their_subjects_are() -> None:
 
 def test_phases_begin_by_steps_or_by_time_and_go_on_as_they_did(tmp_path: Path) -> None:
     bucket = (Bucket(1, 2, 2), 1.0)
-    phases = tuple(dit_training.Phase(start, (bucket,), drop=start) for start in (0.0, 0.5, 0.8))
+    phases = tuple(Phase(start, (bucket,), drop=start) for start in (0.0, 0.5, 0.8))
     path = tmp_path / "phases.json"
-    schedule = dit_training.Schedule(phases, path)
+    schedule = Schedule(phases, path)
     for pack, share in enumerate((0.0, 0.2, 0.49, 0.51, 0.6, 0.95)):  # the last one after a long pause
         schedule.reached(pack, share)
     assert [schedule.at(pack).start for pack in range(7)] == [0, 0, 0, 0.5, 0.5, 0.8, 0.8]
-    again = dit_training.Schedule(phases, path)
+    again = Schedule(phases, path)
     assert [again.at(pack) for pack in range(7)] == [schedule.at(pack) for pack in range(7)]
     schedule.reached(9, 1.0)
     assert json.loads(path.read_text()) == [0, 3, 5]
@@ -312,11 +315,11 @@ def test_phases_begin_by_steps_or_by_time_and_go_on_as_they_did(tmp_path: Path) 
 def test_packs_leave_the_background_out_first() -> None:
     made = window(size=60)
     made.fresh = 0.5
-    schedule = dit_training.Schedule((dit_training.Phase(0, ((Bucket(1, 4, 4), 1.0),), drop=0.5, subject=3.0),), None)
+    schedule = Schedule((Phase(0, ((Bucket(1, 4, 4), 1.0),), drop=0.5, subject=3.0),), None)
     reader = Reader()
-    read = dit_training.Conditioner(reader, reader, CPU)  # type: ignore[arg-type]
-    pack = dit_training.Data(made, read, 4, 0, schedule).at(0)
-    assert len(pack.clips) == round(4 * dit_training.BUDGET / 16) and pack.subject == 3.0
+    read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
+    pack = WorldPacks(made, read, 4, 0, schedule).at(0)
+    assert len(pack.clips) == round(4 * BUDGET / 16) and pack.subject == 3.0
     for clip, grid in zip(pack.clips, pack.grids, strict=True):
         assert grid.size == 8 and clip.cover is not None
         there = clip.cover.unfold(1, 2, 2).unfold(2, 2, 2).amax((0, 3, 4)).flatten() > 0.02
@@ -327,7 +330,7 @@ def test_packs_leave_the_background_out_first() -> None:
 def test_a_finished_run_takes_no_more_steps(tmp_path: Path) -> None:
     """The minutes of a run are those of all its starts."""
     model = nn.Linear(2, 1)
-    recipe = Recipe(steps=100_000, batch=1, rate=0.1)
+    recipe = TrainerConfig(steps=100_000, batch=1, rate=0.1)
     run = options(tmp_path / "run", steps=None, minutes=1 / 60)
     counts = []
     for _ in range(2):
@@ -362,7 +365,7 @@ def test_examples_keep_what_is_known_and_weigh_what_is_made() -> None:
     clip, parts = Clip(torch.randn(6, 5, 4, 4), torch.arange(5.0), "", first=False), (4, 2)
     seen = set()
     for seed in range(60):
-        e = dit_training.example([clip], parts, torch.Generator().manual_seed(seed))
+        e = example([clip], parts, torch.Generator().manual_seed(seed))
         known = torch.cat([e.known[0, :, :1].expand(-1, 4), e.known[0, :, 1:].expand(-1, 2)], 1).T.bool()
         weight, noisy, t = e.weight[0], e.noisy[0], e.t[0]
         assert not weight[known].any() and (weight[~known] >= 1).all()
@@ -377,7 +380,7 @@ def test_a_frame_alone_has_no_motion_to_learn_and_subjects_count_more() -> None:
     latents, cover = torch.randn(6, 2, 4, 4), torch.zeros(2, 4, 4)
     cover[:, 0, 0] = 0.4
     plain = Clip(latents, torch.arange(2.0), "", first=True, cover=cover)
-    one, three = (dit_training.example([plain], (4, 2), generator(0, 1), n, lambda T: Task(
+    one, three = (example([plain], (4, 2), generator(0, 1), n, lambda T: Task(
         torch.zeros(2, T), torch.ones(T).long(), "")) for n in (1.0, 3.0))  # fmt: skip
     assert not one.weight[0, 4:, 0].any() and (one.weight[0, :4, 0] >= 1).all() and (one.weight[0, :, 1] >= 1).all()
     ratio = three.weight[0, :4] / one.weight[0, :4]
@@ -393,7 +396,7 @@ def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(dit, None)
     losses: list[Callable[[], float]] = []
     for _ in range(60):
-        loss = dit_training.pack_loss(learner, [dit_training.example([clip] * 4, (4, 2), rng)], text)["loss"]
+        loss = dit_training.pack_loss(learner, [example([clip] * 4, (4, 2), rng)], text)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -402,10 +405,10 @@ def test_the_dit_learns_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flow.weight(torch.tensor(0.0)) == pytest.approx(400)
 
 
-def packed(shapes: list[tuple[int, int, int]]) -> tuple[list[dit_training.Example], torch.Tensor]:
+def packed(shapes: list[tuple[int, int, int]]) -> tuple[list[NoisedSample], torch.Tensor]:
     rng = torch.Generator().manual_seed(5)
     clips = [torch.randn(6, *shape, generator=rng) for shape in shapes]
-    return ([dit_training.example([Clip(c, torch.arange(c.shape[1]) / 6, "")], (4, 2), rng) for c in clips],
+    return ([example([Clip(c, torch.arange(c.shape[1]) / 6, "")], (4, 2), rng) for c in clips],
             torch.randn(len(clips), 5, 8, generator=rng))  # fmt: skip
 
 
@@ -580,7 +583,7 @@ def test_a_student_that_is_its_own_teacher_without_guidance_has_nothing_to_learn
 def test_blocks_stay_as_long_as_they_are_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever order they come in: another process may have drawn the ones in between."""
     drawn: list[int] = []
-    monkeypatch.setattr(Window, "draw", lambda self, number, bucket: drawn.append(number) or number)
+    monkeypatch.setattr(LatentCache, "draw", lambda self, number, bucket: drawn.append(number) or number)
     w = window(size=4)
     for number in (0, 3, 2, 1, 4, 3, 2, 1, 5, 2):  # 1 came last of the first four, and goes before 2 and 3
         w.block(number, Bucket(1, 2, 2))
@@ -593,8 +596,8 @@ def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypat
     torch.manual_seed(0)
     vae = Vae(TINY_VAE)
 
-    def window() -> Window:
-        return Window(vae, 1, 2, 2, 1, CPU, torch.float32, tmp_path)
+    def window() -> LatentCache:
+        return LatentCache(vae, 1, 2, 2, 1, CPU, torch.float32, tmp_path)
 
     first = window()
     drawn_ = [first.block(n, Bucket(1, 1, 2)) for n in range(3)]

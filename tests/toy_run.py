@@ -57,24 +57,24 @@ def main(out: str, steps: int, batches: int | None = None, dies_at: int | None =
     """Process 1 kills itself at batch `dies_at`, once."""
     torch.set_num_threads(1)
     options = Asked(steps=steps, seed=3, out=Path(out), device="cpu", dtype="float32", accumulate=batches, shard=shard)
-    distributed.join(options)
+    distributed.init(options)
     torch.manual_seed(0)
     model = Forked()
 
     def loss(number: int) -> loop.Losses:
         again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        if dies_at is not None and number >= dies_at and not distributed.leads() and not again:
+        if dies_at is not None and number >= dies_at and not distributed.is_main() and not again:
             os.kill(os.getpid(), signal.SIGKILL)
         x = torch.randn(32, 16, generator=loop.generator(3, number))
         whole = number % 2 == 0 and number % 12 < 8  # now and then a whole step has none
         return {"loss": (model(x, whole) + x).square().mean()}
 
-    recipe = loop.Recipe(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
+    recipe = loop.TrainerConfig(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
     state = loop.fit(model, loss, recipe, options)
-    trained = distributed.whole(model.state_dict())
-    if distributed.leads():
+    trained = distributed.gather_full(model.state_dict())
+    if distributed.is_main():
         torch.save({**trained, **{f"average.{k}": v for k, v in state.items()}}, Path(out) / "end.pt")
-    distributed.leave()
+    distributed.shutdown()
 
 
 def worker(rank: int, processes: int, port: int, *asked: object) -> None:

@@ -117,7 +117,7 @@ def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> 
 
         from sora_cli.train.trainer import distributed
 
-        distributed.leave()
+        distributed.shutdown()
     return made
 
 

@@ -1,6 +1,6 @@
 """Training data for the DiT: a sliding window of blocks of freshly drawn and encoded scenes.
 
-Block number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
+LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
 used several times; on a GPU `fresh` can be raised until nothing is seen twice. The blocks of the window lie on disk as
 well, so that a run that goes on need not draw them again.
@@ -52,7 +52,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Block:
+class LatentBatch:
     """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions, and the field of each [n, T, 6,
     h, w] (see `world.field`)."""
 
@@ -67,22 +67,22 @@ class Block:
             yield Clip(latents.float(), seconds, caption, self.first, known.float(), known[:, ::3].float().amax(1))
 
 
-class Window:
+class LatentCache:
     """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
 
     def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: float, device: torch.device,
                  dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
         self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
-        self.blocks: dict[int, Block] = {}
+        self.blocks: dict[int, LatentBatch] = {}
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
         end = math.ceil(self.fresh * step) + min(FIRST, self.size)
         return range(max(0, end - self.size), end)
 
-    def block(self, number: int, bucket: Bucket) -> Block:
-        """Block `number` in the shape that its number was first drawn with."""
+    def block(self, number: int, bucket: Bucket) -> LatentBatch:
+        """LatentBatch `number` in the shape that its number was first drawn with."""
         if number in self.blocks:
             return self.blocks[number]
         block = self.blocks[number] = self.kept(number, bucket)
@@ -97,14 +97,14 @@ class Window:
         assert self.folder
         return self.folder / f"{number:08d}.safetensors"
 
-    def kept(self, number: int, bucket: Bucket) -> Block:
+    def kept(self, number: int, bucket: Bucket) -> LatentBatch:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
         with suppress(SoraError):  # none there, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
-                return Block(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
+                return LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
                              tensors["field"], json.loads(metadata["first"]))  # fmt: skip
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class Window:
         return block
 
     @torch.no_grad()
-    def draw(self, number: int, bucket: Bucket) -> Block:
+    def draw(self, number: int, bucket: Bucket) -> LatentBatch:
         rng = random.Random(self.seed * 7_368_787 + number)
         count = max(1, self.samples // bucket.frames)  # blocks of about equal cost
         scenes = [sample_scene(rng) for _ in range(count)]
@@ -131,8 +131,8 @@ class Window:
         passed = torch.tensor(index) * chunk
         known = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
         told = told + torch.tensor([scene.begins for scene in scenes])  # a beat is a time at which scenes begin
-        return Block(latents.half(), told[:, None] + passed, tuple(dense(s) for s in scenes), known.cpu(), not led and
-                     index[0] == 0)  # fmt: skip
+        captions, first = tuple(dense(scene) for scene in scenes), not led and index[0] == 0
+        return LatentBatch(latents.half(), told[:, None] + passed, captions, known.cpu(), first)
 
 
 def begin(rng: random.Random, frames: int) -> tuple[float, float]:

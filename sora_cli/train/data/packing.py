@@ -21,7 +21,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.sampling.conditioning import ADRIFT, sample_strides
-from sora_cli.train.recipes.align import Encoder
+from sora_cli.train.align import Encoder
 from sora_cli.train.trainer.loop import generator
 
 DROP_TEXT = 0.1

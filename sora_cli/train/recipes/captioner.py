@@ -24,7 +24,7 @@ from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
+from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -175,7 +175,7 @@ def train(options: CaptionerOptions) -> Path:
 
 def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
     """Train one preset as the options say, and examine it on so many held-out clips."""
-    device, dtype = distributed.join(options)
+    device, dtype = distributed.init(options)
     slots = grammar()
     tokenizer = Tokenizer(vocabulary(slots), CONTEXT)
     config = CaptionerConfig(tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers, preset.channels)
@@ -183,11 +183,11 @@ def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         network = Captioner(config).to(device)
     batch = options.batch or preset.batch
-    recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99, save_every=100)
+    recipe = TrainerConfig(options.steps or preset.steps, batch, preset.rate, average=0.99, save_every=100)
     captioning = Captioning(network, tokenizer, batch, options.seed, dtype)
     network.load_state_dict(fit(network, captioning, recipe, options))
     path = options.folder / f"{STEM}.safetensors"
-    if not distributed.leads():
+    if not distributed.is_main():
         return path
     held_out, usual = examine(Own(network, tokenizer, slots), clips)
     record = {"stage": "captioner", "seed": options.seed, "recipe": asdict(recipe), "held_out": held_out}

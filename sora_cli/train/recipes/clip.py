@@ -31,7 +31,7 @@ from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, Recipe, fit
+from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -218,7 +218,7 @@ def train(options: ClipOptions) -> Path:
 
 def run(preset: Preset, options: ClipOptions) -> Path:
     """Train one preset as the options say."""
-    device, dtype = distributed.join(options)
+    device, dtype = distributed.init(options)
     clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
     tokenizer = Tokenizer(clips.vocabulary, clips.context)
     with torch.random.fork_rng():
@@ -226,14 +226,14 @@ def run(preset: Preset, options: ClipOptions) -> Path:
         config, clip = build(preset, clips, tokenizer)
     clip.to(device)
     batch = min(options.batch or preset.batch, clips.most)
-    recipe = Recipe(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
+    recipe = TrainerConfig(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
     contrast = Contrast(clip, clips, tokenizer, batch, options.seed, dtype)
     clip.load_state_dict(fit(clip, contrast, recipe, options))
     record = {"stage": "clip", "data": Path(options.data).name, "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out_recall_at_1" if options.data == WORLD else "recall_at_1"] = recall(contrast, 4)
     metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
     path = options.folder / "text.safetensors"
-    if distributed.leads():
+    if distributed.is_main():
         weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
         tower.save(options.folder / "video.safetensors", clip.visual, clips.latents, record)
     return path

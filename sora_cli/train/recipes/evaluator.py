@@ -25,7 +25,7 @@ from sora_cli.models.sora.evaluator import (
 )
 from sora_cli.train.options import EvaluatorOptions
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
+from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -166,19 +166,19 @@ def examine(naming: Naming, batches: int) -> dict[str, float]:
 def train(options: EvaluatorOptions) -> Path:
     """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
     preset = PRESETS[options.preset]
-    device, dtype = distributed.join(options)
+    device, dtype = distributed.init(options)
     config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         network = Evaluator(config).to(device)
     batch = options.batch or preset.batch
-    recipe = Recipe(options.steps or preset.steps, batch, preset.rate, average=0.99)
+    recipe = TrainerConfig(options.steps or preset.steps, batch, preset.rate, average=0.99)
     naming = Naming(network, batch, options.seed, dtype)
     network.load_state_dict(fit(network, naming, recipe, options))
     record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
     record["held_out"] = examine(naming, 16)
     path = options.folder / "evaluator.safetensors"
-    return export(network, record, path) if distributed.leads() else path
+    return export(network, record, path) if distributed.is_main() else path
 
 
 def export(network: Evaluator, record: dict, path: Path) -> Path:

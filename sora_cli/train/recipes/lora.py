@@ -38,13 +38,16 @@ from sora_cli.sampling import flow
 from sora_cli.sampling.solvers import TRAINED
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
-from sora_cli.train.data.latent_cache import Window
+from sora_cli.train.align import Learner
+from sora_cli.train.data.latent_cache import LatentCache
+from sora_cli.train.data.noising import examples_of, to_device
 from sora_cli.train.data.packing import Clip, Pack, pack_of
+from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.data.world_packs import GROWN, Schedule, WorldPacks
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
-from sora_cli.train.recipes.align import Learner
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, Recipe, checkpoints, fit, generator
+from sora_cli.train.trainer.loop import Losses, TrainerConfig, checkpoints, fit, generator
 
 FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}
@@ -185,21 +188,22 @@ class Drawn:
 # ---- ours -------------------------------------------------------------------------------------------------
 
 
-def of_ours(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Loss]:
+def of_ours(options: LoraOptions, config: TrainerConfig, device: torch.device,
+            dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
     """The transformer of a model of ours, and its loss."""
     load = partial(registry.load_model_files, options.model)
     tokenizer, tower = texts.from_weights(*load("text"))
     vae, dit = vaes.from_weights(*load("vae")).to(device), dits.from_weights(*load("dit")).to(device)
-    read = dit_training.Conditioner(tower, tokenizer, device)
+    read = CachedTextEncoder(tower, tokenizer, device)
     parts = dit_training.parts_of(dit.config, vae.config)
     model = Learner(dit, None)
     drawn = options.data == WORLD
-    batch = world(options, recipe, vae, read, device, dtype) if drawn else footage(options, recipe, read)
+    batch = world(options, config, vae, read, device, dtype) if drawn else footage(options, config, read)
 
     def loss(number: int) -> Losses:
         pack = batch(number)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            examples = [dit_training.to_device(one, device) for one in dit_training.examples_of(pack, parts)]
+            examples = [to_device(one, device) for one in examples_of(pack, parts)]
             return dit_training.pack_loss(model, examples, pack.text, pack.grids)
 
     return dit, loss
@@ -208,26 +212,27 @@ def of_ours(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: t
 Batch = Callable[[int], Pack]
 
 
-def world(options: LoraOptions, recipe: Recipe, vae: vaes.Vae, read: dit_training.Conditioner, device: torch.device,
+def world(options: LoraOptions, config: TrainerConfig, vae: vaes.Vae, read: CachedTextEncoder, device: torch.device,
           dtype: torch.dtype) -> Batch:  # fmt: skip
     """Freshly drawn scenes, as the transformer's own training has them when it goes on from weights."""
-    fresh = 0.75 if device.type == "cpu" else recipe.batch / dit_training.SAMPLES
-    window = Window(vae, options.seed, dit_training.SAMPLES, dit_training.WINDOW, fresh, device, dtype, options.folder)
-    schedule = dit_training.Schedule(dit_training.GROWN[-1:], None)  # whole videos of all kinds
-    return dit_training.Data(window, read, recipe.batch, options.seed, schedule).at
+    fresh = 0.75 if device.type == "cpu" else config.batch / dit_training.SAMPLES
+    samples, size = dit_training.SAMPLES, dit_training.WINDOW
+    cache = LatentCache(vae, options.seed, samples, size, fresh, device, dtype, options.folder)
+    schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
+    return WorldPacks(cache, read, config.batch, options.seed, schedule).at
 
 
-def footage(options: LoraOptions, recipe: Recipe, read: dit_training.Conditioner) -> Batch:
+def footage(options: LoraOptions, config: TrainerConfig, read: CachedTextEncoder) -> Batch:
     """Clips of a folder; their captions are told as generate tells prompts."""
     entry = registry.entry(options.model)
-    drawn = Drawn(clips_of(options), recipe.batch, entry.usage.window, anywhere=True)
+    drawn = Drawn(clips_of(options), config.batch, entry.usage.window, anywhere=True)
 
     def batch(number: int) -> Pack:
         rng = generator(options.seed, number)
         clips = list(drawn.at(rng))
         captions = [clip.caption for clip in clips]
         if entry.usage.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
-            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * recipe.batch)]
+            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * config.batch)]
         return pack_of(clips, read(captions), rng)
 
     return batch
@@ -248,7 +253,8 @@ class Recomputed(nn.Module):
             yield partial(checkpoint, block, use_reentrant=False)
 
 
-def of_wan(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Loss]:
+def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
+           dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
     """The transformer of a Wan model, and the loss of its velocity. Text is read once, before it is loaded."""
     pipeline = Wan(options.model, options.device, options.dtype)
     entry = pipeline.entry
@@ -257,7 +263,7 @@ def of_wan(options: LoraOptions, recipe: Recipe, device: torch.device, dtype: to
                         "it was distilled from, whose LoRAs it takes")  # fmt: skip
     clips = clips_of(options)
     told = told_once(pipeline, clips)
-    drawn = Drawn(clips, recipe.batch, entry.usage.window, anywhere=False)
+    drawn = Drawn(clips, config.batch, entry.usage.window, anywhere=False)
     dit = loading.load_dit(pipeline.places["dit"], device, dtype)
 
     def loss(number: int) -> Losses:
@@ -299,18 +305,18 @@ def rate(seconds: Tensor, entry: Entry) -> float:
 
 def train(options: LoraOptions) -> Path:
     """Train and write `options.folder`/lora.safetensors; returns it."""
-    device, dtype = distributed.join(options)
+    device, dtype = distributed.init(options)
     kind = registry.entry(options.model).kind
-    recipe = Recipe(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
+    config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
                     warmup=20, average=0.99, save_every=100)  # fmt: skip
-    network, loss = (of_ours if kind == "sora" else of_wan)(options, recipe, device, dtype)
+    network, loss = (of_ours if kind == "sora" else of_wan)(options, config, device, dtype)
     torch.manual_seed(options.seed)  # of what is drawn for A
     adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
     check_resumed(options, adapter)
     if kind != "sora":
         put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
-    averaged = fit(adapter, loss, recipe, options)
-    if distributed.leads():
+    averaged = fit(adapter, loss, config, options)
+    if distributed.is_main():
         weights.save(options.folder / FILE, adapter.file(averaged), adapter.header(options))
     return options.folder / FILE
 

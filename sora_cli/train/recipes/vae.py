@@ -19,7 +19,7 @@ from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, Recipe, fit, generator
+from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render
@@ -254,7 +254,7 @@ def freeze(vae: Vae, options: VaeOptions) -> None:
 
 def train(options: VaeOptions) -> Path:
     """Train, measure the latents, and write `options.folder`/vae.safetensors; returns its path."""
-    device, dtype = distributed.join(options)
+    device, dtype = distributed.init(options)
     config = config_of(options)
     draw = footage_of(options.data, device, config.zoom)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
@@ -264,7 +264,7 @@ def train(options: VaeOptions) -> Path:
         grow_vae(vae, tensors, config_from(metadata))
     freeze(vae, options)
     clips = options.batch or 8
-    recipe = Recipe(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
+    recipe = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
                     save_every=250, sample_every=500)  # fmt: skip
 
     fixed = options.details or options.decoder_only  # what makes latents learnable is settled
@@ -286,7 +286,7 @@ def train(options: VaeOptions) -> Path:
     vae.load_state_dict(averaged, strict=True)
     if any(p.requires_grad for p in vae.encoder.parameters()):
         measure_latents(vae.eval(), 64, draw)
-    return export(vae, options) if distributed.leads() else options.folder
+    return export(vae, options) if distributed.is_main() else options.folder
 
 
 def export(vae: Vae, options: VaeOptions) -> Path:

@@ -4,7 +4,7 @@
 
 A step is the mean over a fixed number of batches, numbered on through the run, of which every process takes its share.
 What is learned depends on how many batches there are, not on how many processes share them: a run may go on with more
-or fewer of them. Weights are the same everywhere, or in shards that together are all of them (`Shards`). One process
+or fewer of them. Weights are the same everywhere, or in shards that together are all of them (`FsdpModel`). One process
 alone writes files, which do not say how many there were.
 """
 
@@ -22,21 +22,21 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.train.options import TrainOptions
-from sora_cli.train.trainer.prefetch import Feed
+from sora_cli.train.trainer.prefetch import Prefetcher
 
 
-def join(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
+def init(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
     """Where this process computes, and in which precision; meets the others where torchrun started several."""
     device = pick_device(options.device)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        meet("nccl" if device.type == "cuda" else "gloo")
+        rendezvous("nccl" if device.type == "cuda" else "gloo")
     return device, pick_dtype(options.dtype, device)
 
 
-def meet(backend: str) -> None:
+def rendezvous(backend: str) -> None:
     """Meet the other processes. Where torchrun starts them again after a failure, its store may still have the
     addresses of those that are gone, so every attempt has keys of its own."""
     store, rank, size = next(dist.rendezvous("env://"))
@@ -44,40 +44,40 @@ def meet(backend: str) -> None:
     dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here: one that ends while others still talk to it takes them with it."""
-    if count() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Go, all together."""
-    wait()
+    barrier()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def agree(value: float, device: torch.device) -> float:
+def broadcast(value: float, device: torch.device) -> float:
     """The leader's value, for what depends on a clock."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     told = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     dist.broadcast(told, 0)
     return float(told)
 
 
-def somewhere(true: bool, device: torch.device) -> bool:
+def any_rank(true: bool, device: torch.device) -> bool:
     """Whether something is true in any process."""
-    if count() == 1:
+    if world_size() == 1:
         return true
     told = torch.tensor(float(true), device=device)
     dist.all_reduce(told, dist.ReduceOp.MAX)
@@ -86,7 +86,7 @@ def somewhere(true: bool, device: torch.device) -> bool:
 
 def fail(why: str) -> NoReturn:
     """End all processes, which call this together, with one line."""
-    raise Failed(why) if leads() else SystemExit(Failed.exit_code)
+    raise Failed(why) if is_main() else SystemExit(Failed.exit_code)
 
 
 class Objective(nn.Module):
@@ -100,26 +100,26 @@ class Objective(nn.Module):
         return self.loss(batch)
 
 
-class Step:
+class GradAccumulator:
     """Gradients of one step, averaged over `batches` batches and all processes. A model that is sharded sees to its
     gradients itself."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]], batches: int, feed: Feed,
-                 shards: "Shards | None" = None) -> None:  # fmt: skip
-        if batches % count():
-            fitting = -(-batches // count()) * count()
-            raise SoraError(f"{count()} processes cannot share {batches} batches a step; "
+    def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]], batches: int, feed: Prefetcher,
+                 shards: "FsdpModel | None" = None) -> None:  # fmt: skip
+        if batches % world_size():
+            fitting = -(-batches // world_size()) * world_size()
+            raise SoraError(f"{world_size()} processes cannot share {batches} batches a step; "
                             f"use --accumulate {fitting} or another number of processes")  # fmt: skip
         self.batches, self.feed, self.shards = batches, feed, shards
         self.objective: nn.Module = Objective(model, loss)
-        if count() > 1 and not shards:  # not every batch reaches every weight: pictures have no motion
+        if world_size() > 1 and not shards:  # not every batch reaches every weight: pictures have no motion
             self.objective = nn.parallel.DistributedDataParallel(self.objective, find_unused_parameters=True)
 
     def __call__(self, step: int) -> tuple[dict[str, float], float]:
         """Add the gradients of a step to the weights'; its losses, the mean over all batches, and the seconds that a
         process waited for them."""
-        rank = dist.get_rank() if count() > 1 else 0
-        mine = range(step * self.batches + rank, (step + 1) * self.batches, count())
+        rank = dist.get_rank() if world_size() > 1 else 0
+        mine = range(step * self.batches + rank, (step + 1) * self.batches, world_size())
         sums: dict[str, Tensor] = {}
         before = self.feed.waited
         for number in mine:
@@ -131,9 +131,9 @@ class Step:
                 sums[name] = sums.get(name, 0.0) + value.detach().float() / self.batches
         if self.shards:
             self.shards.forget_unreached()
-        waited = (self.feed.waited - before) / count()
+        waited = (self.feed.waited - before) / world_size()
         total = torch.stack([*sums.values(), torch.tensor(waited, device=losses["loss"].device)])
-        if count() > 1:
+        if world_size() > 1:
             dist.all_reduce(total)
         *means, waited = total.tolist()
         return dict(zip(sums, means, strict=True)), waited
@@ -141,7 +141,7 @@ class Step:
     def meeting(self, now: bool) -> AbstractContextManager:
         if self.shards:
             self.shards.meet(now)
-        elif count() > 1 and not now:
+        elif world_size() > 1 and not now:
             return self.objective.no_sync()  # type: ignore[operator, no-any-return]
         return nullcontext()
 
@@ -149,7 +149,7 @@ class Step:
 # -- Models in shards -------------------------------------------------------------------------------------
 
 
-class Shards:
+class FsdpModel:
     """A model whose weights, gradients, averages and optimizer states are spread over the processes (FSDP2): its blocks
     one by one, then the rest.
 
@@ -161,7 +161,7 @@ class Shards:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(device.type, (count(),))
+        mesh = init_device_mesh(device.type, (world_size(),))
         self.model = model
         self.blocks: list[nn.Module] = list(model.blocks)  # type: ignore[arg-type]
         self.reached: list[list[bool]] = [[] for _ in self.blocks]
@@ -219,7 +219,7 @@ def local(x: Tensor) -> Tensor:
     return x.to_local() if isinstance(x, DTensor) else x
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors in one piece. Those that are spread over the processes, which must all ask, go to the leader's main
     memory alone, one after the other."""
     found = {}
@@ -228,7 +228,7 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found[name] = tensor
             continue
         gathered = tensor.full_tensor()
-        if leads():
+        if is_main():
             found[name] = gathered.cpu()
     return found
 
@@ -238,7 +238,7 @@ def number(x: Tensor) -> float:
     return float(x.full_tensor() if isinstance(x, DTensor) else x)
 
 
-def spread_like(x: Tensor, like: Tensor) -> Tensor:
+def distribute_like(x: Tensor, like: Tensor) -> Tensor:
     """The leader's tensor, spread as another one is, or as it came if that is in one piece or of another shape."""
     if not isinstance(like, DTensor) or x.shape != like.shape:
         return x

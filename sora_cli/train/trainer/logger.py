@@ -19,7 +19,7 @@ from sora_cli.train.trainer import distributed
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from sora_cli.train.trainer.loop import Recipe
+    from sora_cli.train.trainer.loop import TrainerConfig
 
 EVERY = 10  # steps a line
 COUNTED = ("samples", "tokens", "flops")  # of a batch, if its losses tell them: logged by the second
@@ -31,23 +31,24 @@ class Log:
     the rate of matrix products that the device was measured to have, and `waiting`, the share of the time that went
     into waiting for data. Sheets and checkpoints are not counted as time."""
 
-    def __init__(self, options: TrainOptions, recipe: "Recipe", start: int, batches: int, device: torch.device) -> None:
-        self.path, self.recipe, self.batches = options.folder / "log.jsonl", recipe, batches
+    def __init__(self, options: TrainOptions, config: "TrainerConfig", start: int, batches: int,
+                 device: torch.device) -> None:  # fmt: skip
+        self.path, self.config, self.batches = options.folder / "log.jsonl", config, batches
         self.device, self.dtype = device, pick_dtype(options.dtype, device)
         self.seconds, self.steps = 0.0, 0
         self.sums: dict[str, float] = defaultdict(float)
         self.rate = 0.0
-        self.board = board(options.folder / "tensorboard", start) if distributed.leads() else None
-        if distributed.leads():
+        self.board = board(options.folder / "tensorboard", start) if distributed.is_main() else None
+        if distributed.is_main():
             self.begin(options, start)
         self.progress = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
                                  TimeRemainingColumn(), console=Console(stderr=True),
-                                 disable=not distributed.leads())  # fmt: skip
-        self.task = self.progress.add_task(options.folder.name, total=recipe.steps, completed=start, note="")
+                                 disable=not distributed.is_main())  # fmt: skip
+        self.task = self.progress.add_task(options.folder.name, total=config.steps, completed=start, note="")
 
     def begin(self, options: TrainOptions, start: int) -> None:
         """A new file, or the old one without the steps that are taken again."""
-        header = json.dumps({"options": asdict(options), "recipe": asdict(self.recipe)}, default=str)
+        header = json.dumps({"options": asdict(options), "recipe": asdict(self.config)}, default=str)
         old = self.path.read_text().splitlines() if start and self.path.exists() else []
         whole = [line for line in old[1:] if line.endswith("}")]  # a kill may have cut the last one
         kept = [line for line in whole if json.loads(line)["step"] <= start]
@@ -60,7 +61,7 @@ class Log:
             self.sums[name] += value
         self.steps += 1
         self.progress.update(self.task, completed=step + 1)
-        if (step + 1) % EVERY or not distributed.leads():
+        if (step + 1) % EVERY or not distributed.is_main():
             return
         self.seconds += self.sums["took"]
         line = self.line()
@@ -77,13 +78,13 @@ class Log:
         took, waited = self.sums.pop("took"), self.sums.pop("waited")
         counts = {name: self.sums.pop(name) * self.batches / took for name in COUNTED if name in self.sums}
         means = {name: round(total / self.steps, 6) for name, total in self.sums.items()}
-        nominal = self.recipe.batch * self.batches * self.steps / took
+        nominal = self.config.batch * self.batches * self.steps / took
         found = means | {"speed": round(counts.get("samples", nominal), 2), "waiting": round(waited / took, 4)}
         if "tokens" in counts:
             found["tokens"] = round(counts["tokens"], 1)
         if "flops" in counts:
             self.rate = self.rate or product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
-            found["share"] = round(counts["flops"] / (self.rate * distributed.count()), 4)
+            found["share"] = round(counts["flops"] / (self.rate * distributed.world_size()), 4)
         return found
 
     def warn(self, text: str) -> None:

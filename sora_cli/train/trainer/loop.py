@@ -22,14 +22,14 @@ from sora_cli.files import weights
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed, run_folder
 from sora_cli.train.trainer.logger import Log
-from sora_cli.train.trainer.monitor import Watch, refuse_nonsense
-from sora_cli.train.trainer.prefetch import Feed
+from sora_cli.train.trainer.monitor import Monitor, refuse_nonsense
+from sora_cli.train.trainer.prefetch import Prefetcher
 
 Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainerConfig:
     """What does not depend on the machine. `steps` fixes the schedule: a warm-up, a plateau, and a linear
     decay over the last quarter (warm-up, stable, decay), of the steps or of the minutes, whichever ends first."""
 
@@ -56,7 +56,7 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-class Average:
+class Ema:
     """An exponential moving average of a model's weights, warmed up so that early steps count less."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -71,7 +71,7 @@ class Average:
         torch._foreach_lerp_(mine, [distributed.local(now[k]).float() for k in self.state], 1 - keep)
 
 
-def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, recipe: TrainerConfig) -> list[torch.optim.Optimizer]:
     """Muon on the matrices that a model names as hidden, AdamW on the rest (Jordan et al. 2024)."""
     hidden: list[nn.Parameter] = getattr(model, "hidden_weights", list)()
     hidden = [p for p in hidden if p.requires_grad]
@@ -88,7 +88,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 # -- Checkpoints ------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
+def save_checkpoint(out: Path, step: int, model: nn.Module, average: Ema,
                     optims: list[torch.optim.Optimizer], batches: int = 1, seconds: float = 0.0) -> None:  # fmt: skip
     """One folder with all that a run goes on from, in place of the one before. All processes ask, the leader writes.
     Failed, with the one before left alone, where something is not finite."""
@@ -98,11 +98,11 @@ def save_checkpoint(out: Path, step: int, model: nn.Module, average: Average,
         for j, state in optim.state_dict()["state"].items():
             tensors |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
     broken = not all(distributed.local(v).isfinite().all() for v in tensors.values())
-    if distributed.somewhere(broken, next(model.parameters()).device):
+    if distributed.any_rank(broken, next(model.parameters()).device):
         distributed.fail(f"after step {step} there are weights that are not finite; what is saved in {out} is from "
                          "before")  # fmt: skip
-    tensors = distributed.whole(tensors)
-    if not distributed.leads():
+    tensors = distributed.gather_full(tensors)
+    if not distributed.is_main():
         return
     part, done = out / "checkpoint.part", out / f"checkpoint-{step:07d}"
     shutil.rmtree(part, ignore_errors=True)
@@ -120,7 +120,7 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(out.glob("checkpoint-???????"))
 
 
-def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[torch.optim.Optimizer],
+def load_checkpoint(out: Path, model: nn.Module, average: Ema, optims: list[torch.optim.Optimizer],
                     device: torch.device) -> tuple[int, float]:  # fmt: skip
     """Restore all that `save_checkpoint` wrote; returns the next step and the seconds that it took to get there, 0
     and 0 where there is no checkpoint. SoraError for one of another network."""
@@ -132,15 +132,15 @@ def load_checkpoint(out: Path, model: nn.Module, average: Average, optims: list[
     if {k: v.shape for k, v in now.items()} != {k: v.shape for k, v in then.items()}:
         raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
                         "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
-    model.load_state_dict({k: distributed.spread_like(v, now[k]) for k, v in then.items()}, strict=True)
+    model.load_state_dict({k: distributed.distribute_like(v, now[k]) for k, v in then.items()}, strict=True)
     for k, v in _under(tensors, "average.").items():
-        average.state[k] = distributed.spread_like(v.to(device), average.state[k])
+        average.state[k] = distributed.distribute_like(v.to(device), average.state[k])
     for i, optim in enumerate(optims):
         held = [p for group in optim.param_groups for p in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, f"optim.{i}.").items():
             j, name = key.split(".", 1)
-            states.setdefault(int(j), {})[name] = distributed.spread_like(value, held[int(j)])
+            states.setdefault(int(j), {})[name] = distributed.distribute_like(value, held[int(j)])
         optim.load_state_dict(optim.state_dict() | {"state": states})
     return int(metadata["step"]), float(metadata.get("seconds", 0))
 
@@ -149,7 +149,7 @@ def batches_of(options: TrainOptions) -> int:
     """Batches a step: as told, as they were when the run began, or one for each process."""
     found = checkpoints(options.folder) if options.resume else []
     if options.accumulate or not found:
-        return options.accumulate or distributed.count()
+        return options.accumulate or distributed.world_size()
     first = weights.find_part(found[-1], "state")[0]
     return int(weights.read_header(first).metadata.get("batches", 1))
 
@@ -161,7 +161,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 # -- The loop ---------------------------------------------------------------------------------------------
 
 
-def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options: TrainOptions,
+def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: TrainerConfig, options: TrainOptions,
         sample: Callable[[nn.Module, Path], None] | None = None,
         data: Callable[[int], Any] = int,
         reached: Callable[[int, float], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
@@ -176,16 +176,16 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
     device = next(model.parameters()).device
     options.folder.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
-    if distributed.leads():
+    if distributed.is_main():
         run_folder.begin(options, recipe.batch, batches)
-    shown = copy.deepcopy(model).to("meta") if sample and distributed.leads() else None
-    shards = distributed.Shards(model, device) if options.sharded and distributed.count() > 1 else None
-    average, optims = Average(model, recipe.average), optimizers(model, recipe)
+    shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
+    shards = distributed.FsdpModel(model, device) if options.sharded and distributed.world_size() > 1 else None
+    average, optims = Ema(model, recipe.average), optimizers(model, recipe)
     start, before = load_checkpoint(options.folder, model, average, optims, device) if options.resume else (0, 0.0)
-    log, watch = Log(options, recipe, start, batches, device), Watch()
+    log, watch = Log(options, recipe, start, batches, device), Monitor()
     clock = Clock(before, options.minutes, device)
-    with Feed(data, ahead(options, device), distributed.count(), recipe.steps * batches) as feed, log:
-        gradients = distributed.Step(model, loss, batches, feed, shards)
+    with Prefetcher(data, ahead(options, device), distributed.world_size(), recipe.steps * batches) as feed, log:
+        gradients = distributed.GradAccumulator(model, loss, batches, feed, shards)
         for step in range(start, recipe.steps):
             spent = clock.spent()
             if start and step == start and spent >= 1:
@@ -205,13 +205,13 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: Recipe, options
             if done % recipe.save_every == 0 or last:
                 save_checkpoint(options.folder, done, model, average, optims, batches, clock.seconds)
             if sample and (done % recipe.sample_every == 0 or last):
-                _sample(shown, distributed.whole(average.state), device, sample, log, done)
+                _sample(shown, distributed.gather_full(average.state), device, sample, log, done)
             if late:
                 break
-        if not sample and distributed.leads():
+        if not sample and distributed.is_main():
             log.plot()
-    averaged = distributed.whole(average.state)
-    distributed.wait()
+    averaged = distributed.gather_full(average.state)
+    distributed.barrier()
     return averaged
 
 
@@ -227,7 +227,7 @@ class Clock:
 
     def spent(self) -> float:
         """The share of the minutes that there are; 0 where there is no end to them."""
-        return distributed.agree(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
+        return distributed.broadcast(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
 
 
 def ahead(options: TrainOptions, device: torch.device) -> int:
@@ -235,7 +235,7 @@ def ahead(options: TrainOptions, device: torch.device) -> int:
     return options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")
 
 
-def _step(model: nn.Module, step: int, loss: float, recipe: Recipe, rate: float,
+def _step(model: nn.Module, step: int, loss: float, recipe: TrainerConfig, rate: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
     """Learn from the gradients that there are; Failed, with nothing learned, where they make no sense."""
     norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))

@@ -20,7 +20,7 @@ def refuse_nonsense(step: int, loss: float, norm: float, good: Path | None) -> N
                      f"{left}")  # fmt: skip
 
 
-class Watch:
+class Monitor:
     """Looks at every step, and says each thing once."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 
-class Feed:
+class Prefetcher:
     """Batches by their number. A thread makes the next `ahead` of them while the network learns: one thread, in the
     order of their numbers, so that what is made is the same. 0 makes each when it is asked for.
 

@@ -71,7 +71,7 @@ def identity(options: TrainOptions, batch: int, batches: int) -> dict[str, Any]:
     found |= {"batch": batch, "accumulate": batches, "data": data_id(asked.get("data", WORLD)), "version": __version__}
     found |= {"init": files_id(asked["init"])} if asked.get("init") else {}
     if isinstance(options, DitOptions):
-        from sora_cli.train.recipes.dit import frozen
+        from sora_cli.train.frozen import frozen
 
         found |= {"aim": options.aim} | frozen(options)
     return found
