@@ -23,7 +23,6 @@ from measuring import Row, grid, note, parser, show
 from torch import Tensor, nn
 
 from sora_cli import registry
-from sora_cli.evaluate import metrics
 from sora_cli.evaluate.clips import held_out
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
@@ -39,7 +38,8 @@ from sora_cli.train.data.packing import Clip
 from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe
-from sora_cli.train.trainer.loop import TrainerConfig, generator
+from sora_cli.train.trainer.config import TrainerConfig, generator
+from sora_cli.world import metrics
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene

@@ -35,7 +35,7 @@ from PIL import Image
 from rich.table import Table
 
 from sora_cli import media, registry
-from sora_cli.evaluate import clips, metrics
+from sora_cli.evaluate import clips
 from sora_cli.evaluate import measure as exam
 from sora_cli.evaluate.clips import FPS, HEIGHT, SHORT, WIDTH
 from sora_cli.generation.engine import Engine
@@ -44,6 +44,7 @@ from sora_cli.models.sora import evaluator
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.placement.estimate import Model, product_rate
 from sora_cli.shot import Shot
+from sora_cli.world import metrics
 from sora_cli.world.scene import Scene
 
 LONG = 60 * 24

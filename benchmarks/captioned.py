@@ -44,7 +44,7 @@ from sora_cli.train.export import export
 from sora_cli.train.options import DitOptions, ExportOptions
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes.captioner import marks, shares
-from sora_cli.train.trainer.loop import TrainerConfig, generator
+from sora_cli.train.trainer.config import TrainerConfig, generator
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene

@@ -39,7 +39,6 @@ from sora_cli.cli.loop import round_shot
 from sora_cli.cli.making import Making, Target, format_of
 from sora_cli.cli.screen import Screen
 from sora_cli.evaluate.clips import held_out
-from sora_cli.evaluate.metrics import psnr
 from sora_cli.generation import anchors
 from sora_cli.generation.engine import Engine, Known, Run
 from sora_cli.media import blend
@@ -47,6 +46,7 @@ from sora_cli.media.seams import boundary_score, changes, seam_score
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.shot import Anchor, Shot
 from sora_cli.world.captions import dense
+from sora_cli.world.metrics import psnr
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from sora_cli.train.trainer.loop import Ema, TrainerConfig, optimizers
+from sora_cli.train.trainer.config import TrainerConfig
+from sora_cli.train.trainer.loop import Ema, optimizers
 
 
 def learn(network: nn.Module, plan: TrainerConfig, loss: Callable[[int], Tensor]) -> None:

@@ -28,12 +28,12 @@ def learn(preset: str, asked: argparse.Namespace, out: Path) -> Row:
 
 
 def report(rows: list[Row]) -> Table:
-    table = grid("sora-cli train dit", "preset", "samples/s", "tokens/s", "waiting", "of the matrix rate", "waste",
+    table = grid("sora-cli train dit", "preset", "samples/s", "tokens/s", "data wait", "of the matrix rate", "waste",
                  "peak")  # fmt: skip
     for row in rows:
         waste = f"{row['waste']:.1%}" if "waste" in row else "-"
-        table.add_row(row["preset"], f"{row['speed']:.1f}", f"{row['tokens']:.0f}", f"{row['waiting']:.0%}",
-                      f"{row['share']:.0%}", waste, quantity(row["peak_bytes"], "B"))  # fmt: skip
+        table.add_row(row["preset"], f"{row['speed']:.1f}", f"{row['tokens']:.0f}", f"{row['data_wait']:.0%}",
+                      f"{row['mfu']:.0%}", waste, quantity(row["peak_bytes"], "B"))  # fmt: skip
     return table
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from sora_cli.evaluate import clips, measure, metrics, table
+from sora_cli.evaluate import clips, measure, table
 from sora_cli.files import weights
 from sora_cli.models.sora.evaluator import (
     FRAMES,
@@ -35,6 +35,7 @@ from sora_cli.models.sora.evaluator import (
 )
 from sora_cli.shot import Shot
 from sora_cli.train.recipes.evaluator import accuracy, damage, export, labels
+from sora_cli.world import metrics
 from sora_cli.world.captions import dense
 from sora_cli.world.motion import MOTIONS, Stage
 from sora_cli.world.scene import HELD_OUT, Scene

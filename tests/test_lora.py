@@ -33,7 +33,7 @@ from sora_cli.train.data.latent_cache import Bucket
 from sora_cli.train.data.world_packs import Phase
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.recipes import lora as training
-from sora_cli.train.trainer.loop import generator
+from sora_cli.train.trainer.config import generator
 
 CPU, RANK, ALPHA = torch.device("cpu"), 3, 6.0
 FLOAT, HALF = torch.float32, torch.bfloat16

@@ -30,7 +30,8 @@ from sora_cli.train.recipes import distil, grow
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import vae as vae_training
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.loop import TrainerConfig, checkpoints, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import checkpoints, fit
 from sora_cli.train.trainer.monitor import Monitor
 from sora_cli.train.trainer.prefetch import Prefetcher
 from sora_cli.train.trainer.sheets import save_sheet
@@ -66,17 +67,17 @@ def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = No
     def data(step: int) -> torch.Tensor:
         if step == stop:
             raise KeyboardInterrupt
-        x = torch.randn(32, 16, generator=loop.generator(3, step))
+        x = torch.randn(32, 16, generator=generator(3, step))
         return x * torch.nan if step == bad else x
 
-    def loss(x: torch.Tensor) -> loop.Losses:
+    def loss(x: torch.Tensor) -> Losses:
         told = {"samples": torch.tensor(32.0), "tokens": torch.tensor(320.0), "flops": torch.tensor(1e6)}
         return {"loss": (model(x) + x).square().mean(), **told}
 
     def sample(model: nn.Module, path: Path) -> None:
         save_sheet(path, [torch.zeros(3, 2, 8, 8)])
 
-    recipe = loop.TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
+    recipe = TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
     return loop.fit(model, loss, recipe, options(out, **asked), sample, data)
 
 
@@ -122,13 +123,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp
         toy_run(tmp_path, 20, bad=13)
     assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
     model = Toy()
-    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, loop.TrainerConfig(1, 1, 1.0))
+    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, TrainerConfig(1, 1, 1.0))
     assert loop.load_checkpoint(tmp_path, model, average, optims, CPU)[0] == 10
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     model = Toy()
-    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, loop.TrainerConfig(1, 1, 1.0))
+    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, TrainerConfig(1, 1, 1.0))
     loop.save_checkpoint(tmp_path, 5, model, average, optims)
     average.state["bias"][3] = torch.inf
     with pytest.raises(Failed, match="after step 6 there are weights that are not finite"):
@@ -163,7 +164,7 @@ def test_lines_say_how_fast_it_goes_and_how_long_it_waits(tmp_path: Path) -> Non
     header, *lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert header["recipe"]["steps"] == 20 and [line["step"] for line in lines] == [10, 20]
     for line in lines:
-        assert 0 < line["waiting"] < 1 and "share" in line
+        assert 0 < line["data_wait"] < 1 and "mfu" in line
         assert line["tokens"] == pytest.approx(10 * line["speed"], rel=1e-3)
     assert "loss" in lines[0] and "samples" not in lines[0] and "flops" not in lines[0]
 
@@ -183,7 +184,7 @@ def test_tensorboard_has_the_scalars_and_the_sheets(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     toy_run(tmp_path, 20)
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert {"loss", "norm", "waiting", "share", "speed"} <= set(found.Tags()["scalars"])
+    assert {"loss", "norm", "data_wait", "mfu", "speed"} <= set(found.Tags()["scalars"])
     assert [event.step for event in found.Scalars("loss")] == [10, 20]
     assert [event.step for event in found.Images("samples")] == [20]
 
@@ -198,14 +199,14 @@ def test_training_learns(tmp_path: Path) -> None:
     def error(weights: dict[str, torch.Tensor]) -> float:
         model = Toy()
         model.load_state_dict(weights)
-        x = torch.randn(64, 16, generator=loop.generator(9, 9))
+        x = torch.randn(64, 16, generator=generator(9, 9))
         return (model(x) + x).square().mean().item()
 
     assert error(toy_run(tmp_path / "long", 200)) < 0.5 * error(toy_run(tmp_path / "short", 2))
 
 
 def test_the_rate_warms_up_stays_and_decays() -> None:
-    recipe = loop.TrainerConfig(steps=100, batch=1, rate=1.0, warmup=10)
+    recipe = TrainerConfig(steps=100, batch=1, rate=1.0, warmup=10)
     rates = [recipe.rate_at(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[74] == 1 and rates[99] == pytest.approx(0.04)
     assert recipe.rate_at(50, spent=0.9) == pytest.approx(0.4)  # minutes that run out end a run as steps do
@@ -260,7 +261,7 @@ class Reader(nn.Module):
 
 
 def test_captions_are_read_once_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dit_training, "REMEMBERED", 3)
+    monkeypatch.setattr("sora_cli.train.data.text_cache.REMEMBERED", 3)
     reader = Reader()
     read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
     assert read(["a", "bb", "a"]).flatten().tolist() == [1, 2, 1] and reader.count == 2

@@ -11,6 +11,7 @@ from torch import nn
 
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed, loop
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 
 
 class Fork(nn.Module):
@@ -61,15 +62,15 @@ def main(out: str, steps: int, batches: int | None = None, dies_at: int | None =
     torch.manual_seed(0)
     model = Forked()
 
-    def loss(number: int) -> loop.Losses:
+    def loss(number: int) -> Losses:
         again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         if dies_at is not None and number >= dies_at and not distributed.is_main() and not again:
             os.kill(os.getpid(), signal.SIGKILL)
-        x = torch.randn(32, 16, generator=loop.generator(3, number))
+        x = torch.randn(32, 16, generator=generator(3, number))
         whole = number % 2 == 0 and number % 12 < 8  # now and then a whole step has none
         return {"loss": (model(x, whole) + x).square().mean()}
 
-    recipe = loop.TrainerConfig(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
+    recipe = TrainerConfig(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
     state = loop.fit(model, loss, recipe, options)
     trained = distributed.gather_full(model.state_dict())
     if distributed.is_main():

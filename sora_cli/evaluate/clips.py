@@ -19,7 +19,7 @@ from sora_cli.models.sora.evaluator import shrink
 from sora_cli.models.sora.vae import Vae
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense
-from sora_cli.world.field import field
+from sora_cli.world.field import COVERED, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
@@ -28,7 +28,6 @@ FPS = 24.0
 CANVAS = geometry.canvas(1280, 720)                     # what pocket makes videos on
 WIDTH, HEIGHT = CANVAS.width, CANVAS.height
 SHORT = 49                                              # frames of a clip that is judged
-COVERED = 0.15                                          # of a cell, from which on it is the subject's
 BATCH = 48                                              # frames rendered at once
 
 

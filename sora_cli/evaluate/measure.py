@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sora_cli import registry
 from sora_cli.evaluate import clips as shown
-from sora_cli.evaluate import metrics
 from sora_cli.evaluate.clips import FPS, SHORT, covered, rendered, seconds
-from sora_cli.evaluate.metrics import estimate
 from sora_cli.generation.engine import Engine
 from sora_cli.models.sora import vae as autoencoder
 from sora_cli.models.sora.evaluator import Evaluator, Named, from_weights, moments, name, shrink, tell
+from sora_cli.world import metrics
+from sora_cli.world.metrics import estimate
 from sora_cli.world.scene import Scene
 
 SLICES, SLICE = 5, 48                                   # of a long clip: how many, and frames of each

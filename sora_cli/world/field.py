@@ -21,6 +21,7 @@ STRIDE = 16                        # pixels of a cell
 FINE = 4                           # points a cell and side at which a sprite is read
 LEVEL = 2                          # of the atlas: as coarse as the points
 SUBJECTS_MOST = 2
+COVERED = 0.15  # of a cell, from which on it is the subject's
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.sampling.conditioning import ADRIFT, sample_strides
 from sora_cli.train.align import Encoder
-from sora_cli.train.trainer.loop import generator
+from sora_cli.train.trainer.config import generator
 
 DROP_TEXT = 0.1
 TOLD = 0.7  # the share of clips whose seconds are those of their scene

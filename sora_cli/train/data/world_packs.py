@@ -14,7 +14,7 @@ from sora_cli.train.data.latent_cache import FIRST, Bucket, LatentBatch, LatentC
 from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import generator
+from sora_cli.train.trainer.config import generator
 
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
 

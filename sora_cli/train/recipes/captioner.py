@@ -24,7 +24,8 @@ from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import fit
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene

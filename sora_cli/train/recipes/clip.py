@@ -31,7 +31,8 @@ from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit
+from sora_cli.train.trainer.config import Losses, TrainerConfig
+from sora_cli.train.trainer.loop import fit
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene

@@ -19,7 +19,7 @@ from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import sample_task, spread
-from sora_cli.train.trainer.loop import Losses
+from sora_cli.train.trainer.config import Losses
 
 LARGEST_GUIDANCE = 6.0
 FEWEST, MOST = 2, 64  # steps of the samplers that are imitated

@@ -42,7 +42,8 @@ from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world.motion import BAR
 

@@ -25,7 +25,8 @@ from sora_cli.models.sora.evaluator import (
 )
 from sora_cli.train.options import EvaluatorOptions
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import fit
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sora_cli.evaluate import metrics
-from sora_cli.evaluate.clips import COVERED
 from sora_cli.models.sora.vae import Vae
+from sora_cli.world import metrics
 from sora_cli.world.captions import dense
-from sora_cli.world.field import field
+from sora_cli.world.field import COVERED, field
 from sora_cli.world.motion import BAR
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, sample_scene

@@ -47,7 +47,8 @@ from sora_cli.train.data.world_packs import GROWN, Schedule, WorldPacks
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, checkpoints, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import checkpoints, fit
 
 FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}

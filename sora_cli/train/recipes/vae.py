@@ -19,7 +19,8 @@ from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.loop import Losses, TrainerConfig, fit, generator
+from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render

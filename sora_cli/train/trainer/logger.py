@@ -19,11 +19,11 @@ from sora_cli.train.trainer import distributed
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from sora_cli.train.trainer.loop import TrainerConfig
+    from sora_cli.train.trainer.config import TrainerConfig
 
 EVERY = 10  # steps a line
 COUNTED = ("samples", "tokens", "flops")  # of a batch, if its losses tell them: logged by the second
-APART = ("step", "seconds", "speed", "rate", "tokens")  # of a line: not worth a curve
+APART = ("step", "seconds", "speed", "lr", "tokens")  # of a line: not worth a curve
 
 
 class Log:
@@ -79,12 +79,12 @@ class Log:
         counts = {name: self.sums.pop(name) * self.batches / took for name in COUNTED if name in self.sums}
         means = {name: round(total / self.steps, 6) for name, total in self.sums.items()}
         nominal = self.config.batch * self.batches * self.steps / took
-        found = means | {"speed": round(counts.get("samples", nominal), 2), "waiting": round(waited / took, 4)}
+        found = means | {"speed": round(counts.get("samples", nominal), 2), "data_wait": round(waited / took, 4)}
         if "tokens" in counts:
             found["tokens"] = round(counts["tokens"], 1)
         if "flops" in counts:
             self.rate = self.rate or product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
-            found["share"] = round(counts["flops"] / (self.rate * distributed.world_size()), 4)
+            found["mfu"] = round(counts["flops"] / (self.rate * distributed.world_size()), 4)
         return found
 
     def warn(self, text: str) -> None:

@@ -10,7 +10,6 @@ import copy
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,10 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed, run_folder
+from sora_cli.train.trainer.config import Losses, TrainerConfig
 from sora_cli.train.trainer.logger import Log
 from sora_cli.train.trainer.monitor import Monitor, refuse_nonsense
 from sora_cli.train.trainer.prefetch import Prefetcher
-
-Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """What does not depend on the machine. `steps` fixes the schedule: a warm-up, a plateau, and a linear
-    decay over the last quarter (warm-up, stable, decay), of the steps or of the minutes, whichever ends first."""
-
-    steps: int
-    batch: int  # samples a batch, for the progress display alone
-    rate: float  # peak learning rate
-    warmup: int = 100
-    decay: float = 0.25  # the share of the steps over which the rate falls to zero
-    average: float = 0.999  # EMA of the weights
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    save_every: int = 500
-    sample_every: int = 1000
-
-    def rate_at(self, step: int, spent: float = 0.0) -> float:
-        """The rate of a step when this share of the time that there is has been spent."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        left = min(1 - step / self.steps, 1 - spent)
-        return self.rate * rise * min(1.0, max(0.0, left) / max(1 / self.steps, self.decay))
-
-
-def generator(seed: int, step: int) -> torch.Generator:
-    """The randomness of one step, on the CPU, the same on every device."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 class Ema:
@@ -71,7 +41,7 @@ class Ema:
         torch._foreach_lerp_(mine, [distributed.local(now[k]).float() for k in self.state], 1 - keep)
 
 
-def optimizers(model: nn.Module, recipe: TrainerConfig) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
     """Muon on the matrices that a model names as hidden, AdamW on the rest (Jordan et al. 2024)."""
     hidden: list[nn.Parameter] = getattr(model, "hidden_weights", list)()
     hidden = [p for p in hidden if p.requires_grad]
@@ -79,9 +49,9 @@ def optimizers(model: nn.Module, recipe: TrainerConfig) -> list[torch.optim.Opti
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []
     if hidden:
-        found.append(torch.optim.Muon(hidden, lr=recipe.rate, weight_decay=recipe.weight_decay,
+        found.append(torch.optim.Muon(hidden, lr=config.rate, weight_decay=config.weight_decay,
                                       adjust_lr_fn="match_rms_adamw"))  # fmt: skip
-    found.append(torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0))
+    found.append(torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0))
     return found
 
 
@@ -161,11 +131,11 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 # -- The loop ---------------------------------------------------------------------------------------------
 
 
-def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: TrainerConfig, options: TrainOptions,
+def fit(model: nn.Module, loss: Callable[[Any], Losses], config: TrainerConfig, options: TrainOptions,
         sample: Callable[[nn.Module, Path], None] | None = None,
         data: Callable[[int], Any] = int,
         reached: Callable[[int, float], None] | None = None) -> dict[str, Tensor]:  # fmt: skip
-    """Train until `recipe.steps` or `options.minutes`; returns the averaged weights, of a sharded model to the leader
+    """Train until `config.steps` or `options.minutes`; returns the averaged weights, of a sharded model to the leader
     alone.
 
     `data(number)` makes a batch, and may do so ahead of time in a thread; by itself it is the number. `loss(batch)`
@@ -177,34 +147,34 @@ def fit(model: nn.Module, loss: Callable[[Any], Losses], recipe: TrainerConfig, 
     options.folder.mkdir(parents=True, exist_ok=True)
     batches = batches_of(options)
     if distributed.is_main():
-        run_folder.begin(options, recipe.batch, batches)
+        run_folder.begin(options, config.batch, batches)
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
     shards = distributed.FsdpModel(model, device) if options.sharded and distributed.world_size() > 1 else None
-    average, optims = Ema(model, recipe.average), optimizers(model, recipe)
+    average, optims = Ema(model, config.average), optimizers(model, config)
     start, before = load_checkpoint(options.folder, model, average, optims, device) if options.resume else (0, 0.0)
-    log, watch = Log(options, recipe, start, batches, device), Monitor()
+    log, watch = Log(options, config, start, batches, device), Monitor()
     clock = Clock(before, options.minutes, device)
-    with Prefetcher(data, ahead(options, device), distributed.world_size(), recipe.steps * batches) as feed, log:
+    with Prefetcher(data, ahead(options, device), distributed.world_size(), config.steps * batches) as feed, log:
         gradients = distributed.GradAccumulator(model, loss, batches, feed, shards)
-        for step in range(start, recipe.steps):
+        for step in range(start, config.steps):
             spent = clock.spent()
             if start and step == start and spent >= 1:
                 break  # it had ended
             if reached:
-                reached((step + ahead(options, device) * (step > start)) * batches, max(step / recipe.steps, spent))
+                reached((step + ahead(options, device) * (step > start)) * batches, max(step / config.steps, spent))
             at = time.perf_counter()
             losses, waited = gradients(step)
-            losses |= _step(model, step, losses["loss"], recipe, recipe.rate_at(step, spent), optims, options.folder)
+            losses |= _step(model, step, losses["loss"], config, config.rate_at(step, spent), optims, options.folder)
             average.update(model, step)
             took = time.perf_counter() - at
             log.add(step, losses, took, waited)
             for line in watch(losses["loss"], took, waited):
                 log.warn(line)
             done, late = step + 1, spent >= 1
-            last = done == recipe.steps or late
-            if done % recipe.save_every == 0 or last:
+            last = done == config.steps or late
+            if done % config.save_every == 0 or last:
                 save_checkpoint(options.folder, done, model, average, optims, batches, clock.seconds)
-            if sample and (done % recipe.sample_every == 0 or last):
+            if sample and (done % config.sample_every == 0 or last):
                 _sample(shown, distributed.gather_full(average.state), device, sample, log, done)
             if late:
                 break
@@ -235,17 +205,17 @@ def ahead(options: TrainOptions, device: torch.device) -> int:
     return options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")
 
 
-def _step(model: nn.Module, step: int, loss: float, recipe: TrainerConfig, rate: float,
+def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, rate: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
     """Learn from the gradients that there are; Failed, with nothing learned, where they make no sense."""
-    norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), recipe.clip))
+    norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
     refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:
         for group in optim.param_groups:
             group["lr"] = rate
         optim.step()
         optim.zero_grad(set_to_none=True)
-    return {"norm": norm, "rate": rate}
+    return {"norm": norm, "lr": rate}
 
 
 def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.device,
