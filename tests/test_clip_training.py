@@ -14,6 +14,7 @@ from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
 from sora_cli.train.recipes.clip import Footage, Preset, misheard, run, train
+from sora_cli.train.unread import note_unread
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
 
@@ -110,3 +111,10 @@ def test_words_are_misheard_now_and_then_but_nothing_else(tmp_path: Path) -> Non
 def test_captions_that_are_all_the_same_teach_no_words(tmp_path: Path, captions: list[str]) -> None:
     with pytest.raises(SoraError, match="all the same, or there are none"):
         train(options(tmp_path / "run", data=dataset(tmp_path / "data", captions)))
+
+
+def test_captions_that_are_longer_than_what_is_read_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    note_unread(["a b c", "a b c d!", "d c b a, e"], most=3)
+    assert capsys.readouterr() == ("", "2 of 3 captions are longer than the 3 words that are read\n")
+    note_unread(["a b c", "\u732b", ""], most=3)
+    assert capsys.readouterr() == ("", "")

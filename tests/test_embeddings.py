@@ -55,6 +55,25 @@ def test_damaged_entries_are_not_there(tmp_path: Path) -> None:
     assert torch.equal(cache.get(KEY), FEATURES)
 
 
+@pytest.mark.parametrize(("dtype", "shape"), [
+    ("BF16", [24, 7]), ("BF16", [168]), ("F16", [7, 24]), ("U8", [7, 48]), ("F32", [7, 12]), ("I16", [7, 24]),
+])  # fmt: skip
+def test_an_entry_of_another_shape_or_type_is_not_there(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    cache = Embeddings(tmp_path)
+    cache.put(KEY, FEATURES)
+    content = cache.path(KEY).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    (name,) = header.keys() - {"__metadata__"}
+    header[name] |= {"dtype": dtype, "shape": shape}
+    told = json.dumps(header).encode()
+    told += b" " * (-len(told) % 8)
+    cache.path(KEY).write_bytes(len(told).to_bytes(8, "little") + told + content[8 + size :])
+    assert cache.get(KEY) is None
+    cache.put(KEY, FEATURES)
+    assert cache.get(KEY) is not None
+
+
 def test_an_entry_under_anothers_name_is_not_taken(tmp_path: Path) -> None:
     cache = Embeddings(tmp_path)
     cache.put(KEY, FEATURES)

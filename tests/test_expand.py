@@ -22,7 +22,8 @@ from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
 from sora_cli.prompts import rewriting
 from sora_cli.prompts.grammar import captions_of, expand, reseeded
-from sora_cli.prompts.rewriting import Writer
+from sora_cli.prompts.llm import KEY, Server, client
+from sora_cli.prompts.notation import foreign
 from sora_cli.shot import Anchor, Cue, Shot
 from sora_cli.world import spelling
 from sora_cli.world.captions import _KNOWN, _MEANING, parse
@@ -145,7 +146,7 @@ class Llm(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.answer: str | int | bytes = PROSE
         self.over = Event()
-        self.writer = Writer(f"http://127.0.0.1:{self.server_port}/v1", "tiny")
+        self.writer = Server(f"http://127.0.0.1:{self.server_port}/v1", "tiny")
         self.url = f"{self.writer.url}#tiny"
 
 
@@ -187,7 +188,9 @@ def llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Llm]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv(rewriting.KEY, raising=False)
+    for name in (KEY, client.TIMEOUT):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(client, "PAUSE", 0.01)
     with Llm() as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -202,12 +205,12 @@ def test_a_prompt_is_rewritten_once_and_then_remembered(llm: Llm, monkeypatch: p
     assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,)
     asked = llm.asked[0]
     system, user = (message["content"] for message in asked["messages"])
-    assert (asked["path"], asked["model"], asked["key"]) == ("/v1/chat/completions", "tiny", "Bearer none")
+    assert (asked["path"], asked["model"], asked["key"]) == ("/v1/chat/completions", "tiny", None)
     assert "detailed" in system and "a cat surfing" in user and "\"start.png\", seen at 0.5 s of 2.0 s" in user
     assert "/home/me" not in user
     assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,) and len(llm.asked) == 1
-    monkeypatch.setenv(rewriting.KEY, "mine")
-    for other, around in ((llm.writer, []), (Writer(llm.writer.url, "other"), given)):
+    monkeypatch.setenv(KEY, "mine")
+    for other, around in ((llm.writer, []), (Server(llm.writer.url, "other"), given)):
         rewriting.rewritten(shot, other, around, world=False)
     assert [question["key"] for question in llm.asked[1:]] == ["Bearer mine"] * 2
 
@@ -229,10 +232,10 @@ def test_an_llm_is_asked_once_for_several_and_each_is_completed(llm: Llm) -> Non
         assert len({shot.captions for shot in told}) == 4
         assert side is None or all(f", {side}, " in shot.captions[0] for shot in told)
     assert len(llm.asked) == 2 and "right side" in llm.asked[0]["messages"][0]["content"]
-    llm.answer = 503
+    llm.answer = 500
     told = expanding.each([replace(shot, prompt="a kitten") for shot in shots], llm.writer, Screen(quiet=True))
     assert [shot.captions for shot in told] == [(expand("a kitten", seed).caption,) for seed in range(4)]
-    assert len(llm.asked) == 3
+    assert len(llm.asked) == 2 + client.TRIES
     llm.answer = PROSE
     hub = [replace(shot, model="wan2.2-5b") for shot in shots]
     assert {shot.captions for shot in expanding.each(hub, llm.writer, Screen())} == {(PROSE,)}
@@ -245,10 +248,10 @@ def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> Non
 
 
 @pytest.mark.parametrize(("answer", "complaint"), [
-    (404, r"answers 404 \(no such model\)"), (500, "answers 500"), (b"<html>", "something else"),
-    (b"[]", "something else"), (b'{"choices": []}', "something else"), ("", "nothing"), ("<think>and then", "nothing"),
-    ("x" * 5000, "5000 characters"), ("I'm sorry, I cannot help with surfing cats in any way at all.", "nonsense"),
-    ("wave " * 60, "nonsense"), ("{{{ 12 }} %% ;; 000 11 22 33", "nonsense"), ("a cat", "nonsense"),
+    (404, r"answers 404 \(no such model\)"), (500, "answers 500"), (b"<html>", "OpenAI's protocol"),
+    (b"[]", "OpenAI's protocol"), (b'{"choices": []}', "OpenAI's protocol"), ("", "nothing"),
+    ("I'm sorry, I cannot help with surfing cats in any way at all.", "refusal"), ("wave " * 60, "over and over"),
+    ("{{{ 12 }} %% ;; 000 11 22 33", "nonsense"), ("a cat", "nonsense"),
 ])  # fmt: skip
 def test_a_bad_answer_is_told_in_one_line_and_not_kept(llm: Llm, answer: Any, complaint: str) -> None:
     llm.answer = answer
@@ -267,14 +270,13 @@ def test_an_answer_without_a_subject_is_nonsense_in_the_world(llm: Llm) -> None:
 
 def test_an_answer_that_drips_is_not_waited_for(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     llm.answer = "drip"
-    monkeypatch.setattr(rewriting, "PATIENCE", 0.3)
     with pytest.raises(Failed, match="does not answer in"):
-        rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False)
+        rewriting.rewritten(Shot("a cat"), replace(llm.writer, patience=0.3), (), world=False)
 
 
 def test_nobody_there_and_a_damaged_cache(llm: Llm) -> None:
     with pytest.raises(Failed, match="cannot be reached"):
-        rewriting.rewritten(Shot("a cat"), Writer("http://127.0.0.1:9/v1"), (), world=False)
+        rewriting.rewritten(Shot("a cat"), Server("http://127.0.0.1:9/v1"), (), world=False)
     rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False)
     (kept,) = rewriting.folder().glob("*.txt")
     kept.write_bytes(b"\xff\x00")
@@ -295,7 +297,9 @@ def test_few_answers_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None
     ("some", None, "pocket", "unknown --expand"), ("grammar", None, "wan2.2-5b", "not trained on pocket's grammar"),
     ("auto", "tiny", "pocket", "must give its address"), ("ftp://a/v1", None, "pocket", "no address"),
     ("http://:80/v1", None, "pocket", "no address"), ("http://a:99999/v1", None, "pocket", "no address"),
-    ("http://a b/v1", None, "pocket", "no address"), ("http://me:secret@a/v1", None, "pocket", rewriting.KEY),
+    ("http://a b/v1", None, "pocket", "no address"), ("http://me:secret@a/v1", None, "pocket", KEY), ("http:///v1",
+                                                                                                      None, "pocket",
+                                                                                                      "no address"),
     ("http://a/v1#b", "c", "pocket", "one of them"),
 ])  # fmt: skip
 def test_nonsense_is_refused(expand: str, writer: str | None, model: str, complaint: str) -> None:
@@ -306,8 +310,8 @@ def test_nonsense_is_refused(expand: str, writer: str | None, model: str, compla
 
 def test_how_prompts_are_expanded() -> None:
     assert [expanding.asked("auto", None, model) for model in ("pocket", "wan2.2-5b")] == ["grammar", "off"]
-    assert expanding.asked("http://a/v1#org/b:7", None, "pocket") == Writer("http://a/v1", "org/b:7")
-    assert expanding.asked("http://a/v1", "b", "pocket") == Writer("http://a/v1", "b")
+    assert expanding.asked("http://a/v1#org/b:7", None, "pocket") == Server("http://a/v1", "org/b:7")
+    assert expanding.asked("http://a/v1", "b", "pocket") == Server("http://a/v1", "b")
     as_grammar = (expand("a kitten").caption,)
     for how, model, captions in (
         ("grammar", "pocket", as_grammar), ("off", "pocket", ("a kitten",)), ("off", "wan2.2-5b", ()),
@@ -337,6 +341,31 @@ def test_the_engine_reads_captions(engine: Any) -> None:  # noqa: F811
     assert engine.start(Shot("a kitten", **SIZE, captions=("a dog",))).prompts == ["a dog"]
 
 
+@pytest.mark.parametrize(("text", "pieces"), [
+    ("(a cat:1.3) surfing [dog]", ["(a cat:1.3)", "[dog]"]), ("cat++ and dog--", ["cat++", "dog--"]),
+    ("<lora:style:0.8> ((cat))", ["<lora:style:0.8>", "((cat))"]), ("{red|blue} cat BREAK", ["{red|blue}", "BREAK"]),
+    ("cat::2 --ar 16:9", ["cat::2", "--ar 16:9"]), ("[cat:dog:0.5] __animal__", ["[cat:dog:0.5]", "__animal__"]),
+    ("a well-known cat - at 10:30, 3:4, C++", ["C++"]), ("a cat: it surfs -- well, at <3 km/h and 5+5", []),
+    ("a rock and roll cat, e.g. 3 > 2", []),
+])  # fmt: skip
+def test_the_notation_of_other_programs_is_found(text: str, pieces: list[str]) -> None:
+    assert foreign(text) == pieces
+
+
+def test_what_does_nothing_is_said(engine: Any) -> None:  # noqa: F811
+    def notes(prompt: str = "a cat", **changed: Any) -> str:
+        return "\n".join(engine.start(Shot(prompt, **SIZE | changed)).notes)
+
+    assert "--negative does nothing at --guidance 1" in notes(negative="dog", guidance=1)
+    assert "nothing" not in notes(negative="dog", guidance=2) + notes(guidance=1)
+    assert "does not know: walrus, éclair" in notes(negative="a walrus, éclair", guidance=2)
+    assert "are not read, the words in them are as any others: (cat:1.2)" in notes("a (cat:1.2)")
+    assert "[dog]" in notes(negative="[dog]") and "left out: jumps" in notes("a cat surfs, then jumps")
+    long = "a cat " * 20
+    assert "reads the first" not in notes(long)  # the caption is short
+    assert 'of 40 words of "a cat a cat' in notes(long, captions=(long,)) and "of 40 words" in notes(negative=long)
+
+
 SIZE = {"width": SHOT.width, "height": SHOT.height, "frames": 6, "steps": 1, "model": "tiny"}
 
 
@@ -357,10 +386,10 @@ def test_a_video_says_what_became_of_its_prompt(
     assert sora("generate", "a kitten", "--from", "a.mp4", "-o", "kitten.mp4") == 0
     assert json.loads(Path("kitten.json").read_text())["shot"]["captions"] == [expand("a kitten", 3).caption]
     assert len(llm.asked) == 1
-    llm.answer = 503
+    llm.answer = 502
     capsys.readouterr()
     assert sora("loop", "a kitten", "--seconds", 0.4, "--res", "64x64", "--expand", llm.url, "-o", "b.mp4") == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if "503" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "502" in line]
     assert len(lines) == 1 and lines[0].endswith("the grammar expands the prompt")
     assert json.loads(Path("b.json").read_text())["shot"]["captions"] == [expand("a kitten").caption]
     for verb, where in (("extend", "after which"), ("reverse", "with which it ends")):

@@ -23,7 +23,7 @@ TABLE: dict[str, set[str]] = {
     "prompts": {"errors", "files", "shot", "world"},
     "storage": {"errors", "files", "geometry", "registry", "shot"},
     "placement": {"errors", "files", "geometry", "models", "registry", "sampling", "shot"},
-    "captioning": {"errors", "files", "media", "models", "placement", "registry"},
+    "captioning": {"errors", "files", "media", "models", "placement", "prompts", "registry"},
     "dataset": {"errors", "files", "geometry", "media", "models", "placement", "registry"},
     "pipelines": {
         "errors", "files", "geometry", "models", "placement", "prompts", "registry", "sampling", "shot", "storage",
@@ -38,7 +38,8 @@ EVERYTHING = ("cli", "train", "__main__", "__init__")
 WITHOUT_TORCH = (
     "errors", "geometry", "shot", "files.owned", "files.published", "files.weights", "media", "sampling.planner",
     "world.vocabulary", "registry", "registry.hub", "registry.hub_client", "registry.lora", "prompts.cache",
-    "prompts.grammar", "prompts.rewriting", "storage.latent_file", "storage.resume", "placement.estimate",
+    "prompts.grammar", "prompts.llm", "prompts.notation", "prompts.rewriting",
+    "storage.latent_file", "storage.resume", "placement.estimate",
     "placement.machine", "placement.memory", "captioning", "generation.anchors", "cli",
 )  # fmt: skip
 

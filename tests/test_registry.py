@@ -293,3 +293,26 @@ def test_what_is_no_model_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / "model" / "transformer" / "config.json").write_text(content)
         with pytest.raises(Failed, match=r"transformer/config\.json (cannot be read|holds no configuration)"):
             registry.entry("./model")
+
+
+@pytest.mark.parametrize(("name", "repository"), [
+    ("https://huggingface.co/a/b-c.1", "hf:a/b-c.1"), ("http://www.huggingface.co/a/b/", "hf:a/b"), ("hf.co/a/b",
+                                                                                                     "hf:a/b"),
+    ("https://huggingface.co/a/b/tree/v2/transformer", "hf:a/b@v2"), ("https://huggingface.co/a/b?library=x", "hf:a/b"),
+])  # fmt: skip
+def test_the_page_of_a_repository_is_the_repository(
+    monkeypatch: pytest.MonkeyPatch, name: str, repository: str
+) -> None:
+    monkeypatch.setattr(registry, "of_repository", lambda told: told)
+    assert registry.entry(name) == repository
+
+
+@pytest.mark.parametrize(("name", "complaint"), [
+    ("./vae.safetensors", "is a single file; docs/hub.md says"), ("./wan-Q4_K_M.gguf", "is not read; take safetensors"),
+    ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"), ("./nowhere",
+                                                                                    "there is no model in"),
+])  # fmt: skip
+def test_what_people_take_for_a_model_is_told(name: str, complaint: str) -> None:
+    with pytest.raises(SoraError, match=complaint) as told:
+        registry.entry(name)
+    assert "\n" not in str(told.value)

@@ -27,6 +27,7 @@ from wan_cases import (
     scaled,
     tokens,
 )  # fmt: skip
+from wan_folders import write_tokenizer
 
 from sora_cli.errors import SoraError
 from sora_cli.models.wan import attention
@@ -188,6 +189,18 @@ def test_the_tokenizer_ends_every_text_and_cuts_it(tmp_path: Path) -> None:
     assert tokenizer.encode("a cat surfing a cat").tolist() == [3, 4, 5, 1]
     with pytest.raises(SoraError, match=r"tokenizer\.json"):
         Umt5Tokenizer(tmp_path / "nothing")
+
+
+def test_what_lies_behind_the_context_is_told(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    tokenizer = Umt5Tokenizer(tmp_path / "tokenizer.json")
+    text = "xyz vbk " * 60
+    assert tokenizer.unread(text) == "" and len(tokenizer.encode(text)) < 512
+    for more in ("the end", "the end, and the rest of it " * 9):
+        unread, read = tokenizer.unread(text * 3 + more), tokenizer.encode(text * 3)
+        assert unread and clean(text * 3 + more).endswith(unread) and len(read) == 512
+        kept = clean(text * 3 + more).removesuffix(unread)
+        assert tokenizer.encode(kept).tolist() == read.tolist() and tokenizer.unread(kept) == ""
 
 
 def word_tokenizer(words: list[str]) -> dict[str, Any]:

@@ -179,6 +179,68 @@ def test_parse_understands_the_camera() -> None:
     assert parse("a snail, camera still").action is None
 
 
+@pytest.mark.parametrize(("prompt", "action", "camera", "more"), [
+    ("the camera stays still while a fox runs", "moving right", "still", []),
+    ("the camera holds still, a red fox runs from left to right", "moving right", "still", []),
+    ("a fox runs and the camera stays perfectly still", "moving right", "still", []),
+    ("a still camera films a dancing bear", "dancing", "still", []),
+    ("a static shot of a penguin walking to the left", "moving left", "still", []),
+    ("camera moves slowly to the right as a dog spins", "spinning", "pan right", ["slowly"]),
+    ("a slow zoom in on a cow, which jumps fast", "bouncing", "zoom in", ["slow"]),
+    ("the camera pushes in on a cat dancing", "dancing", "zoom in", []),
+    ("a penguin stands still, the camera pulls away", "standing still", "zoom out", []),
+    ("the camera circles a dancing dog", "dancing", None, ["camera circles"]),
+    ("the camera shakes while a train goes left", "moving left", None, ["camera shakes"]),
+    ("a cow, zoom in, then pan left", None, "zoom in", ["pan left"]),
+])
+def test_what_the_camera_does_is_not_what_a_subject_does(
+    prompt: str, action: str | None, camera: str | None, more: list[str]
+) -> None:
+    said = parse(prompt)
+    assert (said.action, said.camera, said.more) == (action, camera, more)
+    assert said.speed == ("fast" if "fast" in prompt else None)
+
+
+@pytest.mark.parametrize(("prompt", "more"), [
+    ("a cat moves to the left, then jumps", ["jumps"]),
+    ("a dog runs and jumps", ["runs"]),
+    ("a cat jumps to the left", ["left"]),
+    ("a snail moves slowly, then fast", ["fast"]),
+    ("a cat in the forest, then on the moon", ["moon"]),
+    ("a dog at night in the desert", ["night"]),
+    ("a big cat and a small dog", ["small"]),
+    ("a cat on the left, then on the right", ["rightside"]),
+    ("a cat surfing in the ocean, in the waves of the sea", []),
+    ("a balloon floating to the left", []),
+    ("a dog running, walking and trotting to the right", []),
+])
+def test_what_is_said_twice_is_named(prompt: str, more: list[str]) -> None:
+    assert parse(prompt).more == more
+
+
+def test_captions_of_the_world_say_nothing_twice(scenes: dict[str, list[Scene]]) -> None:
+    rng = random.Random(3)
+    for scene in scenes["train"][:500]:
+        assert parse(dense(scene)).more == []
+    told = [parse(sparse(scene, rng)) for scene in scenes["train"]]
+    assert sum(bool(said.more) for said in told) < 0.02 * len(told)
+
+
+@pytest.mark.parametrize(("prompt", "subjects", "unknown"), [
+    ("冲浪的猫", (), ["冲浪的猫"]),
+    ("кот на доске", (), ["кот", "на", "доске"]),
+    ("बिल्ली नाचती है", (), ["बिल्ली", "नाचती", "है"]),
+    ("قطة ترقص", (), ["قطة", "ترقص"]),
+    ("un éléphant, e\u0301toile", ("elephant",), ["un", "étoile"]),
+    ("🐈 and ✈️ with 🎻", ("cat", "airplane"), ["🎻"]),
+    ("ｃａｔ_dog", ("cat", "dog"), []),
+    ("naïve café", (), ["naïve", "café"]),
+])
+def test_what_is_not_read_is_named_in_whole_words(prompt: str, subjects: tuple, unknown: list[str]) -> None:
+    said = parse(prompt)
+    assert (said.subjects, said.unknown) == (subjects, unknown)
+
+
 def test_parse_lists_unknown_words_in_their_order() -> None:
     assert parse("a purple walrus and a cat surfing near a castle").unknown == ["purple", "walrus", "castle"]
 

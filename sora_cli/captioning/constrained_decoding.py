@@ -12,32 +12,38 @@ Said = tuple[int, ...]
 class Grammar:
     """Sentences of one phrase from each slot, in the order of the slots. An empty phrase leaves its slot out.
 
-    Phrases have their punctuation before them: "cat", "surfing", ", ocean"."""
+    Phrases have their punctuation before them: "cat", "surfing", ", ocean". Nothing is said twice: after "cat" there is
+    no "and a cat"."""
 
     def __init__(self, slots: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
         self.slots = [[(text, tuple(tokenizer.ids[word] for word in words(text))) for text in slot] for slot in slots]
         self.end = tokenizer.end
 
-    def next(self, said: Said, slot: int = 0) -> set[int]:
-        """What may come after these words, of which the first stands in this slot; the end of the text, too."""
-        if slot == len(self.slots):
+    def next(self, said: Said, before: tuple[str, ...] = ()) -> set[int]:
+        """What may come after these words, which follow phrases `before`; the end of the text, too."""
+        if len(before) == len(self.slots):
             return set() if said else {self.end}
         found: set[int] = set()
-        for _, phrase in self.slots[slot]:
+        for text, phrase in self.open(before):
             if said[: len(phrase)] == phrase:
-                found |= self.next(said[len(phrase) :], slot + 1)
+                found |= self.next(said[len(phrase) :], (*before, text))
             elif phrase[: len(said)] == said:
                 found.add(phrase[len(said)])
         return found
 
-    def phrases(self, said: Said, slot: int = 0) -> list[str] | None:
+    def open(self, before: tuple[str, ...]) -> list[tuple[str, Said]]:
+        """The phrases of the slot after these ones, without what they say already."""
+        said = tuple(f" {text}" for text in before if text)
+        return [(text, phrase) for text, phrase in self.slots[len(before)] if not f" {text}".endswith(said)]
+
+    def phrases(self, said: Said, before: tuple[str, ...] = ()) -> tuple[str, ...] | None:
         """The phrases of a whole sentence; None for words that are none."""
-        if slot == len(self.slots):
-            return None if said else []
-        for text, phrase in self.slots[slot]:
-            rest = self.phrases(said[len(phrase) :], slot + 1) if said[: len(phrase)] == phrase else None
+        if len(before) == len(self.slots):
+            return None if said else before
+        for text, phrase in self.open(before):
+            rest = self.phrases(said[len(phrase) :], (*before, text)) if said[: len(phrase)] == phrase else None
             if rest is not None:
-                return [text, *rest]
+                return rest
         return None
 
     def written(self, said: Said) -> str:

@@ -16,8 +16,10 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.weights import write
+from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
+BLANK = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\v\f"  # and marks of an encoding
 
 
 def caption(
@@ -34,7 +36,9 @@ def caption(
     served: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which model of the server; its first unless told.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer of the server.")] = 120,
+    timeout: Annotated[
+        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds that an answer of the server may take in all.")
+    ] = 120,
     keep_human: Annotated[
         float | None,
         typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
@@ -63,7 +67,7 @@ def caption(
     kept = {name for name in human if is_human(name, keep_human or 0.0, seed)}
     with Screen(quiet) as screen, table or nullcontext():
         todo = [name for name in files if not (name in table.rows if table else
-                                               sidecars and not force and beside(name).exists())]  # fmt: skip
+                                               sidecars and not force and has_caption(name))]  # fmt: skip
         if len(todo) < len(files):
             screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
         left = dict.fromkeys(todo)
@@ -127,6 +131,11 @@ def shown(folder: Path) -> Iterator[str]:
 
 def beside(name: str) -> Path:
     return Path(name).with_suffix(BESIDE)
+
+
+def has_caption(name: str) -> bool:
+    """Whether something lies beside a file that may be its caption: a blank one is none."""
+    return beside(name).exists() and (not beside(name).is_file() or beside(name).read_bytes().strip(BLANK) != b"")
 
 
 def check_sidecars(files: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.shot import Anchor, Shot
 
 if TYPE_CHECKING:
-    from sora_cli.prompts.rewriting import Writer
+    from sora_cli.prompts.llm import Server
 
-    How = str | Writer  # off, grammar, or who writes
+    How = str | Server  # off, grammar, or who writes
 
 OFF, GRAMMAR = "off", "grammar"
 
@@ -22,9 +22,11 @@ def asked(expand: str, writer: str | None, model: str) -> "How":
     """How the prompts of a model are expanded, where `auto` is as it was trained; SoraError for what cannot be."""
     trained = registry.entry(model).usage.grammar
     if "://" in expand:
-        from sora_cli.prompts.rewriting import Writer
+        from sora_cli.prompts.llm import Server
 
-        return Writer.parse(expand, writer)
+        if "#" in expand and writer:
+            raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
+        return Server.at(expand, writer)
     if expand not in ("auto", OFF, GRAMMAR):
         raise SoraError(f"unknown --expand {expand!r}; there are auto, off, grammar, or the http:// address of an LLM")
     if writer is not None:
@@ -62,7 +64,7 @@ def reseeded(shot: Shot, seed: int) -> Shot:
     return reseeded(shot, seed) if shot.captions else replace(shot, seed=seed)
 
 
-def written(shot: Shot, writer: "Writer", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
+def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
     """What an LLM makes of the prompts; the prompts themselves if it fails."""
     from sora_cli.prompts.rewriting import rewritten
 

@@ -56,7 +56,7 @@ class Screen:
 
     def __init__(self, quiet: bool = False, preview: bool = False) -> None:
         self.quiet, self.preview = quiet, preview
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
         self.progress = Bars(
             *self.columns(),
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,

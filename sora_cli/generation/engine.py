@@ -29,6 +29,7 @@ from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.pipelines.codec import DECODED, pictures_of
 from sora_cli.placement import estimate
 from sora_cli.prompts.grammar import begins, captions_of
+from sora_cli.prompts.notation import unheard
 from sora_cli.registry import lora
 from sora_cli.sampling import planner
 from sora_cli.sampling.conditioning import ADRIFT, Timeline
@@ -141,6 +142,7 @@ class Run:
     def describe(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""
         yield from self.pipeline.notes(self.shot)
+        yield from unheard(self.shot, self.entry.usage.negative)
         yield from (lora.note(one) for one in self.shot.loras)
         c, shot = self.canvas, self.shot
         for caption in (new for new, typed in zip(self.prompts, shot.prompts, strict=True) if new != typed):

@@ -21,7 +21,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
-from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
+from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
@@ -30,6 +30,7 @@ from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
+from sora_cli.prompts.grammar import captions_of
 from sora_cli.registry import hub
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, euler_sigmas, timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Lora, Shot
@@ -82,7 +83,13 @@ class Wan:
     def notes(self, shot: Shot) -> Iterator[str]:
         if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
             raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {shot.steps}")
-        return iter(())
+        for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least
+            if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
+                yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
+
+    @property
+    def tokenizer(self) -> Umt5Tokenizer:
+        return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
         """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
@@ -136,7 +143,7 @@ class Wan:
         return found
 
     def encoded(self, text: str) -> Tensor:
-        tokens = Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json").encode(text)
+        tokens = self.tokenizer.encode(text)
         features: Tensor = self.use("text")(tokens.to(self.reads_on))
         return features.cpu()
 

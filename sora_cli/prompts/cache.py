@@ -32,11 +32,12 @@ def key_of(encoder: str, prompt: str, dtype: str) -> str:
 
 
 def seal(key: str, features: "Tensor") -> dict[str, str]:
-    """By what an entry is known to be whole, unchanged and the one that was asked for."""
+    """By what an entry is known to be whole, unchanged in shape, type and numbers, and the one that was asked for."""
     import torch
 
-    numbers = features.detach().cpu().contiguous().view(torch.uint8).numpy()
-    return {"key": key, "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
+    numbers = features.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    kind = f"{features.dtype} {tuple(features.shape)} ".encode()
+    return {"key": key, "sha256": hashlib.sha256(kind + numbers.tobytes()).hexdigest()}
 
 
 def default_folder() -> Path:

@@ -29,7 +29,7 @@ class Expansion:
     caption: str
     unknown: list[str]                   # words that the model never learned, each once
     scene: Scene
-    left_out: list[str] = field(default_factory=list)    # known subjects beyond the two that fit a scene
+    left_out: list[str] = field(default_factory=list)    # known words beyond what fits a scene
     read_as: dict[str, str] = field(default_factory=dict)    # misspelled words, and what they were taken for
 
 
@@ -103,7 +103,7 @@ def complete(said: Parsed, seed: int = 0) -> Expansion:
         side=said.side or free.side, height=said.height or free.height, beat=said.beat or free.beat,
         second=said.subjects[1] if len(said.subjects) > 1 else None,
     )  # fmt: skip
-    return Expansion(dense(scene), unknown(said), scene, list(said.subjects[2:]), said.read_as)
+    return Expansion(dense(scene), unknown(said), scene, [*said.subjects[2:], *said.more], said.read_as)
 
 
 def begins(caption: str) -> float:

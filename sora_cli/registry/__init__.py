@@ -7,6 +7,7 @@ may name a folder or a repository instead. No torch.
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
+SINGLE = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".zip")  # no folders
+PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+))?[/?#]?\S*")
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
 EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
 MAIN = "main"
@@ -155,6 +158,8 @@ def entry(name: str) -> Entry:
     in it stands in the way of no other model."""
     if name in registry():
         return registry()[name]
+    if page := PAGE.fullmatch(name):
+        return of_repository(HUB + "@".join(filter(None, page.groups())))
     if name.startswith(HUB):
         return of_repository(name)
     if "/" in name or os.sep in name or name.startswith((".", "~")):
@@ -265,6 +270,11 @@ def of_folder(name: str) -> Entry:
     """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
     encoder in it, with the shared one."""
     folder = Path(name).expanduser()
+    if "://" in name:
+        raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
+    if not folder.is_dir() and (folder.suffix.lower() in SINGLE or folder.is_file()):
+        other = "is not read; take safetensors" if folder.suffix.lower() not in SINGLE[:1] else "is a single file"
+        raise SoraError(f"--model {name} {other}; docs/hub.md says how weights.toml names single files")
     if (folder / EXPORTED).is_file():
         return of_export(name, folder)
     if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):

@@ -3,10 +3,13 @@ leads from the second, and from much else that people say, to the first. No torc
 
 import random
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 
+from sora_cli.world import camera
+from sora_cli.world.camera import Match
 from sora_cli.world.scene import Scene
 from sora_cli.world.spelling import meant
 from sora_cli.world.synonyms import ALSO, OTHERS
@@ -35,11 +38,13 @@ _DIRECTIONS = {
     "falling": ("down", "downwards", "downward"),
 }
 _TOWARDS = {"left side": "moving left", "right side": "moving right"}
+_TRAVELLING = ("moving left", "moving right", "rising", "falling", "surfing", "circling", "floating")
 _PLAIN = {"size": SIZES, "speed": SPEEDS, "side": SIDES, "height": HEIGHTS, "beat": BEATS}    # said as they are listed
 # These give way to other places: "at night in the desert" is the desert.
 _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
          "midnight": "place?", "nighttime": "place?", "dusk": "place?", "sundown": "place?",
          "water": "place??", "waves": "place??", "big wave": "place??", "huge wave": "place??"}
+_TAGS, _AS_EMOJI = re.compile(r"<[^<>]*>"), "\ufe0f"
 _APOSTROPHES = re.compile(r"['’]s\b|['’]")
 _PART = "(?: hand)? (?:side|half|edge|corner|third)"
 # What says where something is or goes, by words that mean little alone, and how the table below has it.
@@ -65,7 +70,7 @@ _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the
 @dataclass(frozen=True)
 class Parsed:
     """What a prompt says in the words of the world; None: not said. `unknown`: content words it lacks;
-    `read_as`: misspelled words, and what they were taken for."""
+    `more`: words for what a scene has but once; `read_as`: misspelled words, and what they were taken for."""
 
     subjects: tuple[str, ...] = ()
     action: str | None = None
@@ -77,6 +82,7 @@ class Parsed:
     height: str | None = None
     beat: str | None = None
     unknown: list[str] = field(default_factory=list)
+    more: list[str] = field(default_factory=list)
     read_as: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,33 +113,49 @@ def sparse(scene: Scene, rng: random.Random) -> str:
 
 def parse(prompt: str) -> Parsed:
     """Map a user's words to the vocabulary. The first mention of each field wins; subjects are all kept."""
-    found: dict[str, list[str]] = {}
-    said = _said(prompt)
-    read_as = {word: right for word in said if word not in _KNOWN and (right := meant(word, _MEANING))}
-    for kind, value in _matches([read_as.get(word, word) for word in said]):
-        found.setdefault(kind, [])
-        if value not in found[kind] or kind == "unknown":
-            found[kind].append(value)
+    clauses = _said(prompt)
+    read_as = {word: right for word in chain(*clauses) if word not in _KNOWN and (right := _meant(word))}
+    found = [match for clause in clauses
+             for match in camera.sorted_out(list(_matches([read_as.get(word, word) for word in clause])))]  # fmt: skip
+    kinds: dict[str, list[str]] = {}
+    for kind, value, _ in found:
+        kinds.setdefault(kind, []).append(value)
 
-    def first(kind: str) -> str | None:
-        return found.get(kind, [None])[0]  # type: ignore[list-item]
+    def first(*names: str) -> str | None:
+        return next((kinds[name][0] for name in names if name in kinds), None)
 
-    place = first("place") or first("place?") or first("place??")
-    action, travels, beside = first("action"), "travel" in found, first("beside")
+    action, travels, beside = first("action"), "travel" in kinds, first("beside")
     if action in (None, "floating"):             # what floats to the left moves left
         towards = first("direction") or (_TOWARDS[beside] if beside and travels else None)
         action = towards or action or ("moving right" if travels else None)
-    return Parsed(tuple(found.get("subject", ())), action, place, first("size"), first("speed"), first("camera"),
-                  first("side") or (None if travels else beside), first("height"), first("beat"),
-                  found.get("unknown", []), read_as)
+    said = Parsed(tuple(dict.fromkeys(kinds.get("subject", ()))), action, first("place", "place?", "place??"),
+                  first("size"), first("speed"), first("camera"), first("side") or (None if travels else beside),
+                  first("height"), first("beat"), kinds.get("unknown", []), read_as=read_as)  # fmt: skip
+    return replace(said, more=list(dict.fromkeys(match.words for match in found if _is_more(match, said))))
 
 
-def _said(prompt: str) -> list[str]:
-    """The words of a prompt, with one way to say what there are many for."""
-    text = _APOSTROPHES.sub("", prompt.lower().replace("-", " "))
-    for pattern, meant_by in _SAME:
+def _meant(word: str) -> str | None:
+    """The known word that one is without its accents, or a misspelling of."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", word) if not unicodedata.combining(letter))
+    return plain if plain in _KNOWN else meant(plain, _MEANING)
+
+
+def _is_more(match: Match, said: Parsed) -> bool:
+    """Whether something is said beside what a scene holds of its kind."""
+    kind = match.kind.rstrip("?")
+    if kind == "travel":
+        return said.action not in _TRAVELLING
+    if kind in ("action", "direction"):
+        return match.value != said.action and not (match.value == "floating" and said.action in _TRAVELLING)
+    return kind == "more" or kind in ("place", "camera", *_PLAIN) and match.value != getattr(said, kind)
+
+
+def _said(prompt: str) -> list[list[str]]:
+    """The words of a prompt, clause by clause, with one way to say what there are many for."""
+    text = _APOSTROPHES.sub("", _TAGS.sub(" ", unicodedata.normalize("NFKC", prompt).lower().replace("-", " ")))
+    for pattern, meant_by in (*_SAME, *camera.SAME):
         text = pattern.sub(meant_by, text)
-    return tokens(text)
+    return [said for clause in camera.CLAUSE.split(text) if (said := tokens(clause))]
 
 
 def words() -> list[str]:
@@ -146,8 +168,17 @@ def words() -> list[str]:
 
 
 def tokens(caption: str) -> list[str]:
-    """Lower-case words of a caption, punctuation removed."""
-    return re.findall(r"[a-z0-9']+", caption.lower().replace("-", " "))
+    """Lower-case words of a caption in any script, and emojis; punctuation removed."""
+    text = unicodedata.normalize("NFKC", caption).lower().replace("-", " ").replace(_AS_EMOJI, "")
+    return "".join(map(_spaced, text)).split()
+
+
+def _spaced(letter: str) -> str:
+    """A letter of a word, an emoji as a word of its own, or what is between words."""
+    kind = unicodedata.category(letter)
+    if kind[0] in "LMN" or letter == "'":
+        return letter
+    return f" {letter} " if kind == "So" else "" if kind == "Cf" else " "
 
 
 def _article(phrase: str | None) -> str:
@@ -213,6 +244,7 @@ def _entries() -> Iterator[tuple[list[str], str, str]]:
     for subject in SUBJECTS.values():
         for *rest, noun in _phrases(subject.name, *subject.synonyms):
             yield from (([*rest, form], "subject", subject.name) for form in _plurals(noun))
+        yield [subject.emoji], "subject", subject.name
     yield from ((phrase.split(), "unknown", phrase) for phrase in OTHERS)
 
 
@@ -240,13 +272,15 @@ _KNOWN = {word for phrase in _TABLE for word in phrase} | _STOP | _QUIET
 _MEANING = {key[0]: _TABLE[key] for key in _written() if key in _TABLE}
 
 
-def _matches(said: list[str]) -> Iterator[tuple[str, str]]:
+def _matches(said: list[str]) -> Iterator[Match]:
     """Greedy longest matches from left to right; what matches nothing and carries meaning is unknown."""
     left = list(_key(said))
     while left:
         size = next((n for n in range(min(_LONGEST, len(left)), 0, -1) if tuple(left[:n]) in _TABLE), 0)
         if size:
-            yield _TABLE[tuple(left[:size])]
+            yield Match(*_TABLE[tuple(left[:size])], " ".join(left[:size]))
+        elif left[0] in camera.LENS:
+            yield Match("lens", "", left[0])
         elif left[0] not in _QUIET and not left[0].isdigit():
-            yield "unknown", left[0]
+            yield Match("unknown", left[0], left[0])
         del left[: size or 1]

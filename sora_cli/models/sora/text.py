@@ -6,6 +6,7 @@ a test holds the two together), so that `generate` never pays for importing open
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,11 +52,16 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self.end + 1
 
+    @property
+    def most(self) -> int:
+        """Words of a text that are read."""
+        return self.context - 2
+
     def encode(self, texts: Sequence[str]) -> LongTensor:
         """Token numbers [B, L]; what does not fit the context is cut off before the end-of-text token."""
         rows = torch.full((len(texts), self.context), PAD)
         for row, text in zip(rows, texts, strict=True):
-            known = [self.ids.get(word, UNKNOWN) for word in words(text)][: self.context - 2]
+            known = [self.ids.get(word, UNKNOWN) for word in words(text)][: self.most]
             row[: len(known) + 2] = torch.tensor([START, *known, self.end])
         return rows                                                                 # type: ignore[return-value]
 
@@ -66,7 +72,7 @@ class Tokenizer:
 
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation: "The cat's ball!" is the, cats, ball."""
-    return re.findall(r"[^\W_]+", re.sub(r"['’]", "", text.lower()))
+    return re.findall(r"[^\W_]+", re.sub(r"['’]", "", unicodedata.normalize("NFC", text).lower()))
 
 
 class Attention(nn.Module):

@@ -85,6 +85,11 @@ class Umt5Tokenizer:
         """Token numbers [L]; L is at most the context."""
         return torch.tensor(self.tokenizer.encode(clean(prompt)).ids)  # type: ignore[return-value]
 
+    def unread(self, prompt: str) -> str:
+        """What of a prompt lies behind the context; "" if it is read as a whole."""
+        found = self.tokenizer.encode(clean(prompt))
+        return clean(prompt)[max(end for _, end in found.offsets) :].strip() if found.overflowing else ""
+
 
 # -- The encoder ------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.config import Losses, TrainerConfig
 from sora_cli.train.trainer.loop import fit
+from sora_cli.train.unread import note_unread
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -222,6 +223,8 @@ def run(preset: Preset, options: ClipOptions) -> Path:
     device, dtype = distributed.init(options)
     clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
     tokenizer = Tokenizer(clips.vocabulary, clips.context)
+    if isinstance(clips, Footage):
+        note_unread(clips.dataset.captions, tokenizer.most)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
         config, clip = build(preset, clips, tokenizer)

@@ -45,6 +45,7 @@ from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
+from sora_cli.train.unread import note_unread
 from sora_cli.world.motion import BAR
 
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
@@ -189,6 +190,7 @@ def data_of(options: DitOptions, recipe: TrainerConfig, vae: Vae, conditioner: C
         return WorldPacks(window, conditioner, recipe.batch, options.seed, schedule, options.drop_tokens)
     networks = frozen(options)
     dataset = Dataset(options.data, networks["vae"])
+    note_unread(dataset.captions, conditioner.tokenizer.most)
     budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
     return DatasetPacks(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
                  networks["text"], encoder)  # fmt: skip

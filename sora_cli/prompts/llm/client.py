@@ -1,0 +1,262 @@
+"""A server that speaks OpenAI's protocol: what it is asked, for how long, and with whose key. No torch."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from queue import Empty, Queue
+from threading import Thread
+from time import monotonic, sleep
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.prompts.llm.answers import sentence
+
+KEY, OPENAI_KEY, OPENAI = "SORA_LLM_KEY", "OPENAI_API_KEY", "https://api.openai.com"
+TIMEOUT, PATIENCE = "SORA_LLM_TIMEOUT", 60.0  # seconds that a question may take, with all that is asked again
+LONGER = f"{TIMEOUT}=SECONDS (caption: --timeout) waits longer"
+BUSY, BROKEN = (429, 503, 529), (500, 502, 504)  # asked again while there is time, and a few times
+TRIES = 3
+PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a second try, doubled before every further one
+LARGEST = 4_000_000  # bytes of an answer
+PORTS = {"http": 80, "https": 443}
+GOOD, MOVED, REFUSED = 200, range(300, 400), (401, 403)
+THOUGHTS = ("thinking", "reasoning")  # parts of an answer beside its text
+
+Item = TypeVar("Item")
+
+
+class Reply(NamedTuple):
+    status: int
+    body: bytes
+    later: str  # Retry-After
+    where: str  # Location
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a language model is asked, which one, and how many seconds a question may take in all."""
+
+    url: str  # http://HOST:PORT/v1
+    model: str = ""  # "": the one it has
+    patience: float = PATIENCE
+
+    @classmethod
+    def at(cls, address: str, model: str | None = None, patience: float | None = None) -> "Server":
+        """That of http://HOST:PORT, with or without /v1, and with #MODEL if it is not told; SoraError for what is no
+        address. Patience is that of SORA_LLM_TIMEOUT unless told."""
+        parts = parse(address)
+        path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        if not any(step[:1] == "v" and step[1:2].isdigit() for step in path.split("/")):
+            path += "/v1"
+        url = parts._replace(path=path, fragment="").geturl()
+        return cls(url, model or unquote(parts.fragment), usual_patience() if patience is None else patience)
+
+    def __str__(self) -> str:
+        return urlsplit(self.url).netloc + urlsplit(self.url).path
+
+    def first(self) -> "Server":
+        """The same with its first model, unless one is named."""
+        if self.model:
+            return self
+        found = self.asked("GET", "/models")
+        with protocol(self):
+            names = [str(one["id"]) for one in found["data"]]
+        if not names:
+            raise SoraError(f"{self} serves no model; load one first")
+        return replace(self, model=names[0])
+
+    def answer(self, messages: list[dict[str, Any]], tokens: int) -> str:
+        """The sentence that it answers with; Failed, in one line that names the server, where there is none."""
+        asked = {"messages": messages, "max_tokens": tokens, "temperature": 0, "seed": 0, "stream": False}
+        found = self.asked("POST", "/chat/completions", asked | ({"model": self.model} if self.model else {}))
+        with protocol(self):
+            choice = found["choices"][0]
+            message, finish = choice["message"], choice.get("finish_reason")
+            if message.get("refusal"):
+                message, finish = {"content": message["refusal"]}, "refusal"
+            text = text_of(message["content"])
+        return sentence(text, str(finish or ""), str(self))
+
+    # ---- on the way -----------------------------------------------------------------------------------------
+
+    def asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the JSON of an answer says. A busy server is asked again as long as patience lasts, a broken one a few
+        times; Failed in one line."""
+        end, tries = monotonic() + self.patience, 0
+        while True:
+            reply = self.reply(method, path, body, end)
+            if reply.status == GOOD:
+                with protocol(self):
+                    return said(json.loads(reply.body), self)
+            tries += 1
+            pause = pause_of(reply.later, tries)
+            again = reply.status in BUSY or reply.status in BROKEN and tries < TRIES
+            if not again or monotonic() + pause > end:
+                raise Failed(self.refusal(reply, pause if again else 0))
+            sleep(pause)
+
+    def reply(self, method: str, path: str, body: dict[str, Any] | None, end: float) -> Reply:
+        """One answer as a whole, however slowly it drips, before `end`."""
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        parts = urlsplit(self.url)
+        url = parts._replace(path=parts.path + path).geturl()
+        left = max(0.01, end - monotonic())
+        failures: Any = HfHubHTTPError.__mro__[1]  # of the library that the client speaks HTTP with, whichever that is
+        try:
+            return within(left, lambda: fetched(method, url, body, left))
+        except OfflineModeIsEnabled as error:
+            raise Failed(f"HF_HUB_OFFLINE is set, and keeps us from {self}, too; unset it") from error
+        except (failures, OSError) as error:
+            if "Timeout" in type(error).__name__:
+                raise Failed(f"{self} does not answer in {self.patience:g} s; {LONGER}") from error
+            raise Failed(f"{self} cannot be reached{in_brackets(str(error))}; is it running?") from error
+
+    def refusal(self, reply: Reply, pause: float) -> str:
+        """What an answer that is none says, in one line."""
+        if reply.status in MOVED:
+            there = urljoin(self.url, reply.where)
+            return f"{self} sends us on to {printable(there) or 'nowhere'}; name that one if you mean it"
+        line = f"{self} answers {reply.status}{in_brackets(reason(reply.body))}"
+        if reply.status in REFUSED:
+            return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
+        return f"{line}; busy for longer than {self.patience:g} s: {LONGER}" if pause else line
+
+@contextmanager
+def protocol(server: Server) -> Iterator[None]:
+    """What an answer lacks, as Failed in one line."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        line = f"{server} does not answer as OpenAI's protocol wants it; is that the right address?"
+        raise Failed(line) from error
+
+
+def parse(address: str) -> SplitResult:
+    """An address in its parts; SoraError for what is none, or holds a password."""
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in PORTS and parts.hostname and (parts.port or 1)
+    except ValueError:
+        known = False
+    if not known or not address.isascii() or not address.isprintable() or " " in address:
+        raise SoraError(f"{address[:100]!a} is no address; it must look like http://localhost:11434/v1#MODEL")
+    if "@" in parts.netloc:
+        raise SoraError(f"the address has a password in it; put the key into the variable {KEY} instead")
+    return parts
+
+
+def usual_patience() -> float:
+    """That of the environment; SoraError for one that is no time."""
+    text = os.environ.get(TIMEOUT) or str(PATIENCE)
+    with suppress(ValueError):
+        if math.isfinite(seconds := float(text)) and seconds > 0:
+            return seconds
+    raise SoraError(f"{TIMEOUT} is {text[:40]!a}; it must be a number of seconds, such as 120")
+
+
+def is_openai(url: str) -> bool:
+    parts = urlsplit(url)
+    return (parts.scheme, parts.hostname, parts.port or PORTS["https"]) == ("https", urlsplit(OPENAI).hostname, 443)
+
+
+def key_for(url: str) -> str:
+    """The key that belongs to a server: OpenAI's is for OpenAI alone."""
+    name = OPENAI_KEY if is_openai(url) and os.environ.get(OPENAI_KEY) else KEY
+    key = os.environ.get(name, "").strip()
+    if not (key.isascii() and (key.isprintable())):
+        raise SoraError(f"{name} holds letters that no key has")
+    return key
+
+
+def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Reply:
+    """What is at an address itself: nobody is sent on to another one. Too much of it is a ValueError."""
+    from huggingface_hub.utils import get_session
+
+    headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
+    how: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
+    with get_session().stream(method, url, **how) as response:
+        pieces, size = [], 0
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST:
+                return Reply(GOOD, b"", "", "")
+        get = response.headers.get
+        return Reply(response.status_code, b"".join(pieces), get("retry-after", ""), get("location", ""))
+
+
+def within(seconds: float, work: Callable[[], Item]) -> Item:
+    """What some work comes to, if it does in so many seconds; TimeoutError otherwise, and it is left to itself."""
+    done: Queue[tuple[Item | None, BaseException | None]] = Queue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except Exception as error:  # noqa: BLE001  (raised below, where it is waited for)
+            done.put((None, error))
+
+    Thread(target=run, daemon=True).start()
+    try:
+        found, error = done.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError from None
+    if error:
+        raise error
+    return found  # type: ignore[return-value]
+
+
+# ---- what an answer says --------------------------------------------------------------------------------------
+
+
+def said(found: Any, server: Server) -> Any:
+    """An answer, unless it is an error under the status of a good one."""
+    if isinstance(found, dict) and found.get("error"):
+        raise Failed(f"{server} answers with an error{in_brackets(reason(json.dumps(found).encode()))}")
+    return found
+
+
+def text_of(content: Any) -> str:
+    """The text of a message: itself, or its parts of text; TypeError for any other."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in list(content)]
+    texts = [part["text"] for part in parts if part["type"] not in THOUGHTS]
+    if not isinstance(content, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{type(content)} is no text")
+    return "".join(texts)
+
+
+def pause_of(later: str, tries: int) -> float:
+    """Seconds until a server is asked again: as many as it wants, or until the date it says, or more each time."""
+    with suppress(ValueError):
+        if math.isfinite(seconds := float(later)):
+            return max(0.0, seconds)
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, (parsedate_to_datetime(later) - datetime.now(UTC)).total_seconds())
+    return min(LONGEST_PAUSE, PAUSE * 2 ** (tries - 1))
+
+
+def reason(body: bytes) -> str:
+    """What a refusal says: its message if it is OpenAI's kind of JSON, or its first line."""
+    text = body.decode(errors="replace")
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        told = json.loads(text)
+        told = told.get("error") or told.get("message") or told.get("detail") or ""
+        return str(told.get("message", "") if isinstance(told, dict) else told)
+    return (text.strip().splitlines() or [""])[0]
+
+
+def in_brackets(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return f" ({line})" if line else ""
+
+
+def printable(text: str) -> str:
+    return "".join(letter for letter in text[:120] if letter.isprintable())

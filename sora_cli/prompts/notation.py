@@ -1,0 +1,29 @@
+"""What of prompts has no effect: what other programs have their users write into them, and what is unread. No torch."""
+
+import re
+from collections.abc import Iterator
+
+from sora_cli.shot import Shot
+
+WAYS = re.compile(
+    r"<[\w ]+:[^<>]*>"                             # <lora:name:1>, <hypernet:...>
+    r"|\([^()]*:\s*-?\d*\.?\d+\s*\)"               # (cat:1.3)
+    r"|\(+[^()]*\)+[+-]*|\[+[^\[\]]*\]+|\{[^{}]*[|}]"    # (cat), ((cat)), [dog], [a:b:8], {a|b}
+    r"|\w+(?:\+{1,}|-{2,})(?!\w)"                  # cat++, cat--
+    r"|\S+::-?\d*\.?\d*|\B--[a-z]\w*(?: [\d:.]+)?"       # cat::2, --ar 16:9
+    r"|\b(?:BREAK|AND|ADDCOMM|ADDBASE|ADDROW|ADDCOL)\b|\b(?:embedding|wildcard):\S+|__[\w/-]+__"
+)  # fmt: skip
+
+
+def foreign(text: str) -> list[str]:
+    """The pieces of a prompt that are such notation, each once, in order."""
+    return list(dict.fromkeys(match[0].strip() for match in WAYS.finditer(text)))
+
+
+def unheard(shot: Shot, usual: str) -> Iterator[str]:
+    """What of a shot's prompts does nothing, a line each; `usual` is the model's own negative prompt."""
+    if shot.negative.strip() and shot.guidance == 1 and shot.negative != usual:
+        yield "--negative does nothing at --guidance 1; a higher one makes use of it"
+    if found := dict.fromkeys(one for text in (*shot.prompts, shot.negative) for one in foreign(text)):
+        pieces = ", ".join(one[:40] for one in list(found)[:8])
+        yield f"weights and the like of other programs are not read, the words in them are as any others: {pieces}"
