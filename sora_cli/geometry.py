@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from sora_cli.errors import SoraError
 
@@ -155,6 +156,7 @@ class Canvas:
         return 1 - self.crop_width * self.crop_height / (self.width * self.height)
 
 
+@cache
 def canvas(
     width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS
 ) -> Canvas:

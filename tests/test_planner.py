@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_cli.errors import SoraError
+from sora_cli.sampling import planner
 from sora_cli.sampling.planner import SCHEMES, Window, circle, mirrored, plan, spread
 
 
@@ -165,3 +166,31 @@ def test_frames_of_a_circle_are_made_between_their_neighbours(total: int, size: 
             assert max(done for done in around if done < frame) in window.observed
             assert min(done for done in around if done > frame) in window.observed
         exists |= {frame % total for frame in window.latent}
+
+
+@given(done=st.sets(st.integers(0, 60), min_size=1), budget=st.integers(1, 9), data=st.data())
+def test_a_window_sees_what_a_look_at_every_frame_finds(done: set[int], budget: int, data: st.DataObject) -> None:
+    """The planner looks at a few frames around the new ones; here every frame is ranked."""
+    start = data.draw(st.integers(0, 60).filter(lambda frame: frame not in done))
+    latent = [frame for frame in range(start, start + data.draw(st.integers(1, 6))) if frame not in done]
+    past = sorted(done)
+    borders = {near for new in latent for near in (max((f for f in past if f < new), default=-1),
+                                                   min((f for f in past if f > new), default=-1))}  # fmt: skip
+
+    def rank(frame: int) -> tuple[bool, bool, int, int]:
+        return frame != 0, frame not in borders, min(abs(frame - new) for new in latent), frame
+
+    assert planner._nearest(latent, planner.Done(done), budget) == sorted(past, key=rank)[:budget]
+    near = [frame for frame in sorted(set(past) - {0}, key=rank)][: budget - max(budget // 2, 1)]
+    spread = planner.spread([frame for frame in past if frame not in near], max(budget // 2, 1))
+    assert sorted(planner._near_and_far(latent, planner.Done(done), budget)) == sorted(near + spread)
+
+
+@pytest.mark.parametrize("scheme", ["autoregressive", "sliding", "long-range", "hierarchy"])
+def test_an_hour_is_planned_by_looking_at_a_few_frames_a_window(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    around = planner.Done.around
+    monkeypatch.setattr(planner.Done, "around", lambda *a: looked.append(len(found := around(*a))) or found)
+    windows = planner.plan(21_601, scheme, size=8, step=6)
+    assert sorted(frame for window in windows for frame in window.latent) == list(range(21_601))
+    assert max(looked, default=0) <= 2 * 8 + 6

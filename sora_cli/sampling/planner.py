@@ -5,10 +5,10 @@ The network is the same for every scheme; only the order in which frames come to
 (Harvey et al., "Flexible Diffusion Modeling of Long Videos", 2022). All indices count latent frames.
 """
 
-from bisect import bisect
+from bisect import bisect, bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, pairwise, takewhile, zip_longest
+from itertools import chain, groupby, islice, pairwise, takewhile, zip_longest
 from itertools import count as count_from
 from math import ceil
 
@@ -32,7 +32,36 @@ class Window:
         return tuple(sorted(self.observed + self.latent))
 
 
-Context = Callable[[Sequence[int], set[int], int], Iterable[int]]  # (latent, done, budget) -> observed
+class Done:
+    """Frames that exist, in the order of time. A window looks at a few of them: an hour is planned in no time."""
+
+    def __init__(self, frames: Iterable[int]) -> None:
+        self.sorted, self.all = sorted(frames), set(frames)
+
+    def __len__(self) -> int:
+        return len(self.sorted)
+
+    def __contains__(self, frame: int) -> bool:
+        return frame in self.all
+
+    def add(self, frames: Sequence[int]) -> None:
+        for frame in frames:
+            insort(self.sorted, frame)
+        self.all.update(frames)
+
+    def around(self, latent: Sequence[int], count: int) -> list[int]:
+        """Those among the new frames, and the nearest `count` on either side."""
+        first, last = bisect_left(self.sorted, latent[0]), bisect(self.sorted, latent[-1])
+        return self.sorted[max(0, first - count) : last + count]
+
+    def without(self, frames: Sequence[int], index: int) -> int:
+        """The frame at an index among those that are not these."""
+        for gone in sorted(bisect_left(self.sorted, frame) for frame in frames):
+            index += gone <= index
+        return self.sorted[index]
+
+
+Context = Callable[[Sequence[int], Done, int], Iterable[int]]  # (latent, done, budget) -> observed
 
 
 def plan(
@@ -60,7 +89,7 @@ def plan(
 
 def full(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Every finished frame is observed, so windows grow: for the cache, or for short videos."""
-    return _sweep(total, known, size, step, lambda latent, done, budget: done)
+    return _sweep(total, known, size, step, lambda latent, done, budget: done.sorted)
 
 
 def autoregressive(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
@@ -80,11 +109,11 @@ def sliding(total: int, known: frozenset[int], size: int, step: int) -> Iterator
 
 def hierarchy(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Key frames over the whole video first, then what lies between them, level by level."""
-    done = set(known)
+    done = Done(known)
     for level in _levels(range(total), known, size, step):
-        for latent in _joined(level, done, size, step):
+        for latent in _joined(level, list(done.sorted), size, step):
             yield Window(_sorted(_nearest(latent, done, size - len(latent))), latent)
-            done |= set(latent)
+            done.add(latent)
 
 
 SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] = {
@@ -127,23 +156,27 @@ def circle(total: int, size: int, step: int) -> list[Window]:
 
 def _sweep(total: int, known: frozenset[int], size: int, step: int, context: Context) -> Iterator[Window]:
     """Fill the leftmost hole until none is left; away from what exists, so a lone end grows backwards."""
-    done = set(known)
-    while holes := _runs(range(total), done):
-        hole, room = holes[0], _room(done, size, step)
-        backwards = bool(done) and min(done) > hole[0]
-        latent = hole[-room:] if backwards else hole[:room]
+    done, start = Done(known), 0
+    while start < total:
+        if start in done:
+            start += 1
+            continue
+        after = done.sorted[bisect(done.sorted, start) :][:1]
+        hole, room = range(start, *(after or [total])), _room(len(done), size, step)
+        backwards = len(done) > 0 and done.sorted[0] > start
+        latent = tuple(hole[-room:] if backwards else hole[:room])
         yield Window(_sorted(context(latent, done, size - len(latent))), latent)
-        done |= set(latent)
+        done.add(latent)
 
 
-def _room(done: set[int] | frozenset[int], size: int, step: int) -> int:
-    """How many frames a window may make: `step`, or all that finished frames cannot fill."""
-    return max(step, size - len(done))
+def _room(done: int, size: int, step: int) -> int:
+    """How many frames a window may make: `step`, or all that so many finished frames cannot fill."""
+    return max(step, size - done)
 
 
-def _runs(level: Sequence[int], done: set[int]) -> list[tuple[int, ...]]:
+def _runs(level: Sequence[int], past: Sequence[int]) -> list[tuple[int, ...]]:
     """The unfinished frames of a sorted level, cut wherever a finished frame lies between two of them."""
-    past = sorted(done)
+    done = set(past)
     new = (frame for frame in level if frame not in done)
     return [tuple(run) for _, run in groupby(new, key=lambda frame: bisect(past, frame))]
 
@@ -151,9 +184,10 @@ def _runs(level: Sequence[int], done: set[int]) -> list[tuple[int, ...]]:
 # ---- which finished frames a window sees ------------------------------------------------------------------
 
 
-def _nearest(latent: Sequence[int], done: Iterable[int], budget: int) -> list[int]:
+def _nearest(latent: Sequence[int], done: Done, budget: int) -> list[int]:
     """Frame 0, then both neighbours of every new frame, then whatever is closest in time."""
-    past = sorted(done)
+    past = done.around(latent, budget + 1)
+    past = [0, *past] if 0 in done and past[:1] != [0] else past
     borders = _borders(latent, past)
 
     def rank(frame: int) -> tuple[bool, bool, int, int]:
@@ -162,18 +196,21 @@ def _nearest(latent: Sequence[int], done: Iterable[int], budget: int) -> list[in
     return sorted(past, key=rank)[:budget]
 
 
-def _touching(latent: Sequence[int], done: set[int], budget: int) -> list[int]:
+def _touching(latent: Sequence[int], done: Done, budget: int) -> list[int]:
     """Finished frames in one piece with the new ones, from both sides in turn."""
-    before = list(takewhile(done.__contains__, range(latent[0] - 1, -1, -1)))
-    after = list(takewhile(done.__contains__, count_from(latent[-1] + 1)))
+    before = list(islice(takewhile(done.__contains__, range(latent[0] - 1, -1, -1)), budget))
+    after = list(islice(takewhile(done.__contains__, count_from(latent[-1] + 1)), budget))
     in_turn = chain.from_iterable(zip_longest(before, after))
     return [frame for frame in in_turn if frame is not None][:budget]
 
 
-def _near_and_far(latent: Sequence[int], done: set[int], budget: int) -> list[int]:
+def _near_and_far(latent: Sequence[int], done: Done, budget: int) -> list[int]:
+    """Half of them next to the new frames, half spread over the rest, with frame 0."""
     far = max(budget // 2, 1)
-    near = _nearest(latent, done - {0}, budget - far)
-    return near + spread(sorted(done - set(near)), far)  # starts with frame 0
+    near = _nearest(latent, done, budget - far + 1)
+    near = [frame for frame in near if frame][: budget - far]
+    rest = spread(range(len(done) - len(near)), far)
+    return near + [done.without(near, index) for index in rest]
 
 
 def _borders(latent: Sequence[int], past: Sequence[int]) -> set[int]:
@@ -218,13 +255,13 @@ def _levels(frames: Sequence[int], known: frozenset[int], size: int, step: int) 
 
 
 def _fits(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> bool:
-    return len(set(frames) - known) <= _room(known, size, step)
+    return len(set(frames) - known) <= _room(len(known), size, step)
 
 
-def _joined(level: Sequence[int], done: set[int], size: int, step: int) -> Iterator[tuple[int, ...]]:
+def _joined(level: Sequence[int], seen: Sequence[int], size: int, step: int) -> Iterator[tuple[int, ...]]:
     """Neighbouring gaps of a level in one window, as long as all their borders are visible in it too."""
-    room, seen = _room(done, size, step), sorted(done)
-    pieces = [run[i : i + room] for run in _runs(level, done) for i in range(0, len(run), room)]
+    room = _room(len(seen), size, step)
+    pieces = [run[i : i + room] for run in _runs(level, seen) for i in range(0, len(run), room)]
     window: tuple[int, ...] = ()
     for piece in pieces:
         joined = window + piece
