@@ -30,11 +30,12 @@ from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.placement.device import pick_dtype
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import ADRIFT, Task
+from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.train.align import Learner
 from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
 from sora_cli.train.data.noising import example
 from sora_cli.train.data.packing import Clip
+from sora_cli.train.data.tasks import Task
 from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe

@@ -5,7 +5,8 @@ import torch
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.sampling.conditioning import MIX, Timeline, sample_strides, sample_task, visible
+from sora_cli.sampling.conditioning import Timeline, visible
+from sora_cli.train.data.tasks import MIX, sample_strides, sample_task
 
 
 def table(drawing: str) -> Tensor:
@@ -44,7 +45,7 @@ def test_forward_order_is_torchs_causal_mask() -> None:
 def test_nothing_known() -> None:
     line = Timeline.empty(parts=(3, 2), frames=4, height=2, width=5)
     assert line.latents.shape == (5, 4, 2, 5) and not line.latents.any() and not line.known.any()
-    assert line.order.tolist() == [1, 1, 1, 1] and line.done() == frozenset()
+    assert line.done() == frozenset()
 
 
 def test_anchors_keep_what_they_know() -> None:
@@ -52,7 +53,6 @@ def test_anchors_keep_what_they_know() -> None:
     clip, image = torch.randn(5, 2, 2, 5), torch.randn(3, 2, 5)
     line = empty.with_clip(0, clip).with_image(-1, image)
     assert line.known.tolist() == [[1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0]]
-    assert line.order.tolist() == [0, 0, 1, 1, 1, 0]
     assert torch.equal(line.latents[:, :2], clip) and torch.equal(line.latents[:3, -1], image)
     assert not line.latents[3:, -1].any() and not line.latents[:, 2:5].any()
     assert line.done() == {0, 1}

@@ -18,11 +18,11 @@ from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import Task
 from sora_cli.train.align import Learner
 from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin, runs
 from sora_cli.train.data.noising import NoisedSample, example
 from sora_cli.train.data.packing import Clip, Pack
+from sora_cli.train.data.tasks import Task
 from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.data.world_packs import BUDGET, Phase, Schedule, WorldPacks
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions

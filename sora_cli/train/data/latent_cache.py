@@ -23,8 +23,9 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
-from sora_cli.sampling.conditioning import ADRIFT, sample_strides
+from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.train.data.packing import TOLD, Clip
+from sora_cli.train.data.tasks import sample_strides
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
 from sora_cli.world.motion import BAR

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sora_cli.models.sora.patches import PATCH, Grid, patchify
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import Task, sample_task
 from sora_cli.train.align import aims_of
 from sora_cli.train.data.packing import Clip, Pack
+from sora_cli.train.data.tasks import Task, sample_task
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
-from sora_cli.sampling.conditioning import ADRIFT, sample_strides
+from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.train.align import Encoder
+from sora_cli.train.data.tasks import sample_strides
 from sora_cli.train.trainer.config import generator
 
 DROP_TEXT = 0.1

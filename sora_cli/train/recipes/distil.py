@@ -18,7 +18,8 @@ from torch import Tensor
 from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import sample_task, spread
+from sora_cli.sampling.conditioning import spread
+from sora_cli.train.data.tasks import sample_task
 from sora_cli.train.trainer.config import Losses
 
 LARGEST_GUIDANCE = 6.0
