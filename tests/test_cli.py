@@ -28,7 +28,7 @@ from sora_cli.storage.resume import Windows
 class FakeRun:
     """A grey ramp, 64x40 before scaling."""
 
-    source_size, clock = (64, 40), None
+    source_size, plan = (64, 40), types.SimpleNamespace(clock=None)
 
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
@@ -410,7 +410,7 @@ STOPPED = """
 import sys, types
 sys.path.insert(0, sys.argv[1])
 from test_cli import FakeEngine, FakeRun
-from sora_cli import cli, registry, weights
+from sora_cli import cli, registry
 import time
 engine = types.ModuleType("sora_cli.generation.engine")
 engine.Engine, engine.Known = FakeEngine, object

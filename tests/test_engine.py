@@ -113,29 +113,30 @@ def test_times_are_those_of_the_scene_unless_something_is_given(engine: Engine) 
     image = np.zeros((1, *engine.start(SHOT).source_size[::-1], 3), np.uint8)
     plain, begun, looped = (engine.start(SHOT), engine.start(SHOT, [Known(0, image)]),
                             engine.start(replace(SHOT, frames=24, loop=True)))  # fmt: skip
-    for window in plain.windows:
-        assert plain.seconds(window).tolist() == pytest.approx([plain.begins + frame / 6 for frame in window.frames])
+    for window in plain.plan.windows:
+        times = [plain.plan.begins + frame / 6 for frame in window.frames]
+        assert plain.seconds(window).tolist() == pytest.approx(times)
     for run in (begun, looped):
-        assert run.clock is None and all(run.seconds(window).min() >= ADRIFT for window in run.windows)
+        assert run.plan.clock is None and all(run.seconds(window).min() >= ADRIFT for window in run.plan.windows)
 
 
 def test_what_a_model_of_the_world_made_goes_on_with_its_clock(engine: Engine,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """A beat is a time at which the scene begins; latents of its own know theirs; loops of whole bars have one, too."""
     world = replace(engine.pipeline.entry, usage=replace(engine.pipeline.entry.usage, grammar=True, bar=8.0))
-    monkeypatch.setattr(engine.pipeline, "entry", world)
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": world})
     later = replace(SHOT, captions=("a large cat surfing normal, ocean, camera still, middle, low, beat three",))
     run = engine.start(later)
-    assert run.clock == 1.25 and float(run.seconds(run.windows[0]).min()) == pytest.approx(1.25)
+    assert run.plan.clock == 1.25 and float(run.seconds(run.plan.windows[0]).min()) == pytest.approx(1.25)
     latents = run.timeline.latents[:, :2]
     own = engine.start(later, [Known(-5, latents=latents, clock=3.0)], Span(5, 21, 0))
-    assert own.clock == pytest.approx(3.0)
+    assert own.plan.clock == pytest.approx(3.0)
     stranger = engine.start(later, [Known(-5, latents=latents)], Span(5, 21, 0))
-    assert stranger.clock is None
+    assert stranger.plan.clock is None
     for seconds, bars in ((8, 1), (7, 1), (9.5, 0), (16, 2), (4, 0)):
         looped = engine.start(replace(later, frames=int(seconds * 24) // 4 * 4, loop=True))
-        assert looped.bars == bars, seconds
-        times = torch.cat([looped.seconds(window) for window in looped.windows])
+        assert looped.plan.bars == bars, seconds
+        times = torch.cat([looped.seconds(window) for window in looped.plan.windows])
         assert (times.max() < 1.25 + 8 * bars) if bars else (times.min() >= ADRIFT)
 
 
@@ -180,7 +181,7 @@ def test_a_loop_is_decoded_from_its_file_to_the_same_bits(engine: Engine, tmp_pa
 def test_every_frame_follows_the_prompt_of_its_time(engine: Engine) -> None:
     shot = replace(SHOT, cues=(Cue("16", "a dog in the snow"), Cue("8", "a rocket in space")))
     run = engine.start(shot)
-    assert run.told(range(7)).tolist() == [0, 0, 2, 2, 1, 1, 1]
+    assert run.plan.prompt_index(range(7)) == [0, 0, 2, 2, 1, 1, 1]
     same, other = finished(engine, SHOT).latents, finished(engine, shot).latents
     assert same is not None and other is not None and not torch.allclose(same, other, atol=1e-4)
 
@@ -197,7 +198,7 @@ def test_finished_windows_are_not_made_again(engine: Engine) -> None:
 
     whole, again = engine.start(SHOT), engine.start(SHOT)
     list(whole.denoise(Kept()))
-    assert len(kept) == len(whole.windows) > 1
+    assert len(kept) == len(whole.plan.windows) > 1
     list(again.denoise(Kept()))
     assert torch.equal(whole.latents, again.latents) and again.flops < whole.flops
 

@@ -89,9 +89,9 @@ def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.Monk
     shot = replace(SHOT, **change)
     run = engines.Engine("tiny", "cpu", "float32").start(shot)
     list(run.denoise())
-    told = dry_run(shot, run.windows, "cpu", "float32")
+    told = dry_run(shot, run.plan.windows, "cpu", "float32")
     assert told.products == pytest.approx(run.flops, rel=0.15)
-    assert told.windows == len(run.windows) and run.latents is not None
+    assert told.windows == len(run.plan.windows) and run.latents is not None
     assert told.latents == run.latents.shape[1]
     assert told.disk["latents"] == run.latents.numel() * 4
 

@@ -227,7 +227,7 @@ def test_windows_go_on_from_the_last_latents(tiny: Tiny, monkeypatch: pytest.Mon
     engine = tiny(guidance=1.0)
     asked = spied(engine, monkeypatch)
     run = finished(engine, replace(SHOT, frames=41, guidance=1.0))
-    assert [window.frames for window in run.windows] == [(0, 1, 2, 3, 4), (3, 4, 5, 6, 7), (6, 7, 8, 9, 10)]
+    assert [window.frames for window in run.plan.windows] == [(0, 1, 2, 3, 4), (3, 4, 5, 6, 7), (6, 7, 8, 9, 10)]
     assert all(call["places"] == [0, 1, 2, 3, 4] for call in asked)
     assert all(torch.equal(call["x"][0, :, :2], latents(run)[:, 3:5]) for call in asked[3:6])
     assert len(list(run.frames())) == 41
@@ -236,7 +236,7 @@ def test_windows_go_on_from_the_last_latents(tiny: Tiny, monkeypatch: pytest.Mon
 def test_from_a_picture_the_way_is_backwards(tiny: Tiny) -> None:
     engine = tiny()
     run = finished(engine, replace(SHOT, frames=29), Known(28, pictures(1, engine.start(SHOT))))
-    assert [window.latent for window in run.windows] == [(3, 4, 5, 6, 7), (0, 1, 2)]
+    assert [window.latent for window in run.plan.windows] == [(3, 4, 5, 6, 7), (0, 1, 2)]
 
 
 def test_the_prompt_of_a_windows_middle_holds(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
     for _ in run.denoise():
         seen.append(set(networks))
     next(run.frames())
-    assert [*seen, set(networks)] == [{"vae"}, {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
+    assert [*seen, set(networks)] == [set(), {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
     assert run.glance() == []  # it would send the transformer away
 
 

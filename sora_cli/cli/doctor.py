@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from sora_cli import geometry, media, registry
+from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
@@ -207,12 +207,12 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """What a model would take for a video of its own size and length."""
-    from sora_cli.generation.engine import plan_of
+    from sora_cli.generation.plan import plan
 
     shot = models.usual(model.name, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
-        cost = dry_run(shot, plan_of(shot, geometry.latents_for(shot.frames)))
+        cost = dry_run(shot, plan(shot).windows)
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())

@@ -167,14 +167,10 @@ def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, s
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    from sora_cli.generation.engine import plan_of
+    from sora_cli.generation.plan import Given, plan
     from sora_cli.placement.estimate import dry_run
 
-    span = geometry.span_for(shot.frames, [(p.start, p.count) for p in placed])
-    known = [geometry.key_frames(p.start + span.lead, p.count) for p in placed]
-    done = frozenset(n for first, count in known for n in range(first + (first > 0), first + count))
-    ends = frozenset(first for first, count in known if first and count)
-    windows = plan_of(shot, span.latents, done, ends if registry.entry(shot.model).parts else frozenset())
+    windows = plan(shot, [Given(p.start, p.count) for p in placed]).windows
     cost = dry_run(shot, windows, *where)
     if as_json:
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))

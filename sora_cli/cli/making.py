@@ -232,7 +232,7 @@ def header_of(run: "Run") -> latent_file.Header:
     shot = run.shot
     return latent_file.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
                              lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
-                             clock=-1.0 if run.clock is None else run.clock)  # fmt: skip
+                             clock=-1.0 if run.plan.clock is None else run.plan.clock)  # fmt: skip
 
 
 def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> None:
