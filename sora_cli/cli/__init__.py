@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sora_cli import __version__
+from sora_cli.cli.batch import batch
 from sora_cli.cli.caption import caption
 from sora_cli.cli.data import data
 from sora_cli.cli.decode import decode
@@ -18,6 +19,7 @@ from sora_cli.cli.evaluate import evaluate
 from sora_cli.cli.extend import extend
 from sora_cli.cli.generate import generate
 from sora_cli.cli.info import info
+from sora_cli.cli.jobs import carry_out
 from sora_cli.cli.loop import loop
 from sora_cli.cli.reverse import reverse
 from sora_cli.cli.train import train
@@ -44,11 +46,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    result_callback=carry_out,
 )
 app.command()(generate)
 app.command()(extend)
 app.command()(loop)
 app.command()(reverse)
+app.command()(batch)
 app.command()(encode)
 app.command()(decode)
 app.command()(caption)

@@ -1,26 +1,24 @@
 """`sora-cli decode LATENTS`: latents in, a video out."""
 
-import json
 import re
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.models import check_model
+from sora_cli.cli.jobs import Job, Networks
+from sora_cli.cli.making import Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
-
-if TYPE_CHECKING:
-    from sora_cli.pipelines.codec import Codec
 
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
@@ -62,28 +60,18 @@ def decode(
     debug: options.DebugOption = False,
     *,
     compute: options.Compute,
-) -> None:
+) -> list[Job]:
     """Turn latents into a video."""
-    started = time.perf_counter()
     header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
-    check(source, header, wanted, model, force)
-    check_model(model, quiet, ("vae",))
-    latent_file.check_vae(source, header, model)
-    sink = media.open_sink(name, wanted.format, {"sora": wanted.shot} if wanted.shot else {}, force=force)
-
-    from sora_cli.pipelines import load_codec
-
-    with Screen(quiet) as screen:
-        codec = load_codec(model, header.canvas, *compute.words, screen.read)
-        write(codec, source, wanted, sink, screen)
-    told = {"output": name, "frames": len(chosen), "width": wanted.size[0], "height": wanted.size[1],
-            "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
-    if name != media.STREAM:
-        typer.echo(json.dumps(told, ensure_ascii=False) if as_json else name)
+    told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
+            "fps": wanted.fps}  # fmt: skip
+    target = Target(name, force, metadata=False, as_json=as_json, asked=told, sources=(str(source),))
+    return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
+                partial(write, source, wanted, model, compute), roles=("vae",))]  # fmt: skip
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -124,22 +112,30 @@ def maker(source: Path, header: latent_file.Header) -> str:
     return header.model
 
 
-def check(source: Path, header: latent_file.Header, wanted: Wanted, model: str, force: bool) -> None:
+def check(wanted: Wanted, target: Target) -> None:
     """All that can be refused without torch."""
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
         raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are asked; --frames 0:1 is one, "
                         f"{path.stem}%05d.png are all")  # fmt: skip
-    if wanted.name != media.STREAM:
-        check_output(path, media.SUFFIXES, force)
+    if not target.stream:
+        check_output(path, media.SUFFIXES, target.force)
+    media.open_sink(wanted.name, wanted.format, force=target.force)
 
 
-def write(codec: "Codec", source: Path, wanted: Wanted, sink: media.Sink, screen: Screen) -> None:
+def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, target: Target, networks: Networks,
+          screen: Screen) -> None:  # fmt: skip
     """The wanted frames of a file of latents, decoded and written one by one."""
-    canvas = latent_file.read_header(source).canvas
+    started, canvas = time.perf_counter(), latent_file.read_header(source).canvas
+    latent_file.check_vae(source, latent_file.read_header(source), model)
+    codec = networks.codec(model, canvas, compute, screen)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
-    with sink as opened:
+    tags = {"sora": wanted.shot} if wanted.shot else {}
+    with media.open_sink(wanted.name, wanted.format, tags, force=target.force) as opened:
         for frame in raw:
             opened.write(frame)
+    told = {"output": wanted.name, "frames": len(wanted.frames), "width": wanted.size[0], "height": wanted.size[1],
+            "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
+    screen.made(told, target.as_json)

@@ -1,10 +1,10 @@
 """`sora-cli encode VIDEO`: a video in, its latents out."""
 
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,8 @@ import typer
 
 from sora_cli import media
 from sora_cli.cli import options
-from sora_cli.cli.models import check_model
+from sora_cli.cli.jobs import Job, Networks
+from sora_cli.cli.making import Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
@@ -42,28 +43,36 @@ def encode(
     *,
     reading: options.Input,
     compute: options.Compute,
-) -> None:
+) -> list[Job]:
     """Turn a video into latents, which `decode` turns back and generation can go on from."""
-    started = time.perf_counter()
     asked = Asked(video, **vars(reading))
-    path = output or named_after(video)
+    told = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
+    target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=told,
+                    sources=(video,))  # fmt: skip
+    return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
+                partial(write, asked, model, compute), roles=("vae",))]  # fmt: skip
+
+
+def check(asked: Asked, target: Target) -> None:
+    """All that can be refused without torch."""
     asked.check()
-    check_output(path, (".safetensors",), force)
-    check_model(model, quiet, ("vae",))
+    check_output(target.path, (".safetensors",), target.force)
 
-    from sora_cli.pipelines import load_codec
 
-    with Screen(quiet) as screen, asked.open(screen) as source:
+def write(asked: Asked, model: str, compute: options.Compute, target: Target, networks: Networks,
+          screen: Screen) -> None:  # fmt: skip
+    """The latents of a video in a file."""
+    started, video = time.perf_counter(), asked.name
+    with asked.open(screen) as source:
         begun = begin(asked, source, model, screen)
-        codec = load_codec(model, begun.canvas, *compute.words, screen.read)
-        made, count = make(source, begun, codec, screen)
+        made, count = make(source, begun, networks.codec(model, begun.canvas, compute, screen), screen)
         if begun.video and begun.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(begun, frames=count)
-        latent_file.save(path, made, header)
-    told = {"output": str(path), "frames": header.frames, "width": header.width, "height": header.height,
+        latent_file.save(target.path, made, header)
+    told = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
-    typer.echo(json.dumps(told, ensure_ascii=False) if as_json else str(path))
+    screen.made(told, target.as_json)
 
 
 def named_after(video: str) -> Path:

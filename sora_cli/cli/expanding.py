@@ -36,6 +36,11 @@ def asked(expand: str, writer: str | None, model: str) -> "How":
     return GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF
 
 
+def spelled(how: "How") -> str:
+    """How prompts are expanded, in a word."""
+    return how if isinstance(how, str) else f"{how}#{how.model}"
+
+
 def expanded(shot: Shot, how: "How", screen: Screen, given: Sequence[str] = ()) -> Shot:
     """A shot with its captions, unless it has some from a video that is made again. `given` says which pictures and
     videos it is to fit. An LLM that fails is made do without, and that is noted."""
@@ -72,7 +77,7 @@ def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) 
     try:
         return rewritten(shot, writer, given, trained)
     except Failed as error:
-        screen.note(f"{error}; {'the grammar expands the prompt' if trained else 'the prompt is read as it is'}")
+        screen.warn(f"{error}; {'the grammar expands the prompt' if trained else 'the prompt is read as it is'}")
         return shot.prompts
 
 

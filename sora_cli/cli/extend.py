@@ -1,7 +1,8 @@
 """`sora-cli extend VIDEO`: what comes after, or what came before."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,9 +10,10 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, Target, keep_latents
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
-from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like
+from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
 from sora_cli.shot import Shot
 
@@ -32,28 +34,55 @@ def extend(
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
-) -> None:
+) -> list[Job]:
     """Add what comes after a video, or what came before it; the video itself stays as it is."""
     asked = Asked(video, **vars(reading))
-    target = Target(output or beside(video, "extended"), **vars(keeping))
-    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
     settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
-    check_source(asked, target, model, showing.quiet)
-    with Screen(showing.quiet, showing.preview) as screen, asked.open(screen) as source:
+    wanted = Wanted(asked, settings, sampling, {side: told for side, told in seconds.items() if told is not None})
+    how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
+    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds)
+    target = Target(output or beside(video, "extended"), **vars(keeping), **told)
+    return [Job(target, settings.model, compute, showing, partial(check_source, asked),
+                partial(make, wanted, how, compute), settings.loras,
+                cost=lambda: cost_of(priced(wanted), compute.words))]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be added, on each side, to a video."""
+
+    asked: Asked
+    settings: Shot
+    sampling: Sampling
+    seconds: dict[str, float]
+
+    def shots(self, shot: Shot) -> dict[str, Shot]:
+        return {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
+                for side, length in self.seconds.items()}  # fmt: skip
+
+
+def priced(wanted: Wanted) -> Shot:
+    """What is new, as one shot."""
+    with wanted.asked.open() as source:
+        shots = wanted.shots(shot_like(source, wanted.settings)).values()
+    return replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
+
+
+def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target, networks: Networks,
+         screen: Screen) -> None:  # fmt: skip
+    """The video and what is added to it, and what is kept beside them."""
+    asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
+    video, model = asked.name, settings.model
+    with asked.open(screen) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
-        sides = " and ".join(side for side, length in seconds.items() if length is not None)
+        sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
-        shots = {side: replace(shot, frames=geometry.frames_for(length, shot.fps))
-                 for side, length in seconds.items() if length is not None}  # fmt: skip
+        shots = wanted.shots(shot)
         target.check_format(source.format)
-
-        from sora_cli.generation.engine import Engine
-
         making = Making(target, screen, shot.fps)
-        engine = Engine(model, *compute.words, screen.read, shot.loras)
-        connector = Connector(engine, source.format, making)
+        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,19 +13,22 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
+from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
-from sora_cli.cli.outputs import check_room, output_names
+from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
 from sora_cli.media import blend
+from sora_cli.registry import lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.generation.engine import Engine, Run
+    from sora_cli.generation.engine import Run
+    from sora_cli.placement.estimate import Estimate
 
 PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
 
@@ -69,27 +72,61 @@ def generate(
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
-) -> None:
+) -> list[Job]:
     """Make a video from a prompt, exactly as large and as long as asked."""
     shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    placed = anchors.place(shot)
-    targets = [Target(name, **vars(keeping)) for name in output_names(output, shots)]
-    check(shots, targets)
-    if dry_run:
-        return show_cost(shot, placed, compute.words, keeping.as_json)
-    models.check_model(shot.model, showing.quiet)
+    order = Order(shots, how, sampling.seed)
+    jobs = [
+        Job(
+            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand},
+                   sources=sources(one)),
+            one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
+            room=room_of(one), cost=partial(order.cost, compute),
+        )
+        for n, (one, name) in enumerate(zip(shots, output_names(output, shots), strict=True))
+    ]  # fmt: skip
+    if not dry_run:
+        return jobs
+    for job in jobs:
+        job.check(job.target)
+    show_cost(shot, order.placed, compute.words, keeping.as_json)
+    return []
 
-    from sora_cli.generation.engine import Engine
 
-    with Screen(showing.quiet, showing.preview) as screen:
-        seeds.told(sampling.seed, shot.seed, screen)
-        around = [expanding.told(anchor, shot) for anchor in shot.anchors]
-        shots = expanding.each(shots, how, screen, around)
-        engine = Engine(shot.model, *compute.words, screen.read, shot.loras)
-        for one, target in zip(shots, targets, strict=True):
-            make(engine, one, placed, Making(target, screen, one.fps, one.frames))
+@dataclass
+class Order:
+    """Videos that differ in their seeds, and what is found out once for all of them."""
+
+    shots: list[Shot]
+    how: "expanding.How"
+    seed: str
+    told: list[Shot] = field(default_factory=list)
+
+    @property
+    def first(self) -> Shot:
+        return self.shots[0]
+
+    @property
+    def expand(self) -> str:
+        return expanding.spelled(self.how)
+
+    @cached_property
+    def placed(self) -> list[anchors.Placed]:
+        return anchors.place(self.first)
+
+    def cost(self, compute: Compute) -> "Estimate":
+        """What each of them takes."""
+        return cost_of(self.first, compute.words, self.placed)
+
+    def captioned(self, screen: Screen) -> list[Shot]:
+        """The shots with their captions, for which an LLM is asked once."""
+        if not self.told:
+            seeds.told(self.seed, self.first.seed, screen)
+            around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
+            self.told = expanding.each(self.shots, self.how, screen, around)
+        return self.told
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------
@@ -147,31 +184,31 @@ def frame_count(seconds: float | None, frames: int | None, fps: float, usual: fl
     return geometry.frames_for(seconds, fps)
 
 
-def check(shots: list[Shot], targets: list[Target]) -> None:
-    """All that can be refused without torch: names, folders, room."""
-    for shot, target in zip(shots, targets, strict=True):
-        one_image = target.path.suffix.lower() == ".png" and not target.numbered
-        if one_image and shot.frames > 1:
-            raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
-                            "or --frames 1")  # fmt: skip
-        for anchor in shot.anchors:
-            if media.same_file(anchor.path, target.name):
-                raise SoraError(f"{target.name} is an anchor of itself; give another -o")
-        target.check()
-        target.check_format(format_of(shot))
-    if not targets[0].stream:
-        check_room(targets[0].path.parent, shots)
+def sources(shot: Shot) -> tuple[str, ...]:
+    """The files that a shot is made of."""
+    return *(anchor.path for anchor in shot.anchors), *(str(lora.file_of(one)) for one in shot.loras)
+
+
+def check(shot: Shot, order: Order, target: Target) -> None:
+    """All that can be refused without torch: anchors, names, folders."""
+    assert order.placed is not None
+    one_image = target.path.suffix.lower() == ".png" and not target.numbered
+    if one_image and shot.frames > 1:
+        raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
+                        "or --frames 1")  # fmt: skip
+    for anchor in shot.anchors:
+        if media.same_file(anchor.path, target.name):
+            raise SoraError(f"{target.name} is an anchor of itself; give another -o")
+    target.check()
+    target.check_format(format_of(shot))
 
 
 def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, str], as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    from sora_cli.generation.plan import Given, plan
-    from sora_cli.placement.estimate import dry_run
-
-    windows = plan(shot, [Given(p.start, p.count) for p in placed]).windows
-    cost = dry_run(shot, windows, *where)
+    cost = cost_of(shot, where, placed)
+    windows = windows_of(shot, [(one.start, one.count) for one in placed])
     if as_json:
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))
         return
@@ -194,10 +231,13 @@ def spelled(frames: Sequence[int]) -> str:
 # ---- the work ---------------------------------------------------------------------------------------------
 
 
-def make(engine: "Engine", shot: Shot, placed: list[anchors.Placed], making: Making) -> None:
+def make(order: Order, number: int, compute: Compute, target: Target, networks: Networks, screen: Screen) -> None:
     """One video, and what is kept beside it."""
     from sora_cli.generation.engine import Known
 
+    shot, placed = order.captioned(screen)[number], order.placed
+    engine = networks.engine(shot, compute, screen)
+    making = Making(target, screen, shot.fps, shot.frames)
     canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
     run = making.denoise(engine.start(shot, [Known(p.start, p.opened(small)) for p in placed]))

@@ -1,22 +1,23 @@
 """`sora-cli loop VIDEO | PROMPT`: a clip that plays for ever without a visible seam."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
-from sora_cli.cli.outputs import slug
-from sora_cli.cli.reading import Asked, beside, check_source, shot_like
+from sora_cli.cli.outputs import room_of, slug
+from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.media.seams import Changes
@@ -24,8 +25,6 @@ from sora_cli.shot import Shot, check_prompt
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from sora_cli.generation.engine import Engine
 
 CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 
@@ -45,28 +44,28 @@ def loop(
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
-) -> None:
+) -> list[Job]:
     """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
-    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
+    how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
     settings = models.asked(sampling, prompt)
+    asked = Asked(what, **vars(reading))
     name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
-    target = Target(name, **vars(keeping))
-    work: partial[None]
     if is_video(what):
-        asked = Asked(what, **vars(reading))
-        check_closing(asked, target, model, times, showing.quiet)
         length = CONNECTOR_SECONDS if seconds is None else seconds
-        work = partial(close, asked, target, settings, how, length, times, sampling.expand != "auto")
-    else:
-        if prompt:
-            raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-        length = registry.entry(model).usage.bar or LOOP_SECONDS if seconds is None else seconds
-        shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
-        check_making(shot, target, showing.quiet)
-        work = partial(make, shot, target, how, times)
-    with Screen(showing.quiet, showing.preview) as screen:
-        seeds.told(sampling.seed, settings.seed, screen)
-        work(partial(load, model, *compute.words, screen.read, settings.loras), screen)
+        closed = Closed(asked, settings, length, times, sampling)
+        told = wanted_of("loop", asked, settings, how, seconds=length, times=times)
+        target = Target(name, **vars(keeping), **told)
+        return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
+                    settings.loras, cost=lambda: cost_of(closed.priced(), compute.words))]  # fmt: skip
+    if prompt:
+        raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
+    length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
+    shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
+    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times)
+    target = Target(name, **vars(keeping), **told)
+    return [Job(target, shot.model, compute, showing, partial(check_making, shot),
+                partial(make, shot, how, times, sampling.seed, compute), shot.loras,
+                room=room_of(shot) * times, cost=lambda: cost_of(shot, compute.words))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -85,20 +84,20 @@ def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: floa
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
 
-def check_making(shot: Shot, target: Target, quiet: bool) -> None:
-    """All that can be refused, or has to be asked, before anything is shown."""
+def check_making(shot: Shot, target: Target) -> None:
+    """All that can be refused before anything is shown."""
     check_prompt(shot.prompt)
     target.check()
     target.check_format(format_of(shot))
-    models.check_model(shot.model, quiet)
 
 
-def make(shot: Shot, target: Target, how: "expanding.How", times: int, load: "Callable[[], Engine]",
-         screen: Screen) -> None:  # fmt: skip
+def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compute, target: Target,
+         networks: Networks, screen: Screen) -> None:  # fmt: skip
     """A loop of its own: all latents are made on a circle."""
+    seeds.told(seed, shot.seed, screen)
     shot = expanding.expanded(shot, how, screen)
     making = Making(target, screen, shot.fps, shot.frames * times)
-    run = making.denoise(load().start(shot))
+    run = making.denoise(networks.engine(shot, compute, screen).start(shot))
     changes = Changes()
 
     def once(number: int) -> "Iterator[np.ndarray]":
@@ -120,25 +119,45 @@ def make(shot: Shot, target: Target, how: "expanding.How", times: int, load: "Ca
 # ---- from a video -----------------------------------------------------------------------------------------
 
 
-def check_closing(asked: Asked, target: Target, model: str, times: int, quiet: bool) -> None:
-    """All that can be refused, or has to be asked, before anything is read or shown."""
-    if times > 1 and asked.name == media.STREAM:
-        raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
-    check_source(asked, target, model, quiet)
+@dataclass(frozen=True)
+class Closed:
+    """A video that is to be closed, with a connector of so many seconds."""
+
+    asked: Asked
+    settings: Shot
+    seconds: float
+    times: int
+    sampling: Sampling
+
+    def check(self, target: Target) -> None:
+        """All that can be refused before anything is read or shown."""
+        if self.times > 1 and self.asked.name == media.STREAM:
+            raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
+        check_source(self.asked, target)
+
+    def connector(self, source: media.Source) -> Shot:
+        shot = shot_like(source, self.settings, self.sampling.expand != "auto")
+        return replace(shot, frames=connector_length(self.seconds, shot.fps))
+
+    def priced(self) -> Shot:
+        """What is new, as a shot."""
+        with self.asked.open() as source:
+            return self.connector(source)
 
 
-def close(asked: Asked, target: Target, settings: Shot, how: "expanding.How", seconds: float, times: int, anew: bool,
-          load: "Callable[[], Engine]", screen: Screen) -> None:  # fmt: skip
+def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target, networks: Networks,
+          screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
+    asked, times = closed.asked, closed.times
     with asked.open(screen) as source:
-        shot = shot_like(source, settings, anew)
-        shot = replace(shot, frames=connector_length(seconds, shot.fps))
+        seeds.told(closed.sampling.seed, closed.settings.seed, screen)
+        shot = closed.connector(source)
         target.check_format(source.format)
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
         shot = expanding.expanded(shot, how, screen, [around])
         making = Making(target, screen, shot.fps)
-        connector = Connector(load(), source.format, making)
-        passing = Passing(source, settings.model)
+        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        passing = Passing(source, shot.model)
         raw = repeated(passing, connector, shot, asked, times)
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         given = (count // times) - shot.frames
@@ -164,9 +183,3 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
         with asked.open() as again:
             yield from again
         yield from made
-
-
-def load(*words: Any) -> "Engine":
-    from sora_cli.generation.engine import Engine
-
-    return Engine(*words)

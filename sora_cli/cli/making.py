@@ -1,23 +1,24 @@
 """A video on its way to a file or a pipe: windows kept as they are made, frames watched as they are written,
 and what there is to know about it in a record beside it. No torch until a run is handed in."""
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from sora_cli import media
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.files.owned import Owned
+from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.names import sequence_of
 from sora_cli.media.seams import Drift
@@ -41,12 +42,14 @@ class Target:
     metadata: bool = True
     sheet: Path | None = None
     as_json: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
+    sources: tuple[str, ...] = ()  # ... beside the content of these files
 
     @property
     def stream(self) -> bool:
         return self.name == media.STREAM
 
-    @property
+    @cached_property
     def path(self) -> Path:
         return Path(self.name)
 
@@ -83,6 +86,38 @@ class Target:
         """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
         return self.metadata and not self.stream and self.path.suffix.lower() != ".png"
 
+    @property
+    def identity(self) -> Any:
+        """All that determines the video, as the record beside it has it."""
+        return json.loads(json.dumps({**self.asked, "files": {name: content_of(name) for name in self.sources}}))
+
+    @property
+    def there(self) -> bool:
+        """Whether something of its name is there."""
+        sequence = sequence_of(self.name)
+        return (sequence.path(1) if sequence else self.path).exists()
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The record beside a video that is there; empty if there is none that can be read."""
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads(self.record.read_text(encoding="utf-8")) if self.path.exists() else {}
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the very video that is asked for is there, and not just one of its name."""
+        if not self.keeps or not (made := self.recorded.get("asked")):
+            return False
+        newest = max((path.stat().st_mtime_ns for path in self.begun.rglob("*") if path.name != LOCK), default=0)
+        return newest <= self.record.stat().st_mtime_ns and made == self.identity
+
+    def settle(self) -> None:
+        """Remove what a killed process left of a video that is done."""
+        with suppress(SoraError), self.own:
+            self.forget()
+
     def check(self) -> None:
         """Refuse, before any work, what could not be written or would be lost."""
         check_text("name of the output", self.name)
@@ -94,13 +129,19 @@ class Target:
         if self.stream:
             return
         self.own.check_free()
-        check_output(self.path, media.SUFFIXES, self.replaces)
+        check_output(self.path, media.SUFFIXES, self.replaces, self.difference)
         for beside in (self.record, self.latents) if self.keeps else ():
             if beside.exists() and not self.replaces:
                 raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
                                 "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
         if not (self.own.empty or self.resume or self.force):
             raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
+
+    def difference(self) -> str:
+        """In what the video that is there differs from what is asked, as far as it says so."""
+        made = self.recorded.get("asked") if self.asked and self.keeps else None
+        found = differences(made, self.identity) if made else []
+        return f": its {min(found, key=len)}" if found else ""
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
@@ -155,7 +196,13 @@ class Making:
             return None
         if len(self.runs) == 1 and not self.target.resume:
             self.target.forget()
-        return Windows(self.target.begun / part, run.identity())
+        try:
+            return Windows(self.target.begun / part, run.identity())
+        except SoraError:  # windows of another video
+            if not self.target.force:
+                raise
+            self.target.forget()
+            return Windows(self.target.begun / part, run.identity())
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
         """New frames on their way through, looked at for the drift."""
@@ -186,7 +233,10 @@ class Making:
             self.target.forget()
             self.own.leave()
         self.screen.clear()
-        self.say(found)
+        for name, score in self.scores.items():
+            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
+        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
+        self.screen.made(found, self.target.as_json)
 
     @property
     def latents(self) -> "Tensor":
@@ -203,6 +253,7 @@ class Making:
         return {
             "output": self.target.name,
             **told,
+            "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
@@ -212,13 +263,16 @@ class Making:
             "drift": self.drift.curve(),
         }
 
-    def say(self, found: dict[str, Any]) -> None:
-        """Numbers on stderr, the name of the file (or the record, for --json) on stdout; a pipe has that already."""
-        for name, score in self.scores.items():
-            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
-        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
-        if not self.target.stream:
-            typer.echo(json.dumps(found, ensure_ascii=False) if self.target.as_json else self.target.name)
+
+def content_of(name: str) -> str:
+    """A hash of a file, or of numbered images one after another; "" of a stream, which is known by nothing."""
+    sequence = sequence_of(name)
+    if name == media.STREAM or not (sequence or Path(name).is_file()):
+        return ""
+    if sequence is None or Path(name).is_file():
+        return weights.hash_of(Path(name))
+    hashes = (weights.hash_of(sequence.path(number)) for number in sequence.numbers())
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def format_of(shot: Shot) -> media.Format:

@@ -18,7 +18,7 @@ from sora_cli.shot import PLANS
 SUITED = "as suits the model"
 
 
-def flattened(command: Callable[..., None]) -> Callable[..., None]:
+def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose parameters that are dataclasses stand on the command line as their fields."""
     hints = get_type_hints(command, include_extras=True)
     bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -27,10 +27,10 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
         parameters += options_of(bundles[name]) if name in bundles else [parameter.replace(annotation=hints[name])]
 
     @wraps(command)
-    def flat(**given: Any) -> None:
+    def flat(**given: Any) -> Any:
         for name, kind in bundles.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
-        command(**given)
+        return command(**given)
 
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     flat.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sora_cli.errors import Failed, SoraError
@@ -41,8 +41,8 @@ def fill(template: str, shot: Shot, n: int) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
-def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
-    """Refuse a path that could not be written in the end: wrong suffix, no folder, no permission, taken."""
+def check_output(path: Path, suffixes: Sequence[str], force: bool, by: Callable[[], str] = str) -> None:
+    """Refuse a path that could not be written in the end: wrong suffix, no folder, no permission, taken `by` what."""
     if path.suffix.lower() not in suffixes:
         raise SoraError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     folder = path.parent
@@ -53,12 +53,17 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool) -> None:
     if path.is_dir():
         raise SoraError(f"cannot write {path}: it is a folder")
     if path.exists() and not force:
-        raise SoraError(f"{path} exists already; --force overwrites it, -o names another file")
+        raise SoraError(f"{path} exists already{by()}; --force overwrites it, -o names another file")
 
 
-def check_room(folder: Path, shots: Sequence[Shot]) -> None:
-    """Refuse to start what the disk cannot hold."""
-    needed = SPARE_BYTES + sum(round(s.width * s.height * s.frames * BITS_PER_PIXEL / 8) for s in shots)
+def room_of(shot: Shot) -> int:
+    """Bytes that a video may need on the disk."""
+    return round(shot.width * shot.height * shot.frames * BITS_PER_PIXEL / 8)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to start what the disk cannot hold: so many bytes, and some to spare."""
+    needed += SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Failed(f"the disk of {folder} has {free / 1e6:.0f} MB free of {needed / 1e6:.0f} needed")

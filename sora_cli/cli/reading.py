@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry, media, registry
+from sora_cli.cli import expanding
 from sora_cli.cli.connect import Kept
 from sora_cli.cli.making import Target
-from sora_cli.cli.models import check_model
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
+from sora_cli.registry import lora
 from sora_cli.shot import Shot, check_range
 from sora_cli.storage import latent_file
 
@@ -51,13 +52,20 @@ class Asked:
         return source
 
 
-def check_source(asked: Asked, target: Target, model: str, quiet: bool) -> None:
-    """All that can be refused before anything is read: the input, the output, the model and its files."""
+def wanted_of(verb: str, asked: Asked, settings: Shot, how: "expanding.How", **more: Any) -> dict[str, Any]:
+    """What a target says of a video that is made from another."""
+    reading = {name: value for name, value in vars(asked).items() if name != "name"}
+    told = {"verb": verb, "shot": settings.to_dict(), "expand": expanding.spelled(how), "reading": reading, **more}
+    files = [asked.name] if asked.name != media.STREAM else []
+    return {"asked": told, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras))}
+
+
+def check_source(asked: Asked, target: Target) -> None:
+    """All that can be refused before anything is read: the input, the output."""
     asked.check()
     if media.same_file(asked.name, target.name):
         raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
     target.check()
-    check_model(model, quiet)
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:

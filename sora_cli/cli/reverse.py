@@ -1,6 +1,7 @@
 """`sora-cli reverse ANCHOR`: the video that leads up to a given last picture or clip."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Annotated
 
@@ -9,10 +10,12 @@ import typer
 from sora_cli import geometry, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, Target
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
-from sora_cli.cli.reading import Asked, beside, check_source, shot_like
+from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.shot import Shot
 
 
 @flattened
@@ -28,30 +31,41 @@ def reverse(
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
-) -> None:
+) -> list[Job]:
     """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
     asked = Asked(anchor, **vars(reading))
-    target = Target(output or beside(anchor, "reverse"), **vars(keeping))
-    model, how = sampling.model, expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
-    settings = models.asked(sampling, prompt, plan or backwards(model))
-    check_source(asked, target, model, showing.quiet)
-    with Screen(showing.quiet, showing.preview) as screen, asked.open(screen) as source:
+    settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
+    how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
+    told = wanted_of("reverse", asked, settings, how, seconds=seconds)
+    target = Target(output or beside(anchor, "reverse"), **vars(keeping), **told)
+    work = partial(make, asked, settings, sampling, seconds, how, compute)
+    return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
+                cost=lambda: cost_of(priced(asked, settings, seconds), compute.words))]  # fmt: skip
+
+
+def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
+    """What is new, as a shot."""
+    with asked.open() as source:
+        shot = shot_like(source, settings)
+    return replace(shot, frames=geometry.frames_for(seconds, shot.fps))
+
+
+def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,
+         target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
+    """What leads up to the anchor, and the anchor."""
+    with asked.open(screen) as source:
         seeds.told(sampling.seed, settings.seed, screen)
-        passing = Passing(source, model)
+        passing = Passing(source, settings.model)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         still = len(passing.head) == 1
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)
-        shot = expanding.expanded(shot, how, screen, [f"{expanding.named(anchor)}, with which it ends"])
-
-        from sora_cli.generation.engine import Engine
-
+        shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
         making = Making(target, screen, shot.fps)
-        engine = Engine(model, *compute.words, screen.read, shot.loras)
-        connector = Connector(engine, source.format, making)
+        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         raw = chain(connector.connect(shot, head=passing.head), passing.frames())
         count = making.write(raw, source.format, {"sora": shot.to_json()})
-        told = {"verb": "reverse", "input": anchor, "frames": count, "given": [shot.frames, count]}
+        told = {"verb": "reverse", "input": asked.name, "frames": count, "given": [shot.frames, count]}
         making.finish(told, [range(shot.frames, count)])
 
 

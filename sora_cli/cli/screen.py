@@ -1,11 +1,13 @@
 """What the user sees while it works: progress bars, notes and small pictures, all on stderr."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
@@ -22,6 +24,7 @@ from rich.progress import (
 )
 
 from sora_cli.cli.preview import Row
+from sora_cli.media import STREAM
 
 Item = TypeVar("Item")
 REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
@@ -84,6 +87,15 @@ class Screen:
 
     def note(self, text: str) -> None:
         self.console.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """A note that is also shown where there are many jobs, whose other notes are in their records."""
+        self.note(text)
+
+    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
+        """The name of a finished output, or all there is to tell, on stdout; a pipe has that already."""
+        if told["output"] != STREAM:
+            typer.echo(json.dumps(told, ensure_ascii=False) if as_json else told["output"])
 
     def picture(self, frames: Sequence[np.ndarray]) -> None:
         """Show frames, uint8 [h, w, 3] of one size, in place of those before; only if previews are asked for."""

@@ -1,6 +1,7 @@
 """A contact sheet of a video: frames evenly spaced over it with their times, known ones in a border. No torch."""
 
-from collections.abc import Container
+import math
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,31 @@ class Sheet:
         page.paste(picture, (x, y))
         if known:
             pen.rectangle((x, y, x + picture.width - 1, y + picture.height - 1), outline=KNOWN, width=BORDER)
-        text = f"{index / self.fps:.2f} s{', known' if known else ''}"
-        pen.text((x, y + picture.height + 2), text, fill=KNOWN if known else INK, font=ImageFont.load_default(15))
+        font = ImageFont.load_default(15)
+        pen.text((x, y + picture.height + 2), self.label(index), fill=KNOWN if known else INK, font=font)
+
+    def label(self, index: int) -> str:
+        """What stands below a frame."""
+        return f"{index / self.fps:.2f} s{', known' if index in self.known else ''}"
 
     def save(self, path: Path | str) -> None:
         """The page as a PNG, written whole or not at all; Failed if it cannot be."""
         media.write_image(path, np.asarray(self.page()))
+
+
+class Gallery(Sheet):
+    """A page with one frame of each of many videos and their names, no wider than it is tall."""
+
+    WIDEST = 8000  # pixels
+
+    def __init__(self, names: Sequence[str]) -> None:
+        columns = max(1, math.isqrt(len(names)))
+        super().__init__(len(names), 1.0, len(names), columns=columns, width=min(320, self.WIDEST // columns))
+        self.names = names
+
+    def label(self, index: int) -> str:
+        name, most = self.names[index], self.width // 8
+        return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def evenly(frames: int, count: int) -> frozenset[int]:

@@ -129,5 +129,5 @@ def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     zoom = video.shape[-1] // canvas.width
     left, top, width, height = (zoom * n for n in (canvas.left, canvas.top, canvas.crop_width, canvas.crop_height))
     video = video[:, :, top : top + height, left : left + width]
-    pixels = ((video.float() + 1) * 127.5).round().to(torch.uint8)
+    pixels = (video.float() + 1).mul_(127.5).round_().to(torch.uint8)
     return rearrange(pixels, "C T h w -> T h w C").contiguous().cpu().numpy()

@@ -1,0 +1,193 @@
+"""From a line of a list to a job, through the verb's own command: options have the names, types and refusals that they
+have on the command line. No torch."""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sora_cli.cli import seeds
+from sora_cli.cli.jobs import Job
+from sora_cli.cli.lines import Line, plain
+from sora_cli.cli.outputs import FIELDS, slug
+from sora_cli.errors import SoraError
+from sora_cli.media import STREAM
+
+WHOLE = ("quiet", "debug", "preview", "dry_run", "as_json")  # options of all jobs together
+LENGTHS = {"seconds": "frames", "frames": "seconds"}  # of which one is enough
+SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Verb:
+    """A command, its parameters by all of their names, and how they are unless told."""
+
+    def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
+        self.name, self.command, self.parent = name, command, parent
+        self.given = parent.get_parameter_source("jobs")  # as what stands on the command line
+        self.names = {plain(word): parameter for parameter in command.params
+                      for word in (*parameter.opts, *parameter.secondary_opts, parameter.name)}  # fmt: skip
+        self.arguments = [one for one in command.params if one.param_type_name == "argument"]
+        self.needed = [one for one in self.arguments if one.required]
+        if self.arguments[0].name != "prompt":
+            self.names["input"] = self.arguments[0]
+        self.usual = self.context()
+        for parameter in command.params:
+            if parameter not in self.needed:
+                parameter.handle_parse_result(self.usual, {}, [])
+
+    def context(self) -> typer.Context:
+        return type(self.parent)(self.command, parent=self.parent.parent, info_name=self.name)
+
+    @cached_property
+    def many(self) -> list[str]:
+        """The names of options that may be given several times."""
+        return [name for name, parameter in self.names.items() if getattr(parameter, "multiple", False)]
+
+    def values(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters' values, in the texts of a command line, by their own names; SoraError for what is none."""
+        found: dict[str, Any] = {}
+        for written, value in options.items():
+            name = plain(written)
+            if value is None:
+                continue
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, 1)
+                hint = f"it has {near[0]}" if near else f"there are {', '.join(sorted(self.own))}"
+                raise SoraError(f"{self.name} has no option {written[:40]!a}; {hint}")
+            parameter = self.names[name]
+            if parameter.name in WHOLE:
+                raise SoraError(f"{written} is for all jobs; give it to the batch")
+            if parameter.name in found:
+                raise SoraError(f"{written} is given twice, as {name} and by another name")
+            found[parameter.name] = value_of(parameter, written, value)
+        return found
+
+    @property
+    def own(self) -> set[str]:
+        """The options that a line may have."""
+        return {one.name for one in self.command.params} - {*WHOLE, "help"}
+
+    def jobs(self, values: Mapping[str, Any]) -> list[Job]:
+        """The jobs that a command line of these values asks for; SoraError or a usage error of click's otherwise."""
+        context = self.context()
+        context.params = dict(self.usual.params)
+        for parameter in self.command.params:
+            if parameter.name in values or parameter in self.needed:
+                parameter.handle_parse_result(context, values, [])
+        made: list[Job] = self.command.invoke(context)
+        return made
+
+
+def value_of(parameter: Any, written: str, value: Any) -> Any:
+    """A value as the parser of a command line has it."""
+    if getattr(parameter, "is_flag", False):
+        on = SWITCH.get(str(value).strip().lower())
+        if on is None:
+            raise SoraError(f"{written} is {value!a}; it is on or off, true or false")
+        off = any(plain(word) == plain(written) for word in parameter.secondary_opts)
+        return on is not off
+    if getattr(parameter, "multiple", False):
+        return [text_of(written, item) for item in (value if isinstance(value, list) else [value])]
+    return text_of(written, value)
+
+
+def text_of(written: str, value: Any) -> str:
+    if isinstance(value, list):
+        raise SoraError(f"{written} has one value, not a list; --expand-grid makes a job of each")
+    if isinstance(value, bool | dict) or (isinstance(value, float) and not math.isfinite(value)):
+        raise SoraError(f"{written} is {json.dumps(value)[:40]}; it must be a text or a number")
+    return str(value)
+
+
+@dataclass
+class Asking:
+    """Turns lines into jobs; `defaults` hold where a line says nothing else."""
+
+    verbs: Mapping[str, Verb]
+    verb: str
+    defaults: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self.drawn: Counter[str] = Counter()
+        self.used: set[str] = set()
+
+    def jobs(self, line: Line) -> list[Job]:
+        """What a line asks for; SoraError or click's usage error otherwise."""
+        if line.wrong:
+            raise SoraError(line.wrong)
+        told = {name: value for name, value in line.options.items() if name not in ("verb", "line", "error")}
+        verb = self.verbs.get(str(line.options.get("verb") or self.verb))
+        if verb is None:
+            raise SoraError(f"unknown verb {line.options['verb']!a}; there are {', '.join(self.verbs)}")
+        values = self.merged(verb, verb.values(told))
+        if values.get(verb.arguments[0].name) == STREAM:
+            raise SoraError("a batch reads files; give a name as input instead of -")
+        if "output" in values:
+            number = line.options.get("line", line.number)
+            values["output"] = filled(verb.name, values, number, verb.arguments[0].name)
+        return [whole(job) for job in verb.jobs(values)]
+
+    def merged(self, verb: Verb, told: dict[str, Any]) -> dict[str, Any]:
+        """With the defaults that the verb has an option for, and with a seed in place of `random`."""
+        usual = {name: value for name, value in self.defaults.items() if name in verb.own}
+        self.used |= usual.keys()
+        values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in told} | told
+        first = verb.arguments[0].name
+        if verb.name == "loop" and first not in values and "prompt" in values:
+            values[first] = values.pop("prompt")  # as it stands on the command line, where it is alone
+        if values.get("seed") in seeds.RANDOM:
+            values["seed"] = self.seed(verb, values)
+        return values
+
+    def seed(self, verb: Verb, values: Mapping[str, Any]) -> str:
+        """A seed for a job that leaves it to chance: the same whenever the list is read, and another where the same is
+        asked again."""
+        asked = json.dumps([verb.name, values], sort_keys=True)
+        self.drawn[asked] += 1
+        digest = hashlib.sha256(f"{asked} {self.drawn[asked]}".encode()).digest()
+        return str(int.from_bytes(digest[:8], "big") % seeds.DRAWN)
+
+
+def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
+    """The output's name with its fields: {line}, {input}, and options that are given. `generate` fills in its own."""
+    left = FIELDS if verb == "generate" else ()
+
+    def field(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in left:
+            return match[0]
+        if name == "line":
+            return str(line)
+        if name == "input" and source in values:
+            return slug(Path(values[source]).stem)
+        if name == "prompt":
+            return slug(values.get(name, values.get(source, "")))
+        if name == "seed":
+            return str(values.get(name, 0))
+        if name in values and name != "output":
+            return slug(str(values[name]))
+        raise SoraError(f"unknown {{{name}}} in the output; it may hold {{line}}, {{input}}, and given options")
+
+    return re.sub(r"\{(.*?)\}", field, values["output"])
+
+
+def whole(job: Job) -> Job:
+    """A job as part of a batch: it goes on where it was stopped. SoraError for a pipe, which has no place for it."""
+    if job.target.stream:
+        raise SoraError("a batch writes files; give a name as output instead of -")
+    return replace(job, target=replace(job.target, resume=True, as_json=False))
+
+
+def words(error: Exception) -> str:
+    """What is wrong, on one line."""
+    said = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
+    return " ".join(said.split())

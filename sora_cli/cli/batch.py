@@ -1,0 +1,159 @@
+"""`sora-cli batch JOBS`: a list of shots, all checked before the first is made, each made once."""
+
+import inspect
+import re
+from collections.abc import Callable
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from sora_cli import media
+from sora_cli.cli import asking, generate, options
+from sora_cli.cli.asking import Asking, Verb
+from sora_cli.cli.batching import Batch, BatchScreen, Item, Wrong
+from sora_cli.cli.decode import decode
+from sora_cli.cli.encode import encode
+from sora_cli.cli.extend import extend
+from sora_cli.cli.lines import grid, lines, read
+from sora_cli.cli.loop import loop
+from sora_cli.cli.overview import draw, show_cost
+from sora_cli.cli.reverse import reverse
+from sora_cli.errors import SoraError
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "generate": generate.generate, "extend": extend, "loop": loop, "reverse": reverse,
+    "encode": encode, "decode": decode,
+}  # fmt: skip
+OWN = ("sheet", "as_json", "quiet", "debug", "preview", "dry_run", "resume")  # mean all jobs together
+PANEL = "Defaults of the lines"
+NAMED = 20  # bad lines at most
+
+
+def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with every option of the verbs, which holds for the lines that say nothing else."""
+    hints = inspect.get_annotations(command, eval_str=True)
+    own = [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+           for name, parameter in inspect.signature(command).parameters.items() if name != "defaults"]  # fmt: skip
+    more: dict[str, inspect.Parameter] = {}
+    for verb in VERBS.values():
+        for name, parameter in inspect.signature(verb).parameters.items():
+            kinds = get_args(parameter.annotation)
+            option = next((one for one in kinds if isinstance(one, type(typer.Option()))), None)
+            if option is not None and name not in (*OWN, *hints):
+                shown = copy(option)
+                shown.rich_help_panel = PANEL
+                more.setdefault(name, parameter.replace(annotation=Annotated[kinds[0], shown]))
+    signature = inspect.Signature([*own, *more.values()])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return command
+
+
+@with_defaults
+def batch(
+    context: typer.Context,
+    jobs: Annotated[
+        str, typer.Argument(metavar="JOBS", help="Shots as JSONL, as CSV, or prompts, one a line; - for a stream.")
+    ],
+    verb: Annotated[str, typer.Option(help=f"What lines ask for that do not say: {', '.join(VERBS)}.")] = "generate",
+    expand_grid: Annotated[
+        bool, typer.Option("--expand-grid", help="Make all combinations of {cat|dog}, {0..9}, and lists of values.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list; others make the rest.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Also draw a picture of every video of the list on one sheet.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Goes without saying here.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events on stdout, as JSON, one a line.")] = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+    **defaults: Any,
+) -> None:
+    """Make a list of videos: the model is loaded once, what is done is skipped, what was begun goes on."""
+    part = part_of(shard)
+    items, wrong = asked(context, jobs, verb, expand_grid, defaults)
+    mine = [item for item in items if part is None or item.shard(part[1]) == part[0]]
+    screen = BatchScreen(quiet, as_json)
+    work = Batch(items, mine, beside(jobs, "failed", part), beside(jobs, "done", part), screen, debug)
+    refuse(jobs, [*wrong, *work.wrong()])
+    work.check_whole(sheet)
+    if dry_run:
+        return show_cost(work.left, len(mine), as_json)
+    work.run()
+    if sheet:
+        draw(items, sheet)
+    if work.failures:
+        raise typer.Exit(1)
+
+
+def part_of(shard: str | None) -> tuple[int, int] | None:
+    """`2/8` -> (1, 8): which part, counted from 0, of how many; SoraError for anything else."""
+    if shard is None:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise SoraError(f"--shard {shard} is not I/N, with I from 1 to N: 1/3, 2/3 and 3/3 are the parts of three")
+    return int(match[1]) - 1, int(match[2])
+
+
+def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
+    """Where a batch writes of its jobs: `jobs.jsonl` -> jobs.failed.jsonl, or jobs.failed.2-of-8.jsonl of a part."""
+    path = Path("batch.jsonl" if jobs == media.STREAM else jobs)
+    which = f".{part[0] + 1}-of-{part[1]}" if part else ""
+    return path.with_name(f"{path.stem}.{what}{which}.jsonl")
+
+
+# ---- what is asked ----------------------------------------------------------------------------------------
+
+
+def asked(
+    context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any]
+) -> tuple[list[Item], Wrong]:
+    """Every job of a list, and the lines that are none; SoraError for a default that is for nobody."""
+    root = context.parent
+    assert root is not None
+    commands: dict[str, Any] = root.command.commands  # type: ignore[attr-defined]
+    verbs = {known: Verb(known, commands[known], context) for known in VERBS}
+    if verb not in verbs:
+        raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
+    given = {key: told(defaults[key]) for key in sorted(generate.given(context) & defaults.keys())}
+    reader = Asking(verbs, verb, given)
+    known = {option for one in verbs.values() for option in one.names} | {"verb", "line", "error"}
+    listed = lines(name, read(name), sorted(known))
+    if expand:
+        many = sorted({option for one in verbs.values() for option in one.many})
+        listed = [combination for line in listed for combination in grid(line, many)]
+    items: list[Item] = []
+    wrong: Wrong = []
+    for line in listed:
+        try:
+            items += [Item(line, job) for job in reader.jobs(line)]
+        except Exception as error:
+            if not isinstance(error, SoraError) and not hasattr(error, "format_message"):
+                raise
+            wrong.append((line.number, asking.words(error)))
+    if not wrong and (unused := [key for key in given if key not in reader.used]):
+        raise SoraError(f"--{unused[0].replace('_', '-')} is for none of the jobs of {name}")
+    return items, wrong
+
+
+def told(value: Any) -> Any:
+    """A value of the command line as a line would have it."""
+    return value if isinstance(value, bool | list) else str(value)
+
+
+def refuse(name: str, wrong: Wrong) -> None:
+    """SoraError if lines are wrong, each of which is named on stderr."""
+    if not wrong:
+        return
+    shown = sorted(wrong)
+    for number, why in shown[:NAMED]:
+        typer.echo(f"{name}:{number}: {why}", err=True)
+    if len(shown) > NAMED:
+        typer.echo(f"... and {len(shown) - NAMED} more", err=True)
+    raise SoraError(f"{name} has {len(shown)} wrong line{'s' * (len(shown) > 1)}; nothing is begun")

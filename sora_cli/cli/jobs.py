@@ -1,0 +1,134 @@
+"""What a command line asks for, apart from its making: a verb says what is wanted, and one command line, or a batch of
+them, is checked and carried out here. No torch until networks are loaded."""
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sora_cli import geometry, registry
+from sora_cli.cli import models
+from sora_cli.cli.making import Target
+from sora_cli.cli.options import Compute, Showing
+from sora_cli.cli.outputs import check_room
+from sora_cli.cli.screen import Screen
+from sora_cli.generation.anchors import Placed
+from sora_cli.shot import Lora, Shot
+
+if TYPE_CHECKING:
+    from sora_cli.generation.engine import Engine
+    from sora_cli.pipelines.codec import Codec
+    from sora_cli.placement.estimate import Estimate
+    from sora_cli.sampling.planner import Window
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass
+class Networks:
+    """The networks of the newest job, kept for as long as the next one wants the same."""
+
+    wanted: Any = None
+    loaded: Any = None
+
+    def held(self, wanted: Any, load: Callable[[], Loaded]) -> Loaded:
+        """What `load` makes, or what is held already if that was `wanted` before."""
+        if self.loaded is None or self.wanted != wanted:
+            self.release()  # both may not fit
+            self.loaded, self.wanted = load(), wanted
+        return self.loaded
+
+    def release(self) -> None:
+        if self.loaded is not None:
+            self.loaded = None
+            gc.collect()
+
+    def engine(self, shot: Shot, compute: Compute, screen: Screen) -> "Engine":
+        from sora_cli.generation.engine import Engine
+
+        words = shot.model, *compute.words
+        return self.held((words, shot.loras), lambda: Engine(*words, screen.read, shot.loras))
+
+    def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
+        from sora_cli.pipelines import load_codec
+
+        return self.held((model, canvas, compute), lambda: load_codec(model, canvas, *compute.words, screen.read))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One output, and how it is made. `check` refuses all that can be refused without torch; `make` does the work."""
+
+    target: Target
+    model: str
+    compute: Compute
+    showing: Showing
+    check: Callable[[Target], None]
+    make: Callable[[Target, Networks, Screen], None]
+    loras: tuple[Lora, ...] = ()
+    roles: Sequence[str] = registry.ROLES  # of the networks that it takes
+    room: int = 0  # bytes on the disk, as far as they are known
+    cost: Callable[[], "Estimate"] | None = None  # what it takes, if anybody can say
+
+    @property
+    def networks(self) -> tuple[Any, ...]:
+        """What has to be loaded for it."""
+        return self.model, self.roles, self.compute.words, self.loras
+
+
+def check_all(jobs: Sequence[Job]) -> None:
+    """Refuse, before any work, what cannot be made: outputs, the room for them, models."""
+    for job in jobs:
+        job.check(job.target)
+    check_rooms(jobs)
+    for job in {(job.model, tuple(job.roles)): job for job in jobs}.values():
+        models.check_model(job.model, job.showing.quiet, job.roles)
+
+
+def check_rooms(jobs: Sequence[Job]) -> None:
+    """Failed if the disks have no room for all of them."""
+    rooms: Counter[Any] = Counter()
+    for job in jobs:
+        if job.room and not job.target.stream:
+            rooms[job.target.path.parent] += job.room
+    for folder, needed in rooms.items():
+        check_room(folder, needed)
+
+
+def cost_of(shot: Shot, where: tuple[str, str, str], placed: Sequence[Placed] = ()) -> "Estimate":
+    """What a shot takes on this machine; shots that differ only in what they show take the same."""
+    same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
+    return measured(same, where, tuple((one.start, one.count) for one in placed))
+
+
+@cache
+def measured(shot: Shot, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...]) -> "Estimate":
+    from sora_cli.placement.estimate import dry_run
+
+    return dry_run(shot, windows_of(shot, placed), *where)
+
+
+def windows_of(shot: Shot, placed: Sequence[tuple[int, int]]) -> "Sequence[Window]":
+    """The windows of a shot in which frames are given, each run of them by its first and how many they are."""
+    from sora_cli.generation.plan import Given, plan
+
+    return plan(shot, [Given(start, count) for start, count in placed]).windows
+
+
+def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
+    """Make what one command line asks for, but for what `--resume` finds done."""
+    if not jobs:
+        return
+    done = [job.target.resume and job.target.done for job in jobs]
+    check_all([job for job, there in zip(jobs, done, strict=True) if not there])
+    networks, showing = Networks(), jobs[0].showing
+    with Screen(showing.quiet, showing.preview) as screen:
+        for job, there in zip(jobs, done, strict=True):
+            if there:
+                screen.note(f"{job.target.name} is made already")
+                job.target.settle()
+                screen.made(job.target.recorded, job.target.as_json)
+            else:
+                job.make(job.target, networks, screen)

@@ -1,0 +1,183 @@
+"""A list of jobs as people write it: JSON objects, a table, or prompts, a line each. No torch."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.media import STREAM
+
+JSONL, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
+DELIMITERS = ",;\t"
+BRACES = re.compile(r"\{([^{}]*\|[^{}]*|-?\d+\.\.-?\d+(?:\.\.[1-9]\d*)?)\}")  # {cat|dog}, {0..9}, {0..90..30}
+MOST = 100_000  # combinations of one line
+
+
+@dataclass(frozen=True)
+class Line:
+    """A job as it is written: the number of its line and its options by name, or what is wrong with it."""
+
+    number: int
+    options: dict[str, Any]
+    wrong: str = ""
+
+
+def read(name: str) -> str:
+    """The text of a list, from a file or from standard input (`-`); SoraError if there is none."""
+    if name != STREAM and Path(name).is_dir():
+        raise SoraError(f"{name} is a folder; give a list of jobs")
+    if name != STREAM and not Path(name).exists():
+        raise SoraError(f"there is no file {name}")
+    try:
+        raw = sys.stdin.buffer.read() if name == STREAM else Path(name).read_bytes()
+    except OSError as error:
+        raise Failed(f"could not read {name}: {error.strerror or error}") from error
+    coding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return raw.decode(coding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SoraError(f"{name}:{line}: not valid {error.encoding.upper()}; save the list as UTF-8") from error
+
+
+def lines(name: str, text: str, known: Sequence[str]) -> list[Line]:
+    """The jobs of a list. What it is, its name or its first line tells: objects begin with a brace, and all
+    columns of a table are `known` options."""
+    suffix, first = Path(name).suffix.lower(), next((line for line in text.split("\n") if line.strip()), "")
+    if suffix in JSONL or first.lstrip()[:1] in ("{", "["):
+        found = objects(text)
+    elif suffix in TABLES or delimiter(first, known):
+        found = rows(text, delimiter(first, known) or ("\t" if suffix == ".tsv" else ","))
+    else:
+        found = prompts(text)
+    if not (listed := list(found)):
+        raise SoraError(f"{name} is empty; write a prompt, or a JSON object, on every line")
+    return listed
+
+
+def objects(text: str) -> Iterator[Line]:
+    """A JSON object a line; a text alone is a prompt."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line, object_pairs_hook=once)
+        except SoraError as error:
+            yield Line(number, {}, str(error))
+            continue
+        except (ValueError, RecursionError) as error:
+            yield Line(number, {}, f'not JSON: {error}; write {{"prompt": "a cat surfing"}}')
+            continue
+        options = {"prompt": found} if isinstance(found, str) else found
+        if isinstance(options, dict):
+            yield Line(number, options)
+        else:
+            yield Line(number, {}, 'not a JSON object; write one a line, as {"prompt": "a cat surfing"}')
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different; SoraError otherwise."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key in found if [name for name, _ in pairs].count(key) > 1)
+        raise SoraError(f"{twice!a} is given twice")
+    return found
+
+
+def delimiter(header: str, known: Sequence[str]) -> str:
+    """What separates the columns of a header, all of which are known; "" if there are no such columns."""
+    for mark in DELIMITERS:
+        names = [name.strip().strip('"') for name in header.split(mark)]
+        if (len(names) > 1 or names == ["prompt"]) and all(plain(name) in known for name in names):
+            return mark
+    return ""
+
+
+def rows(text: str, mark: str) -> Iterator[Line]:
+    """A table whose header names options; an empty cell says nothing. A column that comes again gives a list."""
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    header: list[str] = []
+    number = 1
+    try:
+        for row in table:
+            if not header:
+                header = [name.strip() for name in row]
+            elif any(row):
+                yield row_of(number, header, row)
+            number = table.line_num + 1
+    except csv.Error as error:
+        yield Line(number, {}, f"not a table: {error}")
+
+
+def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
+    if len(row) > len(header):
+        return Line(number, {}, f"{len(row)} cells for {len(header)} columns; put quotes around texts with a comma")
+    told: dict[str, Any] = {}
+    for name, cell in zip(header, row, strict=False):
+        if cell.strip():
+            told[name] = cell if header.count(name) == 1 else [*told.get(name, []), cell]
+    return Line(number, told)
+
+
+def prompts(text: str) -> Iterator[Line]:
+    """A prompt a line; empty lines are none."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield Line(number, {"prompt": line.strip()})
+
+
+def plain(name: str) -> str:
+    """An option however it is written: `--prompt-at`, `prompt-at` and `prompt_at` are one."""
+    return name.strip().lstrip("-").replace("-", "_")
+
+
+# ---- grids ------------------------------------------------------------------------------------------------
+
+
+def grid(line: Line, many: Sequence[str]) -> list[Line]:
+    """All combinations of a line's choices: `{cat|dog}` and `{0..9}` in its texts, and lists where an option has
+    but one value. `many` are the options that may have several."""
+    choices = {name: list(itertools.islice(alternatives(value, plain(name) in many), MOST + 1))
+               for name, value in line.options.items()}  # fmt: skip
+    count = 1
+    for found in choices.values():
+        count *= len(found)
+    if count > MOST:
+        return [Line(line.number, {}, f"has more than {MOST} combinations; write several lines")]
+    every = itertools.product(*choices.values())
+    return [Line(line.number, dict(zip(choices, chosen, strict=True))) for chosen in every]
+
+
+def alternatives(value: Any, many: bool) -> Iterator[Any]:
+    """What a value may be, in the order in which it is written."""
+    if isinstance(value, list) and many:
+        yield from map(list, itertools.product(*(alternatives(item, False) for item in value)))
+    elif isinstance(value, list):
+        for item in value:
+            yield from alternatives(item, False)
+    elif isinstance(value, str):
+        parts = BRACES.split(value)  # text, choice, text, ...
+        every = itertools.product(*(choices(part) if n % 2 else [part] for n, part in enumerate(parts)))
+        yield from map("".join, every)
+    else:
+        yield value
+
+
+def choices(inside: str) -> Sequence[str]:
+    """`cat|dog` -> cat, dog; `0..90..30` -> 0, 30, 60, 90; downwards, too."""
+    if "|" in inside:
+        return inside.split("|")
+    first, last, step = (int(number) for number in [*inside.split(".."), "1"][:3])
+    return range_of(first, last, step)
+
+
+def range_of(first: int, last: int, step: int) -> Sequence[str]:
+    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+    return [str(number) for number in numbers[: MOST + 1]]

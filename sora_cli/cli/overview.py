@@ -1,0 +1,82 @@
+"""A batch as a whole: what it would take, and a picture of everything in it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from sora_cli import media
+from sora_cli.cli.batching import Item, in_order
+from sora_cli.errors import SoraError
+from sora_cli.media.contact_sheet import Gallery
+from sora_cli.placement.estimate import duration, quantity
+from sora_cli.placement.estimate.cost import by_size
+
+
+@dataclass
+class Bill:
+    """What jobs take together: seconds, bytes on disks, and bytes of memory at the most."""
+
+    jobs: int
+    made: int  # that take nothing any more
+    unknown: int = 0  # encoding and decoding, which nobody estimates
+    seconds: float = 0.0
+    disk: float = 0.0
+    memory: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)  # of the seconds
+
+    def add(self, item: Item, loads: bool) -> None:
+        """One more job, which has to load its networks or finds them."""
+        if item.job.cost is None:
+            self.unknown += 1
+            return
+        cost = item.job.cost()
+        for part, seconds in cost.seconds.items():
+            if loads or part != "start":
+                self.parts[part] = self.parts.get(part, 0.0) + seconds
+        self.seconds = sum(self.parts.values())
+        self.disk += sum(cost.disk.values())
+        self.memory = max(self.memory, cost.peak)
+
+
+def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
+    """What a batch would take from here on."""
+    bill, held = Bill(total, total - len(left)), None
+    for item in in_order(left):
+        bill.add(item, loads=item.job.networks != held)
+        held = item.job.networks
+    if as_json:
+        typer.echo(json.dumps(vars(bill)))
+        return
+    uncounted = f", {bill.unknown} not counted below" if bill.unknown else ""
+    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} are made{uncounted}")
+    spent = ", ".join(f"{part} {duration(seconds)}" for part, seconds in by_size(bill.parts))
+    typer.echo(f"time    {duration(bill.seconds)}" + (f" ({spent})" if spent else ""))
+    typer.echo(f"disk    {quantity(bill.disk, 'B')}")
+    typer.echo(f"memory  {quantity(bill.memory, 'B')}, at the most")
+
+
+def draw(items: Sequence[Item], sheet: Path) -> None:
+    """A frame from the middle of every video of the list that is there."""
+    there = [item for item in items if item.job.target.there and item.job.target.path.suffix != ".safetensors"]
+    page = Gallery([item.name for item in there])
+    for index, item in enumerate(there):
+        page.add(index, middle(item.name))
+    if there:
+        page.save(sheet)
+
+
+def middle(name: str) -> Any:
+    """The frame in the middle of a video, uint8 [h, w, 3]; a grey one where it cannot be read."""
+    try:
+        with media.open_source(name) as source:
+            count = sum(1 for _ in source)
+        with media.open_source(name) as source:
+            return next(media.to_rgb(islice(source, count // 2, None), source.format, source.format.size))
+    except SoraError:
+        return np.full((180, 320, 3), 128, np.uint8)
