@@ -12,6 +12,7 @@
 A captioner watches a file and then tells what it saw, so that a file that is broken stops no other.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from sora_cli.captioning.locate import check_own
@@ -29,7 +30,7 @@ class Told(NamedTuple):
 
 
 class Captioner(Protocol):
-    def watch(self, name: str) -> list[Frame]:
+    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         """The frames of a file that it looks at; SoraError for one that cannot be read."""
 
     def tell(self, frames: list[Frame]) -> Told:

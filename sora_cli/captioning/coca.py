@@ -2,6 +2,7 @@
 the few lines that say the likeliest words do without."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +16,6 @@ from sora_cli.placement.device import pick_device
 from sora_cli.registry import hub_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from open_clip.coca_model import CoCa
     from torch import Tensor
 
@@ -49,8 +48,8 @@ class Coca:
         network, _, prepare = open_clip.create_model_and_transforms(NAME, pretrained=path, device=where)
         return cls(network, prepare)
 
-    def watch(self, name: str) -> list[Frame]:
-        return spread(watch(name, FPS, within=WITHIN), FRAMES)
+    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+        return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
 
     @torch.inference_mode()
     def tell(self, frames: list[Frame]) -> Told:

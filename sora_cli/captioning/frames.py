@@ -1,5 +1,6 @@
 """The frames that a captioner looks at. No torch."""
 
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import TypeVar
@@ -12,10 +13,12 @@ LONGEST = 60.0  # seconds: a caption is about the first minute of a longer video
 Item = TypeVar("Item")
 
 
-def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0) -> list[media.Frame]:
+def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0,
+          say: Callable[[str], None] | None = None) -> list[media.Frame]:  # fmt: skip
     """Frames of the first minute of a video at a rate, or the one frame of a picture: stretched to `size`, or as large
-    as fits into a square of `within` pixels."""
+    as fits into a square of `within` pixels. `say` is told if it is damaged."""
     with media.open_source(name, size, fps) as source:
+        source.listener = say
         shape = size or fitted(source.format, (within, within), "contain")
         with closing(media.to_rgb(source, source.format, shape)) as frames:  # type: ignore[type-var]
             return list(islice(frames, round(LONGEST * fps)))

@@ -1,7 +1,7 @@
 """Pocket's captioner: the network that `sora-cli train captioner` makes, which knows the rendered world alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class Own:
             raise Failed(f"{model} holds no captioner; `sora-cli train captioner` makes one") from error
         return cls(network, Tokenizer(vocabulary, network.config.context), grammars, usual)
 
-    def watch(self, name: str) -> list[Frame]:
-        return watch(name, RATE, (WIDTH, HEIGHT))
+    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+        return watch(name, RATE, (WIDTH, HEIGHT), say=say)
 
     @torch.inference_mode()
     def tell(self, frames: list[Frame]) -> Told:

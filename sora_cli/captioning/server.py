@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -27,8 +28,8 @@ class Server:
         """The server at an address, and its first model unless told which."""
         return cls(llm.Server.at(address, served, timeout).first())
 
-    def watch(self, name: str) -> list[Frame]:
-        return spread(watch(name, FPS, within=WITHIN), FRAMES)
+    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+        return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
 
     def tell(self, frames: list[Frame]) -> Told:
         asked = PICTURE if len(frames) == 1 else VIDEO.format(count=len(frames))

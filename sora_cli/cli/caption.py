@@ -171,7 +171,7 @@ def tell(files: Sequence[str], known: dict[str, str], model: str, device: str, s
             yield name, known[name]
             continue
         try:
-            told = captioner.tell(captioner.watch(name))
+            told = captioner.tell(captioner.watch(name, screen.note))
         except SoraError as error:
             if len(files) == 1:
                 raise

@@ -13,14 +13,12 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import Target
+from sora_cli.cli.making import IMAGES, Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
-
-IMAGES = (".png", ".gif", ".webp", ".apng")
 
 
 @dataclass(frozen=True)

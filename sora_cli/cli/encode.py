@@ -85,9 +85,12 @@ def named_after(video: str) -> Path:
 def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> latent_file.Header:
     """What the latents of a source say of themselves but for its length, which nobody knows yet; SoraError if
     it cannot be encoded. H.264 has no odd sides, so they are rounded up, and decoding ends at even ones."""
-    width, height = (n + n % 2 for n in source.format.size)
+    seen, why = source.format.seen, "sides must be even" if source.format.pixel_aspect == 1 else "pixels are not square"
+    width, height = (n + n % 2 for n in seen)
     if (width, height) != source.format.size:
-        screen.note(f"sides must be even: {source.format.width}x{source.format.height} is taken as {width}x{height}")
+        screen.note(f"{why}: {source.format.width}x{source.format.height} is taken as {width}x{height}")
+    if source.sound:
+        screen.note(f"{asked.name}: left out: sound (latents hold none)")
     file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
     return latent_file.Header.of(
         model=model,

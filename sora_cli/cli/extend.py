@@ -82,6 +82,7 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
         shots = wanted.shots(shot)
         target.check_format(source.format)
         making = Making(target, screen, shot.fps)
+        making.hear(video, source.sound, source.left_out)
         connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
@@ -100,6 +101,7 @@ def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: 
     if "before" in shots:
         yield from connector.connect(shots["before"], head=passing.head, name="before")
     yield from passing.frames()
+    connector.making.heard(passing.source.sound, shots["before"].frames if "before" in shots else 0, passing.count)
     if "after" in shots:
         kept = own.end() if own and own.header.frames == passing.count else None
         yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=kept)

@@ -124,6 +124,9 @@ class Order:
         """The shots with their captions, for which an LLM is asked once."""
         if not self.told:
             seeds.told(self.seed, self.first.seed, screen)
+            for anchor in self.placed:
+                for note in anchor.notes:
+                    screen.note(f"{anchor.path}: {note}")
             around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
@@ -200,7 +203,7 @@ def check(shot: Shot, order: Order, target: Target) -> None:
         if media.same_file(anchor.path, target.name):
             raise SoraError(f"{target.name} is an anchor of itself; give another -o")
     target.check()
-    target.check_format(format_of(shot))
+    target.check_format(format_of(shot, target.name))
 
 
 def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, str], as_json: bool) -> None:
@@ -241,8 +244,11 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
     run = making.denoise(engine.start(shot, [Known(p.start, p.opened(small)) for p in placed]))
-    format = format_of(shot)
+    format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
+    for p in placed:
+        making.hear(p.path, p.sound, p.left_out)
+        making.heard(p.sound, p.start, p.count)
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:

@@ -88,7 +88,7 @@ def check_making(shot: Shot, target: Target) -> None:
     """All that can be refused before anything is shown."""
     check_prompt(shot.prompt)
     target.check()
-    target.check_format(format_of(shot))
+    target.check_format(format_of(shot, target.name))
 
 
 def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compute, target: Target,
@@ -106,7 +106,7 @@ def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compu
                 changes.add(frame)
             yield frame
 
-    format = format_of(shot)
+    format = format_of(shot, target.name)
     frames = chain.from_iterable(map(once, range(times)))
     count = making.write(media.from_rgb(frames, run.source_size, format), format, {"sora": shot.to_json()})
     seam = changes.seam()
@@ -156,6 +156,7 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
         shot = expanding.expanded(shot, how, screen, [around])
         making = Making(target, screen, shot.fps)
+        making.hear(asked.name, source.sound, source.left_out)
         connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         passing = Passing(source, shot.model)
         raw = repeated(passing, connector, shot, asked, times)
@@ -174,6 +175,7 @@ def connector_length(seconds: float, fps: float) -> int:
 def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, times: int) -> Iterator[bytes]:
     """The video and its connector, again and again; the connector is made once."""
     yield from passing.frames()
+    connector.making.heard(passing.source.sound, 0, passing.count, times)
     made = []
     for raw in connector.connect(shot, list(passing.tail), passing.head):
         yield raw

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from sora_cli.generation.engine import Run
 
 
+IMAGES = (".png", ".gif", ".webp", ".apng")
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a video goes (`-` is standard output) and what is kept beside it."""
@@ -42,6 +45,7 @@ class Target:
     metadata: bool = True
     sheet: Path | None = None
     as_json: bool = False
+    audio: bool = True
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
 
@@ -89,7 +93,8 @@ class Target:
     @property
     def identity(self) -> Any:
         """All that determines the video, as the record beside it has it."""
-        return json.loads(json.dumps({**self.asked, "files": {name: content_of(name) for name in self.sources}}))
+        files = {name: content_of(name) for name in self.sources}
+        return json.loads(json.dumps({**self.asked, "audio": self.audio, "files": files}))
 
     @property
     def there(self) -> bool:
@@ -172,6 +177,7 @@ class Making:
         if not self.target.stream:
             self.screen.hold(self.own)
         self.drift = Drift(self.fps)
+        self.sound: media.Soundtrack | None = None
 
     def denoise(self, run: "Run", part: str = "") -> "Run":
         """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
@@ -210,15 +216,34 @@ class Making:
             self.drift.add(frame)
             yield frame
 
+    def hear(self, name: str, sound: media.Sound | None, left_out: Iterable[str] = ()) -> None:
+        """Expect a given video's sound, or say in a line what of the video beside its pictures is left out."""
+        holds = media.holds_sound(self.target.name)
+        if sound and self.target.audio and holds:
+            self.sound = self.sound or media.Soundtrack()
+        lost = ["sound"] if sound and self.target.audio and not holds else []
+        if lost or (left_out := list(left_out)):
+            into = "a y4m stream" if self.target.stream else self.target.path.suffix
+            why = f" ({into} holds none)" if lost else ""
+            self.screen.note(f"{name}: left out: {', '.join([*lost, *left_out])}{why}")
+
+    def heard(self, sound: media.Sound | None, start: int, count: int, times: int = 1) -> None:
+        """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
+        if self.sound:
+            self.sound.times = times
+            self.sound.add(sound, start, count)
+
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
         count = 0
         with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.replaces) as sink:  # fmt: skip
+                             self.target.replaces, self.sound) as sink:  # fmt: skip
             for count, frame in enumerate(raw, 1):
                 sink.write(frame)
                 self.screen.show("write", count, self.frames or count)
         self.waited = sink.waited
+        for note in self.sound.notes if self.sound else ():
+            self.screen.note(note)
         return count
 
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
@@ -259,6 +284,7 @@ class Making:
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
+            "sound": self.sound.frames if self.sound else [],
             "scores": self.scores,
             "drift": self.drift.curve(),
         }
@@ -275,10 +301,13 @@ def content_of(name: str) -> str:
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def format_of(shot: Shot) -> media.Format:
-    """The raw frames of a new video."""
+def format_of(shot: Shot, name: str = "") -> media.Format:
+    """The raw frames of a new video. Images are RGB in the end, and y4m keeps what is given: all colours are there."""
+    suffix = Path(name).suffix.lower()
+    full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
+    spread = "FULL" if suffix in IMAGES else "LIMITED"
     rate = Fraction(media.rational(shot.fps))
-    return media.Format(shot.width, shot.height, rate, "420mpeg2", tags=("COLORRANGE=LIMITED",))
+    return media.Format(shot.width, shot.height, rate, "444" if full else "420mpeg2", tags=(f"COLORRANGE={spread}",))
 
 
 def header_of(run: "Run") -> latent_file.Header:
@@ -300,6 +329,6 @@ def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> Non
     assert target.sheet
     page = Sheet(frames, fps, known=frozenset(chain.from_iterable(known)))
     with media.open_source(target.name) as source:
-        for index, frame in enumerate(media.to_rgb(source, source.format, source.format.size)):
+        for index, frame in enumerate(media.to_rgb(source, source.format, source.format.seen)):
             page.add(index, frame)
     page.save(target.sheet)

@@ -143,6 +143,9 @@ class Keeping:
         bool,
         typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside."),
     ] = True
+    audio: Annotated[
+        bool, typer.Option("--audio/--no-audio", help="Keep the sound of given videos where their pictures are.")
+    ] = True
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None
     force: ForceOption = False
     as_json: JsonOption = False

@@ -46,9 +46,8 @@ class Asked:
         size = geometry.parse_res(self.res) if self.res else None
         raw = geometry.parse_res(self.input_res) if self.input_res else None
         source = media.open_source(self.name, size, self.fps, raw, self.input_fps)
-        for note in source.notes:
-            if screen:
-                screen.note(f"{self.name}: {note}")
+        if screen:
+            source.tell(screen.note)
         return source
 
 
@@ -80,8 +79,9 @@ def beside(name: str, what: str, suffix: str = ".mp4") -> str:
 def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
     """The settings as a shot of a source's size and rate, with the source's own prompt where none is given, and its
     caption, too, if the model is the same and nobody wants it `anew`: what is to be seen in it stays where it is.
-    Sides are rounded up to even ones for the sake of the canvas alone; the output keeps the source's."""
-    width, height = (n + n % 2 for n in source.format.size)
+    Sides are those that are seen, rounded up to even ones, for the sake of the canvas alone; the output keeps the
+    source's pixels, be they square or not."""
+    width, height = (n + n % 2 for n in source.format.seen)
     prompt, captions = settings.prompt, settings.captions
     if not prompt.strip() and (told := latent_file.carried(source.metadata.get("sora", ""))):
         own = Shot.from_json(told)

@@ -1,8 +1,8 @@
 """`sora-cli reverse ANCHOR`: the video that leads up to a given last picture or clip."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Annotated
 
 import typer
@@ -62,11 +62,18 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
         target.check_format(source.format)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
         making = Making(target, screen, shot.fps)
+        making.hear(asked.name, source.sound, source.left_out)
         connector = Connector(networks.engine(shot, compute, screen), source.format, making)
-        raw = chain(connector.connect(shot, head=passing.head), passing.frames())
-        count = making.write(raw, source.format, {"sora": shot.to_json()})
+        count = making.write(frames(connector, passing, shot), source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": asked.name, "frames": count, "given": [shot.frames, count]}
         making.finish(told, [range(shot.frames, count)])
+
+
+def frames(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:
+    """The output's raw frames: what leads up to the given ones, and these as they are."""
+    yield from connector.connect(shot, head=passing.head)
+    yield from passing.frames()
+    connector.making.heard(passing.source.sound, shot.frames, passing.count)
 
 
 def backwards(model: str) -> str:

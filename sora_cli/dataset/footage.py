@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
 from sora_cli.media import sources
-from sora_cli.media.probing import Picture, describe
+from sora_cli.media.probing import Picture, looked_at
 from sora_cli.media.y4m import LARGEST
 
 VIDEOS = (
@@ -56,7 +56,7 @@ def middle(frame: media.Frame, canvas: media.Size) -> media.Frame:
 
 @lru_cache(256)
 def described(path: Path) -> Picture:
-    return describe(["-i", media.as_file(path)], str(path))
+    return looked_at(["-i", media.as_file(path)], str(path))
 
 
 def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.Source:

@@ -25,6 +25,9 @@ class Placed:
     count: int
     fps: float
     fit: str
+    notes: tuple[str, ...] = ()     # what it had to suffer on the way in
+    sound: media.Sound | None = None
+    left_out: tuple[str, ...] = ()  # what it has beside that
 
     @property
     def stop(self) -> int:
@@ -72,24 +75,25 @@ def place(shot: Shot) -> list[Placed]:
 
 def locate(path: str, at: str, shot: Shot) -> Placed:
     """Where an anchor lies: from its address on, or up to it if that counts from the end."""
-    count = count_frames(path, shot.fps)
+    count, source = count_frames(path, shot.fps)
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
         raise SoraError(f"anchor {path} has {count} frames and would lie at {start} to {start + count - 1} "
                         f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
-    return Placed(path, start, count, shot.fps, shot.fit)
+    sound = source.sound if count > 1 else None
+    return Placed(path, start, count, shot.fps, shot.fit, tuple(source.notes), sound, source.left_out)
 
 
-def count_frames(path: str, fps: float) -> int:
-    """How many frames a file has at this rate; a picture has one whatever the rate."""
+def count_frames(path: str, fps: float) -> tuple[int, media.Source]:
+    """How many frames a file has at this rate, a picture one whatever the rate; and what else there is to say of it."""
     if path == media.STREAM:
         raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:
         as_it_is = sum(1 for _ in source)
         same = abs(source.format.fps - fps) < 1e-3
     if as_it_is <= 1 or same:
-        return as_it_is
+        return as_it_is, source
     with media.open_source(path, fps=fps) as source:
-        return sum(1 for _ in source)
+        return sum(1 for _ in source), source
 

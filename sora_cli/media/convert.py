@@ -67,7 +67,8 @@ def pixels(frame: Frame, size: Size) -> memoryview:
 
 def declare(format: Format) -> str:
     """A filter that tells the next ones which colours these are; y4m cannot say it all."""
-    return f"setparams=colorspace={format.matrix}:range={'pc' if format.full_range else 'tv'}"
+    colours = f"colorspace={format.matrix}:color_primaries={format.primaries}:color_trc={format.transfer}"
+    return f"setparams={colours}:range={'pc' if format.full_range else 'tv'}"
 
 
 def fitting(format: Format, size: Size, fit: str) -> str:

@@ -2,18 +2,25 @@
 
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 from sora_cli.errors import Failed
 from sora_cli.media.names import readable
 from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
-from sora_cli.media.y4m import LARGEST, MATRICES
+from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
-HDR = ("smpte2084", "arib-std-b67")
+FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
+RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
+STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks
+LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
+LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
+FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
+          "bottom coded first (swapped)": "tff"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,25 @@ class Picture:
     height: int
     fps: float                   # on the average
     nominal: float               # frames come at multiples of this
+    measured: bool = False       # the rates, by the times of frames, since ffmpeg does not know them
     matrix: str | None = None
-    hdr: bool = False
+    primaries: str | None = None
+    transfer: str | None = None
+    fields: str = ""             # `tff` or `bff`, which of two fields comes first; "" of whole frames
     metadata: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0         # as the file says, 0 if it does not
+    start: float = 0.0           # seconds of the file at which the pictures begin
+    sounds: tuple[int, ...] = () # samples a second of its sound tracks
+    others: tuple[str, ...] = () # kinds of all other streams
 
     @property
     def still(self) -> bool:
         return self.container.endswith("_pipe") or self.container == "image2"
+
+    @property
+    def animated(self) -> bool:
+        """Whether it is of a kind that also holds pictures which do not move."""
+        return self.container in ("gif", "apng", "webp", "webp_anim")
 
     @property
     def alpha(self) -> bool:
@@ -108,20 +127,117 @@ def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
         raise Failed(f"{name} is not a readable video")
     if max(picture.width, picture.height) > LARGEST:
         raise Failed(f"{name} is {picture.width}x{picture.height}; up to {LARGEST}x{LARGEST} can be read")
-    return picture
+    sounds, others = parse_others(told)
+    seconds = seconds_of(told)
+    return replace(picture, start=start_of(streams[0], told), seconds=seconds, sounds=sounds, others=others)
+
+
+def check_times(words: list[str], name: str, picture: Picture) -> int | None:
+    """Failed if frames are said to be shown for so long that nobody means it. How many there are, if it was looked at,
+    as where a file is too small for the time that it says it lasts, or does not say."""
+    path = Path(words[-1].removeprefix("file:"))
+    size = path.stat().st_size if path.is_file() else 0
+    likely = picture.seconds and size > picture.seconds * picture.fps * FEW_BYTES and picture.seconds < LONG
+    if picture.still or (likely and not picture.animated) or not size:
+        return None
+    times, _ = stamps(path)
+    if not times:
+        return None
+    gaps = [after - before for before, after in pairwise(times)]
+    lasts = max(sum(gaps), picture.seconds)
+    if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(times)):
+        raise Failed(f"{name} says that its {len(times)} frames last {lasts / 3600:.1f} hours, which is too long for "
+                     "so few of them; its time stamps are damaged")  # fmt: skip
+    return len(times)
+
+
+def stamps(path: Path) -> tuple[list[float], float]:
+    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded."""
+    command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
+    listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
+    tick = int(base[1]) / int(base[2]) if base else 0.0
+    times = re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
+    return sorted(int(time) * tick for time in times), tick
+
+
+def steadied(picture: Picture, words: list[str]) -> Picture:
+    """Frames at a steady rate of which ffmpeg says otherwise, as it does of few, slow or field-coded ones."""
+    if picture.container in RAW and picture.fps:
+        return replace(picture, nominal=picture.fps)
+    if picture.fps and picture.fps == picture.nominal:
+        return picture
+    times, tick = stamps(Path(words[-1].removeprefix("file:")))
+    gaps = [after - before for before, after in pairwise(times) if after > before]
+    if not gaps:
+        return picture
+    fps = len(gaps) / sum(gaps)
+    steady = max(gaps) - min(gaps) <= STEADY_TICKS * tick
+    if picture.fps:
+        return replace(picture, nominal=picture.fps, measured=True) if steady else picture
+    return replace(picture, fps=fps, nominal=fps if steady else 1 / min(gaps), measured=True)
+
+
+def start_of(line: str, told: str) -> float:
+    """Seconds from where a file begins to where one of its streams does."""
+    own, whole = re.search(r", start (-?[\d.]+)", line), re.search(r"^  Duration: .*, start: (-?[\d.]+)", told, re.M)
+    return max(0.0, float(own[1] if own else 0) - float(whole[1] if whole else 0))
+
+
+def seconds_of(told: str) -> float:
+    """How long a file says it is; 0 where it does not."""
+    said = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", told, re.MULTILINE)
+    return int(said[1]) * 3600 + int(said[2]) * 60 + float(said[3]) if said else 0.0
+
+
+def parse_others(told: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """What there is beside the pictures: rates of sound tracks that can be read, and kinds of all other streams."""
+    streams = re.findall(r"^ *Stream #0:\d.*?: (\w+): (.*)$", told, re.MULTILINE)
+    heard = [line for kind, line in streams if kind == "Audio" and not line.startswith(("none", "unknown"))]
+    rates = (re.search(r"(\d+) Hz", line) for line in heard)
+    others = [kind.lower() for kind, line in streams if kind != "Audio" and "(attached pic)" not in line]
+    others.remove("video")
+    return tuple(int(rate[1]) for rate in rates if rate), tuple(others)
+
+
+def looked_at(words: list[str], name: str) -> Picture:
+    """What `describe` says of a file, and whether its first frames are woven of two fields, which not all files say."""
+    picture = describe(words, name)
+    if picture.still:
+        return picture
+    picture = steadied(picture, words)
+    if picture.fields or picture.animated:
+        return picture
+    command = [ffmpeg(), *INFO, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(LOOK)]
+    command += ["-vf", "idet", "-f", "null", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, errors="replace").stderr
+    counts = re.findall(r"Multi frame detection: TFF: *(\d+) *BFF: *(\d+) *Progressive: *(\d+)", told)
+    top, bottom, progressive = map(int, counts[-1]) if counts else (0, 0, 0)
+    woven = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
+    return replace(picture, fields=("tff" if top > bottom else "bff") if woven else "")
 
 
 def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture | None:
     """`h264 (High) (avc1), yuv420p(tv, bt709, progressive), 64x48 [SAR 1:1 DAR 4:3], 24 fps, 24 tbr` taken apart."""
-    match = re.match(r"(\w+)[^,]*(?:\([^)]*\))?, (\w+)(?:\(([^)]*)\))?.*?, (\d+)x(\d+)", line)
+    match = re.match(r"(\w+)[^,]*(?:\([^)]*\))?, (\w+)(?:\(((?:[^()]|\([^)]*\))*)\))?.*?, (\d+)x(\d+)", line)
     if not match:
         return None
-    colours = {name for word in (match[3] or "").split(", ") for name in word.split("/")}
-    matrix = next((name for word in (match[3] or "").split(", ") if (name := word.split("/")[0]) in MATRICES), None)
+    words = (match[3] or "").split(", ")
     return Picture(
         container, match[1], match[2], int(match[4]), int(match[5]), rate(line, "fps"), rate(line, "tbr"),
-        matrix, bool(colours & set(HDR)), metadata,
+        False, *colours(words), fields=next((FIELDS[word] for word in words if word in FIELDS), ""), metadata=metadata,
     )  # fmt: skip
+
+
+def colours(words: list[str]) -> tuple[str | None, str | None, str | None]:
+    """Matrix, primaries and transfer, each None where it is not known: `bt709/unknown/unknown`, or one for all."""
+    known = (MATRICES, PRIMARIES, TRANSFERS)
+    for word in words:
+        names = word.split("/") if "/" in word else [word] * 3
+        found = [name if name in names_known else None for name, names_known in zip(names, known, strict=False)]
+        if len(names) == 3 and ("/" in word or any(found)):
+            return found[0], found[1], found[2]
+    return None, None, None
 
 
 def rate(line: str, unit: str) -> float:

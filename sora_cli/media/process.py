@@ -80,6 +80,7 @@ class Through(io.RawIOBase):
         fatal: str = "",
     ) -> None:
         self.blame, self.fatal = blame, fatal
+        self.said = ""                   # what ffmpeg complained of, when all has been read
         self.feed: Iterator[bytes | memoryview] = iter(feed or ())
         self.pending = memoryview(b"")
         self.complaints = tempfile.TemporaryFile()       # noqa: SIM115 (close() does)
@@ -134,13 +135,11 @@ class Through(io.RawIOBase):
     def check(self) -> None:
         """Failed if what has been read to its end was not all that there should be."""
         code = self.process.wait()
-        said = self.said()
-        if code != 0 or (self.fatal and re.search(self.fatal, said)):
-            raise Failed(f"{self.blame}: {explain(said.encode()) or f'ffmpeg ended with code {code}'}")
-
-    def said(self) -> str:
         self.complaints.seek(0)
-        return self.complaints.read().decode(errors="replace")
+        said = self.complaints.read()
+        self.said = explain(said)
+        if code != 0 or (self.fatal and re.search(self.fatal, said.decode(errors="replace"))):
+            raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")
 
     def close(self) -> None:
         if self.closed:

@@ -1,6 +1,7 @@
 """Where raw frames go: videos, moving images, numbered images, and y4m to a file or to standard output."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -14,17 +15,20 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import SHARP, declare, to_rgb
 from sora_cli.media.names import STREAM, Sequence, sequence_of
-from sora_cli.media.process import QUIET, as_file, ffmpeg
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
+from sora_cli.media.sound import Soundtrack
 from sora_cli.media.writer import H264, MP4, Encoder, tagging, write_image
 from sora_cli.media.y4m import Format
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
-VIDEOS = {
-    ".mp4": (*H264, *MP4),
-    ".mov": (*H264, "-movflags", "+faststart+use_metadata_tags", "-f", "mov"),
-    ".mkv": (*H264, "-f", "matroska"),
-    ".webm": (*VP9, "-pix_fmt", "yuv420p", "-f", "webm"),
+VIDEOS = {  # how pictures are encoded, and the container
+    ".mp4": (H264, MP4),
+    ".mov": (H264, ("-movflags", "+faststart+use_metadata_tags", "-f", "mov")),
+    ".mkv": (H264, ("-f", "matroska")),
+    ".webm": ((*VP9, "-pix_fmt", "yuv420p"), ("-f", "webm")),
 }
+WIDE = ("bt2020", "smpte431", "smpte432")
+SILENT = ("-f", "mp4")           # pictures until their sound is laid beside them
 MOVING_IMAGES = (".gif", ".webp", ".apng")
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
 FASTEST_GIF = 50                 # frames per second; a GIF counts in hundredths, and below two of them players give up
@@ -43,12 +47,18 @@ class Sink(Protocol):
 
 
 def open_sink(
-    name: str, format: Format, metadata: Mapping[str, object] | None = None, loops: int = 0, force: bool = False
+    name: str,
+    format: Format,
+    metadata: Mapping[str, object] | None = None,
+    loops: int = 0,
+    force: bool = False,
+    sound: Soundtrack | None = None,
 ) -> Sink:
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
-    Moving images play `loops` times, 0 is for ever. SoraError, before anything is written, for what cannot be: an
-    unknown suffix, an odd size in H.264, numbered images that are there already (unless `force`).
+    Moving images play `loops` times, 0 is for ever; videos have what `sound` holds after the last frame. SoraError,
+    before anything is written, for what cannot be: an unknown suffix, an odd size in H.264, numbered images that are
+    there already (unless `force`).
     """
     check_name(name)
     if name == STREAM:
@@ -57,6 +67,8 @@ def open_sink(
     check_format(path, format)
     if path.suffix.lower() == ".y4m":
         return Y4mSink(path, format)
+    if sound and holds_sound(name):
+        return SoundSink(path, format, metadata or {}, sound)
     if path.suffix.lower() != ".png":
         return FileSink(path, format, options(path, format, metadata or {}, loops))
     return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
@@ -66,6 +78,10 @@ def check_name(name: str) -> None:
     """Refuse an output of a kind that cannot be written."""
     if name != STREAM and Path(name).suffix.lower() not in SUFFIXES:
         raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def holds_sound(name: str) -> bool:
+    return name != STREAM and Path(name).suffix.lower() in VIDEOS
 
 
 def check_format(path: Path, format: Format) -> None:
@@ -82,9 +98,8 @@ def options(path: Path, format: Format, metadata: Mapping[str, object], loops: i
     """ffmpeg's words from its input to the container."""
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
-        full = f"{declare(format)},scale=out_color_matrix={format.matrix}:out_range=tv,format=yuv420p"
-        return ["-vf", full, *colours(format), *tagging(metadata), *VIDEOS[suffix]]
-    rgb = f"{declare(format)},scale={SHARP},format=rgb24"
+        return [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
+    rgb = in_rgb(format)
     if suffix == ".gif":
         # a palette for every frame: one for all of them would keep the whole video in memory
         palettes = f"{rgb},split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
@@ -95,10 +110,18 @@ def options(path: Path, format: Format, metadata: Mapping[str, object], loops: i
     return ["-vf", rgb, "-c:v", "libwebp", "-quality", "90", "-loop", str(loops), "-f", "webp"]
 
 
-def colours(format: Format) -> list[str]:
-    primaries = "bt2020" if format.matrix == "bt2020nc" else "bt709"
-    named = ["-colorspace", format.matrix, "-color_primaries", primaries, "-color_trc", "bt709"]
-    return [*named, "-color_range", "tv"]
+def encoded(suffix: str, format: Format) -> list[str]:
+    """ffmpeg's words for the pictures of a video."""
+    told, limited = declare(format), declare(replace(format, tags=(*format.tags, "COLORRANGE=LIMITED")))
+    scaled = f"scale=out_color_matrix={format.matrix}:out_range=tv"      # which forgets some of what it was told
+    return ["-vf", f"{told},{scaled},format=yuv420p,{limited}", *VIDEOS[suffix][0]]
+
+
+def in_rgb(format: Format) -> str:
+    """Filters to RGB that says of itself that it is sRGB, as which a video's is shown; wider colours say theirs."""
+    primaries = format.primaries if format.primaries in WIDE else "bt709"
+    srgb = f"setparams=color_primaries={primaries}:color_trc=iec61966-2-1"
+    return f"{declare(format)},scale={SHARP},format=rgb24,{srgb}"
 
 
 class FileSink(Encoder):
@@ -127,11 +150,42 @@ class FileSink(Encoder):
         super().finish()
 
 
+class SoundSink(FileSink):
+    """Raw frames into a video, beside which their sound is laid when all of them are there."""
+
+    def __init__(self, path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack) -> None:
+        self.suffix, self.sound = path.suffix.lower(), sound
+        super().__init__(path, format, [*encoded(self.suffix, format), *SILENT])
+        self.whole = part_of(path.with_name(f"{path.name}.sound"))
+        self.container = [*tagging(metadata), *VIDEOS[self.suffix][1]]
+
+    def keep(self) -> None:
+        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.heard else [])
+        if wrong and self.sound.heard:
+            done = self.whole.exists() and not self.failed
+            self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {wrong}")
+            wrong = "" if done else self.copy([])
+        if wrong:
+            raise Failed(f"ffmpeg could not write {self.path}: {wrong}")
+        os.replace(self.whole, self.path)
+
+    def copy(self, beside: list[str]) -> str:
+        """The finished pictures into their container, with what is `beside` them; what ffmpeg says of it."""
+        command = [ffmpeg(), *QUIET, "-y", "-i", as_file(self.part), *beside, "-c:v", "copy", *self.container]
+        done = subprocess.run([*command, as_file(self.whole)], capture_output=True)
+        self.failed = done.returncode != 0
+        return explain(done.stderr) or ("it failed" if self.failed else "")
+
+    def abandon(self) -> None:
+        super().abandon()
+        self.whole.unlink(missing_ok=True)
+
+
 class ImagesSink(FileSink):
     """Raw frames into numbered PNGs, each put in place as it comes, the first with the number 1."""
 
     def __init__(self, sequence: Sequence, format: Format, force: bool) -> None:
-        super().__init__(sequence.path(1), format, ["-vf", f"{declare(format)},scale={SHARP},format=rgb24"])
+        super().__init__(sequence.path(1), format, ["-vf", in_rgb(format)])
         self.sequence = sequence
         if self.path.exists() and not force:
             raise SoraError(f"{self.path} exists already; write the images to another folder or overwrite them")

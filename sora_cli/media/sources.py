@@ -18,9 +18,11 @@ import numpy as np
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, Frame, from_rgb
+from sora_cli.media.mending import HDR, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import Picture, describe
+from sora_cli.media.probing import Picture, check_times, describe, looked_at
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
+from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
 
 STILL_FPS = 24.0                 # of images, unless told
@@ -28,10 +30,15 @@ CUT_OFF = "partial file|ended prematurely"
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is
 FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
 
+TS_PACKETS = (188, 192, 204)     # bytes
+
 Y4M = ("-strict", "-1", "-f", "yuv4mpegpipe")
 NATIVE = "format=" + "|".join(sorted({*y4m.PIX_FMTS.values()} - {"yuva444p"}))
-OVER_BLACK = ("format=gbrap", "premultiply=inplace=1")
+FIRST = "trim=end_frame=1,fps={rate}:eof_action=pass,trim=end_frame=1"      # however short or long it is shown
 FROM_RGB = ("scale=out_color_matrix=bt709:out_range=tv", "format=yuv444p")
+
+
+Started = tuple[Format, Iterator[bytes], Through] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Source:
     """The raw frames of one input, one by one and once: an iterator and a context manager.
 
     `format` says what a frame is, `notes` what was changed on the way (a variable rate, transparency), `metadata`
-    are the tags of a file. The first frame is read at the start, so that what cannot be read is known early.
+    are the tags of a file, `sound` is its first sound track. The first frame is read at the start, so that what cannot
+    be read is known early.
     """
 
     def __init__(
@@ -65,16 +73,19 @@ class Source:
         frames: Iterable[bytes],
         metadata: dict[str, str] | None = None,
         notes: Iterable[str] = (),
+        sound: Sound | None = None,
     ) -> None:
-        self.name, self.format = name, format
+        self.name, self.format, self.sound = name, format, sound
         self.metadata, self.notes = metadata or {}, list(notes)
+        self.left_out: tuple[str, ...] = ()                  # streams that no output of ours has
         self.held = ExitStack()                              # what to close with it
         self.again: Callable[[], Source] | None = None       # opens it once more, where that is possible
+        self.listener: Callable[[str], None] | None = None
         rest = iter(frames)
         first = next(rest, None)
         if first is None:
             raise Failed(f"{name} has no frames")
-        self.raw = chain([first], rest)
+        self.raw: Iterator[bytes] = chain([first], rest)
 
     @cached_property
     def frames(self) -> int | None:
@@ -83,6 +94,17 @@ class Source:
             return None
         with self.again() as other:
             return sum(1 for _ in other)
+
+    def tell(self, listener: Callable[[str], None]) -> None:
+        """Have every note said, those that there are and those to come: damage is known at the end."""
+        self.listener = listener
+        for note in self.notes:
+            listener(f"{self.name}: {note}")
+
+    def say(self, note: str) -> None:
+        self.notes.append(note)
+        if self.listener:
+            self.listener(f"{self.name}: {note}")
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -200,24 +222,32 @@ def read_rgb(stream: IO[bytes], size: Size, name: str) -> Iterator[Frame]:
 
 def resample(frames: Iterator[bytes], format: Format, name: str, wish: Wish, held: ExitStack) -> Source:
     """Frames at the size and rate that are asked, untouched where none is."""
-    if not wish.filters:
+    mended, notes = whole({"p": "", "?": "", "t": "tff", "b": "bff", "m": "mixed"}[format.interlace])
+    filters = [*mended, *wish.filters]
+    if not filters:
         return Source(name, format, frames)
-    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", ",".join(wish.filters), *Y4M, "pipe:1"]
-    found, changed = run(command, name, held, y4m.stream(frames, format))
-    return Source(name, replace(found, tags=format.tags), changed)
+    first = next(frames, None)
+    if first is None:
+        raise Failed(f"{name} has no frames")
+    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf"]
+    found = run([*command, ",".join(filters), *Y4M, "pipe:1"], name, held, y4m.stream(chain([first], frames), format))
+    if found is None:  # too short for one frame at this rate
+        filters = [FIRST.format(rate=rational(wish.fps or STILL_FPS)), *replace(wish, fps=None).filters]
+        found = run([*command, ",".join(filters), *Y4M, "pipe:1"], name, held, y4m.stream([first], format))
+    assert found
+    made, changed, _ = found
+    return Source(name, replace(made, interlace="p", tags=format.tags), changed, notes=notes)
 
 
-def run(
-    command: list[str], name: str, held: ExitStack, feed: Iterator[bytes] | None = None
-) -> tuple[Format, Iterator[bytes]]:
-    """Start a command that writes y4m; its header and its frames."""
+def run(command: list[str], name: str, held: ExitStack, feed: Iterator[bytes] | None = None) -> Started:
+    """Start a command that writes y4m; its header and its frames, None if there are none."""
     through = Through(command, feed, f"{name} is not a readable video", CUT_OFF)
     held.callback(through.close)
     stream = buffered(through)
     if not stream.peek(1):
-        raise Failed(f"{name} has no frames")
+        return None
     format = y4m.read_format(stream)
-    return format, y4m.read_frames(stream, format, name)
+    return (format, y4m.read_frames(stream, format, name), through) if stream.peek(1) else None
 
 
 def open_container(stream: IO[bytes], head: bytes, name: str, wish: Wish, held: ExitStack) -> Source:
@@ -254,39 +284,101 @@ def decode(
     picture: Picture | None = None,
     feed: Iterator[bytes] | None = None,
 ) -> Source:
-    """What ffmpeg decodes from `words`, upright, at a constant rate, in its own planes if y4m can hold them."""
-    picture = picture or describe(words, name)
+    """What ffmpeg decodes from `words`, upright, whole, at a constant rate, in its own planes if y4m can hold them."""
+    picture = picture or looked_at(words, name) if feed is None else picture or describe(words, name)
+    packets = check_times(words, name, picture) if feed is None else None
+    still = picture.still or (picture.animated and packets == 1)
+    usual = wish.input_fps or wish.fps or STILL_FPS
     if picture.still and "-framerate" not in words:
-        words = ["-framerate", rational(wish.input_fps or wish.fps or STILL_FPS), *words]  # one frame at any rate
+        words = ["-framerate", rational(usual), *words]  # one frame at any rate
     rate, notes = pace(picture, wish)
-    filters = ["setpts=PTS-STARTPTS", f"fps={rate}", *(OVER_BLACK if picture.alpha else ())]
-    filters += replace(wish, fps=None).filters
-    filters += FROM_RGB if picture.alpha or picture.rgb else [NATIVE]
-    command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", ",".join(filters), "-fps_mode", "passthrough"]
-    format, frames = run([*command, *Y4M, "pipe:1"], name, held, feed)
-    if picture.alpha:
-        notes.append("transparent parts, if any, are shown on black")
-    if picture.hdr:
-        notes.append("its HDR colours are taken as they are and will look flat")
-    return Source(name, coloured(format, picture), frames, picture.metadata, notes)
+    fields, woven = whole(picture.fields)
+    mended, said = mending(picture)
+    filters = [*mended, *replace(wish, fps=None).filters, *(FROM_RGB if picture.alpha or picture.rgb else [NATIVE])]
+    sound = None if still else heard(words, picture, held, feed is not None)
+    spool = spooling(sound) if sound and feed is not None else []
+
+    def start(timed: str) -> Started:
+        graph = ",".join(["setpts=PTS-STARTPTS", *fields, timed, *filters])
+        command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", graph, "-fps_mode", "passthrough"]
+        return run([*command, *Y4M, "pipe:1", *spool], name, held, feed)
+
+    first = FIRST.format(rate=rational(usual))
+    found = start(first if still and not picture.still else f"fps={rate}")
+    if found is None and wish.fps and feed is None:      # too short for one frame at this rate
+        found = start(first)
+    if found is None:
+        raise Failed(f"{name} has no frames")
+    format, frames, through = found
+    due = round(picture.seconds * format.rate) if picture.seconds else 0
+    source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
+    source.raw = attended(source, source.raw, through, due, ends_early(words, picture))
+    source.left_out = left_out(picture)
+    return source
+
+
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, early: bool) -> Iterator[bytes]:
+    """A source's frames; after the last one, a note if the decoder had anything to say against them."""
+    count = 0
+    for count, frame in enumerate(raw, 1):  # noqa: B007
+        yield frame
+    said = through.said or ("its end is cut off" if early else "")
+    if said:
+        of = f" of about {due}" if due > count + 1 else ""
+        source.say(f"it is damaged ({said}); {count}{of} frames were read")
+
+
+def heard(words: list[str], picture: Picture, held: ExitStack, piped: bool) -> Sound | None:
+    """The first sound track of an input; that of a pipe is put into a file while its pictures are read."""
+    if not picture.sounds:
+        return None
+    if not piped:
+        return Sound(words[-1].removeprefix("file:"), picture.sounds[0])
+    spool = held.enter_context(tempfile.NamedTemporaryFile(prefix="sora-", suffix=".mka"))      # noqa: SIM115
+    return Sound(spool.name, picture.sounds[0], picture.start)
+
+
+def spooling(sound: Sound) -> list[str]:
+    """ffmpeg's words for one more output, the sound alone."""
+    steady = STEADY.format(rate=sound.rate)
+    return ["-map", "0:a:0", "-af", steady, "-c:a", "flac", "-f", "matroska", "-y", as_file(sound.path)]
+
+
+def left_out(picture: Picture) -> tuple[str, ...]:
+    """In words, the streams beside the first pictures and the first sound."""
+    count = len(picture.sounds) - 1
+    more = [f"{count} more sound track{'s' * (count > 1)}"] if count > 0 else []
+    kinds = {"video": "other pictures", "subtitle": "subtitles"}
+    return (*more, *dict.fromkeys(kinds[other] for other in picture.others if other in kinds))
 
 
 def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
     """The constant rate in the words of the fps filter, and a note if the video's own varies."""
+    varies = not (picture.still or picture.fps == picture.nominal or not picture.fps)
+    sane = not varies or picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
+    rate = wish.fps or (picture.nominal if sane else picture.fps)
+    notes = [f"its frame rate varies; taken at a constant {rate:g} frames a second"] if varies else []
     if wish.fps:
-        return rational(wish.fps), []
-    if picture.still or picture.fps == picture.nominal or not picture.fps:
-        return "source_fps", []
-    sane = picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
-    rate = picture.nominal if sane else picture.fps
-    note = f"its frame rate varies; taken at a constant {rate:g} frames a second"
-    return "source_fps" if sane else rational(rate, 6e-3), [note]
+        return rational(wish.fps), notes
+    return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes
 
 
 def coloured(format: Format, picture: Picture) -> Format:
-    """With the matrix in the header. Where a file does not name it, small pictures are taken as players do."""
-    if picture.alpha or picture.rgb or format.chroma.startswith("mono"):
+    """With what is known of its colours in the header. Where a file does not name them, small pictures are taken as
+    players do; what was RGB or HDR is bt709 by now."""
+    if picture.alpha or picture.rgb or picture.transfer in HDR or format.chroma.startswith("mono"):
         return format
     small = picture.width < 1280 and picture.height < 720
-    matrix = picture.matrix or ("smpte170m" if small else "bt709")
-    return format if matrix == "bt709" else replace(format, tags=(*format.tags, f"COLORMATRIX={matrix}"))
+    by_primaries = next((matrix for matrix, (own, _) in y4m.MATRICES.items() if own == picture.primaries), None)
+    matrix = picture.matrix or by_primaries or ("smpte170m" if small else "bt709")
+    usual = y4m.MATRICES[matrix]
+    told = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
+            "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
+    tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
+    return replace(format, tags=(*format.tags, *tags))
+
+
+def ends_early(words: list[str], picture: Picture) -> bool:
+    """Whether a transport stream stops in the middle of a packet, of which ffmpeg does not speak."""
+    path = Path(words[-1].removeprefix("file:"))
+    return picture.container == "mpegts" and path.is_file() and all(path.stat().st_size % n for n in TS_PACKETS)

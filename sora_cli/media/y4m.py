@@ -25,15 +25,28 @@ PIX_FMTS = {
     **{f"mono{depth}": f"gray{depth}le" for depth in GREYS},
 }
 CHROMA_STEPS = {"420": (2, 2), "411": (4, 1), "422": (2, 1), "444": (1, 1)}      # pixels to a chroma sample
-MATRICES = ("bt709", "smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc")
+# by ffmpeg's names: how colour was taken apart, and which primaries and transfer come with it unless told
+MATRICES = {
+    "bt709": ("bt709", "bt709"),
+    "smpte170m": ("smpte170m", "smpte170m"),
+    "bt470bg": ("bt470bg", "smpte170m"),
+    "fcc": ("bt470m", "smpte170m"),
+    "smpte240m": ("smpte240m", "smpte240m"),
+    "bt2020nc": ("bt2020", "bt2020-10"),
+}
+PRIMARIES = ("bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte428", "smpte431",
+             "smpte432", "ebu3213")  # fmt: skip
+TRANSFERS = ("bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "linear", "log100", "log316", "iec61966-2-4",
+             "bt1361e", "iec61966-2-1", "bt2020-10", "bt2020-12", "smpte2084", "smpte428", "arib-std-b67")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Format:
-    """A y4m header: what its raw frames are. `tags` are the X tags, of which two mean something here.
+    """A y4m header: what its raw frames are. `tags` are the X tags, of which four mean something here.
 
-    XCOLORRANGE=FULL is the usual one. XCOLORMATRIX=smpte170m is ours, for pictures that are not bt709: others pass
-    over it, and known frames keep their colours through a pipe of our own commands.
+    XCOLORRANGE=FULL is the usual one. XCOLORMATRIX=smpte170m is ours, for pictures that are not bt709, and so are
+    XCOLORPRIMARIES and XCOLORTRC, for those that do not go with the matrix: others pass over them, and known frames
+    keep their colours through a pipe of our own commands.
     """
 
     width: int
@@ -103,8 +116,27 @@ class Format:
     @property
     def matrix(self) -> str:
         """How colour was taken apart, by ffmpeg's name."""
-        named = [tag.partition("=")[2] for tag in self.tags if tag.startswith("COLORMATRIX=")]
-        return named[-1] if named and named[-1] in MATRICES else "bt709"
+        return self.named("COLORMATRIX", MATRICES, "bt709")
+
+    @property
+    def primaries(self) -> str:
+        return self.named("COLORPRIMARIES", PRIMARIES, MATRICES[self.matrix][0])
+
+    @property
+    def transfer(self) -> str:
+        return self.named("COLORTRC", TRANSFERS, MATRICES[self.matrix][1])
+
+    def named(self, tag: str, known: Iterable[str], usual: str) -> str:
+        values = [word.partition("=")[2] for word in self.tags if word.startswith(f"{tag}=")]
+        return values[-1] if values and values[-1] in known else usual
+
+    @property
+    def seen(self) -> Size:
+        """The size in square pixels: the longer one of either side, so that nothing is lost."""
+        aspect = self.pixel_aspect
+        width, height = (self.width * aspect, self.height) if aspect >= 1 else (self.width, self.height / aspect)
+        shrunk = min(Fraction(1), Fraction(LARGEST) / max(width, height))
+        return max(1, round(width * shrunk)), max(1, round(height * shrunk))
 
     @property
     def pixel_aspect(self) -> Fraction:

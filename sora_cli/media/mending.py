@@ -1,0 +1,45 @@
+"""What pictures need before they are frames as ours are: whole, of ordinary light, opaque. Filters, and a line each."""
+
+import re
+
+from sora_cli.media.probing import Picture
+
+OVER_BLACK = ("format=gbrap", "premultiply=inplace=1")
+# one frame for every two fields, at the same rate; whole frames among them pass untouched
+WHOLE = "bwdif=mode=send_frame:parity={parity}:deint={which}"
+HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+WHITE = 203                      # nits of HDR's diffuse white (ITU-R BT.2408), which becomes SDR's
+Mending = tuple[list[str], list[str]]
+
+
+def mending(picture: Picture) -> Mending:
+    """The filters for a file's whole frames in their order, and what there is to say of them."""
+    steps = (ordinary(picture), opaque(picture))
+    return [word for filters, _ in steps for word in filters], [note for _, notes in steps for note in notes]
+
+
+def whole(fields: str) -> Mending:
+    """Whole frames of fields: `tff` or `bff` if all are, in this order, `mixed` if frames say so themselves."""
+    if not fields:
+        return [], []
+    parity, which = ("auto", "interlaced") if fields == "mixed" else (fields, "all")
+    return [WHOLE.format(parity=parity, which=which)], ["it is interlaced; its fields are made into whole frames"]
+
+
+def ordinary(picture: Picture) -> Mending:
+    """HDR as SDR: light is made linear, bright light is pressed together, and the rest is as bright as it was."""
+    if picture.transfer not in HDR:
+        return [], []
+    said = {"colorspace": None if picture.rgb else picture.matrix or "bt2020nc",
+            "color_primaries": picture.primaries or "bt2020", "color_trc": picture.transfer}  # fmt: skip
+    told = "setparams=" + ":".join(f"{name}={value}" for name, value in said.items() if value)
+    pressed = [f"zscale=t=linear:npl={WHITE}", "format=gbrpf32le", "zscale=p=bt709", "tonemap=mobius:param=0.6:desat=0"]
+    chroma = "420" if re.search("420|p01[0-6]", picture.pix_fmt) else "444"
+    back = ["zscale=t=bt709:m=bt709:r=tv", f"format=yuv{chroma}p10le"]
+    return [told, *pressed, *back], [f"its HDR light ({HDR[picture.transfer]}) is tone-mapped to a standard range"]
+
+
+def opaque(picture: Picture) -> Mending:
+    if not picture.alpha:
+        return [], []
+    return [*OVER_BLACK], ["transparent parts, if any, are shown on black"]

@@ -1,0 +1,96 @@
+"""The sound of given pictures: where it lies, and how it gets to where its pictures went.
+
+A video is written without sound, since nobody knows its length before its end. Then its sound is laid beside it: every
+stretch of given frames has its own, faded in and out where made frames begin, and there is silence elsewhere.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+
+from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg
+
+FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
+USUAL_RATE = 48000
+# samples at a steady rate from the first of the file on; what is missing in between is silence
+STEADY = "aresample={rate}:async=1:min_hard_comp=0.01:first_pts=0"
+OPUS = "aformat=channel_layouts=mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"      # others have no order of channels there
+AUDIO = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The first sound track of a file. `start`: seconds of the file at which its pictures begin, if that is known."""
+
+    path: str
+    rate: int = USUAL_RATE
+    start: float | None = None
+
+    @cached_property
+    def begins(self) -> float:
+        """Where its first picture lies, in seconds of the file."""
+        if self.start is not None:
+            return self.start
+        command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(self.path), "-map", "0:V:0", "-frames:v", "1",
+                   "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1"]  # fmt: skip
+        told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+        base, first = re.search(r"#tb 0: (\d+)/(\d+)", told), re.search(r"^0, *-?\d+, *(-?\d+)", told, re.MULTILINE)
+        return int(first[1]) * int(base[1]) / int(base[2]) if base and first else 0.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Frames of an output, `count` from number `start` on, that have a source's sound from its first picture on."""
+
+    sound: Sound
+    start: int
+    count: int
+
+
+@dataclass
+class Soundtrack:
+    """The sound of an output, which may be added to until its last frame is written; `times` it is repeated."""
+
+    heard: list[Heard] = field(default_factory=list)
+    times: int = 1
+    notes: list[str] = field(default_factory=list)  # what was wrong with it, after it was laid
+
+    def add(self, sound: Sound | None, start: int, count: int) -> None:
+        if sound and count:
+            self.heard.append(Heard(sound, start, count))
+
+    @property
+    def frames(self) -> list[list[int]]:
+        """First and end of every stretch of one turn."""
+        return [[one.start, one.start + one.count] for one in self.heard]
+
+    def words(self, frames: int, fps: Fraction, suffix: str) -> list[str]:
+        """ffmpeg's words for this sound beside a file of so many pictures, from its further inputs to its codec."""
+        inputs = [word for one in self.heard for word in (*LOCAL, "-i", as_file(one.sound.path))]
+        graph = self.filters(frames // self.times, fps, suffix)
+        return [*inputs, "-filter_complex", graph, "-map", "0:v", "-map", "[out]", "-c:a", AUDIO[suffix]]
+
+    def filters(self, frames: int, fps: Fraction, suffix: str) -> str:
+        """The graph from the inputs 1, 2, ... to `out`, which is as long as the pictures of one turn, so many times."""
+        rate = self.heard[0].sound.rate
+        chains = [f"[{n}:a:0]{stretch(one, frames, fps, rate)}[s{n}]" for n, one in enumerate(self.heard, 1)]
+        mixed = "".join(f"[s{n}]" for n in range(1, len(chains) + 1)) + f"amix={len(chains)}:normalize=0"
+        samples = round(frames / fps * rate)
+        whole = [mixed, f"apad=whole_len={samples}", f"atrim=end_sample={samples}"]
+        whole += [f"aloop={self.times - 1}:{samples}"] * (self.times > 1) + [OPUS] * (suffix == ".webm")
+        return ";".join([*chains, ",".join(whole) + "[out]"])
+
+
+def stretch(heard: Heard, frames: int, fps: Fraction, rate: int) -> str:
+    """The filters that cut one source's sound, fade it where made frames are next to it, and put it in its place."""
+    length = float(heard.count / fps)
+    short = min(FADE, length / 2)
+    chain = [STEADY.format(rate=rate), f"atrim=start={heard.sound.begins:.6f}:duration={length:.6f}"]
+    chain += ["asetpts=PTS-STARTPTS", f"apad=whole_dur={length:.6f}"]
+    if heard.start:
+        chain.append(f"afade=in:d={short:.6f}")
+    if heard.start + heard.count < frames:
+        chain.append(f"afade=out:st={length - short:.6f}:d={short:.6f}")
+    return ",".join([*chain, f"adelay={round(heard.start / fps * rate)}S:all=1"])

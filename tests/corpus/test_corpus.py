@@ -1,0 +1,353 @@
+"""Footage of every kind, made here by ffmpeg and held against what ffmpeg says of it or what was drawn.
+
+A clip is a bar that moves by four pixels a frame, so that a frame's number can be read off it, whatever a codec, a
+container or a conversion did to it on the way.
+"""
+
+import io
+import re
+import subprocess
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sora_cli import media
+from sora_cli.dataset import scan
+from sora_cli.errors import Failed, SoraError
+
+STEP, SIZE, COUNT = 4, (128, 96), 24
+Notes = list[str]
+
+
+def ffmpeg(*words: object) -> None:
+    subprocess.run([media.ffmpeg(), "-v", "error", "-y", *map(str, words)], check=True, capture_output=True)
+
+
+def drawn(path: Path, *words: object, rate: object = 24, extra: str = "", count: int = COUNT,
+          size: str = "128x96") -> Path:  # fmt: skip
+    """A clip of the moving bar; `extra` are filters behind it."""
+    boxes = f"geq=lum='if(between(X,4*mod(N,24),4*mod(N,24)+7),235,60)':cb=110:cr=140{extra}"
+    source = f"color=gray:s={size}:r={rate},format=yuv444p,{boxes}"
+    ffmpeg("-f", "lavfi", "-i", source, "-frames:v", count, *words, path)
+    return path
+
+
+def read(path: Path | str, **wish: object) -> tuple[media.Format, list[np.ndarray], Notes]:
+    """A source's format, its frames in RGB and in square pixels, and all that was noted."""
+    with media.open_source(str(path), **wish) as source:  # type: ignore[arg-type]
+        frames = list(media.to_rgb(source, source.format, source.format.seen))
+        return source.format, frames, source.notes
+
+
+def numbers(frames: Sequence[np.ndarray]) -> list[int]:
+    """Which frame each is, by where its bar lies."""
+    rows = [frame.astype(float).mean((0, 2)) for frame in frames]
+    centres = [np.average(np.arange(len(row)), weights=np.clip(row - 140, 0, None)) for row in rows]
+    return [round((centre * SIZE[0] / len(row) - 3.5) / STEP) for centre, row in zip(centres, rows, strict=True)]
+
+
+# ---- codecs and containers --------------------------------------------------------------------------------
+
+H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-crf", "12")
+CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "H.264 in MP4": ("a.mp4", (*H264, "-pix_fmt", "yuv420p")),
+    "H.264 with B frames in MKV": ("a.mkv", (*H264, "-bf", "3", "-pix_fmt", "yuv420p")),
+    "H.264 in MPEG-TS": ("a.ts", (*H264, "-pix_fmt", "yuv420p")),
+    "H.264 in FLV": ("a.flv", (*H264, "-pix_fmt", "yuv420p")),
+    "raw H.264": ("a.h264", (*H264, "-pix_fmt", "yuv420p")),
+    "H.265, 10 bit": ("a.mp4", ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=0:crf=12",
+                                "-pix_fmt", "yuv420p10le")),
+    "VP8 in WebM": ("a.webm", ("-c:v", "libvpx", "-b:v", "2M", "-deadline", "realtime", "-pix_fmt", "yuv420p")),
+    "VP9 in WebM": ("a.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")),
+    "AV1 in MP4": ("a.mp4", ("-c:v", "libsvtav1", "-preset", "12", "-crf", "20", "-pix_fmt", "yuv420p")),
+    "MPEG-2 in a program stream": ("a.mpg", ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "MPEG-4 in AVI": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "Motion JPEG in MOV, full range": ("a.mov", ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj422p")),
+    "ProRes 4:2:2, 10 bit": ("a.mov", ("-c:v", "prores_ks", "-pix_fmt", "yuv422p10le")),
+    "DNxHR": ("a.mxf", ("-c:v", "dnxhd", "-profile:v", "dnxhr_hq", "-pix_fmt", "yuv422p", "-s", "256x192")),
+    "FFV1, 4:4:4, 16 bit": ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "yuv444p16le")),
+    "FFV1, RGB": ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "bgr0")),
+    "FFV1, grey": ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "gray")),
+    "UT Video, with alpha": ("a.avi", ("-c:v", "utvideo", "-pix_fmt", "gbrap")),
+    "Theora in Ogg": ("a.ogv", ("-c:v", "libtheora", "-q:v", "9", "-pix_fmt", "yuv420p")),
+    "GIF": ("a.gif", ()),
+    "APNG": ("a.apng", ("-plays", "0", "-f", "apng", "-pix_fmt", "rgb24")),
+    "animated WebP": ("a.webp", ("-c:v", "libwebp_anim", "-lossless", "1")),
+    "4:1:1 in y4m": ("a.y4m", ("-pix_fmt", "yuv411p",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_every_frame_comes_once_and_in_order(kind: str, tmp_path: Path) -> None:
+    name, words = CODECS[kind]
+    path = tmp_path / name
+    rate = 25 if name in ("a.gif", "a.webp", "a.mpg", "a.mxf") else 24  # of rates that these can say
+    try:
+        drawn(path, *words, rate=rate)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this ffmpeg does not write it: {error.stderr[-80:]!r}")
+    format, frames, notes = read(path)
+    assert numbers(frames) == list(range(COUNT)) and format.fps == pytest.approx(rate, rel=1e-3)
+    assert [note for note in notes if "transparent" not in note] == []
+    grey = frames[5][40:50, -30:-10].mean((0, 1))          # Y 60, Cb 110, Cr 140
+    expected = (51, 51, 51) if "gray" in words else (72, 48, 13)
+    assert np.abs(grey - expected).max() < 9, grey
+
+
+# ---- rates ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", ["24000/1001", "30000/1001", "60000/1001", "1", "12.5", "120"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_steady_rates(rate: str, name: str, tmp_path: Path) -> None:
+    format, frames, notes = read(drawn(tmp_path / name, *H264, rate=rate, count=8))
+    assert format.fps == pytest.approx(float(Fraction(rate)), rel=1e-3)
+    assert numbers(frames) == list(range(8)) and notes == []
+
+
+def test_a_varying_rate_keeps_time(tmp_path: Path) -> None:
+    some = ",select='lt(n,6)+eq(mod(n,3),0)*gte(n,6)'"
+    path = drawn(tmp_path / "a.mp4", *H264, "-fps_mode", "vfr", extra=some, count=12)
+    format, frames, notes = read(path)
+    shown = numbers(frames)
+    assert format.rate == 24 and shown[:18] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 9, 9, 9, 12, 12, 12, 15, 15, 15]
+    (note,) = notes
+    assert "varies" in note and "24 frames" in note
+    assert "12 frames" in read(path, fps=12)[2][0]
+
+
+# ---- shapes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("degrees", "turn"), [(90, 1), (180, 2), (270, 3)])
+def test_rotated_footage_is_upright(degrees: int, turn: int, tmp_path: Path) -> None:
+    drawn(tmp_path / "a.mp4", *H264, count=2)
+    ffmpeg("-display_rotation", degrees, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "r.mp4")
+    flat, upright = read(tmp_path / "a.mp4")[1][0], read(tmp_path / "r.mp4")[1][0]
+    assert np.abs(np.rot90(flat, turn).astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize(("aspect", "seen"), [("64/45", (182, 96)), ("8/9", (128, 108)), ("2/1", (256, 96))])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.y4m"])
+def test_pixels_that_are_not_square(aspect: str, seen: media.Size, name: str, tmp_path: Path) -> None:
+    words = () if name == "a.y4m" else H264
+    format, frames, _ = read(drawn(tmp_path / name, *words, "-pix_fmt", "yuv420p", extra=f",setsar={aspect}"))
+    assert (format.size, format.seen) == (SIZE, seen) and numbers(frames) == list(range(COUNT))
+
+
+# ---- fields -----------------------------------------------------------------------------------------------
+
+WOVEN = {"tff": ",tinterlace=interleave_top,setfield=tff", "bff": ",tinterlace=interleave_bottom,setfield=bff"}
+FIELDS = {
+    "H.264 in MP4": ("a.mp4", (*H264, "-flags", "+ildct+ilme", "-x264-params", "{order}=1")),
+    "MPEG-2 in TS": ("a.ts", ("-c:v", "mpeg2video", "-q:v", "2", "-flags", "+ildct+ilme")),
+    "ProRes in MOV": ("a.mov", ("-c:v", "prores_ks", "-flags", "+ildct")),
+    "y4m": ("a.y4m", ("-pix_fmt", "yuv420p")),
+    "MPEG-4 in AVI, not marked": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2")),
+    "H.264 in MKV, marked as whole": ("a.mkv", H264),
+}  # fmt: skip
+
+
+def combed(frames: Sequence[np.ndarray]) -> float:
+    """How much neighbouring lines differ on the average, of 255."""
+    return float(np.mean([np.abs(np.diff(frame.astype(float), axis=0)).mean() for frame in frames]))
+
+
+@pytest.mark.parametrize("order", WOVEN)
+@pytest.mark.parametrize("kind", FIELDS)
+def test_fields_become_whole_frames(kind: str, order: str, tmp_path: Path) -> None:
+    name, words = FIELDS[kind]
+    path = drawn(tmp_path / name, *(word.format(order=order) for word in words), "-pix_fmt",
+                 "yuv422p10le" if name == "a.mov" else "yuv420p", rate=50, extra=WOVEN[order])  # fmt: skip
+    format, frames, notes = read(path)
+    ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", tmp_path / "raw")
+    woven = np.fromfile(tmp_path / "raw", np.uint8).reshape(-1, 96, 128, 3)
+    assert len(frames) == len(woven) == COUNT and format.rate == 25 and format.interlace == "p"
+    assert ["interlaced" in note for note in notes] == [True]
+    assert combed(woven) > 5 * combed(frames)
+    shown = numbers(frames[2:10])                    # each at the time of its first field, in the right order
+    assert shown == [shown[0] + 2 * i for i in range(8)]
+
+
+def test_a_pipe_of_fields_says_that_it_is_whole(tmp_path: Path) -> None:
+    data = drawn(tmp_path / "a.y4m", "-pix_fmt", "yuv420p", rate=50, extra=WOVEN["bff"]).read_bytes()
+    assert b" Ib " in data[:80]
+    with media.open_source("-", stream=io.BytesIO(data)) as source:
+        assert b" Ip " in source.format.header() and "interlaced" in source.notes[0]
+        assert len(list(source)) == COUNT
+
+
+def test_whole_frames_stay_as_they_are(tmp_path: Path) -> None:
+    """Fast motion, fine stripes and noise are no fields."""
+    for extra in ("", ",geq=lum='mod(Y+N,2)*100+60':cb=128:cr=128", ",noise=alls=60:allf=t"):
+        path = drawn(tmp_path / "a.avi", "-c:v", "ffv1", "-pix_fmt", "yuv420p", extra=extra)
+        with media.open_source(str(path)) as source:
+            raw = b"".join(source)
+        ffmpeg("-i", path, "-f", "rawvideo", tmp_path / "raw")
+        assert raw == (tmp_path / "raw").read_bytes() and source.notes == []
+
+
+# ---- colours ----------------------------------------------------------------------------------------------
+
+TAGS = {
+    "bt709": ("bt709", "bt709", "bt709"),
+    "PAL": ("bt470bg", "bt470bg", "smpte170m"),
+    "NTSC": ("smpte170m", "smpte170m", "smpte170m"),
+    "wide": ("bt2020nc", "bt2020", "bt2020-10"),
+    "a phone's P3": ("bt709", "smpte432", "bt709"),
+    "sRGB screen": ("bt709", "bt709", "iec61966-2-1"),
+}
+
+
+def colours(path: Path) -> tuple[str, ...]:
+    """Matrix, primaries, transfer and range of a file, in ffmpeg's words."""
+    told = subprocess.run([media.ffmpeg(), "-hide_banner", "-i", path], capture_output=True, text=True).stderr
+    match = re.search(r"Video: .*?\((tv|pc), ([\w/-]+)", told)
+    assert match, told
+    names = match[2].split("/")
+    return (*(names * 3 if len(names) == 1 else names), match[1])
+
+
+@pytest.mark.parametrize("out", ["x.mp4", "x.mov", "x.mkv", "x.webm"])
+@pytest.mark.parametrize("kind", TAGS)
+def test_a_file_says_which_colours_it_holds(kind: str, out: str, tmp_path: Path) -> None:
+    matrix, primaries, transfer = TAGS[kind]
+    told = f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv"
+    tags = f",scale=out_color_matrix={matrix},{told}"
+    path = drawn(tmp_path / "a.mp4", *H264, extra=tags, count=2)
+    with media.open_source(str(path)) as source, media.open_sink(str(tmp_path / out), source.format) as sink:
+        for raw in source:
+            sink.write(raw)
+    assert colours(tmp_path / out) == (matrix, primaries, transfer, "tv")
+
+
+def test_colours_that_nobody_tells_are_told_by_us(tmp_path: Path) -> None:
+    for size, matrix in (("128x96", "smpte170m"), ("1280x720", "bt709")):
+        path = drawn(tmp_path / "a.mp4", *H264, size=size, count=1)
+        with media.open_source(str(path)) as source, media.open_sink(str(tmp_path / "x.mkv"), source.format) as sink:
+            for raw in source:
+                sink.write(raw)
+        assert colours(tmp_path / "x.mkv") == (matrix, matrix, matrix, "tv")
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_hdr_is_as_bright_as_it_was(transfer: str, name: str, tmp_path: Path) -> None:
+    """A picture that is put into HDR with its white at 203 nits comes back as it was, up to the brightest parts."""
+    to_hdr = ("format=gbrpf32le,setparams=color_primaries=bt709:color_trc=bt709:colorspace=gbr,zscale=t=linear:npl=203,"
+              f"zscale=p=bt2020,zscale=t={transfer}:npl=203:m=bt2020nc:r=tv,format=yuv420p10le")  # fmt: skip
+    grey = tmp_path / "g.png"
+    ffmpeg("-f", "lavfi", "-i", "gradients=s=128x96:c0=black:c1=0x808080:x0=0:y0=0:x1=127:y1=0:d=1:speed=0.0001",
+           "-frames:v", 1, grey)  # fmt: skip
+    ffmpeg("-loop", 1, "-i", grey, "-frames:v", 4, "-vf", to_hdr, "-c:v", "libx265", "-preset", "ultrafast",
+           "-x265-params", "log-level=0:crf=4", tmp_path / name)  # fmt: skip
+    format, frames, notes = read(tmp_path / name)
+    assert "tone-mapped" in notes[0] and format.chroma == "420p10" and format.matrix == "bt709"
+    _, (before,), _ = read(grey)
+    away = np.abs(before.astype(int) - frames[0]).mean()
+    flat = subprocess.run([media.ffmpeg(), "-v", "error", "-i", tmp_path / name, "-frames:v", "1", "-f", "rawvideo",
+                           "-pix_fmt", "rgb24", "-"], capture_output=True).stdout  # fmt: skip
+    assert np.abs(before.astype(int).ravel() - np.frombuffer(flat, np.uint8)).mean() > 2 * away
+
+
+# ---- damage -----------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "H.264 in MKV": ("a.mkv", (*H264, "-g", "12")),
+    "H.264 in TS": ("a.ts", (*H264, "-g", "12")),
+    "MPEG-4 in AVI": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2")),
+    "MPEG-2": ("a.mpg", ("-c:v", "mpeg2video", "-q:v", "2")),
+    "Motion JPEG": ("a.avi", ("-c:v", "mjpeg", "-q:v", "2")),
+    "FFV1": ("a.mkv", ("-c:v", "ffv1", "-slicecrc", "1", "-level", "3")),
+}
+
+
+@pytest.mark.parametrize("where", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_damage_is_said_or_fails(kind: str, where: float, tmp_path: Path) -> None:
+    name, words = BROKEN[kind]
+    path = drawn(tmp_path / name, *words, "-pix_fmt", "yuvj420p" if "mjpeg" in words else "yuv420p",
+                 extra=",noise=alls=30:allf=t", rate=25)  # fmt: skip
+    data = bytearray(path.read_bytes())
+    at, length = int(where * len(data)), len(data) // 10
+    data[at : at + length] = np.random.default_rng(0).bytes(length)
+    path.write_bytes(data)
+    try:
+        _, frames, notes = read(path)
+    except Failed as error:
+        assert str(path) in str(error)
+        return
+    assert any("damaged" in note and f"{len(frames)}" in note for note in notes), (len(frames), notes)
+
+
+def test_damage_makes_a_file_of_a_dataset_broken(tmp_path: Path) -> None:
+    path = drawn(tmp_path / "a.avi", "-c:v", "mpeg4", "-q:v", "2", extra=",noise=alls=30:allf=t", count=48)
+    assert scan.examine(tmp_path, scan.outside(tmp_path, "a.avi"), 30).reason == ""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :][:16] = bytes(16)
+    data[len(data) // 2 : len(data) // 2 + 16] = bytes(16)
+    path.write_bytes(data)
+    assert scan.examine(tmp_path, scan.outside(tmp_path, "a.avi"), 30).reason.startswith("broken: it is damaged")
+
+
+def test_a_transport_stream_that_stops_inside_a_packet(tmp_path: Path) -> None:
+    path = drawn(tmp_path / "a.ts", *H264)
+    assert read(path)[2] == []
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 188 * 188 + 100])
+    assert "cut off" in read(path)[2][0]
+
+
+# ---- times ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov", "a.webp"])
+def test_time_stamps_that_lie_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    if name == "a.webp":
+        red, *others = (Image.new("RGB", (64, 48), colour) for colour in ("red", "green", "blue"))
+        red.save(tmp_path / name, save_all=True, append_images=others, duration=[2**24 - 1, 40, 40])
+    else:
+        late = "setpts='if(eq(N,0),0,86400/TB)'"
+        ffmpeg("-f", "lavfi", "-i", "color=red:s=64x64:r=24:d=1", "-vf", late, "-fps_mode", "passthrough",
+               "-frames:v", 2, *H264, "-pix_fmt", "yuv420p", tmp_path / name)  # fmt: skip
+    with pytest.raises(Failed, match=r"last [\d.]+ hours, which is too long"):
+        read(tmp_path / name)
+
+
+def test_slides_and_still_films_are_no_lie(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=1/20", "-frames:v", 3, "-pix_fmt", "yuv420p", *H264,
+           "-fps_mode", "passthrough", tmp_path / "slides.mp4")  # fmt: skip
+    ffmpeg("-f", "lavfi", "-i", "color=red:s=64x48:r=24", "-frames:v", 600, "-pix_fmt", "yuv420p", *H264,
+           tmp_path / "still.mp4")  # fmt: skip
+    for name, seconds in (("slides.mp4", 60), ("still.mp4", 25)):
+        with media.open_source(str(tmp_path / name)) as source:
+            assert sum(1 for _ in source) == pytest.approx(seconds * source.format.fps, abs=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.webp", "a.y4m"])
+def test_short_clips_have_at_least_their_first_frame(name: str, count: int, tmp_path: Path) -> None:
+    words = {"a.webp": ("-c:v", "libwebp_anim"), "a.gif": (), "a.y4m": ("-pix_fmt", "yuv420p")}.get(name, H264)
+    path = drawn(tmp_path / name, *words, count=count)
+    format, frames, _ = read(path, fps=2)
+    assert (numbers(frames), format.fps) == ([0], 2)
+    assert len(read(path)[1]) == count
+
+
+def test_one_frame_of_an_animation_is_a_picture(tmp_path: Path) -> None:
+    for name in ("a.gif", "a.webp"):
+        words = ("-c:v", "libwebp_anim") if name == "a.webp" else ()
+        path = drawn(tmp_path / name, *words, rate=2, count=1)
+        for wish in ({}, {"fps": 24.0}):
+            format, frames, _ = read(path, **wish)
+            assert len(frames) == 1 and format.fps == 24
+
+
+def test_nothing_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.mkv").write_bytes(drawn(tmp_path / "b.mkv", *H264).read_bytes()[:400])
+    with pytest.raises(SoraError, match=r"a\.mkv") as caught:
+        read(tmp_path / "a.mkv")
+    assert "\n" not in str(caught.value)
