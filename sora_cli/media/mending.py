@@ -18,7 +18,7 @@ def mending(picture: Picture) -> Mending:
     return [word for filters, _ in steps for word in filters], [note for _, notes in steps for note in notes]
 
 
-def whole(fields: str) -> Mending:
+def whole(fields: str | None) -> Mending:
     """Whole frames of fields: `tff` or `bff` if all are, in this order, `mixed` if frames say so themselves."""
     if not fields:
         return [], []

@@ -20,7 +20,8 @@ STEADY_TICKS = 2.5               # by how much times may differ that were rounde
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
 FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
-          "bottom coded first (swapped)": "tff"}  # fmt: skip
+          "bottom coded first (swapped)": "tff", "progressive": ""}  # fmt: skip
+ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Picture:
     matrix: str | None = None
     primaries: str | None = None
     transfer: str | None = None
-    fields: str = ""             # `tff` or `bff`, which of two fields comes first; "" of whole frames
+    fields: str | None = None    # `tff` or `bff`, which of two fields comes first; "" of whole frames; None: unsaid
     metadata: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0         # as the file says, 0 if it does not
     start: float = 0.0           # seconds of the file at which the pictures begin
@@ -201,12 +202,13 @@ def parse_others(told: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
 
 
 def looked_at(words: list[str], name: str) -> Picture:
-    """What `describe` says of a file, and whether its first frames are woven of two fields, which not all files say."""
+    """What `describe` says of a file, and whether its first frames are woven of two fields, where it does not say so. A
+    pattern of fine lines looks woven, too, so that only frames as tall as interlaced ones are looked at."""
     picture = describe(words, name)
     if picture.still:
         return picture
     picture = steadied(picture, words)
-    if picture.fields or picture.animated:
+    if picture.fields is not None or picture.animated or picture.height not in ROWS:
         return picture
     command = [ffmpeg(), *INFO, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(LOOK)]
     command += ["-vf", "idet", "-f", "null", "-"]
@@ -223,9 +225,10 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
     if not match:
         return None
     words = (match[3] or "").split(", ")
+    fields = next((FIELDS[word] for word in words if word in FIELDS), None)
     return Picture(
         container, match[1], match[2], int(match[4]), int(match[5]), rate(line, "fps"), rate(line, "tbr"),
-        False, *colours(words), fields=next((FIELDS[word] for word in words if word in FIELDS), ""), metadata=metadata,
+        False, *colours(words), fields=fields, metadata=metadata,
     )  # fmt: skip
 
 

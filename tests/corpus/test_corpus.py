@@ -18,6 +18,7 @@ from PIL import Image
 from sora_cli import media
 from sora_cli.dataset import scan
 from sora_cli.errors import Failed, SoraError
+from sora_cli.media import probing
 
 STEP, SIZE, COUNT = 4, (128, 96), 24
 Notes = list[str]
@@ -159,7 +160,8 @@ def combed(frames: Sequence[np.ndarray]) -> float:
 
 @pytest.mark.parametrize("order", WOVEN)
 @pytest.mark.parametrize("kind", FIELDS)
-def test_fields_become_whole_frames(kind: str, order: str, tmp_path: Path) -> None:
+def test_fields_become_whole_frames(kind: str, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "ROWS", (96,))
     name, words = FIELDS[kind]
     path = drawn(tmp_path / name, *(word.format(order=order) for word in words), "-pix_fmt",
                  "yuv422p10le" if name == "a.mov" else "yuv420p", rate=50, extra=WOVEN[order])  # fmt: skip
@@ -171,6 +173,16 @@ def test_fields_become_whole_frames(kind: str, order: str, tmp_path: Path) -> No
     assert combed(woven) > 5 * combed(frames)
     shown = numbers(frames[2:10])                    # each at the time of its first field, in the right order
     assert shown == [shown[0] + 2 * i for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("a.mp4", "720x576"), ("a.mkv", "720x480"), ("a.avi", "320x192"), ("a.webm", "128x96")]
+)
+def test_fine_lines_are_no_fields(name: str, size: str, tmp_path: Path) -> None:
+    """Test patterns look woven to idet, and come back as they are."""
+    words = {"a.avi": ("-c:v", "mpeg4", "-q:v", "2"), "a.webm": ("-c:v", "libvpx", "-b:v", "1M")}.get(name, H264)
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25:d=0.6", *words, "-pix_fmt", "yuv420p", tmp_path / name)
+    assert not any("interlaced" in note for note in read(tmp_path / name)[2])
 
 
 def test_a_pipe_of_fields_says_that_it_is_whole(tmp_path: Path) -> None:
