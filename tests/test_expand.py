@@ -338,7 +338,7 @@ def test_the_engine_reads_captions(engine: Any) -> None:  # noqa: F811
     assert 'read "pengiun" as "penguin"' in notes("a pengiun")
     assert "caption" not in notes("a kitten", "a kitten") and "does not know: walrus" in notes("a walrus", "a walrus")
     assert 'caption: "so [2J"' in notes("a cat", "so\x1b[2J")
-    assert engine.start(Shot("a kitten", **SIZE, captions=("a dog",))).prompts == ["a dog"]
+    assert engine.start(Shot("a kitten", **SIZE, captions=("a dog",))).plan.captions == ("a dog",)
 
 
 @pytest.mark.parametrize(("text", "pieces"), [

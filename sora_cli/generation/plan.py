@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from sora_cli import geometry, registry
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
+from sora_cli.prompts.notation import unheard
 from sora_cli.registry import Entry, Usage
 from sora_cli.sampling import planner
 from sora_cli.shot import Shot
@@ -117,6 +118,7 @@ class Plan:
     def notes(self) -> Iterator[str]:
         """What the user should know before the work begins, a line each."""
         c, shot = self.canvas, self.shot
+        yield from unheard(shot, self.usage.negative)
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
             yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
         yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
