@@ -1,6 +1,7 @@
 """A shot: what was asked, validated once, frozen and serialisable (metadata, batch lines, replay)."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -48,6 +49,9 @@ class Cue:
         return cls(at.strip(), prompt.strip())
 
 
+DIGITS = r"\s*[+-]?[\d.,_]*\d[\d.,_e+-]*\s*[%x]?\s*"  # what is meant as a number
+
+
 @dataclass(frozen=True)
 class Lora:
     """A low-rank change of the model, and how much of it. `FILE[:STRENGTH]` on the command line."""
@@ -62,6 +66,10 @@ class Lora:
             lora = cls(path, float(strength)) if path else cls(text)
         except ValueError:
             lora = cls(text)  # a name with a colon in it
+        if re.match(r"https?:", text):
+            raise SoraError(f"LoRA {text} is an address; fetch the file and name that")
+        if path and re.fullmatch(DIGITS, strength) and (lora.path == text or re.search(r"_|[^\x00-\x7f]", strength)):
+            raise SoraError(f"LoRA strength {strength!r} is no number; write it like 0.8, as style.safetensors:0.8")
         if not lora.path.strip():
             raise SoraError(f"LoRA {text!r} is not FILE[:STRENGTH], for example style.safetensors:0.8")
         return lora

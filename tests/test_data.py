@@ -221,14 +221,7 @@ def test_a_table_of_captions_comes_before_what_lies_beside(clips: Path, tmp_path
     assert found.of("vp9.webm") == captions.Caption() and found.strangers == ["nowhere.mp4"]
     lines = tmp_path / "captions.jsonl"
     lines.write_text('{"file": "vp9.webm", "caption": "a card"}\n\n')
-    assert captions.read_table(lines, clips) == {"vp9.webm": "a card"}
-
-
-@pytest.mark.parametrize("content", ["name,text\na,b\n", "file,caption\na\n"])
-def test_a_table_without_captions_is_refused(clips: Path, tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.csv").write_text(content)
-    told = run("build", clips, "-o", tmp_path / "out", "--captions", tmp_path / "a.csv")
-    assert isinstance(told.exception, SoraError) and "row 1 of" in str(told.exception)
+    assert captions.read_table(lines) == ([("line 1", "vp9.webm", "a card")], "")
 
 
 # -- What a dataset holds -----------------------------------------------------------------------------------
@@ -370,8 +363,9 @@ def test_a_killed_run_goes_on(clips: Path, tmp_path: Path, monkeypatch: pytest.M
     out, whole = tmp_path / "cut", tmp_path / "whole"
     words = ["data", "build", str(clips), "-o", str(out), "--size", "64x64", "--device", "cpu", "--dtype", "float32"]
     script = KILLED.format(step=step, scanning=scanning)
+    paths = os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])
     killed = subprocess.run([sys.executable, "-c", script, *words, "--workers", "1"], capture_output=True,
-                            cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": "."})  # fmt: skip
+                            cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "index.jsonl").exists()
     with pytest.raises(SoraError, match="is not finished; `sora-cli data build` goes on with it"):
@@ -489,9 +483,48 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     built(tmp_path / "clips", tmp_path / "out")
     (path,) = (tmp_path / "out").glob("*.tar")
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(Failed, match="is damaged"):
-        _ = Dataset(tmp_path / "out")[0]
+    with pytest.raises(Failed, match=r"is not whole: .* has 900 bytes"):
+        Dataset(tmp_path / "out")
     index = tmp_path / "out" / shards.INDEX
     index.write_text(index.read_text().splitlines()[0] + "\n")
     with pytest.raises(Failed, match="is damaged"):
         Dataset(tmp_path / "out")
+
+
+def spoil(out: Path, how: str) -> None:
+    (path,) = out.glob("*.tar")
+    if how == "a shard is gone":
+        path.unlink()
+    elif how == "a shard is cut":
+        path.write_bytes(path.read_bytes()[:3000])
+    elif how == "zeros in a shard":
+        content, (_, row) = bytearray(path.read_bytes()), shards.read_lines(out / shards.INDEX)[:2]
+        end = row["offset"] + row["bytes"]
+        content[end - 90 : end] = bytes(90)
+        path.write_bytes(content)
+    elif how == "the index is cut":
+        (out / shards.INDEX).write_text((out / shards.INDEX).read_text()[:-100])
+    elif how == "the index is garbage":
+        (out / shards.INDEX).write_bytes(b"\x00" * 500)
+    else:
+        (out / shards.MANIFEST).unlink()
+
+
+@pytest.mark.parametrize("how", ["a shard is gone", "a shard is cut", "zeros in a shard", "the index is cut",
+                                 "the index is garbage", "the manifest is gone"])  # fmt: skip
+def test_what_is_damaged_is_made_again(tmp_path: Path, how: str) -> None:
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        picture(tmp_path / "clips" / f"{number}.png", number)
+    built(tmp_path / "clips", tmp_path / "out")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    spoil(tmp_path / "out", how)
+    shown = run("show", tmp_path / "out")
+    assert how == "zeros in a shard" or shown.exception or "damaged  " in shown.stdout, shown.stdout
+    if how == "zeros in a shard":
+        with pytest.raises(Failed, match="is damaged"):
+            _ = Dataset(tmp_path / "out")[0]
+    said = built(tmp_path / "clips", tmp_path / "out")
+    assert "nothing to do" not in said and ("made again" in said) == ("shard" in how), said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
+    assert "nothing to do: 3 samples of 3 files" in built(tmp_path / "clips", tmp_path / "out")

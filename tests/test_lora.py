@@ -100,6 +100,21 @@ WAYS: dict[str, tuple[Any, ...]] = {
     "kohya, twice underscored": ("lora_unet__", lambda name: kohya(original(name)), *KOHYA, ALPHA),
     "kohya of diffusers": ("lora_transformer_", kohya, *KOHYA, ALPHA),
     "no prefix": ("", original, *PEFT, ALPHA),
+    "compiled": ("transformer._orig_mod.", plain, *PEFT, ALPHA),
+    "compiled, flat": ("lora_unet__orig_mod_", lambda name: kohya(original(name)), *KOHYA, ALPHA),
+    "blocks compiled": ("model.", lambda name: name.replace("blocks.0.", "blocks.0._orig_mod."), *PEFT, ALPHA),
+    "wrapped again and again": ("module._orig_mod.base_model.model.diffusion_model.", original, *PEFT, ALPHA),
+    "FSDP": ("_fsdp_wrapped_module.", lambda name: f"{name}.base_layer", *PEFT, ALPHA),
+    "lightning": ("model.", original, *PEFT, ALPHA),
+    "a distilled generator": ("generator.model.", original, *PEFT, ALPHA),
+    "an adapter by its name": ("transformer.", plain, "lora_A.my-style.weight", "lora_B.my-style.weight", ALPHA),
+    "no .weight": ("dit.", original, "lora_A", "lora_B", ALPHA),
+    "older diffusers": ("transformer.", plain, "lora.down.weight", "lora.up.weight", ALPHA),
+    "linear layers": ("unet.", original, "lora_linear_layer.down.weight", "lora_linear_layer.up.weight", ALPHA),
+    "kohya's header": ("", original, *PEFT, None, {"ss_network_alpha": str(ALPHA), "ss_network_dim": str(RANK)}),
+    "musubi's header": ("", original, *PEFT, None, {"network_alpha": f"{ALPHA:.1f}", "network_dim": str(RANK)}),
+    "plain words": ("", original, *PEFT, None, {"alpha": str(ALPHA), "rank": str(RANK), "r": f"{RANK:.1f}"}),
+    "JSON in a header": ("", original, *PEFT, None, {"config": json.dumps({"r": RANK, "lora_alpha": ALPHA})}),
 }
 
 
@@ -135,6 +150,48 @@ def test_a_folder_of_peft_says_its_alpha_beside(folder: Path, tmp_path: Path, mo
     write(tmp_path / "adapter_model.safetensors", "base_model.model.", plain, *PEFT)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": ALPHA, "r": RANK, **more}))
     close(load_dit(folder, CPU, FLOAT, loras=[Lora(str(tmp_path))]), due(share))
+
+
+def test_what_lies_beside_another_is_not_its_own(folder: Path, tmp_path: Path) -> None:
+    for name in ("one.safetensors", "two.safetensors"):
+        write(tmp_path / name, "transformer.", plain, *PEFT)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": ALPHA, "r": RANK}))
+    close(load_dit(folder, CPU, FLOAT, loras=[Lora(str(tmp_path / "one.safetensors"))]), due(1))
+    (tmp_path / "two.safetensors").unlink()
+    close(load_dit(folder, CPU, FLOAT, loras=[Lora(str(tmp_path / "one.safetensors"))]), due(ALPHA / RANK))
+
+
+@pytest.mark.parametrize(
+    ("header", "wrong"),
+    [
+        ({"alpha": "1", "ss_network_alpha": "8"}, "contradicts itself: .*alpha is . and .*alpha is ."),
+        ({"alpha": "1", "rank": str(RANK), "network_dim": "77"}, "contradicts itself: rank is .* network_dim is 77"),
+        ({"lora_alpha": "1", "rank": "77"}, f"its rank is 77, and has {RANK}"),
+        ({"alpha": "nan"}, "alpha that is no number"),
+    ],
+)
+def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, header: Any, wrong: str) -> None:
+    asked = Lora(str(write(tmp_path / "a.safetensors", "transformer.", plain, *PEFT, None, header)))
+    for attempt in (lambda: lora.check([asked]), lambda: load_dit(folder, CPU, FLOAT, loras=[asked])):
+        with pytest.raises(SoraError, match=wrong) as refused:
+            attempt()
+        assert "\n" not in str(refused.value)
+
+
+def test_numbers_of_64_bits_are_cast(folder: Path, tmp_path: Path) -> None:
+    asked = damaged(tmp_path / "a.safetensors", lambda t: {key: value.double() for key, value in t.items()})
+    close(load_dit(folder, CPU, FLOAT, loras=[asked]), due(1))
+
+
+def test_what_is_used_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", "transformer.", plain, *PEFT, None, {"alpha": "1", "rank": str(RANK)})
+    assert lora.note(Lora(str(path), 0.8)) == f"LoRA {path} at 0.8, alpha / rank {1 / RANK:g}"
+    write(path, "transformer.", plain, *PEFT, 0.0)
+    assert "changes nothing" in lora.note(Lora(str(path)))
+    zeros = damaged(path, lambda t: {key: value * ("lora_A" in key) for key, value in t.items()})
+    assert "changes nothing" in lora.note(zeros)
+    one = damaged(path, lambda t: {key: value * ("lora_A" in key or "ffn" in key) for key, value in t.items()})
+    assert "changes nothing" not in lora.note(one)
 
 
 def test_alpha_may_be_a_whole_number(folder: Path, tmp_path: Path) -> None:
@@ -219,6 +276,10 @@ Q = "transformer.blocks.0.attn1.to_q"
         (lambda t: t | {f"{Q}.alpha": torch.tensor(torch.nan)}, "an alpha that is no number"),
         (lambda t: {key: value.to(torch.float8_e4m3fn) for key, value in t.items()}, "8 bits are not supported"),
         (lambda t: {}, "holds no LoRA"),
+        (lambda t: {key.replace("to_q", "to_query"): value for key, value in t.items() if "to_q" in key},
+         "match nothing.*its shapes would fit, but its names"),
+        (lambda t: {"transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 1),
+                    "transformer.blocks.0.norm2.lora_B.weight": torch.ones(40, 2)}, "norm2.weight, which is no matrix"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, change: Any, wrong: str) -> None:
@@ -246,6 +307,10 @@ def test_on_the_command_line() -> None:
     assert Lora.parse("a.safetensors") == Lora("a.safetensors", 1.0)
     assert Lora.parse("my:style.safetensors:-0.5") == Lora("my:style.safetensors", -0.5)
     assert Lora.parse("C:\\a.safetensors") == Lora("C:\\a.safetensors")
+    for text in ("a:1_0", "a:0,8", "a:50%", "a:1_0e-1", "a:\uff11", "https://huggingface.co/x/y/a.safetensors"):
+        with pytest.raises(SoraError, match=r"write it like 0\.8|is an address"):
+            Lora.parse(text)
+    assert Lora.parse("2024") == Lora("2024") and Lora.parse("a:1e-1") == Lora("a", 0.1)
     for strength in ("nan", "inf", "11"):
         with pytest.raises(SoraError, match="strength of a is"):
             Shot("a cat", loras=(Lora.parse(f"a:{strength}"),))
@@ -308,7 +373,7 @@ def test_generate_merges_it_and_says_so(pocket: Path) -> None:
     assert torch.equal(made["plain"], made["none"]) and torch.equal(made["much"], made["again"])
     assert not torch.equal(made["plain"], made["much"])
     assert shot_in(Path("much.mp4")).loras == (Lora("style.safetensors", 0.8),)
-    assert "LoRA style.safetensors at 0.8" in json.loads(Path("much.json").read_text())["notes"]
+    assert "LoRA style.safetensors at 0.8, alpha / rank 1" in json.loads(Path("much.json").read_text())["notes"]
 
 
 def test_the_other_verbs_merge_it_too(pocket: Path) -> None:

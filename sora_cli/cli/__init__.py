@@ -1,7 +1,10 @@
 """The `sora-cli` command: its words, and the one place where errors become a line and an exit code."""
 
+import codecs
+import io
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, NoReturn
@@ -83,6 +86,11 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command line and exit: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, nor be in the terminal's letters
+        utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    if not (sys.warnoptions or "--debug" in words):
+        warnings.simplefilter("ignore")  # of libraries; what a user should know is said in a line of ours
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run(words or ["--help"], debug="--debug" in words))
 

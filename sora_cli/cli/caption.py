@@ -1,10 +1,11 @@
 """`sora-cli caption FILES|DIR`: what is to be seen in videos and pictures, in words."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +15,10 @@ from sora_cli.captioning.table import Table
 from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
+from sora_cli.dataset.beside import around, read
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.weights import write
+from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
@@ -59,15 +62,20 @@ def caption(
     table = Table(output, asked, force) if output else None
     if table:
         table.check()
-    files = files_of(paths)
+    files, remarks = files_of(paths)
     check_model(model)
     if sidecars:
         check_sidecars(files)
-    human = {} if keep_human is None else told_beside(files)
+    beside_them, wrong = told_beside(files) if sidecars or keep_human is not None else ({}, {})
+    if wrong and keep_human is not None:
+        raise SoraError(next(iter(wrong.values())))
+    human = {} if keep_human is None else beside_them
     kept = {name for name in human if is_human(name, keep_human or 0.0, seed)}
     with Screen(quiet) as screen, table or nullcontext():
-        todo = [name for name in files if not (name in table.rows if table else
-                                               sidecars and not force and has_caption(name))]  # fmt: skip
+        for line in [*remarks, *wrong.values()]:
+            screen.note(line)
+        there = table.rows if table else beside_them | wrong if sidecars and not force else {}
+        todo = [name for name in files if name not in there]
         if len(todo) < len(files):
             screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
         left = dict.fromkeys(todo)
@@ -79,7 +87,7 @@ def caption(
             if table:
                 table.add(row)
             else:
-                typer.echo(json.dumps(row, ensure_ascii=False) if as_json else f"{name}\t{text}")
+                typer.echo(as_line(row) if as_json else f"{plain(name)}\t{text}")
         if table and not left:
             table.finish()
     if table and table.rows:
@@ -87,6 +95,16 @@ def caption(
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
         raise Failed(f"{len(left)} of {len(todo)} files could not be captioned: {listed(left)}{again}")
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """JSON on one line, in which a name that is no text is written as Python and JSON escape it."""
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
+
+
+def plain(name: str) -> str:
+    """A name without the characters that divide lines and their cells."""
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], name)
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -107,26 +125,23 @@ def check(output: Path | None, sidecars: bool, model: str, served: str | None, k
         check_output(output, (".jsonl",), force=True)  # the table itself knows what may be written over
 
 
-def files_of(paths: Sequence[str]) -> list[str]:
-    """The files themselves, and the videos and pictures anywhere in the folders, each once."""
+def files_of(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files themselves, and the videos and pictures anywhere in the folders, each once; and what was left out."""
     found: list[str] = []
+    reasons: list[str] = []
     for name in paths:
         if Path(name).is_dir():
-            inside = list(shown(Path(name)))
+            there = list(kinds.walk(Path(name)))
+            inside = [str(Path(name, file)) for file, reason in there
+                      if not reason and media.is_footage(file) and Path(name, file).is_file()]  # fmt: skip
+            reasons += [reason for reason in (reason or kinds.unread(file) for file, reason in there) if reason]
             if not inside:
-                raise SoraError(f"there is no video or picture in {name}")
+                raise SoraError("; ".join([f"there is no video or picture in {name}", *kinds.left_out(reasons)]))
             found += inside
         else:
             media.check_input(name)
             found.append(name)
-    return list(dict.fromkeys(found))
-
-
-def shown(folder: Path) -> Iterator[str]:
-    from sora_cli.dataset.footage import IMAGES, VIDEOS
-
-    yield from (str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS + IMAGES
-                and path.is_file())  # fmt: skip
+    return list(dict.fromkeys(found)), list(kinds.left_out(reasons))
 
 
 def beside(name: str) -> Path:
@@ -149,16 +164,19 @@ def check_sidecars(files: Sequence[str]) -> None:
             raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")
 
 
-def told_beside(files: Sequence[str]) -> dict[str, str]:
-    """The captions that lie beside files, on one line; SoraError for one that cannot be read."""
-    texts = {}
-    for name in files:
-        try:
-            if beside(name).is_file():
-                texts[name] = " ".join(beside(name).read_text(encoding="utf-8-sig").split())
-        except (OSError, ValueError) as error:
-            raise SoraError(f"{beside(name)} cannot be read: {error}") from error
-    return {name: text for name, text in texts.items() if text}
+def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The captions that lie beside files, on one line; and of files that have none but one that cannot be read, why."""
+    texts: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for clip, sides in around(Path(name) for name in files if Path(name).is_file()):
+        told = [(side, read(side)) for side in sides]
+        bad = [f"{side} is no caption: {said.wrong}" for side, said in told if said.wrong and side.suffix != ".json"]
+        if said := [said.text for _, said in told if said.text]:
+            texts[str(clip)] = said[0]
+        elif bad:
+            wrong[str(clip)] = bad[0]
+    names = {str(Path(name)): name for name in files}
+    return {names[clip]: text for clip, text in texts.items()}, {names[clip]: text for clip, text in wrong.items()}
 
 
 def tell(files: Sequence[str], known: dict[str, str], model: str, device: str, served: str | None, timeout: float,

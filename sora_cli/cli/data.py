@@ -19,6 +19,7 @@ from sora_cli.cli.options import (
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
@@ -76,16 +77,22 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     """Scan, plan, encode and finish, with a bar for what takes long and a line for what is to be known."""
     from sora_cli.dataset import build as building
     from sora_cli.dataset.captions import Captions
+    from sora_cli.dataset.kept import sound
     from sora_cli.dataset.scan import files_of
     from sora_cli.dataset.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
     asked.check_sources(set(files))
-    captions = Captions(asked.source, files, asked.captions)
+    captions = Captions(asked.source, [file for file, reason in files.items() if not reason], asked.captions)
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
     asked.check_sources({record.file for record in records if not record.reason.startswith("broken")})
     screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
+    for line in left_out(filter(None, files.values())):
+        screen.note(line)
+    there, bad = sound(asked.out)
+    if bad:
+        screen.note(f"{len(bad)} shards are made again: {building.some(bad)}")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
     for line in building.remarks(asked, texts, captions, networks):
@@ -96,7 +103,7 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     missing = sum(len(shard.samples) for shard in building.missing_in(asked.out, plan))
     for _ in screen.track(building.encode(asked, plan, networks), "encode", missing):
         pass
-    new = building.finish(asked, records, captions, plan, networks)
+    new = building.finish(asked, records, captions, plan, networks, there) or bool(bad)
     if not samples:
         raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
@@ -129,6 +136,8 @@ def show(
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The summary for eyes."""
+    from sora_cli.dataset.shards import AGAIN
+
     minutes, seconds = divmod(found["seconds"], 60)
     captions, (least, mean, most) = found["captions"], found["captions"]["words"]
     return [
@@ -138,6 +147,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
         ("shots skipped", listed(found["skipped_shots"])),
         ("samples", f"{found['samples']} of {found['latents']} latents, {found['bytes'] / 1e6:.1f} MB"),
+        *([("damaged", f"{', '.join(found['damaged'])}; {AGAIN}")] if found["damaged"] else []),
         ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
         ("sizes", listed(found["sizes"])),
         ("canvases", listed(found["canvases"])),

@@ -86,7 +86,7 @@ class Screen:
         self.held.enter_context(own)
 
     def note(self, text: str) -> None:
-        self.console.print(escape(text))
+        self.console.print(escape(" ".join(text.splitlines())))  # a name may hold a new line
 
     def warn(self, text: str) -> None:
         """A note that is also shown where there are many jobs, whose other notes are in their records."""

@@ -8,7 +8,7 @@ alone, and what is in shards of an earlier plan is copied and not encoded again.
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -22,12 +22,11 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import geometry, registry
-from sora_cli.dataset import footage, scan, shards
+from sora_cli.dataset import footage, kept, scan, shards
 from sora_cli.dataset.captions import Captions
 from sora_cli.dataset.scan import Record
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files import weights
 from sora_cli.files.owned import Owned, part_of
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
@@ -35,7 +34,6 @@ from sora_cli.placement import machine
 from sora_cli.placement.device import pick_device, pick_dtype
 
 SHARD_BYTES = 64_000_000
-SHARDS = "?????-????????????.tar"
 GROUP = 8                        # latents encoded at a time
 OVERHEAD = 3_000                 # bytes of a sample beside its numbers
 STRANGE = 0.05                   # of the words of captions: what is worth a note
@@ -77,7 +75,7 @@ class Asked:
                 raise SoraError(f"there is no file {path}")
         self.own.check_free()
         begun = self.begun()
-        if begun is None and not self.own.empty:
+        if begun is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
             raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
         if begun and Path(begun) != self.source.resolve() and Path(begun).is_dir():
             raise SoraError(f"{self.out} is the dataset of {begun}; give another -o for {self.source}")
@@ -213,7 +211,7 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
 # ---- scanning ---------------------------------------------------------------------------------------------
 
 
-def look(asked: Asked, files: list[str]) -> Iterator[Record]:
+def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
     """Every file as it is known from an earlier run, or examined now; broken ones are tried again. What is found is
     kept at once."""
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -223,13 +221,13 @@ def look(asked: Asked, files: list[str]) -> Iterator[Record]:
     known = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
 
     def one(file: str) -> tuple[Record, bool]:
-        begun = scan.outside(asked.source, file)
+        begun = scan.outside(asked.source, file, files[file])
         if file in known and known[file].fits(begun, asked.fps):
             return known[file], False
         return scan.examine(asked.source, begun, asked.fps), True
 
     begun = {"format": FORMAT, "source": str(asked.source.resolve())}
-    write_lines(asked.out / SCAN, [begun, *(record.line() for record in known.values())])
+    shards.write_lines(asked.out / SCAN, [begun, *(record.line() for record in known.values())])
     with (asked.out / SCAN).open("a", encoding="utf-8") as notes:
         for record, new in ahead(one, files, asked.workers):
             if new:
@@ -241,12 +239,23 @@ def look(asked: Asked, files: list[str]) -> Iterator[Record]:
 def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
     """What somebody should know of the captions, by the files that are used."""
     if strangers := captions.strangers:
-        yield f"{captions.name} names {len(strangers)} files that are not there: {', '.join(strangers[:3])}"
+        yield f"{captions.name} names {len(strangers)} files that are not there: {some(strangers)}"
+    if wrong := [f"{file} ({reason})" for file, reason in captions.wrong.items()]:
+        yield f"{len(wrong)} files beside clips are no captions: {some(wrong)}"
+    if guesses := [f"{file} ({coding})" for file, coding in captions.guesses.items()]:
+        yield f"{len(guesses)} files with captions are not in UTF-8, and read as what they look like: {some(guesses)}"
+    if others := [file for clip in texts for file in captions.others(clip)]:
+        yield f"{len(others)} files beside clips say something else than the caption that is used: {some(others)}"
     if silent := sum(not text for text in texts.values()):
         yield f"{silent} of {len(texts)} files have no caption: NAME.txt beside them, or --captions, gives them one"
     if (share := networks.strange(texts.values())) > STRANGE:
         yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
                f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`"""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # ---- planning ---------------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
 def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None]:
     """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
     read leave `plan`, so that their shard has another name and they are tried again next time."""
-    out, old = asked.out, kept_in(asked.out)
+    out, old = asked.out, kept.samples(asked.out)
     missing = missing_in(asked.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
     with closing(ahead(partial(attempt, source=asked.source), new, asked.workers)) as decoded:
@@ -298,9 +307,9 @@ def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None
             with shards.writing(part) as put:
                 for name, sample in shard.samples:
                     key = sample.key(networks.vae_id)
-                    kept = shards.load(out, old[key])["latents"] if key in old else None
-                    frames = next(decoded) if kept is None else None
-                    latents = networks.encode(frames) if frames is not None else kept
+                    found = shards.load(out, old[key])["latents"] if key in old else None
+                    frames = next(decoded) if found is None else None
+                    latents = networks.encode(frames) if frames is not None else found
                     if latents is not None:
                         row = {"key": key, **about(sample), "shape": list(latents.shape), "vae": networks.vae_id}
                         put(name, {"latents": latents, "features": networks.features(sample.caption)}, row)
@@ -321,20 +330,6 @@ def attempt(sample: Sample, source: Path) -> np.ndarray | None:
     return None
 
 
-def rows_in(folder: Path) -> Iterator[Row]:
-    """All samples that lie in a folder: as its index says, and of shards that were written after it."""
-    indexed = shards.read_index(folder)[1] if shards.is_dataset(folder) else []
-    there = {path.name: path for path in sorted(folder.glob(SHARDS))}
-    yield from (row for row in indexed if row["shard"] in there)
-    for name in there.keys() - {row["shard"] for row in indexed}:
-        yield from shards.rows_of(there[name])
-
-
-def kept_in(folder: Path) -> dict[str, Row]:
-    """The samples that need not be encoded again, by their keys."""
-    return {row["key"]: row for row in rows_in(folder)}
-
-
 def about(sample: Sample) -> Row:
     """What is said of a sample beside its numbers. Times are seconds of the source."""
     step = geometry.TIME_STRIDE / sample.fps if sample.frames > 1 else 0.0
@@ -349,21 +344,25 @@ def about(sample: Sample) -> Row:
 # ---- finishing --------------------------------------------------------------------------------------------
 
 
-def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks) -> bool:
-    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new."""
+def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks,
+           there: Mapping[str, Row]) -> bool:  # fmt: skip
+    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new. `there` are
+    the checksums of the shards that were there."""
     names = {shard.name for shard in plan}
-    rows = sorted((row for row in rows_in(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
+    rows = sorted((row for row in kept.rows(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
     header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
               "text": networks.text_id, "channels": networks.vae.channels, "tokens": asked.tokens, "fps": asked.fps,
-              "max_seconds": asked.seconds}  # fmt: skip
+              "max_seconds": asked.seconds,
+              "shards": {name: there.get(name) or shards.checksum(asked.out / name) for name in sorted(names)
+                         if (asked.out / name).exists()}}  # fmt: skip
     read = {row["name"] for row in rows}
     planned: dict[str, list[tuple[str, Sample]]] = {}
     for shard in plan:
         for name, sample in shard.samples:
             planned.setdefault(sample.record.file, []).append((name, sample))
     lines = [line_of(record, captions, planned.get(record.file, []), read) for record in records]
-    changed = [write_lines(asked.out / MANIFEST, lines), write_lines(asked.out / INDEX, [header, *rows])]
-    for path in asked.out.glob(SHARDS):
+    changed = [shards.write_lines(asked.out / MANIFEST, lines), shards.write_lines(asked.out / INDEX, [header, *rows])]
+    for path in asked.out.glob(kept.SHARDS):
         if path.name not in names:
             path.unlink()
     (asked.out / SCAN).unlink(missing_ok=True)
@@ -374,7 +373,8 @@ def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
     if owner := captions.owner(record.file):
-        line["reason"] = f"beside {owner}"
+        wrong = captions.wrong.get(record.file)
+        line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):
         own = [name for name, sample in planned if sample.take == number]
         take["samples"] = [name for name in own if name in read]
@@ -387,16 +387,6 @@ def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]
         if not any(take["samples"] for take in line["takes"]):
             line |= {"state": "skipped", "reason": UNREAD}
     return line
-
-
-def write_lines(path: Path, lines: Iterable[Row]) -> bool:
-    """A file of JSON lines, written whole; whether it is another than before."""
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    with suppress(OSError):
-        if path.read_bytes() == content:
-            return False
-    weights.write(path, content)
-    return True
 
 
 def check_room(asked: Asked, plan: list[Shard]) -> None:

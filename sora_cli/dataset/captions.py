@@ -1,16 +1,22 @@
-"""What is said of a file: in a table, or beside it in NAME.txt or NAME.json. No torch."""
+"""What is said of the files of a folder: in a table, or beside them. No torch."""
 
 import csv
+import io
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from itertools import product
+from pathlib import Path
 
-from sora_cli.dataset import footage
+from sora_cli.dataset import beside
+from sora_cli.dataset.beside import Said
 from sora_cli.errors import SoraError
+from sora_cli.media import is_footage
 
-TABLES = (".csv", ".jsonl")
-BESIDE = (".txt", ".json")
+TABLES = {".csv": ",;\t|", ".tsv": "\t", ".jsonl": ""}   # and what may stand between their cells
+FILE, CAPTION = ("file", "file_name"), ("caption", "text")
 
 
 @dataclass(frozen=True)
@@ -24,70 +30,150 @@ class Captions:
 
     def __init__(self, folder: Path, files: Iterable[str], table: Path | None = None) -> None:
         self.folder, self.files = folder, set(files)
-        self.table = read_table(table, folder) if table else {}
         self.name = table.name if table else ""
-        # by the name without its ending: what may be said beside a file, and of whom
-        shown = [file for file in self.files if ending(file) in footage.VIDEOS + footage.IMAGES]
-        self.owners = {str(PurePosixPath(file).with_suffix("")): file for file in sorted(shown)}
+        self.guess = ""          # the encoding of the table, where that is one
+        self.strangers: list[str] = []  # what the table names and is not there
+        self.table = self.read(table) if table else {}
+        self.pairs = beside.pairs(self.files, filter(is_footage, self.files))
+        self.owners = {side: file for file, sides in sorted(self.pairs.items()) for side in sides}
+
+    def read(self, table: Path) -> dict[str, str]:
+        """The captions of a table by the names of the files; SoraError if it is of none of them."""
+        rows, self.guess = read_table(table)
+        found: dict[str, str] = {}
+        asked = Names(self.folder, self.files, table.parent)
+        for where, name, caption in rows:
+            file = asked.find(name)
+            if file is None:
+                self.strangers.append(name)
+            elif found.setdefault(file, caption) != caption:
+                raise SoraError(f"{where} of {table} gives {name} another caption than a row before")
+        if not found:
+            first = f"; the first that it names is {self.strangers[0]}" if self.strangers else ""
+            raise SoraError(f"--captions {table} has no caption for any file of {self.folder}{first}")
+        return {file: caption for file, caption in found.items() if caption}
+
+    @cached_property
+    def said(self) -> dict[str, Said]:
+        """What every file says that lies beside a clip."""
+        return {side: beside.read(self.folder / side) for side in self.owners}
 
     @property
-    def strangers(self) -> list[str]:
-        """The files that the table names and that are not there."""
-        return sorted(set(self.table) - self.files)
+    def wrong(self) -> dict[str, str]:
+        """The files beside clips that are no captions, with the reasons."""
+        return {side: said.wrong for side, said in sorted(self.said.items()) if said.wrong}
+
+    @property
+    def guesses(self) -> dict[str, str]:
+        """The captions whose encoding is a guess, with that."""
+        found = {side: said.guess for side, said in sorted(self.said.items()) if said.guess}
+        return ({self.name: self.guess} if self.guess else {}) | found
 
     def of(self, file: str) -> Caption:
         if file in self.table:
             return Caption(self.table[file], self.name)
-        for suffix in BESIDE:
-            beside = str(PurePosixPath(file).with_suffix(suffix))
-            if beside in self.files and (text := read_beside(self.folder / beside)):
-                return Caption(text, beside)
+        for side in self.pairs.get(file, ()):
+            if text := self.said[side].text:
+                return Caption(text, side)
         return Caption()
+
+    def others(self, file: str) -> list[str]:
+        """The files beside a clip that say something else than its caption."""
+        used = self.of(file)
+        return [side for side in self.pairs.get(file, ()) if self.said[side].text not in ("", used.text)
+                and used.source != self.name]  # fmt: skip
 
     def owner(self, file: str) -> str:
         """The clip or picture whose caption this file may be; "" if it is nobody's."""
-        return self.owners.get(str(PurePosixPath(file).with_suffix("")), "") if file.endswith(BESIDE) else ""
+        return self.owners.get(file, "")
 
 
-def ending(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
+# ---- tables -----------------------------------------------------------------------------------------------
 
 
-def read_beside(path: Path) -> str:
-    """The text of NAME.txt, or `caption` of NAME.json; "" for what is no caption."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text).get("caption", "") if path.suffix == ".json" else text
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
-    return one_line(found) if isinstance(found, str) else ""
+class Names:
+    """Files of a folder by whatever a table calls them: as they lie below the folder, below the working folder or the
+    table's, or by their whole paths, with / or \\ between the parts."""
+
+    def __init__(self, folder: Path, files: Iterable[str], home: Path) -> None:
+        self.folder, self.homes = folder, (Path(), home)
+        self.files = {beside.same(file): file for file in sorted(files)}
+
+    def find(self, name: str) -> str | None:
+        return next((self.files[form] for form in map(beside.same, self.forms(name)) if form in self.files), None)
+
+    def forms(self, name: str) -> Iterator[str]:
+        for given in dict.fromkeys((name, name.replace("\\", "/"))):
+            yield os.path.normpath(given)
+            for whole, home in product((os.path.abspath, os.path.realpath), self.homes):
+                path, place = Path(whole(home / given)), whole(self.folder)  # type: ignore[operator]
+                if path.is_relative_to(place):
+                    yield path.relative_to(place).as_posix()
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
+Row = tuple[str, str, str]       # where it stands, a file, its caption
 
 
-def read_table(path: Path, folder: Path) -> dict[str, str]:
-    """`file` -> `caption` of a CSV file with these columns, or of a JSONL file with these keys; SoraError, naming the
-    line, for anything else. Files are named as they lie below the folder."""
+def read_table(path: Path) -> tuple[list[Row], str]:
+    """The rows of a CSV file with the columns file and caption, or of a JSONL file with these keys, and its encoding if
+    that is a guess; SoraError, naming the row, for anything else."""
     if path.suffix.lower() not in TABLES:
-        raise SoraError(f"--captions {path} must be a .csv or a .jsonl file with file and caption")
-    found: dict[str, str] = {}
+        raise SoraError(f"--captions {path} must be a {', '.join(TABLES)} file with file and caption")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines) if path.suffix.lower() == ".csv" else map(json.loads, filter(str.strip, lines))
-            for number, row in enumerate(rows, 1):
-                told = [row.get(key) for key in ("file", "caption")] if isinstance(row, dict) else []
-                if not told or not all(isinstance(value, str) for value in told):
-                    raise SoraError(f"row {number} of {path} has no file and caption")
-                found[below(str(told[0]), folder)] = one_line(str(told[1]))
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        text, guess = beside.decoded(path.read_bytes())
+        rows = of_jsonl(text) if path.suffix.lower() == ".jsonl" else of_csv(text, TABLES[path.suffix.lower()])
+        return list(rows), guess
+    except (OSError, csv.Error, SoraError) as error:
         raise SoraError(f"--captions {path} cannot be read: {error}") from error
+
+
+def of_csv(text: str, marks: str) -> Iterator[Row]:
+    first = text.lstrip().partition("\n")[0]
+    mark = max(marks, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
+    columns = [cell.strip().lower() for cell in next(reader, [])]
+    places = [columns.index(column(names, columns)) for names in (FILE, CAPTION)]
+    for number, cells in enumerate(reader, 1):
+        where = f"row {number}"
+        while len(cells) > len(columns) and not cells[-1].strip():
+            cells.pop()
+        if not any(map(str.strip, cells)):
+            continue
+        if len(cells) != len(columns):
+            hint = f"; quote captions with {mark!r}" if len(cells) > len(columns) else ""
+            raise SoraError(f"{where} has {len(cells)} cells for {len(columns)} columns{hint}")
+        yield named(where, *(cells[place].strip() for place in places))
+
+
+def column(names: tuple[str, ...], columns: list[str]) -> str:
+    """Which of the names a table uses; SoraError if it has none, or one twice."""
+    found = next((name for name in names if name in columns), None)
+    if found is None:
+        raise SoraError(f"it has no column {names[0]}; there are {', '.join(filter(None, columns)) or 'none'}")
+    if columns.count(found) > 1:
+        raise SoraError(f"it has {columns.count(found)} columns {found}")
     return found
 
 
-def below(name: str, folder: Path) -> str:
-    """The name of a file as the scan has it: `./a/b.mp4` and the whole path are a/b.mp4."""
-    path = Path(name)
-    whole = folder.resolve()
-    return path.relative_to(whole).as_posix() if path.is_relative_to(whole) else path.as_posix()
+def of_jsonl(text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
+        if not isinstance(found, dict):
+            raise SoraError(f"{where} is no object with file and caption")
+        told = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
+        for names, value in zip((FILE, CAPTION), told, strict=True):
+            if not isinstance(value, str):
+                raise SoraError(f"{where} has no text as {names[0]}; its keys are {', '.join(found)}")
+        yield named(where, *map(str, told))
+
+
+def named(where: str, file: str, caption: str) -> Row:
+    if not file:
+        raise SoraError(f"{where} names no file")
+    return where, file, beside.one_line(caption)

@@ -35,6 +35,8 @@ class Dataset:
         self.source = Path(header["source"])
         if not self.rows:
             raise SoraError(f"{folder} has no samples; {self.folder / shards.MANIFEST} says why")
+        if bad := [f"{name} {what}" for name, what in shards.damage(self.folder, header).items()]:
+            raise Failed(f"{self.folder} is not whole: {bad[0]}; {shards.AGAIN}")
         if vae is not None and vae != self.vae:
             raise SoraError(f"the latents of {folder} are of another VAE; give theirs with --vae, or make them again: "
                             f"`sora-cli data build {self.source} -o {folder} --vae VAE`")  # fmt: skip

@@ -5,6 +5,7 @@ Frames are uint8 arrays [h, w, 3] in RGB. Sizes are (width, height).
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
@@ -17,14 +18,12 @@ from PIL import Image, ImageOps
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
 from sora_cli.media import sources
-from sora_cli.media.probing import Picture, looked_at
+from sora_cli.media.probing import Picture, TooLarge, looked_at
 from sora_cli.media.y4m import LARGEST
 
-VIDEOS = (
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
-    ".ts", ".webm", ".wmv", ".y4m",
-)  # fmt: skip
-IMAGES = (".apng", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; those of others are a choice
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
+UNSEEKABLE = ("webp_anim",)      # ffmpeg reads these from the beginning alone
 SLACK = 1.01                     # 30.3 frames a second pass for 30
 
 
@@ -72,19 +71,23 @@ def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.S
 def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size) -> Iterator[media.Frame]:
     """Frames of a video from number `first` on, counted at `fps`; `size` is what it is shown at."""
     large = covering(size, canvas)
-    with open_at(path, (first - 0.5) / fps, large, fps) as source:
-        for frame in media.to_rgb(source, source.format, large):
+    passed = first if described(path).container in UNSEEKABLE else 0
+    with open_at(path, (first - passed - 0.5) / fps, large, fps) as source:
+        for frame in islice(media.to_rgb(source, source.format, large), passed, None):
             yield middle(frame, canvas)
 
 
 def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
-    """A picture, upright, its transparent parts on black, on its canvas if there is one; Failed if it is broken."""
+    """A picture, upright, its transparent parts on black, on its canvas if there is one; of several in one file, as
+    phones and scanners write them, the first. TooLarge, or Failed if it is broken."""
     try:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
-                raise Failed(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
+                raise TooLarge(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
             upright = plain(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, which is the most that can be read") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise Failed(f"{path} is not a readable image: {error}") from error
     if canvas is None:
         return np.asarray(upright)
@@ -105,7 +108,7 @@ def moves(path: Path) -> bool:
     """Whether what is named like a picture is an animation, or may be one: ffmpeg will tell."""
     try:
         with Image.open(path) as image:
-            return bool(getattr(image, "is_animated", False))
+            return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 

@@ -3,14 +3,15 @@
 A sample is NAME.safetensors (`latents` [C, T, h, w], `features` of its caption [L, D], in half precision) and
 NAME.json. A shard is written under another name and renamed, and its own name tells what is in it: it is never written
 twice. `index.jsonl` says of the whole dataset what it was made with, then of every sample what is in its NAME.json and
-where it lies. It is what makes a folder a dataset, so it is written last.
+where it lies, and of every shard its size and checksum. It is what makes a folder a dataset, so it is written last.
 """
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = "sora-dataset-1"
 INDEX, MANIFEST, SCAN = "index.jsonl", "manifest.jsonl", "scan.jsonl"
+AGAIN = "`sora-cli data build` with its folder of clips makes it again"
 Row = dict[str, Any]
 
 
@@ -68,18 +70,18 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def rows_of(path: Path) -> Iterator[Row]:
     """What the samples of a shard say of themselves, and where they lie."""
-    place: tuple[int, int] = 0, 0
+    place: Row = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
                 stem, _, kind = entry.name.partition(".")
-                if kind == "safetensors":
-                    place = entry.offset_data, entry.size
-                elif kind == "json" and (told := tar.extractfile(entry)):
-                    offset, size = place
-                    yield {"name": stem, **json.load(told), "shard": path.name, "offset": offset, "bytes": size}
-    except (OSError, ValueError, tarfile.TarError) as error:
-        raise Failed(f"{path} is damaged ({error}); delete it and build the dataset again") from error
+                content = tar.extractfile(entry)
+                if kind == "safetensors" and content:
+                    place = {"offset": entry.offset_data, "bytes": entry.size, "crc32": zlib.crc32(content.read())}
+                elif kind == "json" and content:
+                    yield {"name": stem, **json.load(content), "shard": path.name, **place}
+    except (OSError, ValueError, TypeError, tarfile.TarError) as error:
+        raise Failed(f"{path} is damaged ({error}); {AGAIN}") from error
 
 
 def load(folder: Path, row: Row) -> dict[str, "Tensor"]:
@@ -91,9 +93,35 @@ def load(folder: Path, row: Row) -> dict[str, "Tensor"]:
     try:
         with path.open("rb") as file:
             file.seek(row["offset"])
-            return load(file.read(row["bytes"]))
+            content = file.read(row["bytes"])
+        if zlib.crc32(content) != row.get("crc32", zlib.crc32(content)):
+            raise Failed(f"{path} is damaged (sample {row['name']}); {AGAIN}")
+        return load(content)
     except (OSError, SafetensorError) as error:
-        raise Failed(f"{path} is damaged ({error}); delete it and build the dataset again") from error
+        raise Failed(f"{path} is damaged ({error}); {AGAIN}") from error
+
+
+def checksum(path: Path) -> Row:
+    """The size of a file and the checksum of its bytes."""
+    crc = size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            crc, size = zlib.crc32(piece, crc), size + len(piece)
+    return {"bytes": size, "crc32": crc}
+
+
+def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
+    """What is wrong with which shards of a dataset, by their sizes, and if `whole`, by all of their bytes."""
+    found = {}
+    for name, due in header.get("shards", {}).items():
+        path = folder / name
+        if not path.is_file():
+            found[name] = "is missing"
+        elif path.stat().st_size != due["bytes"]:
+            found[name] = f"has {path.stat().st_size} bytes instead of {due['bytes']}"
+        elif whole and checksum(path) != due:
+            found[name] = "is damaged"
+    return found
 
 
 def read_lines(path: Path) -> list[Row]:
@@ -103,6 +131,16 @@ def read_lines(path: Path) -> list[Row]:
         for line in lines:
             found.append(json.loads(line))
     return found
+
+
+def write_lines(path: Path, lines: Iterable[Row]) -> bool:
+    """A file of JSON lines, written whole; whether it is another than before."""
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return False
+    weights.write(path, content)
+    return True
 
 
 def is_dataset(folder: Path) -> bool:
@@ -117,5 +155,5 @@ def read_index(folder: Path) -> tuple[Row, list[Row]]:
                         f"{folder} is no dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
     if header.get("format") != FORMAT or len(rows) != header.get("samples"):
-        raise Failed(f"{folder / INDEX} is damaged; delete it and build the dataset again")
+        raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")
     return header, rows

@@ -15,6 +15,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.media.contact_sheet import INK, MARGIN, PAPER, evenly
 
 SHOWN, COLUMNS, WIDE, LINES = 24, 4, 240, 3      # pictures of a sheet, a row of them, pixels, lines of a caption
+KINDS = {"beside ": "beside a clip", "no caption of ": "no caption"}  # how reasons begin, and what they are counted as
 LINE, LETTERS = 16, 36                           # pixels and letters of a line
 
 
@@ -22,6 +23,9 @@ def summary(folder: Path) -> dict[str, Any]:
     """Counts, durations, sizes, lengths, captions, and why files were skipped."""
     header, rows = shards.read_index(folder)
     files = shards.read_lines(folder / shards.MANIFEST)
+    if {row["file"] for row in rows} - {line["file"] for line in files}:
+        raise Failed(f"{folder / shards.MANIFEST} is missing or damaged; {shards.AGAIN}")
+    bad = shards.damage(folder, header)
     used = [line for line in files if line["state"] == "used"]
     takes = [take for line in files for take in line["takes"]]
     words = [len(line["caption"].split()) for line in used]
@@ -35,7 +39,8 @@ def summary(folder: Path) -> dict[str, Any]:
         "samples": len(rows),
         "seconds": round(sum(row["end"] - row["begin"] for row in rows), 2),
         "latents": sum(row["shape"][1] for row in rows),
-        "bytes": sum((folder / name).stat().st_size for name in {row["shard"] for row in rows}),
+        "bytes": sum((folder / name).stat().st_size for name in {row["shard"] for row in rows} - bad.keys()),
+        "damaged": [f"{name} {what}" for name, what in bad.items()],
         "sizes": counted(f"{line['width']}x{line['height']}" for line in used),
         "canvases": counted("x".join(map(str, row["canvas"])) for row in rows),
         "lengths": counted(str(row["shape"][1]) for row in rows),
@@ -55,7 +60,8 @@ def counted(names: Any) -> dict[str, int]:
 
 def kind_of(reason: str) -> str:
     """A reason without what is particular to one file."""
-    return "beside a clip" if reason.startswith("beside ") else reason.partition(":")[0]
+    told = reason.partition(":")[0]
+    return next((kind for start, kind in KINDS.items() if told.startswith(start)), told)
 
 
 def sheet(folder: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files.sniff import instead
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +155,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise Failed(f"{path} is not JSON; fetch it again") from error
+        raise Failed(f"{path} is not JSON: {instead(path) or 'fetch it again'}") from error
     if not isinstance(found, dict):
         raise Failed(f"{path} is not a JSON object; fetch it again")
     return found
@@ -167,6 +168,8 @@ def contents(path: Path) -> list[Stored]:
     """All tensors of a file, every claim of its header checked against its size; Failed if one is false."""
     try:
         with path.open("rb") as file:
+            if what := instead(path):
+                raise Failed(f"{path} holds no weights: {what}")
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
@@ -179,6 +182,8 @@ def contents(path: Path) -> list[Stored]:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise Failed(f"{path} is damaged: its header is not JSON; fetch it again") from error
+    except Failed:
+        raise
     except SoraError as error:
         raise Failed(f"{path} is damaged: {error}; fetch it again") from error
 
@@ -258,12 +263,13 @@ def renamed(listed: Iterable[Stored], rename: Rename | None) -> list[tuple[str, 
     return [(name, stored) for name, stored in names if name is not None]
 
 
-def check_types(found: list[tuple[str, Stored]]) -> None:
+def check_types(found: list[tuple[str, Stored]], *more: str) -> None:
+    """SoraError for numbers that are not read; `more` are types that are, too."""
     for _, stored in found:
         if stored.dtype.startswith("F8_"):
             raise SoraError(f"{label(stored)} is in {stored.dtype}: weights of 8 bits are not supported; "
                             "take the file in bf16 or fp16")  # fmt: skip
-        if stored.dtype not in NUMBER_BYTES:
+        if stored.dtype not in (*NUMBER_BYTES, *more):
             raise SoraError(f"{label(stored)} is in {stored.dtype}, supported are {', '.join(NUMBER_BYTES)}")
 
 
@@ -337,7 +343,7 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
 
     if stored.changes:
         return changed(stored).to(device, dtype)
-    kind = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[stored.dtype]
+    kind = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[stored.dtype]
     whole = torch.empty(stored.shape, dtype=dtype, device=device)
     flat, buffer = whole.view(-1), torch.empty(min(PIECE, whole.numel()), dtype=kind)
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import writing
+from sora_cli.files.sniff import instead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,16 @@ def check(path: Path, sha256: str | None = None, size: int | None = None) -> Non
         raise Failed(f"weights {path} are damaged: {path.stat().st_size} bytes instead of {size}; {AGAIN}")
     if sha256 is not None and hash_of(path) != sha256:
         raise Failed(f"weights {path} are damaged or changed: sha256 is not {sha256[:12]}...; {AGAIN}")
+
+
+def check_kind(path: Path) -> None:
+    """Failed if the file is something else than weights, as downloads that went wrong are."""
+    try:
+        what = instead(path)
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
+    if what:
+        raise Failed(f"weights {path} are none: {what}")
 
 
 def hash_of(path: Path) -> str:
@@ -65,6 +76,7 @@ def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor
     if not path.is_file():
         raise SoraError(f"there is no checkpoint {path}")
     check(path, sha256)
+    check_kind(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -97,6 +109,7 @@ def read_header(*paths: Path) -> Header:
     metadata: dict[str, str] = {}
     for path in paths:
         check(path)
+        check_kind(path)
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")

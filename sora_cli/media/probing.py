@@ -24,6 +24,10 @@ FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)"
 ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
 
 
+class TooLarge(Failed):
+    """It can be read as such, but has more pixels than are read here."""
+
+
 @dataclass(frozen=True)
 class Media:
     """What a video file holds. `fps` is the stream's rate, `frames` were counted by decoding."""
@@ -127,7 +131,7 @@ def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
     if picture is None or picture.codec in TEXT_ART:
         raise Failed(f"{name} is not a readable video")
     if max(picture.width, picture.height) > LARGEST:
-        raise Failed(f"{name} is {picture.width}x{picture.height}; up to {LARGEST}x{LARGEST} can be read")
+        raise TooLarge(f"{name} is {picture.width}x{picture.height}; up to {LARGEST}x{LARGEST} can be read")
     sounds, others = parse_others(told)
     seconds = seconds_of(told)
     return replace(picture, start=start_of(streams[0], told), seconds=seconds, sounds=sounds, others=others)

@@ -12,7 +12,8 @@ files, so that they are read as checkpoints are. torch is imported only where te
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.published import (
+    PIECE,
     Change,
     Stored,
     check_types,
@@ -40,13 +42,20 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]  # of a network's parameters
 Original = Callable[[str], str]  # a parameter's name -> what the model's authors call it
 
-KEY = re.compile(r"(.+)\.(lora_A|lora_B|lora_down|lora_up|alpha|diff|diff_b|diff_m)(?:\.default)?(?:\.weight)?")
+KEY = re.compile(
+    r"(.+?)\.(?:(lora_A|lora_B|lora_down|lora_up)(?:\.(?!bias$)[^.]+?)??|lora(?:_linear_layer)?\.(down|up)|(alpha|diff|diff_b|diff_m))"
+    r"(?:\.weight)?"
+)  # fmt: skip
 ROLES = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", "diff_b": "diff", "diff_m": "diff"}
 LEAVES = {"diff_b": "bias", "diff_m": "modulation"}  # what is changed of a module; its weight where nothing is said
-PREFIX = re.compile(
-    r"(?:model_diffusion_model_|diffusion_model_|base_model_model_|transformer_|unet_|pipe_dit_|"
-    r"lora_unet__?|lora_transformer_|lycoris_)*"
+WRAPPED = re.compile(r"_*(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module|base_layer)_")
+PREFIX = re.compile(  # of programs and their wrappers, any of them behind one another
+    r"_*(?:backbone|base_model|denoiser|diffusion_model|dit|ema|ema_model|generator|lora|lora_unet|lycoris|model|module|"
+    r"net|network|pipe|pipeline|student|transformer|unet|wan)_+"
 )
+ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
+NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
+RANKS = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
 ADAPTER = "lora_adapter_metadata"  # in a header that diffusers wrote: the configuration of PEFT as JSON
 BESIDE = "adapter_config.json"  # where PEFT keeps it
 OTHER_KINDS = ("use_dora", "alpha_pattern")  # settings that make it something else
@@ -128,7 +137,8 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
     placed = [(place_of(stored.key, names), stored) for stored in contents(path)]
     if strange := [stored for place, stored in placed if place is None]:
         raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {len(placed)} tensors match nothing "
-                        f"in it, the first is {shortened(strange[0].key)}")  # fmt: skip
+                        f"in it, the first is {shortened(strange[0].key)}"
+                        + (NAMELESS if len(strange) == len(placed) and fitting(strange, shapes) else ""))  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
     for place, stored in placed:
         assert place
@@ -139,7 +149,9 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         raise SoraError(f"{path} lacks a half of what it adds to {some(half)}; fetch it again")
     if not parts:
         raise SoraError(f"{path} holds no LoRA")
-    check_types([(stored.key, stored) for part in parts.values() for role, stored in part.items() if role != "alpha"])
+    check_types([(s.key, s) for part in parts.values() for role, s in part.items() if role != "alpha"], "F64")
+    if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
+        raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
     found = list(scaled(path, parts, lora.strength))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
@@ -147,6 +159,13 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {len(found)} changes do not fit, "
                         f"the first is {shortened(first.key)}, {lengths(first.shape)} beside {lengths(shapes[name])}")
     yield from found
+
+
+def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
+    """Whether tensors of unknown names have the sizes of a network's matrices."""
+    sizes = {size for shape in shapes.values() if len(shape) == 2 for size in shape}
+    pairs = [stored.shape for stored in strange if len(stored.shape) == 2]
+    return bool(pairs) and all(max(shape) in sizes for shape in pairs)
 
 
 def file_of(lora: Lora) -> Path:
@@ -165,26 +184,44 @@ def flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
-    """The parameter that a file's tensor is for, and as what; None if there is no such parameter."""
+def parsed(key: str) -> tuple[str, str, str] | None:
+    """The module that a file's tensor is for, what is changed of it, and as what; None for a name that is no LoRA's."""
     if not (found := KEY.fullmatch(key)):
         return None
-    module, kind = found.groups()
-    name = names.get(PREFIX.sub("", flat(f"{module}.{LEAVES.get(kind, 'weight')}"), count=1))
-    return (name, ROLES.get(kind, kind)) if name else None
+    kind = next(filter(None, found.groups()[1:]))
+    return found[1], LEAVES.get(kind, "weight"), ROLES.get(kind, kind)
+
+
+def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
+    """The parameter that a file's tensor is for, and as what; None if there is no such parameter."""
+    if not (found := parsed(key)):
+        return None
+    module, leaf, role = found
+    rest = WRAPPED.sub("_", flat(f"{module}.{leaf}")).lstrip("_")
+    while rest not in names:
+        if not (prefix := PREFIX.match(rest)):
+            return None
+        rest = rest[prefix.end() :]
+    return names[rest], role
 
 
 def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: float
            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
-    alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
-    usual = told(path)
+    found = shares(path, parts)
     for name, part in parts.items():
         if "diff" in part:
             yield name, Difference(part["diff"], strength)
         if "up" in part:
-            rank = part["down"].shape[0] if part["down"].shape else 1
-            share = alphas[name] / max(1, rank) if name in alphas else usual(max(1, rank))
-            yield name, LowRank(part["down"], part["up"], strength * share)
+            yield name, LowRank(part["down"], part["up"], strength * found[name])
+
+
+def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]]) -> dict[str, float]:
+    """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself."""
+    alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
+    ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
+             if "down" in part}  # fmt: skip
+    usual = told(path, {rank for name, rank in ranks.items() if name not in alphas})
+    return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
 def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
@@ -204,40 +241,93 @@ def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
 # ---- what files say of themselves --------------------------------------------------------------------------
 
 
-def told(path: Path) -> Callable[[int], float]:
-    """Which share of B A is added at some rank, where a file has no alphas: PEFT keeps one in its configuration, and
-    without any it is all of it. SoraError for kinds of LoRA that are not supported."""
+def told(path: Path, ranks: Collection[int]) -> Callable[[int], float]:
+    """Which share of B A is added at some rank where it has no alpha: trainers keep one in the header or in a file
+    beside it, and without any it is all of it. SoraError for kinds of LoRA that are not supported, for settings that
+    contradict one another, and for a rank that is none of `ranks`."""
     settings = configuration(path)
-    if other := [name for name in OTHER_KINDS if settings.get(name)]:
+    if other := [name for name in OTHER_KINDS if any(one.get(name) for one in settings)]:
         raise SoraError(f"{path} is a LoRA with {other[0]}, which is not supported; merge it into a plain one")
-    alpha = settings.get("lora_alpha")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    alpha, rank = (number(path, settings, names) if ranks else None for names in (ALPHAS, RANKS))
+    if alpha is None:
         return lambda rank: 1.0
-    return lambda rank: alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    if rank is not None and rank not in ranks:
+        raise SoraError(f"{path} says that its rank is {rank:g}, and has {some(map(str, sorted(ranks)))}: "
+                        "whose alpha it tells is not known")  # fmt: skip
+    root = any(str(one.get("use_rslora", "")).lower() in ("true", "1") for one in settings)
+    return lambda rank: alpha / (math.sqrt(rank) if root else rank)
 
 
-def configuration(path: Path) -> dict[str, Any]:
-    """PEFT's settings, from the header or from the file beside it; empty if there are none."""
-    text = weights.read_header(path).metadata.get(ADAPTER)
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, TypeError, RecursionError):
-        found = {}
-    if not found and path.name.startswith("adapter_model") and (beside := path.with_name(BESIDE)).is_file():
-        found = read_json(beside)
-    return {key.removeprefix("transformer."): value for key, value in found.items()} if isinstance(found, dict) else {}
+def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> float | None:
+    """The one number that settings give under any of some names; None if there is none."""
+    found: dict[float, str] = {}
+    for name, value in ((name, one[name]) for one in settings for name in names if name in one):
+        with suppress(TypeError, ValueError):
+            if not isinstance(value, bool):
+                found.setdefault(float(value), name)
+    if bad := [name for value, name in found.items() if not math.isfinite(value)]:
+        raise SoraError(f"{path} has {bad[0]} that is no number")
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise SoraError(f"{path} contradicts itself: {first} is {one:g} and {second} is {other:g}")
+    return next(iter(found), None)
+
+
+def configuration(path: Path) -> list[dict[str, Any]]:
+    """What a file says of itself: its header, what is JSON in there, and PEFT's settings beside it."""
+    header = weights.read_header(path).metadata
+    found = [header]
+    for text in header.values():
+        with suppress(ValueError, TypeError, RecursionError):
+            found.append(json.loads(text))
+    alone = path.name.startswith("adapter_model") or len(list(path.parent.glob("*.safetensors"))) == 1
+    if alone and (beside := path.with_name(BESIDE)).is_file():
+        found.append(read_json(beside))
+    objects = [one for one in found if isinstance(one, dict)]
+    return [{key.removeprefix("transformer."): value for key, value in one.items()} for one in objects]
 
 
 def check(loras: Sequence[Lora]) -> None:
     """Refuse, before any work, files that are not there or damaged."""
     for lora in loras:
-        contents(file_of(lora))
+        path = file_of(lora)
+        shares(path, modules(path))
 
 
 def note(lora: Lora) -> str:
-    """What is used, and what it was trained for as far as it says so."""
-    base = weights.read_header(file_of(lora)).metadata.get("base_model", "")
-    return f"LoRA {lora.path} at {lora.strength:g}" + (f", trained on {shortened(str(base))}" if base else "")
+    """What is used and how much of it, and what it was trained for as far as it says so."""
+    path = file_of(lora)
+    base = weights.read_header(path).metadata.get("base_model", "")
+    parts = modules(path)
+    found = shares(path, parts)
+    used = sorted(set(found.values()))
+    share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
+    idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())
+    return (f"LoRA {lora.path} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
+            + (", which changes nothing: all that it adds is 0" if idle else ""))  # fmt: skip
+
+
+def modules(path: Path) -> dict[str, dict[str, Stored]]:
+    """The tensors of a file by the modules that it names, and by what they are."""
+    parts: dict[str, dict[str, Stored]] = {}
+    for stored in contents(path):
+        if found := parsed(stored.key):
+            parts.setdefault(found[0], {})[found[2]] = stored
+    return parts
+
+
+def changes_something(part: Mapping[str, Stored], share: float) -> bool:
+    """Whether what is added to a module is anything but zeros; only as much is read as it takes to know."""
+    factors = [part[role] for role in ("up", "down") if role in part]
+    return ("diff" in part and any_number(part["diff"])) or (bool(factors and share) and all(map(any_number, factors)))
+
+
+def any_number(stored: Stored) -> bool:
+    """Whether a tensor has a number that is not 0."""
+    with stored.path.open("rb") as file:
+        file.seek(stored.start)
+        pieces = (file.read(min(PIECE, stored.bytes - at)) for at in range(0, stored.bytes, PIECE))
+        return any(piece.strip(b"\x00\x80") for piece in pieces)  # nor -0
 
 
 def hashes(loras: Sequence[Lora]) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sora_cli import geometry, registry
-from sora_cli.dataset.captions import read_beside
+from sora_cli.dataset import beside
 from sora_cli.dataset.dataset import Dataset, identity, is_dataset
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
@@ -137,7 +137,7 @@ class Encoded:
                             f"{folder / 'NAME.safetensors'}, with the caption in NAME.txt")  # fmt: skip
         for path in self.paths:
             latent_file.check_vae(path, latent_file.read_header(path), model)
-        self.captions = [caption_of(path) for path in self.paths]
+        self.captions = [caption_of(path, sides) for path, sides in beside.around(self.paths)]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -148,9 +148,12 @@ class Encoded:
         return Clip(found.float(), seconds, self.captions[number])
 
 
-def caption_of(path: Path) -> str:
+def caption_of(path: Path, sides: list[Path]) -> str:
     shot = latent_file.read_header(path).shot
-    caption = read_beside(path.with_suffix(".txt")) or (Shot.from_json(shot).prompt if shot else "")
+    said = [(side, beside.read(side)) for side in sides if side.suffix.lower() != ".json"]  # which are records
+    if wrong := [f"{side} is no caption: {told.wrong}" for side, told in said if told.wrong]:
+        raise SoraError(wrong[0])
+    caption = next((told.text for _, told in said if told.text), "") or (Shot.from_json(shot).prompt if shot else "")
     if not caption:
         raise SoraError(f"{path} has no caption; write it into {path.with_suffix('.txt').name} beside it")
     return caption

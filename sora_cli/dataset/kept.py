@@ -1,0 +1,50 @@
+"""What is in a folder from earlier runs, as far as it is whole. No torch."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sora_cli.dataset import shards
+from sora_cli.dataset.shards import Row
+from sora_cli.errors import Failed, SoraError
+
+SHARDS = "?????-????????????.tar"
+
+
+def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:
+    """The shards of a folder that are whole, with their checksums; the others are removed, since they are made again,
+    and what was wrong with them is told."""
+    header, _ = indexed(folder)
+    bad = shards.damage(folder, header, whole=True)
+    known = {name: due for name, due in header.get("shards", {}).items() if name not in bad}
+    for path in sorted(folder.glob(SHARDS)):
+        if path.name not in known and path.name not in bad:
+            try:
+                list(shards.rows_of(path))
+                known[path.name] = shards.checksum(path)
+            except Failed:
+                bad[path.name] = "is damaged"
+    for name in bad:
+        (folder / name).unlink(missing_ok=True)
+    return known, [f"{name} {what}" for name, what in bad.items()]
+
+
+def indexed(folder: Path) -> tuple[Row, list[Row]]:
+    """What the index of a folder says; nothing if there is none, or it is damaged."""
+    with suppress(SoraError):
+        return shards.read_index(folder)
+    return {}, []
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """All samples that lie in a folder: as its index says, and of shards that were written after it."""
+    known = indexed(folder)[1]
+    there = {path.name: path for path in sorted(folder.glob(SHARDS))}
+    yield from (row for row in known if row["shard"] in there)
+    for name in there.keys() - {row["shard"] for row in known}:
+        yield from shards.rows_of(there[name])
+
+
+def samples(folder: Path) -> dict[str, Row]:
+    """The samples that need not be encoded again, by their keys."""
+    return {row["key"]: row for row in rows(folder)}

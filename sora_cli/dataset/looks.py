@@ -1,0 +1,159 @@
+"""What is to be seen in a video, frame by frame, small: whether there is anything, and where its shots begin. No torch.
+
+Something is to be seen where the picture as a whole has contrast, noise averaged away, or where a few pixels stand out
+of the rest by far more than noise does: a product on white, stars, a lit face. The score of a cut is that of ffmpeg's
+scdet, from the luma of neighbouring frames.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from einops import reduce
+from PIL import Image
+
+from sora_cli import media
+from sora_cli.media.process import LOCAL, QUIET, Through, buffered, ffmpeg
+
+LOOKED_AT = (160, 96)            # pixels: what frames of videos are judged at
+PICTURE = 640                    # pixels along the longer side: the same of pictures
+CUT = 10.0                       # of the score, 0 to 100: what scdet's authors take for a cut
+FLASH = 3                        # frames: as long as a flash lasts
+FADE = 6                         # frames beside a dark one that a fade may still darken
+AGAIN = 0.25                     # of a flash's change: frames around it that differ by less are one shot
+DARK, FLAT = 32, 4               # of 8 bits, video range: the lightest parts of black, the contrast of one colour
+BLOCKS = 20                      # along a row: means over them, and over frames, average noise away
+APART, NOISE = 16, 6             # of 8 bits, and of the noise's spread: what stands out of the rest
+FEW = 3e-4                       # of all pixels: as many have to
+
+Planes = list[np.ndarray]        # luma, and two of chroma, [h, w] of 8 bits in video range
+
+
+@dataclass
+class Looks:
+    """Of every frame: whether a subject stands out, its difference to the one before in %, and its means in blocks
+    [3, h, w]."""
+
+    subject: list[bool] = field(default_factory=list)
+    change: list[float] = field(default_factory=list)
+    blocks: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        return len(self.blocks)
+
+    def nothing(self, part: slice) -> str:
+        """Why there is nothing to see in some frames, "" if there is something."""
+        blocks = np.stack(self.blocks[part])
+        if 2 * sum(self.subject[part]) > len(blocks) or np.median([contrast(one) for one in blocks]) > APART:
+            return ""
+        return plain(blocks.mean(0))
+
+
+def watch(path: Path, fps: float) -> Looks:
+    seen, before = Looks(), None
+    for planes in frames_of(path, fps):
+        luma = planes[0].astype(np.int16)
+        seen.subject.append(any(map(has_subject, planes)))
+        seen.change.append(0.0 if before is None else float(np.abs(luma - before).mean()) * 100 / 256)
+        seen.blocks.append(blocked(planes).astype(np.uint8))
+        before = luma
+    return seen
+
+
+def frames_of(path: Path, fps: float) -> Iterator[Planes]:
+    """The frames of a video, small; Failed where it is damaged."""
+    width, height = LOOKED_AT
+    filters = f"setpts=PTS-STARTPTS,fps={media.rational(fps)},scale={width}:{height}:flags=area:out_range=tv"
+    command = [ffmpeg(), *QUIET, *LOCAL, "-i", media.as_file(path), "-map", "0:V:0", "-vf", f"{filters},format=yuv444p"]
+    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
+    with closing(Through(command, blame=f"{path} is damaged", fatal=".")) as through:
+        stream = buffered(through)
+        while raw := stream.read(3 * width * height):
+            yield list(np.frombuffer(raw, np.uint8).reshape(3, height, width))
+
+
+def planes_of(frame: media.Frame) -> Planes:
+    """The same of a picture."""
+    image = Image.fromarray(frame)
+    image.thumbnail((PICTURE, PICTURE), Image.Resampling.BOX)
+    luma, *chroma = np.moveaxis(np.asarray(image.convert("YCbCr")), -1, 0)
+    return [16 + luma * (219 / 255), *chroma]
+
+
+def blocked(planes: Planes) -> np.ndarray:
+    """Means of square blocks [3, h, w]; what is left over at the edges is left out."""
+    whole = np.stack(planes).astype(np.float32)
+    side = max(1, max(whole.shape) // BLOCKS)
+    height, width = (max(1, length // side) * side for length in whole.shape[1:])
+    return reduce(whole[:, :height, :width], "c (h y) (w x) -> c h w", "mean", y=min(side, height), x=min(side, width))
+
+
+def nothing(planes: Planes) -> str:
+    """Why there is nothing to see in a picture, "" if there is something."""
+    return "" if any(map(has_subject, planes)) else plain(blocked(planes))
+
+
+def plain(blocks: np.ndarray) -> str:
+    """Why there is nothing to see in means [3, h, w] without a subject."""
+    if np.percentile(blocks[0], 90) < DARK:
+        return "black"
+    return "of one colour" if contrast(blocks) < FLAT else ""
+
+
+def contrast(blocks: np.ndarray) -> float:
+    """Between the lightest and the darkest parts, or the same of chroma if that is more."""
+    low, high = np.percentile(blocks.reshape(3, -1), (10, 90), axis=1)
+    return float((high - low).max())
+
+
+def has_subject(plane: np.ndarray) -> bool:
+    """Whether some pixels are far from what most are like."""
+    apart = np.abs(plane - np.float32(np.median(plane)))
+    noise = 1.4826 * float(np.median(apart))  # its standard deviation, whatever the few are like
+    return int((apart > max(APART, NOISE * noise)).sum()) >= FEW * apart.size
+
+
+# ---- shots ------------------------------------------------------------------------------------------------
+
+
+def shots(seen: Looks) -> list[tuple[int, int]]:
+    """The first frames of shots and how many they have, one after another. What parts two shots by showing nothing, as
+    a fade through black does, is one by itself."""
+    begins = [0, *cuts(seen)]
+    found = []
+    for begin, end in zip(begins, [*begins[1:], seen.frames], strict=True):
+        inside = [begin] if seen.nothing(slice(begin, end)) else [begin, *edges(seen, begin, end)]
+        found += [(a, b - a) for a, b in zip(inside, [*inside[1:], end], strict=True)]
+    return found
+
+
+def cuts(seen: Looks) -> list[int]:
+    """The frames that begin another shot; those of a flash, after which all is as before, do not."""
+    change = np.array(seen.change)
+    score = np.minimum(change, np.abs(np.diff(change, prepend=0.0)))
+    found, after = [], 0
+    for i in range(1, seen.frames):
+        if i >= after and score[i] >= CUT:
+            after = next((j for j in range(i + 1, min(i + 1 + FLASH, seen.frames)) if alike(seen, i - 1, i, j)), i)
+            found += [] if after > i else [i]
+            after += after > i
+    return found
+
+
+def alike(seen: Looks, *places: int) -> bool:
+    """Whether the first and the last of three frames are like one another, beside the one between them."""
+    before, there, again = (seen.blocks[i][0].astype(np.int16) for i in places)
+    return bool(np.abs(again - before).mean() < AGAIN * np.abs(there - before).mean())
+
+
+def edges(seen: Looks, first: int, last: int) -> list[int]:
+    """Where runs of frames without a picture begin and end between two cuts, but for flashes."""
+    bare = np.array([bool(seen.nothing(slice(i, i + 1))) for i in range(first, last)])
+    turns = [first, *(first + 1 + np.flatnonzero(np.diff(bare))).tolist(), last]
+    runs = [(begin, end) for begin, end in zip(turns, turns[1:], strict=False) if bare[begin - first]]
+    flashes = [(begin, end) for begin, end in runs if first < begin and end < last and end - begin <= FLASH
+               and alike(seen, max(first, begin - FADE), begin, min(last - 1, end + FADE))]  # fmt: skip
+    return [place for run in runs if run not in flashes for place in run if first < place < last]
