@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from sora_cli import __version__, media
 from sora_cli.captioning import POCKET, check_model, is_human, is_server, open_captioner
 from sora_cli.captioning.table import Table
-from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption
+from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption, flattened
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
@@ -25,6 +26,34 @@ BESIDE = ".txt"
 BLANK = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\v\f"  # and marks of an encoding
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Who captions, and what of people's captions is kept."""
+
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="pocket, coca (2.6 GB of the Hub), weights of your own, or http://SERVER.")
+    ] = POCKET
+    served: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which model of the server; its first unless told.")
+    ] = None
+    timeout: Annotated[
+        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds that an answer of the server may take in all.")
+    ] = 120
+    keep_human: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
+    ] = None
+    seed: SeedOption = 0
+    device: DeviceOption = "auto"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides over a caption."""
+        return {"model": self.model, "served": self.served, "keep_human": self.keep_human, "seed": self.seed,
+                "version": __version__}  # fmt: skip
+
+
+@flattened
 def caption(
     paths: Annotated[list[str], typer.Argument(metavar="FILES|DIR...", help="Videos, pictures, folders of them.")],
     output: Annotated[
@@ -33,44 +62,31 @@ def caption(
     sidecars: Annotated[
         bool, typer.Option("--sidecars", help="Write NAME.txt beside each file; those that are there stay.")
     ] = False,
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="pocket, coca (2.6 GB of the Hub), weights of your own, or http://SERVER.")
-    ] = POCKET,
-    served: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which model of the server; its first unless told.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds that an answer of the server may take in all.")
-    ] = 120,
-    keep_human: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
     force: ForceOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
+    *,
+    asked: Asked,
 ) -> None:
     """Say what is to be seen in videos and pictures: a line for each file, its name, a tab and the caption.
 
     pocket knows its own rendered world alone. For real footage: --model coca, or a server that speaks OpenAI's protocol
     and has a model that can see (--model http://localhost:11434 is Ollama)."""
-    check(output, sidecars, model, served, keep_human)
-    asked = {"model": model, "served": served, "keep_human": keep_human, "seed": seed, "version": __version__}
-    table = Table(output, asked, force) if output else None
+    check(output, sidecars, asked)
+    keep_human = asked.keep_human
+    table = Table(output, asked.identity, force) if output else None
     if table:
         table.check()
     files, remarks = files_of(paths)
-    check_model(model)
+    check_model(asked.model)
     if sidecars:
         check_sidecars(files)
     beside_them, wrong = told_beside(files) if sidecars or keep_human is not None else ({}, {})
     if wrong and keep_human is not None:
         raise SoraError(next(iter(wrong.values())))
     human = {} if keep_human is None else beside_them
-    kept = {name for name in human if is_human(name, keep_human or 0.0, seed)}
+    kept = {name for name in human if is_human(name, keep_human or 0.0, asked.seed)}
     with Screen(quiet) as screen, table or nullcontext():
         for line in [*remarks, *wrong.values()]:
             screen.note(line)
@@ -79,7 +95,7 @@ def caption(
         if len(todo) < len(files):
             screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
         left = dict.fromkeys(todo)
-        for name, text in tell(todo, {name: human[name] for name in kept}, model, device, served, timeout, screen):
+        for name, text in tell(todo, {name: human[name] for name in kept}, asked, screen):
             del left[name]
             row = {"file": name, "caption": text} | ({"human": name in kept} if human else {})
             if sidecars:
@@ -113,14 +129,14 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
-def check(output: Path | None, sidecars: bool, model: str, served: str | None, keep_human: float | None) -> None:
+def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
     """Refuse what does not go together."""
     if output and sidecars:
         raise SoraError("-o writes one file and --sidecars one for each; choose")
-    if keep_human is not None and sidecars:
+    if asked.keep_human is not None and sidecars:
         raise SoraError("--sidecars keeps every caption that is there; --keep-human goes with -o or with none of them")
-    if served and not is_server(model):
-        raise SoraError(f"--served is a model of a server, and {model} is none; give --model http://SERVER")
+    if asked.served and not is_server(asked.model):
+        raise SoraError(f"--served is a model of a server, and {asked.model} is none; give --model http://SERVER")
     if output:
         check_output(output, (".jsonl",), force=True)  # the table itself knows what may be written over
 
@@ -179,11 +195,11 @@ def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return {names[clip]: text for clip, text in texts.items()}, {names[clip]: text for clip, text in wrong.items()}
 
 
-def tell(files: Sequence[str], known: dict[str, str], model: str, device: str, served: str | None, timeout: float,
-         screen: Screen) -> Iterator[tuple[str, str]]:  # fmt: skip
+def tell(files: Sequence[str], known: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
     """Files with their captions, those that are known and those of the model. One that cannot be read or gets no answer
     is noted and left out, unless it is the only one."""
-    captioner = open_captioner(model, device, served, timeout) if set(files) - set(known) else None
+    by = (asked.model, asked.device, asked.served, asked.timeout)
+    captioner = open_captioner(*by) if set(files) - set(known) else None
     for name in screen.track(files, "caption", len(files)):
         if captioner is None or name in known:
             yield name, known[name]
