@@ -25,7 +25,7 @@ class Server:
 
     @classmethod
     def at(cls, address: str, served: str | None, timeout: float) -> "Server":
-        """The server at an address, and its first model unless told which."""
+        """The server at an address, and by default its first model."""
         return cls(llm.Server.at(address, served, timeout).first())
 
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:

@@ -28,7 +28,7 @@ SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 
 class Verb:
-    """A command, its parameters by all of their names, and how they are unless told."""
+    """A command, its parameters by all of their names, and how they are by default."""
 
     def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
         self.name, self.command, self.parent = name, command, parent

@@ -34,7 +34,7 @@ class Asked:
         str, typer.Option(metavar="NAME", help="pocket, coca (2.6 GB of the Hub), weights of your own, or http://SERVER.")
     ] = POCKET
     served: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which model of the server; its first unless told.")
+        str | None, typer.Option(metavar="NAME", help="Which model of the server; by default its first.")
     ] = None
     timeout: Annotated[
         float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds that an answer of the server may take in all.")

@@ -38,8 +38,8 @@ def build(
     captions: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl file with file and caption.")
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; the shipped one unless told.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; the shipped one unless told.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; by default the shipped one.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; by default the shipped one.")] = None,
     size: Annotated[
         str, typer.Option(metavar="WxH", help="How large frames are, about; each clip keeps its aspect.")
     ] = "320x192",

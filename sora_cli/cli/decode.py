@@ -50,7 +50,7 @@ def decode(
     res: options.ResOption = None,
     fps: options.FpsOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which weights to use (those LATENTS name unless told).")
+        str | None, typer.Option(metavar="NAME", help="Which weights to use; by default those that LATENTS name.")
     ] = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,

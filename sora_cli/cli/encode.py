@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def encode(
     video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The latents (VIDEO's name unless told).")
+        Path | None, typer.Option("--output", "-o", help="The latents; by default VIDEO's name with .safetensors.")
     ] = None,
     model: options.ModelOption = "pocket",
     force: options.ForceOption = False,

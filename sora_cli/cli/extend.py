@@ -25,7 +25,7 @@ def extend(
     video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
     prompt: options.PromptArgument = "",
     output: options.OutputOption = None,
-    after: Annotated[float | None, typer.Option(help="Seconds to add at the end (5 unless told).")] = None,
+    after: Annotated[float | None, typer.Option(help="Seconds to add at the end (default: 5).")] = None,
     before: Annotated[float | None, typer.Option(help="Seconds to add at the start.")] = None,
     plan: options.PlanOption = None,
     *,

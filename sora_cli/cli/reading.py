@@ -68,7 +68,7 @@ def check_source(asked: Asked, target: Target) -> None:
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:
-    """The output's name unless told: `clip.mov` -> `clip-extended.mp4`; a pipe leads to a pipe."""
+    """The output's name by default: `clip.mov` -> `clip-extended.mp4`; a pipe leads to a pipe."""
     if name == media.STREAM:
         return name
     path = Path(name)

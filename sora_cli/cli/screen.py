@@ -117,7 +117,7 @@ class Screen:
             self.progress.remove_task(self.tasks.pop(what))
 
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
-        """The items (as many as come, unless told), with the bar moved after each."""
+        """The items (by default as many as come), with the bar moved after each."""
         for done, item in enumerate(items, 1):
             yield item
             self.show(stage, done, total or done)

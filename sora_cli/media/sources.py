@@ -25,7 +25,7 @@ from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffer
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
 
-STILL_FPS = 24.0                 # of images, unless told
+STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is
 FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames

@@ -25,7 +25,7 @@ PIX_FMTS = {
     **{f"mono{depth}": f"gray{depth}le" for depth in GREYS},
 }
 CHROMA_STEPS = {"420": (2, 2), "411": (4, 1), "422": (2, 1), "444": (1, 1)}      # pixels to a chroma sample
-# by ffmpeg's names: how colour was taken apart, and which primaries and transfer come with it unless told
+# by ffmpeg's names: how colour was taken apart, and which primaries and transfer come with it by default
 MATRICES = {
     "bt709": ("bt709", "bt709"),
     "smpte170m": ("smpte170m", "smpte170m"),

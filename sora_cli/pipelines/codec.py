@@ -89,7 +89,7 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
-        """The wanted frames of a file of latents (all unless told), one by one, as large as `shown`: the same bits
+        """The wanted frames of a file of latents (all by default), one by one, as large as `shown`: the same bits
         whatever else is wanted, of as few latents as that allows (all before them, where frames depend on those)."""
         header = latent_file.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted

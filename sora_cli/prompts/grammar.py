@@ -11,7 +11,7 @@ from sora_cli.world.vocabulary import BEAT_OF, BEATS, SIDES, SUBJECTS
 
 SAID = ("subjects", "action", "place", "size", "speed", "camera")
 ANYBODY = "cat"      # when neither subject nor place is said
-FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subject does unless told
+FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subject does by default
 
 
 class Choice(NamedTuple):

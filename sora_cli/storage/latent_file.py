@@ -172,7 +172,7 @@ def save(path: Path | str, latents: "Tensor", header: Header) -> None:
 
 
 def load(path: Path | str, first: int = 0, count: int | None = None) -> "tuple[Tensor, Header]":
-    """`count` latents from `first` on (all that follow unless told) [C, count, h, w], in the type they were
+    """`count` latents from `first` on (all that follow by default) [C, count, h, w], in the type they were
     saved in, and the header; nothing else is read. Failed if they are damaged or not finite."""
     from safetensors import SafetensorError, safe_open
 

@@ -202,7 +202,7 @@ class WanDit(nn.Module):
 
         t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
         [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them; places: where
-        the latent frames stand in time, [T], one after another unless told."""
+        the latent frames stand in time, [T], one after another by default."""
         T, h, w = latent_grid(x)
         places = torch.arange(T) if places is None else places
         rope = rotations(self.config.head_width, places, h, w, x.device)

@@ -49,7 +49,7 @@ class Server:
     @classmethod
     def at(cls, address: str, model: str | None = None, patience: float | None = None) -> "Server":
         """That of http://HOST:PORT, with or without /v1, and with #MODEL if it is not told; SoraError for what is no
-        address. Patience is that of SORA_LLM_TIMEOUT unless told."""
+        address. Patience is that of SORA_LLM_TIMEOUT by default."""
         parts = parse(address)
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         if not any(step[:1] == "v" and step[1:2].isdigit() for step in path.split("/")):
