@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from typer.testing import CliRunner
 
 from sora_cli import cli, media
+from sora_cli.cli import app
+from sora_cli.errors import SoraError
 from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
 from sora_cli.shot import Shot
@@ -219,3 +223,19 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     process.stdout.close()
     said = process.stderr.read()
     assert process.wait(timeout=300) == 1 and said == b"" and tiny.everything(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--image", "--end", "--anchor"])
+def test_an_anchor_that_can_be_read_only_once_is_refused(option: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    name = f"{tmp_path / 'pipe'}{'@1s' if option == '--anchor' else ''}"
+    told = CliRunner().invoke(app, ["generate", "a cat", option, name, "--dry-run"])
+    assert isinstance(told.exception, SoraError) and "an anchor is read more than once" in str(told.exception)
+
+
+@pytest.mark.parametrize("model", ["hf:somebody/else", "./theirs", "wan3"])
+def test_a_record_of_a_stranger_fetches_nothing_unasked(model: str, tmp_path: Path) -> None:
+    shot = {"prompt": "a cat", "model": model}
+    (tmp_path / "it.json").write_text(json.dumps({"shot": shot}))
+    told = CliRunner().invoke(app, ["generate", "--from", str(tmp_path / "it.json"), "--dry-run"])
+    assert isinstance(told.exception, SoraError) and f"give --model {model} if you mean it" in str(told.exception)

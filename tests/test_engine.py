@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import registry
-from sora_cli.errors import SoraError
+from sora_cli import geometry, registry
+from sora_cli.errors import Failed, SoraError
 from sora_cli.generation.engine import Engine, Known, Run, folded
 from sora_cli.geometry import Span
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.pipelines.codec import pictures_of
 from sora_cli.placement.device import pick_device
 from sora_cli.sampling.conditioning import ADRIFT
 from sora_cli.shot import PLANS, Cue, Shot
@@ -220,3 +221,23 @@ def test_a_missing_device_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SoraError, match="cuda is not available"):
             pick_device("cuda")
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frames_that_are_no_numbers_are_no_pictures(broken: float, dtype: torch.dtype) -> None:
+    video = torch.zeros(3, 2, 64, 64, dtype=dtype)
+    assert pictures_of(video, geometry.canvas(64, 64, tokens=4)).shape == (2, 64, 64, 3)
+    video[1, 1, 30, 30] = broken
+    with pytest.raises(Failed, match="decoded frames are not finite"):
+        pictures_of(video, geometry.canvas(64, 64, tokens=4))
+
+
+@pytest.mark.parametrize("weights", [torch.nan, 1e20])
+def test_weights_that_explode_end_a_video_in_one_line(engine: Engine, weights: float) -> None:
+    run = finished(engine, SHOT)
+    decoder = engine.pipeline.codec.vae.decoder
+    for p in decoder.parameters():
+        p.data *= weights
+    with pytest.raises(Failed, match="not finite"):
+        list(run.frames())

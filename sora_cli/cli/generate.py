@@ -142,7 +142,7 @@ def given(context: typer.Context) -> set[str]:
 
 def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot:
     """The shot that the options describe, or that of `source` with what is given changed."""
-    base = shot_in(source) if source else models.usual(options["model"])
+    base = remade(source, given) if source else models.usual(options["model"])
     if "seed" in given:
         base = expanding.reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
@@ -165,6 +165,15 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     shot = replace(base, **wanted)
     if not shot.anchors:
         check_prompt(shot.prompt)
+    return shot
+
+
+def remade(source: Path, given: set[str]) -> Shot:
+    """The shot that a file carries. It may be a stranger's, for whom nothing is fetched that is not registered here."""
+    shot = shot_in(source)
+    if "model" not in given and shot.model not in registry.names():
+        raise SoraError(f"{source} was made with {shot.model}, which is not registered here; give --model {shot.model} "
+                        "if you mean it")  # fmt: skip
     return shot
 
 

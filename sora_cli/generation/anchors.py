@@ -7,6 +7,7 @@ twice later: small for the encoder, at full size for the frames that come out as
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
 
 def count_frames(path: str, fps: float) -> tuple[int, media.Source]:
     """How many frames a file has at this rate, a picture one whatever the rate; and what else there is to say of it."""
-    if path == media.STREAM:
+    if path == media.STREAM or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
         raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:
         as_it_is = sum(1 for _ in source)

@@ -76,7 +76,10 @@ class Codec:
         last picture is repeated until the last chunk is whole."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
         for piece in self.vae.encode_stream(frames, ENCODED):
-            yield piece[0].float().cpu()
+            latents = piece[0].float().cpu()
+            if not latents.isfinite().all():
+                raise Failed("the encoded latents are not finite; try --dtype float32, or verify the weights")
+            yield latents
 
     def frame(self, picture: np.ndarray, canvas: geometry.Canvas) -> Tensor:
         """One picture on the canvas, [3, H, W] in [-1, 1]."""
@@ -125,9 +128,12 @@ def whole_chunks(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
-    """Decoded frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3], without the borders of the canvas."""
+    """Decoded frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3], without the borders of the canvas. Failed for those
+    that are no numbers, and would be black."""
     zoom = video.shape[-1] // canvas.width
     left, top, width, height = (zoom * n for n in (canvas.left, canvas.top, canvas.crop_width, canvas.crop_height))
     video = video[:, :, top : top + height, left : left + width]
-    pixels = (video.float() + 1).mul_(127.5).round_().to(torch.uint8)
-    return rearrange(pixels, "C T h w -> T h w C").contiguous().cpu().numpy()
+    pixels = (video.float() + 1).mul_(127.5)
+    if not pixels.sum().isfinite():
+        raise Failed("the decoded frames are not finite; try --dtype float32, or verify the weights")
+    return rearrange(pixels.round_().to(torch.uint8), "C T h w -> T h w C").contiguous().cpu().numpy()
