@@ -1,6 +1,8 @@
 """The README's file tree and commands are those of the project."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,34 @@ def test_the_tree_names_every_part_and_nothing_else() -> None:
     there |= {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert named == there
     assert "models/sora/" in tree[1] and "models/wan/" in tree[1]
+
+
+def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None:
+    """The files that it names are there, and a verb and a word are added by what it says, on a copy."""
+    design = (ROOT / "docs" / "design.md").read_text()
+    table = design[design.index("## Change one thing") : design.index("## One engine")]
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml))", table):
+        assert any((folder / name).is_file() for folder in (ROOT, ROOT / "sora_cli")), name
+    code = shutil.copytree(ROOT / "sora_cli", tmp_path / "sora_cli", ignore=shutil.ignore_patterns("pocket", "*.pyc"))
+    shutil.copy(ROOT / "weights.toml", tmp_path)
+
+    (code / "cli" / "hello.py").write_text(
+        "from sora_cli.cli.options import Compute, flattened\n\n\n"
+        "@flattened\ndef hello(name: str, *, compute: Compute) -> None:\n"
+        '    """Greet somebody."""\n    print(f"hello {name}, on {compute.device}")\n')  # fmt: skip
+    words = (code / "cli" / "__init__.py").read_text()
+    words = words.replace("app.command()(extend)", "from sora_cli.cli.hello import hello\napp.command()(hello)", 1)
+    (code / "cli" / "__init__.py").write_text(words)
+    synonyms = code / "world" / "synonyms.py"
+    synonyms.write_text(synonyms.read_text().replace('"cat": "', '"cat": "moggy, ', 1))
+
+    def said(*words: str) -> str:
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                              capture_output=True, text=True, check=True).stdout  # fmt: skip
+
+    assert said("-m", "sora_cli", "hello", "you", "--device", "cpu") == "hello you, on cpu\n"
+    asked = "from sora_cli.prompts.grammar import expand; print(expand('a moggy in the snow').caption)"
+    assert re.match(r"a \w+ cat .*, snow,", said("-c", asked))
 
 
 def test_every_option_in_the_readme_exists() -> None:
