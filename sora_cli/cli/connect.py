@@ -6,7 +6,7 @@ to be made. Given frames stay the raw planes that they came as; only copies of a
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli.making import Making
+from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
 from sora_cli.shot import Shot
@@ -46,36 +47,42 @@ class Connector:
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
                 kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
-        what is known before is not encoded again. `name` tells the runs of one output apart."""
-        run = self.run(shot, tail, head, kept)
+        what is known before is not encoded again. `name` tells the runs of one output apart. Black bars around given
+        frames are left out on the way in, and painted around new ones."""
+        bars = Bars() if kept else Bars.around(map(self.picture, [*tail, *head]))
+        if bars:
+            self.making.screen.note(f"black bars are left as they are: {spelled(bars)}")
+        run = self.run(shot, tail, head, kept, bars)
         self.making.denoise(run, name)
-        after = Difference.between(self.picture(head[0]), run.still(shot.frames)) if head else None
+        after = Difference.between(bars.inside(self.picture(head[0])), run.still(shot.frames)) if head else None
         decoded = run.frames()
         below = deque(islice(decoded, run.span.lead), maxlen=1)
-        before = Difference.between(self.picture(tail[-1]), below[-1]) if tail else None
-        size = self.format.size
-        made = self.scored(fill(decoded, shot.frames, size, before, after), tail, head, name)
-        return media.from_rgb(self.making.watched(made), size, self.format)
+        before = Difference.between(bars.inside(self.picture(tail[-1])), below[-1]) if tail else None
+        inner = fill(decoded, shot.frames, bars.within(self.format.size), before, after)
+        made = self.scored(map(bars.put_back, inner), tail, head, name)
+        return media.from_rgb(self.making.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None) -> "Run":
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None, bars: Bars) -> "Run":
         from sora_cli.generation.engine import Known
 
-        most = context_of(shot.model)
+        most, shot = context_of(shot.model), without(bars, shot, self.format.size)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         known, lead, trail = [], len(tail), len(head)
         if kept:
             lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
             known.append(Known(-lead, latents=kept.latents, clock=kept.clock))
         elif tail:
-            known.append(Known(-lead, self.pictures(tail, shot)))
+            known.append(Known(-lead, self.pictures(tail, shot, bars)))
         else:
             lead = -shot.frames % geometry.TIME_STRIDE  # so that the head begins on a key frame
         if head:
-            known.append(Known(shot.frames, self.pictures(head, shot)))
+            known.append(Known(shot.frames, self.pictures(head, shot, bars)))
         return self.engine.start(shot, known, geometry.Span(lead, shot.frames, trail))
 
-    def pictures(self, raw: Sequence[bytes], shot: Shot) -> np.ndarray:
+    def pictures(self, raw: Sequence[bytes], shot: Shot, bars: Bars) -> np.ndarray:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
+        if bars:
+            return np.stack([bars.inside(self.picture(frame)) for frame in raw])
         canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         size = canvas.crop_width, canvas.crop_height
         return np.stack(list(media.to_rgb(raw, self.format, size)))
@@ -101,6 +108,21 @@ class Connector:
             if join is not None and join < len(changes.steps) + 1:
                 label = " ".join(filter(None, ("boundary", name, side if tail and head else "")))
                 self.making.scores[label] = changes.boundary(join)
+
+
+def without(bars: Bars, shot: Shot, size: media.Size) -> Shot:
+    """A shot of what is inside the bars of frames of this size, in the shape that is seen."""
+    if not bars:
+        return shot
+    width, height = (round(seen * inner / full / 2) * 2 for seen, inner, full in
+                     zip((shot.width, shot.height), bars.within(size), size, strict=True))  # fmt: skip
+    return replace(shot, width=width, height=height)
+
+
+def spelled(bars: Bars) -> str:
+    """`16 rows above, 16 below`."""
+    told = {"rows above": bars.top, "below": bars.bottom, "columns on the left": bars.left, "on the right": bars.right}
+    return ", ".join(f"{count} {where}" for where, count in told.items() if count)
 
 
 def context_of(model: str) -> int:

@@ -1,0 +1,82 @@
+"""Black bars: found where they are, not found in dark pictures, and kept out of what the model sees."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from sora_cli.cli import app
+from sora_cli.media.bars import Bars
+
+H, W = 120, 160
+
+
+def clip(bars: Bars, count: int = 6, noise: int = 8) -> list[np.ndarray]:
+    """Pictures that move, with bars around them, and the noise that compression leaves."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        picture = rng.integers(60, 220, (H, W, 3), np.uint8)
+        picture[: bars.top], picture[H - bars.bottom :] = 0, 0
+        picture[:, : bars.left], picture[:, W - bars.right :] = 0, 0
+        found.append(np.minimum(picture + rng.integers(0, noise, picture.shape, np.uint8), 255).astype(np.uint8))
+    return found
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [Bars(), Bars(16, 16), Bars(0, 0, 20, 20), Bars(top=12), Bars(bottom=30), Bars(10, 14, 20, 8), Bars(left=40)],
+)
+def test_bars_on_any_side_are_found(bars: Bars) -> None:
+    pictures = clip(bars)
+    assert Bars.around(pictures) == bars and bool(bars) == any(vars(bars).values())
+    inside = bars.inside(pictures[0])
+    assert inside.shape[1::-1] == bars.within((W, H)) and bars.put_back(inside).shape == (H, W, 3)
+    assert np.array_equal(bars.inside(bars.put_back(inside)), inside)
+
+
+def night() -> np.ndarray:
+    """A sky that grows dark upwards, without an edge."""
+    return np.broadcast_to(np.linspace(0, 160, H)[:, None, None], (H, W, 3)).astype(np.uint8)
+
+
+def spotlight() -> np.ndarray:
+    """A soft light in the middle of the dark."""
+    y, x = np.mgrid[:H, :W]
+    light = 200 * np.exp(-((y - H / 2) ** 2 + (x - W / 2) ** 2) / 400)
+    return np.repeat(light[..., None], 3, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("picture", [np.zeros((H, W, 3), np.uint8), night(), spotlight()])
+def test_dark_pictures_have_no_bars(picture: np.ndarray) -> None:
+    assert not Bars.around([picture] * 3)
+
+
+def test_what_is_black_for_a_moment_is_no_bar() -> None:
+    assert not Bars.around([*clip(Bars(16, 16)), *clip(Bars())]) and not Bars.around([])
+
+
+@pytest.mark.parametrize("bars", [Bars(16, 16), Bars(0, 0, 12, 12), Bars(bottom=20)])
+@pytest.mark.parametrize("verb", ["extend", "reverse", "loop"])
+def test_new_frames_have_the_bars_of_the_given_ones(verb: str, bars: Bars, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    tiny.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    ones = clip(bars, count=9)
+    format = tiny.y4m_format(W, H, chroma="444")
+    from sora_cli import media
+
+    tiny.write("in.y4m", format, list(media.from_rgb(ones, (W, H), format)))
+    words = {"extend": ["--after", "0.4"], "reverse": ["--seconds", "0.4"], "loop": ["--seconds", "0.4"]}[verb]
+    told = CliRunner().invoke(app, [verb, "in.y4m", "a cat", *words, *tiny.QUICK, "-o", "out.y4m"])
+    assert told.exit_code == 0, told.output
+    made, raw = tiny.read("out.y4m")
+    shown = list(media.to_rgb(raw, made, made.size))
+    fresh = shown[: len(shown) - 9] if verb == "reverse" else shown[9:]
+    assert len(fresh) >= 7 and "black bars are left as they are" in told.stderr
+    for picture in fresh:
+        gone = picture.copy()
+        gone[bars.top : H - bars.bottom, bars.left : W - bars.right] = 0
+        assert gone.max() <= 3 and bars.inside(picture).mean() > 20
