@@ -115,7 +115,7 @@ def test_a_part_reads_only_its_latents(tmp_path: Path, tiny: Vae, monkeypatch: p
     read, load = [], latent_file.load
     monkeypatch.setattr(latent_file, "load", lambda path, *at: read.append(at) or load(path, *at))
     assert len([*codec(tiny).decode(tmp_path / "a.safetensors", range(33, 36))]) == 3
-    assert read == [(4, 4), (8, 3)]  # latents 4-7 for their last key frame, and 8-10, which are frames 29-40
+    assert read == [(6, 2), (8, 2)]  # latents 6 and 7 for their last key frame, and 8 and 9, which are frames 29-36
 
 
 def test_a_loop_goes_on_where_it_began(tmp_path: Path, tiny: Vae) -> None:

@@ -22,7 +22,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.storage import latent_file
 
-ENCODED, DECODED = 2, 4  # latents at a time
+ENCODED, DECODED = 2, 2  # latents at a time
 
 
 class Autoencoder(Protocol):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sora_cli.models.sora.dit import DitConfig
 
 DIT_SHARE, DECODE_SHARE = 0.28, 0.09        # of the products' rate, reached by transformer and decoder
-DECODED = 4                                 # latents decoded at a time, as in the engine
+DECODED = 2                                 # latents decoded at a time, as in the engine
 
 
 @dataclass(frozen=True)
