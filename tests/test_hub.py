@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from hub_cases import FILES, MODELS, SHARD, VAE, assert_whole, pull, sent_from, tiny
@@ -297,3 +297,22 @@ def test_variants_and_pickles_beside_the_weights_are_left_alone(server: Hub, fol
     pull()
     assert_whole(folders)
     assert not {*more} & {*server.fetched()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha": 5}, {"siblings": [1]}, {"siblings": [{}]}, {"siblings": 7}, {"tags": 5}, {"tags": [1]},
+        {"sha": "a" * 5000}, {"siblings": [{"rfilename": "a.json", "size": "5", "blobId": "ab"}]}, {"sha": None},
+        {"siblings": [{"rfilename": 5, "size": 5, "blobId": "ab"}]},
+        {"siblings": [{"rfilename": "a.json", "size": 5, "blobId": "ab", "lfs": 9}]},
+    ],
+)  # fmt: skip
+def test_a_listing_that_is_none_is_one_line(change: dict[str, Any], server: Hub, folders: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    right = json.dumps
+    monkeypatch.setattr("hub_server.json.dumps", lambda told, **words: right(
+        told | change if isinstance(told, dict) and "siblings" in told else told, **words))
+    with pytest.raises(Failed) as told:
+        pull()
+    assert "the Hub" in str(told.value) and len(str(told.value)) < 200 and "\n" not in str(told.value)

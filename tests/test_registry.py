@@ -316,3 +316,11 @@ def test_what_people_take_for_a_model_is_told(name: str, complaint: str) -> None
     with pytest.raises(SoraError, match=complaint) as told:
         registry.entry(name)
     assert "\n" not in str(told.value)
+
+
+def test_a_table_that_is_nested_without_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "sora-cli").mkdir()
+    (tmp_path / "sora-cli" / "weights.toml").write_text(f"[a]\nx = {'[' * 5000}")
+    with pytest.raises(SoraError, match=r"weights.toml: maximum recursion depth"):
+        registry.names()

@@ -188,7 +188,7 @@ def own() -> dict[str, Entry]:
         if taken:
             raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
         return read_registry(told, shipped(), path.parent)
-    except (OSError, ValueError, SoraError) as error:
+    except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{path}: {error}") from error
 
 
@@ -302,7 +302,7 @@ def of_export(name: str, folder: Path) -> Entry:
         if len(told) != 1:
             raise SoraError(f"it names {len(told)} models, and a folder is one")
         (model,) = read_registry(told, home=folder).values()
-    except (OSError, ValueError, SoraError) as error:
+    except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{folder / EXPORTED}: {error}") from error
     return replace(model, name=name)
 

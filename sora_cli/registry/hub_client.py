@@ -25,6 +25,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PIECE = 1 << 20  # bytes that are hashed between two movements of the bar
 
 
+LONGEST_COMMIT = 64  # letters of a hash
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file of a repository as the Hub lists it."""
@@ -47,17 +50,27 @@ def listing(repo: str, revision: str) -> Listing:
     with told(repo, revision):
         from huggingface_hub import HfApi, constants
 
-        found = HfApi().model_info(
-            repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
+        try:
+            found = HfApi().model_info(
+                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            )
+            return as_listing(found, repo, revision)
+        except (AttributeError, KeyError, TypeError) as error:  # fields that are missing, or of other types
+            raise Failed(f"the Hub's listing of {repo} is not what it should be; try again later") from error
+
+
+def as_listing(found: Any, repo: str, revision: str) -> Listing:
+    """What the client read of an answer, as far as it makes sense."""
     files = []
     for file in found.siblings or ():
         sha256 = file.lfs.sha256 if file.lfs else None
         etag = sha256 or file.blob_id
-        if file.size is None or etag is None or not etag.isalnum():
+        if not isinstance(file.rfilename, str):
+            raise TypeError(file)
+        if not isinstance(file.size, int) or etag is None or not etag.isalnum():
             raise Failed(f"the Hub does not say how large {file.rfilename} of {repo} is; try again later")
         files.append(RemoteFile(file.rfilename, file.size, etag, sha256))
-    if not (found.sha and found.sha.isalnum()):
+    if not (found.sha and found.sha.isalnum() and len(found.sha) <= LONGEST_COMMIT):
         raise Failed(f"the Hub does not say which commit {revision} of {repo} is; try again later")
     licences = [tag.removeprefix("license:") for tag in found.tags or () if tag.startswith("license:")]
     return Listing(found.sha, tuple(files), licences[0] if licences else "")
