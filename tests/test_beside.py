@@ -200,3 +200,17 @@ def test_what_caption_writes_is_what_data_reads(tmp_path: Path, monkeypatch: pyt
     assert all(line["caption_from"] == "c.jsonl" for line in manifest(tmp_path / "out").values())
     lines = CliRunner().invoke(app, ["caption", "in/new\nline.gif"]).stdout
     assert lines.startswith("in/new\\nline.gif\t") and lines.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "note"), [(18, False), (19, True), (60, True)])
+def test_captions_that_are_longer_than_what_is_read_are_named(words: int, note: bool, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name, count in (("a", words), ("b", 4)):
+        make(tmp_path / "in" / f"{name}.gif", source="testsrc2=d=1:s=64x64:r=8")
+        (tmp_path / "in" / f"{name}.txt").write_text(" ".join(["cat"] * count))
+    told = CliRunner().invoke(app, ["data", "build", "in", "-o", "ds", "--size", "64x64"])
+    assert told.exit_code == 0, told.output
+    said = "1 of 2 captions are longer than the 18 words that are read: a.gif"
+    assert (said in " ".join(told.stderr.split())) == note

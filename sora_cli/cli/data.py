@@ -78,6 +78,7 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     from sora_cli.dataset import build as building
     from sora_cli.dataset.captions import Captions
     from sora_cli.dataset.kept import sound
+    from sora_cli.dataset.remarks import remarks, some
     from sora_cli.dataset.scan import files_of
     from sora_cli.dataset.shards import MANIFEST
 
@@ -92,10 +93,10 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
         screen.note(line)
     there, bad = sound(asked.out)
     if bad:
-        screen.note(f"{len(bad)} shards are made again: {building.some(bad)}")
+        screen.note(f"{len(bad)} shards are made again: {some(bad)}")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
-    for line in building.remarks(asked, texts, captions, networks):
+    for line in remarks(asked, texts, captions, networks):
         screen.note(line)
     samples = [sample for record in used for sample in building.samples_of(record, texts[record.file], asked)]
     plan = building.plan(samples, networks)

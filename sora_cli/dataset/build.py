@@ -36,7 +36,6 @@ from sora_cli.placement.device import pick_device, pick_dtype
 SHARD_BYTES = 64_000_000
 GROUP = 8                        # latents encoded at a time
 OVERHEAD = 3_000                 # bytes of a sample beside its numbers
-STRANGE = 0.05                   # of the words of captions: what is worth a note
 UNREAD = "broken: it could not be read a second time"
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -192,6 +191,10 @@ class Networks:
         said = [word for caption in captions for word in texts.words(caption)]
         return sum(word not in self.tokenizer.ids for word in said) / max(1, len(said))
 
+    def cut(self, captions: dict[str, str]) -> list[str]:
+        """The files whose captions have more words than the text tower reads."""
+        return [file for file, caption in captions.items() if len(texts.words(caption)) > self.tokenizer.most]
+
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
     """What `function` makes of the items, in their order, so many of them at work beyond the one that is asked for."""
@@ -234,28 +237,6 @@ def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
                 notes.write(json.dumps(record.line()) + "\n")
                 notes.flush()
             yield record
-
-
-def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
-    """What somebody should know of the captions, by the files that are used."""
-    if strangers := captions.strangers:
-        yield f"{captions.name} names {len(strangers)} files that are not there: {some(strangers)}"
-    if wrong := [f"{file} ({reason})" for file, reason in captions.wrong.items()]:
-        yield f"{len(wrong)} files beside clips are no captions: {some(wrong)}"
-    if guesses := [f"{file} ({coding})" for file, coding in captions.guesses.items()]:
-        yield f"{len(guesses)} files with captions are not in UTF-8, and read as what they look like: {some(guesses)}"
-    if others := [file for clip in texts for file in captions.others(clip)]:
-        yield f"{len(others)} files beside clips say something else than the caption that is used: {some(others)}"
-    if silent := sum(not text for text in texts.values()):
-        yield f"{silent} of {len(texts)} files have no caption: NAME.txt beside them, or --captions, gives them one"
-    if (share := networks.strange(texts.values())) > STRANGE:
-        yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
-               f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip
-
-
-def some(names: list[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`"""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # ---- planning ---------------------------------------------------------------------------------------------
