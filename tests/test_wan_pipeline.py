@@ -11,6 +11,7 @@ import pytest
 import torch
 import wan_folders
 from torch import Tensor, nn
+from wan_tiny import ROLES, SHOT, entry_of, locate
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
@@ -19,15 +20,10 @@ from sora_cli.geometry import Span
 from sora_cli.models.wan.text import padded
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
-from sora_cli.registry import Usage, hub
+from sora_cli.registry import hub
 from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Cue, Shot
 from sora_cli.storage.latent_file import Header, save, vae_of
-
-USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
-SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")
-ROLES = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
-CELLS = {wan_folders.WAN22: 16, wan_folders.WAN21: 8, wan_folders.SKYREELS2: 8}
 
 Tiny = Callable[..., Engine]
 
@@ -44,11 +40,10 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
 
     def make(kind: str = wan_folders.WAN22, text: str = "cpu", dit: str = "resident", keep: bool = True,
              tile: int = 0, **usage: Any) -> Engine:  # fmt: skip
-        entry = registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage))
+        entry = entry_of(kind, **usage)
         placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
-        places = {role: checkpoints[kind] / name for role, name in ROLES.items()}
-        monkeypatch.setattr(hub, "locate", lambda entry: places)
+        monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
         monkeypatch.setattr(memory, "place", lambda *words: placement)
         return Engine("tiny", "cpu", "float32")
 

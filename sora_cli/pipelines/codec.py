@@ -19,6 +19,7 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed
 from sora_cli.models.sora import vae as vaes
+from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.storage import latent_file
 
@@ -62,6 +63,7 @@ class Codec:
     vae: Autoencoder
     device: torch.device
     dtype: torch.dtype
+    stage: Stage = FIXED
 
     @classmethod
     def of(cls, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> "Codec":
@@ -91,6 +93,9 @@ class Codec:
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
         """The wanted frames of a file of latents (all unless told), one by one, as large as `shown`: the same bits
         whatever else is wanted, of as few latents as that allows (all before them, where frames depend on those)."""
+        yield from self.stage.follow(lambda: self.decoded(path, wanted))
+
+    def decoded(self, path: Path | str, wanted: range | None) -> Iterator[np.ndarray]:
         header = latent_file.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
         start = wanted.start if self.vae.independent else 0

@@ -26,6 +26,7 @@ from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
 from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.offload import Watched, keep_on_host, replace
@@ -53,7 +54,8 @@ class Wan:
         loading.check(self.places, loras)
         self.memory, self.watch, self.loras = memory, watch, loras
         self.networks: dict[str, nn.Module] = {}
-        self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
+        self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
+        self.stages = Stages()
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -65,20 +67,32 @@ class Wan:
 
     @property
     def codec(self) -> Codec:
-        return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae))
+        return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae), self.stages.autoencoder)
 
     @property
     def sees_while_it_works(self) -> bool:
         return self.placement.keep
 
-    def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        if self.prepared is None or self.prepared[0] != canvas or self.prepared[1] < window:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
+        if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
+            self.placement, self.placed = memory.place(self.entry, canvas, window, *how), (canvas, window, latents)
         if self.placement.dit == "disk":
             free_at_once()  # whoever reads block by block has little memory
-        yield self.placement.why
+        self.stages = Stages(self, tell, self.placement.why)
+        return self.stages
+
+    def lower(self, stage: str, short: str) -> str:
+        """Take a placement that needs less where memory ran short; returns what is new, "" if there is none."""
+        assert self.placed is not None, "on_device first"
+        canvas, window, latents = self.placed
+        found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
+                                   latents)  # fmt: skip
+        if found is None:
+            return ""
+        before, self.placement = self.placement, found
+        return memory.difference(before, found, self.entry.cell)
 
     def notes(self, shot: Shot) -> Iterator[str]:
         if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
@@ -262,7 +276,8 @@ class Autoencoder:
 
     def encode_stream(self, frames: Iterable[Tensor], group: int = 1) -> Iterator[Tensor]:
         """1 + 4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, 1, h, w], one by one."""
-        return self.network.encode_stream(chunks(iter(frames)), self.tiling)
+        like = next(self.network.parameters())
+        return self.network.encode_stream(chunks(frame.to(like) for frame in frames), self.tiling)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
         """Latents [B, C, k, h, w] in pieces -> videos [B, 3, t, H, W] in [-1, 1], latent by latent; `previous` are

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
-from sora_cli.placement.machine import Free
+from sora_cli.placement.machine import MAIN, Free
 from sora_cli.registry import Entry
 from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
 
@@ -188,6 +188,17 @@ def place(
     return choose(Needs.of(entry, canvas, window, latents or window, dtype.itemsize), Free.on(device), mode)
 
 
+def lower_place(
+    now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
+    device: "torch.device", dtype: "torch.dtype", latents: int,
+) -> Placement | None:  # fmt: skip
+    """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
+    takes less, or nobody knows."""
+    with suppress(SoraError):
+        return lower(now, stage, memory, Needs.of(entry, canvas, window, latents, dtype.itemsize), Free.on(device))
+    return None
+
+
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
     """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
     everything on the device (`high`). SoraError with the numbers where nothing fits."""
@@ -202,6 +213,17 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
             return option
     least = min(options, key=lambda option: option.on_device)
     raise SoraError(refusal(needs, free, least, share) + smaller(needs, halved(needs, free, mode)))
+
+
+def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> Placement | None:
+    """The best placement that takes less than the present one of the memory that a stage ran out of, and elsewhere no
+    more than that or than is free; None where there is no such."""
+    short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
+    for option in (told(option, needs, free) for option in placements(needs, free)):
+        elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)
+        if option.peak[short] < taken[short] and all(bytes <= room for bytes, room in elsewhere):
+            return option
+    return None
 
 
 def halved(needs: Needs, free: Free, mode: str) -> bool:
@@ -282,6 +304,13 @@ def reasons(option: Placement, stride: int) -> Iterator[str]:
     }[option.text]
     tiles = f"in tiles of {option.tile * stride} pixels" if option.tile else "whole"
     yield f"frames are decoded {tiles} in {option.vae}"
+
+
+def difference(before: Placement, after: Placement, stride: int) -> str:
+    """What is new in a placement, for a line of text."""
+    new = [words for words in reasons(after, stride) if words not in reasons(before, stride)]
+    one = ["one network is loaded at a time"] if before.keep and not after.keep else []
+    return ", ".join([*new, *one])
 
 
 def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
