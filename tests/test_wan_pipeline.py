@@ -308,7 +308,8 @@ def test_euler_ends_where_unipc_does(tiny: Tiny) -> None:
 # ---- memory -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{"dit": "streamed"}, {"dit": "disk"}, {"text": "streamed"}, {"keep": False}])
+@pytest.mark.parametrize("how", [{"dit": "streamed"}, {"dit": "disk"}, {"text": "streamed"}, {"keep": False},
+                                 {"text": "first"}])
 def test_where_the_networks_live_changes_nothing(tiny: Tiny, how: dict[str, Any], tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     resident = finished(tiny())
@@ -317,6 +318,18 @@ def test_where_the_networks_live_changes_nothing(tiny: Tiny, how: dict[str, Any]
     assert torch.equal(latents(resident), latents(elsewhere))
     frames = zip(resident.frames(), elsewhere.frames(), strict=True)
     assert all(np.array_equal(one, same) for one, same in frames)
+
+
+def test_in_float16_the_text_is_read_in_bfloat16(tiny: Tiny, checkpoints: dict[str, Path]) -> None:
+    """UMT5 was trained in bfloat16, and its features overflow in float16; all else is nearer to float32 in float16."""
+    exact, told = tiny(), {}
+    for dtype in ("float16", "bfloat16"):
+        tiny()
+        run = finished(Engine("tiny", "cpu", dtype))
+        parts = {role: {p.dtype for p in run.pipeline.use(role).parameters()} for role in ("text", "dit")}
+        assert parts["text"] == {torch.bfloat16} and getattr(torch, dtype) in parts["dit"]
+        told[dtype] = float((latents(run) - latents(finished(exact))).abs().mean())
+    assert 0 < 3 * told["float16"] < told["bfloat16"]
 
 
 def test_one_network_at_a_time(tiny: Tiny) -> None:
@@ -329,6 +342,20 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
     next(run.frames())
     assert [*seen, set(networks)] == [set(), {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
     assert run.glance() == []  # it would send the transformer away
+
+
+def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:
+    """The transformer and the autoencoder then stay together."""
+    engine, seen = tiny(text="first"), []
+    networks = engine.pipeline.networks
+    run = engine.start(SHOT, [Known(0, pictures(1, engine.start(SHOT)))])
+    for _ in run.denoise():
+        seen.append(set(networks))
+    next(run.frames())
+    assert [seen[0], seen[1], seen[-1], set(networks)] == [{"text"}, {"dit"}, {"dit"}, {"dit", "vae"}]
+    run = engine.start(replace(SHOT, prompt="a dog"))
+    next(run.denoise())
+    assert set(networks) == {"text"}
 
 
 def test_a_prompt_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,9 +106,9 @@ class Wan:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
-        """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
+        """A network, loaded; whatever else is loaded goes first, unless there is room for both."""
         if role not in self.networks:
-            if not self.placement.keep:
+            if self.placement.alone if "text" in (role, *self.networks) else not self.placement.keep:
                 self.release()
             self.networks[role] = self.load(role)
             if role in BLOCKS:
@@ -122,7 +122,7 @@ class Wan:
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
         if role == "text":
-            return loading.load_text(place, self.reads_on, self.dtype, how.text == "streamed", watch)
+            return loading.load_text(place, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
             return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
         if how.dit != "streamed":
@@ -145,7 +145,7 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([*self.files("text"), *self.files("tokenizer")])
-        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
+        keys = {text: key_of(encoder, text, str(self.text_dtype)) for text in texts}
         read = {text: cache.get(key) for text, key in keys.items()}
         found = {text: features for text, features in read.items() if features is not None}
         new = [text for text in keys if text not in found]
@@ -162,9 +162,14 @@ class Wan:
         return features.cpu()
 
     @property
+    def text_dtype(self) -> torch.dtype:
+        """The features of UMT5 grow beyond the range of float16."""
+        return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
+
+    @property
     def reads_on(self) -> torch.device:
         """Where the text encoder computes."""
-        return self.device if self.placement.text == "device" else torch.device("cpu")
+        return self.device if self.placement.text in ("device", "first") else torch.device("cpu")
 
     # ---- frames -------------------------------------------------------------------------------------------
 
@@ -272,7 +277,7 @@ class Autoencoder:
     @property
     def tiling(self) -> Tiling:
         how = self.pipeline.placement
-        return Tiling(how.tile, how.overlap) if how.tile else WHOLE
+        return Tiling(how.tile, how.overlap, how.away) if how.tile else WHOLE
 
     def encode_stream(self, frames: Iterable[Tensor], group: int = 1) -> Iterator[Tensor]:
         """1 + 4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, 1, h, w], one by one."""

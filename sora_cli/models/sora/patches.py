@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from sora_cli.models.attention import attend as attend_fused
+
 PATCH = 2  # latent cells a side
 SHORT, BRIEF = 256, 32  # longest segments attended by plain products on a CPU: with a backward to come, and without
 TINY = 4  # while training, such segments are attended without products, which cost more than they compute
@@ -231,12 +233,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
     out = torch.zeros_like(v) if len(groups) != 1 or isinstance(groups[0], Listed) else v
     for number, group in enumerate(groups):
         one, two, three = (rearrange(group.take(x), "... n H D -> ... H n D") for x in (q, k, v))
-        mixed = attention(one, two, three, bias[number] if bias else None)
-        out = group.put(rearrange(mixed, "... H n D -> ... n H D"), out)
+        found = mixed(one, two, three, bias[number] if bias else None)
+        out = group.put(rearrange(found, "... H n D -> ... n H D"), out)
     return out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def mixed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention [..., H, n, d]. On a CPU the fused kernel's backward is three times slower
     than plain products on segments as short as ours, and so is its forward on very short ones."""
     plain = SHORT if torch.is_grad_enabled() else BRIEF
@@ -255,7 +257,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         bias = bias.expand(*q.shape[:-1], k.shape[-2]).flatten(0, -4)
     one, two, three = (x.flatten(0, -4) for x in (q, k, v))
-    return F.scaled_dot_product_attention(one, two, three, attn_mask=bias).reshape(q.shape)
+    return attend_fused(one, two, three, bias).reshape(q.shape)
 
 
 class LearnedPositions(nn.Module):
