@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import wan_folders
+from PIL import Image
 from torch import Tensor
 from wan_tiny import SHOT, entry_of, locate
 
-from sora_cli import registry
+from sora_cli import cli, registry
+from sora_cli.cli import models
 from sora_cli.errors import SoraError
 from sora_cli.generation.engine import Engine, Known, Run
 from sora_cli.pipelines.stages import Stage, Stages
@@ -21,6 +23,7 @@ from sora_cli.placement import memory
 from sora_cli.placement.machine import GPU, MAIN, Free, short_of
 from sora_cli.placement.memory import Needs, Placement
 from sora_cli.registry import hub
+from sora_cli.storage import latent_file
 from sora_cli.storage.resume import Windows
 
 GB = 1e9
@@ -322,3 +325,33 @@ def test_what_was_held_is_free_before_the_next_attempt() -> None:
         raise MemoryError
 
     assert Stage("text", Moving(1)).do(work), "the failed attempt still holds what it had made"
+
+
+# ---- as a user --------------------------------------------------------------------------------------------
+
+
+WORDS = ["generate", "a cat", "--model", "tiny", "--frames", "41", "--res", "96x64", "--steps", "1", "--image",
+         "start.png", "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+
+
+def test_what_is_advised_goes_on_with_the_video(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "check_model", lambda *words: None)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)).save("start.png")
+    assert cli.run([*WORDS, "-o", "whole.mp4"]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as short:
+        refusing(engine, short, "dit", 99, torch.OutOfMemoryError(), after=2)  # in the second window
+        assert cli.run([*WORDS, "-o", "a.mp4"]) == 1
+    *notes, line = capsys.readouterr().err.splitlines()
+    assert "--resume goes on" in line and "--memory low" in line
+    assert sum(note.startswith("ran out of GPU memory while denoising; goes on: ") for note in notes) > 1
+    kept = {path.name for path in Path("a.mp4.resume").glob("*.safetensors")}
+    assert kept == {"given-00000.safetensors", "window-00000.safetensors"}
+    assert cli.run([*WORDS, "-o", "a.mp4", "--resume", "--frames", "21"]) == 2, "that is another video"
+    assert "shot.frames was 41 and is now 21" in capsys.readouterr().err
+    assert cli.run([*WORDS, "-o", "a.mp4", "--resume", "--memory", "low"]) == 0
+    assert torch.equal(latent_file.load("whole.safetensors")[0], latent_file.load("a.safetensors")[0])
+    assert not Path("a.mp4.resume").exists()

@@ -29,6 +29,7 @@ from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
+from sora_cli.placement.memory import Placement
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
@@ -77,9 +78,8 @@ class Wan:
         if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.placement, self.placed = memory.place(self.entry, canvas, window, *how), (canvas, window, latents)
-        if self.placement.dit == "disk":
-            free_at_once()  # whoever reads block by block has little memory
+            self.take(memory.place(self.entry, canvas, window, *how))
+            self.placed = canvas, window, latents
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
 
@@ -91,8 +91,14 @@ class Wan:
                                    latents)  # fmt: skip
         if found is None:
             return ""
-        before, self.placement = self.placement, found
-        return memory.difference(before, found, self.entry.cell)
+        new = memory.difference(self.placement, found, self.entry.cell)
+        self.take(found)
+        return new
+
+    def take(self, placement: Placement) -> None:
+        self.placement = placement
+        if placement.dit == "disk":
+            free_at_once()  # whoever reads block by block has little memory
 
     def notes(self, shot: Shot) -> Iterator[str]:
         if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
@@ -108,7 +114,8 @@ class Wan:
     def use(self, role: str) -> Any:
         """A network, loaded; whatever else is loaded goes first, unless there is room for both."""
         if role not in self.networks:
-            if self.placement.alone if "text" in (role, *self.networks) else not self.placement.keep:
+            reads = "text" in (role, *self.networks)
+            if self.placement.alone if reads else not self.placement.keep:
                 self.release()
             self.networks[role] = self.load(role)
             if role in BLOCKS:
