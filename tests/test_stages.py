@@ -184,6 +184,26 @@ def test_given_pictures_are_encoded_again_with_less(engine: Engine, monkeypatch:
     assert run.notes[-1].startswith("ran out of main memory while decoding")
 
 
+def test_a_stream_of_pictures_is_encoded_from_where_memory_ran_out(engine: Engine) -> None:
+    """`encode` may read a pipe; the first pictures are kept until all memory is taken."""
+    pictures = np.random.default_rng(0).integers(0, 256, (17, 64, 96, 3), np.uint8)
+    canvas = engine.pipeline.entry.canvas(96, 64)
+    engine.pipeline.on_device(canvas, 0, 0)
+    due = torch.cat(list(engine.pipeline.codec.encode(iter(pictures), canvas)), 1)
+    encode, chunks = engine.pipeline.use("vae").encode_chunk, list[int]()
+
+    def refused(video: Tensor, *rest: Any) -> Tensor:
+        chunks.append(video.shape[2])
+        if len(chunks) == 2:
+            raise torch.OutOfMemoryError
+        return encode(video, *rest)
+
+    engine.pipeline.networks["vae"].encode_chunk = refused
+    made = torch.cat(list(engine.pipeline.codec.encode(iter(pictures), canvas)), 1)
+    assert chunks == [1, 4] and made.shape == due.shape == (due.shape[0], 5, 4, 6), "another network was loaded"
+    assert float((made - due).abs().mean()) < 0.05 * float(due.abs().mean()), "up to bfloat16"
+
+
 def test_a_batch_goes_on_with_what_was_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = refusing(engine, monkeypatch, "dit", 1, torch.OutOfMemoryError())
     made(engine.start(SHOT))

@@ -6,7 +6,7 @@ borders repeat the picture's edges; on the way out they are cut to it again.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -75,9 +75,15 @@ class Codec:
     @torch.inference_mode()
     def encode(self, pictures: Iterable[np.ndarray], canvas: geometry.Canvas) -> Iterator[Tensor]:
         """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
-        last picture is repeated until the last chunk is whole."""
+        last picture is repeated until the last chunk is whole. All memory is taken by the second piece."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
-        for piece in self.vae.encode_stream(frames, ENCODED):
+        head = list(islice(frames, geometry.frames_in(2)))  # a stream of pictures cannot begin anew
+        for attempt in self.stage:
+            with attempt:
+                pieces = self.vae.encode_stream(chain(head, frames), ENCODED)
+                begun = list(islice(pieces, 2))
+        head.clear()
+        for piece in chain(begun, pieces):
             yield piece[0].float().cpu()
 
     def frame(self, picture: np.ndarray, canvas: geometry.Canvas) -> Tensor:

@@ -233,12 +233,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
     out = torch.zeros_like(v) if len(groups) != 1 or isinstance(groups[0], Listed) else v
     for number, group in enumerate(groups):
         one, two, three = (rearrange(group.take(x), "... n H D -> ... H n D") for x in (q, k, v))
-        found = mixed(one, two, three, bias[number] if bias else None)
-        out = group.put(rearrange(found, "... H n D -> ... n H D"), out)
+        mixed = attention(one, two, three, bias[number] if bias else None)
+        out = group.put(rearrange(mixed, "... H n D -> ... n H D"), out)
     return out
 
 
-def mixed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention [..., H, n, d]. On a CPU the fused kernel's backward is three times slower
     than plain products on segments as short as ours, and so is its forward on very short ones."""
     plain = SHORT if torch.is_grad_enabled() else BRIEF
