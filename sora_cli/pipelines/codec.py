@@ -77,11 +77,12 @@ class Codec:
         """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
         last picture is repeated until the last chunk is whole. All memory is taken by the second piece."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
-        head = list(islice(frames, geometry.frames_in(2)))  # a stream of pictures cannot begin anew
+        first = 2 if self.stage.networks else 0
+        head = list(islice(frames, geometry.frames_in(first) if first else 0))  # a stream cannot begin anew
         for attempt in self.stage:
             with attempt:
                 pieces = self.vae.encode_stream(chain(head, frames), ENCODED)
-                begun = list(islice(pieces, 2))
+                begun = list(islice(pieces, first))
         head.clear()
         for piece in chain(begun, pieces):
             yield piece[0].float().cpu()
