@@ -336,6 +336,15 @@ def test_running_out_of_memory_is_one_line(
             generate(sora, *words, "--frames", 5, "-o", "b.mp4", "--force")
 
 
+@pytest.mark.parametrize("pipe", [("-o", "-"), ("-o-",), ("--output=-",)])
+def test_a_pipe_that_keeps_nothing_is_not_gone_on_with(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], pipe: tuple[str, ...]
+) -> None:
+    assert generate(sora, "cpu", "--frames", 5, *pipe) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "sora-cli: ran out of main memory; try --memory low, a smaller --res or fewer --frames"
+
+
 def test_torch_says_that_it_ran_out_of_memory(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

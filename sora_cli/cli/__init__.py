@@ -121,7 +121,7 @@ def less(words: Sequence[str]) -> str:
     if not set(MAKING).intersection(words[:1]):
         return ""
     smaller = "a smaller --res or fewer --frames"
-    if "-" in words:  # a pipe keeps nothing
+    if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
         return f"; try --memory low, {smaller}"
     return f"; --resume goes on after the finished windows, also with --memory low; {smaller} is another video: --force"
 
