@@ -326,11 +326,23 @@ def test_running_out_of_memory_is_one_line(
 ) -> None:
     assert generate(sora, prompt, "--frames", 5) == 1
     *_, line = capsys.readouterr().err.splitlines()
-    assert line == (f"sora-cli: ran out of {memory} memory; try --memory low, a smaller --res, or fewer --frames; "
-                    "finished windows are kept: --resume")  # fmt: skip
+    assert line == (f"sora-cli: ran out of {memory} memory; --resume goes on after the finished windows, also with "
+                    "--memory low; a smaller --res or fewer --frames is another video: --force")  # fmt: skip
+    again = prompt, "--frames", 5, "--memory", "low", "--resume"
+    assert generate(sora, *again) == 1 and "ran out" in capsys.readouterr().err, "the advice is refused"
+    assert generate(sora, prompt, "--frames", 2, "--force") == 1 and "ran out" in capsys.readouterr().err
     for words in ((prompt, "--debug"), ("bug",)):
         with pytest.raises(RuntimeError):
             generate(sora, *words, "--frames", 5, "-o", "b.mp4", "--force")
+
+
+@pytest.mark.parametrize("pipe", [("-o", "-"), ("-o-",), ("--output=-",)])
+def test_a_pipe_that_keeps_nothing_is_not_gone_on_with(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], pipe: tuple[str, ...]
+) -> None:
+    assert generate(sora, "cpu", "--frames", 5, *pipe) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "sora-cli: ran out of main memory; try --memory low, a smaller --res or fewer --frames"
 
 
 def test_torch_says_that_it_ran_out_of_memory(

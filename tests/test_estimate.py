@@ -20,6 +20,7 @@ from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
+from sora_cli.pipelines import codec
 from sora_cli.placement.estimate import Estimate, Model, cost, dry_run, slowness, throughput, wan
 from sora_cli.placement.estimate import sora as estimates
 from sora_cli.placement.estimate.sora import decoding_of, estimate
@@ -163,7 +164,7 @@ def test_nothing_to_make_costs_no_denoising(tiny: Path) -> None:
 
 
 def test_the_engines_constant() -> None:
-    assert estimates.DECODED == engines.DECODED
+    assert estimates.DECODED == codec.DECODED
 
 
 def test_pocket_as_measured() -> None:

@@ -19,7 +19,8 @@ from wan_cases import UMT5, VAE21, VAE22, WAN
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
-from sora_cli.models.wan import attention, dit
+from sora_cli.models import attention
+from sora_cli.models.wan import dit
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.tiles import Tiling
@@ -365,6 +366,33 @@ def test_large_machines_keep_everything_and_small_ones_stream() -> None:
     assert (poor.text, poor.dit) == ("streamed", "disk") and "every step" in poor.why
 
 
+def test_text_is_read_on_the_gpu_where_it_fits_alone() -> None:
+    """11.4 GB of text encoder, and what else there is after it."""
+    one = needs("wan2.1-1.3b")
+    told = choose(one, machine("cuda", 16, 64))
+    assert (told.text, told.dit, told.keep) == ("first", "resident", True) and "before the rest comes" in told.why
+    assert told.peak["text"] == one.text + one.reading() < 14.4 * GB < one.text + one.dit + one.vae(4) + one.reading()
+    assert told.peak["host"] < 3 * GB, "nothing has to wait"
+    for device in (5, 8, 10, 12, 14, 16, 24, 48):
+        found = choose(one, machine("cuda", device, 64))
+        alone = one.text + one.reading() <= 0.9 * device * GB
+        assert alone == (found.text in ("device", "first")), device
+    assert choose(one, machine("mps", 20, 20)).text in ("device", "first")
+
+
+@pytest.mark.parametrize(("size", "tile", "away"), [(60, 0, True), (52, 32, False), (20, 32, True), (4, 16, True)])
+def test_tiles_stay_on_a_card_that_holds_them(size: int, tile: int, away: bool) -> None:
+    frames = replace(needs(), window=0, latents=0, width=3840, height=2176)
+    told = choose(frames, machine("cuda", size, 128))
+    assert (told.tile, told.away) == (tile, away) and told.peak["decoding"] <= 0.9 * size * GB
+    assert ("wait in main memory" in told.why) == (tile > 0 and away)
+    if tile:
+        other = peaks(replace(told, away=not away), frames, machine("cuda", size, 128))
+        change = frames.waiting(2, tile) * (1 if away else -1)
+        assert other["decoding"] - told.peak["decoding"] == pytest.approx(change)
+        assert other["host"] - told.peak["host"] == pytest.approx(-change)
+
+
 def test_main_memory_is_not_counted_twice() -> None:
     """Where the device's memory is main memory, blocks in main memory would save nothing."""
     free = machine("cpu", 16, 16)
@@ -426,6 +454,38 @@ def test_large_networks_are_in_bfloat16_where_apple_has_it(
     if macos == 13:
         with pytest.raises(SoraError, match="macOS 14"):
             pick_dtype("bfloat16", mps)
+
+
+@pytest.mark.parametrize(("capability", "large", "auto"), [
+    ((7, 0), True, "float16"), ((7, 5), True, "float16"), ((6, 1), False, "float32"), ((7, 5), False, "float32"),
+    ((8, 0), True, "bfloat16"), ((8, 9), False, "bfloat16"), ((9, 0), True, "bfloat16"), ((12, 0), True, "bfloat16"),
+])  # fmt: skip
+def test_a_card_computes_in_what_it_is_fast_in(
+    capability: tuple[int, int], large: bool, auto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V100, T4, Pascal; A100, 4090, H100, Blackwell."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    card = torch.device("cuda")
+    assert pick_dtype("auto", card, large) == getattr(torch, auto)
+    for name in ("float32", "float16", "bfloat16"):
+        assert pick_dtype(name, card, large) == getattr(torch, name), "what is asked is taken"
+
+
+@pytest.mark.parametrize(("there", "auto"), [(True, "bfloat16"), (False, "float32")])
+def test_a_processor_computes_in_what_it_is_fast_in(there: bool, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    for large in (True, False):
+        assert pick_dtype("auto", torch.device("cpu"), large) == getattr(torch, auto)
+
+
+def test_frames_are_decoded_in_the_shorter_numbers_of_the_transformer() -> None:
+    """A card without bfloat16 has float16."""
+    five = registry.entry("wan2.2-5b")
+    for dtype in (torch.float16, torch.bfloat16):
+        one = memory.needs_of(five, five.canvas(1280, 704), 31, 31, dtype)
+        found = choose(one, machine("cuda", 8, 32))
+        assert f"torch.{found.vae}" == str(dtype) and f"whole in {found.vae}" in found.why
+        assert {option.vae for option in memory.placements(one, machine("cuda", 8, 32))} == {"float32", found.vae}
 
 
 @pytest.mark.parametrize(("kind", "emptied"), [("cuda", ["device", "pinned"]), ("mps", ["apple"]), ("cpu", [])])

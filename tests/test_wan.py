@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from wan_cases import (
     SKYREELS,
     START,
@@ -30,7 +31,9 @@ from wan_cases import (
 from wan_folders import write_tokenizer
 
 from sora_cli.errors import SoraError
-from sora_cli.models.wan import attention
+from sora_cli.models import attention
+from sora_cli.models.sora.patches import Grid, layout
+from sora_cli.models.sora.patches import attend as segments
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import Tiling, blended
@@ -98,13 +101,63 @@ def test_attention_in_parts_is_the_whole(queries: int, monkeypatch: pytest.Monke
     """Where a device makes all scores, as the CPU is made to here, it is given some queries at a time."""
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, count, 3, 4, generator=rng).transpose(1, 2) for count in (16, 9, 9))
-    whole, seen = attention.attend(q, k, v), list[int]()
+    hidden = torch.randn(2, 1, 16, 9, generator=rng).where(torch.arange(9) < 7, -torch.inf)
+    biases = [None, hidden, hidden[:, :, :1], hidden.expand(-1, 3, -1, -1)]
+    wholes = [attention.attend(q, k, v, bias) for bias in biases]
+    exact = (q.double() @ k.double().mT / 2 + hidden).softmax(-1) @ v.double()
+    seen = listened(monkeypatch)
     monkeypatch.setattr(attention, "UNFUSED", ("cpu",))
     monkeypatch.setattr(attention, "SCORES", queries * 2 * 2 * 3 * 9 * 4)
-    kernel = F.scaled_dot_product_attention
-    monkeypatch.setattr(F, kernel.__name__, lambda q, *known: seen.append(q.shape[2]) or kernel(q, *known))
-    assert distance(attention.attend(q, k, v), whole) <= 1e-6
-    assert max(seen) == queries and sum(seen) == 16
+    for bias, whole in zip(biases, wholes, strict=True):
+        seen.clear()
+        assert distance(attention.attend(q, k, v, bias), whole) <= 1e-6
+        assert max(seen) == queries and sum(seen) == 16
+    assert distance(attention.attend(q, k, v, hidden).double(), exact) <= 1e-6
+
+
+@pytest.mark.parametrize(("kernel", "parts"), [(SDPBackend.MATH, 16), (SDPBackend.FLASH_ATTENTION, 1),
+                                               (SDPBackend.EFFICIENT_ATTENTION, 1)])  # fmt: skip
+def test_a_fused_kernel_is_given_everything(
+    kernel: SDPBackend, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """An old card has none for bfloat16, say; and where gradients are kept, nothing is gained by parts."""
+    q = torch.randn(1, 1, 16, 8, generator=torch.Generator().manual_seed(0))
+    seen = listened(monkeypatch)
+    monkeypatch.setattr(attention, "SCORES", 1)
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *words: kernel.value)
+    with torch.no_grad():
+        attention.attend(q, q, q)
+    assert len(seen) == parts
+    attention.attend(q.requires_grad_(), q, q).sum().backward()
+    assert len(seen) == parts + 1
+
+
+@torch.no_grad()
+def test_our_own_attention_comes_in_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = layout((Grid(3, 8, 8),), 4, torch.device("cpu"))
+    q, k, v = (torch.randn(where.tokens, 2, 8, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    bias = where.temporal[0].each(torch.randn(1, 2, 3, 3))
+    whole = segments(q, k, v, where.spatial)
+    seen = listened(monkeypatch)
+    monkeypatch.setattr(attention, "UNFUSED", ("cpu",))
+    monkeypatch.setattr(attention, "SCORES", 2 * 3 * 2 * 68 * 4 * 5)  # five queries of 68 tokens in three frames
+    assert distance(segments(q, k, v, where.spatial), whole) <= 1e-6 and max(seen) == 5
+    patches = [x[where.patches] for x in (q, k, v)]
+    parted = segments(*patches, where.temporal, [bias])
+    monkeypatch.setattr(attention, "SCORES", 1 << 30)
+    assert distance(parted, segments(*patches, where.temporal, [bias])) <= 1e-6
+
+
+def listened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many queries torch is given at a time."""
+    seen, kernel = list[int](), F.scaled_dot_product_attention
+
+    def heard(q: Tensor, *known: Any, **how: Any) -> Tensor:
+        seen.append(q.shape[2])
+        return kernel(q, *known, **how)
+
+    monkeypatch.setattr(F, kernel.__name__, heard)
+    return seen
 
 
 def test_latents_that_make_no_whole_patches_are_refused() -> None:
@@ -289,7 +342,11 @@ def test_idle_tiles_remember_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(network, "decode_chunk", watched)
     z = latents(VAE21["z_dim"], 3).to("cpu")
-    assert len(list(network.decode_stream(z.split(1, 2), Tiling(2, 1)))) == 3 and len(where) > 1
+    moved = list(network.decode_stream(z.split(1, 2), Tiling(2, 1)))
+    assert len(moved) == 3 and len(where) > 1
+    where.clear()
+    stayed = list(network.decode_stream(z.split(1, 2), Tiling(2, 1, away=False)))
+    assert not where and all(map(torch.equal, moved, stayed)), "with room for all, nothing has to move"
 
 
 def test_what_is_remembered_moves() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import wan_folders
 from torch import Tensor, nn
+from wan_tiny import ROLES, SHOT, entry_of, locate
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
@@ -19,15 +20,10 @@ from sora_cli.geometry import Span
 from sora_cli.models.wan.text import padded
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
-from sora_cli.registry import Usage, hub
+from sora_cli.registry import hub
 from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Cue, Shot
 from sora_cli.storage.latent_file import Header, save, vae_of
-
-USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
-SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")
-ROLES = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
-CELLS = {wan_folders.WAN22: 16, wan_folders.WAN21: 8, wan_folders.SKYREELS2: 8}
 
 Tiny = Callable[..., Engine]
 
@@ -44,11 +40,10 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
 
     def make(kind: str = wan_folders.WAN22, text: str = "cpu", dit: str = "resident", keep: bool = True,
              tile: int = 0, **usage: Any) -> Engine:  # fmt: skip
-        entry = registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage))
+        entry = entry_of(kind, **usage)
         placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
-        places = {role: checkpoints[kind] / name for role, name in ROLES.items()}
-        monkeypatch.setattr(hub, "locate", lambda entry: places)
+        monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
         monkeypatch.setattr(memory, "place", lambda *words: placement)
         return Engine("tiny", "cpu", "float32")
 
@@ -313,7 +308,8 @@ def test_euler_ends_where_unipc_does(tiny: Tiny) -> None:
 # ---- memory -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [{"dit": "streamed"}, {"dit": "disk"}, {"text": "streamed"}, {"keep": False}])
+@pytest.mark.parametrize("how", [{"dit": "streamed"}, {"dit": "disk"}, {"text": "streamed"}, {"keep": False},
+                                 {"text": "first"}])
 def test_where_the_networks_live_changes_nothing(tiny: Tiny, how: dict[str, Any], tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     resident = finished(tiny())
@@ -322,6 +318,18 @@ def test_where_the_networks_live_changes_nothing(tiny: Tiny, how: dict[str, Any]
     assert torch.equal(latents(resident), latents(elsewhere))
     frames = zip(resident.frames(), elsewhere.frames(), strict=True)
     assert all(np.array_equal(one, same) for one, same in frames)
+
+
+def test_in_float16_the_text_is_read_in_bfloat16(tiny: Tiny, checkpoints: dict[str, Path]) -> None:
+    """UMT5 was trained in bfloat16, and its features overflow in float16; all else is nearer to float32 in float16."""
+    exact, told = tiny(), {}
+    for dtype in ("float16", "bfloat16"):
+        tiny()
+        run = finished(Engine("tiny", "cpu", dtype))
+        parts = {role: {p.dtype for p in run.pipeline.use(role).parameters()} for role in ("text", "dit")}
+        assert parts["text"] == {torch.bfloat16} and getattr(torch, dtype) in parts["dit"]
+        told[dtype] = float((latents(run) - latents(finished(exact))).abs().mean())
+    assert 0 < 3 * told["float16"] < told["bfloat16"]
 
 
 def test_one_network_at_a_time(tiny: Tiny) -> None:
@@ -334,6 +342,20 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
     next(run.frames())
     assert [*seen, set(networks)] == [set(), {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
     assert run.glance() == []  # it would send the transformer away
+
+
+def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:
+    """The transformer and the autoencoder then stay together."""
+    engine, seen = tiny(text="first"), []
+    networks = engine.pipeline.networks
+    run = engine.start(SHOT, [Known(0, pictures(1, engine.start(SHOT)))])
+    for _ in run.denoise():
+        seen.append(set(networks))
+    next(run.frames())
+    assert [seen[0], seen[1], seen[-1], set(networks)] == [{"text"}, {"dit"}, {"dit"}, {"dit", "vae"}]
+    run = engine.start(replace(SHOT, prompt="a dog"))
+    next(run.denoise())
+    assert set(networks) == {"text"}
 
 
 def test_a_prompt_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,15 +29,10 @@ from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
 from sora_cli.errors import Failed, SoraError
+from sora_cli.placement.machine import short_of
 
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
-SHORT = {  # of memory: what torch's RuntimeErrors say, and of which
-    "DefaultCPUAllocator": "main memory",
-    "out of memory": "GPU memory",
-    "Invalid buffer size": "GPU memory",  # Metal
-    "CUBLAS_STATUS_ALLOC_FAILED": "GPU memory",
-}
 
 # typer carries its own copy of click or uses the installed one; either way BadParameter is a UsageError, and
 # that a ClickException.
@@ -98,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
     try:
-        with what_torch_lacks(words, debug):
+        with what_memory_lacks(words, debug):
             code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
         return complain("interrupted", code) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
@@ -118,22 +113,25 @@ def run(words: list[str], debug: bool = False) -> int:
 
 
 @contextmanager
-def what_torch_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
-    """A Failed where torch ran out of memory, which it says with a RuntimeError."""
+def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
+    """A Failed where memory ran out, which torch says with a RuntimeError."""
     try:
         yield
-    except RuntimeError as error:
-        memory = next((memory for said, memory in SHORT.items() if said in str(error)), None)
-        if debug or memory is None or "torch" not in sys.modules:
+    except (RuntimeError, MemoryError) as error:
+        memory = short_of(error)
+        if debug or not memory:
             raise
         raise Failed(f"ran out of {memory}{less(words)}") from error
 
 
 def less(words: Sequence[str]) -> str:
-    """What would take less memory than a command line."""
+    """What would take less memory than a command line, as it accepts it."""
     if not set(MAKING).intersection(words[:1]):
         return ""
-    return "; try --memory low, a smaller --res, or fewer --frames; finished windows are kept: --resume"
+    smaller = "a smaller --res or fewer --frames"
+    if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
+        return f"; try --memory low, {smaller}"
+    return f"; --resume goes on after the finished windows, also with --memory low; {smaller} is another video: --force"
 
 
 def complain(message: str, code: int) -> int:

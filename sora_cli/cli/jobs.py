@@ -5,7 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sora_cli import geometry, registry
@@ -54,7 +54,8 @@ class Networks:
     def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec
 
-        return self.held((model, canvas, compute), lambda: load_codec(model, canvas, *compute.words, screen.read))
+        load = partial(load_codec, model, canvas, *compute.words, screen.read, screen.warn)
+        return self.held((model, canvas, compute), load)
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,7 @@ class Making:
         for note in (*run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
+        run.say = self.screen.warn
         store = self.store(run, part)
         for progress in run.denoise(store):
             self.screen.show(progress.stage, progress.done, progress.total)

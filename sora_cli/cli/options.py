@@ -61,7 +61,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout."
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
-DtypeOption = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the networks.")
+]
 PromptArgument = Annotated[str, typer.Argument(help="What to show; by default VIDEO's own prompt, if it has one.")]
 OutputOption = Annotated[
     str | None,

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from itertools import count
 from typing import Protocol
@@ -27,7 +27,8 @@ from sora_cli import __version__, geometry, pipelines
 from sora_cli.errors import Failed, SoraError
 from sora_cli.generation.plan import Given, Placed, Plan, plan
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
-from sora_cli.pipelines.codec import DECODED, pictures_of
+from sora_cli.pipelines.codec import pictures_of
+from sora_cli.pipelines.stages import Tell, silent
 from sora_cli.placement import estimate
 from sora_cli.registry import lora
 from sora_cli.sampling import planner
@@ -74,11 +75,14 @@ class Known:
 
 
 class Store(Protocol):
-    """Where finished windows are kept, so that a run that was killed goes on from there."""
+    """Where finished windows are kept, so that a run that was killed goes on from there; and what is given, as it was
+    encoded, since that depends on how much memory was free."""
 
     def finished(self) -> Iterator[Tensor]: ...
 
-    def put(self, number: int, latents: Tensor) -> None: ...
+    def read(self, number: int, kind: str = "window") -> Tensor | None: ...
+
+    def put(self, number: int, latents: Tensor, kind: str = "window") -> None: ...
 
 
 class Engine:
@@ -111,6 +115,8 @@ class Run:
     flops: float = 0.0
     latents: Tensor | None = None
     done: list[int] = field(default_factory=list)  # latents that exist already
+    store: Store | None = None
+    say: Tell = silent  # hears notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
@@ -119,8 +125,14 @@ class Run:
         self.notes += self.pipeline.notes(self.shot)
         self.notes += (lora.note(one) for one in self.shot.loras)
         self.notes += self.plan.notes()
-        self.notes += self.pipeline.prepare(self.plan.canvas, self.plan.longest, self.plan.latents)
+        self.stages = self.pipeline.on_device(self.plan.canvas, self.plan.longest, self.plan.latents, self.tell)
+        self.notes += filter(None, [self.stages.note])
         self.notes += self.plan.moves()
+
+    def tell(self, line: str) -> None:
+        """A note that comes up while the video is made."""
+        self.notes.append(line)
+        self.say(line)
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -128,20 +140,25 @@ class Run:
         canvas, cell = self.plan.canvas, self.plan.entry.cell
         height, width = (geometry.divide(n, cell) for n in (canvas.height, canvas.width))
         timeline = Timeline.empty(self.pipeline.parts, self.plan.latents, height, width)
-        for piece, placed in zip(self.known, self.plan.placed, strict=True):
+        for number, (piece, placed) in enumerate(zip(self.known, self.plan.placed, strict=True)):
             with self.clocked("known"):
-                timeline = self.put(timeline, piece, placed)
+                latents = self.latents_of(number, piece, placed)
+            if placed.count:
+                timeline = timeline.with_chunks(placed.first, latents)
+            else:
+                timeline = timeline.with_image(placed.first, latents[: timeline.parts[0], 0])
         return timeline
 
-    def put(self, timeline: Timeline, piece: Known, placed: Placed) -> Timeline:
-        """The timeline with one more piece on it."""
+    def latents_of(self, number: int, piece: Known, placed: Placed) -> Tensor:
+        """A piece of what is given, encoded once however often the run is gone on with."""
         if piece.latents is not None:
-            return timeline.with_chunks(placed.first, piece.latents)
-        assert piece.images is not None
-        if not placed.count:
-            return timeline.with_image(placed.first, self.encode(piece.images[:1])[: timeline.parts[0], 0])
-        stop = placed.start + geometry.frames_in(placed.count)
-        return timeline.with_chunks(placed.first, self.encode(piece.images[placed.start : stop]))
+            return piece.latents
+        latents = self.store.read(number, "given") if self.store else None
+        if latents is None:
+            latents = self.stages.autoencoder.do(lambda: self.encode(used(piece, placed)))
+            if self.store:
+                self.store.put(number, latents, "given")
+        return latents
 
     def warnings(self) -> Iterator[str]:
         """A line where the work will try one's patience: a large model on a CPU."""
@@ -165,9 +182,10 @@ class Run:
     def denoise(self, store: Store | None = None) -> Iterator[Progress]:
         """Make the latents [C, T, h, w], window by window; yields before the first solver step and after each. Windows
         that the store holds are taken from it, new ones are put there."""
+        self.store = store
         timeline = self.timeline  # before text: one network at a time, and this one may be there already
         with self.clocked("text"):
-            text = self.read()
+            text = self.stages.text.do(self.read)
         rng = torch.Generator().manual_seed(self.shot.seed)
         x, known = torch.randn(timeline.latents.shape, generator=rng), timeline.known.clone()
         x = torch.lerp(x, timeline.latents, timeline.mask())  # noise, but for what is known
@@ -177,7 +195,10 @@ class Run:
         for number, window in enumerate(self.plan.windows):
             done = next(finished, None)
             if done is None:
-                done = yield from self.make(number, x, known, text)
+                for attempt in self.stages.transformer:
+                    with attempt:
+                        done = yield from self.make(number, x, known, text)
+                assert done is not None, "the last attempt makes it, or raises"
                 if store:
                     store.put(number, done)
             index = [frame % x.shape[1] for frame in window.frames]
@@ -244,8 +265,13 @@ class Run:
     def frames(self) -> Iterator[np.ndarray]:
         """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
         trail. A few latents are in memory at a time."""
+        yield from self.stages.autoencoder.follow(self.decoded)
+
+    def decoded(self) -> Iterator[np.ndarray]:
+        """The frames, as the autoencoder is placed now."""
         assert self.latents is not None, "denoise first"
-        videos = self.pipeline.codec.vae.stream(self.latents[None], DECODED, cyclic=self.shot.loop)
+        codec = self.pipeline.codec
+        videos = codec.vae.stream(self.latents[None], codec.group, cyclic=self.shot.loop)
         left = self.span.lead + self.shot.frames
         while left > 0:
             with self.clocked("decode"):
@@ -271,17 +297,23 @@ class Run:
     @torch.inference_mode()
     def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
         """Single key frames of latents [C, T, h, w], uint8 [h, w, 3] each; they need no others."""
+        return self.stages.autoencoder.do(lambda: [self.key_frame(latents[:, n]) for n in index])
+
+    def key_frame(self, latent: Tensor) -> np.ndarray:
         codec = self.pipeline.codec
-        chosen = rearrange(latents[:, index], "C n h w -> n C 1 h w").to(codec.device, codec.dtype)
-        return [pictures_of(codec.vae.decode(one[None])[0], self.plan.canvas)[0] for one in chosen]
+        alone = rearrange(latent, "C h w -> 1 C 1 h w").to(codec.device, codec.dtype)
+        return pictures_of(codec.vae.decode(alone)[0], self.plan.canvas)[0]
 
     def identity(self) -> str:
-        """All that determines the latents, as JSON: going on with anything else would mix two videos."""
-        known = hashlib.sha256(json.dumps(sorted(self.timeline.stills)).encode())
-        for given in (self.timeline.latents, self.timeline.known, *self.timeline.stills.values()):
-            known.update(given.contiguous().numpy().data)
+        """All that determines the video, as JSON: going on with anything else would mix two. Where the networks lie
+        does not, so that it may go on with less memory."""
+        given = hashlib.sha256()
+        for piece, placed in zip(self.known, self.plan.placed, strict=True):
+            given.update(json.dumps(astuple(placed)).encode())
+            for part in used(piece, placed):
+                given.update(np.ascontiguousarray(part).data)
         return json.dumps({
-            "shot": self.shot.to_dict(), "span": asdict(self.span), "known": known.hexdigest(),
+            "shot": self.shot.to_dict(), "span": asdict(self.span), "given": given.hexdigest(),
             "weights": dict(self.pipeline.identity()), "dtype": str(self.pipeline.dtype),
             "device": self.pipeline.device.type, "loras": lora.hashes(self.shot.loras), "version": __version__,
             "usage": {name: getattr(self.plan.usage, name) for name in DECISIVE},
@@ -293,6 +325,16 @@ class Run:
         began = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
+
+
+def used(piece: Known, placed: Placed) -> Iterable[np.ndarray]:
+    """The pictures of a given piece that lie on key frames and between, or its latents."""
+    if piece.latents is not None:
+        return piece.latents.numpy()
+    assert piece.images is not None
+    if not placed.count:
+        return piece.images[:1]
+    return piece.images[placed.start : placed.start + geometry.frames_in(placed.count)]
 
 
 def folded(seconds: Tensor, bar: float) -> Tensor:

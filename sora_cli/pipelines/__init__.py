@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sora_cli import geometry, registry
 from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 
@@ -53,9 +54,9 @@ class Pipeline(Protocol):
     @property
     def codec(self) -> Codec: ...
 
-    def prepare(self, canvas: geometry.Canvas, window: int, latents: int) -> Iterator[str]:
+    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
-        video of so many; yields what the user should know."""
+        video of so many. `tell` hears of it when memory runs out and they go elsewhere."""
         ...
 
     def notes(self, shot: Shot) -> Iterator[str]:
@@ -106,12 +107,12 @@ def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "a
 
 
 def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",
-               memory: str = "auto", watch: Watch = unseen) -> Codec:  # fmt: skip
+               memory: str = "auto", watch: Watch = unseen, tell: Tell = silent) -> Codec:  # fmt: skip
     """A model's autoencoder alone, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)
     from sora_cli.pipelines.wan import Wan
 
     pipeline = Wan(model, device, dtype, memory, watch, roles=("vae",))
-    list(pipeline.prepare(canvas, 0, 0))
+    pipeline.on_device(canvas, 0, 0, tell)
     return pipeline.codec

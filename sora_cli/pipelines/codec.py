@@ -6,7 +6,7 @@ borders repeat the picture's edges; on the way out they are cut to it again.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +19,11 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed
 from sora_cli.models.sora import vae as vaes
+from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.storage import latent_file
 
-ENCODED, DECODED = 2, 2  # latents at a time
+ENCODED, DECODED, REMEMBERED = 2, 2, 4  # latents at a time; those decoded, where frames depend on all before them
 
 
 class Autoencoder(Protocol):
@@ -62,6 +63,7 @@ class Codec:
     vae: Autoencoder
     device: torch.device
     dtype: torch.dtype
+    stage: Stage = FIXED
 
     @classmethod
     def of(cls, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> "Codec":
@@ -73,9 +75,16 @@ class Codec:
     @torch.inference_mode()
     def encode(self, pictures: Iterable[np.ndarray], canvas: geometry.Canvas) -> Iterator[Tensor]:
         """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
-        last picture is repeated until the last chunk is whole."""
+        last picture is repeated until the last chunk is whole. All memory is taken by the second piece."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
-        for piece in self.vae.encode_stream(frames, ENCODED):
+        first = 2 if self.stage.networks else 0
+        head = list(islice(frames, geometry.frames_in(first) if first else 0))  # a stream cannot begin anew
+        for attempt in self.stage:
+            with attempt:
+                pieces = self.vae.encode_stream(chain(head, frames), ENCODED)
+                begun = list(islice(pieces, first))
+        head.clear()
+        for piece in chain(begun, pieces):
             latents = piece[0].float().cpu()
             if not latents.isfinite().all():
                 raise Failed("the encoded latents are not finite; try --dtype float32, or verify the weights")
@@ -94,16 +103,24 @@ class Codec:
     def decode(self, path: Path | str, wanted: range | None = None) -> Iterator[np.ndarray]:
         """The wanted frames of a file of latents (all by default), one by one, as large as `shown`: the same bits
         whatever else is wanted, of as few latents as that allows (all before them, where frames depend on those)."""
+        yield from self.stage.follow(lambda: self.decoded(path, wanted))
+
+    def decoded(self, path: Path | str, wanted: range | None) -> Iterator[np.ndarray]:
         header = latent_file.read_header(path)
         wanted = range(header.frames) if wanted is None else wanted
         start = wanted.start if self.vae.independent else 0
-        span, canvas, total = header.span(range(start, wanted.stop), DECODED), header.canvas, header.latents
-        last = range(max(0, total - DECODED), total) if header.cyclic and 0 in span.groups[0] else span.before
+        span, canvas, total = header.span(range(start, wanted.stop), self.group), header.canvas, header.latents
+        last = range(max(0, total - self.group), total) if header.cyclic and 0 in span.groups[0] else span.before
         before = self.vae.key_features(self.read(path, last)) if last else None
         videos = self.vae.decode_stream((self.read(path, group) for group in span.groups), before)
         frames = (picture for video in videos for picture in pictures_of(video[0], canvas))
         first = span.skip + wanted.start - start
         yield from islice(frames, first, first + len(wanted))
+
+    @property
+    def group(self) -> int:
+        """Latents that are decoded at a time."""
+        return DECODED if self.vae.independent else REMEMBERED
 
     def shown(self, canvas: geometry.Canvas) -> tuple[int, int]:
         """(width, height) of decoded pictures."""

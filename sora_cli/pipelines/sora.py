@@ -13,6 +13,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Job, Velocity, copies_of
 from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.prompts.grammar import captions_of, expand
 from sora_cli.registry.lora import merged
@@ -46,8 +47,8 @@ class Sora:
     def parts(self) -> tuple[int, int]:
         return self.vae.config.space, self.vae.config.time
 
-    def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        return iter(())
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
+        return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:
         grammar = self.entry.usage.grammar

@@ -26,8 +26,10 @@ from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
 from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
+from sora_cli.placement.memory import Placement
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
@@ -53,7 +55,8 @@ class Wan:
         loading.check(self.places, loras)
         self.memory, self.watch, self.loras = memory, watch, loras
         self.networks: dict[str, nn.Module] = {}
-        self.prepared: tuple[Canvas, int] | None = None  # what the placement is for
+        self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
+        self.stages = Stages()
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -65,20 +68,37 @@ class Wan:
 
     @property
     def codec(self) -> Codec:
-        return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae))
+        return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae), self.stages.autoencoder)
 
     @property
     def sees_while_it_works(self) -> bool:
         return self.placement.keep
 
-    def prepare(self, canvas: Canvas, window: int, latents: int) -> Iterator[str]:
-        if self.prepared is None or self.prepared[0] != canvas or self.prepared[1] < window:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
+        if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.placement, self.prepared = memory.place(self.entry, canvas, window, *how), (canvas, window)
-        if self.placement.dit == "disk":
+            self.take(memory.place(self.entry, canvas, window, *how))
+            self.placed = canvas, window, latents
+        self.stages = Stages(self, tell, self.placement.why)
+        return self.stages
+
+    def lower(self, stage: str, short: str) -> str:
+        """Take a placement that needs less where memory ran short; returns what is new, "" if there is none."""
+        assert self.placed is not None, "on_device first"
+        canvas, window, latents = self.placed
+        found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
+                                   latents)  # fmt: skip
+        if found is None:
+            return ""
+        new = memory.difference(self.placement, found, self.entry.cell)
+        self.take(found)
+        return new
+
+    def take(self, placement: Placement) -> None:
+        self.placement = placement
+        if placement.dit == "disk":
             free_at_once()  # whoever reads block by block has little memory
-        yield self.placement.why
 
     def notes(self, shot: Shot) -> Iterator[str]:
         if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
@@ -92,9 +112,10 @@ class Wan:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
-        """A network, loaded; whatever else is loaded goes first, unless there is room for all."""
+        """A network, loaded; whatever else is loaded goes first, unless there is room for both."""
         if role not in self.networks:
-            if not self.placement.keep:
+            reads = "text" in (role, *self.networks)
+            if self.placement.alone if reads else not self.placement.keep:
                 self.release()
             self.networks[role] = self.load(role)
             if role in BLOCKS:
@@ -108,7 +129,7 @@ class Wan:
     def load(self, role: str) -> nn.Module:
         place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
         if role == "text":
-            return loading.load_text(place, self.reads_on, self.dtype, how.text == "streamed", watch)
+            return loading.load_text(place, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
             return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
         if how.dit != "streamed":
@@ -131,7 +152,7 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([*self.files("text"), *self.files("tokenizer")])
-        keys = {text: key_of(encoder, text, str(self.dtype)) for text in texts}
+        keys = {text: key_of(encoder, text, str(self.text_dtype)) for text in texts}
         read = {text: cache.get(key) for text, key in keys.items()}
         found = {text: features for text, features in read.items() if features is not None}
         new = [text for text in keys if text not in found]
@@ -148,9 +169,14 @@ class Wan:
         return features.cpu()
 
     @property
+    def text_dtype(self) -> torch.dtype:
+        """The features of UMT5 grow beyond the range of float16."""
+        return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
+
+    @property
     def reads_on(self) -> torch.device:
         """Where the text encoder computes."""
-        return self.device if self.placement.text == "device" else torch.device("cpu")
+        return self.device if self.placement.text in ("device", "first") else torch.device("cpu")
 
     # ---- frames -------------------------------------------------------------------------------------------
 
@@ -258,11 +284,12 @@ class Autoencoder:
     @property
     def tiling(self) -> Tiling:
         how = self.pipeline.placement
-        return Tiling(how.tile, how.overlap) if how.tile else WHOLE
+        return Tiling(how.tile, how.overlap, how.away) if how.tile else WHOLE
 
     def encode_stream(self, frames: Iterable[Tensor], group: int = 1) -> Iterator[Tensor]:
         """1 + 4n frames [B, 3, H, W] in [-1, 1] -> latents [B, C, 1, h, w], one by one."""
-        return self.network.encode_stream(chunks(iter(frames)), self.tiling)
+        like = next(self.network.parameters())
+        return self.network.encode_stream(chunks(frame.to(like) for frame in frames), self.tiling)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
         """Latents [B, C, k, h, w] in pieces -> videos [B, 3, t, H, W] in [-1, 1], latent by latent; `previous` are

@@ -7,6 +7,7 @@ import torch
 
 from sora_cli.errors import SoraError
 
+AMPERE = 8  # CUDA's compute capability from which on cards multiply in bfloat16
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 LARGE = 1 << 20  # bytes
 
@@ -23,16 +24,30 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, large: bool = False) -> torch.dtype:
-    """"auto" is bfloat16 where the processor multiplies in it, and for large networks on MPS, else float32. A SoraError
-    for bfloat16 where MPS does not have it."""
-    there = device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+    """"auto" is bfloat16 where the processor multiplies in it, and for large networks on MPS; for these, which bear it,
+    float16 on older CUDA cards; else float32. A SoraError for bfloat16 where MPS does not have it."""
     if name == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        return torch.bfloat16 if fast or (large and there and device.type == "mps") else torch.float32
-    if name == "bfloat16" and not there:
+        return suited(device, large)
+    if name == "bfloat16" and not has_bfloat16(device):
         raise SoraError("bfloat16 needs macOS 14 or later on this device; use --dtype float32")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def suited(device: torch.device, large: bool) -> torch.dtype:
+    """The number format that a device is fast in."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if device.type == "mps":
+        return torch.bfloat16 if large and has_bfloat16(device) else torch.float32
+    if torch.cuda.get_device_capability(device)[0] >= AMPERE:
+        return torch.bfloat16
+    return torch.float16 if large else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Older CUDA cards have it as well, slowly."""
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def free_caches(device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """What a machine has free: memory of a device, main memory within its control groups, disk. No torch until a device is
 asked."""
 
+import errno
 import math
 import os
 import shutil
@@ -11,6 +12,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+MAIN, GPU = "main memory", "GPU memory"
+SHORT = {  # of memory: what torch's RuntimeErrors say, and of which
+    "DefaultCPUAllocator": MAIN,
+    "DefaultMPSAllocator": GPU,
+    "out of memory": GPU,  # of CUDA, ROCm and MPS
+    "Invalid buffer size": GPU,  # Metal
+    "MTLBuffer": GPU,
+    "STATUS_ALLOC_FAILED": GPU,  # cuBLAS and cuDNN
+}
+
+
+def short_of(error: BaseException | None) -> str:
+    """The memory that ran out, in words; "" of any other error. torch has no error of its own for most devices."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return MAIN
+    if not isinstance(error, RuntimeError):
+        return ""
+    otherwise = GPU if type(error).__name__ == "OutOfMemoryError" else ""
+    return next((memory for said, memory in SHORT.items() if said in str(error)), otherwise)
 
 
 @dataclass(frozen=True)

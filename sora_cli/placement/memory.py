@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
-from sora_cli.placement.machine import Free
+from sora_cli.placement.machine import MAIN, Free
 from sora_cli.registry import Entry
 from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
 
 if TYPE_CHECKING:
     import torch
 
-Text = Literal["device", "cpu", "streamed"]
+Text = Literal["device", "first", "cpu", "streamed"]
 Transformer = Literal["resident", "streamed", "disk"]
-Decoder = Literal["float32", "bfloat16"]
+Decoder = Literal["float32", "bfloat16", "float16"]
 
 PROGRAM = 350e6  # bytes of Python with torch for a CPU
 DRIVER = 1.5e9  # and of main memory that the CUDA libraries take on top; a guess
@@ -42,7 +42,12 @@ MARGIN = 0.1  # of what is free, for others and for holes between blocks
 AHEAD = 2  # blocks in memory at a time, of which one is on its way
 LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
 SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
-SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+TEXTS: dict[str, tuple[Text, ...]] = {  # of every device, the fastest first
+    "cuda": ("device", "first", "cpu", "streamed"),
+    "mps": ("device", "first", "streamed"),
+    "cpu": ("cpu", "streamed"),
+}
+SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": BFLOAT16}
 
 
 # ---- what it takes ----------------------------------------------------------------------------------------
@@ -59,16 +64,18 @@ class Needs:
     window: int  # latent frames that the transformer sees at once
     latents: int  # of the whole video
     size: int  # bytes of a number of the transformer and the text encoder
+    half: Decoder = "bfloat16"  # the shorter numbers of the autoencoder
 
     @classmethod
-    def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int) -> "Needs":
+    def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
+           half: Decoder = "bfloat16") -> "Needs":  # fmt: skip
         """A model whose sizes are not told has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
         if not known or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
         network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
-        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size)
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half)
 
     @property
     def tokens(self) -> int:
@@ -135,12 +142,12 @@ class Needs:
         return OVERLAP // self.network.vae.stride
 
     def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
-        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in bfloat16
-        where the transformer is in it too or tiles are no help; in tiles where they can wait in another memory."""
+        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in half as
+        long numbers where the transformer is in such or tiles are no help; in tiles where they can wait elsewhere."""
         longest = 0 if shared else max(self.width, self.height)
         tiles = [side // self.network.vae.stride for side in SIDES if side < longest]
         if self.size == BFLOAT16 or shared:
-            return [("float32", 0), ("bfloat16", 0), *(("bfloat16", tile) for tile in tiles)]
+            return [("float32", 0), *((self.half, tile) for tile in (0, *tiles))]
         return [("float32", tile) for tile in (0, *tiles)]
 
     def whole_video(self) -> float:
@@ -160,18 +167,24 @@ def places(cells: int, tile: int, overlap: int) -> int:
 class Placement:
     """Where the networks are while a video is made."""
 
-    text: Text  # on the device, in main memory, or block by block from disk
+    text: Text  # on the device, there before the others come, in main memory, or block by block from disk
     dit: Transformer  # on the device, or block by block from (pinned) main memory or from disk
     vae: Decoder  # numbers of the decoder
     tile: int  # latent cells along a tile of the decoder; 0 for whole frames
     overlap: int  # cells that neighbouring tiles share
-    keep: bool  # whether the networks of other stages stay
+    keep: bool  # whether the networks of other stages stay, but for a text encoder that was there first
+    away: bool = True  # whether what idle tiles remember waits in main memory
     why: str = ""
     peak: dict[str, float] = field(default_factory=dict)  # bytes on the device by stage, and in main memory as `host`
 
     @property
     def short(self) -> str:
         return f"{self.dit}, text {self.text}, {self.vae}" + (f" tiles of {self.tile}" if self.tile else "")
+
+    @property
+    def alone(self) -> bool:
+        """Whether the text encoder takes the device while nothing else is there."""
+        return self.text == "first" or not self.keep
 
     @property
     def on_device(self) -> float:
@@ -185,7 +198,27 @@ def place(
 ) -> Placement:  # fmt: skip
     """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
     SoraError if the model does not fit."""
-    return choose(Needs.of(entry, canvas, window, latents or window, dtype.itemsize), Free.on(device), mode)
+    return choose(needs_of(entry, canvas, window, latents or window, dtype), Free.on(device), mode)
+
+
+def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype") -> Needs:
+    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype))
+
+
+def half_of(dtype: "torch.dtype") -> Decoder:
+    """The shorter numbers of an autoencoder beside a transformer in such numbers."""
+    return "float16" if str(dtype) == "torch.float16" else "bfloat16"
+
+
+def lower_place(
+    now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
+    device: "torch.device", dtype: "torch.dtype", latents: int,
+) -> Placement | None:  # fmt: skip
+    """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
+    takes less, or nobody knows."""
+    with suppress(SoraError):
+        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype), Free.on(device))
+    return None
 
 
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
@@ -204,6 +237,17 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
     raise SoraError(refusal(needs, free, least, share) + smaller(needs, halved(needs, free, mode)))
 
 
+def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> Placement | None:
+    """The best placement that takes less than the present one of the memory that a stage ran out of, and elsewhere no
+    more than that or than is free; None where there is no such."""
+    short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
+    for option in (told(option, needs, free) for option in placements(needs, free)):
+        elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)
+        if option.peak[short] < taken[short] and all(bytes <= room for bytes, room in elsewhere):
+            return option
+    return None
+
+
 def halved(needs: Needs, free: Free, mode: str) -> bool:
     """Whether bfloat16 would fit where float32 does not."""
     with suppress(SoraError):
@@ -215,10 +259,11 @@ def placements(needs: Needs, free: Free) -> Iterator[Placement]:
     """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
     networks that are loaded again."""
     dits: tuple[Transformer, ...] = ("resident", "disk") if free.shared else get_args(Transformer)
-    near: tuple[Text, ...] = ("cpu" if free.kind == "cpu" else "device", "streamed")
-    texts = near if free.shared else get_args(Text)
-    for dit, (vae, tile), keep, text in product(dits, needs.decoders(free.shared), (True, False), texts):
-        yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep)
+    texts = TEXTS[free.kind]
+    decoders = [(*one, away) for one in needs.decoders(free.shared) for away in ((False, True) if one[1] else (True,))]
+    for dit, (vae, tile, away), keep, text in product(dits, decoders, (True, False), texts):
+        if keep or text != "first":  # it always is, where one network is loaded at a time
+            yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep, away)
 
 
 def told(option: Placement, needs: Needs, free: Free) -> Placement:
@@ -231,25 +276,30 @@ def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
     """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
     counts in each stage."""
     size, gpu = SIZES[option.vae], free.kind != "cpu"
+    near = option.text in ("device", "first")
     weights = {
-        "text": needs.text if option.text == "device" else 0.0,
+        "text": needs.text if near else 0.0,
         "denoising": needs.dit if option.dit == "resident" else needs.dit_ahead(),
         "decoding": needs.vae(size),
     }
     waiting = {
-        "text": {"device": 0.0, "cpu": needs.text, "streamed": needs.text_ahead()}[option.text],
+        "text": {"cpu": needs.text, "streamed": needs.text_ahead()}.get(option.text, 0.0),
         "denoising": {"resident": 0.0, "streamed": needs.dit, "disk": needs.dit_ahead()}[option.dit],
-        "decoding": needs.waiting(size, option.tile),
+        "decoding": needs.waiting(size, option.tile) if option.away else 0.0,
     }
     buffers = {
-        "text": needs.reading() if option.text == "device" else 0.0,
+        "text": needs.reading() if near else 0.0,
         "denoising": needs.denoising(gpu, scored=free.kind == "mps"),
-        "decoding": needs.decoding(size, option.tile, gpu),
+        "decoding": needs.decoding(size, option.tile, gpu) + (0.0 if option.away else needs.waiting(size, option.tile)),
     }
     always = PROGRAM + needs.whole_video() + (0 if free.shared else DRIVER)
-    device = {stage: buffers[stage] + (sum(weights.values()) if option.keep else weights[stage]) for stage in weights}
+    together = {stage: sum(weights.values()) if option.keep else weights[stage] for stage in weights}
+    if option.text == "first":
+        rest = weights["denoising"] + weights["decoding"]
+        together = {"text": weights["text"], "denoising": rest, "decoding": rest}
+    device = {stage: buffers[stage] + together[stage] for stage in weights}
     host = {stage: always + (sum(waiting.values()) if option.keep else waiting[stage]) for stage in weights}
-    host["text"] += needs.reading() if option.text != "device" else 0
+    host["text"] += 0 if near else needs.reading()
     if free.shared:
         device = host = {stage: device[stage] + host[stage] for stage in weights}
     if not needs.window:
@@ -277,11 +327,20 @@ def reasons(option: Placement, stride: int) -> Iterator[str]:
     }[option.dit]
     yield {
         "device": "text is read on the GPU",
+        "first": "text is read on the GPU before the rest comes",
         "cpu": "text is read on the CPU",
         "streamed": "the text encoder is read from disk block by block",
     }[option.text]
     tiles = f"in tiles of {option.tile * stride} pixels" if option.tile else "whole"
+    tiles += ", which wait in main memory," if option.tile and option.away else ""
     yield f"frames are decoded {tiles} in {option.vae}"
+
+
+def difference(before: Placement, after: Placement, stride: int) -> str:
+    """What is new in a placement, for a line of text."""
+    new = [words for words in reasons(after, stride) if words not in reasons(before, stride)]
+    one = ["one network is loaded at a time"] if before.keep and not after.keep else []
+    return ", ".join([*new, *one])
 
 
 def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:

@@ -187,10 +187,18 @@ def packed(block: nn.Module, slots: list[Slot], pin: bool) -> list[Tensor]:
         slot.of(memory).copy_(value.detach())
     block.to("meta")
     sizes = [1 << bit for bit in reversed(range(len(memory).bit_length())) if len(memory) & 1 << bit]
-    pieces = [torch.empty(size, dtype=torch.uint8, pin_memory=pin) for size in sizes]
+    pieces = [in_host(size, pin) for size in sizes]
     for piece, part in zip(pieces, memory.split(sizes), strict=True):
         piece.copy_(part)
     return pieces
+
+
+def in_host(size: int, pin: bool) -> Tensor:
+    """Bytes of main memory; MemoryError if there are none to pin, which CUDA calls out of memory as well."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+    except RuntimeError as error:
+        raise MemoryError(str(error)) from error
 
 
 def join(target: Tensor, pieces: list[Tensor]) -> None:

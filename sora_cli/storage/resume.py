@@ -1,6 +1,7 @@
 """Finished windows of a video that is being made, kept so that a crash costs one window and no more.
 
-A folder holds `identity.json`, which says whose windows these are, and `window-00000.safetensors`, ... Each is
+A folder holds `identity.json`, which says whose windows these are, `window-00000.safetensors`, ..., and what is given
+as it was encoded, `given-00000.safetensors`, .... Each is
 written under another name, flushed and renamed, and sealed with a hash of everything in it, so that a file is
 trusted only if it is whole, unchanged, and part of the same video. torch is imported only where tensors are
 touched.
@@ -42,37 +43,37 @@ class Windows:
 
     __iter__ = finished
 
-    def read(self, number: int) -> "Tensor | None":
-        """One window exactly as it was put; None if it cannot be trusted."""
-        path = self.path(number)
+    def read(self, number: int, kind: str = "window") -> "Tensor | None":
+        """One window, or what else was put, exactly as it was; None if it cannot be trusted."""
+        path = self.path(number, kind)
         try:
             tensors, tags = weights.load(path)
         except SoraError:
             return None
         latents = tensors.get(TENSOR)
-        if latents is None or tags.get("seal") != self.seal(number, latents):
+        if latents is None or tags.get("seal") != self.seal(number, latents, kind):
             return None
         return latents
 
-    def put(self, number: int, latents: "Tensor") -> None:
-        """Keep a finished window. When this returns it has reached the disk."""
+    def put(self, number: int, latents: "Tensor", kind: str = "window") -> None:
+        """Keep a finished window, or latents of another kind. When this returns it has reached the disk."""
         if self.own.begun() is None:
             self.own.begin()
-        weights.save(self.path(number), {TENSOR: latents}, {"seal": self.seal(number, latents)})
+        weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.seal(number, latents, kind)})
 
     def remove(self) -> None:
         """Take away all that was put here, and the folder if nothing else is in it."""
         clear(self.folder)
 
-    def path(self, number: int) -> Path:
-        return self.folder / f"window-{number:05}.safetensors"
+    def path(self, number: int, kind: str = "window") -> Path:
+        return self.folder / f"{kind}-{number:05}.safetensors"
 
-    def seal(self, number: int, latents: "Tensor") -> str:
-        """A hash over the video's identity, the window's number, and every bit of its tensor."""
+    def seal(self, number: int, latents: "Tensor", kind: str = "window") -> str:
+        """A hash over the video's identity, the window's kind and number, and every bit of its tensor."""
         import torch
 
         plain = latents.detach().cpu().contiguous()
-        claim = json.dumps([self.own.identity, number, str(plain.dtype), list(plain.shape)], sort_keys=True)
+        claim = json.dumps([self.own.identity, kind, number, str(plain.dtype), list(plain.shape)], sort_keys=True)
         digest = hashlib.sha256(claim.encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -80,4 +81,4 @@ class Windows:
 
 def clear(folder: Path) -> None:
     """Take away whatever windows a folder has, and the folder if nothing else is in it."""
-    Owned(folder).remove("window-*.safetensors*")
+    Owned(folder).remove("window-*.safetensors*", "given-*.safetensors*")

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from sora_cli.models.attention import attend as attend_fused
+
 PATCH = 2  # latent cells a side
 SHORT, BRIEF = 256, 32  # longest segments attended by plain products on a CPU: with a backward to come, and without
 TINY = 4  # while training, such segments are attended without products, which cost more than they compute
@@ -255,7 +257,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         bias = bias.expand(*q.shape[:-1], k.shape[-2]).flatten(0, -4)
     one, two, three = (x.flatten(0, -4) for x in (q, k, v))
-    return F.scaled_dot_product_attention(one, two, three, attn_mask=bias).reshape(q.shape)
+    return attend_fused(one, two, three, bias).reshape(q.shape)
 
 
 class LearnedPositions(nn.Module):

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
-from sora_cli.models.wan.attention import attend
+from sora_cli.models.attention import attend
 
 PATCH = 2  # latent cells along each side of a token; one latent frame deep
 SLOW = 16  # the frame rate that the first row of the frame-rate embedding stands for; the second is any other

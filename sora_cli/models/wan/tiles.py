@@ -16,6 +16,7 @@ Place = tuple[int, int]  # top and left of a tile, in cells
 class Tiling:
     side: int  # cells along each side of a tile
     overlap: int  # cells that neighbours share at the least
+    away: bool = True  # whether what idle tiles remember waits in main memory
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.side:

@@ -25,7 +25,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from sora_cli.errors import SoraError
-from sora_cli.models.wan.attention import attend
+from sora_cli.models.attention import attend
 from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
 from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
@@ -284,13 +284,13 @@ class WanVae(nn.Module):
         """Latents of chunks as they come: 1 + 4n frames first, then 4n each. Every tile is a stream of its own."""
         streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in chunks:
-            yield blended(partial(tile, self.encode_chunk, streams), chunk, tiling, self.config.stride)
+            yield blended(partial(tile, self.encode_chunk, streams, tiling.away), chunk, tiling, self.config.stride)
 
     def decode_stream(self, latents: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         """Frames of latents as they come, any number at a time: 1 + 4(K - 1) frames first, then 4K each."""
         streams: dict[Place, Stream] = defaultdict(Stream)
         for chunk in latents:
-            yield blended(partial(tile, self.decode_chunk, streams), chunk, tiling)
+            yield blended(partial(tile, self.decode_chunk, streams, tiling.away), chunk, tiling)
 
     def encode_chunk(self, video: Tensor, stream: Stream) -> Tensor:
         """The latents of a video's next frames, the posterior's mode."""
@@ -323,10 +323,10 @@ class WanVae(nn.Module):
 
 
 def tile(
-    work: Callable[[Tensor, Stream], Tensor], streams: dict[Place, Stream], place: Place, piece: Tensor
+    work: Callable[[Tensor, Stream], Tensor], streams: dict[Place, Stream], away: bool, place: Place, piece: Tensor
 ) -> Tensor:  # fmt: skip
-    """What work(piece, stream) makes of one tile, while all that others remember waits in main memory."""
-    for other, stream in streams.items():
+    """What work(piece, stream) makes of one tile, while all that others remember waits `away` in main memory."""
+    for other, stream in streams.items() if away else ():
         stream.move(piece.device if other == place else "cpu")
     return work(piece, streams[place])
 

@@ -13,6 +13,7 @@ from sora_cli.placement.estimate.cost import Estimate, duration, quantity, slown
 from sora_cli.placement.estimate.sora import Model
 from sora_cli.placement.estimate.throughput import product_rate
 from sora_cli.placement.machine import Free
+from sora_cli.placement.memory import half_of
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
 
@@ -46,4 +47,4 @@ def of_hub_model(
 ) -> Estimate:  # fmt: skip
     """The cost where the model is known already, and need not be in the registry."""
     rates = throughput.rates(device, dtype)
-    return wan.estimate(shot, windows, entry, rates, Free.on(device), dtype.itemsize, memory)
+    return wan.estimate(shot, windows, entry, rates, Free.on(device), dtype.itemsize, memory, half_of(dtype))

@@ -43,13 +43,14 @@ PUBLISHED_SHARES = Shares(0.6, 0.6, 0.4)
 
 
 def estimate(
-    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto"
-) -> Estimate:
+    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto",
+    half: memory.Decoder = "bfloat16",
+) -> Estimate:  # fmt: skip
     """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
-    transformer. SoraError where the model does not fit."""
+    transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
     longest = max((len(window.frames) for window in windows), default=0)
-    needs = Needs.of(entry, canvas, longest, latents, size)
+    needs = Needs.of(entry, canvas, longest, latents, size, half)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement)
     pixels = shot.frames * shot.width * shot.height

@@ -290,7 +290,7 @@ def told_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
     found = clips[0][0]
     cell = pipeline.entry.cell
     canvas = geometry.fit(found.shape[3] * cell, found.shape[2] * cell, found.shape[3] / found.shape[2])
-    list(pipeline.prepare(canvas, min(found.shape[1], pipeline.entry.usage.window), found.shape[1]))
+    pipeline.on_device(canvas, min(found.shape[1], pipeline.entry.usage.window), found.shape[1])
     with torch.no_grad():
         told = pipeline.embedded(["", *dict.fromkeys(clean(caption) for caption in clips.captions)])
     pipeline.release()

@@ -1,0 +1,107 @@
+"""The stages of a video, entered one after the other: text, transformer, autoencoder.
+
+    text = stages.text.do(read)
+    for attempt in stages.transformer:
+        with attempt:
+            ...                          # where memory runs out, it begins anew with networks that take less of it
+
+Only what runs out of memory with nothing lower left to try raises.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from sora_cli.placement.machine import short_of
+
+Made = TypeVar("Made")
+Tell = Callable[[str], None]
+
+
+class Movable(Protocol):
+    """Networks that can be placed so that they take less memory."""
+
+    def lower(self, stage: str, memory: str) -> str:
+        """Take the next placement for a stage that ran out of a memory; returns what is new, "" if that was the
+        last one."""
+        ...
+
+    def release(self) -> None:
+        """Let go of all networks; they are loaded again when they are used."""
+        ...
+
+
+def silent(line: str) -> None:
+    """Tell nobody."""
+
+
+class Attempt:
+    """Work that is done again if it runs out of memory and `lower` finds a way."""
+
+    def __init__(self, lower: Callable[[str], str]) -> None:
+        self.lower, self.said = lower, ""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> bool:  # fmt: skip
+        if memory := short_of(error):
+            self.said = self.lower(memory)
+        return bool(self.said)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: attempts until one of them ends."""
+
+    name: str  # as a placement counts its memory: text, denoising, decoding
+    networks: Movable | None = None
+    tell: Tell = silent
+
+    def __iter__(self) -> Iterator[Attempt]:
+        again = True
+        while again:
+            attempt = Attempt(self.lower)
+            yield attempt
+            again = bool(attempt.said)
+            if again and self.networks:  # only now, without the error, nobody holds what had been computed
+                gc.collect()
+                self.networks.release()
+                self.tell(attempt.said)
+
+    def lower(self, memory: str) -> str:
+        new = self.networks.lower(self.name, memory) if self.networks else ""
+        return f"ran out of {memory} while {DOING[self.name]}; goes on: {new}" if new else ""
+
+    def do(self, work: Callable[[], Made]) -> Made:
+        """The result of some work."""
+        for attempt in self:
+            with attempt:
+                return work()
+        raise AssertionError("the last attempt returns or raises")
+
+    def follow(self, work: Callable[[], Iterator[Made]]) -> Iterator[Made]:
+        """What some work yields, and after it began anew the rest of it."""
+        done = 0
+        for attempt in self:
+            with attempt:
+                for made in islice(work(), done, None):
+                    yield made
+                    done += 1
+
+
+FIXED = Stage("decoding")  # of an autoencoder that cannot be moved
+DOING = {"text": "reading the prompt", "denoising": "denoising", "decoding": "decoding"}
+
+
+class Stages:
+    """All of a video's. Networks that cannot be moved (None) have one attempt."""
+
+    def __init__(self, networks: Movable | None = None, tell: Tell = silent, note: str = "") -> None:
+        self.text = Stage("text", networks, tell)
+        self.transformer = Stage("denoising", networks, tell)
+        self.autoencoder = Stage("decoding", networks, tell)
+        self.note = note  # what the user should know of the placement

@@ -1,0 +1,28 @@
+"""What tests of the engine on tiny Wan checkpoints share."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import wan_folders
+
+from sora_cli import registry
+from sora_cli.registry import Usage
+from sora_cli.registry.sizes import Network
+from sora_cli.shot import Shot
+
+USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
+SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")
+ROLES = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
+CELLS = {wan_folders.WAN22: 16, wan_folders.WAN21: 8, wan_folders.SKYREELS2: 8}
+
+
+def entry_of(kind: str, network: Network | None = None, **usage: Any) -> registry.Entry:
+    """The registry's entry of a tiny checkpoint, which may be told to be as large as another; keywords change how it is
+    used."""
+    return registry.Entry("tiny", "wan", "a test", cell=CELLS[kind], usage=replace(USAGE, **usage), network=network)
+
+
+def locate(folder: Path) -> dict[str, Path]:
+    """Where the parts of a checkpoint are."""
+    return {role: folder / name for role, name in ROLES.items()}
