@@ -5,7 +5,7 @@ repackages do; which network it is its shapes tell, and only those of `presets.p
 loaded is trained. `streamed` leaves the blocks on disk, from where each is read as it comes up.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from sora_cli.files.published import (
     Progress,
     Rename,
     Stored,
-    contents,
     files_of,
     fill,
     has_config,
@@ -27,6 +26,7 @@ from sora_cli.files.published import (
     quietly,
     read_config,
     survey,
+    weights_in,
 )
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
@@ -140,7 +140,7 @@ def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
     """The text encoder on the meta device, and where its parameters lie; the table may be there under two names."""
     files = files_of(place)
     network, _ = bare(place, files, TEXT)
-    keys = {stored.key for stored in headers(files)}
+    keys = {stored.key for stored in weights_in(files)}
     return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
 
 
@@ -188,7 +188,7 @@ def configured(place: Path, kind: Kind[C, N]) -> N:
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
-    listed = list(headers(files))
+    listed = weights_in(files)
     for config, rename in kind.known.values():
         network = on_meta(kind.build, config)
         due = {name: tuple(value.shape) for name, value in network.named_parameters()}
@@ -196,11 +196,6 @@ def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
         if all(found.get(name) == due.get(name) for name in kind.telling):
             return network, rename
     raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}")
-
-
-def headers(files: list[Path]) -> Iterator[Stored]:
-    for path in files:
-        yield from contents(path)
 
 
 def on_meta(build: Callable[[C], N], config: C) -> N:

@@ -139,7 +139,7 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         raise SoraError(f"{path} lacks a half of what it adds to {some(half)}; fetch it again")
     if not parts:
         raise SoraError(f"{path} holds no LoRA")
-    check_types([(stored.key, stored) for part in parts.values() for role, stored in part.items() if role != "alpha"])
+    check_types(stored for part in parts.values() for role, stored in part.items() if role != "alpha")
     found = list(scaled(path, parts, lora.strength))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
@@ -155,6 +155,8 @@ def file_of(lora: Lora) -> Path:
     if not place.exists():
         raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, as style.safetensors:0.8")
     files = files_of(place)
+    if files[0].suffix == ".gguf":
+        raise SoraError(f"{lora.path} is a GGUF; a LoRA is read from a .safetensors file")
     if len(files) > 1:
         raise SoraError(f"{lora.path} is in {len(files)} shards; a LoRA is one file")
     return files[0]
