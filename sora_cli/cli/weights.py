@@ -12,11 +12,11 @@ from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError
-from sora_cli.registry import Entry, hub
+from sora_cli.registry import Entry, comfy, hub
 
 weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
 
-NAME = "A model: a name from the list, hf:OWNER/NAME, or ./FOLDER."
+NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")]
@@ -147,7 +147,8 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def other_rows() -> Iterator[dict[str, Any]]:
-    """Models of repositories that were fetched by their hf: names."""
+    """Models of single files in ComfyUI's folder, and of repositories that were fetched by their hf: names."""
+    yield from (row(registry.entry(name)) for name in comfy.recognised())
     for name, found in hub.others().items():
         try:
             yield row(registry.entry(name))
