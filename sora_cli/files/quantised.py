@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,10 @@ def text_of(stored: Stored) -> str:
 
 
 def check_types(listed: Iterable[Stored]) -> None:
-    """SoraError naming a tensor whose numbers are of a type that is not read."""
+    """SoraError naming a tensor whose numbers are of a type that is not read, Failed if that takes another package."""
     for stored in listed:
+        if stored.dtype in PACKED and find_spec("gguf") is None:
+            raise Failed(f"{stored.path} is packed as {stored.dtype}; `pip install 'sora-cli[gguf]'` unpacks it")
         if stored.dtype in ("I8", "U8"):
             raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not read; {TAKE}")
         if stored.dtype not in READABLE:
@@ -154,14 +157,10 @@ def unpacker(
 
 
 def of_gguf(stored: Stored) -> Callable[[memoryview, int], "Tensor"]:
-    """Failed where the package that unpacks GGUF is not installed."""
     import numpy as np
     import torch
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
 
-    try:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-    except ImportError as error:
-        raise Failed(f"{stored.path} is packed as {stored.dtype}; `pip install 'sora-cli[gguf]'` unpacks it") from error
     kind = GGMLQuantizationType[stored.dtype]
     return lambda room, begin: torch.from_numpy(dequantize(np.frombuffer(room, np.uint8), kind))
