@@ -196,8 +196,8 @@ def test_a_file_generates_what_the_folder_of_its_weights_does(
     }  # fmt: skip
     due = write[kind]() if kind in write else write_gguf(path, there, kind)
     found = generated(sora, str(path), "file")
-    assert torch.equal(found, generated(sora, as_folder(tmp_path / "same", ours(due), weights["text"], weights["vae"]),
-                                        "folder"))  # fmt: skip
+    same = as_folder(tmp_path / "same", ours(due), weights["text"], weights["vae"])
+    assert torch.equal(found, generated(sora, same, "folder"))
     assert all(np.array_equal(one, same) for one, same in zip(shown("file.mp4"), shown("folder.mp4"), strict=True))
 
 
@@ -309,7 +309,7 @@ def test_what_is_missing_is_named_with_where_it_was_looked_for(
         (["encoder.conv1.weight", "decoder.conv1.weight"], r"an autoencoder \(VAE\)"),
         (["patch_embedding.weight", "img_emb.proj.0.weight"], "a Wan transformer that takes image embeddings"),
         (["patch_embedding.weight", "vace_blocks.0.after_proj.weight"], "a Wan VACE transformer"),
-        (["patch_embedding.weight"], "a Wan transformer, 7 wide, 3 latent channels"),
+        (["patch_embedding.weight"], "a Wan transformer, 7 wide, 3 input channels"),
         (["joint_blocks.0.x"], "a Stable Diffusion 3 model"),
         (["nothing.known"], "no model that is known here"),
     ],
@@ -333,6 +333,21 @@ def test_ggufs_of_other_models_say_it(models: Path, weights: dict[str, Tensors],
         registry.entry("wan.gguf")
     with pytest.raises(SoraError, match="is no autoencoder: it seems to be a GGUF of the architecture ltxv"):
         loading.load_vae(tmp_path / "wan.gguf", torch.device("cpu"), torch.float32)
+
+
+def test_a_part_of_the_registry_may_be_a_gguf_of_a_repository(
+    models: Path, weights: dict[str, Tensors], tmp_path: Path, server: Hub
+) -> None:
+    write_gguf(tmp_path / "wan-Q8_0.gguf", original(weights["dit"]))
+    server.publish("tiny/gguf", {"q/wan-Q8_0.gguf": (tmp_path / "wan-Q8_0.gguf").read_bytes(), "q/other.gguf": b"x"})
+    name = as_folder(tmp_path / "mine", weights["dit"], weights["text"], weights["vae"])
+    path = registry.config_folder() / "weights.toml"
+    there = '{ role = "dit", repo = "tiny/gguf", folder = "q", names = ["wan-Q8_0.gguf"], bytes = 9000 }'
+    path.write_text(path.read_text().replace(f'{{ role = "dit", path = "{tmp_path / "mine" / "dit"}" }}', there))
+    hub.pull(registry.entry(name), yes=True)
+    found = hub.locate(registry.entry(name))["dit"]
+    assert found.name == "wan-Q8_0.gguf" and not (found.parent / "other.gguf").exists()
+    assert loading.load_dit(found, torch.device("cpu"), torch.float32).config == WanConfig.from_hub(TRANSFORMER)
 
 
 def test_real_sizes_are_told_apart(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,10 @@ def of_file(name: str) -> Entry:
         else:
             sought.append(f"no {WHAT[role]} that fits is in {', '.join(map(str, places))}")
             parts += [part for part in like.parts if part.role == role]
+            with_.append(f"the {WHAT[role]} of {like.name}")
     if folder := next((place for place in tokenizers(path) if (place / TOKENIZER).is_file()), None):
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
-    about = f"used like {like.name}, with {' and '.join(with_) or f'the other networks of {like.name}'}"
+    about = f"used like {like.name}, with {' and '.join(with_)}"
     return registry.replace(registry.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
@@ -181,7 +182,7 @@ def is_text(shapes: Shapes, text: Text) -> bool:
 def recognised() -> list[str]:
     """The transformers in the folders of SORA_COMFY that can be used, by the names that `of_file` takes."""
     there = (file for home in homes(None) for place in under(home, "dit") for file in files_in(place))
-    return [file.name for file in there if is_known(file)]
+    return list(dict.fromkeys(file.name for file in there if is_known(file)))
 
 
 def is_known(path: Path) -> bool:

@@ -53,4 +53,4 @@ def seems(names: Iterable[str], architecture: str = "") -> str:
 def sized(shapes: Shapes) -> str:
     """The size of a Wan transformer, as people speak of it."""
     width, inputs = (*shapes["patch_embedding.weight"], 0, 0)[:2]
-    return f"{width} wide, {inputs} latent channels"
+    return f"{width} wide, {inputs} input channels"
