@@ -254,6 +254,7 @@ def test_parts_are_found_by_the_folder_by_the_environment_and_beside(
         assert registry.entry("a.safetensors").parts[0].path == deep, "by its name alone"
     code, said = sora("weights", "list", "--json")
     assert code == 0 and next(row for row in json.loads(said) if row["name"] == "a.safetensors")["state"] == "present"
+    assert "a.safetensors: " in (said := sora("weights", "list")[1]) and "used like wan2.1-1.3b, with wan_2.1" in said
     monkeypatch.setenv("SORA_COMFY", str(tmp_path / "nowhere"))
     assert "SORA_COMFY is" in sora("generate", "x", "--model", str(deep), "-o", "x.mp4")[1]
     monkeypatch.delenv("SORA_COMFY")
@@ -282,10 +283,12 @@ def test_what_is_missing_is_named_with_where_it_was_looked_for(
     path = models / "diffusion_models" / "a.safetensors"
     write_half(path, original(weights["dit"]))
     (models / "vae" / "wan_2.1_vae.safetensors").unlink()
+    (models / "text_encoders" / "tokenizer.json").unlink()
     code, said = sora("generate", "a cat", "--model", str(path), "-o", "x.mp4", "--device", "cpu")
     lines = [line for line in said.splitlines() if "autoencoder" in line]
     assert code == 1 and len(lines) == 1 and not Path("x.mp4").exists()
     assert f"no autoencoder that fits is in {models / 'vae'}, {path.parent}" in lines[0]
+    assert "no tokenizer.json is beside the text encoder" in lines[0]
     assert f"`sora-cli weights pull {path}` fetches it" in lines[0]
     assert sora("weights", "pull", str(path), "--yes")[0] == 0
     assert set(hub.locate(registry.entry(str(path)))) == {"dit", "vae", "text", "tokenizer"}

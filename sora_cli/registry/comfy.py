@@ -46,6 +46,8 @@ def of_file(name: str) -> Entry:
             with_.append(f"the {WHAT[role]} of {like.name}")
     if folder := next((place for place in tokenizers(path) if (place / TOKENIZER).is_file()), None):
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
+    else:
+        sought.append(f"no {TOKENIZER} is beside the text encoder")
     about = f"used like {like.name}, with {' and '.join(with_)}"
     return registry.replace(registry.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
@@ -60,7 +62,7 @@ def file_called(name: str) -> Path:
         return there[0]
     if there := sorted(file for place in places for file in files_in(place) if file.name == name):
         return there[0]
-    known = f" and in {', '.join(map(str, places))}" if places else f" ({HOME} names ComfyUI's folder)"
+    known = f", nor in {', '.join(map(str, places))}" if places else f" ({HOME} names ComfyUI's folder)"
     raise SoraError(f"there is no file {name} here{known}")
 
 
