@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import gguf_header, headers, quantised
-from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
+from sora_cli.files.headers import Stored, label, lengths, shortened, some
 from sora_cli.files.quantised import check_types
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 Rename = Callable[[str], str | None]  # a file's key -> the network's, or None for what no network needs
 Progress = Callable[[int, int], None]  # is told bytes read and bytes in all
-__all__ = ["Change", "Stored", "check_types", "label", "lengths", "shortened", "some"]  # parts of what is said here
 
 
 # ---- which files -------------------------------------------------------------------------------------------

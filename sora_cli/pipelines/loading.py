@@ -16,10 +16,10 @@ from torch import nn
 
 from sora_cli.errors import SoraError
 from sora_cli.files import gguf_header
+from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
     Progress,
     Rename,
-    Stored,
     files_of,
     fill,
     has_config,

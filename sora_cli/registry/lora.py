@@ -19,19 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.files.published import (
-    Change,
-    Stored,
-    check_types,
-    contents,
-    files_of,
-    label,
-    lengths,
-    read,
-    read_json,
-    shortened,
-    some,
-)
+from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
+from sora_cli.files.published import contents, files_of, read, read_json
+from sora_cli.files.quantised import check_types
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
