@@ -115,14 +115,15 @@ def text_of(stored: Stored) -> str:
         raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
 
 
-def check_types(listed: Iterable[Stored]) -> None:
-    """SoraError naming a tensor whose numbers are of a type that is not read, Failed if that takes another package."""
+def check_types(listed: Iterable[Stored], *more: str) -> None:
+    """SoraError naming a tensor whose numbers are of a type that is not read, Failed if that takes another package;
+    `more` are types that are read, too."""
     for stored in listed:
         if stored.dtype in PACKED and find_spec("gguf") is None:
             raise Failed(f"{stored.path} is packed as {stored.dtype}; `pip install 'sora-cli[gguf]'` unpacks it")
         if stored.dtype in ("I8", "U8"):
             raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not read; {TAKE}")
-        if stored.dtype not in READABLE:
+        if stored.dtype not in (*READABLE, *more):
             raise SoraError(f"{label(stored)} is in {shortened(stored.dtype)}, which is not read; "
                             f"read are {', '.join(NUMBERS | EIGHT_BITS)}")  # fmt: skip
 
@@ -140,9 +141,9 @@ def unpacker(
     if stored.dtype in PACKED:
         return of_gguf(stored)
     kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
-             "F8_E5M2": torch.float8_e5m2}  # fmt: skip
+             "F8_E5M2": torch.float8_e5m2, "F64": torch.float64}  # fmt: skip
     kind = kinds[stored.dtype]
-    if stored.dtype in NUMBERS and not stored.scale:
+    if stored.dtype not in EIGHT_BITS and not stored.scale:
         return lambda room, begin: torch.frombuffer(room, dtype=kind)
     scale = read(stored.scale, torch.float32, torch.device("cpu")).flatten() if stored.scale else torch.ones(1)
     row = max(1, math.prod(stored.shape[1:]))
