@@ -36,8 +36,9 @@ TABLE: dict[str, set[str]] = {
 }  # fmt: skip
 EVERYTHING = ("cli", "train", "__main__", "__init__")
 WITHOUT_TORCH = (
-    "errors", "geometry", "shot", "files.owned", "files.published", "files.sniff", "files.weights", "media",
-    "sampling.planner",
+    "errors", "geometry", "shot", "files.owned", "files.headers", "files.gguf_header", "files.quantised",
+    "files.published", "files.sniff", "files.weights", "media", "sampling.planner", "registry.comfy",
+    "registry.families",
     "world.vocabulary", "registry", "registry.hub", "registry.hub_client", "registry.lora", "prompts.cache",
     "prompts.grammar", "prompts.llm", "prompts.notation", "prompts.rewriting",
     "storage.latent_file", "storage.resume", "placement.estimate",

@@ -308,7 +308,7 @@ def test_the_page_of_a_repository_is_the_repository(
 
 
 @pytest.mark.parametrize(("name", "complaint"), [
-    ("./vae.safetensors", "is a single file; docs/hub.md says"), ("./wan-Q4_K_M.gguf", "is not read; take safetensors"),
+    ("./vae.safetensors", "there is no file"), ("./wan-Q4_K_M.gguf", "SORA_COMFY names ComfyUI's folder"),
     ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"), ("./nowhere",
                                                                                     "there is no model in"),
 ])  # fmt: skip

@@ -53,7 +53,7 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
 # ---- one by one -------------------------------------------------------------------------------------------
 
 ModelOption = Annotated[
-    str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a folder, or hf:OWNER/NAME.")
+    str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a file, a folder, or hf:OWNER/NAME.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]

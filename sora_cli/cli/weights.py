@@ -12,11 +12,11 @@ from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError
-from sora_cli.registry import Entry, hub
+from sora_cli.registry import Entry, comfy, hub
 
 weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
 
-NAME = "A model: a name from the list, hf:OWNER/NAME, or ./FOLDER."
+NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")]
@@ -31,9 +31,9 @@ def root(context: typer.Context) -> None:
 @weights.command("list")
 def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """The models there are: how large, whether here, under which licence, what for."""
-    found = [*registry_rows(), *other_rows()]
+    found, files = [*registry_rows(), *other_rows()], file_rows()
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps([*found, *files], ensure_ascii=False))
         return
 
     from rich.console import Console
@@ -44,6 +44,10 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     for row in found:
         table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row["anchors"]), row["size"])
     Console(highlight=False, soft_wrap=True).print(table)
+    if files:
+        typer.echo(f"\nsingle files of {comfy.HOME}, which --model takes by these names:")
+    for row in files:
+        typer.echo(f"  {row['name']}: {size(row['bytes'])}, here: {here(row)}; {row['about']}")
 
 
 @weights.command()
@@ -156,6 +160,11 @@ def other_rows() -> Iterator[dict[str, Any]]:
                    "licence": registry.UNKNOWN, "anchors": [], "size": "", "fps": 0, "about": ""}  # fmt: skip
 
 
+def file_rows() -> list[dict[str, Any]]:
+    """Models of single files in ComfyUI's folder."""
+    return [row(registry.entry(name)) for name in comfy.recognised()]
+
+
 def size(count: int) -> str:
     return hub.gigabytes(count) if count else "?"
 
@@ -173,6 +182,7 @@ def described(entry: Entry) -> dict[str, Any]:
     """An entry as JSON has it, with what is here of it; what does not apply is left out."""
     found = asdict(hub.status(entry))
     plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
+    plain.pop("sought", None)  # `about` says what was found
     for part in plain.get("parts", ()):
         part["path"] = str(part["path"]) if part["path"] else None
     for file in plain.get("files", ()):

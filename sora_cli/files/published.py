@@ -1,63 +1,38 @@
-"""Published checkpoints: one part of one, as diffusers and transformers lay them out, read into a network.
+"""Published checkpoints: one part of one, as diffusers, transformers and ComfyUI lay them out, read into a network.
 
-A part is a folder (`config.json`, and one safetensors file or shards with an index) or a single safetensors file.
-Strangers wrote these files, so every header is read by hand, in bounded space, and held against the network before
-the first number is touched; pickles are refused, since they run code. Numbers are read in pieces from the offsets
-of the header, never mapped: a float32 checkpoint of any size costs the memory of the cast network and one piece.
-torch is imported only where tensors are touched.
+A part is a folder (`config.json`, and one safetensors file or shards with an index) or a single safetensors or GGUF
+file. Strangers wrote these files, so every header is read by hand, in bounded space, and held against the network
+before the first number is touched; pickles are refused, since they run code. Numbers are read in pieces from the
+offsets of the header, never mapped, and unpacked as they come: a checkpoint of any size and type costs the memory of
+the cast network and one piece. torch is imported only where tensors are touched.
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import gguf_header, headers, quantised
+from sora_cli.files.headers import Stored, label, lengths, shortened, some
+from sora_cli.files.quantised import check_types
 from sora_cli.files.sniff import instead
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-NUMBER_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-OTHER_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8, "F64": 8}
-MOST_HEADER_BYTES = 20_000_000
 MOST_JSON_BYTES = 20_000_000  # of an index; configurations are far smaller
 PIECE = 1_000_000  # numbers that are read and cast at a time
+SINGLE = (".safetensors", ".gguf")  # files that are read
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-NAMED = 3  # keys that an error names before it counts the rest
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 Rename = Callable[[str], str | None]  # a file's key -> the network's, or None for what no network needs
 Progress = Callable[[int, int], None]  # is told bytes read and bytes in all
-Change = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in place
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where the numbers of one tensor lie: in which file, and from which byte on. What changes them is done whenever
-    they are read."""
-
-    path: Path
-    key: str  # as the file has it
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    changes: tuple[Change, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * size_of(self.dtype)
-
-    def row(self, number: int) -> "Stored":
-        """One row of a table, without the others."""
-        assert 0 <= number < self.shape[0], (number, self.shape)
-        each = self.bytes // self.shape[0]
-        return Stored(self.path, f"{self.key}[{number}]", self.dtype, self.shape[1:], self.start + number * each)
 
 
 # ---- which files -------------------------------------------------------------------------------------------
@@ -68,9 +43,9 @@ def files_of(place: Path) -> list[Path]:
 
     SoraError if there is no such part, or it is no safetensors; Failed if shards are missing."""
     if place.is_file():
-        if place.suffix != ".safetensors":
+        if place.suffix not in SINGLE:
             what = "a pickle, which runs code" if pickled(place) else "no .safetensors file"
-            raise SoraError(f"{place} is {what}; only .safetensors files are read")
+            raise SoraError(f"{place} is {what}; only .safetensors and .gguf files are read")
         return [place]
     if not place.is_dir():
         raise SoraError(f"there is no checkpoint {place}")
@@ -161,80 +136,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-# ---- what is in them: 8 bytes of length, JSON, then the numbers ----------------------------------------------
+# ---- what is in them ---------------------------------------------------------------------------------------
+
+
+def about(path: Path) -> tuple[Mapping[str, Any], list[Stored]]:
+    """What a file says of itself, and all its tensors as they are stored; Failed if it is damaged."""
+    return gguf_header.contents(path) if path.suffix == ".gguf" else headers.contents(path)
 
 
 def contents(path: Path) -> list[Stored]:
-    """All tensors of a file, every claim of its header checked against its size; Failed if one is false."""
-    try:
-        with path.open("rb") as file:
-            if what := instead(path):
-                raise Failed(f"{path} holds no weights: {what}")
-            size = path.stat().st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise SoraError("it is truncated, or no safetensors")
-            if length > MOST_HEADER_BYTES:
-                raise SoraError(f"its header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
-            found = json.loads(file.read(length), object_pairs_hook=once)
-        return tensors(path, found, 8 + length, size)
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise Failed(f"{path} is damaged: its header is not JSON; fetch it again") from error
-    except Failed:
-        raise
-    except SoraError as error:
-        raise Failed(f"{path} is damaged: {error}; fetch it again") from error
+    return about(path)[1]
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ: the second of two would hide the first."""
-    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise SoraError(f"its header has {some(twice)} twice")
-    return dict(pairs)
-
-
-def tensors(path: Path, found: object, begin: int, size: int) -> list[Stored]:
-    """A header's entries, which must fill the bytes from `begin` to the file's end without gaps."""
-    if not isinstance(found, dict):
-        raise SoraError("its header is not a JSON object")
-    entries = {key: value for key, value in found.items() if key != "__metadata__"}
-    listed = [entry(path, key, value, begin) for key, value in entries.items()]
-    listed.sort(key=lambda stored: (stored.start, stored.bytes))
-    end = begin
-    for stored in listed:
-        if stored.start != end:
-            raise SoraError(f"{shortened(stored.key)} begins at byte {stored.start} and not at {end}")
-        end += stored.bytes
-    if end != size:
-        raise SoraError(f"it has {size} bytes, but its header tells of {end}")
-    return listed
-
-
-def entry(path: Path, key: str, value: object, begin: int) -> Stored:
-    """One tensor of a header; its numbers are as many as its shape says."""
-    value = value if isinstance(value, dict) else {}
-    dtype, (shape, offsets) = value.get("dtype"), map(whole_numbers, (value.get("shape"), value.get("data_offsets")))
-    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise SoraError(f"its entry for {shortened(key)} is no tensor")
-    stored = Stored(path, key, dtype, shape, begin + offsets[0])
-    if stored.bytes != offsets[1] - offsets[0]:
-        raise SoraError(f"{shortened(key)} has {offsets[1] - offsets[0]} bytes instead of {stored.bytes}")
-    return stored
-
-
-def whole_numbers(value: object) -> tuple[int, ...] | None:
-    sane = isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**48 for n in value)
-    return tuple(value) if sane else None  # type: ignore[arg-type]
-
-
-def size_of(dtype: str) -> int:
-    """Bytes of a number; those of 8 bits have many names."""
-    known = NUMBER_BYTES | OTHER_BYTES
-    if dtype not in known and not dtype.startswith("F8_"):
-        raise SoraError(f"it has numbers of the unknown type {shortened(dtype)}")
-    return known.get(dtype, 1)
+def weights_in(files: Iterable[Path]) -> list[Stored]:
+    """The weights of files, with their scales where they are quantised; SoraError naming other quantisations."""
+    found = {path: about(path) for path in files}
+    told = {path: said for path, (said, _) in found.items()}
+    return quantised.paired([stored for _, there in found.values() for stored in there], told)
 
 
 # ---- whether they fit --------------------------------------------------------------------------------------
@@ -244,12 +162,12 @@ def survey(network: "nn.Module", files: Iterable[Path], rename: Rename | None = 
     """Where every parameter of a network lies. No tensor is touched.
 
     SoraError, one line that names file and key, if a key is missing, strange or given twice, or if one has another
-    shape, or numbers that are not F32, F16 or BF16."""
+    shape, or numbers of a type that is not read."""
     assert not list(network.buffers()), "buffers would stay on the meta device"
     files = list(files)
     due = {name: tuple(value.shape) for name, value in network.named_parameters()}
-    found = renamed((stored for path in files for stored in contents(path)), rename)
-    check_types(found)
+    found = renamed(weights_in(files), rename)
+    check_types(stored for _, stored in found)
     check_keys(found, due, files)
     for name, stored in found:
         if stored.shape != due[name]:
@@ -261,16 +179,6 @@ def renamed(listed: Iterable[Stored], rename: Rename | None) -> list[tuple[str, 
     """Tensors by the network's names, without those that it does not need."""
     names = ((rename(stored.key) if rename else stored.key, stored) for stored in listed)
     return [(name, stored) for name, stored in names if name is not None]
-
-
-def check_types(found: list[tuple[str, Stored]], *more: str) -> None:
-    """SoraError for numbers that are not read; `more` are types that are, too."""
-    for _, stored in found:
-        if stored.dtype.startswith("F8_"):
-            raise SoraError(f"{label(stored)} is in {stored.dtype}: weights of 8 bits are not supported; "
-                            "take the file in bf16 or fp16")  # fmt: skip
-        if stored.dtype not in (*NUMBER_BYTES, *more):
-            raise SoraError(f"{label(stored)} is in {stored.dtype}, supported are {', '.join(NUMBER_BYTES)}")
 
 
 def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files: list[Path]) -> None:
@@ -338,22 +246,25 @@ def assign(network: "nn.Module", name: str, value: "Tensor") -> None:
 
 
 def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
-    """One tensor, cast piece by piece; Failed if it is not finite before and after."""
+    """One tensor, unpacked and cast piece by piece; Failed if it is not finite before and after."""
     import torch
 
     if stored.changes:
         return changed(stored).to(device, dtype)
-    kind = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[stored.dtype]
     whole = torch.empty(stored.shape, dtype=dtype, device=device)
-    flat, buffer = whole.view(-1), torch.empty(min(PIECE, whole.numel()), dtype=kind)
+    flat, unpack = whole.view(-1), quantised.unpacker(stored, read)
+    numbers, size = headers.block_of(stored.dtype)
+    step = max(1, PIECE // numbers) * numbers
+    buffer = memoryview(bytearray(min(step, len(flat)) // numbers * size))
     try:
         with stored.path.open("rb") as file:
             file.seek(stored.start)
-            for target in flat.split(PIECE):
-                piece = buffer[: len(target)]
-                room = memoryview(piece.view(torch.uint8).numpy())  # type: ignore[arg-type]
-                if file.readinto(room) != piece.nbytes:
+            for begin in range(0, len(flat), step):
+                target = flat[begin : begin + step]
+                room = buffer[: len(target) // numbers * size]
+                if file.readinto(room) != len(room):
                     raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
+                piece = unpack(room, begin)
                 cast = piece.to(dtype)
                 check_finite(stored, piece, cast)
                 target.copy_(cast)
@@ -387,24 +298,3 @@ def finite(x: "Tensor") -> bool:
     return not x.numel() or all(bool(end.isfinite()) for end in x.aminmax())
 
 
-# ---- words -------------------------------------------------------------------------------------------------
-
-
-def label(stored: Stored) -> str:
-    return f"{stored.path}: {shortened(stored.key)}"
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(shortened(name) for name in names[:NAMED]) + more
-
-
-def lengths(shape: tuple[int, ...]) -> str:
-    return "x".join(str(n) for n in shape) or "a single number"
-
-
-def shortened(name: str) -> str:
-    """What a stranger wrote, fit for one line of a terminal."""
-    return name if re.fullmatch(r"[\w.\[\]-]{1,100}", name, re.ASCII) else ascii(name)[:100]

@@ -5,7 +5,7 @@ repackages do; which network it is its shapes tell, and only those of `presets.p
 loaded is trained. `streamed` leaves the blocks on disk, from where each is read as it comes up.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from sora_cli.errors import SoraError
+from sora_cli.files import gguf_header
+from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
     Progress,
     Rename,
-    Stored,
-    contents,
     files_of,
     fill,
     has_config,
@@ -27,6 +27,7 @@ from sora_cli.files.published import (
     quietly,
     read_config,
     survey,
+    weights_in,
 )
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
@@ -34,6 +35,7 @@ from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.pipelines import presets
 from sora_cli.placement.offload import Rows, leave_on_disk
+from sora_cli.registry import families
 from sora_cli.registry.lora import changes
 from sora_cli.shot import Lora
 
@@ -53,6 +55,7 @@ class Kind(Generic[C, N]):
     from_hub: Callable[[Mapping[str, Any]], C]
     known: Mapping[str, tuple[C, Rename]]  # by the name users know; and how its single files name the parameters
     telling: tuple[str, ...]  # parameters by whose shapes, or absence, the known ones differ
+    architectures: tuple[str, ...]  # that a GGUF says it is of; several programs say nothing
 
 
 DIT = Kind(
@@ -61,6 +64,7 @@ DIT = Kind(
     WanConfig.from_hub,
     {name: (config, names.DIT.original_to_ours) for name, config in presets.DITS.items()},
     ("patch_embedding.weight", "fps_embedding.weight"),
+    ("", "pig", "wan"),
 )
 VAE = Kind(
     "autoencoder",
@@ -71,6 +75,7 @@ VAE = Kind(
         "Wan 2.2": (presets.VAE22, names.VAE22.original_to_ours),
     },
     ("encoder.conv_in.weight", "decoder.conv_in.weight"),
+    ("", "pig"),
 )
 TEXT = Kind(
     "text encoder",
@@ -78,6 +83,7 @@ TEXT = Kind(
     Umt5Config.from_hub,
     {"UMT5-XXL": (presets.UMT5, partial(names.text_to_ours, tied=False))},
     (names.TABLE,),
+    ("", "pig", "t5", "t5encoder"),
 )
 
 
@@ -140,7 +146,7 @@ def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
     """The text encoder on the meta device, and where its parameters lie; the table may be there under two names."""
     files = files_of(place)
     network, _ = bare(place, files, TEXT)
-    keys = {stored.key for stored in headers(files)}
+    keys = {stored.key for stored in weights_in(files)}
     return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
 
 
@@ -188,19 +194,19 @@ def configured(place: Path, kind: Kind[C, N]) -> N:
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
-    listed = list(headers(files))
+    for path in files:
+        if path.suffix == ".gguf" and (told := gguf_header.architecture(path)) not in kind.architectures:
+            raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), told)}")
+    listed = weights_in(files)
     for config, rename in kind.known.values():
         network = on_meta(kind.build, config)
         due = {name: tuple(value.shape) for name, value in network.named_parameters()}
         found = {rename(stored.key): stored.shape for stored in listed}
         if all(found.get(name) == due.get(name) for name in kind.telling):
             return network, rename
-    raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}")
-
-
-def headers(files: list[Path]) -> Iterator[Stored]:
-    for path in files:
-        yield from contents(path)
+    seems = families.seems(stored.key for stored in listed)
+    raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}; "
+                    f"it seems to be {seems}")  # fmt: skip
 
 
 def on_meta(build: Callable[[C], N], config: C) -> N:

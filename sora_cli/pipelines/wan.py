@@ -101,6 +101,8 @@ class Wan:
             free_at_once()  # whoever reads block by block has little memory
 
     def notes(self, shot: Shot) -> Iterator[str]:
+        if self.entry.sought:
+            yield f"{self.entry.name} is {self.entry.about}"
         if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
             raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {shot.steps}")
         for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least

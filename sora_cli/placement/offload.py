@@ -15,7 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sora_cli.files.published import Stored, assign, never, read
+from sora_cli.files.headers import Stored
+from sora_cli.files.published import assign, never, read
 
 ALIGNED = 256  # bytes: where a tensor may begin among others
 PIECE_UNIT = 1 << 20  # pinned memory comes in powers of two; a block is rounded to so many bytes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files import weights
+from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.registry import schema, sizes
 from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
-SINGLE = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".zip")  # no folders
 PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+))?[/?#]?\S*")
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
 EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
@@ -108,6 +107,7 @@ class Entry:
     cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
     usage: Usage = Usage()
     network: Network | None = None  # of a Hub model
+    sought: str = ""  # of a model of single files: what was looked for, and where
 
     def canvas(self, width: int, height: int) -> geometry.Canvas:
         """The size that this model makes for a video of width x height pixels."""
@@ -152,7 +152,7 @@ def names() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """The model called `name`, or that of a folder (`./name`) or a repository (`hf:owner/name@revision`).
+    """The model called `name`, or that of a file, a folder (`./name`) or a repository (`hf:owner/name@revision`).
 
     SoraError for any other. The users' own file is read only where no shipped model has the name, so that a mistake
     in it stands in the way of no other model."""
@@ -162,10 +162,14 @@ def entry(name: str) -> Entry:
         return of_repository(HUB + "@".join(filter(None, page.groups())))
     if name.startswith(HUB):
         return of_repository(name)
+    if name.endswith(published.SINGLE) and "://" not in name and not Path(name).expanduser().is_dir():
+        from sora_cli.registry import comfy  # which knows of entries
+
+        return comfy.of_file(name)
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return of_folder(name)
     if name not in own():
-        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or ./FOLDER or {HUB}OWNER/NAME")
+        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or FILE, ./FOLDER, {HUB}OWNER/NAME")
     return own()[name]
 
 
@@ -272,9 +276,8 @@ def of_folder(name: str) -> Entry:
     folder = Path(name).expanduser()
     if "://" in name:
         raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
-    if not folder.is_dir() and (folder.suffix.lower() in SINGLE or folder.is_file()):
-        other = "is not read; take safetensors" if folder.suffix.lower() not in SINGLE[:1] else "is a single file"
-        raise SoraError(f"--model {name} {other}; docs/hub.md says how weights.toml names single files")
+    if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
+        raise SoraError(f"--model {name} is not read; take .safetensors or .gguf")
     if (folder / EXPORTED).is_file():
         return of_export(name, folder)
     if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):

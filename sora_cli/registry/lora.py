@@ -20,20 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.files.published import (
-    PIECE,
-    Change,
-    Stored,
-    check_types,
-    contents,
-    files_of,
-    label,
-    lengths,
-    read,
-    read_json,
-    shortened,
-    some,
-)
+from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
+from sora_cli.files.published import PIECE, contents, files_of, read, read_json
+from sora_cli.files.quantised import check_types
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -149,7 +138,7 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         raise SoraError(f"{path} lacks a half of what it adds to {some(half)}; fetch it again")
     if not parts:
         raise SoraError(f"{path} holds no LoRA")
-    check_types([(s.key, s) for part in parts.values() for role, s in part.items() if role != "alpha"], "F64")
+    check_types((stored for part in parts.values() for role, stored in part.items() if role != "alpha"), "F64")
     if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
         raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
     found = list(scaled(path, parts, lora.strength))
@@ -174,6 +163,8 @@ def file_of(lora: Lora) -> Path:
     if not place.exists():
         raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, as style.safetensors:0.8")
     files = files_of(place)
+    if files[0].suffix == ".gguf":
+        raise SoraError(f"{lora.path} is a GGUF; a LoRA is read from a .safetensors file")
     if len(files) > 1:
         raise SoraError(f"{lora.path} is in {len(files)} shards; a LoRA is one file")
     return files[0]

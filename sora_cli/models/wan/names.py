@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 PREFIX = "model.diffusion_model."  # of files that were saved together with their sampler
+VAE_PREFIX = "model."  # of some autoencoders
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Names:
     rows: dict[str, str]
 
     def original_to_ours(self, key: str) -> str:
-        return translated(key.removeprefix(PREFIX), self.rows)
+        return translated(key.removeprefix(PREFIX).removeprefix(VAE_PREFIX), self.rows)
 
     def ours_to_original(self, key: str) -> str:
         return translated(key, {ours: theirs for theirs, ours in self.rows.items()})
@@ -126,11 +127,31 @@ VAE22 = Names(
 TABLE = "shared.weight"
 TIED = "encoder.embed_tokens.weight"  # the same table, by another name
 TOKENIZER = "spiece_model"  # bytes of a tokenizer that some files carry along
+SELF, MLP = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+UMT5 = Names(
+    {
+        "token_embedding": "shared",  # the authors
+        "norm": "encoder.final_layer_norm",
+        **under("blocks.#", "encoder.block.#", {
+            "norm1": "layer.0.layer_norm", "norm2": "layer.1.layer_norm",
+            **{f"attn.{n}": f"{SELF}.{n}" for n in "qkvo"},
+            "pos_embedding.embedding": f"{SELF}.relative_attention_bias",
+            "ffn.gate.0": f"{MLP}.wi_0", "ffn.fc1": f"{MLP}.wi_1", "ffn.fc2": f"{MLP}.wo",
+        }),
+        "token_embd": "shared",  # llama.cpp
+        "enc.output_norm": "encoder.final_layer_norm",
+        **under("enc.blk.#", "encoder.block.#", {
+            "attn_norm": "layer.0.layer_norm", "ffn_norm": "layer.1.layer_norm",
+            **{f"attn_{n}": f"{SELF}.{n}" for n in "qkvo"}, "attn_rel_b": f"{SELF}.relative_attention_bias",
+            "ffn_gate": f"{MLP}.wi_0", "ffn_up": f"{MLP}.wi_1", "ffn_down": f"{MLP}.wo",
+        }),
+    }
+)  # fmt: skip
 
 
 def text_to_ours(key: str, tied: bool) -> str | None:
-    """UMT5 in its published names. `tied`: the file has the table by both names, so that one of them is left out;
-    None for what is left out."""
+    """UMT5 in its published names, or those of Wan's authors or of llama.cpp. `tied`: the file has the table by both
+    names, so that one of them is left out; None for what is left out."""
     if key == TOKENIZER or (key == TIED and tied):
         return None
-    return TABLE if key == TIED else key
+    return TABLE if key == TIED else UMT5.original_to_ours(key)

@@ -53,7 +53,8 @@ def lack(entry: Entry) -> str:
     found = status(entry)
     size = f" ({gigabytes(found.total)})" if found.total else ""
     here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
-    return f"{here} on this machine; `sora-cli weights pull {entry.name}` fetches it"
+    sought = f" ({entry.sought})" if entry.sought else ""
+    return f"{here} on this machine{sought}; `sora-cli weights pull {entry.name}` fetches it"
 
 
 def status(entry: Entry) -> Status:
@@ -114,7 +115,7 @@ def folder_of(part: Part, lock: Lock) -> Path:
     found = lock.of(part)
     name, record = next(iter(found.items()))
     path = path_of(locks.source(part), name, record)
-    return path if len(found) == 1 and path.suffix == ".safetensors" else path.parent
+    return path if len(found) == 1 and path.suffix in published.SINGLE else path.parent
 
 
 def arrived(part: Part, lock: Lock) -> int:

@@ -24,7 +24,7 @@ from sora_cli.registry.hub.pins import Lock, Record
 from sora_cli.registry.hub_client import Listing, RemoteFile
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-READABLE = (".safetensors", ".json")
+READABLE = (".safetensors", ".gguf", ".json")
 NEEDED = {"tokenizer": (".json",)}  # endings of file names; of networks:
 NETWORK = (".safetensors", "config.json")
 

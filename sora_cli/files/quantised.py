@@ -1,0 +1,167 @@
+"""Weights of few bits: which kinds are read, and how their numbers come out.
+
+ComfyUI keeps weights in 8-bit floats beside a scale, `X.scale_weight` in its older files and `X.weight_scale` in its
+newer ones, W = number * scale. What a newer file does to a layer is written in its header, or beside the layer as
+`X.comfy_quant`. GGUF packs numbers in blocks, which the package of that name unpacks. torch is imported only where
+tensors are touched.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, label, lengths, shortened
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}  # as ComfyUI names them, and as headers do
+SCALES = (".scale_weight", ".weight_scale")
+UNUSED = (".scale_input", ".input_scale", ".comfy_quant")  # the former for products of 8 bits, which are not made here
+MARK = "scaled_fp8"  # an empty tensor of the older files
+ABOUT, BESIDE = "_quantization_metadata", ".comfy_quant"
+OTHERS = {  # ends of names by which other quantisations are known
+    ".weight_scale_2": "nvfp4", ".pre_quant_scale": "nvfp4 or int8 with smoothing", ".weight_codebook": "a codebook",
+    ".absmax": "bitsandbytes", ".quant_map": "bitsandbytes", ".SCB": "bitsandbytes int8", ".qweight": "GPTQ or AWQ",
+    ".weight_scale_inv": "fp8 in blocks", ".wscales": "SVDQuant (nunchaku)",
+}  # fmt: skip
+TAKE = "take the file in bf16, fp16 or fp8_scaled, or a GGUF"
+MOST_CONF = 10_000  # bytes
+
+
+# ---- which weights -----------------------------------------------------------------------------------------
+
+
+def paired(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> list[Stored]:
+    """Weights with their scales, without what else the quantised files hold; `told`: what their headers say.
+
+    SoraError naming a quantisation that is not read."""
+    listed = list(listed)
+    there = {stored.key: stored for stored in listed}
+    for stored in listed:
+        if other := next((name for end, name in OTHERS.items() if stored.key.endswith(end)), None):
+            raise SoraError(f"{stored.path} is quantised as {other}, which is not read; {TAKE}")
+    of_layer = formats(listed, told)
+    scales = {key: key.rpartition(".")[0] + ".weight" for key in there if key.endswith(SCALES)}
+    scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
+    left_out = {key for key, weight in scales.items() if weight in there}
+    found = []
+    for stored in listed:
+        if stored.key in left_out or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
+            continue
+        contained = of_layer.get(stored.key.removesuffix(".weight")) if stored.dtype == "U8" else None
+        weight = replace(stored, dtype=contained) if contained else stored
+        found.append(with_scale(weight, scaled[stored.key]) if stored.key in scaled else weight)
+    return found
+
+
+def with_scale(weight: Stored, scale: Stored) -> Stored:
+    """A weight and its scale: one number, or one for each of its rows."""
+    check_types([weight])
+    if scale.dtype not in NUMBERS:
+        raise SoraError(f"{weight.path} is quantised as mxfp8 or alike, which is not read: {shortened(scale.key)} is "
+                        f"in {shortened(scale.dtype)}; {TAKE}")  # fmt: skip
+    count, rows = math.prod(scale.shape), weight.shape[0] if weight.shape else 1
+    if count != 1 and (count != rows or scale.shape[0] != rows):
+        raise SoraError(f"{label(scale)} is {lengths(scale.shape)} beside {lengths(weight.shape)}: scales of blocks "
+                        f"are not read; {TAKE}")  # fmt: skip
+    return replace(weight, scale=scale)
+
+
+
+def formats(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+    """The types of quantised layers' numbers, as their files tell; SoraError for another than is read."""
+    found: dict[str, str] = {}
+    for path, about in told.items():
+        layers = as_object(about.get(ABOUT)).get("layers")
+        for layer, config in (layers if isinstance(layers, dict) else {}).items():
+            found[layer] = known(path, layer, config)
+    for stored in listed:
+        if stored.key.endswith(BESIDE):
+            layer = stored.key.removesuffix(BESIDE)
+            found[layer] = known(stored.path, layer, as_object(text_of(stored)))
+    return found
+
+
+def known(path: Path, layer: str, config: object) -> str:
+    name = config.get("format") if isinstance(config, dict) else None
+    if not isinstance(name, str) or name not in FORMATS:
+        raise SoraError(f"{path} is quantised as {shortened(str(name))} ({shortened(layer)}), which is not read; "
+                        f"read are {' and '.join(FORMATS)}; {TAKE}")  # fmt: skip
+    return FORMATS[name]
+
+
+def as_object(text: object) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def text_of(stored: Stored) -> str:
+    """The bytes of a small tensor as text."""
+    try:
+        with stored.path.open("rb") as file:
+            file.seek(stored.start)
+            return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
+    except OSError as error:
+        raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+
+
+def check_types(listed: Iterable[Stored], *more: str) -> None:
+    """SoraError naming a tensor whose numbers are of a type that is not read, Failed if that takes another package;
+    `more` are types that are read, too."""
+    for stored in listed:
+        if stored.dtype in PACKED and find_spec("gguf") is None:
+            raise Failed(f"{stored.path} is packed as {stored.dtype}; `pip install 'sora-cli[gguf]'` unpacks it")
+        if stored.dtype in ("I8", "U8"):
+            raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not read; {TAKE}")
+        if stored.dtype not in (*READABLE, *more):
+            raise SoraError(f"{label(stored)} is in {shortened(stored.dtype)}, which is not read; "
+                            f"read are {', '.join(NUMBERS | EIGHT_BITS)}")  # fmt: skip
+
+
+# ---- their numbers -----------------------------------------------------------------------------------------
+
+
+def unpacker(
+    stored: Stored, read: Callable[[Stored, "torch.dtype", "torch.device"], "Tensor"]
+) -> Callable[[memoryview, int], "Tensor"]:
+    """What turns bytes of a tensor into numbers that can be cast: float32, or the stored type where it is one. It is
+    told which number of the tensor is the first. `read` reads the scale."""
+    import torch
+
+    if stored.dtype in PACKED:
+        return of_gguf(stored)
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
+             "F8_E5M2": torch.float8_e5m2, "F64": torch.float64}  # fmt: skip
+    kind = kinds[stored.dtype]
+    if stored.dtype not in EIGHT_BITS and not stored.scale:
+        return lambda room, begin: torch.frombuffer(room, dtype=kind)
+    scale = read(stored.scale, torch.float32, torch.device("cpu")).flatten() if stored.scale else torch.ones(1)
+    row = max(1, math.prod(stored.shape[1:]))
+
+    def scaled(room: memoryview, begin: int) -> "Tensor":
+        numbers = torch.frombuffer(room, dtype=kind).float()
+        if len(scale) == 1:
+            return numbers * scale
+        return numbers * scale[torch.arange(begin, begin + len(numbers)) // row]
+
+    return scaled
+
+
+def of_gguf(stored: Stored) -> Callable[[memoryview, int], "Tensor"]:
+    import numpy as np
+    import torch
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    kind = GGMLQuantizationType[stored.dtype]
+    return lambda room, begin: torch.from_numpy(dequantize(np.frombuffer(room, np.uint8), kind))

@@ -1,0 +1,194 @@
+"""Models of single files, with the autoencoder and the text encoder that lie beside them, as in ComfyUI's folders.
+
+A transformer is used like the registered model of its shapes. What it needs besides is looked for in the `models`
+folder that it lies in, in that of SORA_COMFY, and in its own folder; what is nowhere is that of the registered model,
+from the Hub. No torch.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from sora_cli import registry
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import gguf_header, published
+from sora_cli.registry import Entry, Part, families
+from sora_cli.registry.families import Shapes
+from sora_cli.registry.sizes import Dit, Network, Text, Vae
+
+HOME = "SORA_COMFY"
+FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
+WHAT = {"vae": "autoencoder", "text": "text encoder"}
+TOKENIZER = "tokenizer.json"
+TABLES = ("shared.weight", "encoder.embed_tokens.weight", "token_embd.weight", "token_embedding.weight")
+
+
+# ---- one file ----------------------------------------------------------------------------------------------
+
+
+def of_file(name: str) -> Entry:
+    """The model of a transformer's file, which may be named as ComfyUI lists it.
+
+    SoraError if there is no such file, or saying what it seems to be; Failed if it is damaged."""
+    path = file_called(name)
+    like = like_of(path)
+    assert like.network
+    parts, sought, with_ = [Part("dit", "", "", "", path.stat().st_size, path=path)], [], []
+    for role in WHAT:
+        places = places_of(role, path)
+        if beside := best(candidates(places, fitting(role, like.network), path)):
+            parts.append(Part(role, "", "", "", beside.stat().st_size, path=beside))
+            with_.append(beside.name)
+        else:
+            sought.append(f"no {WHAT[role]} that fits is in {', '.join(map(str, places))}")
+            parts += [part for part in like.parts if part.role == role]
+            with_.append(f"the {WHAT[role]} of {like.name}")
+    if folder := next((place for place in tokenizers(path) if (place / TOKENIZER).is_file()), None):
+        parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
+    else:
+        sought.append(f"no {TOKENIZER} is beside the text encoder")
+    about = f"used like {like.name}, with {' and '.join(with_)}"
+    return registry.replace(registry.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
+
+
+def file_called(name: str) -> Path:
+    """The file itself, or the one of this name in ComfyUI's folders."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    places = [place for home in homes(None) for place in under(home, "dit")]
+    if there := [place / name for place in places if (place / name).is_file()]:
+        return there[0]
+    if there := sorted(file for place in places for file in files_in(place) if file.name == name):
+        return there[0]
+    known = f", nor in {', '.join(map(str, places))}" if places else f" ({HOME} names ComfyUI's folder)"
+    raise SoraError(f"there is no file {name} here{known}")
+
+
+def like_of(path: Path) -> Entry:
+    """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
+    published.files_of(path)
+    shapes = shapes_of(path)
+    told = gguf_header.architecture(path) if path.suffix == ".gguf" else ""
+    what = families.seems(shapes, told)
+    known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
+    if what == "a Wan transformer":
+        for entry in known:
+            assert entry.network
+            if is_dit(shapes, entry.network.dit):
+                return entry
+        what = f"{what}, {families.sized(shapes)}"
+    names = ", ".join(entry.name for entry in known)
+    raise SoraError(f"{path} seems to be {what}; files of transformers are taken that are made like {names}")
+
+
+# ---- what lies beside it -----------------------------------------------------------------------------------
+
+
+def homes(path: Path | None) -> list[Path]:
+    """The `models` folders: that of a file, and that of the environment, which may also name ComfyUI's own."""
+    found = []
+    for above in path.absolute().parents if path else ():
+        if above.name in (*FOLDERS["dit"], "checkpoints"):
+            found.append(above.parent)
+    if told := os.environ.get(HOME):
+        home = Path(told).expanduser()
+        if not home.is_dir():
+            raise SoraError(f"{HOME} is {told}, which is no folder; it names ComfyUI's, or its models folder")
+        found.append(home / "models" if (home / "models").is_dir() else home)
+    return list(dict.fromkeys(found))
+
+
+def under(home: Path, role: str) -> list[Path]:
+    return [home / name for name in FOLDERS[role]]
+
+
+def places_of(role: str, path: Path) -> list[Path]:
+    return [*(place for home in homes(path) for place in under(home, role)), path.absolute().parent]
+
+
+def tokenizers(path: Path) -> Iterator[Path]:
+    for place in places_of("text", path):
+        yield from (place, place / "tokenizer")
+
+
+def files_in(place: Path) -> list[Path]:
+    return sorted(file for file in place.rglob("*") if file.suffix in published.SINGLE and file.is_file())
+
+
+def candidates(places: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
+    """The files of the first place that has any that fit; damaged ones are none. Beside the file itself, no folders
+    are gone into."""
+    for place in places:
+        own = place == path.absolute().parent
+        there = [file for file in files_in(place) if not own or file.parent == place]
+        if found := [file for file in there if fits(safe_shapes(file))]:
+            return found
+    return []
+
+
+def best(found: list[Path]) -> Path | None:
+    """Of several copies that with the most bits. Other models share Wan's autoencoder, changed: its name tells."""
+    named = [file for file in found if "wan" in file.name.lower() or "umt5" in file.name.lower()] or found
+    return max(named, key=lambda file: (file.suffix != ".gguf", file.stat().st_size, file.name), default=None)
+
+
+# ---- shapes ------------------------------------------------------------------------------------------------
+
+
+def shapes_of(path: Path) -> Shapes:
+    """The shapes in a file's header, by their names without a prefix; Failed if it is damaged."""
+    known = path.stat()
+    return read_shapes(path, known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=256)
+def read_shapes(path: Path, changed: int, size: int) -> Shapes:
+    return {families.bare(stored.key): stored.shape for stored in published.contents(path)}
+
+
+def safe_shapes(path: Path) -> Shapes:
+    try:
+        return shapes_of(path)
+    except (Failed, SoraError, OSError):
+        return {}
+
+
+def fitting(role: str, network: Network) -> Callable[[Shapes], bool]:
+    if role == "vae":
+        return lambda shapes: is_vae(shapes, network.vae)
+    return lambda shapes: is_text(shapes, network.text)
+
+
+def is_dit(shapes: Shapes, dit: Dit) -> bool:
+    """Names are the authors' or those of diffusers."""
+    inner = shapes.get("blocks.0.ffn.0.weight", shapes.get("blocks.0.ffn.net.0.proj.weight", (0,)))
+    layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    found = shapes["patch_embedding.weight"][:2], inner[0], layers, "fps_embedding.weight" in shapes
+    return found == ((dit.width, dit.channels), dit.hidden, dit.layers, dit.paced)
+
+
+def is_vae(shapes: Shapes, vae: Vae) -> bool:
+    first = shapes.get("decoder.conv1.weight", shapes.get("decoder.conv_in.weight", ()))
+    return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
+
+
+def is_text(shapes: Shapes, text: Text) -> bool:
+    return any(shapes.get(name) == (text.vocabulary, text.width) for name in TABLES)
+
+
+# ---- all of them -------------------------------------------------------------------------------------------
+
+
+def recognised() -> list[str]:
+    """The transformers in the folders of SORA_COMFY that can be used, by the names that `of_file` takes."""
+    there = (file for home in homes(None) for place in under(home, "dit") for file in files_in(place))
+    return list(dict.fromkeys(file.name for file in there if is_known(file)))
+
+
+def is_known(path: Path) -> bool:
+    try:
+        return bool(like_of(path))
+    except (Failed, SoraError, OSError):
+        return False
