@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 
 
+WHOLE = Bars()  # pictures without bars
+
+
 @dataclass(frozen=True)
 class Kept:
     """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
@@ -49,7 +52,7 @@ class Connector:
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
         what is known before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
-        bars = Bars() if kept else Bars.around(map(self.picture, [*tail, *head]))
+        bars = WHOLE if kept else Bars.around(map(self.picture, [*tail, *head]))
         if bars:
             self.making.screen.note(f"black bars are left as they are: {spelled(bars)}")
         run = self.run(shot, tail, head, kept, bars)
@@ -62,7 +65,8 @@ class Connector:
         made = self.scored(map(bars.put_back, inner), tail, head, name)
         return media.from_rgb(self.making.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None, bars: Bars) -> "Run":
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None,
+            bars: Bars = WHOLE) -> "Run":  # fmt: skip
         from sora_cli.generation.engine import Known
 
         most, shot = context_of(shot.model), without(bars, shot, self.format.size)
