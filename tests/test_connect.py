@@ -24,7 +24,7 @@ class Planned(Connector):
         engine: Any = SimpleNamespace(start=lambda shot, known, span: (known, span))
         super().__init__(engine, media.Format(64, 64, Fraction(24)), None)  # type: ignore[arg-type]
 
-    def pictures(self, raw: Any, shot: Shot) -> np.ndarray:
+    def pictures(self, raw: Any, shot: Shot, bars: Any) -> np.ndarray:
         return np.array(raw)
 
 
