@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from sora_cli.cli import jobs, models
+from sora_cli.cli import jobs
 from sora_cli.cli.asking import words
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.lines import Line, plain
@@ -130,9 +130,9 @@ class Batch:
             check_output(sheet, (".png",), force=True)
             if any(real(str(sheet)) in written(item.job.target) for item in self.items):
                 raise SoraError(f"--sheet {sheet} is the output of a line; give another name")
-        jobs.check_rooms([item.job for item in self.left])
-        for job in {(item.job.model, tuple(item.job.roles)): item.job for item in self.left}.values():
-            models.check_model(job.model, self.screen.quiet, job.roles)
+        left = [item.job for item in self.left]
+        jobs.check_rooms(left)
+        jobs.check_models(left, self.screen.quiet)
 
     # -- the work ---------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Connector:
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
         what is known before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
-        bars = WHOLE if kept else Bars.around(map(self.picture, [*tail, *head]))
+        bars = WHOLE if kept else Bars.around(self.full([*tail, *head]))
         if bars:
             self.making.screen.note(f"black bars are left as they are: {spelled(bars)}")
         run = self.run(shot, tail, head, kept, bars)
@@ -86,26 +86,30 @@ class Connector:
     def pictures(self, raw: Sequence[bytes], shot: Shot, bars: Bars) -> np.ndarray:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
         if bars:
-            return np.stack([bars.inside(self.picture(frame)) for frame in raw])
+            return np.stack([bars.inside(frame) for frame in self.full(raw)])
         canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         size = canvas.crop_width, canvas.crop_height
         return np.stack(list(media.to_rgb(raw, self.format, size)))
 
+    def full(self, raw: Sequence[bytes]) -> Iterator[np.ndarray]:
+        """Raw frames at full size, uint8 [h, w, 3]; one process converts all of them."""
+        return iter(media.to_rgb(raw, self.format, self.format.size) if raw else ())
+
     def picture(self, raw: bytes) -> np.ndarray:
         """One raw frame at full size, uint8 [h, w, 3]."""
-        (frame,) = media.to_rgb([raw], self.format, self.format.size)
+        (frame,) = self.full([raw])
         return frame
 
     def scored(self, made: Iterable[np.ndarray], tail: Sequence[bytes], head: Sequence[bytes],
                name: str) -> Iterator[np.ndarray]:  # fmt: skip
         """New frames on their way through, with the boundary score of each join left in the making."""
         changes, count = Changes(), 0
-        for frame in media.to_rgb(tail, self.format, self.format.size) if tail else ():
+        for frame in self.full(tail):
             changes.add(frame)
         for count, frame in enumerate(made, 1):  # noqa: B007
             changes.add(frame)
             yield frame
-        for frame in media.to_rgb(head[: AROUND + 1], self.format, self.format.size) if head else ():
+        for frame in self.full(head[: AROUND + 1]):
             changes.add(frame)
         joins = {"start": len(tail) if tail else None, "end": len(tail) + count if head else None}
         for side, join in joins.items():

@@ -84,8 +84,14 @@ def check_all(jobs: Sequence[Job]) -> None:
     for job in jobs:
         job.check(job.target)
     check_rooms(jobs)
-    for job in {(job.model, tuple(job.roles)): job for job in jobs}.values():
-        models.check_model(job.model, job.showing.quiet, job.roles)
+    if jobs:
+        check_models(jobs, jobs[0].showing.quiet)
+
+
+def check_models(jobs: Sequence[Job], quiet: bool) -> None:
+    """Refuse models that are unknown, damaged or not here, each once."""
+    for model, roles in dict.fromkeys((job.model, tuple(job.roles)) for job in jobs):
+        models.check_model(model, quiet, roles)
 
 
 def check_rooms(jobs: Sequence[Job]) -> None:

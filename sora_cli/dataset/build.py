@@ -193,7 +193,7 @@ class Networks:
 
     def cut(self, captions: dict[str, str]) -> list[str]:
         """The files whose captions have more words than the text tower reads."""
-        return [file for file, caption in captions.items() if len(texts.words(caption)) > self.tokenizer.most]
+        return [file for file, caption in captions.items() if texts.longer(caption, self.tokenizer.most)]
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:

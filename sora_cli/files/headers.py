@@ -31,6 +31,8 @@ MOST_HEADER_BYTES = 20_000_000
 NAMED = 3  # keys that an error names before it counts the rest
 
 Change = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in place
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where the numbers of one tensor lie: in which file, and from which byte on. They are multiplied by their scale,

@@ -13,6 +13,8 @@ WORLD = "world"
 Choice = Annotated[Literal["nano", "mini", "base"], typer.Option(help="How large.")]
 Source = Annotated[str, typer.Option(help="What to learn from: world, or a dataset of `data build`.")]
 Init = Annotated[Path | None, typer.Option(help="Weights to start from: pocket, a run, an exported folder, or a file.")]
+Text = Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")]
+Autoencoder = Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")]
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class DitOptions(DataOptions):
 
     stage = "dit"
     init: Init = None
-    text: Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")] = None
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")] = None
+    text: Text = None
+    vae: Autoencoder = None
     coarse: Annotated[
         bool, typer.Option("--coarse", help="A smaller network for latents without details, to grow from.")
     ] = False
@@ -205,6 +207,6 @@ class ExportOptions:
     """Those of `train export`."""
 
     init: Annotated[Path, typer.Option(help="The transformer: a run of `train dit`.")]
-    text: Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")] = None
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")] = None
+    text: Text = None
+    vae: Autoencoder = None
     out: Annotated[Path, typer.Option(help="The folder of the model.")] = Path("model")

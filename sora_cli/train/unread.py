@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from sora_cli.models.sora.text import words
+from sora_cli.models.sora.text import longer
 from sora_cli.train.trainer import distributed
 
 
 def note_unread(captions: Sequence[str], most: int) -> None:
     """Say on stderr how many captions are longer than the words that are read of one."""
-    longer = sum(len(words(caption)) > most for caption in captions)
-    if longer and distributed.is_main():
-        print(f"{longer} of {len(captions)} captions are longer than the {most} words that are read", file=sys.stderr)
+    cut = sum(longer(caption, most) for caption in captions)
+    if cut and distributed.is_main():
+        print(f"{cut} of {len(captions)} captions are longer than the {most} words that are read", file=sys.stderr)

@@ -70,6 +70,11 @@ class Tokenizer:
         return list(dict.fromkeys(word for word in words(text) if word not in self.ids))
 
 
+def longer(text: str, most: int) -> bool:
+    """Whether a text has more words than so many that are read of one."""
+    return len(words(text)) > most
+
+
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation: "The cat's ball!" is the, cats, ball."""
     return re.findall(r"[^\W_]+", re.sub(r"['’]", "", unicodedata.normalize("NFC", text).lower()))
