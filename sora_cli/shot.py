@@ -52,27 +52,38 @@ class Cue:
 DIGITS = r"\s*[+-]?[\d.,_]*\d[\d.,_e+-]*\s*[%x]?\s*"  # what is meant as a number
 
 
+EXPERTS = ("high", "low")  # transformers of a model that has two, by the noise that they are for
+
+
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank change of the model, and how much of it. `FILE[:STRENGTH]` on the command line."""
+    """A low-rank change of the model, and how much of it. `[high:|low:]FILE[:STRENGTH]` on the command line."""
 
     path: str
     strength: float = 1.0
+    expert: str = ""  # of a model of two transformers, the one that is changed; "": both
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        path, _, strength = text.rpartition(":")
+        expert, _, rest = text.partition(":")
+        if expert not in EXPERTS or re.fullmatch(DIGITS, rest):
+            expert, rest = "", text
+        path, _, strength = rest.rpartition(":")
         try:
-            lora = cls(path, float(strength)) if path else cls(text)
+            lora = cls(path, float(strength), expert) if path else cls(rest, expert=expert)
         except ValueError:
-            lora = cls(text)  # a name with a colon in it
+            lora = cls(rest, expert=expert)  # a name with a colon in it
         if re.match(r"https?:", text):
             raise SoraError(f"LoRA {text} is an address; fetch the file and name that")
-        if path and re.fullmatch(DIGITS, strength) and (lora.path == text or re.search(r"_|[^\x00-\x7f]", strength)):
+        if path and re.fullmatch(DIGITS, strength) and (lora.path == rest or re.search(r"_|[^\x00-\x7f]", strength)):
             raise SoraError(f"LoRA strength {strength!r} is no number; write it like 0.8, as style.safetensors:0.8")
         if not lora.path.strip():
             raise SoraError(f"LoRA {text!r} is not FILE[:STRENGTH], for example style.safetensors:0.8")
         return lora
+
+    def __str__(self) -> str:
+        """File, and which transformer it is for if that is said."""
+        return f"{self.expert}:{self.path}" if self.expert else self.path
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class Shot:
     loop: bool = False              # the last frame leads to the first
     loras: tuple[Lora, ...] = ()    # changes of the model, added up
     captions: tuple[str, ...] = ()  # what is read for the prompt and each cue; (): as the model was trained
+    guidance_low: float = 0.0       # of the transformer for low noise, of a model that has two; 0: that of both
 
     def __post_init__(self) -> None:
         for text in self.prompts:
@@ -112,6 +124,7 @@ class Shot:
         for lora in self.loras:
             check_text("name of a LoRA", lora.path)
             check_range(f"strength of {lora.path}", lora.strength, -STRONGEST, STRONGEST)
+            check_choice("transformer of a LoRA", lora.expert, ("", *EXPERTS))
         geometry.check_size(self.width, self.height)
         check_range("fps", self.fps, 1, 120)
         check_range("frames", self.frames, 1, MOST_FRAMES)
@@ -119,6 +132,7 @@ class Shot:
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("steps", self.steps, 1, 1000)
         check_range("guidance", self.guidance, 0, 100)
+        check_range("guidance for low noise", self.guidance_low, 0, 100)
         check_choice("plan", self.plan, PLANS)
         check_choice("fit", self.fit, FITS)
         check_moments("anchor", [anchor.at for anchor in self.anchors], self)
@@ -132,6 +146,11 @@ class Shot:
     @property
     def seconds(self) -> float:
         return self.frames / self.fps
+
+    @property
+    def guidances(self) -> tuple[float, float]:
+        """Guidance of the transformer for high noise, and of that for low noise."""
+        return self.guidance, self.guidance_low or self.guidance
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -217,10 +236,14 @@ def typed(name: str, value: Any, kind: type) -> Any:
 def records(name: str, value: Any, kind: type) -> tuple[Any, ...]:
     """A list of objects as a tuple of frozen records; SoraError otherwise."""
     known: dict[str, Any] = {field.name: field.type for field in fields(kind)}
-    if not isinstance(value, list) or not all(isinstance(item, dict) and item.keys() == set(known) for item in value):
+    fit = isinstance(value, list) and all(
+        isinstance(item, dict) and set(known) - LATER <= item.keys() <= set(known) for item in value
+    )
+    if not fit:
         raise SoraError(f"not a shot: {name} is not a list of objects with {' and '.join(sorted(known))}")
     return tuple(kind(**{key: typed(f"{name}.{key}", it, known[key]) for key, it in item.items()}) for item in value)
 
 
+LATER = {"expert"}  # fields of records that older shots do not have
 LISTS: dict[str, type] = {"anchors": Anchor, "cues": Cue, "loras": Lora}
 BLANK = Shot(prompt="blank")

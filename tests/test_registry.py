@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
-from sora_cli.registry import schema
+from sora_cli.registry import layouts, schema
 
 MINE = """
 [mine]
@@ -303,7 +303,7 @@ def test_what_is_no_model_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_page_of_a_repository_is_the_repository(
     monkeypatch: pytest.MonkeyPatch, name: str, repository: str
 ) -> None:
-    monkeypatch.setattr(registry, "of_repository", lambda told: told)
+    monkeypatch.setattr(layouts, "of_repository", lambda told: told)
     assert registry.entry(name) == repository
 
 

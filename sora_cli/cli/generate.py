@@ -20,6 +20,7 @@ from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
+from sora_cli.generation.plan import check_given
 from sora_cli.media import blend
 from sora_cli.registry import lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from sora_cli.generation.engine import Run
     from sora_cli.placement.estimate import Estimate
 
-PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
+PLAIN = ("negative", "fps", "steps", "model", "plan", "fit")  # options that are fields of a shot
+SUITED = ("negative", "steps", "guidance", "guidance_low", "plan", "loras")  # fields that another model has others of
 
 
 @flattened
@@ -146,9 +148,10 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     if "seed" in given:
         base = expanding.reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
+    wanted |= models.guidance_of(options["guidance"])
     if source and wanted.get("model", base.model) != base.model:  # another model has other settings
         usual = models.usual(wanted["model"])
-        wanted = {name: getattr(usual, name) for name in ("negative", "steps", "guidance", "plan", "loras")} | wanted
+        wanted = {name: getattr(usual, name) for name in SUITED} | wanted
     if "res" in given:
         wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
     if given & {"seconds", "frames", "fps"}:
@@ -165,7 +168,7 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     shot = replace(base, **wanted)
     if not shot.anchors:
         check_prompt(shot.prompt)
-    return shot
+    return models.fitting(shot)
 
 
 def remade(source: Path, given: set[str]) -> Shot:
@@ -203,7 +206,7 @@ def sources(shot: Shot) -> tuple[str, ...]:
 
 def check(shot: Shot, order: Order, target: Target) -> None:
     """All that can be refused without torch: anchors, names, folders."""
-    assert order.placed is not None
+    check_given(registry.entry(shot.model), bool(order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
         raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "

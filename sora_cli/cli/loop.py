@@ -20,6 +20,7 @@ from sora_cli.cli.outputs import room_of, slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.generation.plan import check_given
 from sora_cli.media.seams import Changes
 from sora_cli.shot import Shot, check_prompt
 
@@ -87,6 +88,7 @@ def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: floa
 def check_making(shot: Shot, target: Target) -> None:
     """All that can be refused before anything is shown."""
     check_prompt(shot.prompt)
+    check_given(registry.entry(shot.model), False)
     target.check()
     target.check_format(format_of(shot, target.name))
 

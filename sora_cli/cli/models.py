@@ -1,5 +1,6 @@
 """What a command does with `--model`: see that its weights are there, and fill in how it is best used. No torch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from sora_cli import registry
 from sora_cli.cli import seeds
 from sora_cli.cli.options import Sampling
 from sora_cli.cli.screen import Transfers
+from sora_cli.errors import SoraError
 from sora_cli.registry import hub, lora
 from sora_cli.shot import Lora, Shot
 
@@ -26,15 +28,39 @@ def usual(model: str, prompt: str = "") -> Shot:
     """A shot of the size, length and settings that suit a model."""
     u = registry.entry(model).usage
     return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance, model=model,
-                plan=u.plan)  # fmt: skip
+                plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
 
 
 def asked(sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
     """The same with what the user says about it."""
-    told = {"steps": sampling.steps, "guidance": sampling.guidance, "negative": sampling.negative, "plan": plan}
+    told = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
     said: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)}
-    return replace(usual(sampling.model, prompt), **said)
+    said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)} | guidance_of(sampling.guidance)
+    return fitting(replace(usual(sampling.model, prompt), **said))
+
+
+def guidance_of(text: str | None) -> dict[str, float]:
+    """The fields of a shot that `--guidance` sets: one number for all, or one for each of two transformers."""
+    if text is None:
+        return {}
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)):
+        raise SoraError(f"--guidance is {text!r}; write a number like 4, or two of them like 4,3")
+    if numbers[1:] == [0.0]:
+        raise SoraError(f"--guidance is {text!r}; that for low noise must be above 0")
+    return {"guidance": numbers[0], "guidance_low": numbers[1] if numbers[1:] else 0.0}
+
+
+def fitting(shot: Shot) -> Shot:
+    """The shot; SoraError if it says something of two transformers, and its model has one."""
+    if not registry.entry(shot.model).usage.boundary:
+        lora.check_alone(shot.loras, shot.model)
+        if shot.guidance_low:
+            raise SoraError(f"{shot.model} has one transformer; --guidance takes one number for it")
+    return shot
 
 
 def loras_of(texts: Sequence[str] | None) -> tuple[Lora, ...]:

@@ -117,13 +117,16 @@ class Sampling:
         int | None, typer.Option(help="Steps of the sampler; more is slower and finer.", show_default=SUITED)
     ] = None
     guidance: Annotated[
-        float | None, typer.Option(help="How strictly to follow the prompt.", show_default=SUITED)
+        str | None,
+        typer.Option(metavar="G[,LOW]", help="How strictly to follow the prompt; where there are two transformers, "
+                     "also by each.", show_default=SUITED),
     ] = None
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)] = None
     model: ModelOption = "pocket"
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
+        typer.Option(metavar="[high:|low:]FILE[:STRENGTH]", help="Merge a LoRA into the model, or into one of its two "
+                     "transformers; again for more of them."),
     ] = None
     expand: Annotated[
         str,

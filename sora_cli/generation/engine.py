@@ -13,9 +13,9 @@ import json
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, field
-from functools import cached_property
-from itertools import count
+from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import chain, count
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +25,9 @@ from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
 from sora_cli.errors import Failed, SoraError
-from sora_cli.generation.plan import Given, Placed, Plan, plan
+from sora_cli.generation.given import runs, seen
+from sora_cli.generation.plan import Given, Placed, Plan, check_given, plan
+from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import Job, Velocity, Watch, unseen
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.pipelines.stages import Tell, silent
@@ -36,7 +38,7 @@ from sora_cli.sampling.conditioning import ADRIFT, Timeline
 from sora_cli.shot import Lora, Shot
 
 # What of a model's usage determines a video, beside its shot
-DECISIVE = ("solver", "shift", "window", "context", "known_noise", "grammar", "bar")
+DECISIVE = ("solver", "shift", "window", "context", "known_noise", "grammar", "bar", "boundary", "conditioned")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Run:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
         if self.plan.entry.name != self.pipeline.entry.name:
             raise SoraError(f"the shot is of {self.plan.entry.name}, and {self.pipeline.entry.name} is loaded")
+        check_given(self.plan.entry, bool(self.known))
         self.notes += self.pipeline.notes(self.shot)
         self.notes += (lora.note(one) for one in self.shot.loras)
         self.notes += self.plan.notes()
@@ -187,17 +190,18 @@ class Run:
         with self.clocked("text"):
             text = self.stages.text.do(self.read)
         rng = torch.Generator().manual_seed(self.shot.seed)
-        x, known = torch.randn(timeline.latents.shape, generator=rng), timeline.known.clone()
-        x = torch.lerp(x, timeline.latents, timeline.mask())  # noise, but for what is known
-        self.latents = x
+        noise, known = torch.randn(timeline.latents.shape, generator=rng), timeline.known.clone()
+        x = torch.lerp(noise, timeline.latents, timeline.mask())  # noise, but for what is known
+        self.latents, self.noise = x, noise
         finished = store.finished() if store else iter(())
         yield Progress("denoise", 0, len(self.plan.windows) * self.shot.steps)
         for number, window in enumerate(self.plan.windows):
             done = next(finished, None)
             if done is None:
+                condition = self.stages.autoencoder.do(partial(self.condition, window, x, known))
                 for attempt in self.stages.transformer:
                     with attempt:
-                        done = yield from self.make(number, x, known, text)
+                        done = yield from self.make(number, x, known, text, condition)
                 assert done is not None, "the last attempt makes it, or raises"
                 if store:
                     store.put(number, done)
@@ -207,10 +211,11 @@ class Run:
             self.done = known[0].nonzero().flatten().tolist()
             yield Progress("denoise", (number + 1) * self.shot.steps, len(self.plan.windows) * self.shot.steps)
 
-    def make(self, number: int, x: Tensor, known: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
+    def make(self, number: int, x: Tensor, known: Tensor, text: Tensor, condition: Tensor | None
+             ) -> Generator[Progress, None, Tensor]:  # fmt: skip
         """One window's latents [C, t, h, w] on the CPU; yields between solver steps."""
         steps, total = self.shot.steps, self.shot.steps * len(self.plan.windows)
-        job = self.job(self.plan.windows[number], x, known)
+        job = replace(self.job(self.plan.windows[number], x, known), condition=condition)
         solver = self.solve(job, self.plan.windows[number], text)
         for step in range(1, steps + 1):
             with self.clocked("dit"):
@@ -235,8 +240,45 @@ class Run:
         stills = {frame: self.timeline.stills[frame] for frame in window.frames if self.ends(frame, known)}
         return Job(
             self.shot, window.frames, x[:, index].to(device), known[:, index].to(device),
-            torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device), stills,
+            torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device),
+            {} if self.pipeline.conditioned else stills, self.noise[:, index].to(device), redone=self.redone(window),
         )  # fmt: skip
+
+    def condition(self, window: planner.Window, x: Tensor, known: Tensor) -> Tensor | None:
+        """What a window's model sees of given frames, and of those made before, in channels of its own; None where it
+        has no such channels."""
+        if not self.pipeline.conditioned:
+            return None
+        made = known[0].bool()
+        made[[frame for frame in self.pictured if frame < len(made)]] = False
+        decoded = ((TIME_STRIDE * run.start, self.decode(x[:, run.start : run.stop]))
+                   for run in runs(window.frames, made.tolist()))  # fmt: skip
+        return self.pipeline.condition(seen(window.frames, chain(decoded, self.pictures())), self.plan.canvas)
+
+    def pictures(self) -> Iterator[tuple[int, Iterable[np.ndarray]]]:
+        """Given pictures, each run with the frame that it begins at, counted from the first latent's."""
+        for piece, placed in zip(self.known, self.plan.placed, strict=True):
+            if piece.images is not None:
+                yield TIME_STRIDE * placed.first, used(piece, placed)
+
+    @property
+    def pictured(self) -> set[int]:
+        """Latents that are given as pictures."""
+        every = zip(self.known, self.plan.placed, strict=True)
+        return {frame for piece, placed in every if piece.images is not None for frame in placed.frames}
+
+    def decode(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """Frames of some latents [C, k, h, w], the first of which is taken for the first of a video."""
+        for video in self.pipeline.codec.vae.stream(latents[None], self.pipeline.codec.group):
+            yield from pictures_of(video[0], self.plan.canvas)
+
+    def redone(self, window: planner.Window) -> Tensor | None:
+        """Which given latents of a window the model makes again: the first ones of the video, where it sees them as
+        pictures. What it makes of them fits the rest; further on a window's first latent stands for one frame, and
+        that of the video for four."""
+        if not self.pipeline.conditioned or window.frames[0]:
+            return None
+        return torch.tensor([frame in self.pictured for frame in window.frames])
 
     def ends(self, frame: int, known: Tensor) -> bool:
         """Whether a latent frame has to be told the picture that it ends in: not if what follows shows it."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sora_cli import geometry, registry
+from sora_cli.errors import SoraError
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
@@ -83,7 +84,7 @@ class Plan:
     @property
     def longest(self) -> int:
         """The most latent frames of a window, with the slots of pictures that frames are to end in."""
-        slots = 0 if has_motion(self.entry) else sum(piece.at > 0 for piece in self.given)
+        slots = 0 if has_motion(self.entry) or self.usage.conditioned else sum(piece.at > 0 for piece in self.given)
         return slots + (self.latents if self.shot.plan == "full" else min(self.latents, self.usage.window))
 
     @property
@@ -158,6 +159,13 @@ def plan(shot: Shot, given: Sequence[Given] = (), span: geometry.Span | None = N
     canvas, captions = entry.canvas(shot.width, shot.height), tuple(captions_of(shot, entry.usage.grammar))
     found = Plan(shot, entry, canvas, span, captions, tuple(given), placed, frozenset(whole), frozenset(ends))
     return replace(found, windows=tuple(windows_of(found)))
+
+
+def check_given(entry: Entry, given: bool) -> None:
+    """Refuse a shot in which nothing is given, of a model that makes nothing without."""
+    if entry.usage.conditioned and not given:
+        raise SoraError(f"{entry.name} goes on from pictures, and none is given; give --image FILE, or take another "
+                        "--model for text alone")  # fmt: skip
 
 
 def place(piece: Given, span: geometry.Span) -> Placed:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from sora_cli import geometry, registry
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.registry import Entry
+from sora_cli.registry.lora import check_alone
 from sora_cli.shot import Lora, Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +33,9 @@ class Job:
     told: Tensor  # [T] the number of the prompt that holds
     seconds: Tensor  # [T] the times of the frames
     stills: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
+    noise: Tensor | None = None  # [C, T, h, w] of all frames, what is known too
+    condition: Tensor | None = None  # [D, T, h, w] what is given, for networks that see it in channels of their own
+    redone: Tensor | None = None  # [T] bool: what is known and made again all the same, with the rest
 
 
 def copies_of(job: Job, text: Tensor) -> int:
@@ -53,6 +58,16 @@ class Pipeline(Protocol):
 
     @property
     def codec(self) -> Codec: ...
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether what is given is seen in channels of its own, as `condition` makes them."""
+        ...
+
+    def condition(self, pictures: Sequence[np.ndarray | None], canvas: geometry.Canvas) -> Tensor | None:
+        """The 1 + 4n frames of a window, uint8 [h, w, 3] of the cropped canvas or None where nothing is given ->
+        [D, 1 + n, h, w] on the CPU; None of networks that have no such channels."""
+        ...
 
     def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
@@ -97,7 +112,10 @@ def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "a
          watch: Watch = unseen, loras: Sequence[Lora] = ()) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind, with LoRAs merged into it. SoraError for a model or device that is not there,
     Failed for weights that are missing or damaged."""
-    if registry.entry(model).kind == "sora":
+    entry = registry.entry(model)
+    if not entry.usage.boundary:
+        check_alone(loras, model)
+    if entry.kind == "sora":
         from sora_cli.pipelines.sora import Sora
 
         return Sora(model, device, dtype, loras)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
 from sora_cli.storage import latent_file
 
+Picture = TypeVar("Picture")
 ENCODED, DECODED, REMEMBERED = 2, 2, 4  # latents at a time; those decoded, where frames depend on all before them
 
 
@@ -73,9 +74,10 @@ class Codec:
         return cls(vae.to(where, how), where, how)
 
     @torch.inference_mode()
-    def encode(self, pictures: Iterable[np.ndarray], canvas: geometry.Canvas) -> Iterator[Tensor]:
+    def encode(self, pictures: Iterable[np.ndarray | None], canvas: geometry.Canvas) -> Iterator[Tensor]:
         """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
-        last picture is repeated until the last chunk is whole. All memory is taken by the second piece."""
+        last picture is repeated until the last chunk is whole; None is grey. All memory is taken by the second
+        piece."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
         first = 2 if self.stage.networks else 0
         head = list(islice(frames, geometry.frames_in(first) if first else 0))  # a stream cannot begin anew
@@ -90,8 +92,10 @@ class Codec:
                 raise Failed("the encoded latents are not finite; try --dtype float32, or verify the weights")
             yield latents
 
-    def frame(self, picture: np.ndarray, canvas: geometry.Canvas) -> Tensor:
+    def frame(self, picture: np.ndarray | None, canvas: geometry.Canvas) -> Tensor:
         """One picture on the canvas, [3, H, W] in [-1, 1]."""
+        if picture is None:
+            return torch.zeros(3, canvas.height, canvas.width, device=self.device, dtype=self.dtype)
         x = rearrange(torch.from_numpy(picture.copy()), "h w C -> 1 C h w").float() / 127.5 - 1
         size = canvas.crop_height, canvas.crop_width
         x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
@@ -134,7 +138,7 @@ class Codec:
         return found[None]
 
 
-def whole_chunks(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def whole_chunks(pictures: Iterable[Picture]) -> Iterator[Picture]:
     """The pictures, and the last one again until they are 1 + 4n."""
     count = 0
     for count, picture in enumerate(pictures, 1):  # noqa: B007

@@ -90,12 +90,13 @@ TEXT = Kind(
 def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
     """See that parts, by role, are what their networks need, and LoRAs too, as far as headers tell; the errors are
     those of `load_dit`."""
-    kinds: dict[str, Kind] = {"dit": DIT, "vae": VAE}
+    experts = {"dit": "high", "dit_low": "low"} if "dit_low" in places else {"dit": ""}
+    kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
         if role in places:
             files = files_of(places[role])
             network, rename = bare(places[role], files, kind)
-            survey_with(loras if role == "dit" else (), network, files, rename)
+            survey_with(loras if role in experts else (), network, files, rename, experts.get(role, ""))
     if "text" in places:
         survey_text(places["text"])
 
@@ -106,15 +107,15 @@ def dit_config(place: Path) -> WanConfig:
 
 def load_dit(
     place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
-    loras: Sequence[Lora] = (),
+    loras: Sequence[Lora] = (), expert: str = "",
 ) -> WanDit:  # fmt: skip
-    """The transformer, with LoRAs merged into it; norms, the timestep's embedding and the modulation are float32
-    whatever the dtype.
+    """The transformer, or one of two (high, low), with LoRAs merged into it; norms, the timestep's embedding and the
+    modulation are float32 whatever the dtype.
 
     SoraError if it is another network than is supported, Failed if files are damaged."""
     files = files_of(place)
     network, rename = bare(place, files, DIT)
-    places = survey_with(loras, network, files, rename)
+    places = survey_with(loras, network, files, rename, expert)
     if streamed:
         places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
     put(network, places, dtype, device, in_float, progress)
@@ -151,12 +152,12 @@ def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
 
 
 def survey_with(
-    loras: Sequence[Lora], network: nn.Module, files: list[Path], rename: Rename | None
+    loras: Sequence[Lora], network: nn.Module, files: list[Path], rename: Rename | None, expert: str = ""
 ) -> dict[str, Stored]:
     """Where a network's parameters lie, and what LoRAs add to them whenever they are read."""
     places = survey(network, files, rename)
     shapes = {name: stored.shape for name, stored in places.items()}
-    for name, added in changes(loras, shapes, names.DIT.ours_to_original).items():
+    for name, added in changes(loras, shapes, names.DIT.ours_to_original, expert).items():
         places[name] = replace(places[name], changes=added)
     return places
 

@@ -10,10 +10,13 @@ WAN21 = WanConfig(
     inputs=16, outputs=16, heads=12, head_width=128, layers=30, hidden=8960, text_width=4096, waves=256, eps=1e-6,
     paced=False,
 )  # fmt: skip
+LARGE = replace(WAN21, heads=40, layers=40, hidden=13824)
 DITS = {
     "Wan 2.1 T2V 1.3B": WAN21,
     "Wan 2.2 TI2V 5B": replace(WAN21, inputs=48, outputs=48, heads=24, hidden=14336),
     "SkyReels-V2 DF 1.3B": replace(WAN21, paced=True),
+    "Wan 2.1 T2V 14B, Wan 2.2 T2V A14B and SkyReels-V2 DF 14B": LARGE,
+    "Wan 2.2 I2V A14B": replace(LARGE, inputs=36),
 }
 
 UMT5 = Umt5Config(

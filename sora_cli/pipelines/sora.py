@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,11 @@ class Sora:
     @property
     def parts(self) -> tuple[int, int]:
         return self.vae.config.space, self.vae.config.time
+
+    conditioned = False  # what is given stands in place
+
+    def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> None:
+        return None
 
     def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
         return Stages()

@@ -1,6 +1,7 @@
 """The pipeline of the Wan family: UMT5, Wan's transformer and autoencoder, and the solvers that they were tuned for.
 
-The networks are large, so that they are loaded when their turn comes and stay only where there is room for all.
+The networks are large, so that they are loaded when their turn comes and stay only where there is room for all. Of two
+transformers, one for high noise and one for low, one is there at a time: they take turns once a window.
 Known frames stand in the sequence at timestep 0. What a picture shows is one frame, while any latent but the first
 stands for four: a picture that is known later than that is a slot of its own, behind the latent that it ends, as
 SkyReels-V2 was trained.
@@ -12,8 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from sora_cli import registry
@@ -27,6 +28,7 @@ from sora_cli.models.wan.vae import CHUNK, WanVae
 from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
+from sora_cli.pipelines.wan_velocity import STEADY, Guided, fixed, generator, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.memory import Placement
@@ -34,11 +36,13 @@ from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
 from sora_cli.registry import hub
-from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, euler_sigmas, timesteps, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
 from sora_cli.shot import Lora, Shot
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
-BLOCKS = {"text": "encoder.block", "dit": "blocks"}  # the lists of blocks that take long
+EXPERTS = {"dit": "high", "dit_low": "low"}  # where there are two transformers, the noise that each is for
+LORAS = {"lora": "high", "lora_low": "low"}  # those that are part of a model, by the transformer that they change
+BLOCKS = {"text": "encoder.block", "dit": "blocks", "dit_low": "blocks"}  # the lists of blocks that take long
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
 
@@ -52,8 +56,11 @@ class Wan:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, large=True)
         self.places = hub.locate(self.entry.only(*roles))
-        loading.check(self.places, loras)
-        self.memory, self.watch, self.loras = memory, watch, loras
+        own = [Lora(str(self.places[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
+               if role in self.places]  # fmt: skip
+        self.memory, self.watch, self.loras = memory, watch, (*own, *loras)
+        loading.check(self.places, self.loras)
+        self.check_channels()
         self.networks: dict[str, nn.Module] = {}
         self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
         self.stages = Stages()
@@ -65,6 +72,26 @@ class Wan:
     @cached_property
     def config(self) -> WanConfig:
         return loading.dit_config(self.places["dit"])
+
+    @property
+    def two(self) -> bool:
+        """Whether there is a transformer for high noise and one for low."""
+        return self.entry.usage.boundary > 0
+
+    @property
+    def conditioned(self) -> bool:
+        return self.entry.usage.conditioned
+
+    def check_channels(self) -> None:
+        """SoraError if a transformer takes other channels than the registry says, or the two are of different sizes."""
+        name = self.entry.name
+        for config in (loading.dit_config(self.places[role]) for role in EXPERTS if role in self.places):
+            given, due = config.inputs - config.outputs, CHUNK + config.outputs if self.conditioned else 0
+            if given != due:
+                raise SoraError(f"the transformer of {name} takes {given} channels beside the latent; used with "
+                                f"conditioned = {str(self.conditioned).lower()}, it takes {due}")  # fmt: skip
+            if config != self.config:
+                raise SoraError(f"the two transformers of {name} are not of the same size")
 
     @property
     def codec(self) -> Codec:
@@ -103,8 +130,8 @@ class Wan:
     def notes(self, shot: Shot) -> Iterator[str]:
         if self.entry.sought:
             yield f"{self.entry.name} is {self.entry.about}"
-        if self.entry.usage.solver == "dmd" and shot.steps != len(DMD):
-            raise SoraError(f"{self.entry.name} is distilled to {len(DMD)} steps; leave out --steps {shot.steps}")
+        if self.entry.usage.solver == "dmd" and shot.steps != (due := self.entry.usage.steps):
+            raise SoraError(f"{self.entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
         for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least
             if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
                 yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
@@ -114,8 +141,11 @@ class Wan:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
-        """A network, loaded; whatever else is loaded goes first, unless there is room for both."""
+        """A network, loaded; whatever else is loaded goes first, unless there is room for both. Two transformers are
+        never there together."""
         if role not in self.networks:
+            if role in EXPERTS and [self.networks.pop(other) for other in EXPERTS if other in self.networks]:
+                free_caches(self.device)
             reads = "text" in (role, *self.networks)
             if self.placement.alone if reads else not self.placement.keep:
                 self.release()
@@ -129,16 +159,21 @@ class Wan:
         free_caches(self.device)
 
     def load(self, role: str) -> nn.Module:
-        place, how, watch = self.places[role], self.placement, partial(self.watch, NAMES[role])
+        place, how, watch = self.places[role], self.placement, partial(self.watch, self.called(role))
         if role == "text":
             return loading.load_text(place, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
             return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
+        merged = self.loras, EXPERTS[role] if self.two else ""
         if how.dit != "streamed":
-            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch, self.loras)
-        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, self.loras)
+            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch, *merged)
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, *merged)
         keep_on_host(dit, "blocks", self.device)
         return dit
+
+    def called(self, role: str) -> str:
+        """A network, for whoever watches it being read."""
+        return f"transformer for {EXPERTS[role]} noise" if self.two and role in EXPERTS else NAMES[role]
 
     def watch_blocks(self, network: nn.Module, at: str) -> None:
         """Have it told how far a network is in each of its passes."""
@@ -186,22 +221,44 @@ class Wan:
         return Guided(self, job, text)
 
     def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        """What is known stays as it is, to the bit."""
-        clean = job.x
+        """What is known stays as it is, to the bit, but for what is to be made again."""
+        kept = fixed(job)
+        if job.redone is not None:
+            kept = kept & ~job.redone[:, None, None].to(kept.device)
         for x in self.solver(velocity, job):
-            yield torch.where(fixed(job), clean, x)
+            yield torch.where(kept, job.x, x)
 
     def solver(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        usage, steps = self.entry.usage, job.shot.steps
+        usage, x = self.entry.usage, job.x
+        if job.condition is not None:  # all begins as noise
+            assert job.noise is not None
+            x = torch.where(fixed(job), job.noise.to(x), x)
         shift = usage.shift or 1.0
+        levels = levels_of(usage.solver, job.shot.steps, shift)
         if usage.solver == "unipc":
-            return unipc(velocity, job.x, unipc_sigmas(steps, shift))
+            return unipc(velocity, x, levels)
         if usage.solver == "dmd":
-            return dmd(velocity, job.x, generator(job))
-        return euler(velocity, job.x, euler_sigmas(steps, shift).to(self.device))
+            times = DMD if job.shot.steps == len(DMD) else (TRAINED * levels[:-1]).tolist()
+            return dmd(velocity, x, generator(job), times, shift)
+        return euler(velocity, x, levels.float().to(self.device))
+
+    def expert(self, sigma: Tensor) -> str:
+        """The transformer for a noise level, by its role."""
+        usage = self.entry.usage
+        high = not self.two or bool(told_time(usage.solver, sigma) >= usage.boundary * TRAINED)
+        return "dit" if high else "dit_low"
+
+    def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> Tensor:
+        """[4 + C, 1 + n, h, w]: which frames are given, then the latents of them, grey between them."""
+        latents = torch.cat(list(self.codec.encode(pictures, canvas)), 1)
+        given = mask([picture is not None for picture in pictures])
+        return torch.cat([given.expand(-1, -1, *latents.shape[2:]), latents])
 
     def work(self, job: Job, text: Tensor) -> float:
-        c, copies = self.config, copies_of(job, text)
+        c, shot, usage = self.config, job.shot, self.entry.usage
+        high = steps_above(usage.boundary, usage.solver, shot.steps, usage.shift or 1.0) / shot.steps
+        guided = sum(share for share, one in zip((high, 1 - high), shot.guidances, strict=True) if one != STEADY)
+        copies = 1 + (copies_of(job, text) - 1) * guided
         T, h, w = (size // patch for size, patch in zip(job.x.shape[1:], (1, 2, 2), strict=True))
         N = (T + len(job.stills)) * h * w
         block = (8 * c.width**2 + 2 * c.width * c.hidden) * N + 2 * c.width * N * (N + text.shape[1])
@@ -214,56 +271,6 @@ class Wan:
         """What is loaded in a role."""
         place = self.places[role]
         return [place / "tokenizer.json"] if role == "tokenizer" else published.loaded(place)
-
-
-class Guided:
-    """The guided velocity of one window, noise minus data. With guidance the transformer is asked twice, one after
-    the other: together they would need twice the memory for hardly less time."""
-
-    def __init__(self, pipeline: Wan, job: Job, text: Tensor) -> None:
-        self.pipeline, self.job = pipeline, job
-        prompt = text[int(job.told[len(job.told) // 2])][None]  # one text holds for a window: that of its middle
-        self.texts = [prompt, text[-1:]][: copies_of(job, text)]
-        first, dtype = job.frames[0], pipeline.dtype
-        behind = [frame + 1 for frame in job.stills]
-        self.places = torch.tensor([place - first for place in (*job.frames, *behind)])
-        stills = [rearrange(still, "C h w -> 1 C 1 h w") for still in job.stills.values()]
-        self.stills = torch.cat(stills, 2).to(pipeline.device, dtype) if stills else None
-        self.clean = noised(job, pipeline.entry.usage.known_noise)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        pipeline, known = self.pipeline, fixed(self.job)
-        given = torch.where(known, self.clean, x)[None].to(pipeline.dtype)
-        if self.stills is not None:
-            given = torch.cat([given, self.stills], 2)
-        t, dit = self.times(sigma), pipeline.use("dit")
-        told = [dit(given, t, text, self.job.shot.fps, self.places)[0, :, : x.shape[1]].float() for text in self.texts]
-        return told[0] if len(told) == 1 else told[1] + self.job.shot.guidance * (told[0] - told[1])
-
-    def times(self, sigma: Tensor) -> Tensor:
-        """The timestep of every slot [1, T + stills]."""
-        t = timesteps(sigma).to(self.pipeline.device)
-        told = torch.tensor(self.pipeline.entry.usage.known_noise, device=t.device)
-        frames = torch.where(self.job.known[0] > 0, told, t)
-        return torch.cat([frames, frames.new_zeros(len(self.job.stills))])[None]
-
-
-def fixed(job: Job) -> Tensor:
-    """Which latents of a window are known, bool [1, T, 1, 1]."""
-    return rearrange(job.known[0] > 0, "T -> 1 T 1 1")
-
-
-def noised(job: Job, timestep: int) -> Tensor:
-    """The window with a little noise over what is known, as a network was trained to go on from it."""
-    if not timestep:
-        return job.x
-    noise = torch.randn(job.x.shape, generator=generator(job)).to(job.x)
-    return torch.lerp(job.x, noise, timestep / TRAINED)
-
-
-def generator(job: Job) -> torch.Generator:
-    """Noise of a window's own, so that windows that are taken from the disk leave that of the others alone."""
-    return torch.Generator().manual_seed((job.shot.seed + 1_000_003 * (1 + job.frames[-1])) % 2**63)
 
 
 class Autoencoder:

@@ -22,7 +22,7 @@ def foreign(text: str) -> list[str]:
 
 def unheard(shot: Shot, usual: str) -> Iterator[str]:
     """What of a shot's prompts does nothing, a line each; `usual` is the model's own negative prompt."""
-    if shot.negative.strip() and shot.guidance == 1 and shot.negative != usual:
+    if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != usual:
         yield "--negative does nothing at --guidance 1; a higher one makes use of it"
     if found := dict.fromkeys(one for text in (*shot.prompts, shot.negative) for one in foreign(text)):
         pieces = ", ".join(one[:40] for one in list(found)[:8])

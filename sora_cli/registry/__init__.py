@@ -20,7 +20,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.registry import schema, sizes
-from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT
+from sora_cli.registry.schema import ROLES, TEXT
 from sora_cli.registry.sizes import Network
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenize
 TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
 NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
-CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
-SECOND = "transformer_2/config.json"  # of models that are made of two transformers
-SUPPORTED = "supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, in the diffusers layout"
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class WeightFile:
 class Part:
     """What one network of a model is made of: files in one folder of a repository, or in one of this machine."""
 
-    role: str  # dit, vae, text or tokenizer
+    role: str  # one of schema.ROLES
     repo: str
     revision: str
     folder: str  # "" for the root
@@ -83,7 +80,10 @@ class Usage:
     shift: float | None = None  # of the noise levels; None: by the number of tokens
     window: int = 8  # latent frames made together, as many as the longest training clips had
     context: int = 4  # of which so many are known where a window goes on from others
-    known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as
+    known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as; 1000: that of the others
+    boundary: float = 0.0  # noise level, from which on the transformer for high noise is used; 0: there is one alone
+    guidance_low: float = 0.0  # below that level; 0: the same as above it
+    conditioned: bool = False  # whether given frames come in channels of their own, without which it makes nothing
     trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
     grammar: bool = False  # whether its captions were those of the rendered world
     bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
@@ -158,16 +158,16 @@ def entry(name: str) -> Entry:
     in it stands in the way of no other model."""
     if name in registry():
         return registry()[name]
-    if page := PAGE.fullmatch(name):
-        return of_repository(HUB + "@".join(filter(None, page.groups())))
-    if name.startswith(HUB):
-        return of_repository(name)
-    if name.endswith(published.SINGLE) and "://" not in name and not Path(name).expanduser().is_dir():
-        from sora_cli.registry import comfy  # which knows of entries
+    from sora_cli.registry import comfy, layouts  # which know of entries
 
+    if page := PAGE.fullmatch(name):
+        return layouts.of_repository(HUB + "@".join(filter(None, page.groups())))
+    if name.startswith(HUB):
+        return layouts.of_repository(name)
+    if name.endswith(published.SINGLE) and "://" not in name and not Path(name).expanduser().is_dir():
         return comfy.of_file(name)
     if "/" in name or os.sep in name or name.startswith((".", "~")):
-        return of_folder(name)
+        return layouts.of_folder(name)
     if name not in own():
         raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or FILE, ./FOLDER, {HUB}OWNER/NAME")
     return own()[name]
@@ -223,7 +223,8 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         network=sizes.read(model.get("network", {}) | text.get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
-    schema.check_whole(name, read.kind, [part.role for part in read.parts], read.usage.window, read.usage.context)
+    roles, use = [part.role for part in read.parts], read.usage
+    schema.check_whole(name, read.kind, roles, use.window, use.context, use.boundary)
     return read
 
 
@@ -267,81 +268,6 @@ def read_part(part: Mapping[str, Any], home: Path) -> Part:
     return replace(made, bytes=bytes_in(made)) if made.path and not made.bytes else made
 
 
-# ---- folders and repositories -----------------------------------------------------------------------------
-
-
-def of_folder(name: str) -> Entry:
-    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
-    encoder in it, with the shared one."""
-    folder = Path(name).expanduser()
-    if "://" in name:
-        raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
-    if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
-        raise SoraError(f"--model {name} is not read; take .safetensors or .gguf")
-    if (folder / EXPORTED).is_file():
-        return of_export(name, folder)
-    if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
-        raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
-    configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
-    for config in configs:
-        if not config.is_file():
-            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
-    like = registry()[like_of(read_config(configs[0]), name)]
-    if (folder / SECOND).exists():
-        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
-    texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
-    roles = ROLES if all(texts) else ("dit", "vae")
-    parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
-    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
-    entry = entry_like(like, name, f"the model of {folder}", parts)
-    told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
-    return replace(entry, network=sizes.sized(entry.network, told))
-
-
-def of_export(name: str, folder: Path) -> Entry:
-    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
-    try:
-        told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-        if len(told) != 1:
-            raise SoraError(f"it names {len(told)} models, and a folder is one")
-        (model,) = read_registry(told, home=folder).values()
-    except (OSError, ValueError, RecursionError, SoraError) as error:
-        raise SoraError(f"{folder / EXPORTED}: {error}") from error
-    return replace(model, name=name)
-
-
-def of_repository(name: str) -> Entry:
-    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
-    fetched. How large it is, is known when it is pulled."""
-    from sora_cli.registry import hub_client
-
-    repo, _, revision = name.removeprefix(HUB).partition("@")
-    if not REPOSITORY.fullmatch(repo):
-        raise SoraError(f"{name} names no repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
-    revision = revision or MAIN
-    config = hub_client.small_file(repo, f"{FOLDERS['dit']}/config.json", revision)
-    if config is None:
-        raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
-    like = registry()[like_of(read_config(config), name)]
-    if hub_client.small_file(repo, SECOND, revision):
-        raise SoraError(f"{name} has two transformers; {SUPPORTED}")
-    texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
-    roles = ROLES if all(texts) else ("dit", "vae")
-    parts = tuple(Part(role, repo, revision, FOLDERS[role], 0, NAMES[role]) for role in roles)
-    entry = entry_like(like, name, f"the model of the repository {repo}", parts)
-    return replace(entry, network=sizes.sized(entry.network, {"dit": read_config(config)}))
-
-
-def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
-    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
-    roles = {part.role for part in parts}
-    parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
-    page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
-    url = f"https://huggingface.co/{page}" if page else ""
-    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
-                 network=like.network)  # fmt: skip
-
-
 def read_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -350,20 +276,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Failed(f"{path} holds no configuration")
     return found
-
-
-def like_of(config: Mapping[str, Any], name: str) -> str:
-    """The registered model with the architecture of a transformer's config.json; SoraError for all others."""
-    for key in ("image_dim", "added_kv_proj_dim"):
-        if config.get(key) is not None:
-            raise SoraError(f"{name} takes image embeddings ({key} is {config[key]}); {SUPPORTED}")
-    if config.get("inject_sample_info") is True:
-        return "skyreels2-1.3b"
-    like = {"48": "wan2.2-5b", "16": "wan2.1-1.3b"}.get(str(config.get("in_channels")))
-    if like is None or config.get("_class_name", CLASSES[0]) not in CLASSES:
-        told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
-        raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
-    return like
 
 
 def bytes_in(part: Part) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import gguf_header, published
-from sora_cli.registry import Entry, Part, families
+from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
 from sora_cli.registry.sizes import Dit, Network, Text, Vae
 
@@ -49,7 +49,7 @@ def of_file(name: str) -> Entry:
     else:
         sought.append(f"no {TOKENIZER} is beside the text encoder")
     about = f"used like {like.name}, with {' and '.join(with_)}"
-    return registry.replace(registry.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
+    return registry.replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
 def file_called(name: str) -> Path:
@@ -166,7 +166,7 @@ def is_dit(shapes: Shapes, dit: Dit) -> bool:
     inner = shapes.get("blocks.0.ffn.0.weight", shapes.get("blocks.0.ffn.net.0.proj.weight", (0,)))
     layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     found = shapes["patch_embedding.weight"][:2], inner[0], layers, "fps_embedding.weight" in shapes
-    return found == ((dit.width, dit.channels), dit.hidden, dit.layers, dit.paced)
+    return found == ((dit.width, dit.inputs), dit.hidden, dit.layers, dit.paced)
 
 
 def is_vae(shapes: Shapes, vae: Vae) -> bool:

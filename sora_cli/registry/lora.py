@@ -40,8 +40,9 @@ LEAVES = {"diff_b": "bias", "diff_m": "modulation"}  # what is changed of a modu
 WRAPPED = re.compile(r"_*(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module|base_layer)_")
 PREFIX = re.compile(  # of programs and their wrappers, any of them behind one another
     r"_*(?:backbone|base_model|denoiser|diffusion_model|dit|ema|ema_model|generator|lora|lora_unet|lycoris|model|module|"
-    r"net|network|pipe|pipeline|student|transformer|unet|wan)_+"
+    r"net|network|pipe|pipeline|student|transformer(?:_2)?|unet|wan)_+"
 )
+SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transformer for low noise begin with
 ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
 NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
 RANKS = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
@@ -94,14 +95,17 @@ def numbers(stored: Stored) -> "Tensor":
 # ---- to what ----------------------------------------------------------------------------------------------
 
 
-def changes(loras: Sequence[Lora], shapes: Shapes, original: Original = str) -> dict[str, tuple[Change, ...]]:
-    """What is added to which parameters of a network; nothing where the strength is 0. Only headers are read.
+def changes(
+    loras: Sequence[Lora], shapes: Shapes, original: Original = str, expert: str = ""
+) -> dict[str, tuple[Change, ...]]:
+    """What is added to which parameters of a network; nothing where the strength is 0. Only headers are read. `expert`
+    is which of a model's two transformers it is, "" the only one.
 
     SoraError, one line that names the file, how many of its tensors do not fit and the first of them; Failed if it is
     damaged."""
     found: dict[str, tuple[Change, ...]] = {}
     for lora in loras:
-        for name, change in of_file(lora, shapes, original):
+        for name, change in of_file(lora, shapes, original, expert) if lora.expert in ("", expert) else ():
             if lora.strength:
                 found[name] = (*found.get(name, ()), change)
     return found
@@ -119,11 +123,17 @@ def merged(tensors: Mapping[str, "Tensor"], loras: Sequence[Lora]) -> dict[str, 
     return found
 
 
-def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[str, LowRank | Difference]]:
+def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
+            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
     """The changes of one file by the parameters that they are for, every one of them fitting."""
     path = file_of(lora)
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
-    placed = [(place_of(stored.key, names), stored) for stored in contents(path)]
+    listed = of_expert(path, expert)
+    if not listed and contents(path):  # it is all for the other one
+        if lora.expert:
+            raise SoraError(f"{path} has nothing for the transformer for {lora.expert} noise")
+        return
+    placed = [(place_of(stored.key, names), stored) for stored in listed]
     if strange := [stored for place, stored in placed if place is None]:
         raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {len(placed)} tensors match nothing "
                         f"in it, the first is {shortened(strange[0].key)}"
@@ -148,6 +158,24 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {len(found)} changes do not fit, "
                         f"the first is {shortened(first.key)}, {lengths(first.shape)} beside {lengths(shapes[name])}")
     yield from found
+
+
+def of_expert(path: Path, expert: str) -> list[Stored]:
+    """The tensors of a file that are for one of two transformers, or for the only one. Files of diffusers that have
+    both say so by `transformer.` and `transformer_2.`; all others are for either."""
+    listed = contents(path)
+    second = [bool(SECOND.match(stored.key)) for stored in listed]
+    if any(second) and not expert:
+        raise SoraError(f"{path} is for a model of two transformers, which it calls transformer and transformer_2")
+    if not any(second):
+        return listed
+    return [stored for stored, is_second in zip(listed, second, strict=True) if is_second == (expert == "low")]
+
+
+def check_alone(loras: Sequence[Lora], model: str) -> None:
+    """Refuse LoRAs that are for one of two transformers, of a model that has one."""
+    if told := next((lora for lora in loras if lora.expert), None):
+        raise SoraError(f"{model} has one transformer; write --lora {told.path} without {told.expert}:")
 
 
 def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
@@ -275,7 +303,7 @@ def configuration(path: Path) -> list[dict[str, Any]]:
     if alone and (beside := path.with_name(BESIDE)).is_file():
         found.append(read_json(beside))
     objects = [one for one in found if isinstance(one, dict)]
-    return [{key.removeprefix("transformer."): value for key, value in one.items()} for one in objects]
+    return [{re.sub(r"^transformer(_2)?\.", "", key): value for key, value in one.items()} for one in objects]
 
 
 def check(loras: Sequence[Lora]) -> None:
@@ -294,7 +322,7 @@ def note(lora: Lora) -> str:
     used = sorted(set(found.values()))
     share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
     idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())
-    return (f"LoRA {lora.path} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
+    return (f"LoRA {lora} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
             + (", which changes nothing: all that it adds is 0" if idle else ""))  # fmt: skip
 
 

@@ -9,9 +9,12 @@ from sora_cli.shot import PLANS
 
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
 KINDS = ("sora", "wan", TEXT)
-ROLES = ("dit", "vae", "text", "tokenizer")  # of the parts of a Hub model
+# Of the parts of a Hub model. `dit` is its transformer, or that for high noise where `dit_low` is there for low noise;
+# a LoRA is merged into the one or the other.
+ROLES = ("dit", "dit_low", "vae", "text", "tokenizer", "lora", "lora_low")
+NEEDED = ("dit", "vae", "text", "tokenizer")  # that no model can do without
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-CHOICES = {"solver": ("euler", "unipc", "dmd"), "plan": PLANS}
+CHOICES = {"solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
 
 # keys of a weights.toml, and the types of their values
 FILE_KEYS = {"name": str, "bytes": int, "sha256": str}
@@ -26,7 +29,7 @@ MODEL_KEYS = {
 USAGE_KEYS = {
     "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
     "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-    "grammar": bool, "bar": float,
+    "grammar": bool, "bar": float, "boundary": float, "guidance_low": float, "conditioned": bool,
 }  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {
@@ -63,16 +66,21 @@ def check_usage(name: str, model: Mapping[str, Any]) -> None:
             raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(known)}")
 
 
-def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context: int) -> None:
+def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context: int, boundary: float = 0.0) -> None:
     """A model has all its networks, once, and something to make in every window."""
     if not context < window:
         raise SoraError(f"[{name}] usage has context = {context}; it must be less than window, which is {window}")
     for role in ROLES if kind == "wan" else ():
-        if role not in roles:
+        if role in NEEDED and role not in roles:
             hint = "; text = \"umt5-xxl\" names the shared one" if role in ("text", "tokenizer") else ""
             raise SoraError(f"[{name}] has no part with role = {role!r}{hint}")
         if roles.count(role) > 1:
             raise SoraError(f"[{name}] has several parts with role = {role!r}; keep one")
+    if ("dit_low" in roles) != (0 < boundary < 1):
+        raise SoraError(f"[{name}] usage has boundary = {boundary:g}; with a part of role 'dit_low' it must be above 0 "
+                        "and below 1, without one it must not be there")  # fmt: skip
+    if "lora_low" in roles and "dit_low" not in roles:
+        raise SoraError(f"[{name}] has a part with role = 'lora_low', and no 'dit_low' that it could be merged into")
 
 
 def check_table(where: str, table: object, keys: Mapping[str, type], needed: Sequence[str] = ()) -> None:

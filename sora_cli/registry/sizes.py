@@ -28,6 +28,12 @@ class Dit:
     paced: bool = False  # is told the frame rate
     text_width: int = 4096
     waves: int = 256  # sinusoids that a timestep is told in
+    given: int = 0  # channels of its input beside the latent, for what is given
+
+    @property
+    def inputs(self) -> int:
+        """Channels that it takes."""
+        return self.channels + self.given
 
     @property
     def block(self) -> int:
@@ -38,7 +44,7 @@ class Dit:
     def around(self) -> int:
         """Weights before and behind the blocks."""
         D, pixels = self.width, self.channels * PATCH**2
-        embeddings = (pixels + self.waves + self.text_width + 3 + 2 * D) * D + 2 * D
+        embeddings = (self.inputs * PATCH**2 + self.waves + self.text_width + 3 + 2 * D) * D + 2 * D
         frame_rate = 7 * D**2 + 9 * D if self.paced else 0
         return embeddings + 6 * D * (D + 1) + pixels * (D + 1) + 2 * D + frame_rate
 
@@ -54,7 +60,7 @@ class Dit:
     @property
     def ends(self) -> int:
         """Weights that every token meets outside of the blocks."""
-        return 2 * self.channels * PATCH**2 * self.width
+        return (self.inputs + self.channels) * PATCH**2 * self.width
 
     def attention(self, tokens: int) -> float:
         """FLOP of the scores and of what they gather, among the tokens and to the text."""
@@ -286,6 +292,8 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
         sizes: dict[str, Any] = {name: size for name, size in told.items() if fitting(size, getattr(before, name))}
         if role == "dit" and fitting(width := config.get("attention_head_dim", 0), before.width):
             sizes["width"] = width * int(sizes.get("heads", before.heads))
+        if role == "dit" and fitting(made := config.get("out_channels", 0), before.channels) and "channels" in sizes:
+            sizes |= {"channels": made, "given": max(0, sizes["channels"] - made)}
         if role == "vae" and "width" in sizes:
             sizes.setdefault("decoder_width", sizes["width"])
         like = replace(like, **{role: replace(before, **sizes)})

@@ -16,7 +16,10 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> dx/dt
 
 TRAINED = 1000  # timesteps that the networks were trained with
 DMD = (1000, 757, 522)  # the three timesteps that FastWan was distilled to
-DMD_SHIFT = 8.0  # towards noise, of the levels that it was distilled on
+# Of the table in which FastWan looks up its noise levels. Its training scripts have 5, its published sampler has 8. The
+# table is asked for the level nearest to a timestep, so that the shift decides nothing but how fine it is there: 757 is
+# 0.7571 at 5 and 0.7568 at 8, 522 is 0.5216 and 0.5217. 8 is what the authors' own pictures were made with.
+DMD_SHIFT = 8.0
 
 
 def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
@@ -49,9 +52,39 @@ def euler_sigmas(steps: int, shift: float) -> Tensor:
     return torch.cat([s, s.new_zeros(1)]).float()
 
 
+def even_sigmas(steps: int, shift: float) -> Tensor:
+    """Noise levels [steps + 1] from 1 down to 0, evenly spaced and then moved towards noise by `shift`; in float64.
+
+    Networks that were distilled to a few steps walk these. Four steps with a shift of 5 are 1, 0.9375, 0.8333, 0.625
+    and 0: rows 1000, 750, 500 and 250 of the training table, as LightX2V has them
+    (schedulers/wan/step_distill/scheduler.py), and the self-forcing recipe of Wan2.2-TI2V-5B-Turbo."""
+    if steps < 1:
+        raise SoraError(f"sampling takes at least one step, not {steps}")
+    s = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    return shift * s / (1 + (shift - 1) * s)
+
+
+def levels_of(solver: str, steps: int, shift: float) -> Tensor:
+    """The noise levels [steps + 1] that a solver of a registry entry walks."""
+    if solver == "dmd" and steps == len(DMD):
+        return torch.tensor([trained_level(t) for t in DMD] + [0.0], dtype=torch.float64)
+    return {"unipc": unipc_sigmas, "euler": euler_sigmas}.get(solver, even_sigmas)(steps, shift)
+
+
 def timesteps(sigmas: Tensor) -> Tensor:
     """The whole timesteps, int64, that networks sampled by UniPC are told for noise levels in float64."""
     return (sigmas * TRAINED).long()
+
+
+def told_time(solver: str, sigma: Tensor) -> Tensor:
+    """The timestep that a network is told for a noise level; LightX2V's are no whole numbers."""
+    return sigma * TRAINED if solver == "lightx2v" else timesteps(sigma)
+
+
+def steps_above(boundary: float, solver: str, steps: int, shift: float) -> int:
+    """How many of a solver's steps are taken at timesteps from a boundary on, which is a share of the training's."""
+    times = told_time(solver, levels_of(solver, steps, shift)[:-1])
+    return int((times >= boundary * TRAINED).sum())
 
 
 def unipc(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -124,10 +157,11 @@ def weights(h: Tensor, before: Tensor) -> Tensor:
     return torch.linalg.solve(system, torch.stack([first, 2 * second]) / torch.expm1(-h))
 
 
-def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[int] = DMD) -> Iterator[Tensor]:
+def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[float] = DMD,
+        shift: float = DMD_SHIFT) -> Iterator[Tensor]:  # fmt: skip
     """Distribution-matching distillation (Yin et al. 2024): jump to the data at every timestep, then noise it afresh
     to the next; the last jump is the result. rng: a CPU generator; velocity: called with x and t / 1000."""
-    levels = [trained_level(t) for t in times]
+    levels = [trained_level(t, shift) for t in times]
     for t, now, then in zip(times, levels, [*levels[1:], 0.0], strict=True):
         x = x - now * velocity(x, torch.tensor(t / TRAINED, dtype=torch.float64))
         if then:
@@ -136,7 +170,7 @@ def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[int
         yield x
 
 
-def trained_level(t: int, shift: float = DMD_SHIFT) -> float:
+def trained_level(t: float, shift: float = DMD_SHIFT) -> float:
     """The level, among those that a network was trained on, nearest to a timestep: the distilled networks saw the
     noise of that one under the timestep's name."""
     s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED

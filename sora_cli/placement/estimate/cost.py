@@ -36,6 +36,8 @@ class Estimate:
     download: dict[str, float] = field(default_factory=dict)   # bytes that are not here yet
     placement: Placement | None = None   # where the networks lie
     guesses: str = ""              # what of all this was not measured
+    experts: tuple[int, ...] = ()  # steps in a window of the transformer for high noise, and of that for low
+    switches: int = 0              # between the two, each of which reads one from the disk
 
     @property
     def flops(self) -> float:
@@ -63,6 +65,10 @@ class Estimate:
                 "text": self.reading}  # fmt: skip
         table.add_row("work", quantity(self.flops, "FLOP"), parts(work, "FLOP"))
         table.add_row("a step", quantity(self.step, "FLOP"), f"{self.steps} of them")
+        if self.experts:
+            high, low = self.experts
+            table.add_row("experts", "2", f"of a window's steps {high} for high noise, {low} for low; one at a time, "
+                                          f"{self.switches} switches")  # fmt: skip
         spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in by_size(self.seconds))
         table.add_row("time", duration(self.time), spent)
         table.add_row("memory", quantity(self.peak, "B"), parts(self.memory, "B"))

@@ -49,10 +49,11 @@ def estimate(
     """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
     transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
+    experts = steps_of(entry, shot)
     longest = max((len(window.frames) for window in windows), default=0)
     needs = Needs.of(entry, canvas, longest, latents, size, half)
     placement = memory.choose(needs, free, mode)
-    work = Work(shot, windows, needs, placement)
+    work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned)
     pixels = shot.frames * shot.width * shot.height
     return Estimate(
         entry.name, free.kind, len(windows), latents, needs.tokens, shot.steps * len(windows),
@@ -61,12 +62,30 @@ def estimate(
         peak=placement.on_device,
         host=0 if free.shared else placement.peak["host"],
         disk={"latents": FLOAT32 * latents * needs.numbers, "video": BITS * pixels / 8},
-        seconds=seconds_of(work, rates, free) | {"start": START, "encoder": ENCODE * pixels},
+        seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START, "encoder": ENCODE * pixels},
         reading=work.reading,
+        experts=experts if len(experts) > 1 else (),
+        switches=work.loads - 1 if len(experts) > 1 else 0,
         download=missing(entry),
         placement=placement,
         guesses=GUESSES["cpu" if free.kind == "cpu" else "gpu"],
     )  # fmt: skip
+
+
+def steps_of(entry: Entry, shot: Shot) -> tuple[int, ...]:
+    """The solver's steps in a window: of the only transformer, or of that for high noise and of that for low."""
+    from sora_cli.sampling.solvers import steps_above  # which brings torch
+
+    usage = entry.usage
+    if not usage.boundary:
+        return (shot.steps,)
+    high = steps_above(usage.boundary, usage.solver, shot.steps, usage.shift or 1.0)
+    return high, shot.steps - high
+
+
+def weights_of(entry: Entry) -> float:
+    """Bytes of one transformer's files, where it is said how large they are; else 0."""
+    return float(next((part.bytes for part in entry.parts if part.role == "dit"), 0))
 
 
 # ---- work -------------------------------------------------------------------------------------------------
@@ -80,11 +99,30 @@ class Work:
     windows: Sequence[Window]
     needs: Needs
     placement: Placement
+    experts: tuple[int, ...] = ()  # steps of each of two transformers
+    conditioned: bool = False  # whether what is given is encoded for every window
 
     @property
     def passes(self) -> int:
-        """Of the transformer through a window; guidance takes two a step."""
-        return self.shot.steps * (1 if self.shot.guidance == 1 else 2)
+        """Of the transformers through a window; guidance takes two a step."""
+        steps = self.experts or (self.shot.steps,)
+        return sum(count * (1 if one == 1 else 2) for count, one in zip(steps, self.shot.guidances, strict=False))
+
+    @property
+    def guided(self) -> bool:
+        return any(one != 1 for one in self.shot.guidances)
+
+    @property
+    def loads(self) -> int:
+        """How often a transformer is read: one stays for all windows, two take turns in each of them."""
+        used = sum(count > 0 for count in self.experts)
+        return used * len(self.windows) if used > 1 else 1
+
+    @property
+    def encoding(self) -> float:
+        """Of what is given, with grey in between, for every window; the first one's pictures are few beside that."""
+        latents = sum(len(window.frames) for window in self.windows) if self.conditioned else 0
+        return latents * self.needs.network.vae.encoding(self.needs.width * self.needs.height)
 
     def tokens(self) -> list[int]:
         """N, of every window."""
@@ -108,7 +146,7 @@ class Work:
     def texts(self) -> list[str]:
         """What is read: the prompts, and what not to show."""
         told = [self.shot.prompt, *(cue.prompt for cue in self.shot.cues)]
-        return told if self.shot.guidance == 1 else [*told, self.shot.negative]
+        return [*told, self.shot.negative] if self.guided else told
 
     @property
     def reading(self) -> float:
@@ -120,12 +158,12 @@ class Work:
 # ---- time -------------------------------------------------------------------------------------------------
 
 
-def seconds_of(work: Work, rates: Rates, free: Free) -> dict[str, float]:
+def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[str, float]:
     """By stage. Blocks of the transformer come while others compute, so that the slower of the two counts; files are
-    in float32, but for the text encoder's."""
+    in float32, but for the text encoder's, unless it is said how many bytes are `stored` of a transformer."""
     shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
     needs, placement = work.needs, work.placement
-    dit, vae = (FLOAT32 * part.weights for part in (needs.network.dit, needs.network.vae))
+    dit, vae = stored or FLOAT32 * needs.network.dit.weights, FLOAT32 * needs.network.vae.weights
     text = BFLOAT16 * needs.network.text.weights
     products = work.products / (shares.products * rates.products)
     attention = work.attention / (shares.attention * rates.attention)
@@ -133,8 +171,9 @@ def seconds_of(work: Work, rates: Rates, free: Free) -> dict[str, float]:
     times_read = len(work.texts()) if placement.text == "streamed" else 1
     decoder = rates.exact if placement.vae == "float32" else rates.products
     reader = PROCESSOR if placement.text == "cpu" and free.kind != "cpu" else shares.products * rates.products
-    return {
-        "loading": (dit * (placement.dit != "disk") + vae) / DISK,
+    encoding = {"encoding": work.encoding / (shares.decoding * decoder)} if work.conditioned else {}
+    return encoding | {
+        "loading": (work.loads * dit * (placement.dit != "disk") + vae) / DISK,
         "text": times_read * text / DISK + work.reading / reader,
         "denoising": max(products + attention, work.passes * len(work.windows) * fetching),
         "decoding": work.decoding / (shares.decoding * decoder),

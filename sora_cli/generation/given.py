@@ -1,0 +1,42 @@
+"""Given pictures on the frames of a window, for models that see them as pictures.
+
+Latent k stands for frames 4k - 3 to 4k of a video, the first for frame 0 alone; and so it is in a window, whose first
+latent is frame 0 there, whatever else it stands for in the video.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from sora_cli.geometry import TIME_STRIDE
+
+Pictures = Iterable[np.ndarray]  # uint8 [h, w, 3]
+WARM = 4  # latents that the decoder sees before those whose frames are wanted
+
+
+def seen(frames: Sequence[int], pieces: Iterable[tuple[int, Pictures]]) -> list[np.ndarray | None]:
+    """The 1 + 4n frames of a window of latents, None where nothing is given. pieces: pictures from a frame of the video
+    on; of those on the same frame the last one counts."""
+    places = {TIME_STRIDE * latent - back: TIME_STRIDE * place - back
+              for place, latent in enumerate(frames) for back in range(TIME_STRIDE if place else 1)}  # fmt: skip
+    found: list[np.ndarray | None] = [None] * (1 + TIME_STRIDE * (len(frames) - 1))
+    last = max(places)
+    for first, pictures in pieces:
+        for frame, picture in enumerate(islice(pictures, max(0, last + 1 - first)), first):
+            if frame in places:
+                found[places[frame]] = picture
+    return found
+
+
+def runs(frames: Sequence[int], made: Sequence[bool]) -> Iterator[range]:
+    """Latents of a window that are made, in runs without a gap, each with what is made of the few before it. made: of
+    every latent of the video."""
+    wanted = sorted(frame for frame in frames if made[frame])
+    while wanted:
+        first = start = wanted[0]
+        stop = next(frame + 1 for frame in wanted if frame + 1 not in wanted)
+        while start > max(0, first - WARM) and made[start - 1]:
+            start -= 1
+        yield range(start, stop)
+        wanted = [frame for frame in wanted if frame >= stop]

@@ -1,0 +1,149 @@
+"""Models in the diffusers layout that no weights.toml names: of a folder, or of a repository of the Hub. No torch.
+
+`transformer/` and `vae/` are there, and if the model has them `transformer_2/`, `text_encoder/` and `tokenizer/`. They
+are used like the registered model of the same architecture; from which noise level on the first of two transformers is
+used, `model_index.json` tells.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sora_cli.errors import SoraError
+from sora_cli.files import published
+from sora_cli.registry import (
+    EXPORTED,
+    FOLDERS,
+    HUB,
+    MAIN,
+    NAMES,
+    TEXT_FILES,
+    UNKNOWN,
+    Entry,
+    Part,
+    bytes_in,
+    read_config,
+    read_registry,
+    registry,
+    sizes,
+)
+from sora_cli.registry.schema import REPOSITORY
+
+SECOND = "transformer_2"  # the folder of the transformer for low noise
+INDEX = "model_index.json"
+CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
+SUPPORTED = ("supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, and Wan 2.2 A14B, "
+             "in the diffusers layout")  # fmt: skip
+LARGE = 40  # heads of the transformers of 14B parameters
+TYPES = ("in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim")
+
+
+def of_folder(name: str) -> Entry:
+    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
+    encoder in it, with the shared one."""
+    folder = Path(name).expanduser()
+    if "://" in name:
+        raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
+    if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
+        raise SoraError(f"--model {name} is not read; take .safetensors or .gguf")
+    if (folder / EXPORTED).is_file():
+        return of_export(name, folder)
+    if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
+        raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
+    configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
+    for config in configs:
+        if not config.is_file():
+            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    second = folder / SECOND / "config.json"
+    like = registry()[like_of(read_config(configs[0]), name, read_config(second) if second.is_file() else None)]
+    texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
+    folders = folders_of(second.is_file(), all(texts))
+    parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
+    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
+    entry = entry_like(like, name, f"the model of {folder}", parts)
+    told = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
+    index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
+    return replace(bounded(entry, index), network=sizes.sized(entry.network, told))
+
+
+def of_export(name: str, folder: Path) -> Entry:
+    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
+    try:
+        told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        if len(told) != 1:
+            raise SoraError(f"it names {len(told)} models, and a folder is one")
+        (model,) = read_registry(told, home=folder).values()
+    except (OSError, ValueError, RecursionError, SoraError) as error:
+        raise SoraError(f"{folder / EXPORTED}: {error}") from error
+    return replace(model, name=name)
+
+
+def of_repository(name: str) -> Entry:
+    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
+    fetched. How large it is, is known when it is pulled."""
+    from sora_cli.registry import hub_client
+
+    repo, _, revision = name.removeprefix(HUB).partition("@")
+    if not REPOSITORY.fullmatch(repo):
+        raise SoraError(f"{name} names no repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+    revision = revision or MAIN
+    config = hub_client.small_file(repo, f"{FOLDERS['dit']}/config.json", revision)
+    if config is None:
+        raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
+    second = hub_client.small_file(repo, f"{SECOND}/config.json", revision)
+    like = registry()[like_of(read_config(config), name, read_config(second) if second else None)]
+    texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
+    folders = folders_of(second is not None, all(texts))
+    parts = tuple(Part(role, repo, revision, there, 0, NAMES[role]) for role, there in folders.items())
+    entry = entry_like(like, name, f"the model of the repository {repo}", parts)
+    index = hub_client.small_file(repo, INDEX, revision) if second else None
+    entry = bounded(entry, read_config(index) if index else {})
+    return replace(entry, network=sizes.sized(entry.network, {"dit": read_config(config)}))
+
+
+def folders_of(two: bool, reads: bool) -> dict[str, str]:
+    """The folders of a model by role: of one transformer or two, with a text encoder of its own or without."""
+    found = {"dit": FOLDERS["dit"]} | ({"dit_low": SECOND} if two else {}) | {"vae": FOLDERS["vae"]}
+    return found | ({role: FOLDERS[role] for role in TEXT_FILES} if reads else {})
+
+
+def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
+    """A model with the boundary between its two transformers that its index tells, if it does."""
+    told = index.get("boundary_ratio")
+    if not entry.usage.boundary or not isinstance(told, float) or not 0 < told < 1:
+        return entry
+    return replace(entry, usage=replace(entry.usage, boundary=told))
+
+
+def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
+    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
+    roles = {part.role for part in parts}
+    parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
+    page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
+    url = f"https://huggingface.co/{page}" if page else ""
+    return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
+                 network=like.network)  # fmt: skip
+
+
+def like_of(config: Mapping[str, Any], name: str, second: Mapping[str, Any] | None = None) -> str:
+    """The registered model with the architecture of a transformer's config.json, or of two; SoraError for others."""
+    for key in ("image_dim", "added_kv_proj_dim"):
+        if config.get(key) is not None:
+            raise SoraError(f"{name} takes image embeddings ({key} is {config[key]}); {SUPPORTED}")
+    channels, large = config.get("in_channels"), config.get("num_attention_heads") == LARGE
+    if second is not None:
+        if unlike := [key for key in TYPES if config.get(key) != second.get(key)]:
+            raise SoraError(f"{name} has two transformers that differ in {unlike[0]}; {SUPPORTED}")
+        like = {"16": "wan2.2-a14b", "36": "wan2.2-a14b-i2v"}.get(str(channels))
+    elif config.get("inject_sample_info") is True:
+        return "skyreels2-1.3b"
+    elif config.get("_class_name") == CLASSES[1]:
+        like = {"16": "skyreels2-14b"}.get(str(channels))
+    else:
+        like = {"48": "wan2.2-5b", "16": "wan2.1-14b" if large else "wan2.1-1.3b"}.get(str(channels))
+    if like is None or config.get("_class_name", CLASSES[0]) not in CLASSES:
+        told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
+        raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
+    return like
