@@ -368,4 +368,4 @@ def test_real_sizes_are_told_apart(models: Path, monkeypatch: pytest.MonkeyPatch
         network = registry.registry()[like].network
         assert network and comfy.is_dit(shapes, network.dit)
         others = [entry.network for entry in registry.registry().values() if entry.network]
-        assert sum(comfy.is_dit(shapes, other.dit) for other in others) == (2 if like == "wan2.2-5b" else 1)
+        assert sum(comfy.is_dit(shapes, other.dit) for other in others) == (3 if like == "wan2.2-5b" else 1)

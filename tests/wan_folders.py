@@ -15,6 +15,7 @@ from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 
 WAN22, WAN21, SKYREELS2 = "wan2.2", "wan2.1", "skyreels2"
+A14B, A14B_I2V = "wan2.2-a14b", "wan2.2-a14b-i2v"  # of two transformers
 KINDS = {WAN22: (WAN, VAE22), WAN21: (WAN, VAE21), SKYREELS2: (SKYREELS, VAE21)}  # (transformer, autoencoder)
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
 WRITTEN_BY = "0.35.0.dev0"
@@ -22,7 +23,8 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 LETTERS = "▁etaoinshrdlcumwfgypbvkjxqz0123456789.,'-"
 
 
-def write(folder: Path, kind: str, parts: tuple[str, ...] = PARTS, channels: int = 0, seed: int = 0) -> Path:
+def write(folder: Path, kind: str, parts: tuple[str, ...] = PARTS, channels: int = 0, seed: int = 0,
+          narrower: int = 2) -> Path:  # fmt: skip
     """A checkpoint of a tiny model of the kind, with the parts named; `folder` itself is returned.
 
     Latents have few channels, 6 or 4, by which no known architecture is recognised: `channels` = 48 or 16 makes them
@@ -31,7 +33,7 @@ def write(folder: Path, kind: str, parts: tuple[str, ...] = PARTS, channels: int
     count = channels or autoencoder["z_dim"]
     means, stds = autoencoder["latents_mean"], autoencoder["latents_std"]
     transformer = transformer | {"in_channels": count, "out_channels": count, "text_dim": UMT5["d_model"]}
-    autoencoder = {key: value // 2 if key.endswith("base_dim") else value for key, value in autoencoder.items()}
+    autoencoder = {key: value // narrower if key.endswith("base_dim") else value for key, value in autoencoder.items()}
     autoencoder |= {"z_dim": count, "latents_mean": repeated(means, count), "latents_std": repeated(stds, count)}
     if "transformer" in parts:
         write_transformer(folder / "transformer", transformer, seed)
@@ -42,6 +44,20 @@ def write(folder: Path, kind: str, parts: tuple[str, ...] = PARTS, channels: int
     if "tokenizer" in parts:
         write_tokenizer(folder / "tokenizer")
     write_json(folder / "model_index.json", {"_class_name": "WanPipeline", "_diffusers_version": WRITTEN_BY})
+    return folder
+
+
+def write_two(folder: Path, kind: str, channels: int = 0, seed: int = 0) -> Path:
+    """A checkpoint of a tiny Wan 2.2 A14B: two transformers of different numbers, which see 4 channels of a mask and a
+    latent beside theirs in the model that goes on from pictures."""
+    count = channels or VAE21["z_dim"]
+    write(folder, WAN21, channels=channels, seed=seed, narrower=1)  # norms over two channels magnify rounding
+    inputs = count + (4 + count) * (kind == A14B_I2V)
+    config = WAN | {"in_channels": inputs, "out_channels": count, "text_dim": UMT5["d_model"]}
+    for number, name in enumerate(("transformer", "transformer_2")):
+        write_transformer(folder / name, config, seed + 10 * number)
+    told = {"_class_name": "WanPipeline", "_diffusers_version": WRITTEN_BY, "boundary_ratio": 0.85}
+    write_json(folder / "model_index.json", told)
     return folder
 
 

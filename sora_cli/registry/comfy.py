@@ -2,10 +2,12 @@
 
 A transformer is used like the registered model of its shapes. What it needs besides is looked for in the `models`
 folder that it lies in, in that of SORA_COMFY, and in its own folder; what is nowhere is that of the registered model,
-from the Hub. No torch.
+from the Hub. Of Wan2.2-A14B the files of the two transformers have names that differ in `high` and `low`; either of
+them names both. No torch.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,8 @@ HOME = "SORA_COMFY"
 FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
 WHAT = {"vae": "autoencoder", "text": "text encoder"}
 TOKENIZER = "tokenizer.json"
+HALF = re.compile(r"(?<![a-z])(high|low)(?=[^a-z]|noise)", re.IGNORECASE)  # high_noise, HighNoise, -HIGH-
+DISTILLED = re.compile(r"lightx2v|lightning|4.?steps?", re.IGNORECASE)  # of what is merged into a file
 TABLES = ("shared.weight", "encoder.embed_tokens.weight", "token_embd.weight", "token_embedding.weight")
 
 
@@ -32,9 +36,12 @@ def of_file(name: str) -> Entry:
 
     SoraError if there is no such file, or saying what it seems to be; Failed if it is damaged."""
     path = file_called(name)
-    like = like_of(path)
+    like, halves = like_of(path), halves_of(path)
     assert like.network
-    parts, sought, with_ = [Part("dit", "", "", "", path.stat().st_size, path=path)], [], []
+    parts, sought, with_ = [], [], []
+    for role, half in zip(("dit", "dit_low"), halves, strict=False):
+        parts.append(Part(role, "", "", "", half.stat().st_size, path=half))
+        with_ += [half.name] if half.name != path.name else []
     for role in WHAT:
         places = places_of(role, path)
         if beside := best(candidates(places, fitting(role, like.network), path)):
@@ -48,7 +55,7 @@ def of_file(name: str) -> Entry:
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
     else:
         sought.append(f"no {TOKENIZER} is beside the text encoder")
-    about = f"used like {like.name}, with {' and '.join(with_)}"
+    about = f"used like {like.name}, with {', '.join(with_[:-1])} and {with_[-1]}"
     return registry.replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
@@ -74,13 +81,44 @@ def like_of(path: Path) -> Entry:
     what = families.seems(shapes, told)
     known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
     if what == "a Wan transformer":
-        for entry in known:
-            assert entry.network
-            if is_dit(shapes, entry.network.dit):
-                return entry
+        fitting = [entry for entry in known if entry.network and is_dit(shapes, entry.network.dit)]
+        halved = [entry for entry in fitting if bool(entry.usage.boundary) == bool(HALF.search(path.name))]
+        steps = [entry for entry in halved if (entry.usage.solver == "lightx2v") == bool(DISTILLED.search(path.name))]
+        if found := [*steps, *halved]:
+            if found[0].usage.boundary:
+                halves_of(path)  # both are there
+            return found[0]
+        if fitting:
+            raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, and its name does not tell "
+                            "which; have it say high_noise or low_noise")  # fmt: skip
         what = f"{what}, {families.sized(shapes)}"
     names = ", ".join(entry.name for entry in known)
     raise SoraError(f"{path} seems to be {what}; files of transformers are taken that are made like {names}")
+
+
+# ---- two transformers --------------------------------------------------------------------------------------
+
+
+def halves_of(path: Path) -> list[Path]:
+    """The files of the transformers for high and for low noise, of which one is this; or this alone, if its name tells
+    of neither. SoraError if the other one is nowhere."""
+    if not (found := HALF.search(path.name)):
+        return [path]
+    begin = path.name[: found.start()] + other(found[1])
+    name = begin + path.name[found.end() :]
+    folders = [path.parent, path.parent.with_name(HALF.sub(lambda half: other(half[1]), path.parent.name))]
+    folders += [place for home in homes(path) for place in under(home, "dit")]
+    there = [file for folder in dict.fromkeys(folders) if folder.is_dir() for file in files_in(folder)]
+    same = [file for file in there if file.name == name] or [file for file in there if file.name.startswith(begin)]
+    if not same:
+        raise SoraError(f"{path} is one of two transformers, and the other one, {name}, is not beside it")
+    return [path, same[0]] if found[1].lower() == "high" else [same[0], path]
+
+
+def other(half: str) -> str:
+    """high -> low, Low -> High, HIGH -> LOW"""
+    word = "low" if half.lower() == "high" else "high"
+    return word.upper() if half.isupper() else word.title() if half.istitle() else word
 
 
 # ---- what lies beside it -----------------------------------------------------------------------------------
@@ -184,10 +222,11 @@ def is_text(shapes: Shapes, text: Text) -> bool:
 def recognised() -> list[str]:
     """The transformers in the folders of SORA_COMFY that can be used, by the names that `of_file` takes."""
     there = (file for home in homes(None) for place in under(home, "dit") for file in files_in(place))
-    return list(dict.fromkeys(file.name for file in there if is_known(file)))
+    return list(dict.fromkeys(file.name for file in there if is_known(file) and halves_of(file)[0] == file))
 
 
 def is_known(path: Path) -> bool:
+    """Whether it can be used, together with the other one where there are two."""
     try:
         return bool(like_of(path))
     except (Failed, SoraError, OSError):

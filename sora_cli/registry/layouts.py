@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.registry import (
@@ -26,7 +27,6 @@ from sora_cli.registry import (
     bytes_in,
     read_config,
     read_registry,
-    registry,
     sizes,
 )
 from sora_cli.registry.schema import REPOSITORY
@@ -57,12 +57,12 @@ def of_folder(name: str) -> Entry:
         if not config.is_file():
             raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
     second = folder / SECOND / "config.json"
-    like = registry()[like_of(read_config(configs[0]), name, read_config(second) if second.is_file() else None)]
+    like = like_of(read_config(configs[0]), name, read_config(second) if second.is_file() else None)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
     folders = folders_of(second.is_file(), all(texts))
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
-    entry = entry_like(like, name, f"the model of {folder}", parts)
+    entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
     told = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
     index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
     return replace(bounded(entry, index), network=sizes.sized(entry.network, told))
@@ -93,7 +93,7 @@ def of_repository(name: str) -> Entry:
     if config is None:
         raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
     second = hub_client.small_file(repo, f"{SECOND}/config.json", revision)
-    like = registry()[like_of(read_config(config), name, read_config(second) if second else None)]
+    like = registry.registry()[like_of(read_config(config), name, read_config(second) if second else None)]
     texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
     folders = folders_of(second is not None, all(texts))
     parts = tuple(Part(role, repo, revision, there, 0, NAMES[role]) for role, there in folders.items())

@@ -9,10 +9,10 @@ from sora_cli.shot import PLANS
 
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
 KINDS = ("sora", "wan", TEXT)
-# Of the parts of a Hub model. `dit` is its transformer, or that for high noise where `dit_low` is there for low noise;
-# a LoRA is merged into the one or the other.
-ROLES = ("dit", "dit_low", "vae", "text", "tokenizer", "lora", "lora_low")
-NEEDED = ("dit", "vae", "text", "tokenizer")  # that no model can do without
+NEEDED = ("dit", "vae", "text", "tokenizer")  # parts of a Hub model that it cannot do without
+# Where `dit_low` is there, too, it is the transformer for low noise and `dit` that for high noise; a LoRA is merged
+# into the one or the other.
+ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 CHOICES = {"solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
 
