@@ -47,11 +47,11 @@ def write(folder: Path, kind: str, parts: tuple[str, ...] = PARTS, channels: int
     return folder
 
 
-def write_two(folder: Path, kind: str, channels: int = 0, seed: int = 0) -> Path:
+def write_two(folder: Path, kind: str, channels: int = 0, seed: int = 0, narrower: int = 2) -> Path:
     """A checkpoint of a tiny Wan 2.2 A14B: two transformers of different numbers, which see 4 channels of a mask and a
     latent beside theirs in the model that goes on from pictures."""
     count = channels or VAE21["z_dim"]
-    write(folder, WAN21, channels=channels, seed=seed, narrower=1)  # norms over two channels magnify rounding
+    write(folder, WAN21, channels=channels, seed=seed, narrower=narrower)
     inputs = count + (4 + count) * (kind == A14B_I2V)
     config = WAN | {"in_channels": inputs, "out_channels": count, "text_dim": UMT5["d_model"]}
     for number, name in enumerate(("transformer", "transformer_2")):

@@ -231,7 +231,7 @@ class Run:
     def read(self) -> Tensor:
         """Text features [prompts (+ 1), L, D]; the last row is what not to show, if there is guidance."""
         told, shot = any(prompt.strip() for prompt in self.plan.captions), self.shot
-        guided = shot.guidance != 1 and (told or shot.negative)
+        guided = set(shot.guidances) != {1} and (told or shot.negative)
         return self.pipeline.read(self.plan.captions, shot.negative if guided else None)
 
     def job(self, window: planner.Window, x: Tensor, known: Tensor) -> Job:
@@ -249,10 +249,9 @@ class Run:
         has no such channels."""
         if not self.pipeline.conditioned:
             return None
-        made = known[0].bool()
-        made[[frame for frame in self.pictured if frame < len(made)]] = False
+        others = [frame for frame in window.frames if frame not in self.pictured]
         decoded = ((TIME_STRIDE * run.start, self.decode(x[:, run.start : run.stop]))
-                   for run in runs(window.frames, made.tolist()))  # fmt: skip
+                   for run in runs(others, known[0].bool().tolist()))  # fmt: skip
         return self.pipeline.condition(seen(window.frames, chain(decoded, self.pictures())), self.plan.canvas)
 
     def pictures(self) -> Iterator[tuple[int, Iterable[np.ndarray]]]:
