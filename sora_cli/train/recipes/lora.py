@@ -35,7 +35,7 @@ from sora_cli.prompts.grammar import expand
 from sora_cli.registry import Entry
 from sora_cli.registry.lora import ADAPTER
 from sora_cli.sampling import flow
-from sora_cli.sampling.solvers import TRAINED
+from sora_cli.sampling.solvers import DISTILLED, TRAINED
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
 from sora_cli.train.align import Learner
@@ -262,9 +262,12 @@ def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
     """The transformer of a Wan model, and the loss of its velocity. Text is read once, before it is loaded."""
     pipeline = Wan(options.model, options.device, options.dtype)
     entry = pipeline.entry
-    if entry.usage.solver == "dmd":
+    if entry.usage.solver in DISTILLED:
         raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
                         "it was distilled from, whose LoRAs it takes")  # fmt: skip
+    if entry.usage.boundary or entry.usage.conditioned:
+        raise SoraError(f"{entry.name} is made of two transformers, which are not trained here; train on wan2.1-14b, "
+                        "whose LoRAs fit both")  # fmt: skip
     clips = clips_of(options)
     told = told_once(pipeline, clips)
     drawn = Drawn(clips, config.batch, entry.usage.window, anywhere=False)
