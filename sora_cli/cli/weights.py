@@ -42,7 +42,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for row in found:
-        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row["anchors"]), row["size"])
+        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row), row["size"])
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
         typer.echo(f"\nsingle files of {comfy.HOME}, which --model takes by these names:")
@@ -147,7 +147,7 @@ def row(entry: Entry) -> dict[str, Any]:
     found, usage = hub.status(entry), entry.usage
     return {"name": entry.name, "bytes": found.total, "here": found.bytes, "state": found.state,
             "licence": entry.licence, "anchors": list(usage.trained), "size": f"{usage.width}x{usage.height}",
-            "fps": usage.fps, "about": entry.about}  # fmt: skip
+            "fps": usage.fps, "about": entry.about, "text": not usage.conditioned}  # fmt: skip
 
 
 def other_rows() -> Iterator[dict[str, Any]]:
@@ -157,7 +157,8 @@ def other_rows() -> Iterator[dict[str, Any]]:
             yield row(registry.entry(name))
         except Failed:  # its small files are gone and there is no network
             yield {"name": name, "bytes": found.total, "here": found.bytes, "state": found.state,
-                   "licence": registry.UNKNOWN, "anchors": [], "size": "", "fps": 0, "about": ""}  # fmt: skip
+                   "licence": registry.UNKNOWN, "anchors": [], "size": "", "fps": 0, "about": "",
+                   "text": True}  # fmt: skip
 
 
 def file_rows() -> list[dict[str, Any]]:
@@ -169,9 +170,12 @@ def size(count: int) -> str:
     return hub.gigabytes(count) if count else "?"
 
 
-def anchors(trained: list[str]) -> str:
-    """What a model was trained for, beyond text."""
-    return "everything" if set(trained) == set(registry.EVERYTHING) else ", ".join(["text", *trained])
+def anchors(row: dict[str, Any]) -> str:
+    """What a model was trained to begin from."""
+    trained = row["anchors"]
+    if set(trained) == set(registry.EVERYTHING):
+        return "everything"
+    return ", ".join([*(["text"] if row["text"] else []), *trained])
 
 
 def here(row: dict[str, Any]) -> str:
@@ -210,7 +214,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def part_line(part: dict[str, Any]) -> str:
-    where = part["path"] or f"{part['repo']}@{part['revision']} {part['folder']}"
+    file = f"/{part['names'][0]}" if len(part["names"]) == 1 and "*" not in part["names"][0] else ""
+    where = part["path"] or f"{part['repo']}@{part['revision']} {part['folder']}{file}"
     return f"{where}, {size(part['bytes'])}"
 
 

@@ -3,6 +3,7 @@ folder: both transformers, the boundary, guidance by each, and the channels in w
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import wan_folders
 from PIL import Image
-from reference import reference
+from safetensors.torch import save_file
 from test_engine_parity import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel, parts
 from test_solver_parity import UniPCMultistepScheduler
 from torch import Tensor
@@ -23,10 +24,9 @@ from sora_cli.generation.engine import Engine, Known
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
+from sora_cli.shot import Lora, Shot
 
 pytestmark = pytest.mark.parity
-FlowMatchEulerDiscreteScheduler = reference("diffusers", "FlowMatchEulerDiscreteScheduler")
-
 FIRST, LAST = np.random.default_rng(0).integers(0, 128, (2, 64, 96, 3), np.uint8) + np.uint8([[[[0]]], [[[127]]]])
 ASKED = replace(SHOT, steps=8, guidance=4.0, guidance_low=3.0)
 CALL: dict[str, Any] = {
@@ -49,11 +49,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @torch.inference_mode()
-def made(known: Sequence[Known] = ()) -> tuple[Tensor, Tensor, list[str]]:
+def made(known: Sequence[Known] = (), loras: tuple[Lora, ...] = (), asked: Shot = ASKED
+         ) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
     """The noise that the engine begins with, the frames [1, T, 3, H, W] in 0..1 that it ends with, and which
     transformer took each step."""
-    run = Engine("tiny", "cpu", "float32").start(ASKED, known)
-    noise = torch.randn(run.timeline.latents.shape, generator=torch.Generator().manual_seed(ASKED.seed))
+    run = Engine("tiny", "cpu", "float32", loras=loras).start(replace(asked, loras=loras), known)
+    noise = torch.randn(run.timeline.latents.shape, generator=torch.Generator().manual_seed(asked.seed))
     used = []
     for _ in run.denoise():
         used += [role for role in ("dit", "dit_low") if role in run.pipeline.networks]
@@ -89,3 +90,66 @@ def test_pictures_to_video(folder: Path, last: bool) -> None:
     other = made([Known(0, LAST[None]), *known[1:]])[1]
     assert distance(expected, other) > 1e-3, "the picture changes nothing"
     assert told(f"A14B, {'first and last' if last else 'first'} picture, pixels", distance(frames, expected)) <= 1e-5
+
+
+# ---- few steps, and LoRAs ----------------------------------------------------------------------------------
+
+
+def lora_of(seed: int, scale: float) -> dict[str, Tensor]:
+    """Changes of every matrix of attention and MLPs, as diffusers names them, with alphas that are not the rank."""
+    rng, found = torch.Generator().manual_seed(seed), {}
+    sizes = {"attn1.to_q": (40, 40), "attn2.to_v": (40, 40), "attn1.to_out.0": (40, 40), "ffn.net.0.proj": (40, 48),
+             "ffn.net.2": (48, 40)}  # fmt: skip
+    for block, (name, (inner, outer)) in product(range(2), sizes.items()):
+        found[f"blocks.{block}.{name}.lora_A.weight"] = scale * torch.randn(4, inner, generator=rng)
+        found[f"blocks.{block}.{name}.lora_B.weight"] = scale * torch.randn(outer, 4, generator=rng)
+    return found
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("folder", [wan_folders.A14B], indirect=True)
+def test_loras_of_each_transformer(folder: Path, tmp_path: Path, together: bool) -> None:
+    """Against diffusers' own fusing: two files, or one in which both have their prefix."""
+    pytest.importorskip("peft")
+    halves = {"high": lora_of(1, 0.3), "low": lora_of(2, 0.3)}
+    pipeline = theirs(WanPipeline, folder, 12.0, 0.875)
+    for expert, tensors in halves.items():
+        named = {f"transformer.{key}": value for key, value in tensors.items()}
+        pipeline.load_lora_weights(named, adapter_name=expert, load_into_transformer_2=expert == "low")
+        save_file(named, tmp_path / f"{expert}.safetensors")
+    pipeline.fuse_lora(components=["transformer", "transformer_2"], lora_scale=0.7)
+    second = {f"transformer_2.{key}": value for key, value in halves["low"].items()}
+    first = {f"transformer.{key}": value for key, value in halves["high"].items()}
+    save_file(first | second, tmp_path / "both.safetensors")
+    loras = tuple(Lora(str(tmp_path / f"{expert}.safetensors"), 0.7, expert) for expert in halves)
+    if together:
+        loras = (Lora(str(tmp_path / "both.safetensors"), 0.7),)
+    noise, frames, _ = made(loras=loras)
+    expected = pipeline(**CALL, latents=noise.clone()).frames
+    assert distance(frames, made()[1]) > 1e-2, "the LoRAs change nothing"
+    assert told("A14B, LoRAs of each, pixels", distance(frames, expected)) <= 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("folder", [wan_folders.A14B], indirect=True)
+def test_four_steps_of_lightx2v(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole sample, by diffusers' networks in a loop of the equations: rows 1000, 750, 500 and 250 of the table
+    that is shifted by 5, x += (s' - s) v, the transformer for high noise for the first two."""
+    tiny = entry_of(wan_folders.A14B, solver="lightx2v", shift=5.0)
+    monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
+    asked = replace(ASKED, steps=4, guidance=1.0, guidance_low=0.0)
+    noise, frames, used = made(asked=asked)
+    pipeline = theirs(WanPipeline, folder, 5.0, 0.875)
+    text, _ = pipeline.encode_prompt(asked.prompt, do_classifier_free_guidance=False, max_sequence_length=512)
+    table = torch.linspace(1, 0, 1001)[:-1]
+    table = 5 * table / (1 + 4 * table)
+    sigmas, x = [*table[[0, 250, 500, 750]], torch.tensor(0.0)], noise.clone()
+    assert [round(float(sigma), 4) for sigma in sigmas] == [1, 0.9375, 0.8333, 0.625, 0]
+    for step, (now, then) in enumerate(pairwise(sigmas)):
+        network = pipeline.transformer if step < 2 else pipeline.transformer_2
+        x = x + (then - now) * network(x, 1000 * now[None], text, return_dict=False)[0]
+    vae, shape = pipeline.vae, (1, -1, 1, 1, 1)
+    mean, std = (torch.tensor(told).view(shape) for told in (vae.config.latents_mean, vae.config.latents_std))
+    expected = (vae.decode(x * std + mean, return_dict=False)[0] / 2 + 0.5).clamp(0, 1).transpose(1, 2)
+    assert used[-1] == "dit_low"
+    assert told("A14B, four steps, pixels", distance(frames.clamp(0, 1), expected)) <= 1e-5

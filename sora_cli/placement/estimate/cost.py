@@ -68,7 +68,7 @@ class Estimate:
         if self.experts:
             high, low = self.experts
             table.add_row("experts", "2", f"of a window's steps {high} for high noise, {low} for low; one at a time, "
-                                          f"{self.switches} switches")  # fmt: skip
+                                          f"{self.switches} switch{'es' * (self.switches != 1)}")  # fmt: skip
         spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in by_size(self.seconds))
         table.add_row("time", duration(self.time), spent)
         table.add_row("memory", quantity(self.peak, "B"), parts(self.memory, "B"))
