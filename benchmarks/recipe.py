@@ -1,4 +1,4 @@
-"""What each part of pocket's recipe is worth on the whole world: geometry, dropping and weights, left out one at a time.
+"""What each part of the recipe is worth on the whole world: geometry, dropping and weights, left out one at a time.
 
     python benchmarks/recipe.py                        # five trainings of 12 minutes of a core each
     python benchmarks/recipe.py --minutes 3 --only everything "no geometry"
@@ -13,7 +13,6 @@ import argparse
 import random
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from measuring import Row, grid, note, parser, show
@@ -25,7 +24,7 @@ from sora_cli.models.sora.patches import grid_of, patchify
 from sora_cli.sampling import flow
 from sora_cli.train.align import Geometry, Learner
 from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin, encode_at
-from sora_cli.train.data.noising import example, patch_cover
+from sora_cli.train.data.noising import patch_cover
 from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.data.world_packs import PHASES, PICTURES, bucket_of
 from sora_cli.train.options import DitOptions
