@@ -15,7 +15,7 @@ from wan_tiny import SHOT, TWO, entry_of, locate
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
-from sora_cli.generation.engine import Engine, Known, Run
+from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.generation.given import runs, seen
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan_velocity import mask
@@ -56,13 +56,13 @@ def picture(seed: int = 0, count: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 64, 96, 3), np.uint8)
 
 
-def finished(engine: Engine, shot: Shot = ASKED, *known: Known) -> Run:
+def finished(engine: Engine, shot: Shot = ASKED, *known: GivenClip) -> Generation:
     run = engine.start(replace(shot, loras=engine.loras), known)
     list(run.denoise())
     return run
 
 
-def latents(run: Run) -> Tensor:
+def latents(run: Generation) -> Tensor:
     assert run.latents is not None
     return run.latents
 
@@ -214,7 +214,7 @@ def test_pictures_are_seen_in_channels_of_their_own(tiny: Tiny, monkeypatch: pyt
     engine = tiny(I2V)
     calls, _ = spied(engine, monkeypatch)
     first, last = picture(1), picture(2)
-    run = finished(engine, ASKED, Known(0, first), Known(16, last))
+    run = finished(engine, ASKED, GivenClip(0, first), GivenClip(16, last))
     video = [first[0], *[None] * 15, last[0]]
     due = run.pipeline.condition(video, run.plan.canvas)
     assert due is not None and due.shape[0] == 4 + 4
@@ -224,13 +224,13 @@ def test_pictures_are_seen_in_channels_of_their_own(tiny: Tiny, monkeypatch: pyt
     noise = torch.randn(latents(run).shape, generator=torch.Generator().manual_seed(ASKED.seed))
     assert torch.equal(calls[0]["x"][:4], noise), "all begins as noise"
     assert not torch.equal(latents(run)[:, 0], run.encode(first)[:, 0]), "it makes the first latent itself"
-    assert len(list(run.frames())) == 17 and run.still(0).shape == (64, 96, 3)
+    assert len(list(run.frames())) == 17 and run.decode_keyframe(0).shape == (64, 96, 3)
 
 
 def test_a_window_goes_on_from_the_last_frame(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny(I2V)
     calls, _ = spied(engine, monkeypatch)
-    run = finished(engine, replace(ASKED, frames=33), Known(0, picture(1)))
+    run = finished(engine, replace(ASKED, frames=33), GivenClip(0, picture(1)))
     assert [window.frames for window in run.plan.windows] == [(0, 1, 2, 3, 4), (4, 5, 6, 7, 8)]
     frames = list(run.frames())
     second = calls[-1]["x"][4:]
@@ -244,7 +244,7 @@ def test_a_window_goes_on_from_the_last_frame(tiny: Tiny, monkeypatch: pytest.Mo
 def test_from_a_picture_at_the_end_the_way_is_backwards(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny(I2V)
     calls, _ = spied(engine, monkeypatch)
-    run = finished(engine, replace(ASKED, frames=33), Known(32, picture(1)))
+    run = finished(engine, replace(ASKED, frames=33), GivenClip(32, picture(1)))
     assert [window.frames for window in run.plan.windows] == [(4, 5, 6, 7, 8), (0, 1, 2, 3, 4)]
     for call in (calls[0], calls[-1]):
         assert call["x"][4:8, :, 0, 0].T.int().tolist() == [*[[0, 0, 0, 0]] * 4, [0, 0, 0, 1]]
@@ -253,10 +253,10 @@ def test_from_a_picture_at_the_end_the_way_is_backwards(tiny: Tiny, monkeypatch:
 
 def test_given_clips_keep_the_latents_that_no_window_makes_again(tiny: Tiny) -> None:
     """Here seven latents are given, and the one window begins at the last of them."""
-    run = finished(tiny(I2V), replace(ASKED, frames=29), Known(0, picture(1, 25)))
+    run = finished(tiny(I2V), replace(ASKED, frames=29), GivenClip(0, picture(1, 25)))
     due = run.encode(picture(1, 25))
     assert torch.equal(latents(run)[:, :7], due) and len(list(run.frames())) == 29
-    again = finished(tiny(I2V), replace(ASKED, frames=17), Known(0, latents=due[:, :2]))
+    again = finished(tiny(I2V), replace(ASKED, frames=17), GivenClip(0, latents=due[:, :2]))
     assert torch.equal(latents(again)[:, :2], due[:, :2]), "latents stay as they are given"
 
 
@@ -270,7 +270,7 @@ def test_text_models_are_shown_what_is_known_as_noisy_as_the_rest(tiny: Tiny, mo
     """A timestep of 0 is nothing that a transformer for high noise has ever seen."""
     engine = tiny()
     calls, _ = spied(engine, monkeypatch)
-    run = finished(engine, ASKED, Known(0, picture(1, 5)), Known(16, picture(2)))
+    run = finished(engine, ASKED, GivenClip(0, picture(1, 5)), GivenClip(16, picture(2)))
     clean = run.encode(picture(1, 5))
     noise = torch.randn(latents(run).shape, generator=torch.Generator().manual_seed(ASKED.seed))
     sigmas = levels_of("unipc", 8, 5.0)

@@ -25,10 +25,10 @@ from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
+from sora_cli.pipelines import Velocity, Watch, WindowInputs, copies_of, loading, no_progress
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
-from sora_cli.pipelines.wan_velocity import STEADY, Guided, fixed, generator, mask
+from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.memory import Placement
@@ -50,7 +50,7 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen, roles: Sequence[str] = registry.ROLES,
+                 watch: Watch = no_progress, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = ()) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
@@ -182,9 +182,9 @@ class Wan:
     # ---- words --------------------------------------------------------------------------------------------
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
-        told = [clean(text) for text in (*prompts, *([] if negative is None else [negative]))]
-        known = self.embedded(told)
-        return torch.cat([padded(known[text]) for text in told]).to(self.device, self.dtype)
+        texts = [clean(text) for text in (*prompts, *([] if negative is None else [negative]))]
+        features = self.embedded(texts)
+        return torch.cat([padded(features[text]) for text in texts]).to(self.device, self.dtype)
 
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
@@ -217,29 +217,29 @@ class Wan:
 
     # ---- frames -------------------------------------------------------------------------------------------
 
-    def velocity(self, job: Job, text: Tensor) -> Velocity:
-        return Guided(self, job, text)
+    def velocity(self, inputs: WindowInputs, text: Tensor) -> Velocity:
+        return Guided(self, inputs, text)
 
-    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        """What is known stays as it is, to the bit, but for what is to be made again."""
-        kept = fixed(job)
-        if job.redone is not None:
-            kept = kept & ~job.redone[:, None, None].to(kept.device)
-        for x in self.solver(velocity, job):
-            yield torch.where(kept, job.x, x)
+    def sample(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
+        """What is given stays as it is, to the bit, but for what is to be made again."""
+        kept = is_context(inputs)
+        if inputs.redone is not None:
+            kept = kept & ~inputs.redone[:, None, None].to(kept.device)
+        for x in self.solver(velocity, inputs):
+            yield torch.where(kept, inputs.x, x)
 
-    def solver(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        usage, x = self.entry.usage, job.x
-        if job.condition is not None:  # all begins as noise
-            assert job.noise is not None
-            x = torch.where(fixed(job), job.noise.to(x), x)
+    def solver(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
+        usage, x = self.entry.usage, inputs.x
+        if inputs.condition is not None:  # all begins as noise
+            assert inputs.noise is not None
+            x = torch.where(is_context(inputs), inputs.noise.to(x), x)
         shift = usage.shift or 1.0
-        levels = levels_of(usage.solver, job.shot.steps, shift)
+        levels = levels_of(usage.solver, inputs.shot.steps, shift)
         if usage.solver == "unipc":
             return unipc(velocity, x, levels)
         if usage.solver == "dmd":
-            times = DMD if job.shot.steps == len(DMD) else (TRAINED * levels[:-1]).tolist()
-            return dmd(velocity, x, generator(job), times, shift)
+            times = DMD if inputs.shot.steps == len(DMD) else (TRAINED * levels[:-1]).tolist()
+            return dmd(velocity, x, generator(inputs), times, shift)
         return euler(velocity, x, levels.float().to(self.device))
 
     def expert(self, sigma: Tensor) -> str:
@@ -254,13 +254,13 @@ class Wan:
         given = mask([picture is not None for picture in pictures])
         return torch.cat([given.expand(-1, -1, *latents.shape[2:]), latents])
 
-    def work(self, job: Job, text: Tensor) -> float:
-        c, shot, usage = self.config, job.shot, self.entry.usage
+    def work(self, inputs: WindowInputs, text: Tensor) -> float:
+        c, shot, usage = self.config, inputs.shot, self.entry.usage
         high = steps_above(usage.boundary, usage.solver, shot.steps, usage.shift or 1.0) / shot.steps
         guided = sum(share for share, one in zip((high, 1 - high), shot.guidances, strict=True) if one != STEADY)
-        copies = 1 + (copies_of(job, text) - 1) * guided
-        T, h, w = (size // patch for size, patch in zip(job.x.shape[1:], (1, 2, 2), strict=True))
-        N = (T + len(job.stills)) * h * w
+        copies = 1 + (copies_of(inputs, text) - 1) * guided
+        T, h, w = (size // patch for size, patch in zip(inputs.x.shape[1:], (1, 2, 2), strict=True))
+        N = (T + len(inputs.end_frames)) * h * w
         block = (8 * c.width**2 + 2 * c.width * c.hidden) * N + 2 * c.width * N * (N + text.shape[1])
         return 2.0 * c.layers * block * copies
 

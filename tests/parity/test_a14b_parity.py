@@ -20,7 +20,7 @@ from wan_cases import distance, told
 from wan_tiny import SHOT, entry_of, locate
 
 from sora_cli import registry
-from sora_cli.generation.engine import Engine, Known
+from sora_cli.generation.engine import Engine, GivenClip
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @torch.inference_mode()
-def made(known: Sequence[Known] = (), loras: tuple[Lora, ...] = (), asked: Shot = ASKED
+def made(known: Sequence[GivenClip] = (), loras: tuple[Lora, ...] = (), asked: Shot = ASKED
          ) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
     """The noise that the engine begins with, the frames [1, T, 3, H, W] in 0..1 that it ends with, and which
     transformer took each step."""
@@ -82,12 +82,12 @@ def test_text_to_video(folder: Path) -> None:
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("folder", [wan_folders.A14B_I2V], indirect=True)
 def test_pictures_to_video(folder: Path, last: bool) -> None:
-    known = [Known(0, FIRST[None]), *([Known(16, LAST[None])] if last else [])]
+    known = [GivenClip(0, FIRST[None]), *([GivenClip(16, LAST[None])] if last else [])]
     noise, frames, used = made(known)
     assert {"dit", "dit_low"} <= set(used)
     given = {"image": Image.fromarray(FIRST), "last_image": Image.fromarray(LAST) if last else None}
     expected = theirs(WanImageToVideoPipeline, folder, 5.0, 0.9)(**given, **CALL, latents=noise.clone()).frames
-    other = made([Known(0, LAST[None]), *known[1:]])[1]
+    other = made([GivenClip(0, LAST[None]), *known[1:]])[1]
     assert distance(expected, other) > 1e-3, "the picture changes nothing"
     assert told(f"A14B, {'first and last' if last else 'first'} picture, pixels", distance(frames, expected)) <= 1e-5
 
