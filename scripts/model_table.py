@@ -26,7 +26,7 @@ def row(model: Entry) -> list[str]:
     return [
         f"`{model.name}`",
         f"{usage.frames / usage.fps:.0f} s of {usage.width}x{usage.height} at {usage.fps:g} fps",
-        ", ".join(("text", *usage.trained)),
+        ", ".join((*(() if usage.conditioned else ("text",)), *usage.trained)),
         f"{model.bytes / 1e9:.0f} GB",
         f"{everything / 1e9:.0f} GB, {least / 1e9:.1f} GB",
         told,
@@ -42,7 +42,11 @@ def taken(model: Entry, mode: str) -> float:
 
 
 def table() -> str:
-    models = [registry.registry()[name] for name in registry.registry() if registry.registry()[name].kind == "wan"]
+    """A row for every model; those that differ in their files alone have one."""
+    models = []
+    for model in (one for one in registry.registry().values() if one.kind == "wan"):
+        if all((model.usage, model.network, model.accept) != (one.usage, one.network, one.accept) for one in models):
+            models.append(model)
     lines = [COLUMNS, tuple("---" for _ in COLUMNS), *(row(model) for model in models)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

@@ -362,6 +362,19 @@ def test_loras_for_one_of_two_need_two(checkpoints: dict[str, Path], tmp_path: P
         Shot("x", loras=(Lora(str(plain), expert="mid"),))
 
 
+@pytest.mark.parametrize("extra", ["blocks.0.cross_attn.k_img.lora_down.weight", "img_emb.proj.1.diff",
+                                   "blocks.1.attn2.add_v_proj.lora_B.weight"])  # fmt: skip
+def test_loras_of_an_image_encoder_s_branch_fit_without_it(tiny: Tiny, tmp_path: Path, extra: str) -> None:
+    """Wan 2.1 I2V had one, and its LoRAs are used with 2.2; a model of text alone refuses them."""
+    path = lora_file(tmp_path / "a.safetensors", "diffusion_model.")
+    save_file(load_file(path) | {f"diffusion_model.{extra}": torch.ones(2, 2)}, path)
+    loras = (Lora(str(path)),)
+    notes = tiny(I2V, loras=loras).start(replace(ASKED, loras=loras), [GivenClip(0, picture())]).notes
+    assert f"LoRA {path}: left out: 1 tensors for an image encoder, which tiny has not" in notes
+    with pytest.raises(SoraError, match="1 of its 3 tensors match nothing"):
+        tiny(T2V, loras=loras)
+
+
 @pytest.mark.parametrize(("text", "due"), [
     ("a.safetensors", Lora("a.safetensors")), ("high:a.safetensors:0.5", Lora("a.safetensors", 0.5, "high")),
     ("low:dir/a:b.safetensors", Lora("dir/a:b.safetensors", 1.0, "low")), ("high:0.8", Lora("high", 0.8)),

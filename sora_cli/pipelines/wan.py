@@ -35,7 +35,7 @@ from sora_cli.placement.memory import Placement
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
-from sora_cli.registry import hub
+from sora_cli.registry import hub, lora
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
 from sora_cli.shot import Lora, Shot
 
@@ -132,6 +132,9 @@ class Wan:
             yield f"{self.entry.name} is {self.entry.about}"
         if self.entry.usage.solver == "dmd" and shot.steps != (due := self.entry.usage.steps):
             raise SoraError(f"{self.entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
+        for one in self.loras if self.conditioned else ():
+            if count := lora.left_out(one):
+                yield f"LoRA {one}: left out: {count} tensors for an image encoder, which {self.entry.name} has not"
         for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least
             if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
                 yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'

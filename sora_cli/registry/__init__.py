@@ -235,7 +235,7 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
     known = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
     if model["like"] not in known:
         raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
-    like = shipped()[model["like"]]
+    like = completed(model["like"], shipped()[model["like"]])
     taken = {key: like[key] for key in ("cell", "text") if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}
     return taken | dict(model) | merged

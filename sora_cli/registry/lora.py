@@ -42,6 +42,8 @@ PREFIX = re.compile(  # of programs and their wrappers, any of them behind one a
     r"_*(?:backbone|base_model|denoiser|diffusion_model|dit|ema|ema_model|generator|lora|lora_unet|lycoris|model|module|"
     r"net|network|pipe|pipeline|student|transformer(?:_2)?|unet|wan)_+"
 )
+# of the branch of Wan 2.1 I2V for the features of an image encoder, which 2.2 does without
+IMAGE = re.compile(r".*(?:[kv]_img|img_emb|image_embedder|add_[kv]_proj|norm_added_k)[._]")
 SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transformer for low noise begin with
 ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
 NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
@@ -133,6 +135,8 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
         if lora.expert:
             raise SoraError(f"{path} has nothing for the transformer for {lora.expert} noise")
         return
+    if sees_pictures(shapes):
+        listed = [stored for stored in listed if not IMAGE.match(stored.key)]
     placed = [(place_of(stored.key, names), stored) for stored in listed]
     if strange := [stored for place, stored in placed if place is None]:
         raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {len(placed)} tensors match nothing "
@@ -170,6 +174,17 @@ def of_expert(path: Path, expert: str) -> list[Stored]:
     if not any(second):
         return listed
     return [stored for stored, is_second in zip(listed, second, strict=True) if is_second == (expert == "low")]
+
+
+def sees_pictures(shapes: Shapes) -> bool:
+    """Whether a transformer takes more channels than it makes: those of what is given."""
+    first, last = (shapes.get(name, ()) for name in ("patch_embedding.weight", "proj_out.weight"))
+    return len(first) == 5 and len(last) == 2 and math.prod(first[1:]) > last[0]
+
+
+def left_out(lora: Lora) -> int:
+    """Tensors of a file that are for an image encoder's features."""
+    return sum(bool(IMAGE.match(stored.key)) for stored in contents(file_of(lora)))
 
 
 def check_alone(loras: Sequence[Lora], model: str) -> None:
