@@ -25,6 +25,7 @@ from sora_cli.cli.info import info
 from sora_cli.cli.jobs import carry_out
 from sora_cli.cli.loop import loop
 from sora_cli.cli.reverse import reverse
+from sora_cli.cli.serve import serve
 from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
@@ -51,6 +52,7 @@ app.command()(extend)
 app.command()(loop)
 app.command()(reverse)
 app.command()(batch)
+app.command()(serve)
 app.command()(encode)
 app.command()(decode)
 app.command()(caption)
