@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from sora_cli import geometry, registry
-from sora_cli.cli import expanding, generate, models, seeds
+from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli.generate import Order, job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits
@@ -134,16 +135,16 @@ class Orders:
             raise SoraError(f"the model {work.model} is no longer served")
         anchors = (Anchor(str(self.store.file(work, work.reference)), "0"),) if work.reference else ()
         shot = replace(models.usual(model, work.prompt), **work.settings, anchors=anchors)
-        order = generate.Order([shot], expanding.asked(self.expand, self.expand_model, model), str(shot.seed))
+        order = Order([shot], expanding.asked(self.expand, self.expand_model, model), str(shot.seed))
         name = str(self.store.file(work, work.result))
-        return generate.job(order, 0, name, self.compute, KEEPING, Showing(quiet=True))
+        return job(order, 0, name, self.compute, KEEPING, Showing(quiet=True))
 
     def check(self, work: Work) -> None:
         """Refusal for what a job could not be made of: its picture, the room on the disk."""
         try:
-            job = self.job(work)
-            job.check(job.target)
-            check_rooms([job])
+            one = self.job(work)
+            one.check(one.target)
+            check_rooms([one])
         except Failed as error:
             raise Refusal(507, f"the job cannot be kept: {self.public(error)}", "no_room") from error
         except SoraError as error:
