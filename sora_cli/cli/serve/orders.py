@@ -2,6 +2,7 @@
 none of it is a file of this machine. No torch."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits
 from sora_cli.cli.serve.limits import Limits
-from sora_cli.cli.serve.refusal import Refusal, asked_wrongly
+from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
 from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import sniff
@@ -144,14 +145,19 @@ class Orders:
         try:
             one = self.job(work)
             one.check(one.target)
+        except Failed as error:
+            raise asked_wrongly(SoraError(self.public(error, work)), "input_reference") from None
+        except SoraError as error:
+            raise asked_wrongly(SoraError(self.public(error, work))) from None
+        try:
             check_rooms([one])
         except Failed as error:
-            raise Refusal(507, f"the job cannot be kept: {self.public(error)}", "no_room") from error
-        except SoraError as error:
-            raise asked_wrongly(SoraError(self.public(error))) from None
+            raise Refusal(507, "the disk has no room for the job", "no_room") from error
 
-    def public(self, error: Exception) -> str:
-        return str(error).replace(f"{self.store.folder}/", "")
+    def public(self, error: Exception, work: Work) -> str:
+        """What a client is told of an error, who knows nothing of the job's folder."""
+        message = str(error).replace(f"{self.store.folder_of(work)}{os.sep}", "")
+        return public(message.replace(work.reference, "input_reference") if work.reference else message)
 
 
 def geometry_within(width: int, height: int, pixels: int) -> tuple[int, int]:

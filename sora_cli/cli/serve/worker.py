@@ -16,7 +16,6 @@ from sora_cli.cli.asking import words
 from sora_cli.cli.jobs import Networks
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.serve.orders import Orders
-from sora_cli.cli.serve.refusal import public
 from sora_cli.cli.serve.store import VIDEO, Work
 from sora_cli.errors import SoraError
 from sora_cli.placement.machine import short_of
@@ -107,7 +106,7 @@ class Worker(threading.Thread):
                 traceback.print_exc(file=sys.stderr)
             if not isinstance(error, SoraError):
                 self.networks.release()
-            self.store.fail(work, self.reason(error))
+            self.store.fail(work, self.reason(error, work))
             self.log(f"{work.id}: failed: {words(error)}")
             return
         finally:
@@ -125,10 +124,10 @@ class Worker(threading.Thread):
         if work.kind == VIDEO:
             draw(job.target.path, self.store.file(work, THUMBNAIL))
 
-    def reason(self, error: Exception) -> str:
+    def reason(self, error: Exception, work: Work) -> str:
         """What a client is told."""
         if isinstance(error, SoraError):
-            return public(self.orders.public(error))
+            return self.orders.public(error, work)
         if isinstance(error, RuntimeError | MemoryError) and (memory := short_of(error)):
             return f"ran out of {memory}; ask for a smaller size or fewer seconds"
         return "the server could not make it; its log says why"
