@@ -1,6 +1,7 @@
 """`sora-cli serve`: videos and images for other programs, over the endpoints of OpenAI's API, and a page for people."""
 
 import importlib.util
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -159,9 +160,10 @@ def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable
     protocol = type("Protocol", (Patient,), {"patience": limits.timeout})
     config = uvicorn.Config(
         Guard(application(server), server.gate, limits), http=protocol, ws="none", lifespan="on", log_config=None,
-        access_log=False, proxy_headers=False, server_header=False, limit_concurrency=limits.max_connections,
-        backlog=WAITING, timeout_graceful_shutdown=ENDING,
+        log_level="error", access_log=False, proxy_headers=False, server_header=False, backlog=WAITING,
+        limit_concurrency=limits.max_connections, timeout_graceful_shutdown=ENDING,
     )  # fmt: skip
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # forms that are none are the client's affair
     host, port = listener.getsockname()[:2]
     log(f"serving {', '.join(server.orders.served)} at http://{f'[{host}]' if ':' in host else host}:{port}; "
         f"jobs are kept in {server.store.folder}")  # fmt: skip

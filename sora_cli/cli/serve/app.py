@@ -29,6 +29,7 @@ from sora_cli.cli.serve.refusal import Refusal, missing
 from sora_cli.cli.serve.store import COMPLETED, FAILED, IMAGE, QUEUED, VIDEO, Work
 from sora_cli.cli.serve.wire import answer
 from sora_cli.cli.serve.worker import THUMBNAIL, Worker
+from sora_cli.errors import Failed
 
 POLLED = 0.05      # seconds between looks at a job that somebody waits for
 POLL_AFTER = "500"  # milliseconds that clients should wait between looks
@@ -58,17 +59,11 @@ class Server:
     async def queue(self, work: Work, upload: UploadFile | None = None, reference: Path | None = None) -> None:
         """Put a job onto the disk and into the queue; nothing is left of one that is refused."""
         await self.thread(self.prepare, work, upload, reference)
-        try:
-            await self.thread(self.orders.check, work)
-        except BaseException:
-            await self.thread(self.store.erase, work)
-            raise
-        await self.thread(self.store.add, work)
 
     def prepare(self, work: Work, upload: UploadFile | None, reference: Path | None) -> None:
         folder = self.store.folder_of(work)
-        folder.mkdir()
         try:
+            folder.mkdir()
             if upload:
                 with (folder / "upload").open("wb") as file:
                     shutil.copyfileobj(upload.file, file)
@@ -76,8 +71,14 @@ class Server:
                 (folder / "upload").rename(folder / work.reference)
             elif reference:
                 shutil.copyfile(reference, folder / work.reference)
-        except BaseException:
+            self.orders.check(work)
+            self.store.add(work)
+        except BaseException as error:
             self.store.erase(work)
+            if isinstance(error, FileNotFoundError) and reference:
+                raise missing("video") from None  # deleted meanwhile
+            if isinstance(error, OSError | Failed):
+                raise Refusal(507, "the server cannot write the job; its disk may be full", "no_room") from error
             raise
 
     async def remix(self, request: Request) -> Response:
@@ -91,10 +92,7 @@ class Server:
             checked = self.orders.video({"prompt": text("prompt", fields.get("prompt", "")), "model": source.model})
             work = Work(checked.id, VIDEO, source.model, checked.prompt, source.settings, source.reference, source.id)
             reference = self.store.file(source, source.reference) if source.reference else None
-            try:
-                await self.queue(work, reference=reference)
-            except FileNotFoundError:
-                raise missing("video") from None
+            await self.queue(work, reference=reference)
         return self.told(request, work)
 
     async def retrieve(self, request: Request) -> Response:

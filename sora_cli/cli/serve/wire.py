@@ -4,7 +4,7 @@ keeps still is let go, so that what a client costs is bounded whatever it says o
 import asyncio
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
@@ -18,11 +18,12 @@ from sora_cli.cli.serve.limits import Limits
 from sora_cli.cli.serve.refusal import Refusal
 
 DRAINED, DRAINING = 4, 5.0  # times the limit, and seconds, that a refused body is still read and thrown away
+MOST_IDLE = 2  # times the connections that are answered
 SAFE = {
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
-    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'", "cache-control": "no-store",
 }  # fmt: skip
-NOTHING = "default-src 'none'; frame-ancestors 'none'"
+ALONE = {"cross-origin-resource-policy": "same-origin"}  # where signed links are for nobody else's pages
 
 
 def answer(refusal: Refusal) -> JSONResponse:
@@ -41,7 +42,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         body = Body(receive, headers, self.limits)
-        sending = Sending(send, body)
+        sending = Sending(send, body, SAFE if self.gate.token else SAFE | ALONE)
         try:
             self.gate.check(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers)
             body.check()
@@ -67,7 +68,7 @@ class Body:
     def check(self) -> None:
         """Refusal if it is too large by what it says of itself."""
         told = self.headers.get("content-length", "0")
-        if not told.isdigit() or len(told) > 18 or int(told) > self.limit:
+        if not (told.isascii() and told.isdigit()) or len(told) > 18 or int(told) > self.limit:
             raise self.too_large()
 
     def too_large(self) -> Refusal:
@@ -108,16 +109,15 @@ class Body:
 class Sending:
     """Answers with headers that keep browsers out of trouble, after the body."""
 
-    def __init__(self, send: Send, body: Body) -> None:
-        self.sink, self.body = send, body
+    def __init__(self, send: Send, body: Body, more: Mapping[str, str]) -> None:
+        self.sink, self.body, self.more = send, body, more
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             await self.body.drain()
             names = {name.lower() for name, _ in message["headers"]}
-            more = SAFE | {"content-security-policy": NOTHING, "cache-control": "no-store"}
-            message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in more.items()
-                                                         if name.encode() not in names)]  # fmt: skip
+            more = ((name.encode(), value.encode()) for name, value in self.more.items())
+            message["headers"] = [*message["headers"], *(one for one in more if one[0] not in names)]
         await self.sink(message)
 
 
@@ -143,6 +143,8 @@ class Patient(H11Protocol):
         self.reads: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self.await_head()
+        if self.limit_concurrency and len(self.connections) > MOST_IDLE * self.limit_concurrency:
+            self.let_go()  # those beyond the limit are answered 503, but they take a file each until they ask
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -44,6 +44,10 @@ class Progress(Screen):
             first, last = PARTS[stage]
             self.work.progress = max(self.work.progress, first + (last - first) * done // max(total, 1))
 
+    def read(self, what: str, done: int, total: int) -> None:
+        """Weights that are read: slow enough to be stopped, but no part of the progress."""
+        self.show(what, done, total)
+
     def note(self, text: str) -> None:
         pass
 
