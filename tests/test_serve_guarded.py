@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -223,9 +224,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         check_extra()
 
 
-def test_models_have_names_that_tell_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_models_have_names_that_tell_nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served_as(["pocket"]) == {"pocket": "pocket"}
     assert served_as(["sora-2=pocket", "pocket"]) == {"sora-2": "pocket", "pocket": "pocket"}
+    monkeypatch.setattr("sora_cli.registry.entry", lambda name: SimpleNamespace(name=name))
+    assert list(served_as(["/home/me/my-wan", "./other", "hf:owner/third", "sora-2=./a=b"])) == [
+        "my-wan", "other", "third", "sora-2"]  # fmt: skip
     with pytest.raises(SoraError, match="two models are called"):
         served_as(["pocket", "pocket"])
 
