@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ class Served:
     port: int
     folder: Path
     token: str = ""
+    connections: Collection[Any] = ()  # those that are open, where it runs in a thread
 
     @property
     def client(self) -> openai.OpenAI:
@@ -129,7 +130,7 @@ def served(folder: Path, *words: str, token: str = "") -> Iterator[Served]:
             time.sleep(0.01)
         assert not code, "it did not start"
     try:
-        yield Served(port, folder, token)
+        yield Served(port, folder, token, found[0].server_state.connections)
     finally:
         found[0].should_exit = True
         thread.join(30)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -152,6 +153,7 @@ def test_a_server_that_is_killed_in_mid_job_loses_nothing(tmp_path: Path) -> Non
     (folder / ("video_" + "1" * 32) / "result.mp4").write_bytes(b"no job's")
     with served(folder) as server:
         assert server.ask("GET", f"/v1/videos/{done}/content").body == content
+        assert json.loads(server.ask("GET", f"/v1/videos/{done}").body)["progress"] == 100
         assert server.ask("GET", f"/v1/videos/video_{'1' * 32}/content").status == 404
         for id, seed in ((begun, 1), (queued, 2)):
             assert server.wait(id)["status"] == "completed"
@@ -201,6 +203,32 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     assert one.works[poison.id].status == "failed" and one.works[fine.id].status == "queued"
     assert not (tmp_path / image.id).exists()
     assert (tmp_path / damaged.id).exists() and (tmp_path / elsewhere.id).exists()
+
+
+def test_a_disk_that_is_full_loses_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = kept(tmp_path)
+    one = Store(tmp_path, Limits())
+    one.load(print)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", raising(OSError(28, "No space left on device")))
+        with pytest.raises(SoraError):
+            one.take("")
+        assert one.works[work.id].status == "queued" and one.works[work.id].begun == 0
+    taken = one.take("")
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", raising(OSError(28, "No space left on device")))
+        one.finish(taken, 1.0)
+    assert taken.status == "failed" and "full" in taken.error
+    again = Store(tmp_path, Limits())
+    again.load(print)
+    assert again.works[work.id].status == "queued"
+
+
+def raising(error: Exception) -> Any:
+    def fails(*_: Any) -> None:
+        raise error
+
+    return fails
 
 
 def test_jobs_of_the_loaded_model_come_first_but_not_for_ever(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`sora-cli serve`, asked by those who mean no good: bad requests, strangers, too much, too slow."""
 
+import contextlib
 import io
 import json
 import re
@@ -214,6 +215,10 @@ def test_nothing_listens_to_others_unasked(tmp_path: Path, capsys: pytest.Captur
     assert "unknown model" in refused("--model", "none")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "--port takes another" in refused("--port", str(taken.getsockname()[1]))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").touch()
+    assert cli.run(["serve", "--dir", str(tmp_path / "mine")]) == 2
+    assert "holds other files" in capsys.readouterr().err and tiny.everything(tmp_path / "mine") == ["a.txt"]
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.", "example.org", "")))
 
@@ -260,6 +265,34 @@ def test_slow_senders_are_let_go(tmp_path: Path) -> None:
         head = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         assert b" 408 " in server.raw(head + b"Content-Length: 9\r\n\r\n{")[:20]
         assert server.ask("GET", "/healthz").status == 200
+        id = server.client.videos.create_and_poll(prompt="a", poll_interval_ms=20, **SMALL).id  # type: ignore[arg-type]
+        (server.folder / id / "result.mp4").write_bytes(b"\0" * 30_000_000)
+        with socket.socket() as connection:  # reads nothing
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(f"GET /v1/videos/{id}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            while not server.connections:
+                time.sleep(0.01)
+            while server.connections:
+                time.sleep(0.01)
+            count = 0
+            with contextlib.suppress(ConnectionResetError):
+                while more := connection.recv(1 << 20):
+                    count += len(more)
+        assert count < 30_000_000
+
+
+def test_too_many_connections(tmp_path: Path) -> None:
+    with served(tmp_path / "kept", "--max-connections", "4") as server, contextlib.ExitStack() as idle:
+        for _ in range(4):
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert server.ask("GET", "/healthz").status == 503
+        for _ in range(4):
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert server.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        idle.close()
+        while server.ask("GET", "/healthz").status != 200:
+            time.sleep(0.01)
 
 
 def test_a_full_queue_and_a_deleted_job(tmp_path: Path, held: threading.Event) -> None:

@@ -80,9 +80,10 @@ def serve(
 
     own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
+        store = Store(own.folder, limits)
+        store.check()
         own.begin()
         own.folder.chmod(0o700)
-        store = Store(own.folder, limits)
         store.load(log)
         orders = Orders(served, store, limits, compute, expand, expand_model)
         run(Server(orders, Worker(orders, log, debug), gate, public_url), listener, limits, log)

@@ -23,7 +23,8 @@ from typing import Any
 
 from sora_cli.cli.serve.limits import Limits
 from sora_cli.cli.serve.refusal import Refusal
-from sora_cli.files.owned import writing
+from sora_cli.errors import SoraError
+from sora_cli.files.owned import IDENTITY, LOCK, writing
 
 VIDEO, IMAGE = "video", "image"
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "in_progress", "completed", "failed"
@@ -78,6 +79,11 @@ class Store:
         self.writing = threading.Lock()  # of records, which may take as long as a disk does
         self.reserved, self.closed, self.passed = 0, False, 0
         self.lasted = USUAL  # seconds of a job, a moving average
+
+    def check(self) -> None:
+        """SoraError if the folder holds other things, which are nothing to work among."""
+        if not (self.folder / IDENTITY).exists() and any(path.name != LOCK for path in self.folder.iterdir()):
+            raise SoraError(f"--dir {self.folder} holds other files; give an empty folder, or a new one")
 
     def folder_of(self, work: Work) -> Path:
         return self.folder / work.id
@@ -189,7 +195,12 @@ class Store:
                 self.changed.wait()
             else:
                 return None
-        self.save(work)
+        try:
+            self.save(work)
+        except SoraError:
+            with self.changed:
+                work.status, work.begun = QUEUED, work.begun - 1
+            raise
         return work
 
     def chosen(self, queued: list[Work], loaded: str) -> Work:
@@ -208,9 +219,13 @@ class Store:
         self.settle(work, FAILED)
 
     def settle(self, work: Work, status: str) -> None:
-        """A job is over: on the disk first, so that nobody is promised what a crash could take."""
+        """A job is over: on the disk first, so that nobody is promised what a crash could take. Where the disk takes
+        nothing, it is failed until the next start, which finds it as it was."""
         work.completed = time.time()
-        self.save(work, status)
+        try:
+            self.save(work, status)
+        except SoraError:
+            status, work.error = FAILED, work.error or "the server could not write it; its disk may be full"
         with self.changed:
             work.status, work.progress = status, 100 if status == COMPLETED else work.progress
             gone = work.gone
@@ -250,4 +265,5 @@ def read(folder: Path) -> Work:
         raise ValueError("not the job of this folder")
     if work.status == COMPLETED and not (folder / work.result).is_file():
         raise ValueError("its result is gone")
+    work.progress = 100 if work.status == COMPLETED else 0
     return work
