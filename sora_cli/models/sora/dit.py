@@ -211,13 +211,15 @@ class Dit(nn.Module):
         return harmonics(seconds / self.config.bar, 64) * (seconds < self.config.seconds)[:, None]
 
     def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
-        """The rotary angles of every token, [N, 1, d / 4] cosines and sines: in a half of every head's features, for
-        rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024). Conditions are nowhere."""
+        """The rotary angles of every token, [N, 1, d / 2] cosines and signed sines for both features of a pair: in a half
+        of every head's features, for rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024).
+        Conditions are nowhere."""
         count = self.config.width // self.config.heads // 8
         rates = math.pi / 2 / 2 ** torch.linspace(0, 3, count, device=where.cell.device)  # periods of 4 to 32 patches
         angles = rearrange(where.cell[:, :, None] * rates, "P two n -> P (two n)")
         angles = where.join(angles.new_zeros(*where.conditions.shape, angles.shape[1]), angles)[:, None]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
     def distances(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> list[tuple[Tensor, Tensor]]:
         """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
@@ -239,8 +241,9 @@ class Dit(nn.Module):
 def turned(x: Tensor, turn: Turn) -> Tensor:
     """Queries or keys [N, H, d], the pairs of the first half of their features turned."""
     cos, sin = turn
-    a, b, still = x.split([cos.shape[-1]] * 2 + [x.shape[-1] - 2 * cos.shape[-1]], -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, still], -1).to(x.dtype)
+    pairs, still = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], -1)
+    a, b = pairs.chunk(2, -1)
+    return torch.cat([pairs * cos + torch.cat([b, a], -1) * sin, still], -1).to(x.dtype)
 
 
 def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
