@@ -48,6 +48,7 @@ class Target:
     audio: bool = True
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
+    called: str = ""  # its name in the record, where it is made under another one
 
     @property
     def stream(self) -> bool:
@@ -277,7 +278,7 @@ class Making:
             for stage, spent in run.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
-            "output": self.target.name,
+            "output": self.target.called or self.target.name,
             **told,
             "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),

@@ -211,8 +211,8 @@ class Dit(nn.Module):
         return harmonics(seconds / self.config.bar, 64) * (seconds < self.config.seconds)[:, None]
 
     def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
-        """The rotary angles of every token, [N, 1, d / 2] cosines and signed sines for both features of a pair: in a half
-        of every head's features, for rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024).
+        """The rotary angles of every token, [N, 1, d / 2] cosines and signed sines for both features of a pair: in a
+        half of every head's features, for rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024).
         Conditions are nowhere."""
         count = self.config.width // self.config.heads // 8
         rates = math.pi / 2 / 2 ** torch.linspace(0, 3, count, device=where.cell.device)  # periods of 4 to 32 patches
