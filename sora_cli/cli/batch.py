@@ -116,10 +116,13 @@ class WithAddress(TyperCommand):
     """A command whose --ray may stand alone: it is followed by an address, or means a local cluster."""
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        return super().parse_args(context, self.addressed(words))
+
+    @staticmethod
+    def addressed(words: list[str]) -> list[str]:
+        """The words of a command line with an address for --ray."""
         pairs = zip(words, [*words[1:], ""], strict=True)
-        return super().parse_args(context, [
-            f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(after) else word for word, after in pairs
-        ])  # fmt: skip
+        return [f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(after) else word for word, after in pairs]
 
 
 def part_of(shard: str | None) -> tuple[int, int] | None:

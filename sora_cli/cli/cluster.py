@@ -10,13 +10,15 @@ import os
 import platform
 import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO, cast
 from uuid import uuid4
 
 from sora_cli import __version__
@@ -175,7 +177,12 @@ class Cluster:
         self.refusals = 0
 
     def __enter__(self) -> Self:
-        self.ray = joined(self.address)
+        self.stdout, sys.stdout = sys.stdout, cast(TextIO, OneThread(sys.stdout))
+        try:
+            self.ray = joined(self.address)
+        except BaseException:
+            sys.stdout = self.stdout
+            raise
         self.gpus = self.gpus and self.ray.cluster_resources().get("GPU", 0) >= 1
         takes = {"num_gpus": 1, "num_cpus": 0} if self.gpus else {"num_cpus": self.cores}
         self.worker = self.ray.remote(**takes, scheduling_strategy="SPREAD")(Worker)
@@ -186,6 +193,7 @@ class Cluster:
         for hand in (*self.idle, *self.starting.values(), *(hand for hand, _ in self.busy.values())):
             self.dismiss(hand)
         self.ray.shutdown()
+        sys.stdout = self.stdout
         for target in unfinished:
             owned.sweep(target.path)
             with suppress(SoraError), target.own:
@@ -302,6 +310,19 @@ class Cluster:
     def dismiss(self, hand: Hand) -> None:
         with suppress(self.ray.exceptions.RayError, ValueError):
             self.ray.kill(hand.actor)
+
+
+class OneThread:
+    """A stream on which this thread alone writes: threads of Ray's print there what befalls its nodes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.thread = stream, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text) if threading.current_thread() is self.thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def joined(address: str) -> Any:
