@@ -90,7 +90,7 @@ def test_a_node_that_dies_costs_nothing(nodes: Any, capsys: pytest.CaptureFixtur
 def test_what_is_made_out_of_sight_is_brought(
     nodes: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Cluster, "marked", lambda self, items: meanwhile(lambda: None, lambda: True))
+    monkeypatch.setattr(Cluster, "mark_folders", lambda self, items: None)
     Path("broken.mp4").write_bytes(b"no video")
     format = tiny.y4m_format()
     clip = tiny.write("clip.y4m", format, tiny.noise(format, 9))

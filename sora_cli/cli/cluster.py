@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TextIO, cast
@@ -173,8 +173,9 @@ class Cluster:
         self.idle: list[Hand] = []
         self.busy: dict[Any, tuple[Hand, Item]] = {}
         self.starting: dict[Any, Hand] = {}
+        self.marks: list[Path] = []
         self.deaths: Counter[Item] = Counter()
-        self.refusals = 0
+        self.refusals, self.patient = 0, True
 
     def __enter__(self) -> Self:
         self.stdout, sys.stdout = sys.stdout, cast(TextIO, OneThread(sys.stdout))
@@ -194,6 +195,8 @@ class Cluster:
             self.dismiss(hand)
         self.ray.shutdown()
         sys.stdout = self.stdout
+        for mark in self.marks:
+            mark.unlink(missing_ok=True)
         for target in unfinished:
             owned.sweep(target.path)
             with suppress(SoraError), target.own:
@@ -204,30 +207,24 @@ class Cluster:
         waiting = Waiting()
         for item in items:
             waiting.add(item)
-        with self.marked(items):
-            while waiting or self.busy:
-                self.hand_out(waiting, begin)
-                if not waiting and not self.busy:
-                    break
-                self.hire(len(waiting) + len(self.busy))
-                for ref in self.ended():
-                    if ref in self.starting:
-                        self.welcome(ref)
-                    elif outcome := self.result(ref, waiting):
-                        yield outcome
+        self.mark_folders(items)
+        while waiting or self.busy:
+            self.hand_out(waiting, begin)
+            if not waiting and not self.busy:
+                break
+            self.hire(len(waiting) + len(self.busy))
+            for ref in self.ended():
+                if ref in self.starting:
+                    self.welcome(ref)
+                elif outcome := self.result(ref, waiting):
+                    yield outcome
 
-    @contextmanager
-    def marked(self, items: Sequence[Item]) -> Iterator[None]:
-        """Have a mark in every folder that is written to."""
+    def mark_folders(self, items: Sequence[Item]) -> None:
+        """Put the mark into every folder that is written to."""
         name, content = self.mark
-        marks = [folder / name for folder in {folder for item in items for folder in folders(item.job.target)}]
-        try:
-            for path in marks:
-                path.write_text(content)
-            yield
-        finally:
-            for path in marks:
-                path.unlink(missing_ok=True)
+        for folder in {folder for item in items for folder in folders(item.job.target)}:
+            self.marks.append(folder / name)
+            self.marks[-1].write_text(content)
 
     def hand_out(self, waiting: Waiting, begin: Begin) -> None:
         """A job for everybody who has none."""
@@ -251,7 +248,8 @@ class Cluster:
         """Something that has ended; nothing where it takes long."""
         refs = [*self.busy, *self.starting]
         found, _ = self.ray.wait(refs, timeout=None if self.busy else PATIENCE)
-        if not found:
+        if not found and self.patient:
+            self.patient = False
             each = "a GPU" if self.gpus else f"{self.cores} cores" if self.cores > 1 else "a core"
             self.screen.warn(f"waiting for {each} of the cluster")
         return list(found)

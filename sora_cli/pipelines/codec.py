@@ -152,7 +152,7 @@ def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     shown = rearrange(video[:, :, top : top + height, left : left + width], "C T h w -> T h w C")
     pixels = torch.empty(shown.shape, dtype=torch.uint8, device=video.device)
     for frame, levels in zip(shown, pixels, strict=True):  # one by one, which stay in a processor's cache
-        numbers = (frame.float() + 1).mul_(127.5)
+        numbers = frame.to(torch.float32, copy=True).add_(1).mul_(127.5)
         if not numbers.sum().isfinite():
             raise Failed("the decoded frames are not finite; try --dtype float32, or verify the weights")
         levels.copy_(numbers.round_())
