@@ -178,11 +178,12 @@ class Cluster:
         self.refusals, self.patient = 0, True
 
     def __enter__(self) -> Self:
-        self.stdout, sys.stdout = sys.stdout, cast(TextIO, OneThread(sys.stdout))
+        self.stdout = OneThread(sys.stdout)
+        sys.stdout = cast(TextIO, self.stdout)
         try:
             self.ray = joined(self.address)
         except BaseException:
-            sys.stdout = self.stdout
+            sys.stdout = self.stdout.stream
             raise
         self.gpus = self.gpus and self.ray.cluster_resources().get("GPU", 0) >= 1
         takes = {"num_gpus": 1, "num_cpus": 0} if self.gpus else {"num_cpus": self.cores}
@@ -190,16 +191,17 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        unfinished = [item.job.target for _, item in self.busy.values()]
+        hit = {*self.deaths, *(item for _, item in self.busy.values())}
         for hand in (*self.idle, *self.starting.values(), *(hand for hand, _ in self.busy.values())):
             self.dismiss(hand)
+        self.stdout.thread = None  # it prints now what it has held back
         self.ray.shutdown()
-        sys.stdout = self.stdout
+        sys.stdout = self.stdout.stream
         for mark in self.marks:
             mark.unlink(missing_ok=True)
-        for target in unfinished:
-            owned.sweep(target.path)
-            with suppress(SoraError), target.own:
+        for item in hit:  # nobody is left who could remove what killed workers were writing
+            owned.sweep(item.job.target.path)
+            with suppress(SoraError), item.job.target.own:
                 pass  # leaves no lock
 
     def work(self, items: Sequence[Item], begin: Begin) -> Iterator[tuple[Item, Outcome]]:
@@ -314,7 +316,7 @@ class OneThread:
     """A stream on which this thread alone writes: threads of Ray's print there what befalls its nodes."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.thread = stream, threading.current_thread()
+        self.stream, self.thread = stream, cast(threading.Thread | None, threading.current_thread())
 
     def write(self, text: str) -> int:
         return self.stream.write(text) if threading.current_thread() is self.thread else len(text)
