@@ -59,13 +59,11 @@ def until(process: "subprocess.Popen[str]", moment: float) -> list[Row]:
     return [json.loads(line) for line in said.splitlines() if line.endswith("}")]  # the last may be cut
 
 
-def whole(words: Sequence[str]) -> list[Row]:
+def whole(process: "subprocess.Popen[str]") -> Iterator[Row]:
     """The events of a batch that ends by itself; SystemExit if it fails."""
-    process = start(words)
-    found = list(events(process))
+    yield from events(process)
     if process.returncode:
         raise SystemExit(f"the batch ended with {process.returncode}")
-    return found
 
 
 def videos(folder: Path) -> dict[str, str]:
@@ -92,15 +90,17 @@ def count(found: Sequence[Row], event: str = "made") -> Counter[str]:
 # ---- crashes ----------------------------------------------------------------------------------------------
 
 
-def killed(folder: Path, jobs: range, words: list[str], kills: int, longest: float, rng: random.Random) -> Row:
-    """Killed at random moments, which leave time for the whole list in all, and at last left alone."""
+def killed(folder: Path, jobs: range, words: list[str], kills: int, took: tuple[float, float],
+           rng: random.Random) -> Row:  # fmt: skip
+    """Killed at random moments, and at last left alone. `took` are the seconds until the first video and the last one was
+    there; all moments together leave time for the whole list."""
     path, made, at = listed(folder, jobs), Counter[str](), []
     for _ in range(kills):
-        moment = rng.uniform(0, 2 * longest / kills)
+        moment = rng.uniform(0.5, 1) * took[0] + rng.uniform(0, 2 * (took[1] - took[0]) / kills)
         made += count(until(start([path, *words]), moment))
         at.append(round(moment, 1))
         note(f"killed after {moment:.1f} s, {len(made)} made so far")
-    made += count(whole([path, *words]))
+    made += count(list(whole(start([path, *words]))))
     return {"at": at, "made": made}
 
 
@@ -122,7 +122,7 @@ def on_nodes(folder: Path, jobs: range, words: list[str], number: int, calm: boo
     path, found, ends = listed(folder, jobs), [], []
     with nodes(number) as (cluster, there):
         process = start([path, *words, "--ray", cluster.address])
-        for event in events(process):
+        for event in whole(process):
             found.append(event)
             if event["event"] not in OVER:
                 continue
@@ -130,8 +130,6 @@ def on_nodes(folder: Path, jobs: range, words: list[str], number: int, calm: boo
             if len(ends) == len(jobs) // 2 and not calm:
                 cluster.remove_node(there[-1], allow_graceful=False)
                 note("a node is dead")
-    if process.returncode:
-        raise SystemExit(f"the batch ended with {process.returncode}")
     return {"nodes": number, "rate": 60 * (len(ends) - number) / (ends[-1] - ends[number - 1]), "made": count(found)}
 
 
@@ -151,9 +149,9 @@ def run(asked: Any, folder: Path, words: list[str]) -> Row:
     """One crash, and what became of it."""
     jobs = range(asked.jobs)
     started = time.perf_counter()
-    whole([listed(folder / "calm", jobs), *words])
-    took = time.perf_counter() - started
-    note(f"undisturbed: {took:.1f} s")
+    process = start([listed(folder / "calm", jobs), *words])
+    times = [time.perf_counter() - started for event in whole(process) if event["event"] in OVER]
+    note(f"undisturbed: {times[-1]:.1f} s")
     if asked.nodes:
         row = on_nodes(folder / "nodes", jobs, words, asked.nodes, asked.calm)
         if asked.calm:
@@ -163,7 +161,7 @@ def run(asked: Any, folder: Path, words: list[str]) -> Row:
     if asked.shards:
         row = sharded(folder / "shards", jobs, words, asked.shards)
         return row | compare(folder / "shards", folder / "calm", row.pop("made"))
-    row = killed(folder / "killed", jobs, words, asked.kills, took, random.Random(asked.seed))
+    row = killed(folder / "killed", jobs, words, asked.kills, (times[0], times[-1]), random.Random(asked.seed))
     return row | compare(folder / "killed", folder / "calm", row.pop("made"))
 
 
