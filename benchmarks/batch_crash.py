@@ -92,8 +92,8 @@ def count(found: Sequence[Row], event: str = "made") -> Counter[str]:
 
 def killed(folder: Path, jobs: range, words: list[str], kills: int, took: tuple[float, float],
            rng: random.Random) -> Row:  # fmt: skip
-    """Killed at random moments, and at last left alone. `took` are the seconds until the first video and the last one was
-    there; all moments together leave time for the whole list."""
+    """Killed at random moments, and at last left alone. `took` are the seconds to the first video and to the last;
+    all moments together leave time for the whole list."""
     path, made, at = listed(folder, jobs), Counter[str](), []
     for _ in range(kills):
         moment = rng.uniform(0.5, 1) * took[0] + rng.uniform(0, 2 * (took[1] - took[0]) / kills)
