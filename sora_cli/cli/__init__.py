@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sora_cli import __version__
-from sora_cli.cli.batch import batch
+from sora_cli.cli.batch import WithAddress, batch
 from sora_cli.cli.caption import caption
 from sora_cli.cli.data import data
 from sora_cli.cli.decode import decode
@@ -51,7 +51,7 @@ app.command()(generate)
 app.command()(extend)
 app.command()(loop)
 app.command()(reverse)
-app.command()(batch)
+app.command(cls=WithAddress)(batch)
 app.command()(serve)
 app.command()(encode)
 app.command()(decode)
