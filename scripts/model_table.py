@@ -43,7 +43,7 @@ def taken(model: Entry, mode: str) -> float:
 
 def table() -> str:
     """A row for every model; those that differ in their files alone have one."""
-    models = []
+    models: list[Entry] = []
     for model in (one for one in registry.registry().values() if one.kind == "wan"):
         if all((model.usage, model.network, model.accept) != (one.usage, one.network, one.accept) for one in models):
             models.append(model)
