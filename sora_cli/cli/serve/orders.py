@@ -29,7 +29,9 @@ FIELDS = {
     IMAGE: ("prompt", "model", "size", "n", "response_format", "output_format", *EXTRAS),
 }
 IGNORED = ("user", "quality", "style", "background", "moderation", "output_compression")  # of images: say nothing here
-SETTINGS = ("negative", "width", "height", "frames", "fps", "seed", "steps", "guidance")  # of a shot, that a job keeps
+SETTINGS = (  # of a shot, that a job keeps
+    "negative", "width", "height", "frames", "fps", "seed", "steps", "guidance", "guidance_low",
+)  # fmt: skip
 KEEPING = Keeping(resume=True, metadata=False, force=True)  # metadata would name files of this machine
 
 
@@ -93,6 +95,8 @@ class Orders:
         for name in ("fps", "guidance"):
             if name in fields:
                 wanted[name] = number(name, fields[name])
+        if "guidance" in fields:
+            wanted["guidance_low"] = 0.0  # one number is for both transformers of a model that has two
         if "negative_prompt" in fields:
             wanted["negative"] = text("negative_prompt", fields["negative_prompt"])
         usual = models.usual(model)
