@@ -11,11 +11,12 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from sora_cli.files.blocks import SCALES
+from sora_cli.files.blocks import EIGHT, SCALES
 from sora_cli.files.gguf_header import ALIGNMENT, DTYPES, TEXT
 from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, block_of
 
 PIECE = 1 << 20  # blocks that are drawn at a time
+NORMAL = 64  # deviation of 8-bit floats before they are scaled
 KINDS = {name: number for number, name in DTYPES.items()}
 LARGEST = {  # that a block's numbers are, in multiples of its scale
     "Q4_0": 8, "Q4_1": 15, "Q5_0": 16, "Q5_1": 31, "Q8_0": 128, "Q2_K": 45, "Q3_K": 128, "Q4_K": 945, "Q5_K": 1953,
@@ -75,10 +76,9 @@ def drawn(one: Random, rng: torch.Generator) -> Iterator[Tensor]:
         if one.kind in PACKED:
             yield blocks(one.kind, count, size, spread, rng)
         elif one.kind in EIGHT_BITS:
-            yield torch.randint(0, 0x78, (count,), generator=rng, dtype=torch.uint8) | torch.randint(
-                0, 2, (count,), generator=rng, dtype=torch.uint8) << 7  # fmt: skip
+            yield (torch.randn(count, generator=rng) * NORMAL).to(EIGHT[one.kind]).view(torch.uint8)
         elif one.name.endswith("scale_weight"):
-            yield torch.full((1,), spread / 100).view(torch.uint8)
+            yield torch.full((1,), 1 / NORMAL / 64).view(torch.uint8)
         else:
             found = torch.randn(count, generator=rng) * (spread if len(one.shape) > 1 else 0.3)
             found += len(one.shape) == 1 and not one.name.endswith("bias")  # the gain of a norm
