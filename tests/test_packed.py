@@ -24,7 +24,7 @@ from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pac
 from sora_cli.shot import Lora
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from random_weights import Random, of_network, write
+from random_weights import Random, drawn, of_network, write
 
 CPU = torch.device("cpu")
 SIDES = {"attention_head_dim": 128, "ffn_dim": 512, "text_dim": 256}  # of blocks of 256 numbers
@@ -84,12 +84,13 @@ def packed_in(network: nn.Module) -> list[str]:
 # ---- the same numbers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*((kind, torch.bfloat16) for kind in KINDS), ("Q4_0", torch.float32), ("F8_E5M2", torch.float32)]
+)
 def test_every_type_computes_the_same(tmp_path: Path, kind: str, dtype: torch.dtype,
                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """Wherever the blocks lie; all their matrices stay packed, and the timestep's own are in float32."""
-    monkeypatch.setattr(packed, "UNPACKED", 5000)  # numbers at a time: parts that are no whole matrix
+    monkeypatch.setattr(packed, "UNPACKED", 30_000)  # numbers at a time: parts that are no whole matrix
     path = file_of(tmp_path, bare(), kind)
     due = answer(loaded(path, dtype, stays=False), dtype)
     network = loaded(path, dtype)
@@ -97,6 +98,18 @@ def test_every_type_computes_the_same(tmp_path: Path, kind: str, dtype: torch.dt
     for one in (network, streamed(path, dtype), loaded(path, dtype, disk=True)):
         for _ in range(2):
             assert torch.equal(answer(one, dtype), due)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_weights_compute_the_same_on_cuda(kind: str) -> None:
+    """What is unpacked there is what is unpacked on the CPU, to the bit."""
+    raw = torch.frombuffer(bytearray(drawn_bytes(kind)), dtype=torch.uint8).view(16, -1)
+    assert torch.equal(blocks.unpacked(kind, raw.cuda()).cpu(), blocks.unpacked(kind, raw))
+
+
+def drawn_bytes(kind: str) -> bytes:
+    return b"".join(bytes(piece.tolist()) for piece in drawn(Random("weight", (16, 512), kind), torch.Generator()))
 
 
 def test_packed_weights_take_what_the_file_does(tmp_path: Path) -> None:
