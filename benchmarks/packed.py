@@ -3,7 +3,7 @@ its prediction.
 
     python benchmarks/packed.py                                  # the 14B of Wan 2.2 A14B, as Q4_0, in 9 GB
     python benchmarks/packed.py --network umt5 --kind F8_E4M3    # the text encoder, on 512 tokens
-    python benchmarks/packed.py --network 5b --kind Q4_K --where disk --unpacked
+    python benchmarks/packed.py --network 5b --kind Q4_K --res 256x160 --where disk --unpacked
 
 The file is written piece by piece and removed afterwards; loading and the step run in a process of their own. Peaks are
 those of its resident size (VmHWM of Linux), set back in between, and RssFile says how much of that are pages of files:
@@ -208,6 +208,9 @@ def words_of(case: Case) -> list[str]:
 
 def case_of(asked: Any) -> Case:
     width, height = map(int, asked.res.split("x"))
+    token = 2 * DITS[asked.network][1].stride if asked.network in DITS else 1
+    if width % token or height % token:
+        raise SystemExit(f"--res {asked.res}: both sides of {asked.network} are multiples of {token}")
     return Case(asked.network, asked.kind, asked.where, asked.unpacked, width, height, asked.frames)
 
 

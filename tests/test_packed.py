@@ -1,5 +1,6 @@
 """Matrices that stay packed compute to the bit what the same file does that is unpacked while it loads."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from wan_cases import SKYREELS, UMT5, WAN, tokens
 
+from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import blocks, headers, published
 from sora_cli.files.published import put, survey, weights_in
+from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.pipelines import loading
+from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
-from sora_cli.placement.held import counted
+from sora_cli.placement.held import counted, held
+from sora_cli.placement.memory import Needs
 from sora_cli.placement.offload import Streamed, Turns, keep_on_host, leave_on_disk
 from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pack
 from sora_cli.shot import Lora
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from random_weights import Random, drawn, of_network, write
+from random_weights import Random, drawn, gguf_header, of_network, write
 
 CPU = torch.device("cpu")
 SIDES = {"attention_head_dim": 128, "ffn_dim": 512, "text_dim": 256}  # of blocks of 256 numbers
@@ -84,8 +88,11 @@ def packed_in(network: nn.Module) -> list[str]:
 # ---- the same numbers ---------------------------------------------------------------------------------------
 
 
+ALSO_FLOAT = ("Q4_0", "Q6_K", "F8_E5M2")
+
+
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [*((kind, torch.bfloat16) for kind in KINDS), ("Q4_0", torch.float32), ("F8_E5M2", torch.float32)]
+    ("kind", "dtype"), [*((k, torch.bfloat16) for k in KINDS), *((k, torch.float32) for k in ALSO_FLOAT)]
 )
 def test_every_type_computes_the_same(tmp_path: Path, kind: str, dtype: torch.dtype,
                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -300,3 +307,46 @@ def test_predictions_count_what_stays_packed(tmp_path: Path) -> None:
     )["denoising"]  # fmt: skip
     assert isinstance(loaded(path, torch.bfloat16, WanConfig(16, 16, 2, 128, 3, 512, 256, 256, 1e-6, False))
                       .get_submodule("blocks.2.ffn.net.2"), PackedLinear)  # fmt: skip
+
+
+def hollow(path: Path, kind: str) -> Path:
+    """A file of the real 1.3B, all of it but its numbers."""
+    with torch.device("meta"):
+        network = WanDit(presets.WAN21)
+    named = {name: names.DIT.ours_to_original(name) for name, _ in network.named_parameters()}
+    listed = of_network(network, named, kind)
+    with path.open("wb") as file:
+        starts = gguf_header(file, listed, "wan")
+        file.truncate(starts[-1] + listed[-1].bytes)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q4_K", 4.5), ("Q8_0", 8.5), ("Q6_K", 6.5625), ("F16", 0)])
+def test_a_file_is_counted_as_it_stays(tmp_path: Path, kind: str, bits: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the real size, by its header alone; LoRAs lie beside what is packed, and are merged into what is not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    entry = registry.entry(str(hollow(tmp_path / "wan.gguf", kind)))
+    style = Lora(str(tmp_path / "style.safetensors"), 0.5)
+    save_file({"a": torch.zeros(1_000_000)}, style.path)
+    found = {}
+    for loras in ((), (style,), (style, style), (replace(style, strength=0.0),)):
+        found[loras] = Needs.of(entry, entry.canvas(832, 480), 21, 21, 2, loras=loras)
+    plain, numbers = found[()], presets_weights()
+    assert plain.dit == pytest.approx(numbers * (bits or 16) / 8, rel=0.03)
+    assert 2 / 30 * plain.dit < plain.dit_ahead() < 0.11 * plain.dit and plain.text > 11e9
+    for loras, needs in found.items():
+        added = 4e6 * sum(one.strength != 0 for one in loras) if bits else 0
+        assert needs.dit - plain.dit == pytest.approx(added, rel=0.01)
+
+
+def presets_weights() -> int:
+    network = registry.entry("wan2.1-1.3b").network
+    assert network
+    return network.dit.weights
+
+
+def test_files_that_are_damaged_count_as_unpacked(tmp_path: Path) -> None:
+    path = hollow(tmp_path / "wan.gguf", "Q4_0")
+    entry = registry.entry(str(path))
+    os.truncate(path, 100)
+    assert held(entry) == {} and held(registry.entry("wan2.1-1.3b")) == {}

@@ -33,8 +33,12 @@ def eight(raw: Tensor, kind: torch.dtype) -> Tensor:
     """8-bit floats; from a table on Apple's GPUs, which do not have the types."""
     if raw.device.type != "mps":
         return raw.view(kind).float()
-    table = torch.arange(256, dtype=torch.uint8).view(kind).float()
-    return table.to(raw.device)[raw.int()]
+    return looked_up(torch.arange(256, dtype=torch.uint8).view(kind).float(), raw)
+
+
+def looked_up(table: Tensor, numbers: Tensor) -> Tensor:
+    """What numbers stand for; several times as fast as by indexing."""
+    return table.to(numbers.device).index_select(0, numbers.flatten().int()).view(numbers.shape)
 
 
 def suspect(kind: str, raw: Tensor) -> bool:
@@ -133,7 +137,7 @@ def q6_k(raw: Tensor) -> Tensor:
 
 
 def uneven(raw: Tensor) -> Tensor:
-    return torch.tensor(UNEVEN, dtype=torch.float32, device=raw.device)[digits(raw, 16, 4).int()]
+    return looked_up(torch.tensor(UNEVEN, dtype=torch.float32), digits(raw, 16, 4))
 
 
 def iq4_nl(raw: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +12,11 @@ from pathlib import Path
 from sora_cli.errors import SoraError
 from sora_cli.files import published, quantised
 from sora_cli.files.headers import Stored
-from sora_cli.registry import Entry
+from sora_cli.registry import Entry, lora
 from sora_cli.registry.hub.cache import folder_of, is_whole
 from sora_cli.registry.hub.pins import read as read_lock
 from sora_cli.registry.sizes import FLOAT32
+from sora_cli.shot import Lora
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|blk)\.(\d+)\.")  # in the names of every program
 IN_FLOAT = "time_embed"  # of the transformer; matrices whose names have it are unpacked, to float32
@@ -45,8 +46,9 @@ class Held:
     around: Weights  # all that is in no block
 
 
-def held(entry: Entry) -> dict[str, Held]:
-    """The weights of a model's transformer and text encoder, by role, where some of them are packed and they are here.
+def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
+    """The weights of a model's transformer and text encoder, by role, where some of them are packed and they are here;
+    with the LoRAs that lie beside those of the transformer.
 
     Files that cannot be read are passed over: whoever loads them says what is wrong."""
     found: dict[str, Held] = {}
@@ -57,8 +59,15 @@ def held(entry: Entry) -> dict[str, Held]:
                 files = published.files_of(folder_of(part, lock))
                 known = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
                 if here := of_files(tuple(known)):
-                    found[part.role] = here
+                    found[part.role] = beside(here, loras) if part.role == "dit" else here
     return found
+
+
+def beside(weights: Held, loras: Sequence[Lora]) -> Held:
+    """With LoRAs, as if they changed all blocks alike."""
+    bytes = sum(lora.file_of(one).stat().st_size for one in loras if one.strength)
+    share = bytes * weights.block.packed / max(1.0, weights.whole.packed)
+    return Held(weights.whole + Weights(bytes), weights.block + Weights(share), weights.around)
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ norms are taken to copy nothing, and convolutions all that they read and write.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -28,6 +28,7 @@ from sora_cli.placement.held import Held, Weights, held
 from sora_cli.placement.machine import MAIN, Free
 from sora_cli.registry import Entry
 from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
+from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
     import torch
@@ -72,14 +73,15 @@ class Needs:
 
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
-           half: Decoder = "bfloat16") -> "Needs":  # fmt: skip
+           half: Decoder = "bfloat16", loras: Sequence[Lora] = ()) -> "Needs":  # fmt: skip
         """A model whose sizes are not told has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
         if not known or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
         network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
-        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half, held(entry))
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
+                   held(entry, loras))  # fmt: skip
 
     @property
     def tokens(self) -> int:
@@ -214,15 +216,16 @@ class Placement:
 
 def place(
     entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
-    mode: str = "auto", latents: int | None = None,
+    mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (),
 ) -> Placement:  # fmt: skip
     """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
     SoraError if the model does not fit."""
-    return choose(needs_of(entry, canvas, window, latents or window, dtype), Free.on(device), mode)
+    return choose(needs_of(entry, canvas, window, latents or window, dtype, loras), Free.on(device), mode)
 
 
-def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype") -> Needs:
-    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype))
+def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype",
+             loras: Sequence[Lora] = ()) -> Needs:  # fmt: skip
+    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype), loras)
 
 
 def half_of(dtype: "torch.dtype") -> Decoder:
@@ -232,12 +235,12 @@ def half_of(dtype: "torch.dtype") -> Decoder:
 
 def lower_place(
     now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
-    device: "torch.device", dtype: "torch.dtype", latents: int,
+    device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (),
 ) -> Placement | None:  # fmt: skip
     """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
     takes less, or nobody knows."""
     with suppress(SoraError):
-        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype), Free.on(device))
+        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype, loras), Free.on(device))
     return None
 
 

@@ -51,7 +51,7 @@ def estimate(
     transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
     longest = max((len(window.frames) for window in windows), default=0)
-    needs = Needs.of(entry, canvas, longest, latents, size, half)
+    needs = Needs.of(entry, canvas, longest, latents, size, half, shot.loras)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement)
     pixels = shot.frames * shot.width * shot.height
