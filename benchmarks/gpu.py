@@ -131,6 +131,9 @@ def main() -> None:
     from gpu_parts import PARTS
 
     chosen = {name: limit for name, (_, limit) in PARTS.items() if not asked.only or name.startswith(tuple(asked.only))}
+    if asked.tiny:  # where all models are the same
+        of_models = [name for name in chosen if name.startswith("model")]
+        chosen = {name: limit for name, limit in chosen.items() if name not in of_models[1:]}
     if not chosen:
         raise SystemExit(f"no part begins with {' or '.join(asked.only)}; there are {', '.join(PARTS)}")
     asked.out = asked.out.absolute()

@@ -204,9 +204,14 @@ def needs_of(entry: Entry, at: At) -> Needs:
 
 
 def dit_of(sizes: Dit) -> Callable[[], nn.Module]:
-    config = WanConfig(sizes.channels, sizes.channels, sizes.heads, sizes.width // sizes.heads, sizes.layers,
+    config = WanConfig(channels_into(sizes), sizes.channels, sizes.heads, sizes.width // sizes.heads, sizes.layers,
                        sizes.hidden, sizes.text_width, sizes.waves, 1e-6, sizes.paced)  # fmt: skip
     return lambda: WanDit(config)
+
+
+def channels_into(sizes: Dit) -> int:
+    """Of a latent, and of what is given beside it, where there is such."""
+    return int(getattr(sizes, "inputs", sizes.channels))
 
 
 def vae_of(sizes: Vae) -> Callable[[], nn.Module]:
@@ -244,7 +249,7 @@ def model(name: str, at: At) -> Rows:
 def inputs(needs: Needs, at: At) -> tuple[Tensor, Tensor, Tensor, float]:
     dit, stride = needs.network.dit, needs.network.vae.stride
     torch.manual_seed(1)
-    x = torch.randn(1, dit.channels, needs.window, needs.height // stride, needs.width // stride)
+    x = torch.randn(1, channels_into(dit), needs.window, needs.height // stride, needs.width // stride)
     text = torch.randn(1, TEXT_TOKENS, dit.text_width)
     t = torch.full((1, needs.window), 731)
     return x.to(at.device, at.dtype), t.to(at.device), text.to(at.device, at.dtype), 24.0

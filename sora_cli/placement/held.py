@@ -51,16 +51,18 @@ def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
     with the LoRAs that lie beside those of the transformer.
 
     Files that cannot be read are passed over: whoever loads them says what is wrong."""
-    found: dict[str, Held] = {}
     lock = read_lock()
+    found: dict[str, list[Held | None]] = {"dit": [], "text": []}  # a model may have two transformers
     for part in entry.parts:
-        if part.role in ("dit", "text") and is_whole(part, lock):
+        if (role := part.role.partition("_")[0]) in found and is_whole(part, lock):
             with suppress(SoraError, OSError):
                 files = published.files_of(folder_of(part, lock))
                 known = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-                if here := of_files(tuple(known)):
-                    found[part.role] = beside(here, loras) if part.role == "dit" else here
-    return found
+                here = of_files(tuple(known))
+                found[role].append(beside(here, loras) if here and role == "dit" else here)
+    packed = {role: [one for one in parts if one] for role, parts in found.items()}
+    return {role: max(parts, key=lambda one: one.whole.at(FLOAT32)) for role, parts in packed.items()
+            if parts and len(parts) == len(found[role])}  # fmt: skip
 
 
 def beside(weights: Held, loras: Sequence[Lora]) -> Held:
