@@ -22,7 +22,7 @@ from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captione
 from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.captions import dense, parse
@@ -186,4 +186,4 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
     return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
 
 
-train = partial(stage.train, CaptionerStage)
+train = partial(loop.train, CaptionerStage)

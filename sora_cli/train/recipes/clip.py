@@ -30,7 +30,7 @@ from sora_cli.models.sora.text import words as words_of
 from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig
 from sora_cli.train.trainer.stage import Stage, seeded
 from sora_cli.train.unread import note_unread
@@ -232,4 +232,4 @@ class ClipStage(Stage[ClipOptions]):
         return path
 
 
-train = partial(stage.train, ClipStage)
+train = partial(loop.train, ClipStage)

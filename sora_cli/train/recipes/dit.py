@@ -41,7 +41,7 @@ from sora_cli.train.frozen import check_frozen, frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.train.trainer.stage import Stage
@@ -298,7 +298,7 @@ def trainer_config(options: DitOptions) -> TrainerConfig:
                          rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
 
 
-train = partial(stage.train, DitStage)
+train = partial(loop.train, DitStage)
 
 
 def data_record(data: str) -> dict[str, Any]:

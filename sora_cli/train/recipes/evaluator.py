@@ -23,7 +23,7 @@ from sora_cli.models.sora.evaluator import (
     moments,
 )
 from sora_cli.train.options import EvaluatorOptions
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.field import STRIDE, field
@@ -175,4 +175,4 @@ def share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits) if hits else 1.0
 
 
-train = partial(stage.train, EvaluatorStage)
+train = partial(loop.train, EvaluatorStage)

@@ -46,7 +46,7 @@ from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.data.world_packs import GROWN, Schedule, WorldPacks
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.checkpoint import checkpoints, shapes_of
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage
@@ -342,4 +342,4 @@ def check_resumed(options: LoraOptions, adapter: Adapter) -> None:
                         "--out goes elsewhere")  # fmt: skip
 
 
-train = partial(stage.train, LoraStage)
+train = partial(loop.train, LoraStage)

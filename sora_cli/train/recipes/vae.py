@@ -17,7 +17,7 @@ from sora_cli.dataset.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
-from sora_cli.train.trainer import stage
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.sheets import save_sheet
 from sora_cli.train.trainer.stage import Stage, save_half
@@ -292,4 +292,4 @@ class VaeStage(Stage[VaeOptions]):
         return save_half(self.options.folder / "vae.safetensors", vae.state_dict(), metadata)
 
 
-train = partial(stage.train, VaeStage)
+train = partial(loop.train, VaeStage)

@@ -22,7 +22,7 @@ from sora_cli.train.trainer.config import TrainerConfig
 from sora_cli.train.trainer.logger import Log
 from sora_cli.train.trainer.monitor import Monitor, refuse_nonsense
 from sora_cli.train.trainer.prefetch import Prefetcher
-from sora_cli.train.trainer.stage import Stage
+from sora_cli.train.trainer.stage import Options, Stage
 
 
 def optimizers(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
@@ -37,6 +37,14 @@ def optimizers(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Opti
                                       adjust_lr_fn="match_rms_adamw"))  # fmt: skip
     found.append(torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0))
     return found
+
+
+def train(kind: Callable[[Options, torch.device, torch.dtype], Stage[Options]], options: Options) -> Path:
+    """Meet the other processes, build a stage, have it learn, and export it in one of them; returns what it made, or
+    the run folder elsewhere."""
+    stage = kind(options, *distributed.init(options))
+    averaged = fit(stage)
+    return stage.export(averaged) if distributed.is_main() else options.folder
 
 
 def batches_of(options: TrainOptions) -> int:

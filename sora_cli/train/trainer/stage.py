@@ -1,4 +1,4 @@
-"""What the training of a network has of its own; its start and its end are written here once.
+"""What the training of a network has of its own; its start and its end are `loop.train`.
 
 A recipe is a `Stage`: it builds the network, makes batches, says what is lost, draws a sheet, and exports the averaged
 weights. `train` meets the other processes, builds the stage, has it learn (`loop.fit`), and has one process export it.
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from sora_cli.files import weights
 from sora_cli.train.options import TrainOptions
-from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.config import Losses, TrainerConfig
 
 Options = TypeVar("Options", bound=TrainOptions)
@@ -68,12 +67,3 @@ def save_half(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     halves = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in tensors.items()}
     weights.save(path, halves, {k: json.dumps(v) for k, v in metadata.items()})
     return path
-
-
-def train(kind: Callable[[Options, torch.device, torch.dtype], Stage[Options]], options: Options) -> Path:
-    """Build a stage, have it learn, and export it; returns what it made, or the run folder in other processes."""
-    from sora_cli.train.trainer.loop import fit
-
-    stage = kind(options, *distributed.init(options))
-    averaged = fit(stage)
-    return stage.export(averaged) if distributed.is_main() else options.folder
