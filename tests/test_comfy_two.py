@@ -192,7 +192,7 @@ def test_a_half_alone_is_refused_by_name(two: Path, sora: Sora) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fp8_scaled", "Q8_0"])
-def test_loras_are_merged_into_what_is_packed(two: Path, kind: str, sora: Sora, tmp_path: Path) -> None:
+def test_loras_change_what_is_packed(two: Path, kind: str, sora: Sora, tmp_path: Path) -> None:
     """W = unpacked + alpha / rank * B A, in one of the two transformers."""
     name, write = {"fp8_scaled": ("high.safetensors", write_eight), "Q8_0": ("high.gguf", write_gguf)}[kind]
     due = experts(two / "diffusion_models", name, write)["dit_low"]
@@ -203,8 +203,12 @@ def test_loras_are_merged_into_what_is_packed(two: Path, kind: str, sora: Sora, 
     lora = Lora(str(tmp_path / "a.safetensors"), 0.5, "low")
     how: dict[str, Any] = {"loras": (lora,), "device": torch.device("cpu"), "dtype": torch.float32}
     for expert, half in zip(("high", "low"), named(name), strict=True):
-        found = loading.load_dit(two / "diffusion_models" / half, expert=expert, **how).state_dict()
-        weight = found[names.DIT.original_to_ours(f"{key}.weight")]
+        place, module = two / "diffusion_models" / half, names.DIT.original_to_ours(key)
+        merged, packed = (loading.load_dit(place, expert=expert, unpacked=unpacked, **how).get_submodule(module)
+                          for unpacked in (True, False))  # fmt: skip
+        x = torch.randn(3, 32, generator=rng)
+        torch.testing.assert_close(packed(x), merged(x), rtol=1e-4, atol=1e-4)
+        weight = merged.weight
         plain = due[f"{key}.weight"] if expert == "low" else transformer(1)[f"{key}.weight"]
         if expert == "low":
             torch.testing.assert_close(weight, plain + 0.5 * 1 / 2 * B @ A)

@@ -36,12 +36,11 @@ from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
 from sora_cli.registry import hub, lora
+from sora_cli.registry.schema import EXPERTS, LORAS
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
 from sora_cli.shot import Lora, Shot
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
-EXPERTS = {"dit": "high", "dit_low": "low"}  # where there are two transformers, the noise that each is for
-LORAS = {"lora": "high", "lora_low": "low"}  # those that are part of a model, by the transformer that they change
 BLOCKS = {"text": "encoder.block", "dit": "blocks", "dit_low": "blocks"}  # the lists of blocks that take long
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
@@ -58,7 +57,7 @@ class Wan:
         self.places = hub.locate(self.entry.only(*roles))
         own = [Lora(str(self.places[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
                if role in self.places]  # fmt: skip
-        self.memory, self.watch, self.loras = memory, watch, (*own, *loras)
+        self.memory, self.watch, self.asked, self.loras = memory, watch, tuple(loras), (*own, *loras)
         loading.check(self.places, self.loras)
         self.check_channels()
         self.networks: dict[str, nn.Module] = {}
@@ -105,7 +104,7 @@ class Wan:
         if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.take(memory.place(self.entry, canvas, window, *how))
+            self.take(memory.place(self.entry, canvas, window, *how, self.asked))
             self.placed = canvas, window, latents
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
@@ -115,7 +114,7 @@ class Wan:
         assert self.placed is not None, "on_device first"
         canvas, window, latents = self.placed
         found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
-                                   latents)  # fmt: skip
+                                   latents, self.asked)  # fmt: skip
         if found is None:
             return ""
         new = memory.difference(self.placement, found, self.entry.cell)
@@ -167,10 +166,11 @@ class Wan:
             return loading.load_text(place, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
             return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
-        merged = self.loras, EXPERTS[role] if self.two else ""
+        expert = EXPERTS[role] if self.two else ""
         if how.dit != "streamed":
-            return loading.load_dit(place, self.device, self.dtype, how.dit == "disk", watch, *merged)
-        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, *merged)
+            disk = how.dit == "disk"
+            return loading.load_dit(place, self.device, self.dtype, disk, watch, self.loras, expert=expert)
+        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, self.loras, expert=expert)
         keep_on_host(dit, "blocks", self.device)
         return dit
 

@@ -13,6 +13,8 @@ NEEDED = ("dit", "vae", "text", "tokenizer")  # parts of a Hub model that it can
 # Where `dit_low` is there, too, it is the transformer for low noise and `dit` that for high noise; a LoRA is merged
 # into the one or the other.
 ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
+EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
+LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 CHOICES = {"solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
 
