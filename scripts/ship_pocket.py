@@ -27,7 +27,7 @@ def ship_dit(run: Path) -> None:
     from sora_cli.train.align import transformer
     from sora_cli.train.options import DitOptions
     from sora_cli.train.recipes.dit import config_of
-    from sora_cli.train.trainer.loop import checkpoints
+    from sora_cli.train.trainer.checkpoint import checkpoints
 
     newest = checkpoints(run)[-1]
     tensors, metadata = weights.load_part(newest, "state")
