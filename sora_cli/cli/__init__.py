@@ -20,6 +20,7 @@ from sora_cli.cli.doctor import doctor
 from sora_cli.cli.encode import encode
 from sora_cli.cli.evaluate import evaluate
 from sora_cli.cli.extend import extend
+from sora_cli.cli.ffmpeg import PASSED_ON, ffmpeg
 from sora_cli.cli.generate import generate
 from sora_cli.cli.info import info
 from sora_cli.cli.jobs import carry_out
@@ -58,6 +59,7 @@ app.command()(info)
 app.command()(doctor)
 app.command()(world)
 app.command()(evaluate)
+app.command(context_settings=PASSED_ON)(ffmpeg)
 app.add_typer(train, name="train")
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")

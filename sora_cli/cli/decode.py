@@ -14,6 +14,7 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import IMAGES, Target
+from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -35,9 +36,10 @@ class Wanted:
     def format(self) -> media.Format:
         """Its raw frames. Images are RGB in the end, so that nothing of their colours is left out on the way."""
         images = Path(self.name).suffix.lower() in IMAGES
-        chroma, spread = ("444", "FULL") if images else ("420mpeg2", "LIMITED")
         rate = Fraction(media.rational(self.fps))
-        return media.Format(*self.size, rate, chroma, tags=(f"COLORRANGE={spread}",))
+        if images:
+            return media.Format(*self.size, rate, "444", tags=media.RGB)
+        return media.Format(*self.size, rate, tags=("COLORRANGE=LIMITED",))
 
 
 @options.flattened
@@ -52,6 +54,7 @@ def decode(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which weights to use; by default those that LATENTS name.")
     ] = None,
+    lossless: options.LosslessOption = False,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -67,7 +70,9 @@ def decode(
     model = model or maker(source, header)
     told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps}  # fmt: skip
-    target = Target(name, force, metadata=False, as_json=as_json, asked=told, sources=(str(source),))
+    one = len(chosen) == 1  # and no moving image
+    target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
+                    timed=one or fps is not None, asked=told, sources=(str(source),))  # fmt: skip
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
                 partial(write, source, wanted, model, compute), roles=("vae",))]  # fmt: skip
 
@@ -119,7 +124,7 @@ def check(wanted: Wanted, target: Target) -> None:
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)
-    media.open_sink(wanted.name, wanted.format, force=target.force)
+    target.check_format(wanted.format)
 
 
 def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, target: Target, networks: Networks,
@@ -131,9 +136,12 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     tags = {"sora": wanted.shot} if wanted.shot else {}
-    with media.open_sink(wanted.name, wanted.format, tags, force=target.force) as opened:
+    shared = target.shared(wanted.format)
+    if reduced := shared.note(wanted.name, wanted.format):
+        screen.note(reduced)
+    with media.open_sink(wanted.name, wanted.format, tags, force=target.force, shared=shared) as opened:
         for frame in raw:
             opened.write(frame)
-    told = {"output": wanted.name, "frames": len(wanted.frames), "width": wanted.size[0], "height": wanted.size[1],
-            "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
+    told = {"output": wanted.name, **in_file(shared, len(wanted.frames)),
+            "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(told, target.as_json)

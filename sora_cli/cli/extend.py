@@ -74,7 +74,7 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     """The video and what is added to it, and what is kept beside them."""
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)

@@ -74,14 +74,16 @@ def generate(
     showing: Showing,
 ) -> list[Job]:
     """Make a video from a prompt, exactly as large and as long as asked."""
-    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
+    said = given(context)
+    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     order = Order(shots, how, sampling.seed)
     jobs = [
         Job(
-            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand},
-                   sources=sources(one)),
+            Target(name, **vars(keeping), sized="res" in said or one.frames == 1,
+                   timed="fps" in said or one.frames == 1,
+                   asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand}, sources=sources(one)),
             one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
             room=room_of(one), cost=partial(order.cost, compute),
         )

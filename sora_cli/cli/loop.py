@@ -1,7 +1,7 @@
 """`sora-cli loop VIDEO | PROMPT`: a clip that plays for ever without a visible seam."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -149,7 +149,7 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
           screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
     asked, times = closed.asked, closed.times
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(closed.sampling.seed, closed.settings.seed, screen)
         shot = closed.connector(source)
         target.check_format(source.format)
@@ -159,7 +159,7 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
         making.hear(asked.name, source.sound, source.left_out)
         connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         passing = Passing(source, shot.model)
-        raw = repeated(passing, connector, shot, asked, times)
+        raw = repeated(passing, connector, shot, partial(asked.open, rgb=target.images), times)
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         given = (count // times) - shot.frames
         told = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": [0, given]}
@@ -172,7 +172,8 @@ def connector_length(seconds: float, fps: float) -> int:
     return chunks * geometry.TIME_STRIDE - 1
 
 
-def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, times: int) -> Iterator[bytes]:
+def repeated(passing: Passing, connector: Connector, shot: Shot, reopened: Callable[[], media.Source],
+             times: int) -> Iterator[bytes]:  # fmt: skip
     """The video and its connector, again and again; the connector is made once."""
     yield from passing.frames()
     connector.making.heard(passing.source.sound, 0, passing.count, times)
@@ -182,6 +183,6 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
         if times > 1:
             made.append(raw)
     for _ in range(times - 1):
-        with asked.open() as again:
+        with reopened() as again:
             yield from again
         yield from made

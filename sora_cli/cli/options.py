@@ -72,6 +72,7 @@ OutputOption = Annotated[
 ]  # fmt: skip
 ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Another size than that of the input.")]
 FpsOption = Annotated[float | None, typer.Option(help="Another frame rate than that of the input.")]
+LosslessOption = Annotated[bool, typer.Option("--lossless", help="Write WebP without loss. PNG and APNG always are.")]
 PlanOption = Annotated[
     str | None, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.", show_default=SUITED)
 ]
@@ -148,6 +149,7 @@ class Keeping:
     audio: Annotated[
         bool, typer.Option("--audio/--no-audio", help="Keep the sound of given videos where their pictures are.")
     ] = True
+    lossless: LosslessOption = False
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None
     force: ForceOption = False
     as_json: JsonOption = False

@@ -53,7 +53,7 @@ def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
 def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,
          target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
     """What leads up to the anchor, and the anchor."""
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         passing = Passing(source, settings.model)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")

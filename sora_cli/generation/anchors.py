@@ -36,7 +36,7 @@ class Placed:
 
     def frames(self, size: Size) -> Iterator[Frame]:
         """Its frames, uint8 [h, w, 3] of exactly `size`, at the shot's frame rate."""
-        with media.open_source(self.path, fps=None if self.count == 1 else self.fps) as source:
+        with media.open_source(self.path, fps=None if self.count == 1 else self.fps, rgb=True) as source:
             yield from media.to_rgb(source, source.format, size, self.fit)
 
     def opened(self, size: Size) -> "Opened":
