@@ -124,7 +124,7 @@ def test_every_wrong_line_is_named_and_nothing_is_begun(capsys: pytest.CaptureFi
     for number, (line, why) in enumerate(wrong.items(), 2):
         said = [told for told in err.splitlines() if told.startswith(f"jobs.jsonl:{number}:")]
         assert len(said) == 1 and why in said[0], (line, said)
-    assert f"{len(wrong)} wrong lines; nothing is begun" in err and "jobs.jsonl:1:" not in err
+    assert f"{len(wrong)} wrong lines; nothing was started" in err and "jobs.jsonl:1:" not in err
     assert tiny.everything() == ["folder.mp4", "jobs.jsonl", "late.mp4"]
 
 

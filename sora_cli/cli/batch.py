@@ -21,6 +21,7 @@ from sora_cli.cli.loop import loop
 from sora_cli.cli.overview import draw, show_cost
 from sora_cli.cli.reverse import reverse
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 
 VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate, "extend": extend, "loop": loop, "reverse": reverse,
@@ -156,4 +157,4 @@ def refuse(name: str, wrong: Wrong) -> None:
         typer.echo(f"{name}:{number}: {why}", err=True)
     if len(shown) > NAMED:
         typer.echo(f"... and {len(shown) - NAMED} more", err=True)
-    raise SoraError(f"{name} has {len(shown)} wrong line{'s' * (len(shown) > 1)}; nothing is begun")
+    raise SoraError(f"{name} has {counted(len(shown), 'wrong line')}; nothing was started")

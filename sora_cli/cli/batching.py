@@ -24,6 +24,7 @@ from sora_cli.cli.making import Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 
 Wrong = list[tuple[int, str]]  # numbers of lines, and what is wrong with them
 
@@ -268,7 +269,7 @@ class BatchScreen(Screen):
         self.found = told
 
     def said(self) -> str:
-        return f"{self.found.get('frames', '')} frames in {self.found.get('wall', 0):.1f} s"
+        return f"{counted(self.found.get('frames', 0), 'frame')} in {self.found.get('wall', 0):.1f} s"
 
     def begin(self, item: Item) -> None:
         self.notes, self.found = [], {}

@@ -20,6 +20,7 @@ from sora_cli.dataset.beside import around, read
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
+from sora_cli.plurals import among, have
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
@@ -93,7 +94,8 @@ def caption(
         there = table.rows if table else beside_them | wrong if sidecars and not force else {}
         todo = [name for name in files if name not in there]
         if len(todo) < len(files):
-            screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
+            done = len(files) - len(todo)
+            screen.note(f"{among(done, len(files), 'file')} {have(done)} captions already; --force writes new ones")
         left = dict.fromkeys(todo)
         for name, text in tell(todo, {name: human[name] for name in kept}, asked, screen):
             del left[name]
@@ -110,7 +112,7 @@ def caption(
         typer.echo(str(output))
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
-        raise Failed(f"{len(left)} of {len(todo)} files could not be captioned: {listed(left)}{again}")
+        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed(left)}{again}")
 
 
 def as_line(row: dict[str, Any]) -> str:

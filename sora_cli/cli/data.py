@@ -20,6 +20,7 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.media.kinds import left_out
+from sora_cli.plurals import among, be, counted, have
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
@@ -88,12 +89,13 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
     asked.check_sources({record.file for record in records if not record.reason.startswith("broken")})
-    screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
+    of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} of use"
+    screen.note(f"{of_use}; {asked.out / MANIFEST} says what became of each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
     there, bad = sound(asked.out)
     if bad:
-        screen.note(f"{len(bad)} shards are made again: {some(bad)}")
+        screen.note(f"{counted(len(bad), 'shard')} {be(len(bad))} made again: {some(bad)}")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
     for line in remarks(asked, texts, captions, networks):
@@ -108,8 +110,9 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     if not samples:
         raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
-    told = f"{len(made)} samples of {len({sample.record.file for sample in made})} files"
-    screen.note(f"{told} are in {asked.out}" if new else f"nothing to do: {told} were in {asked.out} already")
+    count, of = len(made), counted(len({sample.record.file for sample in made}), "file")
+    told, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
+    screen.note(f"{told} {be(count)} in {asked.out}" if new else f"nothing to do: {told} {were} in {asked.out} already")
 
 
 @data.command()
@@ -141,19 +144,20 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
     minutes, seconds = divmod(found["seconds"], 60)
     captions, (least, mean, most) = found["captions"], found["captions"]["words"]
+    used = f"{counted(found['videos'], 'video')} and {counted(found['images'], 'image')} used"
     return [
         ("source", found["source"]),
-        ("files", f"{found['files']}: {found['videos']} videos and {found['images']} images used"),
+        ("files", f"{found['files']}: {used}"),
         ("skipped", listed(found["skipped"])),
         ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
         ("shots skipped", listed(found["skipped_shots"])),
-        ("samples", f"{found['samples']} of {found['latents']} latents, {found['bytes'] / 1e6:.1f} MB"),
+        ("samples", f"{found['samples']} of {counted(found['latents'], 'latent')}, {found['bytes'] / 1e6:.1f} MB"),
         *([("damaged", f"{', '.join(found['damaged'])}; {AGAIN}")] if found["damaged"] else []),
         ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
         ("sizes", listed(found["sizes"])),
         ("canvases", listed(found["canvases"])),
-        ("captions", f"{captions['different']} different, of {least} to {most} words ({mean:g} on average); "
-                     f"{captions['none']} files have none"),
+        ("captions", f"{captions['different']} different, of {least} to {counted(most, 'word')} ({mean:g} on average); "
+                     f"{counted(captions['none'], 'file')} {have(captions['none'])} none"),
         ("vae, text", f"{found['vae']}, {found['text']}"),
     ]  # fmt: skip
 

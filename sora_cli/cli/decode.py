@@ -18,6 +18,7 @@ from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
 
@@ -86,7 +87,7 @@ def parse_frames(text: str | None, total: int) -> range:
         raise SoraError(f"--frames {text!r} is not FIRST:END, for example 10:20")
     first, end = int(match[1] or 0), int(match[2] or total)
     if not first < end <= total:
-        raise SoraError(f"--frames {text} is not within the video, whose {total} frames are 0:{total}")
+        raise SoraError(f"--frames {text} is not within the video, which has {counted(total, 'frame')}: 0:{total}")
     return range(first, end)
 
 
@@ -120,7 +121,7 @@ def check(wanted: Wanted, target: Target) -> None:
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
-        raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are asked; --frames 0:1 is one, "
+        raise SoraError(f"{path} is one image, and {len(wanted.frames)} frames are asked for; --frames 0:1 is one, "
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)

@@ -21,7 +21,8 @@ from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.names import sequence_of
-from sora_cli.media.seams import Drift
+from sora_cli.media.seams import Drift, verdict
+from sora_cli.plurals import counted
 from sora_cli.shot import Shot, check_text
 from sora_cli.storage import latent_file
 
@@ -275,8 +276,8 @@ class Making:
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():
-            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
-        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
+            self.screen.note(f"{name} {score:.1f}: {verdict(score)}")
+        self.screen.note(f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s")
         self.screen.made(found, self.target.as_json)
 
     @property

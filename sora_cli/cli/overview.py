@@ -16,6 +16,7 @@ from sora_cli.errors import SoraError
 from sora_cli.media.contact_sheet import Gallery
 from sora_cli.placement.estimate import duration, quantity
 from sora_cli.placement.estimate.cost import by_size
+from sora_cli.plurals import be
 
 
 @dataclass
@@ -54,7 +55,7 @@ def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
         typer.echo(json.dumps(vars(bill)))
         return
     uncounted = f", {bill.unknown} not counted below" if bill.unknown else ""
-    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} are made{uncounted}")
+    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} made already{uncounted}")
     spent = ", ".join(f"{part} {duration(seconds)}" for part, seconds in by_size(bill.parts))
     typer.echo(f"time    {duration(bill.seconds)}" + (f" ({spent})" if spent else ""))
     typer.echo(f"disk    {quantity(bill.disk, 'B')}")

@@ -12,6 +12,7 @@ from sora_cli.media.convert import SHARP, in_rgb
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
 from sora_cli.media.writer import FileSink
 from sora_cli.media.y4m import Format
+from sora_cli.plurals import counted
 
 MOVING_IMAGES = (".gif", ".webp", ".apng")
 SHARED = (".gif", ".webp")       # are passed on in chats and on pages, where their size counts
@@ -56,7 +57,7 @@ class Shared:
         (width, height), (w, h) = self.format.size, made.size
         small, slow = self.format.size != made.size, self.format.rate != made.rate
         parts = [f"{width}x{height} instead of {w}x{h}"] * small
-        parts += [f"{self.format.fps:g} frames a second instead of {made.fps:g}"] * slow
+        parts += [f"{counted(self.format.fps, 'frame')} a second instead of {made.fps:g}"] * slow
         options = [f"--res {made.seen[0]}x{made.seen[1]}"] * small + [f"--fps {made.fps:g}"] * slow
         return f"{name}: for sharing, {' and '.join(parts)}; {' '.join(options)} keeps all" if parts else ""
 

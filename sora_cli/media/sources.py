@@ -24,6 +24,7 @@ from sora_cli.media.probing import Picture, check_times, describe, looked_at
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
+from sora_cli.plurals import counted
 
 STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
@@ -331,8 +332,8 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, e
         yield frame
     said = through.said or ("its end is cut off" if early else "")
     if said:
-        of = f" of about {due}" if due > count + 1 else ""
-        source.say(f"it is damaged ({said}); {count}{of} frames were read")
+        of = f", of about {due}" if due > count + 1 else ""
+        source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")
 
 
 def heard(words: list[str], picture: Picture, held: ExitStack, piped: bool) -> Sound | None:
@@ -354,7 +355,7 @@ def spooling(sound: Sound) -> list[str]:
 def left_out(picture: Picture) -> tuple[str, ...]:
     """In words, the streams beside the first pictures and the first sound."""
     count = len(picture.sounds) - 1
-    more = [f"{count} more sound track{'s' * (count > 1)}"] if count > 0 else []
+    more = [counted(count, "more sound track")] if count > 0 else []
     kinds = {"video": "other pictures", "subtitle": "subtitles"}
     return (*more, *dict.fromkeys(kinds[other] for other in picture.others if other in kinds))
 
@@ -364,7 +365,7 @@ def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
     varies = not (picture.still or picture.fps == picture.nominal or not picture.fps)
     sane = not varies or picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
     rate = wish.fps or (picture.nominal if sane else picture.fps)
-    notes = [f"its frame rate varies; taken at a constant {rate:g} frames a second"] if varies else []
+    notes = [f"its frame rate varies; taken at a constant {counted(float(rate), 'frame')} a second"] if varies else []
     if wish.fps:
         return rational(wish.fps), notes
     return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes

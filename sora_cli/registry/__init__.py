@@ -19,6 +19,7 @@ from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
+from sora_cli.plurals import counted
 from sora_cli.registry import schema, sizes
 from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT
 from sora_cli.registry.sizes import Network
@@ -303,7 +304,7 @@ def of_export(name: str, folder: Path) -> Entry:
     try:
         told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
         if len(told) != 1:
-            raise SoraError(f"it names {len(told)} models, and a folder is one")
+            raise SoraError(f"it names {counted(len(told), 'model')}, and a folder holds one")
         (model,) = read_registry(told, home=folder).values()
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{folder / EXPORTED}: {error}") from error
