@@ -16,7 +16,7 @@ import torch
 
 from sora_cli import cli, geometry, media, registry
 from sora_cli.cli import models
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.prompts.grammar import expand

@@ -19,7 +19,7 @@ from wan_cases import WAN, dit_inputs, fill
 
 from sora_cli import registry
 from sora_cli.cli import app
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published as reading
 from sora_cli.generation.engine import Engine

@@ -113,7 +113,7 @@ def test_a_gif_of_a_prompt_is_for_sharing(sora: Sora, capsys: pytest.CaptureFixt
     assert "a.gif: for sharing, 12 frames a second instead of 24; --fps 24 keeps all" in capsys.readouterr().err
     assert [picture.shape for picture in pictures("a.gif")] == [(300, 500, 3)] * 5
     record = json.loads(Path("a.json").read_text())
-    assert record["frames"] == 9 and record["file"] == {"frames": 5, "width": 500, "height": 300, "fps": 12.0}
+    assert record["frames"] == 9 and record["written"] == {"frames": 5, "width": 500, "height": 300, "fps": 12.0}
     assert sora("decode", "a.safetensors", "-o", "b.webp", "--fps", 24, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["frames"], told["width"], told["height"], told["fps"]) == (9, 480, 288, 24.0)

@@ -12,7 +12,7 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened

@@ -295,7 +295,7 @@ class Making:
         return {
             "output": self.target.name,
             **told,
-            "file": written(self.shared, told["frames"]),
+            "written": written(self.shared, told["frames"]),
             "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),

@@ -149,7 +149,8 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
         first = change.up if isinstance(change, LowRank) else change.whole
         do = "does" if len(wrong) == 1 else "do"
         raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {counted(len(found), 'change')} "
-                        f"{do} not fit, the first is {shortened(first.key)}, {lengths(first.shape)} beside {lengths(shapes[name])}")
+                        f"{do} not fit, the first is {shortened(first.key)}, {lengths(first.shape)} beside "
+                        f"{lengths(shapes[name])}")  # fmt: skip
     yield from found
 
 
