@@ -23,7 +23,7 @@ TABLE: dict[str, set[str]] = {
     "registry": {"errors", "files", "geometry", "plurals", "shot"},
     "prompts": {"errors", "files", "shot", "world"},
     "storage": {"errors", "files", "geometry", "plurals", "registry", "shot"},
-    "placement": {"errors", "files", "geometry", "models", "registry", "sampling", "shot"},
+    "placement": {"errors", "files", "geometry", "models", "plurals", "registry", "sampling", "shot"},
     "captioning": {"errors", "files", "media", "models", "placement", "prompts", "registry"},
     "dataset": {"errors", "files", "geometry", "media", "models", "placement", "plurals", "registry"},
     "pipelines": {

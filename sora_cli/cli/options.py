@@ -102,6 +102,11 @@ class Compute:
         typer.Option(help="What a Hub model may take: what is free, as little as it can, or all it wants."),
     ] = "auto"
 
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="as many as processors are free"),
+    ] = None
+
     @property
     def words(self) -> tuple[str, str, str]:
         return self.device, self.dtype, self.memory
