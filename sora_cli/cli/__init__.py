@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 import signal
 import sys
 import warnings
@@ -32,6 +33,7 @@ from sora_cli.cli.world import world
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.machine import short_of
 
+EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 
@@ -40,7 +42,7 @@ MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished window
 ClickException: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
-    help="Text in, MP4 out, on your own machine.",
+    help="Make video from text, images and clips, on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -101,7 +103,7 @@ def run(words: list[str], debug: bool = False) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted", INTERRUPTED)
     except ClickException as error:
-        return complain(error.format_message(), error.exit_code)
+        return complain(worded(error.format_message()), error.exit_code)
     except SoraError as error:
         if debug:
             raise
@@ -112,6 +114,24 @@ def run(words: list[str], debug: bool = False) -> int:
         if debug:
             raise
         return complain(str(error) or "not enough memory", FAILURE)
+
+
+def worded(message: str) -> str:
+    """What a parser says of a command line, in words for who typed it."""
+    message = message.replace("Value error, ", "")
+    message = re.sub(r"Input should be a valid (number|integer), unable to parse.*", wrong_number, message)
+    message = re.sub(r"Input should be (greater|less) than or equal to (\S+)", bound, message)
+    if message.startswith("No such command") and "Did you mean" not in message:
+        message += " `sora-cli --help` lists them; a prompt follows `generate`: " + EXAMPLE
+    return message
+
+
+def wrong_number(found: "re.Match[str]") -> str:
+    return f"it must be a {'whole ' if found[1] == 'integer' else ''}number."
+
+
+def bound(found: "re.Match[str]") -> str:
+    return f"it must be {'at least' if found[1] == 'greater' else 'at most'} {found[2]}."
 
 
 @contextmanager

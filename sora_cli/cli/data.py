@@ -26,7 +26,7 @@ from sora_cli.shot import check_range
 if TYPE_CHECKING:
     from sora_cli.dataset.build import Asked
 
-data = typer.Typer(help="Make a dataset from a folder of clips, and look at it.", no_args_is_help=True)
+data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.", no_args_is_help=True)
 
 WORKERS = min(4, os.cpu_count() or 1)
 TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
@@ -34,30 +34,30 @@ TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
 
 @data.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Clips and pictures, with captions beside them: NAME.txt, NAME.json.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="The dataset, a folder.")],
+    folder: Annotated[Path, typer.Argument(help="Clips and images, with captions beside them: NAME.txt, NAME.json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="Folder of the dataset.")],
     captions: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl file with file and caption.")
+        Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl table with the columns file and caption.")
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; by default the shipped one.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; by default the shipped one.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; by default pocket's.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; by default pocket's.")] = None,
     size: Annotated[
-        str, typer.Option(metavar="WxH", help="How large frames are, about; each clip keeps its aspect.")
+        str, typer.Option(metavar="WxH", help="Approximate frame size; each clip keeps its aspect ratio.")
     ] = "320x192",
-    fps: Annotated[float, typer.Option(help="Frames a second, at most; faster clips are thinned.")] = 30.0,
-    max_seconds: Annotated[float, typer.Option(help="Longer shots are cut in pieces.")] = 8.0,
-    workers: Annotated[int, typer.Option(min=1, help="Files read at once.")] = WORKERS,
+    fps: Annotated[float, typer.Option(help="Highest frame rate; faster clips are thinned.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest shot; longer ones are split.")] = 8.0,
+    workers: Annotated[int, typer.Option(min=1, help="Files to read in parallel.")] = WORKERS,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove the samples of files that are gone, even if those are most of them.")
+        bool, typer.Option("--prune", help="Remove samples of missing files, even if most are missing.")
     ] = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Cut the clips of a folder into shots and encode them, once. What is there already is left as it is.
+    """Cut the clips of a folder into shots and encode them; what is encoded already is kept.
 
-    Every file of the folder has a line in DATASET/manifest.jsonl that says what became of it."""
+    DATASET/manifest.jsonl has a line for every file of the folder, which says how it was used or why it was not."""
     check_range("--fps", fps, 1, 120)
     check_range("--max-seconds", max_seconds, 0.5, 600)
     width, height = geometry.parse_res(size)
@@ -117,13 +117,13 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
 
 @data.command()
 def show(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `data build` made.")],
-    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="A folder made by `data build`.")],
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what is in a dataset: how much, how large, how long, with which captions; and what was skipped."""
+    """Summarize a dataset: files, shots, sizes, captions, and what was skipped."""
     from sora_cli.dataset import summary
 
     if sheet is not None:

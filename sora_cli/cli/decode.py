@@ -45,15 +45,15 @@ class Wanted:
 
 @options.flattened
 def decode(
-    source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file that `encode` wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file of latents.")],
     output: options.OutputOption = None,
     frames: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only frames A to B-1.")
+        str | None, typer.Option(metavar="A:B", help="Decode only frames A to B-1.")
     ] = None,
     res: options.ResOption = None,
     fps: options.FpsOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which weights to use; by default those that LATENTS name.")
+        str | None, typer.Option(metavar="NAME", help="Model to decode with; by default the one that LATENTS names.")
     ] = None,
     lossless: options.LosslessOption = False,
     force: options.ForceOption = False,
@@ -63,7 +63,7 @@ def decode(
     *,
     compute: options.Compute,
 ) -> list[Job]:
-    """Turn latents into a video."""
+    """Decode latents to a video."""
     header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
@@ -111,8 +111,8 @@ def maker(source: Path, header: latent_file.Header) -> str:
     """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
     known = registry.names()
     if header.model not in known:
-        raise SoraError(f"{source} was made with {header.model}, and known are: {', '.join(known)}; "
-                        "--model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
+        raise SoraError(f"{source} was made with {header.model}, which is not registered here; known models: "
+                        f"{', '.join(known)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
     return header.model
 
 

@@ -56,7 +56,7 @@ class Choice:
 
 
 def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Say what is here, what is missing, and which model is the best one for this machine."""
+    """Check this installation, and recommend a model for this machine."""
     findings = [look() for look in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here, hub_here,
                                     pocket_here, names_here)]  # fmt: skip
     broken = [finding.broken for finding in findings if finding.broken]

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @options.flattened
 def encode(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The latents; by default VIDEO's name with .safetensors.")
+        Path | None, typer.Option("--output", "-o", help="Output file; by default VIDEO's name with .safetensors.")
     ] = None,
     model: options.ModelOption = "pocket",
     force: options.ForceOption = False,
@@ -44,7 +44,7 @@ def encode(
     reading: options.Input,
     compute: options.Compute,
 ) -> list[Job]:
-    """Turn a video into latents, which `decode` turns back and generation can go on from."""
+    """Encode a video as latents, for `decode` or to train on."""
     asked = Asked(video, **vars(reading))
     told = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
     target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=told,
@@ -55,6 +55,8 @@ def encode(
 
 def check(asked: Asked, target: Target) -> None:
     """All that can be refused without torch."""
+    if Path(asked.name).suffix.lower() == ".safetensors":
+        raise SoraError(f"{asked.name} is no video; if it holds latents, decode turns them into one")
     asked.check()
     check_output(target.path, (".safetensors",), target.force)
 

@@ -22,10 +22,10 @@ DEFAULT_SECONDS = 5.0
 
 @flattened
 def extend(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
     prompt: options.PromptArgument = "",
     output: options.OutputOption = None,
-    after: Annotated[float | None, typer.Option(help="Seconds to add at the end (default: 5).")] = None,
+    after: Annotated[float | None, typer.Option(help="Seconds to add at the end; 5 if --before is not given.")] = None,
     before: Annotated[float | None, typer.Option(help="Seconds to add at the start.")] = None,
     plan: options.PlanOption = None,
     *,
@@ -35,7 +35,7 @@ def extend(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Add what comes after a video, or what came before it; the video itself stays as it is."""
+    """Extend a video at its end or its start; its own frames stay unchanged."""
     asked = Asked(video, **vars(reading))
     settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}

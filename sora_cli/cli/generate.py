@@ -40,40 +40,57 @@ def generate(
     seconds: Annotated[
         float | None, typer.Option(help="Length in seconds.", show_default="about 5, as suits the model")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Length in frames instead; 1 makes an image.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Length in frames; 1 makes an image.")] = None,
     res: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Size in pixels, both even.", show_default=options.SUITED)
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height in pixels, both even.", show_default=options.SUITED),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second, 1 to 120.", show_default=options.SUITED)] = None,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE@TIME", help="A given picture or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
+        typer.Option(
+            metavar="FILE@TIME", help="Place an image or clip at a time: start.png@0, mid.mp4@2.5s, end.png@-1."
+        ),
     ] = None,
-    image: Annotated[str | None, typer.Option(metavar="FILE", help="How it begins; short for --anchor FILE@0.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="FILE", help="How it ends; short for --anchor FILE@-1.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="FILE", help="First image or clip; short for --anchor FILE@0.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Last image or clip; short for --anchor FILE@-1.")
+    ] = None,
     fit: Annotated[
-        str, typer.Option(help=f"How anchors fill a frame of another shape: {', '.join(FITS)}.")
+        str, typer.Option(help=f"How to fit an anchor of another aspect ratio: {', '.join(FITS)}.")
     ] = "cover",
     prompt_at: Annotated[
-        list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
+        list[str] | None,
+        typer.Option(metavar="TIME=PROMPT", help='Change the prompt at a time: 8s="the cat falls off".'),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=1000, help="Number of videos, with seeds that count up.")
+    ] = 1,
     plan: options.PlanOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Repeat the shot stored in FILE; other options change it."),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="File name, in which {prompt}, {seed} and {n} are filled in; - is a pipe."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file; {prompt}, {seed} and {n} are filled in. - writes y4m to standard output.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
+    ] = False,
     *,
     sampling: Sampling,
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make a video from a prompt, exactly as large and as long as asked."""
+    """Make a video from a prompt."""
     said = given(context)
     shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)

@@ -28,7 +28,7 @@ def info(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what a file or folder holds, and how it was made."""
+    """Describe a file or folder, and how it was made."""
     found = {"file": str(file), **describing.describe(file)}
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, default=str))

@@ -69,7 +69,8 @@ def settle_threads(compute: Compute, screen: Screen) -> None:
     """Take as many threads as are asked for or free, where networks run on the processor."""
     from sora_cli.placement.device import pick_device, take_threads
 
-    if (compute.threads or pick_device(compute.device).type == "cpu") and (note := take_threads(compute.threads)):
+    on_cpu = compute.device == "cpu" or (compute.device == "auto" and pick_device("auto").type == "cpu")
+    if (compute.threads or on_cpu) and (note := take_threads(compute.threads)):
         screen.note(note)
 
 

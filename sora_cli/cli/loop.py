@@ -31,12 +31,12 @@ CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 
 @flattened
 def loop(
-    what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close, or what to show.")],
+    what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close into a loop, or a prompt.")],
     prompt: options.PromptArgument = "",
     seconds: Annotated[
-        float | None, typer.Option(help="Of the loop (4), or of what is added to close VIDEO (1).")
+        float | None, typer.Option(help="Length of the loop (default: about 4), or of the part that closes VIDEO (1).")
     ] = None,
-    times: Annotated[int, typer.Option(min=1, max=10_000, help="Repeat the loop in the file.")] = 1,
+    times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
     output: options.OutputOption = None,
     *,
     reading: Input,
@@ -45,7 +45,7 @@ def loop(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
+    """Make a seamless loop from a prompt, or close a video into one."""
     how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
     settings = models.asked(sampling, prompt)
     asked = Asked(what, **vars(reading))

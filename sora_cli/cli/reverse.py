@@ -20,9 +20,9 @@ from sora_cli.shot import Shot
 
 @flattened
 def reverse(
-    anchor: Annotated[str, typer.Argument(help="How it ends: a picture, a video, or - for a stream.")],
+    anchor: Annotated[str, typer.Argument(help="How the video ends: an image, a video, or - for standard input.")],
     prompt: options.PromptArgument = "",
-    seconds: Annotated[float, typer.Option(help="Seconds that lead up to it.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to make before ANCHOR.")] = 5.0,
     output: options.OutputOption = None,
     plan: options.PlanOption = None,
     *,
@@ -32,7 +32,7 @@ def reverse(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
+    """Make the video that leads up to an image or clip."""
     asked = Asked(anchor, **vars(reading))
     settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, meant
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.plurals import counted
@@ -170,7 +170,8 @@ def entry(name: str) -> Entry:
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return of_folder(name)
     if name not in own():
-        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or FILE, ./FOLDER, {HUB}OWNER/NAME")
+        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER, {HUB}OWNER/NAME"
+        raise SoraError(f"unknown model {name!r}{meant(name, names())}; {others}")
     return own()[name]
 
 
