@@ -33,6 +33,9 @@ from sora_cli.cli.world import world
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.machine import short_of
 
+# frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
+WINDOWS = "Windows is not supported; sora-cli runs in WSL 2 as it does on Linux (wsl --install)"
+HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
@@ -96,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
+    if sys.platform == "win32" and not HELP.intersection(words):
+        return complain(WINDOWS, FAILURE)
     try:
         with what_memory_lacks(words, debug):
             code = app(words, prog_name="sora-cli", standalone_mode=False) or 0

@@ -1,7 +1,6 @@
 """`sora-cli ffmpeg ...`: the ffmpeg that sora-cli itself uses, for scripts on machines that have no other."""
 
 import os
-import subprocess
 from typing import Annotated
 
 import typer
@@ -18,8 +17,6 @@ def ffmpeg(
     """Run the ffmpeg that sora-cli uses: the one in SORA_FFMPEG, or the one installed with imageio-ffmpeg."""
     command = [media.ffmpeg(), *(words or [])]
     try:
-        if os.name == "nt":  # exec would return to the shell at once there
-            raise typer.Exit(subprocess.run(command).returncode)
         os.execvp(command[0], command)  # signals and pipes are those of ffmpeg from here on
     except OSError as error:
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error

@@ -1,7 +1,6 @@
 """What a machine has free: memory of a device, main memory within its control groups, disk. No torch until a device is
 asked."""
 
-import ctypes
 import errno
 import math
 import os
@@ -73,25 +72,8 @@ def host_free(root: Path = Path("/")) -> float:
     """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
     (macOS), half of what is built in."""
     told = [meminfo(root), *(room(folder) for folder in groups(root, "memory"))]
-    return min((free for free in told if free is not None), default=otherwise_free())
-
-
-def otherwise_free() -> float:
-    """Bytes of main memory that are free where there is no /proc: half of what is built in, but on Windows, which says
-    it (untried)."""
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-    status = MemoryStatus(dwLength=ctypes.sizeof(MemoryStatus))
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
-    return float(status.ullAvailPhys)
-
-
-class MemoryStatus(ctypes.Structure):
-    """Windows' MEMORYSTATUSEX."""
-
-    _fields_ = [("dwLength", ctypes.c_uint32), ("dwMemoryLoad", ctypes.c_uint32),
-                *((name, ctypes.c_uint64) for name in ("ullTotalPhys", "ullAvailPhys", "ullTotalPageFile",
-                  "ullAvailPageFile", "ullTotalVirtual", "ullAvailVirtual", "ullAvailExtendedVirtual"))]  # fmt: skip
+    built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min((free for free in told if free is not None), default=built_in / 2)
 
 
 def meminfo(root: Path) -> float | None:
