@@ -49,7 +49,8 @@ def rows(found: Found) -> Iterator[Row]:
 
 
 def video_rows(found: Found) -> Iterator[Row]:
-    codec, container = CODECS.get(found["codec"], found["codec"]), Path(found["file"]).suffix[1:].upper()
+    codec: str = CODECS.get(found["codec"], found["codec"])
+    container = Path(found["file"]).suffix[1:].upper()
     held = f" in {container}" if container and container != codec.upper() else ""
     yield "kind", f"video, {codec}{held}, {quantity(found['bytes'], 'B')}"
     yield "picture", f"{found['width']}x{found['height']}{', '.join(['', *peculiar(found)])}"
