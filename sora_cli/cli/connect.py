@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.making import Making
+from sora_cli.cli.making import Making, Target
+from sora_cli.cli.screen import Screen
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
@@ -47,6 +48,13 @@ class Connector:
     engine: "Engine"
     format: media.Format
     making: Making
+
+    @classmethod
+    def of(cls, source: media.Source, shot: Shot, engine: "Engine", target: Target, screen: Screen) -> "Connector":
+        """One that goes on from a source, whose sound is expected in the output."""
+        making = Making(target, screen, shot.fps)
+        making.hear(source.name, source.sound, source.left_out)
+        return cls(engine, source.format, making)
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
                 kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip

@@ -11,7 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, keep_latents
+from sora_cli.cli.making import Target, keep_latents
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -81,9 +81,8 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = wanted.shots(shot)
         target.check_format(source.format)
-        making = Making(target, screen, shot.fps)
-        making.hear(video, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

@@ -109,7 +109,7 @@ def generate(
     if not dry_run:
         return jobs
     for job in jobs:
-        job.check(job.target)
+        job.check(replace(job.target, force=True))  # nothing is written
     show_cost(shot, order.placed, compute.words, keeping.as_json)
     return []
 

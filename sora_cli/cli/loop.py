@@ -155,9 +155,8 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
         target.check_format(source.format)
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
         shot = expanding.expanded(shot, how, screen, [around])
-        making = Making(target, screen, shot.fps)
-        making.hear(asked.name, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         passing = Passing(source, shot.model)
         raw = repeated(passing, connector, shot, partial(asked.open, rgb=target.images), times)
         count = making.write(raw, source.format, {"sora": shot.to_json()})

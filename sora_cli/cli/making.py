@@ -160,7 +160,11 @@ class Target:
         """In what the video that is there differs from what is asked, as far as it says so."""
         made = self.recorded.get("asked") if self.asked and self.keeps else None
         found = differences(made, self.identity) if made else []
-        return f": its {min(found, key=len)}" if found else ""
+        if not found:
+            return ""
+        line = min(found, key=len)
+        name = line.partition(" was ")[0].removeprefix("shot.").partition(".")[0]
+        return f", made with other {name}" if "null" in line or "..." in line else f": its {line}"
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""

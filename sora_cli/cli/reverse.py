@@ -11,7 +11,7 @@ from sora_cli import geometry, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target
+from sora_cli.cli.making import Target
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -61,9 +61,8 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
-        making = Making(target, screen, shot.fps)
-        making.hear(asked.name, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         count = making.write(frames(connector, passing, shot), source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": asked.name, "frames": count, "given": [shot.frames, count]}
         making.finish(told, [range(shot.frames, count)])

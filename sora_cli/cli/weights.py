@@ -194,7 +194,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What `described` says, for eyes."""
     for key, value in found.items():
         if key == "usage":
-            yield from ((f"  {name}", text(item)) for name, item in value.items())
+            yield from ((f"  {name}", text(item)) for name, item in value.items() if item not in (None, ""))
         elif key == "parts":
             yield from ((f"  {part['role']}", part_line(part)) for part in value)
         elif key == "network":
@@ -221,4 +221,6 @@ def sizes(network: dict[str, Any]) -> str:
 def text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
