@@ -95,21 +95,12 @@ def generate(
     shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed)
-    jobs = [
-        Job(
-            Target(name, **vars(keeping), sized="res" in said or one.frames == 1,
-                   timed="fps" in said or one.frames == 1,
-                   asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand}, sources=sources(one)),
-            one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
-            room=room_of(one), cost=partial(order.cost, compute),
-        )
-        for n, (one, name) in enumerate(zip(shots, output_names(output, shots), strict=True))
-    ]  # fmt: skip
+    order = Order(shots, how, sampling.seed, frozenset(said))
+    jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
-    for job in jobs:
-        job.check(replace(job.target, force=True))  # nothing is written
+    for one in jobs:
+        one.check(replace(one.target, force=True))  # nothing is written
     show_cost(shot, order.placed, compute.words, keeping.as_json)
     return []
 
@@ -121,6 +112,7 @@ class Order:
     shots: list[Shot]
     how: "expanding.How"
     seed: str
+    said: frozenset[str] = frozenset()  # the options that were given
     told: list[Shot] = field(default_factory=list)
 
     @property
@@ -149,6 +141,19 @@ class Order:
             around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
+
+
+def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
+    """One video of an order, which goes to a file of this name."""
+    shot = order.shots[number]
+    asked, one = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}, shot.frames == 1
+    target = Target(name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
+                    asked=asked, sources=sources(shot))  # fmt: skip
+    return Job(
+        target, shot.model, compute, showing,
+        partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
+        cost=partial(order.cost, compute),
+    )  # fmt: skip
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------

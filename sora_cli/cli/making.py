@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class Target:
     timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
+    called: str = ""  # its name in the record, where it is made under another one
 
     @property
     def stream(self) -> bool:
@@ -168,7 +169,11 @@ class Target:
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
-        media.open_sink(self.name, format, force=self.replaces, shared=self.shared(format))
+        shared = self.shared(format)
+        if self.stream or self.path.suffix.lower() == ".png":
+            media.open_sink(self.name, format, force=self.replaces)
+        else:
+            media.check_format(self.path, shared.format)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -297,7 +302,7 @@ class Making:
             for stage, spent in run.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
-            "output": self.target.name,
+            "output": self.target.called or self.target.name,
             **told,
             "written": written(self.shared, told["frames"]),
             "asked": self.target.identity,
@@ -328,8 +333,13 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     suffix = Path(name).suffix.lower()
     full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
     tags = media.RGB if suffix in IMAGES else ("COLORRANGE=LIMITED",)
-    rate = Fraction(media.rational(shot.fps))
-    return media.Format(shot.width, shot.height, rate, "444" if full else "420mpeg2", tags=tags)
+    return media.Format(shot.width, shot.height, rate_of(shot.fps), "444" if full else "420mpeg2", tags=tags)
+
+
+@cache
+def rate_of(fps: float) -> Fraction:
+    """Frames a second as videos have them; a long list asks for the same again and again."""
+    return Fraction(media.rational(fps))
 
 
 def written(shared: media.Shared, made: int) -> dict[str, Any]:
