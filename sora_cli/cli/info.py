@@ -49,7 +49,7 @@ def rows(found: Found) -> Iterator[Row]:
 
 
 def video_rows(found: Found) -> Iterator[Row]:
-    codec: str = CODECS.get(found["codec"], found["codec"])
+    codec = CODECS.get(found["codec"]) or str(found["codec"])
     container = Path(found["file"]).suffix[1:].upper()
     held = f" in {container}" if container and container != codec.upper() else ""
     yield "kind", f"video, {codec}{held}, {quantity(found['bytes'], 'B')}"
