@@ -56,7 +56,8 @@ def left_out(reasons: Iterable[str]) -> Iterator[str]:
     """Why files of a folder are left out, for people: a line for those of each ending, one for all others."""
     counts = Counter(reason.partition(":")[0] for reason in reasons)
     for kind in sorted(kind for kind in counts if kind.endswith(UNREAD)):
-        yield f"{counted(counts.pop(kind), f'{kind.removesuffix(UNREAD)}file')} {UNREAD}; convert them to .jpg or .mp4"
+        count, them = counts.pop(kind), f"{kind.removesuffix(UNREAD)}file"
+        yield f"{counted(count, them)} {UNREAD}; convert {'it' if count == 1 else 'them'} to .jpg or .mp4"
     if counts:
         yield "left out: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
