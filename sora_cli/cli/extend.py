@@ -64,7 +64,7 @@ class Wanted:
 
 def priced(wanted: Wanted) -> Shot:
     """What is new, as one shot."""
-    with wanted.asked.open() as source:
+    with wanted.asked.open_slow(model=wanted.settings.model) as source:
         shots = wanted.shots(shot_like(source, wanted.settings)).values()
     return replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
 
@@ -74,26 +74,27 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     """The video and what is added to it, and what is kept beside them."""
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
-    with asked.open(screen) as source:
+    with asked.open_slow(screen, model) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = wanted.shots(shot)
-        target.check_format(source.format)
-        making = Making(target, screen, shot.fps)
+        making = Making(target, screen, shot.fps, retiming=asked.faster(source))
+        making.check_format(source.format)
         making.hear(video, source.sound, source.left_out)
         connector = Connector(networks.engine(shot, compute, screen), source.format, making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)
-        count = making.write(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
+        count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
         if own and own.header.frames == passing.count and set(shots) == {"after"}:
             header = replace(own.header, frames=count, shot="", video="")
             keep_latents(target, header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
-        told = {"verb": "extend", "input": video, "frames": count, "given": [start, start + passing.count]}
-        making.finish(told, [range(start, start + passing.count)])
+        end = start + passing.count
+        told = {"verb": "extend", "input": video, "frames": count, "given": making.bounds(start, end)}
+        making.finish(told, [range(start, end)])
 
 
 def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:

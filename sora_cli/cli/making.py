@@ -168,6 +168,7 @@ class Making:
     screen: Screen
     fps: float
     frames: int | None = None  # None: as many as come
+    retiming: media.Retiming | None = None  # where it is shown at another rate than it is made at
     started: float = field(default_factory=time.perf_counter)
     runs: list["Run"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -185,7 +186,8 @@ class Making:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
                                 "give another -o, or --no-metadata")  # fmt: skip
-        for note in (*run.notes, *run.warnings()):
+        rates = [self.retiming.told()] if self.retiming and not self.runs else []
+        for note in (*rates, *run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
         run.say = self.screen.warn
@@ -232,7 +234,30 @@ class Making:
         """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
         if self.sound:
             self.sound.times = times
-            self.sound.add(sound, start, count)
+            self.sound.add(sound, *(self.shown(frames) for frames in (start, count)))
+
+    def shown(self, made: int) -> Fraction | int:
+        """A number of made frames, as the output counts them."""
+        return self.retiming.at(made) if self.retiming else made
+
+    def given(self, made: range) -> range:
+        """Frames that are given, as the output counts them."""
+        return range(round(self.shown(made.start)), round(self.shown(made.stop)))
+
+    def bounds(self, start: int, stop: int) -> list[int]:
+        """The same for the record: the first of them, and the first behind them."""
+        found = self.given(range(start, stop))
+        return [found.start, found.stop]
+
+    def check_format(self, format: media.Format) -> None:
+        """Refuse frames that the output cannot hold, at the rate that is asked."""
+        self.target.check_format(replace(format, rate=self.retiming.shown if self.retiming else format.rate))
+
+    def write_given(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object]) -> int:
+        """Write given frames and what is made beside them, in one format, at the rate that is asked; returns how many
+        are shown."""
+        rate = self.retiming.shown if self.retiming else format.rate
+        return self.write(media.retimed(raw, format, self.retiming), replace(format, rate=rate), tags)
 
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
@@ -250,7 +275,8 @@ class Making:
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.fps, told["frames"], list(known))
+            fps = float(self.retiming.shown) if self.retiming else self.fps
+            draw(self.target, fps, told["frames"], list(map(self.given, known)))
         found = self.report(told)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
@@ -278,14 +304,15 @@ class Making:
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
             "output": self.target.name,
+            "shot": self.runs[-1].shot.to_dict(),
             **told,
             "asked": self.target.identity,
-            "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
+            **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),
         }

@@ -6,6 +6,7 @@ may name a folder or a repository instead. No torch.
 """
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -87,6 +88,12 @@ class Usage:
     trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
     grammar: bool = False  # whether its captions were those of the rendered world
     bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
+    fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
+
+    def rate(self, fps: float) -> float:
+        """Frames a second that a video to be shown at `fps` is made at: the model's own, or where it was trained for
+        others, an even part of what is asked."""
+        return fps / math.ceil(fps / self.fastest) if "fps" in self.trained else self.fps
 
 
 @dataclass(frozen=True)

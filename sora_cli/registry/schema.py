@@ -26,7 +26,7 @@ MODEL_KEYS = {
 USAGE_KEYS = {
     "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
     "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-    "grammar": bool, "bar": float,
+    "grammar": bool, "bar": float, "fastest": float,
 }  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {
