@@ -367,13 +367,13 @@ def test_examples_keep_what_is_known_and_weigh_what_is_made() -> None:
     seen = set()
     for seed in range(60):
         e = example([clip], parts, torch.Generator().manual_seed(seed))
-        known = torch.cat([e.known[0, :, :1].expand(-1, 4), e.known[0, :, 1:].expand(-1, 2)], 1).T.bool()
+        known = torch.cat([e.cond_mask[0, :, :1].expand(-1, 4), e.cond_mask[0, :, 1:].expand(-1, 2)], 1).T.bool()
         weight, noisy, t = e.weight[0], e.noisy[0], e.t[0]
         assert not weight[known].any() and (weight[~known] >= 1).all()
-        if (t[e.known[0].amin(1).bool()] == 0).all():
+        if (t[e.cond_mask[0].amin(1).bool()] == 0).all():
             assert torch.equal(noisy[known], clip.latents[known])
         seen.add(tuple(e.order[0].tolist()))
-        assert torch.equal(e.order[0] == 0, e.known[0].amax(1) > 0)
+        assert torch.equal(e.order[0] == 0, e.cond_mask[0].amax(1) > 0)
     assert len(seen) > 10
 
 
@@ -549,7 +549,7 @@ def task_of(V: int, T: int) -> distil.Task:
 
 def test_a_distillation_task_keeps_what_is_known_and_steps_no_further_than_clean() -> None:
     task = task_of(64, 4)
-    known = task.unknown == 0
+    known = task.to_make == 0
     assert known.any() and (task.step[task.step > 0] <= task.t[task.step > 0] + 1e-6).all()
     rng = torch.Generator().manual_seed(3)
     clean = torch.randn(64, 6, 4, 4, 4, generator=rng)

@@ -29,7 +29,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
 from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, transformer
 from sora_cli.train.data.latent_cache import LatentCache
@@ -63,16 +63,16 @@ def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, gr
     what a middle block tells is from what is known."""
     grids = grids or tuple(grid_of(video) for e in examples for video in e.clean)
     one = torch.ones(len(grids), device=text.device)
-    t, known, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
-                                for name in ("t", "known", "seconds", "order"))  # fmt: skip
-    given = Conditions(t, known, seconds, order, text, guidance=one, step=0 * one)
+    t, cond_mask, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
+                                for name in ("t", "cond_mask", "seconds", "order"))  # fmt: skip
+    given = Conditions(t, cond_mask, seconds, order, text, guidance=one, step=0 * one)
     noisy, target, weight = (patches_of(examples, name, grids) for name in ("noisy", "clean", "weight"))
-    predicted, told = model(noisy, grids, given)
+    predicted, geometry = model(noisy, grids, given)
     error = (predicted.float() - target).square()
     loss = (weight * error).sum() / (weight > 0).sum()
     losses = {"mse": error.detach().mean()}
-    if model.aim and told is not None and all(e.aim is not None for e in examples):
-        apart = model.aim.loss(told.float(), patches_of(examples, "aim", grids, model.aim.side))
+    if model.aim and geometry is not None and all(e.aim is not None for e in examples):
+        apart = model.aim.loss(geometry.float(), patches_of(examples, "aim", grids, model.aim.side))
         losses |= {"aim": apart.detach()}
         loss = loss + model.aim.weight * apart
     return {"loss": loss} | losses
@@ -140,7 +140,8 @@ def config_of(options: DitOptions, vae: VaeConfig, text: TextConfig) -> DitConfi
     width, depth, heads = (COARSE_WIDTHS if options.coarse else WIDTHS)[options.preset]
     channels = vae.channels - vae.details * options.coarse
     return DitConfig(channels=channels, width=width, depth=depth, heads=heads, text_width=text.width,
-                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT, bar=BAR)  # fmt: skip
+                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=NULL_TIME,
+                     bar=BAR)  # fmt: skip
 
 
 def begin(options: DitOptions, vae: Vae, text: TextConfig) -> Dit:
@@ -248,10 +249,10 @@ class Training:
             else:
                 losses = pack_loss(self.model, batch.asked, batch.text, batch.grids)
         config, passes = self.dit.config, 7 if self.teacher else 3  # forward and back; with a teacher's two, twice ours
-        told = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
+        counts = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
                 "flops": passes * flops_of(config, self.size, batch.grids)}  # fmt: skip
-        told |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
-        return losses | {name: torch.tensor(float(value), device=self.device) for name, value in told.items()}
+        counts |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
+        return losses | {name: torch.tensor(float(value), device=self.device) for name, value in counts.items()}
 
     @property
     def reached(self) -> Callable[[int, float], None] | None:
@@ -276,7 +277,7 @@ class Training:
         height, width = (side // STRIDE for side in self.pictures.real.shape[-2:])
         with self.autocast():
             text = self.conditioner(self.pictures.captions)
-            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.told, height, width))
+            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.moments, height, width))
         return self.pictures.scores(made)
 
     def autocast(self) -> torch.autocast:
