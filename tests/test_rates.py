@@ -56,8 +56,10 @@ def times(retiming: Retiming, count: int) -> list[float]:
 # ---- frames ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "shown", "count"), [(16, 24, 32), (16, 60, 9), (24, 60, 24), (24, 25, 48),
-                                                      (16, 23.976, 20), (24, 12, 25), (30, 24, 31), (24, 1, 49)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rate", "shown", "count"),
+    [(16, 24, 32), (16, 60, 9), (24, 60, 24), (24, 25, 48), (16, 23.976, 20), (24, 12, 25), (30, 24, 31), (24, 1, 49)],
+)
 def test_every_frame_shows_its_time(rate: float, shown: float, count: int) -> None:
     retiming = Retiming.between(rate, shown)
     found, ratio = times(retiming, count), retiming.ratio
@@ -120,7 +122,8 @@ def test_motion_is_followed_and_cuts_are_kept() -> None:
 
 def test_a_shot_at_another_rate_lasts_as_long_and_has_everything_where_it_was() -> None:
     anchors = (Anchor("a.png", "0"), Anchor("b.png", "60"), Anchor("c.png", "2.5s"), Anchor("d.png", "-1"))
-    for at, frames, where in ((16.0, 81, [0, 40, 40, 80]), (60.0, 299, [0, 150, 150, 298]), (12.0, 61, [0, 30, 30, 60])):
+    rates = {16.0: (81, [0, 40, 40, 80]), 60.0: (299, [0, 150, 150, 298]), 12.0: (61, [0, 30, 30, 60])}
+    for at, (frames, where) in rates.items():
         for anchor, frame in zip(anchors, where, strict=True):
             shot = Shot("a", frames=120, anchors=(anchor,), cues=(Cue("3s", "b"),)).at(at)
             assert (shot.fps, shot.frames) == (at, frames)
@@ -131,8 +134,9 @@ def test_a_shot_at_another_rate_lasts_as_long_and_has_everything_where_it_was() 
 
 
 def test_models_make_the_rates_that_they_were_trained_for() -> None:
-    for model, fps, rate in (("pocket", 24.0, 24.0), ("pocket", 12.0, 12.0), ("pocket", 60.0, 30.0), ("pocket", 50.0, 25.0),
-                             ("wan2.1-1.3b", 24.0, 16.0), ("wan2.2-5b", 60.0, 24.0), ("fastwan-5b", 12.0, 24.0)):  # fmt: skip
+    rates = {"pocket": {24: 24, 12: 12, 60: 30, 50: 25}, "wan2.1-1.3b": {24: 16, 16: 16}, "wan2.2-5b": {60: 24},
+             "fastwan-5b": {12: 24}}  # fmt: skip
+    for model, fps, rate in ((model, float(fps), rate) for model, each in rates.items() for fps, rate in each.items()):
         assert made(Shot("a", fps=fps, frames=8, model=model)).fps == rate
     assert made(Shot("a", fps=60.0, frames=1, model="wan2.1-1.3b")).fps == 60
 

@@ -12,8 +12,8 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import IMAGES, Target
+from sora_cli.cli.jobs import FULL, Job, Networks
+from sora_cli.cli.making import IMAGES, Target, decoder_of
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -48,7 +48,9 @@ def decode(
         str | None, typer.Option(metavar="A:B", help="Only frames A to B-1.")
     ] = None,
     res: options.ResOption = None,
-    fps: options.FpsOption = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Play the same frames at another rate: faster, or slower.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Which weights to use; by default those that LATENTS name.")
     ] = None,
@@ -57,7 +59,7 @@ def decode(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
     *,
-    compute: options.Compute,
+    compute: options.Decoding,
 ) -> list[Job]:
     """Turn latents into a video."""
     header = latent_file.read_header(source)
@@ -66,10 +68,11 @@ def decode(
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
-            "fps": wanted.fps}  # fmt: skip
+            "fps": wanted.fps, **decoder_of(compute)}  # fmt: skip
     target = Target(name, force, metadata=False, as_json=as_json, asked=told, sources=(str(source),))
+    roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
-                partial(write, source, wanted, model, compute), roles=("vae",))]  # fmt: skip
+                partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -135,5 +138,5 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
         for frame in raw:
             opened.write(frame)
     told = {"output": wanted.name, "frames": len(wanted.frames), "width": wanted.size[0], "height": wanted.size[1],
-            "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
+            "fps": wanted.fps, **decoder_of(compute), "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(told, target.as_json)

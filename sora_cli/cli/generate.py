@@ -14,8 +14,8 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.making import Making, Target, decoder_of, format_of, header_of, keep_latents
+from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -70,7 +70,7 @@ def generate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
     *,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
@@ -81,7 +81,8 @@ def generate(
     order = Order(shots, how, sampling.seed)
     jobs = [
         Job(
-            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand},
+            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand,
+                                                   **decoder_of(compute)},
                    sources=sources(one)),
             one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
             room=room_of(one), cost=partial(order.cost, compute),

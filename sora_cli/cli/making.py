@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli import media
+from sora_cli.cli.options import Compute
 from sora_cli.cli.outputs import check_output
+from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
@@ -79,6 +81,15 @@ class Target:
     @property
     def latents(self) -> Path:
         return self.path.with_suffix(".safetensors")
+
+    @property
+    def preview(self) -> Path | None:
+        """Where it is shown while it is made; a pipe has no such place."""
+        if self.stream:
+            return None
+        sequence = sequence_of(self.name)
+        stem = sequence.before.strip("-_.") or "images" if sequence else self.path.stem
+        return self.path.with_name(f"{stem}.preview.webp")
 
     @property
     def numbered(self) -> bool:
@@ -148,6 +159,11 @@ class Target:
         found = differences(made, self.identity) if made else []
         return f": its {min(found, key=len)}" if found else ""
 
+    def check_preview(self) -> None:
+        """Refuse a preview that would overwrite another file."""
+        if (path := self.preview) and path.exists() and not (self.force or self.resume):
+            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
+
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
         media.open_sink(self.name, format, force=self.replaces)
@@ -178,6 +194,7 @@ class Making:
         if not self.target.stream:
             self.screen.hold(self.own)
         self.drift = Drift(self.fps)
+        self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
 
     def denoise(self, run: "Generation", part: str = "") -> "Generation":
@@ -194,8 +211,8 @@ class Making:
         store = self.store(run, part)
         for progress in run.denoise(store):
             self.screen.show(progress.stage, progress.done, progress.total)
-            if self.screen.preview and progress.done and progress.done % run.shot.steps == 0:
-                self.screen.picture(run.glance())
+            if self.previews and progress.done:
+                self.previews.look(run)
         return run
 
     def store(self, run: "Generation", part: str) -> Any:
@@ -283,6 +300,8 @@ class Making:
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.forget()
+            if self.previews:
+                self.previews.remove()
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():
@@ -312,10 +331,16 @@ class Making:
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
+            **({"decoder": self.runs[-1].engine.decoder} if self.runs[-1].engine.decoder != "full" else {}),
             **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),
         }
+
+
+def decoder_of(compute: Compute) -> dict[str, str]:
+    """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
+    return {} if compute.decoder == "full" else {"decoder": compute.decoder}
 
 
 def content_of(name: str) -> str:

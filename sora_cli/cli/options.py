@@ -105,6 +105,20 @@ class Compute:
     def words(self) -> tuple[str, str, str]:
         return self.device, self.dtype, self.memory
 
+    @property
+    def decoder(self) -> str:
+        return "full"
+
+
+@dataclass(frozen=True)
+class Decoding(Compute):
+    """The same where latents become frames."""
+
+    decoder: Annotated[
+        Literal["full", "tiny"],
+        typer.Option(help="The model's own decoder, or for drafts a tiny one: many times faster, a little less fine."),
+    ] = "full"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -157,6 +171,8 @@ class Keeping:
 class Showing:
     """What the terminal shows."""
 
-    preview: Annotated[bool, typer.Option("--preview", help="Show in the terminal how it takes shape.")] = False
+    preview: Annotated[bool, typer.Option("--preview", help="Show how it takes shape, at every "
+                                                          "step: in the terminal, and as OUTPUT.preview.webp beside "
+                                                          "the output, which goes when that is there.")] = False
     quiet: QuietOption = False
     debug: DebugOption = False

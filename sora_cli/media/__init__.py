@@ -13,12 +13,12 @@ from sora_cli.media.retiming import Retiming
 from sora_cli.media.sinks import SUFFIXES, Sink, check_name, holds_sound, open_sink
 from sora_cli.media.sound import Sound, Soundtrack
 from sora_cli.media.sources import Source, open_source
-from sora_cli.media.writer import write_image
+from sora_cli.media.writer import write_image, write_moving
 from sora_cli.media.y4m import Format, Size
 
 __all__ = [
     "FITS", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Retiming", "Sink", "Size", "Sound", "Soundtrack",
     "Source", "as_file", "check_input", "check_name", "ffmpeg", "from_rgb", "holds_sound", "is_footage", "open_sink",
     "open_source", "part_of", "probe", "rational", "read_frames", "read_metadata", "retimed", "same_file", "to_rgb",
-    "write_image",
+    "write_image", "write_moving",
 ]  # fmt: skip

@@ -66,8 +66,9 @@ class Retiming:
 
     def at(self, made: int) -> Fraction:
         """Where a made frame lies among those shown."""
-        shown = dict(map(reversed, self.pins)).get(made, made * self.ratio)  # type: ignore[arg-type]
-        return Fraction(shown if self.frames is None else min(shown, self.frames))
+        pinned = {one: Fraction(shown) for shown, one in self.pins}
+        shown = pinned.get(made, made * self.ratio)
+        return shown if self.frames is None else min(shown, Fraction(self.frames))
 
     def record(self) -> dict[str, object]:
         """What the record beside a video says of it."""
