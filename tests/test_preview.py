@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def test_on_a_straight_path_the_first_guess_is_right(sora: Sora, solve: Callable
     data, noise = torch.randn(2, 6, 5, 4, 4).unbind()
     run = Engine("pocket", "cpu").start(clip())
     list(run.denoise())
-    inputs = run.inputs(run.plan.windows[0], data, torch.zeros(2, 5))
+    window = run.inputs(run.plan.windows[0], torch.zeros(6, 9, 4, 4), torch.zeros(2, 9))
+    inputs = replace(window, x=data, cond_mask=torch.zeros(2, 5))
     guess = Guess(lambda x, t: noise - data, inputs)
     assert guess.clean is None
     for _ in solve(guess, noise):

@@ -48,16 +48,19 @@ class Networks:
             gc.collect()
 
     def engine(self, shot: Shot, compute: Compute, screen: Screen) -> "Engine":
-        from sora_cli.generation.engine import Engine
+        with screen.doing("starting"):
+            from sora_cli.generation.engine import Engine
 
         words, how = (shot.model, *compute.words), (compute.decoder, screen.preview)
-        return self.held((words, shot.loras, how), lambda: Engine(*words, screen.read, shot.loras, *how))
+        with screen.doing(f"loading {shot.model}"):
+            return self.held((words, shot.loras, how), lambda: Engine(*words, screen.read, shot.loras, *how))
 
     def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec
 
         load = partial(load_codec, model, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
-        return self.held((model, canvas, compute), load)
+        with screen.doing(f"loading {model}"):
+            return self.held((model, canvas, compute), load)
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,13 @@ class Job:
         return self.model, self.needs, self.compute.words, self.loras
 
 
-def check_all(jobs: Sequence[Job]) -> None:
-    """Refuse, before any work, what cannot be made: outputs, the room for them, models."""
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Refuse, before any work, what cannot be made: outputs, the room for them."""
     for job in jobs:
         job.check(job.target)
         if job.showing.preview:
             job.target.check_preview()
     check_rooms(jobs)
-    if jobs:
-        check_models(jobs, jobs[0].showing.quiet)
 
 
 def check_models(jobs: Sequence[Job], quiet: bool) -> None:
@@ -144,10 +145,14 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
     """Make what one command line asks for, but for what `--resume` finds done."""
     if not jobs:
         return
-    done = [job.target.resume and job.target.done for job in jobs]
-    check_all([job for job, there in zip(jobs, done, strict=True) if not there])
     networks, showing = Networks(), jobs[0].showing
-    with Screen(showing.quiet, showing.preview) as screen:
+    screen = Screen(showing.quiet, showing.preview)
+    with screen.doing("checking what is given"):
+        done = [job.target.resume and job.target.done for job in jobs]
+        left = [job for job, there in zip(jobs, done, strict=True) if not there]
+        check_jobs(left)
+    check_models(left, showing.quiet)
+    with screen:
         for job, there in zip(jobs, done, strict=True):
             if there:
                 screen.note(f"{job.target.name} is made already")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -209,10 +209,14 @@ class Making:
         self.runs.append(run)
         run.say = self.screen.warn
         store = self.store(run, part)
-        for progress in run.denoise(store):
-            self.screen.show(progress.stage, progress.done, progress.total)
-            if self.previews and progress.done:
-                self.previews.look(run)
+        with self.screen.doing("reading the prompt and what is given"):
+            steps = run.denoise(store)
+            first = next(steps, None)
+        with self.screen.doing("denoising"):
+            for progress in chain([first] if first else [], steps):
+                self.screen.show(progress.stage, progress.done, progress.total)
+                if self.previews and progress.done:
+                    self.previews.look(run)
         return run
 
     def store(self, run: "Generation", part: str) -> Any:
@@ -279,11 +283,14 @@ class Making:
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
         count = 0
-        with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.replaces, self.sound) as sink:  # fmt: skip
-            for count, frame in enumerate(raw, 1):
-                sink.write(frame)
-                self.screen.show("write", count, self.frames or count)
+        sink = media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
+                               self.target.replaces, self.sound)  # fmt: skip
+        with ExitStack() as closing, sink:
+            with self.screen.doing("making frames and writing them"):
+                for count, frame in enumerate(raw, 1):
+                    sink.write(frame)
+                    self.screen.show("write", count, self.frames or count)
+            closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
         for note in self.sound.notes if self.sound else ():
             self.screen.note(note)
