@@ -1,4 +1,4 @@
-"""What a terminal shows while work takes long: at every stage what is being done, before it is over; and nothing elsewhere.
+"""What a terminal shows while work takes long: at every stage what is done, before it is over; and nothing elsewhere.
 
 Every stage waits until its words have been seen, so that a stage without any would wait for ever."""
 
@@ -66,7 +66,7 @@ class Terminal:
 
     def __init__(self, *words: str, **env: str) -> None:
         self.ours, theirs = pty.openpty()
-        shown = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "PYTHONPATH": os.pathsep.join(sys.path)}
+        shown = {"TERM": "xterm-256color", "COLUMNS": "99", "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen([sys.executable, *words], stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs,
                                         env=os.environ | shown | env)  # fmt: skip
         os.close(theirs)
@@ -118,8 +118,8 @@ def test_every_stage_says_what_it_does_while_it_does_it(here: Path) -> None:
 def test_where_there_is_no_terminal_nothing_moves(here: Path, words: tuple[str, ...]) -> None:
     for stage in STAGES:
         Path(stage).touch()
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SLOW), *words], capture_output=True, text=True, check=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    command, path = [sys.executable, "-c", textwrap.dedent(SLOW), *words], os.pathsep.join(sys.path)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": path})
     assert done.stdout == "a.mp4\n" and "\x1b" not in done.stderr and "\r" not in done.stderr
     assert not any(said in done.stderr for said in STAGES.values()) and bool(done.stderr) == (not words)
 
