@@ -12,7 +12,8 @@ from sora_cli.cli import app
 
 ROOT = Path(__file__).parent.parent
 FEATURES = (ROOT / "docs" / "features.md").read_text()
-ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in FEATURES.splitlines() if line.startswith("| ")]
+LINES = [line for line in FEATURES.splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES]
 
 
 @pytest.mark.parametrize("row", ROWS[1:], ids=lambda row: row[0])

@@ -67,8 +67,8 @@ class Terminal:
     def __init__(self, *words: str, **env: str) -> None:
         self.ours, theirs = pty.openpty()
         shown = {"TERM": "xterm-256color", "COLUMNS": "99", "PYTHONPATH": os.pathsep.join(sys.path)}
-        self.process = subprocess.Popen([sys.executable, *words], stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs,
-                                        env=os.environ | shown | env)  # fmt: skip
+        ends = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": theirs}
+        self.process = subprocess.Popen([sys.executable, *words], env=os.environ | shown | env, **ends)
         os.close(theirs)
         self.text = ""
 

@@ -1,7 +1,7 @@
 """Another frame rate: frames that are left out, or interpolated along the motion by ffmpeg's minterpolate.
 
 Frame j of the result shows the time j / rate of the video. Where a frame is there at that time it is taken as it is;
-between two frames across a cut the nearer one is. docs/rates.md has what the settings were chosen by.
+between two frames across a cut the nearer one is. docs/preview.md has what the settings were chosen by.
 """
 
 import math
