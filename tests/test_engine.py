@@ -126,7 +126,7 @@ def test_what_a_model_of_the_world_made_goes_on_with_its_clock(engine: Engine,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """A beat is a time at which the scene begins; latents of its own know theirs; loops of whole bars have one, too."""
     world = replace(engine.pipeline.entry, usage=replace(engine.pipeline.entry.usage, grammar=True, bar=8.0))
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": world})
+    monkeypatch.setattr(engine.pipeline, "entry", world)
     later = replace(SHOT, captions=("a large cat surfing normal, ocean, camera still, middle, low, beat three",))
     run = engine.start(later)
     assert run.plan.clock == 1.25 and float(run.seconds(run.plan.windows[0]).min()) == pytest.approx(1.25)

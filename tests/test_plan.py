@@ -23,7 +23,7 @@ def test_what_is_planned_as_given_is_what_the_engine_is_given(engine: Engine, gi
     width, height = engine.start(SHOT).source_size
     known = [GivenClip(at, np.zeros((count, height, width, 3), np.uint8)) for at, count in given]
     run = engine.start(SHOT, known)
-    assert run.plan == plan(SHOT, [Given(at, count) for at, count in given])
+    assert run.plan == plan(SHOT, registry.entry(SHOT.model), [Given(at, count) for at, count in given])
     assert run.plan.context == run.timeline.done() and run.plan.end_frames == set(run.timeline.end_frames) == set()
     made = [frame for window in run.plan.windows for frame in window.latent]
     assert sorted(made) == sorted(set(range(run.plan.latents)) - run.plan.context)
@@ -52,10 +52,12 @@ def test_a_shot_of_another_model_does_not_meet_this_engine(engine: Engine,  # no
 
 def test_prompts_hold_from_their_cue_on() -> None:
     shot = replace(SHOT, model="pocket", frames=33, cues=(Cue.parse("16=a dog"), Cue.parse("8=a fox")))
-    assert plan(shot).prompt_index(range(9)) == [0, 0, 2, 2, 1, 1, 1, 1, 1]
+    assert plan(shot, registry.entry("pocket")).prompt_index(range(9)) == [0, 0, 2, 2, 1, 1, 1, 1, 1]
 
 
 def test_plans_need_no_torch() -> None:
-    script = ("import sys; from sora_cli.generation.plan import plan; from sora_cli.shot import Shot\n"
-              "assert plan(Shot('a cat', frames=500)).windows and 'torch' not in sys.modules")  # fmt: skip
+    script = ("import sys; from sora_cli.generation.plan import plan; from sora_cli.registry import entry\n"
+              "from sora_cli.shot import Shot\n"
+              "assert plan(Shot('a cat', frames=500), entry('pocket')).windows\n"
+              "assert 'torch' not in sys.modules")  # fmt: skip
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_server import Hub
+from hub_server import Hub, environment
 
 from sora_cli import media
 
@@ -84,7 +84,8 @@ class Terminal:
                 self.text += re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", said.decode(errors="replace"))
             elif self.process.poll() is not None:
                 break
-        found, self.text = words in self.text, self.text.partition(words)[2]
+        found = words in self.text
+        self.text = self.text.partition(words)[2] if found else self.text
         return found
 
     def close(self) -> int:
@@ -147,10 +148,10 @@ def test_fetching_and_verifying_say_so(server: Hub, here: Path) -> None:
         hub_client.hash_of = slowly
         sys.exit(code or cli.run(["weights", "verify", "tiny"]))
     """
-    terminal = Terminal("-c", textwrap.dedent(script))
+    terminal = Terminal("-c", textwrap.dedent(script), **environment(server.url, here))
     assert terminal.wait_for("asking the Hub")
     Path("asking").touch()
-    assert terminal.wait_for("tiny is here")
+    assert terminal.wait_for("tiny is here"), terminal.text
     assert terminal.wait_for("checking")
     Path("verifying").touch()
     assert terminal.wait_for("tiny is whole") and terminal.close() == 0

@@ -137,8 +137,8 @@ def test_models_make_the_rates_that_they_were_trained_for() -> None:
     rates = {"pocket": {24: 24, 12: 12, 60: 30, 50: 25}, "wan2.1-1.3b": {24: 16, 16: 16}, "wan2.2-5b": {60: 24},
              "fastwan-5b": {12: 24}}  # fmt: skip
     for model, fps, rate in ((model, float(fps), rate) for model, each in rates.items() for fps, rate in each.items()):
-        assert made(Shot("a", fps=fps, frames=8, model=model)).fps == rate
-    assert made(Shot("a", fps=60.0, frames=1, model="wan2.1-1.3b")).fps == 60
+        assert made(Shot("a", fps=fps, frames=8, model=model), registry.entry(model)).fps == rate
+    assert made(Shot("a", fps=60.0, frames=1), registry.entry("wan2.1-1.3b")).fps == 60
 
 
 # ---- commands ----------------------------------------------------------------------------------------------

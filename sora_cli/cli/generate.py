@@ -93,6 +93,7 @@ def generate(
         return jobs
     for job in jobs:
         job.check(job.target)
+        assert job.needs  # or a line says what there is not
     show_cost(order, compute.words, keeping.as_json)
     return []
 
@@ -117,7 +118,7 @@ class Order:
     @cached_property
     def made(self) -> Shot:
         """The first as its model makes it, perhaps at another rate than it is shown at."""
-        return made(self.first)
+        return made(self.first, registry.entry(self.first.model))
 
     @cached_property
     def placed(self) -> list[anchors.Placed]:
@@ -270,9 +271,10 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     shot, placed = order.captioned(screen)[number], order.placed
     engine = networks.engine(shot, compute, screen)
     making = Making(target, screen, order.made.fps, shot.frames, order.retiming)
-    canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
+    entry = registry.entry(shot.model)
+    canvas = entry.canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(made(shot), [GivenClip(p.start, p.opened(small)) for p in placed]))
+    run = making.denoise(engine.start(made(shot, entry), [GivenClip(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:

@@ -66,7 +66,7 @@ def loop(
     target = Target(name, **vars(keeping), **told)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,
-                room=room_of(shot) * times, cost=lambda: cost_of(made(shot), compute.words))]  # fmt: skip
+                room=room_of(shot) * times, cost=lambda: cost_of(made(shot, registry.entry(shot.model)), compute.words))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -97,7 +97,7 @@ def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compu
     """A loop of its own: all latents are made on a circle."""
     seeds.told(seed, shot.seed, screen)
     shot = expanding.expanded(shot, how, screen)
-    turn = made(shot)
+    turn = made(shot, registry.entry(shot.model))
     making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
     run = making.denoise(networks.engine(shot, compute, screen).start(turn))
     changes = Changes()

@@ -93,16 +93,19 @@ class Engine:
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
-        self.loras, self.decoder = tuple(loras), decoder
+        self.model, self.loras, self.decoder = model, tuple(loras), decoder
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
 
-    def start(self, shot: Shot, cond_mask: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
+    def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
         """Plan a shot around what is given; nothing is computed before `denoise`.
 
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
-        return Generation(self, plan(shot, [piece.given for piece in cond_mask], span), tuple(cond_mask))
+        if shot.model != self.model:
+            raise SoraError(f"the shot is of {shot.model}, and {self.model} is loaded")
+        made = plan(shot, self.pipeline.entry, [piece.given for piece in given], span)
+        return Generation(self, made, tuple(given))
 
 
 @dataclass
@@ -111,7 +114,7 @@ class Generation:
 
     engine: Engine
     plan: Plan
-    cond_mask: tuple[GivenClip, ...]
+    given: tuple[GivenClip, ...]
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
@@ -123,8 +126,6 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
-        if self.plan.entry.name != self.pipeline.entry.name:
-            raise SoraError(f"the shot is of {self.plan.entry.name}, and {self.pipeline.entry.name} is loaded")
         self.notes += self.pipeline.notes(self.shot)
         self.notes += (lora.note(one) for one in self.shot.loras)
         self.notes += self.plan.notes()
@@ -143,7 +144,7 @@ class Generation:
         canvas, cell = self.plan.canvas, self.plan.entry.cell
         height, width = (geometry.divide(n, cell) for n in (canvas.height, canvas.width))
         timeline = Timeline.empty(self.pipeline.parts, self.plan.latents, height, width)
-        for number, (piece, placed) in enumerate(zip(self.cond_mask, self.plan.placed, strict=True)):
+        for number, (piece, placed) in enumerate(zip(self.given, self.plan.placed, strict=True)):
             with self.timed("given"):
                 latents = self.latents_of(number, piece, placed)
             if placed.count:
@@ -316,7 +317,7 @@ class Generation:
         """All that determines the video, as JSON: going on with anything else would mix two. Where the networks lie
         does not, so that it may go on with less memory."""
         given = hashlib.sha256()
-        for piece, placed in zip(self.cond_mask, self.plan.placed, strict=True):
+        for piece, placed in zip(self.given, self.plan.placed, strict=True):
             given.update(json.dumps(astuple(placed)).encode())
             for part in used(piece, placed):
                 given.update(np.ascontiguousarray(part).data)

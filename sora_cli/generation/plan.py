@@ -7,7 +7,7 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sora_cli import geometry, registry
+from sora_cli import geometry
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
@@ -146,16 +146,14 @@ class Plan:
         return found
 
 
-def made(shot: Shot) -> Shot:
-    """A shot as its model makes it: at a rate that it was trained for. One image has none."""
-    return shot.at(registry.entry(shot.model).usage.rate(shot.fps)) if shot.frames > 1 else shot
+def made(shot: Shot, entry: Entry) -> Shot:
+    """A shot as a model makes it: at a rate that it was trained for. One image has none."""
+    return shot.at(entry.usage.rate(shot.fps)) if shot.frames > 1 else shot
 
 
-def plan(shot: Shot, given: Sequence[Given] = (), span: geometry.Span | None = None) -> Plan:
-    """The plan of a shot around what is given. `span` says how much context lies around the frames shown; without it
-    there is only what brings pictures and clips onto key frames. SoraError for an unknown model and for what does not
-    fit."""
-    entry = registry.entry(shot.model)
+def plan(shot: Shot, entry: Entry, given: Sequence[Given] = (), span: geometry.Span | None = None) -> Plan:
+    """The plan of a shot of this model around what is given. `span` says how much context lies around the frames shown;
+    without it there is only what brings pictures and clips onto key frames. SoraError for what does not fit."""
     span = span or geometry.span_for(shot.frames, [(piece.at, piece.count) for piece in given if not piece.latents])
     placed = tuple(place(piece, span) for piece in given)
     whole = {n for one in placed for n in one.frames if made_whole(one, n, entry)}

@@ -8,7 +8,7 @@ Every sample has its own task from the mask mix of `timeline.sample_task`.
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,10 +41,10 @@ from sora_cli.train.frozen import check_frozen, frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
+from sora_cli.train.trainer.stage import Stage
 from sora_cli.train.unread import note_unread
 from sora_cli.world.motion import BAR
 
@@ -207,27 +207,28 @@ class Batch:
     waste: float
 
 
-class Training:
-    """What is to be learned: the transformer with its head, the frozen networks, the packs, and for distilling the
-    teacher."""
+class DitStage(Stage[DitOptions]):
+    """The transformer with its head, the frozen networks, the packs, and for distilling the teacher."""
 
-    def __init__(self, options: DitOptions) -> None:
-        self.options = options
-        self.device, self.dtype = distributed.init(options)
-        self.vae, self.conditioner = load_stages(options, self.device)
+    def __init__(self, options: DitOptions, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        self.vae, self.conditioner = load_stages(options, device)
         torch.manual_seed(options.seed)  # weight initialisation alone
-        self.dit = begin(options, self.vae, self.conditioner.tower.config).to(self.device)
+        self.dit = begin(options, self.vae, self.conditioner.tower.config).to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
         self.parts = parts_of(self.dit.config, self.vae.config)
         self.config = trainer_config(options)
         encoder = encoder_of(options, self.vae)
         conditions = self.dit.config.conditions
-        self.data = data_of(options, self.config, self.vae, self.conditioner, conditions, self.dtype, encoder)
-        self.model = Learner(self.dit, aim_of(options, encoder)).to(self.device)
+        self.data = data_of(options, self.config, self.vae, self.conditioner, conditions, dtype, encoder)
+        self.model: Learner = Learner(self.dit, aim_of(options, encoder)).to(device)
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
         drawn = options.data == WORLD and not options.distil
-        self.pictures = likeness.Pictures.drawn(SCORED, self.device) if drawn else None
+        self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
+
+    def identity(self) -> dict[str, Any]:
+        return {"aim": self.options.aim} | frozen(self.options)
 
     def batch(self, number: int) -> Batch:
         pack = self.data.at(number)
@@ -254,9 +255,9 @@ class Training:
         counts |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
         return losses | {name: torch.tensor(float(value), device=self.device) for name, value in counts.items()}
 
-    @property
-    def reached(self) -> Callable[[int, float], None] | None:
-        return self.data.schedule.reached if isinstance(self.data, WorldPacks) else None
+    def reached(self, batch: int, share: float) -> None:
+        if isinstance(self.data, WorldPacks):
+            self.data.schedule.reached(batch, share)
 
     def sample(self, model: nn.Module, path: Path) -> None:
         """A sheet of videos, and of the world how like the scenes they are."""
@@ -280,16 +281,15 @@ class Training:
             made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.moments, height, width))
         return self.pictures.scores(made)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def export(self, averaged: dict[str, Tensor]) -> None:
-        """Write OUT/dit-*.safetensors."""
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/dit-*.safetensors without the head; returns OUT."""
         options = self.options
         metadata = {"config": json.dumps(asdict(self.dit.config)), "training": options.record(),
-                    "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
+                    "frozen": json.dumps(frozen(options)), "data": json.dumps(data_record(options.data))}  # fmt: skip
         metadata |= {"distilled": "guidance, steps"} if options.distil else {}
-        weights.save_part(options.folder, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
+        tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
+        weights.save_part(options.folder, "dit", tensors, metadata)
+        return options.folder
 
 
 def trainer_config(options: DitOptions) -> TrainerConfig:
@@ -298,16 +298,10 @@ def trainer_config(options: DitOptions) -> TrainerConfig:
                          rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
 
 
-def train(options: DitOptions) -> Path:
-    """Train and write the DiT as `options.folder`/dit-*.safetensors; returns the folder."""
-    one = Training(options)
-    averaged = fit(one.model, one.loss, one.config, options, one.sample, one.batch, one.reached)
-    if distributed.is_main():
-        one.export(transformer(averaged))
-    return options.folder
+train = partial(loop.train, DitStage)
 
 
-def told_of(data: str) -> dict[str, Any]:
+def data_record(data: str) -> dict[str, Any]:
     """What a model card says of a dataset."""
     if data == WORLD:
         return {}
