@@ -62,11 +62,12 @@ def loop(
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
     length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
+    entry = registry.entry(shot.model)
     told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **decoder_of(compute))
     target = Target(name, **vars(keeping), **told)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,
-                room=room_of(shot) * times, cost=lambda: cost_of(made(shot, registry.entry(shot.model)), compute.words))]  # fmt: skip
+                room=room_of(shot) * times, cost=lambda: cost_of(made(shot, entry), compute.words))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
