@@ -338,7 +338,7 @@ class Making:
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
-            **({"decoder": self.runs[-1].engine.decoder} if self.runs[-1].engine.decoder != "full" else {}),
+            **{name: self.target.asked[name] for name in ("decoder",) if name in self.target.asked},
             **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),

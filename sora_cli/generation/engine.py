@@ -93,7 +93,7 @@ class Engine:
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
-        self.model, self.loras, self.decoder = model, tuple(loras), decoder
+        self.model, self.loras = model, tuple(loras)
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
 
     def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
