@@ -13,7 +13,7 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import FULL, Job, Networks
-from sora_cli.cli.making import IMAGES, Target, decoder_of
+from sora_cli.cli.making import IMAGES, Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
@@ -68,7 +68,7 @@ def decode(
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
-            "fps": wanted.fps, **decoder_of(compute)}  # fmt: skip
+            "fps": wanted.fps, **compute.drafted}  # fmt: skip
     target = Target(name, force, metadata=False, as_json=as_json, asked=told, sources=(str(source),))
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
@@ -138,5 +138,5 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
         for frame in raw:
             opened.write(frame)
     told = {"output": wanted.name, "frames": len(wanted.frames), "width": wanted.size[0], "height": wanted.size[1],
-            "fps": wanted.fps, **decoder_of(compute), "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
+            "fps": wanted.fps, **compute.drafted, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(told, target.as_json)

@@ -11,7 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, decoder_of, keep_latents
+from sora_cli.cli.making import Making, Target, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -41,7 +41,7 @@ def extend(
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     wanted = Wanted(asked, settings, sampling, {side: told for side, told in seconds.items() if told is not None})
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **decoder_of(compute))
+    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **compute.drafted)
     target = Target(output or beside(video, "extended"), **vars(keeping), **told)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked),
                 partial(make, wanted, how, compute), settings.loras,

@@ -14,7 +14,7 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.info import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
-from sora_cli.cli.making import Making, Target, decoder_of, format_of, header_of, keep_latents
+from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
@@ -79,21 +79,12 @@ def generate(
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     order = Order(shots, how, sampling.seed)
-    jobs = [
-        Job(
-            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand,
-                                                   **decoder_of(compute)},
-                   sources=sources(one)),
-            one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
-            room=room_of(one), cost=partial(order.cost, compute),
-        )
-        for n, (one, name) in enumerate(zip(shots, output_names(output, shots), strict=True))
-    ]  # fmt: skip
+    jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
-    for job in jobs:
-        job.check(job.target)
-        assert job.needs  # or a line says what there is not
+    for one in jobs:
+        one.check(one.target)
+        assert one.needs  # or a line says what there is not
     show_cost(order, compute.words, keeping.as_json)
     return []
 
@@ -148,6 +139,17 @@ class Order:
             around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
+
+
+def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
+    """One video of an order, which goes to a file of this name."""
+    shot = order.shots[number]
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand, **compute.drafted}
+    return Job(
+        Target(name, **vars(keeping), asked=asked, sources=sources(shot)), shot.model, compute, showing,
+        partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
+        cost=partial(order.cost, compute),
+    )  # fmt: skip
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, decoder_of, format_of, header_of, keep_latents
+from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import room_of, slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
@@ -54,7 +54,7 @@ def loop(
     if is_video(what):
         length = CONNECTOR_SECONDS if seconds is None else seconds
         closed = Closed(asked, settings, length, times, sampling)
-        told = wanted_of("loop", asked, settings, how, seconds=length, times=times, **decoder_of(compute))
+        told = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
         target = Target(name, **vars(keeping), **told)
         return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
                     settings.loras, cost=lambda: cost_of(closed.priced(), compute.words))]  # fmt: skip
@@ -63,7 +63,7 @@ def loop(
     length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
     entry = registry.entry(shot.model)
-    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **decoder_of(compute))
+    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
     target = Target(name, **vars(keeping), **told)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli import media
-from sora_cli.cli.options import Compute
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
@@ -50,6 +49,7 @@ class Target:
     audio: bool = True
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
+    called: str = ""  # its name in the record, where it is made under another one
 
     @property
     def stream(self) -> bool:
@@ -166,7 +166,10 @@ class Target:
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
-        media.open_sink(self.name, format, force=self.replaces)
+        if self.stream or self.path.suffix.lower() == ".png":
+            media.open_sink(self.name, format, force=self.replaces)
+        else:
+            media.check_format(self.path, format)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -329,7 +332,7 @@ class Making:
             for stage, spent in run.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
-            "output": self.target.name,
+            "output": self.target.called or self.target.name,
             "shot": self.runs[-1].shot.to_dict(),
             **told,
             "asked": self.target.identity,
@@ -343,11 +346,6 @@ class Making:
             "scores": self.scores,
             "drift": self.drift.curve(),
         }
-
-
-def decoder_of(compute: Compute) -> dict[str, str]:
-    """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
-    return {} if compute.decoder == "full" else {"decoder": compute.decoder}
 
 
 def content_of(name: str) -> str:
@@ -366,8 +364,14 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     suffix = Path(name).suffix.lower()
     full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
     spread = "FULL" if suffix in IMAGES else "LIMITED"
-    rate = Fraction(media.rational(shot.fps))
-    return media.Format(shot.width, shot.height, rate, "444" if full else "420mpeg2", tags=(f"COLORRANGE={spread}",))
+    rate, chroma = rate_of(shot.fps), "444" if full else "420mpeg2"
+    return media.Format(shot.width, shot.height, rate, chroma, tags=(f"COLORRANGE={spread}",))
+
+
+@cache
+def rate_of(fps: float) -> Fraction:
+    """Frames a second as videos have them; a long list asks for the same again and again."""
+    return Fraction(media.rational(fps))
 
 
 def header_of(run: "Generation") -> latent_file.Header:

@@ -109,6 +109,11 @@ class Compute:
     def decoder(self) -> str:
         return "full"
 
+    @property
+    def drafted(self) -> dict[str, str]:
+        """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
+        return {} if self.decoder == "full" else {"decoder": self.decoder}
+
 
 @dataclass(frozen=True)
 class Decoding(Compute):

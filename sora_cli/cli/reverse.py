@@ -11,7 +11,7 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, decoder_of
+from sora_cli.cli.making import Making, Target
 from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -36,7 +36,7 @@ def reverse(
     asked = Asked(anchor, **vars(reading))
     settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("reverse", asked, settings, how, seconds=seconds, **decoder_of(compute))
+    told = wanted_of("reverse", asked, settings, how, seconds=seconds, **compute.drafted)
     target = Target(output or beside(anchor, "reverse"), **vars(keeping), **told)
     work = partial(make, asked, settings, sampling, seconds, how, compute)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
