@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, cached_property
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli import media
 from sora_cli.cli.outputs import check_output
+from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
@@ -84,6 +85,15 @@ class Target:
     @property
     def latents(self) -> Path:
         return self.path.with_suffix(".safetensors")
+
+    @property
+    def preview(self) -> Path | None:
+        """Where it is shown while it is made; a pipe has no such place."""
+        if self.stream:
+            return None
+        sequence = sequence_of(self.name)
+        stem = sequence.before.strip("-_.") or "images" if sequence else self.path.stem
+        return self.path.with_name(f"{stem}.preview.webp")
 
     @property
     def numbered(self) -> bool:
@@ -167,6 +177,11 @@ class Target:
         name = line.partition(" was ")[0].removeprefix("shot.").partition(".")[0]
         return f", made with other {name}" if "null" in line or "..." in line else f": its {line}"
 
+    def check_preview(self) -> None:
+        """Refuse a preview that would overwrite another file."""
+        if (path := self.preview) and path.exists() and not (self.force or self.resume):
+            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
+
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
         shared = self.shared(format)
@@ -191,6 +206,7 @@ class Making:
     screen: Screen
     fps: float
     frames: int | None = None  # None: as many as come
+    retiming: media.Retiming | None = None  # where it is shown at another rate than it is made at
     started: float = field(default_factory=time.perf_counter)
     runs: list["Generation"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -200,6 +216,7 @@ class Making:
         if not self.target.stream:
             self.screen.hold(self.own)
         self.drift = Drift(self.fps)
+        self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
 
     def denoise(self, run: "Generation", part: str = "") -> "Generation":
@@ -208,15 +225,20 @@ class Making:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
                                 "give another -o, or --no-metadata")  # fmt: skip
-        for note in (*run.notes, *run.warnings()):
+        rates = [self.retiming.told()] if self.retiming and not self.runs else []
+        for note in (*rates, *run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
         run.say = self.screen.warn
         store = self.store(run, part)
-        for progress in run.denoise(store):
-            self.screen.show(progress.stage, progress.done, progress.total)
-            if self.screen.preview and progress.done and progress.done % run.shot.steps == 0:
-                self.screen.picture(run.glance())
+        with self.screen.doing("reading the prompt and what is given"):
+            steps = run.denoise(store)
+            first = next(steps, None)
+        with self.screen.doing("denoising"):
+            for progress in chain([first] if first else [], steps):
+                self.screen.show(progress.stage, progress.done, progress.total)
+                if self.previews and progress.done:
+                    self.previews.look(run)
         return run
 
     def store(self, run: "Generation", part: str) -> Any:
@@ -255,18 +277,44 @@ class Making:
         """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
         if self.sound:
             self.sound.times = times
-            self.sound.add(sound, start, count)
+            self.sound.add(sound, *(self.shown(frames) for frames in (start, count)))
+
+    def shown(self, made: int) -> Fraction | int:
+        """A number of made frames, as the output counts them."""
+        return self.retiming.at(made) if self.retiming else made
+
+    def given(self, made: range) -> range:
+        """Frames that are given, as the output counts them."""
+        return range(round(self.shown(made.start)), round(self.shown(made.stop)))
+
+    def bounds(self, start: int, stop: int) -> list[int]:
+        """The same for the record: the first of them, and the first behind them."""
+        found = self.given(range(start, stop))
+        return [found.start, found.stop]
+
+    def check_format(self, format: media.Format) -> None:
+        """Refuse frames that the output cannot hold, at the rate that is asked."""
+        self.target.check_format(replace(format, rate=self.retiming.shown if self.retiming else format.rate))
+
+    def write_given(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object]) -> int:
+        """Write given frames and what is made beside them, in one format, at the rate that is asked; returns how many
+        are shown."""
+        rate = self.retiming.shown if self.retiming else format.rate
+        return self.write(media.retimed(raw, format, self.retiming), replace(format, rate=rate), tags)
 
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
         count, self.shared = 0, self.target.shared(format)
         if reduced := self.shared.note(self.target.name, format):
             self.screen.note(reduced)
-        with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.replaces, self.sound, self.shared) as sink:  # fmt: skip
-            for count, frame in enumerate(raw, 1):
-                sink.write(frame)
-                self.screen.show("write", count, self.frames or count)
+        sink = media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
+                               self.target.replaces, self.sound, self.shared)  # fmt: skip
+        with ExitStack() as closing, sink:
+            with self.screen.doing("making frames and writing them"):
+                for count, frame in enumerate(raw, 1):
+                    sink.write(frame)
+                    self.screen.show("write", count, self.frames or count)
+            closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
         for note in self.sound.notes if self.sound else ():
             self.screen.note(note)
@@ -275,13 +323,15 @@ class Making:
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.shared, told["frames"], list(known))
+            draw(self.target, self.shared, told["frames"], list(map(self.given, known)))
         found = self.report(told)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.forget()
+            if self.previews:
+                self.previews.remove()
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():
@@ -303,15 +353,17 @@ class Making:
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
             "output": self.target.called or self.target.name,
+            "shot": self.runs[-1].shot.to_dict(),
             **told,
             "written": written(self.shared, told["frames"]),
             "asked": self.target.identity,
-            "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
+            **{name: self.target.asked[name] for name in ("decoder",) if name in self.target.asked},
+            **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),
         }
