@@ -3,11 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
+from sora_cli.plurals import be, counted
 
 PLANS = ("full", "autoregressive", "sliding", "long-range", "hierarchy")
 FITS = ("cover", "contain", "stretch")
@@ -114,7 +117,8 @@ class Shot:
         for text in self.prompts:
             check_text("prompt", text)
         if len(self.captions) not in (0, 1 + len(self.cues)):
-            raise SoraError(f"there are {len(self.captions)} captions for {1 + len(self.cues)} prompts")
+            raise SoraError(f"there {be(len(self.captions))} {counted(len(self.captions), 'caption')} for "
+                            f"{counted(1 + len(self.cues), 'prompt')}")
         for text in self.captions:
             check_text("caption", text)
         check_text("negative prompt", self.negative)
@@ -151,6 +155,22 @@ class Shot:
     def guidances(self) -> tuple[float, float]:
         """Guidance of the transformer for high noise, and of that for low noise."""
         return self.guidance, self.guidance_low or self.guidance
+
+    def at(self, fps: float) -> "Shot":
+        """The same at another rate: as many frames as reach its last one, and what is given at the same times."""
+        if fps == self.fps:
+            return self
+        ratio = Fraction(fps).limit_denominator(1000) / Fraction(self.fps).limit_denominator(1000)
+        frames = ceil((self.frames - 1) * ratio) + 1
+        if self.loop:
+            frames = max(2, round(self.frames * ratio / geometry.TIME_STRIDE)) * geometry.TIME_STRIDE
+
+        def moved(at: str) -> str:
+            return geometry.moved(at, (self.fps, self.frames), (fps, frames))
+
+        anchors = tuple(replace(anchor, at=moved(anchor.at)) for anchor in self.anchors)
+        cues = tuple(replace(cue, at=moved(cue.at)) for cue in self.cues)
+        return replace(self, fps=fps, frames=frames, anchors=anchors, cues=cues)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

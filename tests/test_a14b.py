@@ -370,8 +370,8 @@ def test_loras_of_an_image_encoder_s_branch_fit_without_it(tiny: Tiny, tmp_path:
     save_file(load_file(path) | {f"diffusion_model.{extra}": torch.ones(2, 2)}, path)
     loras = (Lora(str(path)),)
     notes = tiny(I2V, loras=loras).start(replace(ASKED, loras=loras), [GivenClip(0, picture())]).notes
-    assert f"LoRA {path}: left out: 1 tensors for an image encoder, which tiny has not" in notes
-    with pytest.raises(SoraError, match="1 of its 3 tensors match nothing"):
+    assert f"LoRA {path}: left out: 1 tensor for an image encoder, which tiny does without" in notes
+    with pytest.raises(SoraError, match="1 of its 3 tensors matches nothing"):
         tiny(T2V, loras=loras)
 
 

@@ -12,7 +12,7 @@ from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, Target, keep_latents
-from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
 from sora_cli.shot import Shot
@@ -22,26 +22,26 @@ DEFAULT_SECONDS = 5.0
 
 @flattened
 def extend(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
     prompt: options.PromptArgument = "",
     output: options.OutputOption = None,
-    after: Annotated[float | None, typer.Option(help="Seconds to add at the end (default: 5).")] = None,
+    after: Annotated[float | None, typer.Option(help="Seconds to add at the end; 5 if --before is not given.")] = None,
     before: Annotated[float | None, typer.Option(help="Seconds to add at the start.")] = None,
     plan: options.PlanOption = None,
     *,
     reading: Input,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Add what comes after a video, or what came before it; the video itself stays as it is."""
+    """Extend a video at its end or its start; its own frames stay unchanged."""
     asked = Asked(video, **vars(reading))
     settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     wanted = Wanted(asked, settings, sampling, {side: told for side, told in seconds.items() if told is not None})
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds)
+    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **compute.drafted)
     target = Target(output or beside(video, "extended"), **vars(keeping), **told)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked),
                 partial(make, wanted, how, compute), settings.loras,
@@ -64,7 +64,7 @@ class Wanted:
 
 def priced(wanted: Wanted) -> Shot:
     """What is new, as one shot."""
-    with wanted.asked.open() as source:
+    with wanted.asked.open_slow(model=wanted.settings.model) as source:
         shots = wanted.shots(shot_like(source, wanted.settings)).values()
     return replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
 
@@ -74,26 +74,26 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     """The video and what is added to it, and what is kept beside them."""
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
-    with asked.open(screen) as source:
+    with asked.open_slow(screen, model, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = wanted.shots(shot)
-        target.check_format(source.format)
-        making = Making(target, screen, shot.fps)
-        making.hear(video, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        making = Making(target, screen, shot.fps, retiming=asked.faster(source))
+        making.check_format(source.format)
+        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)
-        count = making.write(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
+        count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
         if own and own.header.frames == passing.count and set(shots) == {"after"}:
             header = replace(own.header, frames=count, shot="", video="")
             keep_latents(target, header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
-        told = {"verb": "extend", "input": video, "frames": count, "given": [start, start + passing.count]}
-        making.finish(told, [range(start, start + passing.count)])
+        end = start + passing.count
+        told = {"verb": "extend", "input": video, "frames": count, "given": making.bounds(start, end)}
+        making.finish(told, [range(start, end)])
 
 
 def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:

@@ -12,15 +12,15 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
-from sora_cli.generation.plan import check_given
+from sora_cli.generation.plan import check_given, made
 from sora_cli.media import blend
 from sora_cli.registry import lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
@@ -42,50 +42,69 @@ def generate(
     seconds: Annotated[
         float | None, typer.Option(help="Length in seconds.", show_default="about 5, as suits the model")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Length in frames instead; 1 makes an image.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Length in frames; 1 makes an image.")] = None,
     res: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Size in pixels, both even.", show_default=options.SUITED)
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height in pixels, both even.", show_default=options.SUITED),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second, 1 to 120.", show_default=options.SUITED)] = None,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE@TIME", help="A given picture or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
+        typer.Option(
+            metavar="FILE@TIME", help="Place an image or clip at a time: start.png@0, mid.mp4@2.5s, end.png@-1."
+        ),
     ] = None,
-    image: Annotated[str | None, typer.Option(metavar="FILE", help="How it begins; short for --anchor FILE@0.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="FILE", help="How it ends; short for --anchor FILE@-1.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="FILE", help="First image or clip; short for --anchor FILE@0.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Last image or clip; short for --anchor FILE@-1.")
+    ] = None,
     fit: Annotated[
-        str, typer.Option(help=f"How anchors fill a frame of another shape: {', '.join(FITS)}.")
+        str, typer.Option(help=f"How to fit an anchor of another aspect ratio: {', '.join(FITS)}.")
     ] = "cover",
     prompt_at: Annotated[
-        list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
+        list[str] | None,
+        typer.Option(metavar="TIME=PROMPT", help='Change the prompt at a time: 8s="the cat falls off".'),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=1000, help="Number of videos, with seeds that count up.")
+    ] = 1,
     plan: options.PlanOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Repeat the shot stored in FILE; other options change it."),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="File name, in which {prompt}, {seed} and {n} are filled in; - is a pipe."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file; {prompt}, {seed} and {n} are filled in. - writes y4m to standard output.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
+    ] = False,
     *,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make a video from a prompt, exactly as large and as long as asked."""
-    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
+    """Make a video from a prompt."""
+    said = given(context)
+    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed)
+    order = Order(shots, how, sampling.seed, frozenset(said))
     jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
     for one in jobs:
-        one.check(one.target)
-    show_cost(shot, order.placed, compute.words, keeping.as_json)
+        one.check(replace(one.target, force=True))  # nothing is written
+        assert one.needs  # or a line says what there is not
+    show_cost(order, compute.words, keeping.as_json)
     return []
 
 
@@ -96,6 +115,7 @@ class Order:
     shots: list[Shot]
     how: "expanding.How"
     seed: str
+    said: frozenset[str] = frozenset()  # the options that were given
     told: list[Shot] = field(default_factory=list)
 
     @property
@@ -107,12 +127,27 @@ class Order:
         return expanding.spelled(self.how)
 
     @cached_property
+    def made(self) -> Shot:
+        """The first as its model makes it, perhaps at another rate than it is shown at."""
+        return made(self.first, registry.entry(self.first.model))
+
+    @cached_property
     def placed(self) -> list[anchors.Placed]:
-        return anchors.place(self.first)
+        return anchors.place(self.made)
+
+    @cached_property
+    def retiming(self) -> media.Retiming | None:
+        """How the frames get to the rate that is asked, if they are made at another one."""
+        if self.made.fps == self.first.fps:
+            return None
+        starts = {p.path: p.start for p in self.placed if p.count == 1}
+        pins = [(geometry.parse_address(one.at, self.first.fps, self.first.frames), starts[one.path])
+                for one in self.first.anchors if one.path in starts]  # fmt: skip
+        return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
 
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
-        return cost_of(self.first, compute.words, self.placed)
+        return cost_of(self.made, compute.words, self.placed)
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""
@@ -129,9 +164,12 @@ class Order:
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
     """One video of an order, which goes to a file of this name."""
     shot = order.shots[number]
-    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand, **compute.drafted}
+    one = shot.frames == 1
+    target = Target(name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
+                    asked=asked, sources=sources(shot))  # fmt: skip
     return Job(
-        Target(name, **vars(keeping), asked=asked, sources=sources(shot)), shot.model, compute, showing,
+        target, shot.model, compute, showing,
         partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
         cost=partial(order.cost, compute),
     )  # fmt: skip
@@ -221,15 +259,18 @@ def check(shot: Shot, order: Order, target: Target) -> None:
     target.check_format(format_of(shot, target.name))
 
 
-def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, str], as_json: bool) -> None:
+def show_cost(order: Order, where: tuple[str, str, str], as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    cost = cost_of(shot, where, placed)
-    windows = windows_of(shot, [(one.start, one.count) for one in placed])
+    cost, rates = cost_of(order.made, where, order.placed), order.retiming
+    windows = windows_of(order.made, [(one.start, one.count) for one in order.placed])
     if as_json:
-        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))
+        more = {"rate": rates.record()} if rates else {}
+        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))
         return
+    if rates:
+        typer.echo(rates.told())
     for number, window in enumerate(windows, 1):
         typer.echo(f"window {number:3}: makes {spelled(window.latent)}, sees {spelled(window.observed) or 'nothing'}")
     Console(highlight=False).print(cost.table())
@@ -255,20 +296,22 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
 
     shot, placed = order.captioned(screen)[number], order.placed
     engine = networks.engine(shot, compute, screen)
-    making = Making(target, screen, shot.fps, shot.frames)
-    canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
+    making = Making(target, screen, order.made.fps, shot.frames, order.retiming)
+    entry = registry.entry(shot.model)
+    canvas = entry.canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(shot, [GivenClip(p.start, p.opened(small)) for p in placed]))
+    run = making.denoise(engine.start(made(shot, entry), [GivenClip(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
         making.hear(p.path, p.sound, p.left_out)
         making.heard(p.sound, p.start, p.count)
-    raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
+    raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
-    making.finish({"verb": "generate", "frames": count}, [range(p.start, p.stop) for p in placed])
+    told = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
+    making.finish(told, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, cached_property
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli import media
 from sora_cli.cli.outputs import check_output
+from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.names import sequence_of
-from sora_cli.media.seams import Drift
+from sora_cli.media.seams import Drift, verdict
+from sora_cli.plurals import counted
 from sora_cli.shot import Shot, check_text
 from sora_cli.storage import latent_file
 
@@ -46,6 +48,9 @@ class Target:
     sheet: Path | None = None
     as_json: bool = False
     audio: bool = True
+    lossless: bool = False
+    sized: bool = False  # whether its size was asked for, ...
+    timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
     called: str = ""  # its name in the record, where it is made under another one
@@ -82,9 +87,27 @@ class Target:
         return self.path.with_suffix(".safetensors")
 
     @property
+    def preview(self) -> Path | None:
+        """Where it is shown while it is made; a pipe has no such place."""
+        if self.stream:
+            return None
+        sequence = sequence_of(self.name)
+        stem = sequence.before.strip("-_.") or "images" if sequence else self.path.stem
+        return self.path.with_name(f"{stem}.preview.webp")
+
+    @property
     def numbered(self) -> bool:
         """Whether it is many images, `a%05d.png`."""
         return sequence_of(self.name) is not None
+
+    @property
+    def images(self) -> bool:
+        """Whether it is of pictures that keep every bit of a given one."""
+        return self.path.suffix.lower() in IMAGES
+
+    def shared(self, format: media.Format) -> media.Shared:
+        """The frames of the file, where a GIF or WebP is smaller and slower than what is made."""
+        return media.Shared.of(self.name, format, self.sized, self.timed, self.lossless)
 
     @property
     def keeps(self) -> bool:
@@ -95,7 +118,8 @@ class Target:
     def identity(self) -> Any:
         """All that determines the video, as the record beside it has it."""
         files = {name: content_of(name) for name in self.sources}
-        return json.loads(json.dumps({**self.asked, "audio": self.audio, "files": files}))
+        lossless = {"lossless": True} if self.lossless else {}
+        return json.loads(json.dumps({**self.asked, "audio": self.audio, **lossless, "files": files}))
 
     @property
     def there(self) -> bool:
@@ -147,14 +171,24 @@ class Target:
         """In what the video that is there differs from what is asked, as far as it says so."""
         made = self.recorded.get("asked") if self.asked and self.keeps else None
         found = differences(made, self.identity) if made else []
-        return f": its {min(found, key=len)}" if found else ""
+        if not found:
+            return ""
+        line = min(found, key=len)
+        name = line.partition(" was ")[0].removeprefix("shot.").partition(".")[0]
+        return f", made with other {name}" if "null" in line or "..." in line else f": its {line}"
+
+    def check_preview(self) -> None:
+        """Refuse a preview that would overwrite another file."""
+        if (path := self.preview) and path.exists() and not (self.force or self.resume):
+            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
+        shared = self.shared(format)
         if self.stream or self.path.suffix.lower() == ".png":
             media.open_sink(self.name, format, force=self.replaces)
         else:
-            media.check_format(self.path, format)
+            media.check_format(self.path, shared.format)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -172,6 +206,7 @@ class Making:
     screen: Screen
     fps: float
     frames: int | None = None  # None: as many as come
+    retiming: media.Retiming | None = None  # where it is shown at another rate than it is made at
     started: float = field(default_factory=time.perf_counter)
     runs: list["Generation"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -181,6 +216,7 @@ class Making:
         if not self.target.stream:
             self.screen.hold(self.own)
         self.drift = Drift(self.fps)
+        self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
 
     def denoise(self, run: "Generation", part: str = "") -> "Generation":
@@ -189,15 +225,20 @@ class Making:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
                                 "give another -o, or --no-metadata")  # fmt: skip
-        for note in (*run.notes, *run.warnings()):
+        rates = [self.retiming.told()] if self.retiming and not self.runs else []
+        for note in (*rates, *run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
         run.say = self.screen.warn
         store = self.store(run, part)
-        for progress in run.denoise(store):
-            self.screen.show(progress.stage, progress.done, progress.total)
-            if self.screen.preview and progress.done and progress.done % run.shot.steps == 0:
-                self.screen.picture(run.glance())
+        with self.screen.doing("reading the prompt and what is given"):
+            steps = run.denoise(store)
+            first = next(steps, None)
+        with self.screen.doing("denoising"):
+            for progress in chain([first] if first else [], steps):
+                self.screen.show(progress.stage, progress.done, progress.total)
+                if self.previews and progress.done:
+                    self.previews.look(run)
         return run
 
     def store(self, run: "Generation", part: str) -> Any:
@@ -236,16 +277,44 @@ class Making:
         """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
         if self.sound:
             self.sound.times = times
-            self.sound.add(sound, start, count)
+            self.sound.add(sound, *(self.shown(frames) for frames in (start, count)))
+
+    def shown(self, made: int) -> Fraction | int:
+        """A number of made frames, as the output counts them."""
+        return self.retiming.at(made) if self.retiming else made
+
+    def given(self, made: range) -> range:
+        """Frames that are given, as the output counts them."""
+        return range(round(self.shown(made.start)), round(self.shown(made.stop)))
+
+    def bounds(self, start: int, stop: int) -> list[int]:
+        """The same for the record: the first of them, and the first behind them."""
+        found = self.given(range(start, stop))
+        return [found.start, found.stop]
+
+    def check_format(self, format: media.Format) -> None:
+        """Refuse frames that the output cannot hold, at the rate that is asked."""
+        self.target.check_format(replace(format, rate=self.retiming.shown if self.retiming else format.rate))
+
+    def write_given(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object]) -> int:
+        """Write given frames and what is made beside them, in one format, at the rate that is asked; returns how many
+        are shown."""
+        rate = self.retiming.shown if self.retiming else format.rate
+        return self.write(media.retimed(raw, format, self.retiming), replace(format, rate=rate), tags)
 
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
-        count = 0
-        with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.replaces, self.sound) as sink:  # fmt: skip
-            for count, frame in enumerate(raw, 1):
-                sink.write(frame)
-                self.screen.show("write", count, self.frames or count)
+        count, self.shared = 0, self.target.shared(format)
+        if reduced := self.shared.note(self.target.name, format):
+            self.screen.note(reduced)
+        sink = media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
+                               self.target.replaces, self.sound, self.shared)  # fmt: skip
+        with ExitStack() as closing, sink:
+            with self.screen.doing("making frames and writing them"):
+                for count, frame in enumerate(raw, 1):
+                    sink.write(frame)
+                    self.screen.show("write", count, self.frames or count)
+            closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
         for note in self.sound.notes if self.sound else ():
             self.screen.note(note)
@@ -254,18 +323,20 @@ class Making:
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.fps, told["frames"], list(known))
+            draw(self.target, self.shared, told["frames"], list(map(self.given, known)))
         found = self.report(told)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.forget()
+            if self.previews:
+                self.previews.remove()
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():
-            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
-        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
+            self.screen.note(f"{name} {score:.1f}: {verdict(score)}")
+        self.screen.note(f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s")
         self.screen.made(found, self.target.as_json)
 
     @property
@@ -282,14 +353,17 @@ class Making:
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
             "output": self.target.called or self.target.name,
-            **told,
-            "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),
+            **told,
+            "written": written(self.shared, told["frames"]),
+            "asked": self.target.identity,
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
+            **{name: self.target.asked[name] for name in ("decoder",) if name in self.target.asked},
+            **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),
         }
@@ -310,15 +384,20 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     """The raw frames of a new video. Images are RGB in the end, and y4m keeps what is given: all colours are there."""
     suffix = Path(name).suffix.lower()
     full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
-    spread = "FULL" if suffix in IMAGES else "LIMITED"
-    rate, chroma = rate_of(shot.fps), "444" if full else "420mpeg2"
-    return media.Format(shot.width, shot.height, rate, chroma, tags=(f"COLORRANGE={spread}",))
+    tags = media.RGB if suffix in IMAGES else ("COLORRANGE=LIMITED",)
+    return media.Format(shot.width, shot.height, rate_of(shot.fps), "444" if full else "420mpeg2", tags=tags)
 
 
 @cache
 def rate_of(fps: float) -> Fraction:
     """Frames a second as videos have them; a long list asks for the same again and again."""
     return Fraction(media.rational(fps))
+
+
+def written(shared: media.Shared, made: int) -> dict[str, Any]:
+    """What is in the file of so many frames, of which a GIF or WebP may have fewer and smaller ones."""
+    format = shared.format
+    return {"frames": shared.count(made), "width": format.width, "height": format.height, "fps": format.fps}
 
 
 def header_of(run: "Generation") -> latent_file.Header:
@@ -335,10 +414,11 @@ def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> 
         latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
-def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> None:
-    """A contact sheet of the finished video."""
+def draw(target: Target, shared: media.Shared, made: int, known: Sequence[range]) -> None:
+    """A contact sheet of the finished video, of whose frames `shared` says which are there."""
     assert target.sheet
-    page = Sheet(frames, fps, known=frozenset(chain.from_iterable(known)))
+    given = frozenset(int(frame * shared.keep) for frame in chain.from_iterable(known))
+    page = Sheet(shared.count(made), shared.format.fps, known=given)
     with media.open_source(target.name) as source:
         for index, frame in enumerate(media.to_rgb(source, source.format, source.format.seen)):
             page.add(index, frame)

@@ -6,10 +6,16 @@ latent is frame 0 there, whatever else it stands for in the video.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sora_cli import geometry
+from sora_cli.generation.plan import Placed
 from sora_cli.geometry import TIME_STRIDE
+
+if TYPE_CHECKING:
+    from sora_cli.generation.engine import GivenClip
 
 Pictures = Iterable[np.ndarray]  # uint8 [h, w, 3]
 WARM = 4  # latents that the decoder sees before those whose frames are wanted
@@ -40,3 +46,13 @@ def runs(frames: Sequence[int], made: Sequence[bool]) -> Iterator[range]:
             start -= 1
         yield range(start, stop)
         wanted = [frame for frame in wanted if frame >= stop]
+
+
+def used(piece: "GivenClip", placed: Placed) -> Iterable[np.ndarray]:
+    """The pictures of a given piece that lie on key frames and between, or its latents."""
+    if piece.latents is not None:
+        return piece.latents.numpy()
+    assert piece.images is not None
+    if not placed.count:
+        return piece.images[:1]
+    return piece.images[placed.start : placed.start + geometry.frames_in(placed.count)]

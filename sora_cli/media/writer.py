@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,8 +13,8 @@ from typing import Self
 from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import Frame
-from sora_cli.media.process import explain, start
-from sora_cli.media.y4m import Size
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
+from sora_cli.media.y4m import Format, Size
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
@@ -92,6 +92,32 @@ class Encoder:
         raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
 
 
+class FileSink(Encoder):
+    """Raw frames through ffmpeg into one file."""
+
+    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
+        super().__init__(path)
+        self.format, self.words = format, words
+        self.frames = 0
+
+    def command(self) -> list[str]:
+        source = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
+        return [*source, *self.words, self.target()]
+
+    def target(self) -> str:
+        return as_file(self.part)
+
+    def write(self, raw: bytes) -> None:
+        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
+        self.send(*([] if self.frames else [self.format.header()]), b"FRAME\n", raw)
+        self.frames += 1
+
+    def finish(self) -> None:
+        if self.frames == 0:
+            raise Failed(f"there are no frames to write to {self.path}")
+        super().finish()
+
+
 def write_image(
     path: Path | str, frame: Frame, size: Size | None = None, metadata: Mapping[str, object] | None = None
 ) -> None:
@@ -107,6 +133,23 @@ def write_image(
     try:
         sweep(path)
         image.resize(size or image.size, Image.Resampling.LANCZOS).save(part, format="PNG", pnginfo=tags)
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> None:
+    """Frames, each shown so long, as a WebP that plays for ever, whole or not at all; fast rather than small."""
+    from PIL import Image
+
+    path = Path(path)
+    part, (first, *others) = part_of(path), map(Image.fromarray, frames)
+    try:
+        sweep(path)
+        first.save(part, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,
+                   quality=80, method=0)  # fmt: skip
         os.replace(part, path)
     except OSError as error:
         raise Failed(f"could not write {path}: {error.strerror or error}") from error

@@ -24,7 +24,6 @@ from sora_cli.registry import (
     UNKNOWN,
     Entry,
     Part,
-    bytes_in,
     read_config,
     read_registry,
     sizes,
@@ -61,7 +60,7 @@ def of_folder(name: str) -> Entry:
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
     folders = folders_of(second.is_file(), all(texts))
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
-    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
+    parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
     told = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
     index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
@@ -73,7 +72,7 @@ def of_export(name: str, folder: Path) -> Entry:
     try:
         told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
         if len(told) != 1:
-            raise SoraError(f"it names {len(told)} models, and a folder is one")
+            raise SoraError(f"it names {len(told)} models, and a folder holds one")
         (model,) = read_registry(told, home=folder).values()
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{folder / EXPORTED}: {error}") from error
@@ -124,7 +123,7 @@ def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> E
     page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
     url = f"https://huggingface.co/{page}" if page else ""
     return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
-                 network=like.network)  # fmt: skip
+                 network=like.network, tiny=like.tiny)  # fmt: skip
 
 
 def like_of(config: Mapping[str, Any], name: str, second: Mapping[str, Any] | None = None) -> str:
