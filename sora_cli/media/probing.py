@@ -13,6 +13,7 @@ from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
 from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
+STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
@@ -96,6 +97,11 @@ class Picture:
 
     @property
     def still(self) -> bool:
+        return self.timeless or self.metadata.get("major_brand", "").strip() in STILL_BRANDS
+
+    @property
+    def timeless(self) -> bool:
+        """Whether ffmpeg gives its one picture any rate that it is told."""
         return self.container.endswith("_pipe") or self.container == "image2"
 
     @property
