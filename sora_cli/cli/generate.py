@@ -77,7 +77,7 @@ def generate(
     shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed)
+    order = Order(shots, how, sampling.seed, borrowed(shot, source, given(context)))
     jobs = [
         Job(
             Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand},
@@ -91,6 +91,9 @@ def generate(
         return jobs
     for job in jobs:
         job.check(job.target)
+    with Screen(showing.quiet) as screen:
+        for note in order.notes():
+            screen.note(note)
     show_cost(shot, order.placed, compute.words, keeping.as_json)
     return []
 
@@ -102,6 +105,7 @@ class Order:
     shots: list[Shot]
     how: "expanding.How"
     seed: str
+    borrowed: str = ""  # what a record makes us read
     told: list[Shot] = field(default_factory=list)
 
     @property
@@ -124,12 +128,31 @@ class Order:
         """The shots with their captions, for which an LLM is asked once."""
         if not self.told:
             seeds.told(self.seed, self.first.seed, screen)
-            for anchor in self.placed:
-                for note in anchor.notes:
-                    screen.note(f"{anchor.path}: {note}")
+            for note in self.given():
+                screen.note(note)
             around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
+
+
+    def given(self) -> Iterator[str]:
+        """What there is to say of the files that it is made from."""
+        yield from filter(None, [self.borrowed])
+        yield from (f"{anchor.path}: {note}" for anchor in self.placed for note in anchor.notes)
+
+    def notes(self) -> Iterator[str]:
+        """What would be said if it was made, without an LLM and without torch."""
+        from sora_cli.generation.plan import Given, plan
+        from sora_cli.prompts import grammar
+
+        shot, trained = self.first, registry.entry(self.first.model).usage.grammar
+        written = trained and self.how == expanding.GRAMMAR and not shot.captions
+        if written:
+            shot = replace(shot, captions=tuple(grammar.caption_of(prompt, shot.seed) for prompt in shot.prompts))
+        yield from self.given()
+        yield from grammar.notes(shot.model, shot, trained)
+        yield from map(lora.note, shot.loras)
+        yield from plan(shot, [Given(one.start, one.count) for one in self.placed]).notes()
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------
@@ -175,6 +198,12 @@ def remade(source: Path, given: set[str]) -> Shot:
         raise SoraError(f"{source} was made with {shot.model}, which is not registered here; give --model {shot.model} "
                         "if you mean it")  # fmt: skip
     return shot
+
+
+def borrowed(shot: Shot, source: Path | None, given: set[str]) -> str:
+    """Which files of this machine a record names, which may be a stranger's; "" for none."""
+    named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
+    return f"{source} names files here, which are read: {', '.join(named)}" if source and named else ""
 
 
 def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:

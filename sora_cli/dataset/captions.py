@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,7 +129,9 @@ def read_table(path: Path) -> tuple[list[Row], str]:
 
 
 def of_csv(text: str, marks: str) -> Iterator[Row]:
-    first = text.lstrip().partition("\n")[0]
+    text, first = text.lstrip(), text.lstrip().partition("\n")[0]
+    if told := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
+        text, marks = text[len(first) + 1 :], told[1]
     mark = max(marks, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     columns = [cell.strip().lower() for cell in next(reader, [])]
@@ -161,7 +164,9 @@ def of_jsonl(text: str) -> Iterator[Row]:
             continue
         where = f"line {number}"
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=beside.once)
+        except SoraError as error:
+            raise SoraError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
         if not isinstance(found, dict):

@@ -113,6 +113,15 @@ def moves(path: Path) -> bool:
         return False
 
 
+def still(path: Path) -> bool:
+    """Whether a file is a picture that cannot move, whatever its name says."""
+    try:
+        with Image.open(path) as image:
+            return image.format not in (*ANIMATED, None) and not getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size,
          canvas: media.Size) -> np.ndarray:  # fmt: skip
     """At most `frames` frames of a video from number `first` on, or the one of a picture: [T, h, w, 3]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from sora_cli import media
 from sora_cli.dataset import footage, looks
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.kinds import IMAGES, ending, unread, walk
 from sora_cli.media.probing import TooLarge
@@ -95,7 +95,7 @@ def examine(folder: Path, begun: Record, most: float) -> Record:
         found["reason"] = "broken: it is empty"
     else:
         try:
-            picture = ending(begun.file) in (*IMAGES, ".gif") and not footage.moves(path)
+            picture = footage.still(path) or ending(begun.file) in (*IMAGES, ".gif") and not footage.moves(path)
             found = of_image(path) if picture else of_video(path, most)
         except TooLarge as error:
             found["reason"] = "too large: " + " ".join(str(error).replace(str(path), "it").split())
@@ -123,8 +123,8 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)
-    if not seen.frames:
-        raise Failed(f"{path} has no frames")
+    if not seen.frames:  # at this rate; the source had at least one
+        return found | {"reason": f"too short: less than {1 / fps:.2g} s"}
     takes = tuple(judged(Take(first, frames), seen, fps) for first, frames in looks.shots(seen))
     if all(take.reason for take in takes):
         reasons = list(dict.fromkeys(take.reason for take in takes))

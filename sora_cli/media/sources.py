@@ -19,6 +19,7 @@ import numpy as np
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, Frame, from_rgb
+from sora_cli.media.damage import unsaid
 from sora_cli.media.mending import HDR, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
@@ -35,8 +36,6 @@ BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}
               r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is
 FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
-
-TS_PACKETS = (188, 192, 204)     # bytes
 
 Y4M = ("-strict", "-1", "-f", "yuv4mpegpipe")
 NATIVE = "format=" + "|".join(sorted({*y4m.PIX_FMTS.values()} - {"yuva444p"}))
@@ -318,13 +317,13 @@ def decode(
     format, frames, through = found
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
-    source.raw = attended(source, source.raw, through, due, ends_early(words, picture))
+    source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
     source.left_out = left_out(picture)
     return source
 
 
-def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, early: bool) -> Iterator[bytes]:
-    """A source's frames; after the last one, a note if the decoder had anything to say against them."""
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, wrong: str) -> Iterator[bytes]:
+    """A source's frames; after the last one, a note if the decoder had anything to say against them, or `wrong`."""
     count = 0
     try:
         for count, frame in enumerate(raw, 1):  # noqa: B007
@@ -334,7 +333,7 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, e
             raise Failed(f"{source.name} says that a frame is shown after {float(through.said) / 3600:.1f} hours, which "
                          "is too long for so few of them; its time stamps are damaged") from error  # fmt: skip
         raise
-    said = through.said or ("its end is cut off" if early else "")
+    said = through.said or wrong
     if said:
         of = f" of about {due}" if due > count + 1 else ""
         source.say(f"it is damaged ({said}); {count}{of} frames were read")
@@ -388,9 +387,3 @@ def coloured(format: Format, picture: Picture) -> Format:
             "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
     tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
     return replace(format, tags=(*format.tags, *tags))
-
-
-def ends_early(words: list[str], picture: Picture) -> bool:
-    """Whether a transport stream stops in the middle of a packet, of which ffmpeg does not speak."""
-    path = Path(words[-1].removeprefix("file:"))
-    return picture.container == "mpegts" and path.is_file() and all(path.stat().st_size % n for n in TS_PACKETS)
