@@ -330,8 +330,9 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, w
             yield frame
     except Failed as error:
         if re.fullmatch(r"[\d.]+", through.said):
-            raise Failed(f"{source.name} says that a frame is shown after {float(through.said) / 3600:.1f} hours, which "
-                         "is too long for so few of them; its time stamps are damaged") from error  # fmt: skip
+            hours = float(through.said) / 3600
+            raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
+                         "few of them; its time stamps are damaged") from error  # fmt: skip
         raise
     said = through.said or wrong
     if said:

@@ -80,7 +80,7 @@ class Umt5Tokenizer:
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the only class that the library raises
-            raise SoraError(f"{path} is no tokenizer ({' '.join(ascii(str(error))[1:-1][:100].split())}); fetch it again") from error
+            raise SoraError(f"{path} is no tokenizer ({ascii(str(error))[1:-1][:100]}); fetch it again") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(context)
 
