@@ -4,10 +4,9 @@
     python benchmarks/cuts.py --others        # and PySceneDetect (pip install scenedetect opencv-python-headless)
     python benchmarks/cuts.py --seed 1 --clips 4
 
-A clip is three pieces, rendered worlds and ffmpeg's test sources, joined by one kind of transition. Clips that hold none
-are a flash, a fast pan, a zoom, a shaking camera and a change of light. All are compressed with H.264. A transition is
-found if a cut lies in it, or up to three frames beside it; a cut that lies in none is false. `mixed` are transitions
-that would end up in the middle of a sample.
+A clip is three pieces, rendered worlds and ffmpeg's test sources, joined by one kind of transition. Clips that hold
+none are a flash, a fast pan, a zoom, a shaking camera and a change of light. All are compressed with H.264. A
+transition is found if a cut lies in it, or up to three frames beside it; a cut that lies in none is false.
 """
 
 import argparse
@@ -126,8 +125,8 @@ def zoom(part: Frames, rng: np.random.Generator) -> Frames:
     found = []
     for t in range(2 * PIECE):
         cut = 36 * t / (2 * PIECE)
-        image = Image.fromarray(part[t]).resize((WIDTH, HEIGHT), box=(cut * 5 / 3, cut, WIDTH - cut * 5 / 3, HEIGHT - cut))
-        found.append(np.asarray(image))
+        box = cut * 5 / 3, cut, WIDTH - cut * 5 / 3, HEIGHT - cut
+        found.append(np.asarray(Image.fromarray(part[t]).resize((WIDTH, HEIGHT), box=box)))
     return np.stack(found)
 
 
@@ -166,8 +165,8 @@ def clips(folder: Path, count: int, seed: int) -> Iterator[Clip]:
 
 def write(path: Path, frames: Frames) -> None:
     command = [media.ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}"]
-    command += ["-r", str(FPS), "-i", "-", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"]
-    subprocess.run([*command, path], input=frames.tobytes(), check=True, capture_output=True)
+    command += ["-r", str(FPS), "-i", "-", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23"]
+    subprocess.run([*command, "-pix_fmt", "yuv420p", path], input=frames.tobytes(), check=True, capture_output=True)
 
 
 # ---- who finds them ---------------------------------------------------------------------------------------

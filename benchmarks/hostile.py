@@ -2,12 +2,12 @@
 
     python benchmarks/hostile.py                          # 1,000 of them
     python benchmarks/hostile.py --first 250 --count 250  # a quarter
-    python benchmarks/hostile.py --only lora --count 40 --show
+    python benchmarks/hostile.py --only LoRA --count 40 --show
 
-What is whole is made once, for every kind of input, with command lines that read it. Every trial is a copy with one kind
-of damage, chosen by its number alone, and one command line in a process of its own, with 8 GB and 30 s. A traceback, a
-hang, a lack of memory, an output under its name after a failure and temporary files are counted as failed, and there may
-be none: the exit code says so.
+What is whole is made once, for every kind of input, with command lines that read it. Every trial is a copy with one
+kind of damage, chosen by its number alone, and one command line in a process of its own, with 8 GB and 30 s. A
+traceback, a hang, a lack of memory, an output under its name after a failure and temporary files are counted as failed,
+and there may be none: the exit code says so.
 """
 
 import argparse
@@ -35,12 +35,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import hostile_inputs as whole
+
 from sora_cli import cli
 
 MEMORY, SECONDS = 8 << 30, 30
 OUTCOMES = ("refused", "kept with a note", "used", "failed")
 NOTES = re.compile("damaged|broken|left out|cut off|no captions|are not in|read as|made again|not read|varies|skipped|"
-                   "experimental|missing|looks little|has no caption|have no caption|does not know|names files")  # fmt: skip
+                   "missing|looks little|has no caption|have no caption|does not know|names files")  # fmt: skip
 Damage = Callable[[bytes, random.Random], bytes]
 
 
@@ -247,7 +248,8 @@ def main() -> None:
         counts[one.kind, one.outcome] += 1
         slowest = max(slowest, one.seconds)
         if told.show or one.outcome == "failed":
-            print(f"{one.number} {one.kind}, {one.damage}: {one.outcome}: {one.said}  [{' '.join(one.words)}]", flush=True)
+            line = f"{one.number} {one.kind}, {one.damage}: {one.outcome}: {one.said}"
+            print(f"{line}  [{' '.join(one.words)}]", flush=True)
         if told.json:
             with told.json.open("a") as lines:
                 lines.write(json.dumps(vars(one)) + "\n")

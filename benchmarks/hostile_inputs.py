@@ -66,8 +66,8 @@ def picture(path: Path) -> Path:
 def video(name: str) -> Callable[[Path], tuple[list[str], list[Words]]]:
     def maker(folder: Path) -> tuple[list[str], list[Words]]:
         clip(folder / name)
-        return [name], [["encode", name, "-o", "out.safetensors", *FAST], ["encode", name, "-o", "out.safetensors", *FAST],
-                        ["caption", name, "-o", "out.jsonl"], ["info", name],
+        encode = ["encode", name, "-o", "out.safetensors", *FAST]
+        return [name], [encode, encode, ["caption", name, "-o", "out.jsonl"], ["info", name],
                         ["extend", name, "a cat", "--after", "0.2", *QUICK, "-o", "out.mp4"]]  # fmt: skip
 
     return maker
@@ -129,14 +129,16 @@ def lora(folder: Path) -> tuple[list[str], list[Words]]:
         tensors |= {f"diffusion_model.{key}.lora_down.weight": torch.randn(4, into) / 9,
                     f"diffusion_model.{key}.lora_up.weight": torch.randn(out, 4) / 9,
                     f"diffusion_model.{key}.alpha": torch.tensor(2.0)}  # fmt: skip
-    save_file(tensors, folder / "a.safetensors", {"ss_network_alpha": "2", "note": json.dumps({"lora_alpha": 2, "r": 4})})
+    told = {"ss_network_alpha": "2", "note": json.dumps({"lora_alpha": 2, "r": 4})}
+    save_file(tensors, folder / "a.safetensors", told)
     (folder / "peft").mkdir()
     plain = {key.replace("lora_down", "lora_A").replace("lora_up", "lora_B"): value for key, value in tensors.items()
              if not key.endswith("alpha")}  # fmt: skip
     save_file(plain, folder / "peft" / "adapter_model.safetensors")
     (folder / "peft" / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2, "peft_type": "LORA"}))
     return (["a.safetensors", "peft/adapter_model.safetensors", "peft/adapter_config.json"],
-            [[*WAN, "--lora", "a.safetensors", "--lora", "peft"], [*WAN, "--lora", "peft", "--lora", "a.safetensors:0.5"]])
+            [[*WAN, "--lora", "a.safetensors", "--lora", "peft"],
+             [*WAN, "--lora", "peft", "--lora", "a.safetensors:0.5"]])
 
 
 def packed(folder: Path) -> tuple[list[str], list[Words]]:

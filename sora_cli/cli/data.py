@@ -91,6 +91,8 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
+    if framed := [record.file for record in used if any(record.bars)]:
+        screen.note(f"{len(framed)} videos have black bars, which are cut off: {some(framed)}")
     there, bad = sound(asked.out)
     if bad:
         screen.note(f"{len(bad)} shards are made again: {some(bad)}")

@@ -48,10 +48,17 @@ class Looks:
     subject: list[bool] = field(default_factory=list)
     change: list[float] = field(default_factory=list)
     blocks: list[np.ndarray] = field(default_factory=list)
+    lightest: np.ndarray | None = None  # of every pixel [h, w]
 
     @property
     def frames(self) -> int:
         return len(self.blocks)
+
+    @property
+    def framed(self) -> bool:
+        """Whether some side of it stays black, so that there may be bars."""
+        sides = [] if self.lightest is None else [self.lightest[0], self.lightest[-1], *self.lightest.T[[0, -1]]]
+        return any(side.max() <= DARK + 16 for side in sides)
 
     @cached_property
     def dissolves(self) -> list[tuple[int, int]]:
@@ -74,6 +81,7 @@ def watch(path: Path, fps: float) -> Looks:
         seen.subject.append(any(map(has_subject, planes)))
         seen.change.append(0.0 if before is None else float(np.abs(luma - before).mean()) * 100 / 256)
         seen.blocks.append(blocked(planes).astype(np.uint8))
+        seen.lightest = planes[0] if seen.lightest is None else np.maximum(seen.lightest, planes[0])
         before = luma
     return seen
 
