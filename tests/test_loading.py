@@ -257,7 +257,8 @@ def test_the_statistics_of_the_latents_are_the_published_ones() -> None:
 
 
 VALUES = [("transformer", "eps", "small"), ("transformer", "num_attention_heads", 10**30),
-          ("transformer", "ffn_dim", -8), ("transformer", "text_dim", [1]), ("transformer", "inject_sample_info", "yes"),
+          ("transformer", "ffn_dim", -8), ("transformer", "text_dim", [1]),
+          ("transformer", "inject_sample_info", "yes"),
           ("vae", "latents_mean", ["a"] * 16), ("vae", "latents_std", [float("nan")] * 16),
           ("vae", "latents_std", "x" * 16),
           ("vae", "base_dim", 1.5), ("vae", "is_residual", 1), ("vae", "temperal_downsample", [0, 1, 1]),
