@@ -6,8 +6,8 @@
 A clip is a bar that moves by four pixels a frame, so that a frame's number can be read off it, and a click in the
 middle of its sound. `frames`: every one comes once and in order. `verbs`: extend on either side, reverse, loop, encode,
 caption, generate with it as an anchor, and data build take it; given frames are those of the clip in the output.
-`sound`: the click lies within a frame of where it was. `colours`: matrix, primaries and transfer of the output are those
-of the clip. `damage`: of bytes overwritten in its head, middle and tail, and cut off there, how often what is lost is
+`sound`: how far the click is from where it was. `colours`: matrix, primaries and transfer of the output are those of
+the clip. `damage`: of bytes overwritten in its head, middle and tail, and cut off there, how often what is lost is
 said, or the file refused, out of all that change what is read.
 """
 
@@ -167,7 +167,8 @@ def by_verbs(path: Path, fps: float) -> tuple[str, str, str]:
     good += not run("encode", path, "--device", "cpu", "--force", "-o", here / "x.safetensors")
     good += not run("caption", path)
     anchored = ("generate", "a cat", "--anchor", f"{path}@0", "--frames", len(given) + 8, "--fps", fps)
-    good += not run(*anchored, "--res", "128x96", *QUICK, "--force", "-o", out) and numbers(read(out)[1])[: len(given)] == given
+    code = run(*anchored, "--res", "128x96", *QUICK, "--force", "-o", out)
+    good += not code and numbers(read(out)[1])[: len(given)] == given
     clips = here / "clips"
     clips.mkdir()
     path.rename(clips / path.name)
@@ -225,7 +226,7 @@ def row(name: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="kinds whose name begins so")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add a line for each kind, and go on behind those there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep a line for each kind, and go on")
     told = parser.parse_args()
     known = {}
     if told.json and told.json.exists():

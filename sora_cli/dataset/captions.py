@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from sora_cli.dataset import beside
@@ -152,10 +152,15 @@ def column(names: tuple[str, ...], columns: list[str]) -> str:
     """Which of the names a table uses; SoraError if it has none, or one twice."""
     found = next((name for name in names if name in columns), None)
     if found is None:
-        raise SoraError(f"it has no column {names[0]}; there are {', '.join(filter(None, columns)) or 'none'}")
+        raise SoraError(f"it has no column {names[0]}; there are {few(filter(None, columns)) or 'none'}")
     if columns.count(found) > 1:
         raise SoraError(f"it has {columns.count(found)} columns {found}")
     return found
+
+
+def few(names: Iterable[str]) -> str:
+    """The first of what strangers call things, fit for a line."""
+    return ", ".join(beside.one_line(name)[:40] for name in islice(names, 8))
 
 
 def of_jsonl(text: str) -> Iterator[Row]:
@@ -174,7 +179,7 @@ def of_jsonl(text: str) -> Iterator[Row]:
         told = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
         for names, value in zip((FILE, CAPTION), told, strict=True):
             if not isinstance(value, str):
-                raise SoraError(f"{where} has no text as {names[0]}; its keys are {', '.join(found)}")
+                raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")
         yield named(where, *map(str, told))
 
 

@@ -392,7 +392,7 @@ def test_colours_with_long_names_are_read(primaries: str, transfer: str, tmp_pat
 
 
 @pytest.mark.parametrize("at", [2, 40, 60])
-@pytest.mark.parametrize("seconds", [7200, 86400, 2_000_000])
+@pytest.mark.parametrize("seconds", [7200, 50_000, 86400])
 def test_a_long_pipe_with_times_that_lie_is_refused(at: int, seconds: int, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(media.sources, "HEADS", (1 << 11, 1 << 14))
