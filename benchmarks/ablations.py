@@ -25,12 +25,20 @@ from torch import Tensor, nn
 from sora_cli import registry
 from sora_cli.evaluate.clips import held_out
 from sora_cli.models.sora import vae as autoencoder
-from sora_cli.models.sora.dit import Block, Conditions, Dit, DitConfig, Turn, waves
+from sora_cli.models.sora.dit import (
+    Block,
+    Conditions,
+    Dit,
+    DitConfig,
+    RotaryAngles,
+    TimeRelations,
+    sinusoidal_embedding,
+)
 from sora_cli.models.sora.patches import Grid, Layout, patchify, unpatchify
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.placement.device import pick_dtype
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.train.align import Learner
 from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
 from sora_cli.train.data.noising import example
@@ -70,8 +78,8 @@ class PredictsVelocity(Dit):
 class LearnedPositionsAlone(Dit):
     """No rotary angles: attention in space goes by learned tables of positions."""
 
-    def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
-        cos, sin = super().turn(where, dtype)
+    def rope(self, where: Layout, dtype: torch.dtype) -> RotaryAngles:
+        cos, sin = super().rope(where, dtype)
         return torch.ones_like(cos), torch.zeros_like(sin)
 
 
@@ -79,7 +87,7 @@ class Timeless(Dit):
     """Nobody knows when a scene began: there are distances between frames, and no more."""
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
-        return super().forward(patches, grids, replace(given, seconds=given.seconds + ADRIFT))
+        return super().forward(patches, grids, replace(given, seconds=given.seconds + NULL_TIME))
 
 
 class AdaptiveNorms(Dit):
@@ -95,11 +103,11 @@ class AdaptiveNorms(Dit):
         self.initialise()
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
-        level = torch.cat([waves(given.t, 64), given.known], 1)
-        told = self.modulation(level).unflatten(1, (9, -1))  # (F, 9, D)
+        level = torch.cat([sinusoidal_embedding(given.t, 64), given.cond_mask], 1)
+        modulation = self.modulation(level).unflatten(1, (9, -1))  # (F, 9, D)
         for block in self.blocks:
             assert isinstance(block, ModulatedBlock)
-            block.told = told + block.table
+            block.modulation = modulation + block.table
         return super().forward(patches, grids, replace(given, t=0 * given.t))
 
 
@@ -108,21 +116,21 @@ class ModulatedBlock(Block):
         super().__init__(config)
         table = torch.zeros(9, config.width)
         table[2::3] = 1  # gates
-        self.table, self.told = nn.Parameter(table), torch.zeros(0)
+        self.table, self.modulation = nn.Parameter(table), torch.zeros(0)
 
-    def forward(self, x: Tensor, where: Layout, turn: Turn, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, where: Layout, rope: RotaryAngles, between: TimeRelations) -> Tensor:
         frames, heads = where.conditions.shape
-        every = self.told.repeat_interleave(len(x) // frames, 0)  # (N, 9, D)
+        every = self.modulation.repeat_interleave(len(x) // frames, 0)  # (N, 9, D)
 
         def branch(y: Tensor, norm: nn.Module, part: int, of: Callable[[Tensor], Tensor]) -> Tensor:
-            told = every if len(y) == len(every) else where.take(every.flatten(1)).unflatten(1, (9, -1))
-            shift, scale, gate = told[:, 3 * part : 3 * part + 3].unbind(1)
+            modulation = every if len(y) == len(every) else where.take(every.flatten(1)).unflatten(1, (9, -1))
+            shift, scale, gate = modulation[:, 3 * part : 3 * part + 3].unbind(1)
             return gate * of(norm(y) * (1 + scale) + shift)
 
-        within = partial(self.across_space, where=where, turn=turn)
+        within = partial(self.across_space, where=where, rope=rope)
         x = x + branch(x, self.space_norm, 0, within)
         if where.temporal:
-            late = partial(self.across_time, where=where, distance=distance)
+            late = partial(self.across_time, where=where, between=between)
             x = where.add(x, branch(where.take(x), self.time_norm, 1, late))
         return x + branch(x, self.mlp_norm, 2, self.mlp)
 
@@ -139,10 +147,10 @@ def packs(vae: autoencoder.Vae, split: Split, count: int) -> list[Pack]:
 def draw(vae: autoencoder.Vae, rng: random.Random, split: Split, bucket: Bucket, size: int) -> Pack:
     scenes = [sample_scene(rng, split) for _ in range(size)]
     index = tuple(range(0, 2 * bucket.frames, 2))
-    starts, told = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
+    starts, own = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
     pixels = (bucket.height * 32, bucket.width * 32)
     latents = encode_at(vae, scenes, starts, index, 24.0, pixels, pick_dtype("auto", CPU))
-    seconds = told[:, None] + torch.tensor(index) / 6
+    seconds = own[:, None] + torch.tensor(index) / 6
     samples = zip(latents, seconds, scenes, strict=True)
     return [Clip(clean, times, dense(scene)) for clean, times, scene in samples]
 

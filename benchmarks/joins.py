@@ -40,7 +40,7 @@ from sora_cli.cli.making import Making, Target, format_of
 from sora_cli.cli.screen import Screen
 from sora_cli.evaluate.clips import held_out
 from sora_cli.generation import anchors
-from sora_cli.generation.engine import Engine, Known, Run
+from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.media import blend
 from sora_cli.media.seams import boundary_score, changes, seam_score
 from sora_cli.pipelines.codec import pictures_of
@@ -72,7 +72,7 @@ class Bench:
     def shot(self, scene: Scene, number: int) -> Shot:
         return replace(self.settings, prompt=dense(scene), seed=number)
 
-    def made(self, shot: Shot, known: Sequence[Known] = ()) -> Run:
+    def made(self, shot: Shot, known: Sequence[GivenClip] = ()) -> Generation:
         run = self.engine.start(shot, known)
         for _ in run.denoise():
             pass
@@ -169,7 +169,7 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
         placed = anchors.place(shot)
         canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         small = canvas.crop_width, canvas.crop_height
-        run = bench.made(shot, [Known(p.start, p.images(small)) for p in placed])
+        run = bench.made(shot, [GivenClip(p.start, p.images(small)) for p in placed])
         size = format_of(shot).size
         shown = seen(raw_of(pictures(run, placed, size), size, shot), shot)
         image = placed[0].images(small)

@@ -103,8 +103,8 @@ def key_frames(start: int, frames: int) -> tuple[int, int]:
 class Span:
     """The frames that are generated, of which those in [lead, lead + frames) are shown.
 
-    What lies before and after is context: known frames of another video, or up to three frames that put a
-    known one onto a key frame."""
+    What lies before and after is context: frames of another video, or up to three frames that put a
+    given one onto a key frame."""
 
     lead: int
     frames: int
@@ -115,10 +115,10 @@ class Span:
         return latents_for(self.lead + self.frames + self.trail)
 
 
-def lead_for(stills: Iterable[int], clips: Iterable[int] = ()) -> int:
-    """The lead, 0 to 3 frames, that brings single known frames nearest to key frames; where that leaves a choice,
-    the one that loses the fewest frames of known clips (by their first frames) before their first key frame."""
-    at, begun = list(stills), list(clips)
+def lead_for(images: Iterable[int], clips: Iterable[int] = ()) -> int:
+    """The lead, 0 to 3 frames, that brings single given frames nearest to key frames; where that leaves a choice,
+    the one that loses the fewest frames of given clips (by their first frames) before their first key frame."""
+    at, begun = list(images), list(clips)
 
     def lost(lead: int) -> tuple[int, int]:
         away = sum(abs(snap(frame + lead)[1] - frame - lead) for frame in at)
@@ -127,10 +127,10 @@ def lead_for(stills: Iterable[int], clips: Iterable[int] = ()) -> int:
     return min(range(TIME_STRIDE), key=lost)
 
 
-def span_for(frames: int, known: Sequence[tuple[int, int]]) -> Span:
-    """The span of a video in which pieces are known, each by its first frame and how many it has."""
-    stills, clips = ([at for at, count in known if (count == 1) is still] for still in (True, False))
-    return Span(lead_for(stills, clips), frames)
+def span_for(frames: int, given: Sequence[tuple[int, int]]) -> Span:
+    """The span of a video in which pieces are given, each by its first frame and how many it has."""
+    images, clips = ([at for at, count in given if (count == 1) is single] for single in (True, False))
+    return Span(lead_for(images, clips), frames)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A middle block aligned with the features of an encoder, where no renderer knows the geometry of footage."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -146,8 +145,11 @@ def given(frames: int) -> dit_training.Conditions:
 # ---- the commands -----------------------------------------------------------------------------------------
 
 
-def test_the_tower_lies_beside_the_words_and_says_what_it_saw(tmp_path: Path) -> None:
-    words = clip_training.run(TINY, options(tmp_path / "own", steps=2, data=dataset(tmp_path / "data", SAID)))
+def test_the_tower_lies_beside_the_words_and_says_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(clip_training.PRESETS, "nano", TINY)
+    words = clip_training.train(options(tmp_path / "own", steps=2, data=dataset(tmp_path / "data", SAID)))
     path = words.with_name("video.safetensors")
     found = tower.load(path, "v")
     assert found.config == TowerConfig(4, TINY.channels, TINY.embed_dim) and not found.training
@@ -155,7 +157,7 @@ def test_the_tower_lies_beside_the_words_and_says_what_it_saw(tmp_path: Path) ->
     assert told["data"] == "data" and told["recipe"]["steps"] == 2
     with pytest.raises(SoraError, match="look at the latents of another VAE; `sora-cli train clip`"):
         tower.load(path, "another")
-    words = clip_training.run(replace(TINY, batch=2), options(tmp_path / "world", steps=1))
+    words = clip_training.train(options(tmp_path / "world", steps=1, batch=2))
     with pytest.raises(SoraError, match="look at pictures of the rendered world"):
         tower.load(words.with_name("video.safetensors"), "v")
 

@@ -39,7 +39,7 @@ from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerCo
 from sora_cli.models.sora.text import Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes import captioner
-from sora_cli.train.recipes.captioner import CONTEXT, Preset, draw, grammar, marks, run, seen, shares, told
+from sora_cli.train.recipes.captioner import CONTEXT, Preset, draw, grammar, marks, seen, shares, told, train
 from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
@@ -141,12 +141,18 @@ def test_config_is_checked() -> None:
 # -- Training ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(captioner.PRESETS, "nano", TINY)
+    monkeypatch.setattr(captioner, "EXAMINED", 32)
+
+
 def options(out: Path, **more: Any) -> CaptionerOptions:
     return CaptionerOptions(out=out, device="cpu", dtype="float32", **more)
 
 
-def test_it_learns_and_tells(tmp_path: Path) -> None:
-    path = run(TINY, options(tmp_path), clips=32)
+def test_it_learns_and_tells(tmp_path: Path, small: None) -> None:
+    path = train(options(tmp_path))
     losses = [line["loss"] for line in map(json.loads, (tmp_path / "log.jsonl").open()) if "loss" in line]
     assert losses[-1] < losses[0] - 1
     record = json.loads(weights.load(path)[1]["training"])
@@ -156,13 +162,13 @@ def test_it_learns_and_tells(tmp_path: Path) -> None:
 
 
 def test_one_seed_makes_one_captioner_and_an_interruption_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captioner, "examine", lambda own, clips: ({}, 0.0))
-    whole = run(TINY, options(tmp_path / "whole", steps=3)).read_bytes()
+    whole = train(options(tmp_path / "whole", steps=3)).read_bytes()
     for _ in range(2):
-        run(TINY, options(tmp_path / "parts", steps=3, minutes=0.0))             # one step, then out of time
-    assert run(TINY, options(tmp_path / "parts", steps=3)).read_bytes() == whole
+        train(options(tmp_path / "parts", steps=3, minutes=0.0))             # one step, then out of time
+    assert train(options(tmp_path / "parts", steps=3)).read_bytes() == whole
 
 
 def test_clips_are_whole_short_or_still() -> None:

@@ -90,7 +90,7 @@ def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run one command line in an empty folder with the stand-in engine; returns the exit code."""
     engine = types.ModuleType("sora_cli.generation.engine")
     engine.Engine = FakeEngine  # type: ignore[attr-defined]
-    engine.Known = object  # type: ignore[attr-defined]
+    engine.GivenClip = object  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sora_cli.generation.engine", engine)
     monkeypatch.setattr(registry, "verify", lambda model: None)
     monkeypatch.chdir(tmp_path)
@@ -425,7 +425,7 @@ from test_cli import FakeEngine, FakeRun
 from sora_cli import cli, registry
 import time
 engine = types.ModuleType("sora_cli.generation.engine")
-engine.Engine, engine.Known = FakeEngine, object
+engine.Engine, engine.GivenClip = FakeEngine, object
 sys.modules["sora_cli.generation.engine"] = engine
 registry.verify = lambda model: None
 slow = FakeRun.frames

@@ -13,7 +13,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
-from sora_cli.train.recipes.clip import Footage, Preset, misheard, run, train
+from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, Preset, misheard, train
 from sora_cli.train.unread import note_unread
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
@@ -24,12 +24,13 @@ def options(out: Path, **more: Any) -> ClipOptions:
 
 
 @pytest.fixture(autouse=True)
-def few_held_out_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sora_cli.train.recipes.clip.recall", lambda contrast, batches: 0.0)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "nano", TINY)
+    monkeypatch.setattr(ClipStage, "recall", lambda stage, batches: 0.0)
 
 
 def test_it_learns_and_exports_a_tower(tmp_path: Path) -> None:
-    tensors, metadata = weights.load(run(TINY, options(tmp_path)))
+    tensors, metadata = weights.load(train(options(tmp_path)))
     losses = [line["loss"] for line in map(json.loads, (tmp_path / "log.jsonl").open()) if "loss" in line]
     assert losses[-1] < losses[0] - 0.15
     tokenizer, tower = from_weights(tensors, metadata)
@@ -39,10 +40,10 @@ def test_it_learns_and_exports_a_tower(tmp_path: Path) -> None:
 
 
 def test_interrupted_training_equals_uninterrupted_training(tmp_path: Path) -> None:
-    whole, _ = weights.load(run(TINY, options(tmp_path / "whole", steps=3)))
+    whole, _ = weights.load(train(options(tmp_path / "whole", steps=3)))
     for _ in range(2):
-        run(TINY, options(tmp_path / "parts", steps=3, minutes=0.0))         # one step, then out of time
-    parts, _ = weights.load(run(TINY, options(tmp_path / "parts", steps=3)))
+        train(options(tmp_path / "parts", steps=3, minutes=0.0))         # one step, then out of time
+    parts, _ = weights.load(train(options(tmp_path / "parts", steps=3)))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -70,7 +71,7 @@ def dataset(folder: Path, captions: Sequence[str]) -> str:
 def test_the_words_of_a_dataset_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the exam is quick here
     data = dataset(tmp_path / "data", SAID)
-    tensors, metadata = weights.load(run(TINY, options(tmp_path / "run", data=data, steps=400)))
+    tensors, metadata = weights.load(train(options(tmp_path / "run", data=data, steps=400)))
     tokenizer, _ = from_weights(tensors, metadata)
     assert not any(map(tokenizer.unknown, SAID)) and tokenizer.unknown("a cat") == ["a", "cat"]
     told = json.loads(metadata["training"])

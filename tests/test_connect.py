@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sora_cli import geometry, media
 from sora_cli.cli.connect import Connector, Kept, context_of, whole
-from sora_cli.generation.engine import Known
+from sora_cli.generation.engine import GivenClip
 from sora_cli.shot import Shot
 
 COUNTS = st.integers(0, 20)
@@ -28,7 +28,7 @@ class Planned(Connector):
         return np.array(raw)
 
 
-def planned(tail: int, head: int, frames: int, kept: Kept | None = None) -> tuple[list[Known], geometry.Span]:
+def planned(tail: int, head: int, frames: int, kept: Kept | None = None) -> tuple[list[GivenClip], geometry.Span]:
     """Known frames are numbered as they would be in the video: ..., -2, -1 and frames, frames + 1, ..."""
     raw: Any = list(range(-tail, 0)), list(range(frames, frames + head))
     planned: Any = Planned().run(Shot("", width=64, height=64, frames=frames), *raw, kept)

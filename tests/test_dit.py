@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm, turned
+from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, RMSNorm, apply_rope, renamed
 from sora_cli.models.sora.patches import Grid, attention, layout, patchify, unpatchify
 
 CONFIG = DitConfig(channels=3, width=32, depth=2, heads=2, text_width=8, text_tokens=4, registers=1,
@@ -25,7 +25,7 @@ def conditions(grids: tuple[Grid, ...], order: list[int]) -> Conditions:
     frames = sum(g.frames for g in grids)
     rng = torch.Generator().manual_seed(1)
     return Conditions(
-        t=torch.rand(frames, generator=rng), known=torch.zeros(frames, 2),
+        t=torch.rand(frames, generator=rng), cond_mask=torch.zeros(frames, 2),
         seconds=torch.cat([torch.arange(g.frames) / 3 for g in grids]), order=torch.tensor(order),
         text=torch.randn(len(grids), 6, 8, generator=rng), guidance=torch.ones(len(grids)),
         step=torch.zeros(len(grids)),
@@ -67,14 +67,14 @@ def test_a_pack_of_different_videos_equals_each_alone(dit: Dit) -> None:
     at = 0
     for number, (g, video) in enumerate(zip(grids, videos, strict=True)):
         mine, of = slice(at, at + g.frames), slice(number, number + 1)
-        alone = Conditions(given.t[mine], given.known[mine], given.seconds[mine], given.order[mine],
+        alone = Conditions(given.t[mine], given.cond_mask[mine], given.seconds[mine], given.order[mine],
                            given.text[of], given.guidance[of], given.step[of])  # fmt: skip
         assert torch.allclose(unpatchify(dit(patchify([video]), (g,), alone), (g,))[0], together[number], atol=1e-4)
         at += g.frames
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("field", ["t", "known", "seconds", "text", "guidance", "step"])
+@pytest.mark.parametrize("field", ["t", "cond_mask", "seconds", "text", "guidance", "step"])
 def test_every_condition_is_heard(dit: Dit, field: str) -> None:
     grid = (Grid(2, 2, 2),)
     given = conditions(grid, [1, 1])
@@ -111,14 +111,14 @@ def test_attention_in_space_goes_by_how_far_patches_are_apart(dit: Dit) -> None:
     """Equal queries and equal keys everywhere: scores between patches depend on their offset alone."""
     where = layout((Grid(1, 5, 7),), CONFIG.conditions, torch.device("cpu"))
     query, key = torch.randn(2, 1, CONFIG.heads, 16, generator=torch.Generator().manual_seed(1))
-    turn = dit.turn(where, torch.float32)
-    q, k = (turned(x.expand(where.tokens, -1, -1), turn)[where.patches] for x in (query, key))
+    rope = dit.rope(where, torch.float32)
+    q, k = (apply_rope(x.expand(where.tokens, -1, -1), rope)[where.patches] for x in (query, key))
     scores = torch.einsum("q H d, k H d -> H q k", q, k)
     offsets = where.cell[None] - where.cell[:, None]  # (q, k, 2)
     groups = [scores[:, (offsets == torch.tensor(offset)).all(-1)] for offset in [(0, 0), (0, 1), (1, 0), (-2, 3)]]
     assert all(group.std(1).max() < 1e-5 for group in groups)
     assert torch.stack([group[:, 0] for group in groups]).std(0).min() > 0.05
-    alone = turned(query, tuple(angle[where.conditions[0, :1]] for angle in turn))
+    alone = apply_rope(query, tuple(angle[where.conditions[0, :1]] for angle in rope))
     assert torch.allclose(alone, query)  # conditions are turned by nothing
 
 
@@ -144,3 +144,11 @@ def test_width_must_divide_by_heads() -> None:
         DitConfig(3, 32, 1, 5, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
     with pytest.raises(ValueError, match="of a multiple of 8"):
         DitConfig(3, 32, 1, 8, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
+
+
+def test_older_files_are_read_under_the_names_of_now(dit: Dit) -> None:
+    old = {"t_embedder": "time_in", "cfg_embedder": "pace_in", "time_embed": "clock", "temporal_bias": "distance"}
+    state = dit.state_dict()
+    before = {".".join(old.get(part, part) for part in key.split(".")): value for key, value in state.items()}
+    assert before.keys() != state.keys() and renamed(before).keys() == state.keys() == renamed(state).keys()
+    assert all(renamed(before)[key] is value for key, value in state.items())

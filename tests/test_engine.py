@@ -11,14 +11,14 @@ import torch
 
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError
-from sora_cli.generation.engine import Engine, Known, Run, folded
+from sora_cli.generation.engine import Engine, Generation, GivenClip, folded
 from sora_cli.geometry import Span
 from sora_cli.models.sora.dit import Dit, DitConfig
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.placement.device import pick_device
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.shot import PLANS, Cue, Shot
 from sora_cli.storage.latent_file import Header, save
 from sora_cli.world.captions import words
@@ -51,7 +51,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     yield Engine("tiny", "cpu", "float32")
 
 
-def finished(engine: Engine, shot: Shot) -> Run:
+def finished(engine: Engine, shot: Shot) -> Generation:
     run = engine.start(shot)
     steps = list(run.denoise())
     assert [p.done for p in steps] == list(range(steps[-1].total + 1))
@@ -87,8 +87,8 @@ def test_known_frames_come_back_untouched(engine: Engine, plan: str) -> None:
     rng = np.random.default_rng(0)
     width, height = engine.start(SHOT).source_size
     clip, image = (rng.integers(0, 256, (n, height, width, 3), np.uint8) for n in (5, 1))
-    run = engine.start(replace(SHOT, plan=plan), [Known(0, clip), Known(20, image)])
-    assert run.timeline.known.tolist() == [[1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 0]]
+    run = engine.start(replace(SHOT, plan=plan), [GivenClip(0, clip), GivenClip(20, image)])
+    assert run.timeline.cond_mask.tolist() == [[1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 0]]
     list(run.denoise())
     assert run.latents is not None
     assert torch.equal(run.latents[:, :2], run.encode(clip))
@@ -102,50 +102,51 @@ def test_context_before_and_behind_is_not_shown(engine: Engine) -> None:
     width, height = engine.start(SHOT).source_size
     tail, head = (rng.integers(0, 256, (5, height, width, 3), np.uint8) for _ in range(2))
     shot = replace(SHOT, frames=11)
-    run = engine.start(shot, [Known(-5, tail), Known(11, head)], Span(5, 11, 5))
-    assert run.timeline.known[0].tolist() == [1, 1, 0, 0, 1, 1]
-    assert run.timeline.known[1].tolist() == [1, 1, 0, 0, 0, 1]  # the motion to the head is to be made
+    run = engine.start(shot, [GivenClip(-5, tail), GivenClip(11, head)], Span(5, 11, 5))
+    assert run.timeline.cond_mask[0].tolist() == [1, 1, 0, 0, 1, 1]
+    assert run.timeline.cond_mask[1].tolist() == [1, 1, 0, 0, 0, 1]  # the motion to the head is to be made
     list(run.denoise())
     assert len(list(run.frames())) == 5 + 11
-    assert np.array_equal(run.still(11), run.still(11)) and run.still(11).shape == (height, width, 3)
+    keyframe = run.decode_keyframe(11)
+    assert np.array_equal(keyframe, run.decode_keyframe(11)) and keyframe.shape == (height, width, 3)
 
 
 def test_times_are_those_of_the_scene_unless_something_is_given(engine: Engine) -> None:
     image = np.zeros((1, *engine.start(SHOT).source_size[::-1], 3), np.uint8)
-    plain, begun, looped = (engine.start(SHOT), engine.start(SHOT, [Known(0, image)]),
+    plain, begun, looped = (engine.start(SHOT), engine.start(SHOT, [GivenClip(0, image)]),
                             engine.start(replace(SHOT, frames=24, loop=True)))  # fmt: skip
     for window in plain.plan.windows:
         times = [plain.plan.begins + frame / 6 for frame in window.frames]
         assert plain.seconds(window).tolist() == pytest.approx(times)
     for run in (begun, looped):
-        assert run.plan.clock is None and all(run.seconds(window).min() >= ADRIFT for window in run.plan.windows)
+        assert run.plan.clock is None and all(run.seconds(window).min() >= NULL_TIME for window in run.plan.windows)
 
 
 def test_what_a_model_of_the_world_made_goes_on_with_its_clock(engine: Engine,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """A beat is a time at which the scene begins; latents of its own know theirs; loops of whole bars have one, too."""
     world = replace(engine.pipeline.entry, usage=replace(engine.pipeline.entry.usage, grammar=True, bar=8.0))
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": world})
+    monkeypatch.setattr(engine.pipeline, "entry", world)
     later = replace(SHOT, captions=("a large cat surfing normal, ocean, camera still, middle, low, beat three",))
     run = engine.start(later)
     assert run.plan.clock == 1.25 and float(run.seconds(run.plan.windows[0]).min()) == pytest.approx(1.25)
     latents = run.timeline.latents[:, :2]
-    own = engine.start(later, [Known(-5, latents=latents, clock=3.0)], Span(5, 21, 0))
+    own = engine.start(later, [GivenClip(-5, latents=latents, clock=3.0)], Span(5, 21, 0))
     assert own.plan.clock == pytest.approx(3.0)
-    stranger = engine.start(later, [Known(-5, latents=latents)], Span(5, 21, 0))
+    stranger = engine.start(later, [GivenClip(-5, latents=latents)], Span(5, 21, 0))
     assert stranger.plan.clock is None
     for seconds, bars in ((8, 1), (7, 1), (9.5, 0), (16, 2), (4, 0)):
         looped = engine.start(replace(later, frames=int(seconds * 24) // 4 * 4, loop=True))
         assert looped.plan.bars == bars, seconds
         times = torch.cat([looped.seconds(window) for window in looped.plan.windows])
-        assert (times.max() < 1.25 + 8 * bars) if bars else (times.min() >= ADRIFT)
+        assert (times.max() < 1.25 + 8 * bars) if bars else (times.min() >= NULL_TIME)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0.0, 60.0), (62.0, 66.0), (500.0, 507.0), (3.0, 90.0)])
 def test_a_clock_tells_late_times_some_bars_earlier(first: float, last: float) -> None:
     times = torch.linspace(first, last, 9)
     told = folded(times, 8.0)
-    assert told.min() >= 0 and told.max() < ADRIFT
+    assert told.min() >= 0 and told.max() < NULL_TIME
     assert torch.allclose((told - times) % 8, torch.zeros(9), atol=1e-3) or torch.allclose(
         ((told - times) % 8 - 8).abs().minimum((told - times) % 8), torch.zeros(9), atol=1e-3)  # fmt: skip
     if last - first < 56:
@@ -155,8 +156,8 @@ def test_a_clock_tells_late_times_some_bars_earlier(first: float, last: float) -
 
 def test_a_single_image_is_brought_onto_a_key_frame(engine: Engine) -> None:
     width, height = engine.start(SHOT).source_size
-    run = engine.start(SHOT, [Known(21, np.zeros((1, height, width, 3), np.uint8))])
-    assert run.span.lead == 3 and run.timeline.known[0].tolist() == [0, 0, 0, 0, 0, 0, 1]
+    run = engine.start(SHOT, [GivenClip(21, np.zeros((1, height, width, 3), np.uint8))])
+    assert run.span.lead == 3 and run.timeline.cond_mask[0].tolist() == [0, 0, 0, 0, 0, 0, 1]
     assert not any("key frame" in note for note in run.notes)
 
 

@@ -110,7 +110,7 @@ def test_the_transformer_costs_what_torch_counts(monkeypatch: pytest.MonkeyPatch
     config = replace(DIT, width=96, depth=4, registers=4)
     dit, frames = Dit(config), 8
     given = Conditions(
-        t=torch.ones(frames), known=torch.zeros(frames, 2), seconds=torch.arange(frames) / 6,
+        t=torch.ones(frames), cond_mask=torch.zeros(frames, 2), seconds=torch.arange(frames) / 6,
         order=torch.ones(frames, dtype=torch.long), text=torch.zeros(1, 20, 16),
         guidance=torch.ones(1), step=torch.zeros(1),
     )  # fmt: skip

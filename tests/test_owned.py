@@ -23,7 +23,7 @@ from sora_cli.files import owned, weights
 from sora_cli.files.owned import Owned
 from sora_cli.train.options import DitOptions
 from sora_cli.train.trainer import run_folder
-from sora_cli.train.trainer.loop import checkpoints
+from sora_cli.train.trainer.checkpoint import checkpoints
 
 HERE = str(Path(__file__).parent)
 GENERATE = ("generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41", "-q")
@@ -346,12 +346,11 @@ def test_a_run_goes_on_as_itself_alone(change: dict[str, object], said: str) -> 
     toy_run(Path("run"), 10)
 
 
-def test_a_run_stays_with_its_data_and_its_frozen_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stays_with_its_data_and_its_frozen_networks() -> None:
     built(pictures("clips"), Path("ds"))
     built(pictures("others", first=9), Path("other"))
     networks = {"vae": "one", "text": "two"}
-    monkeypatch.setattr("sora_cli.train.frozen.frozen", lambda options: networks)
-    asked: dict[str, Any] = {"kind": DitOptions, "data": "ds"}
+    asked: dict[str, Any] = {"kind": DitOptions, "data": "ds", "frozen": networks}
     toy_run(Path("run"), 5, **asked)
     with pytest.raises(SoraError, match="another training run: data was"):
         toy_run(Path("run"), 10, **(asked | {"data": "other"}))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, grid_of, layout, patchify
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.train.align import Learner
 from sora_cli.train.data import packing
 from sora_cli.train.data.noising import examples_of
@@ -106,14 +106,14 @@ def test_clips_are_whole_or_cut_in_time_and_none_is_left_out() -> None:
             frames = latents[0, :, 0, 0].long().tolist()
             total = shapes[int(latents[1, 0, 0, 0])][0]
             assert frames == sorted(set(frames)) and max(frames) < total
-            start = ADRIFT if seconds[0] >= ADRIFT else 0.0
+            start = NULL_TIME if seconds[0] >= NULL_TIME else 0.0
             assert seconds.tolist() == pytest.approx([start + frame / 6 for frame in frames])
             starts.add(start)
             assert caption == f"clip {int(latents[1, 0, 0, 0])}"
             seen[caption] += 1
             gaps = {b - a for a, b in zip(frames, frames[1:], strict=False)}
             kinds.add("whole" if len(frames) == total else "strided" if gaps - {1} else "range")
-    assert len(seen) == 60 and kinds == {"whole", "strided", "range"} and starts == {0.0, ADRIFT}
+    assert len(seen) == 60 and kinds == {"whole", "strided", "range"} and starts == {0.0, NULL_TIME}
 
 
 def test_a_clip_longer_than_the_budget_is_cut() -> None:
@@ -152,7 +152,7 @@ def test_dropped_positions_are_the_same_in_all_frames() -> None:
     patches = patchify([video], [grid]).view(5, 2, 4)
     assert torch.equal(patches, patchify([video]).view(5, 6, 4)[:, [0, 4]])
     where = layout((grid,), 2, CPU)
-    assert torch.allclose(where.place[:2], torch.tensor([[0.25, 1 / 6], [0.75, 0.5]]))
+    assert torch.allclose(where.position[:2], torch.tensor([[0.25, 1 / 6], [0.75, 0.5]]))
     assert [group.take(torch.arange(10)).numel() for group in where.temporal] == [10]
 
 

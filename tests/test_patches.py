@@ -96,7 +96,7 @@ def test_layout_places_every_token_once() -> None:
     everything = torch.cat([where.patches, where.conditions.flatten()])
     assert sorted(everything.tolist()) == list(range(len(owners(2)[0])))
     assert where.tokens % 256 == 0 and 0 <= where.tokens - len(everything) < 256
-    assert where.place.min() > 0 and where.place.max() < 1
+    assert where.position.min() > 0 and where.position.max() < 1
 
 
 def test_positions_interpolate_linearly_between_bin_centres() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sora_cli.errors import SoraError
 from sora_cli.sampling import planner
-from sora_cli.sampling.planner import SCHEMES, Window, circle, mirrored, plan, spread
+from sora_cli.sampling.planner import SCHEMES, Window, circle, evenly_spaced, mirrored, plan
 
 
 @st.composite
@@ -17,14 +17,14 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):  # a known run, as in extend and reverse
         start = draw(st.integers(0, total - 1))
         known |= frozenset(range(start, draw(st.integers(start, total))))
-    return dict(total=total, size=size, step=draw(st.integers(1, size - 1)), known=known)
+    return dict(total=total, size=size, step=draw(st.integers(1, size - 1)), given=known)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @settings(max_examples=60, deadline=None)
 @given(request=requests())
 def test_every_plan_is_sound(scheme: str, request: dict[str, Any]) -> None:
-    exists = set(request["known"])
+    exists = set(request["given"])
     for window in plan(scheme=scheme, **request):
         assert set(window.observed) <= exists, "observes what does not exist yet"
         assert not set(window.latent) & exists, "makes a frame twice"
@@ -57,21 +57,21 @@ def test_nine_frames_by_hand(scheme: str, expected: list[Any]) -> None:
 def test_what_fits_is_one_window(scheme: str) -> None:
     assert plan(16, scheme) == [Window((), tuple(range(16)))]
     assert plan(1, scheme) == [Window((), (0,))]
-    assert plan(10, scheme, known=frozenset({0, 9})) == [Window((0, 9), tuple(range(1, 9)))]
-    assert plan(3, scheme, known=frozenset(range(3))) == []
+    assert plan(10, scheme, given=frozenset({0, 9})) == [Window((0, 9), tuple(range(1, 9)))]
+    assert plan(3, scheme, given=frozenset(range(3))) == []
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_known_end_grows_backwards(scheme: str) -> None:
-    made = [frame for window in plan(41, scheme, known=frozenset(range(33, 41))) for frame in window.latent]
-    first = plan(41, scheme, known=frozenset(range(33, 41)))[0]
+    made = [frame for window in plan(41, scheme, given=frozenset(range(33, 41))) for frame in window.latent]
+    first = plan(41, scheme, given=frozenset(range(33, 41)))[0]
     assert set(first.observed) & set(range(33, 41)) and sorted(made) == list(range(33))
     if scheme != "hierarchy":
         assert first.latent == tuple(range(25, 33))
 
 
 def test_sliding_windows_fill_a_gap_from_both_sides() -> None:
-    windows = plan(20, "sliding", known=frozenset({0, 1, 2, 18, 19}), size=12, step=8)
+    windows = plan(20, "sliding", given=frozenset({0, 1, 2, 18, 19}), size=12, step=8)
     told = [(window.observed, window.latent) for window in windows]
     assert told == [((0, 1, 2), tuple(range(3, 11))), ((8, 9, 10, 18, 19), tuple(range(11, 18)))]
 
@@ -97,7 +97,7 @@ def test_hierarchy_fills_gaps_between_their_borders(total: int) -> None:
 
 
 def test_hierarchy_sees_a_lone_end_beyond_many_nearer_frames() -> None:
-    first = plan(361, "hierarchy", known=frozenset({*range(90), 360}))[0]
+    first = plan(361, "hierarchy", given=frozenset({*range(90), 360}))[0]
     assert {0, 89, 360} <= set(first.observed)
 
 
@@ -107,12 +107,12 @@ def test_long_range_sees_far_and_near() -> None:
     assert window.observed == (0, 22, 45, 67, 68, 69, 70, 71)
 
 
-def test_spread() -> None:
-    assert spread(range(121), 16) == list(range(0, 121, 8))
-    assert spread(range(10), 2) == [0, 9]
-    assert spread(range(10), 1) == [0]
-    assert spread(range(3), 5) == [0, 1, 2]
-    assert spread(range(3), 0) == []
+def test_evenly_spaced() -> None:
+    assert evenly_spaced(range(121), 16) == list(range(0, 121, 8))
+    assert evenly_spaced(range(10), 2) == [0, 9]
+    assert evenly_spaced(range(10), 1) == [0]
+    assert evenly_spaced(range(3), 5) == [0, 1, 2]
+    assert evenly_spaced(range(3), 0) == []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_spread() -> None:
         (dict(total=9, scheme="spiral"), "full, autoregressive, sliding, long-range, hierarchy"),
         (dict(total=0, scheme="full"), "at least 1"),
         (dict(total=9, scheme="full", size=8, step=8), "between 1 and 7"),
-        (dict(total=9, scheme="full", known=frozenset({9})), r"\[9\]"),
+        (dict(total=9, scheme="full", given=frozenset({9})), r"\[9\]"),
     ],
 )
 def test_nonsense_is_refused(arguments: dict[str, Any], says: str) -> None:
@@ -182,7 +182,7 @@ def test_a_window_sees_what_a_look_at_every_frame_finds(done: set[int], budget: 
 
     assert planner._nearest(latent, planner.Done(done), budget) == sorted(past, key=rank)[:budget]
     near = [frame for frame in sorted(set(past) - {0}, key=rank)][: budget - max(budget // 2, 1)]
-    spread = planner.spread([frame for frame in past if frame not in near], max(budget // 2, 1))
+    spread = planner.evenly_spaced([frame for frame in past if frame not in near], max(budget // 2, 1))
     assert sorted(planner._near_and_far(latent, planner.Done(done), budget)) == sorted(near + spread)
 
 

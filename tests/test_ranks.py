@@ -13,7 +13,8 @@ import torch
 import toy_run
 
 from sora_cli.errors import SoraError
-from sora_cli.train.trainer import distributed, loop
+from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.checkpoint import checkpoints
 from sora_cli.train.trainer.prefetch import Prefetcher
 
 PATH = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -80,14 +81,14 @@ def test_two_processes_are_one_with_twice_the_batch(alone: Path, tmp_path: Path)
 
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(alone: Path, tmp_path: Path) -> None:
     assert 0 not in run(2, tmp_path, 20, 2, 2 * 13)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000010"]
     assert run(1, tmp_path, 20) == [0]  # goes on alone, with two batches as it began
     assert_same(alone, tmp_path)
 
 
 def test_a_run_goes_on_with_more_processes(alone_with_four: Path, tmp_path: Path) -> None:
     assert 0 not in run(2, tmp_path, 20, 4, 4 * 7)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000005"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000005"]
     assert run(4, tmp_path, 20) == [0] * 4
     assert_same(alone_with_four, tmp_path)
 
@@ -108,7 +109,10 @@ def test_shards_learn_what_one_process_does(alone_with_four: Path, tmp_path: Pat
 @pytest.mark.parametrize("processes", [1, 4])
 def test_checkpoints_do_not_know_of_shards(alone_with_four: Path, tmp_path: Path, processes: int) -> None:
     assert 0 not in run(2, tmp_path, 20, 4, 4 * 12, True)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000010"]
+    *shards, about = sorted(checkpoints(tmp_path)[0].iterdir(), key=lambda path: path.suffix == ".json")
+    sizes = [path.stat().st_size for path in shards]  # what a process holds is all that it writes
+    assert about.name == "run.json" and len(shards) == 2 and max(sizes) < 0.6 * sum(sizes)
     assert run(processes, tmp_path, 20, None, None, True) == [0] * processes
     assert_same(alone_with_four, tmp_path, SHARDED)
 

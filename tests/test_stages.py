@@ -17,7 +17,7 @@ from wan_tiny import SHOT, entry_of, locate
 from sora_cli import cli, registry
 from sora_cli.cli import models
 from sora_cli.errors import SoraError
-from sora_cli.generation.engine import Engine, Known, Run
+from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.pipelines.stages import Stage, Stages
 from sora_cli.placement import memory
 from sora_cli.placement.machine import GPU, MAIN, Free, short_of
@@ -71,7 +71,7 @@ def refusing(engine: Engine, monkeypatch: pytest.MonkeyPatch, role: str, times: 
     return seen
 
 
-def made(run: Run) -> tuple[Tensor, list[np.ndarray]]:
+def made(run: Generation) -> tuple[Tensor, list[np.ndarray]]:
     list(run.denoise())
     assert run.latents is not None
     return run.latents, list(run.frames())
@@ -170,7 +170,7 @@ def test_frames_that_are_written_are_not_written_again(engine: Engine, monkeypat
 def test_given_pictures_are_encoded_again_with_less(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = list[Placement]()
     clip = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
-    run = engine.start(SHOT, [Known(0, clip)])
+    run = engine.start(SHOT, [GivenClip(0, clip)])
     encode = type(run.pipeline.codec).encode
 
     def once(codec: Any, *words: Any) -> Any:
@@ -218,10 +218,10 @@ def test_a_batch_goes_on_with_what_was_found(engine: Engine, monkeypatch: pytest
 def test_where_the_networks_lie_is_not_what_a_video_is(engine: Engine, tmp_path: Path) -> None:
     """A run that began with all in float32 goes on in what is left, with the same given latents."""
     shot, clip = replace(SHOT, frames=41), np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
-    whole = engine.start(shot, [Known(0, clip)])
+    whole = engine.start(shot, [GivenClip(0, clip)])
     list(whole.denoise(Windows(tmp_path / "a", whole.identity())))
     engine.pipeline.placed, engine.pipeline.memory = None, "low"
-    again = engine.start(shot, [Known(0, clip)])
+    again = engine.start(shot, [GivenClip(0, clip)])
     assert again.pipeline.placement != Placement("cpu", "resident", "float32", 0, 0, True)
     (tmp_path / "a" / "window-00002.safetensors").unlink()
     list(again.denoise(Windows(tmp_path / "a", again.identity())))
@@ -231,10 +231,10 @@ def test_where_the_networks_lie_is_not_what_a_video_is(engine: Engine, tmp_path:
 
 def test_another_picture_is_another_video(engine: Engine) -> None:
     one, other = (np.random.default_rng(seed).integers(0, 256, (5, 64, 96, 3), np.uint8) for seed in (0, 1))
-    given = [], [Known(0, one)], [Known(0, other)], [Known(12, one)], [Known(0, one[:1])]
+    given = [], [GivenClip(0, one)], [GivenClip(0, other)], [GivenClip(12, one)], [GivenClip(0, one[:1])]
     identities = [engine.start(SHOT, known).identity() for known in given]
     assert len(set(identities)) == 5
-    assert engine.start(SHOT, [Known(0, one.copy())]).identity() == identities[1]
+    assert engine.start(SHOT, [GivenClip(0, one.copy())]).identity() == identities[1]
 
 
 # ---- which placement --------------------------------------------------------------------------------------

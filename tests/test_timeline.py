@@ -44,7 +44,7 @@ def test_forward_order_is_torchs_causal_mask() -> None:
 
 def test_nothing_known() -> None:
     line = Timeline.empty(parts=(3, 2), frames=4, height=2, width=5)
-    assert line.latents.shape == (5, 4, 2, 5) and not line.latents.any() and not line.known.any()
+    assert line.latents.shape == (5, 4, 2, 5) and not line.latents.any() and not line.cond_mask.any()
     assert line.done() == frozenset()
 
 
@@ -52,11 +52,11 @@ def test_anchors_keep_what_they_know() -> None:
     empty = Timeline.empty(parts=(3, 2), frames=6, height=2, width=5)
     clip, image = torch.randn(5, 2, 2, 5), torch.randn(3, 2, 5)
     line = empty.with_clip(0, clip).with_image(-1, image)
-    assert line.known.tolist() == [[1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0]]
+    assert line.cond_mask.tolist() == [[1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0]]
     assert torch.equal(line.latents[:, :2], clip) and torch.equal(line.latents[:3, -1], image)
     assert not line.latents[3:, -1].any() and not line.latents[:, 2:5].any()
     assert line.done() == {0, 1}
-    assert not empty.known.any()  # the first timeline is as it was
+    assert not empty.cond_mask.any()  # the first timeline is as it was
 
 
 def test_mask_is_one_exactly_where_latents_are_known() -> None:

@@ -29,12 +29,14 @@ from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.recipes import distil, grow
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import vae as vae_training
-from sora_cli.train.trainer import loop
+from sora_cli.train.trainer import checkpoint
+from sora_cli.train.trainer.checkpoint import Ema, Progress, checkpoints
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import checkpoints, fit
+from sora_cli.train.trainer.loop import fit, optimizers
 from sora_cli.train.trainer.monitor import Monitor
 from sora_cli.train.trainer.prefetch import Prefetcher
 from sora_cli.train.trainer.sheets import save_sheet
+from sora_cli.train.trainer.stage import Stage
 from sora_cli.world import dense
 
 CPU = torch.device("cpu")
@@ -58,34 +60,47 @@ class Toy(nn.Module):
         return self.blocks[1](self.blocks[0](x).relu()) + self.bias
 
 
-def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = None, rate: float = 0.02,
-            **asked: object) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Learn to negate; `stop` dies as a killed process would, right after that step, and step `bad` has no loss."""
-    torch.manual_seed(0)
-    model = Toy()
+class Negation(Stage[Any]):
+    """Learn to negate; `stop` dies as a killed process would, right before that step, and step `bad` has no loss."""
 
-    def data(step: int) -> torch.Tensor:
-        if step == stop:
+    stop: int | None = None
+    bad: int | None = None
+
+    def __init__(self, asked: TrainOptions, steps: int, rate: float = 0.02) -> None:
+        super().__init__(asked, CPU, torch.float32)
+        torch.manual_seed(0)
+        self.model, self.frozen = Toy(), dict[str, Any]()
+        self.config = TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
+
+    def batch(self, step: int) -> torch.Tensor:
+        if step == self.stop:
             raise KeyboardInterrupt
         x = torch.randn(32, 16, generator=generator(3, step))
-        return x * torch.nan if step == bad else x
+        return x * torch.nan if step == self.bad else x
 
-    def loss(x: torch.Tensor) -> Losses:
-        told = {"samples": torch.tensor(32.0), "tokens": torch.tensor(320.0), "flops": torch.tensor(1e6)}
-        return {"loss": (model(x) + x).square().mean(), **told}
+    def loss(self, x: torch.Tensor) -> Losses:
+        counts = {"samples": torch.tensor(32.0), "tokens": torch.tensor(320.0), "flops": torch.tensor(1e6)}
+        return {"loss": (self.model(x) + x).square().mean(), **counts}
 
-    def sample(model: nn.Module, path: Path) -> None:
+    def sample(self, model: nn.Module, path: Path) -> None:
         save_sheet(path, [torch.zeros(3, 2, 8, 8)])
 
-    recipe = TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
-    return loop.fit(model, loss, recipe, options(out, **asked), sample, data)
+    def identity(self) -> dict[str, Any]:
+        return self.frozen
+
+
+def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = None, rate: float = 0.02,
+            frozen: dict[str, Any] | None = None, **asked: object) -> dict[str, torch.Tensor]:  # fmt: skip
+    stage = Negation(options(out, **asked), steps, rate)
+    stage.stop, stage.bad, stage.frozen = stop, bad, frozen or {}
+    return fit(stage)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = toy_run(tmp_path / "whole", 20)
     with pytest.raises(KeyboardInterrupt):
         toy_run(tmp_path / "cut", 20, stop=13)
-    assert [p.name for p in loop.checkpoints(tmp_path / "cut")] == ["checkpoint-0000010"]
+    assert [p.name for p in checkpoints(tmp_path / "cut")] == ["checkpoint-0000010"]
     resumed = toy_run(tmp_path / "cut", 20)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
@@ -121,20 +136,20 @@ def test_what_fails_in_the_thread_fails_where_it_is_asked_for() -> None:
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Failed, match=r"step 14 has a loss of nan .*checkpoint-0000010 is as it was.* another --seed"):
         toy_run(tmp_path, 20, bad=13)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000010"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000010"]
     model = Toy()
-    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, TrainerConfig(1, 1, 1.0))
-    assert loop.load_checkpoint(tmp_path, model, average, optims, CPU)[0] == 10
+    average, optims = Ema(model, 0.9), optimizers(model, TrainerConfig(1, 1, 1.0))
+    assert checkpoint.load(tmp_path, model, average, optims).step == 10
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     model = Toy()
-    average, optims = loop.Ema(model, 0.9), loop.optimizers(model, TrainerConfig(1, 1, 1.0))
-    loop.save_checkpoint(tmp_path, 5, model, average, optims)
+    average, optims = Ema(model, 0.9), optimizers(model, TrainerConfig(1, 1, 1.0))
+    checkpoint.save(tmp_path, Progress(5), model, average, optims)
     average.state["bias"][3] = torch.inf
     with pytest.raises(Failed, match="after step 6 there are weights that are not finite"):
-        loop.save_checkpoint(tmp_path, 6, model, average, optims)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000005"]
+        checkpoint.save(tmp_path, Progress(6), model, average, optims)
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000005"]
 
 
 def warnings(losses: list[float], waited: float = 0.0) -> list[str]:
@@ -172,7 +187,7 @@ def test_lines_say_how_fast_it_goes_and_how_long_it_waits(tmp_path: Path) -> Non
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         toy_run(tmp_path, 40, stop=39)
-    assert [p.name for p in loop.checkpoints(tmp_path)] == ["checkpoint-0000035"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000035"]
     log = tmp_path / "log.jsonl"
     log.write_text(log.read_text().replace('"step": 30', '"step": 36') + '{"step": 38, "sec')  # killed while writing
     toy_run(tmp_path, 40)
@@ -330,12 +345,10 @@ def test_packs_leave_the_background_out_first() -> None:
 
 def test_a_finished_run_takes_no_more_steps(tmp_path: Path) -> None:
     """The minutes of a run are those of all its starts."""
-    model = nn.Linear(2, 1)
-    recipe = TrainerConfig(steps=100_000, batch=1, rate=0.1)
     run = options(tmp_path / "run", steps=None, minutes=1 / 60)
     counts = []
     for _ in range(2):
-        fit(model, lambda number: {"loss": model(torch.ones(2)).square().sum()}, recipe, run)
+        fit(Negation(run, 100_000))
         counts.append(int(checkpoints(run.out)[-1].name.rpartition("-")[2]))
     assert counts[0] == counts[1] > 1
 
@@ -367,13 +380,13 @@ def test_examples_keep_what_is_known_and_weigh_what_is_made() -> None:
     seen = set()
     for seed in range(60):
         e = example([clip], parts, torch.Generator().manual_seed(seed))
-        known = torch.cat([e.known[0, :, :1].expand(-1, 4), e.known[0, :, 1:].expand(-1, 2)], 1).T.bool()
+        known = torch.cat([e.cond_mask[0, :, :1].expand(-1, 4), e.cond_mask[0, :, 1:].expand(-1, 2)], 1).T.bool()
         weight, noisy, t = e.weight[0], e.noisy[0], e.t[0]
         assert not weight[known].any() and (weight[~known] >= 1).all()
-        if (t[e.known[0].amin(1).bool()] == 0).all():
+        if (t[e.cond_mask[0].amin(1).bool()] == 0).all():
             assert torch.equal(noisy[known], clip.latents[known])
         seen.add(tuple(e.order[0].tolist()))
-        assert torch.equal(e.order[0] == 0, e.known[0].amax(1) > 0)
+        assert torch.equal(e.order[0] == 0, e.cond_mask[0].amax(1) > 0)
     assert len(seen) > 10
 
 
@@ -549,7 +562,7 @@ def task_of(V: int, T: int) -> distil.Task:
 
 def test_a_distillation_task_keeps_what_is_known_and_steps_no_further_than_clean() -> None:
     task = task_of(64, 4)
-    known = task.unknown == 0
+    known = task.to_make == 0
     assert known.any() and (task.step[task.step > 0] <= task.t[task.step > 0] + 1e-6).all()
     rng = torch.Generator().manual_seed(3)
     clean = torch.randn(64, 6, 4, 4, 4, generator=rng)

@@ -15,7 +15,7 @@ from wan_tiny import ROLES, SHOT, entry_of, locate
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
-from sora_cli.generation.engine import Engine, Known, Run
+from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.geometry import Span
 from sora_cli.models.wan.text import padded
 from sora_cli.placement import memory
@@ -50,18 +50,18 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
     return make
 
 
-def pictures(count: int, run: Run, seed: int = 0) -> np.ndarray:
+def pictures(count: int, run: Generation, seed: int = 0) -> np.ndarray:
     width, height = run.source_size
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
-def finished(engine: Engine, shot: Shot = SHOT, *known: Known, span: Span | None = None) -> Run:
+def finished(engine: Engine, shot: Shot = SHOT, *known: GivenClip, span: Span | None = None) -> Generation:
     run = engine.start(shot, known, span)
     list(run.denoise())
     return run
 
 
-def latents(run: Run) -> Tensor:
+def latents(run: Generation) -> Tensor:
     assert run.latents is not None
     return run.latents
 
@@ -135,7 +135,7 @@ def test_without_guidance_the_transformer_is_asked_once(tiny: Tiny, monkeypatch:
 def spied(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the transformer is told, call by call."""
     run = engine.start(SHOT)
-    run = engine.start(SHOT, [Known(16, pictures(1, run))])  # with room for a slot
+    run = engine.start(SHOT, [GivenClip(16, pictures(1, run))])  # with room for a slot
     dit, asked = run.pipeline.use("dit"), []
 
     class Spy(nn.Module):
@@ -154,7 +154,7 @@ def test_a_start_is_known_to_the_bit_and_told_at_timestep_0(tiny: Tiny, monkeypa
     engine = tiny()
     asked = spied(engine, monkeypatch)
     clip = pictures(5, engine.start(SHOT))
-    run = finished(engine, SHOT, Known(0, clip))
+    run = finished(engine, SHOT, GivenClip(0, clip))
     known = run.encode(clip)
     assert torch.equal(latents(run)[:, :2], known) and run.timeline.done() == {0, 1}
     assert all(torch.equal(call["x"][0, :, :2], known) for call in asked)
@@ -165,12 +165,12 @@ def test_an_end_is_a_slot_of_its_own_that_nobody_sees(tiny: Tiny, monkeypatch: p
     engine = tiny()
     asked = spied(engine, monkeypatch)
     end = pictures(1, engine.start(SHOT))
-    run = finished(engine, SHOT, Known(16, end))
+    run = finished(engine, SHOT, GivenClip(16, end))
     assert {len(call["places"]) for call in asked} == {6} and asked[0]["places"] == [0, 1, 2, 3, 4, 5]
     assert all(torch.equal(call["x"][0, :, 5], run.encode(end)[:, 0]) and call["t"][0, 5] == 0 for call in asked)
     assert latents(run).shape[1] == 5 and len(list(run.frames())) == 17
     assert not torch.allclose(latents(run)[:, -1], latents(finished(engine))[:, -1], atol=1e-3)
-    assert np.array_equal(run.still(16), run.key_frames(run.encode(end), [0])[0])
+    assert np.array_equal(run.decode_keyframe(16), run.key_frames(run.encode(end), [0])[0])
 
 
 def test_a_clip_at_the_end_is_known_but_for_the_latent_before_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +178,8 @@ def test_a_clip_at_the_end_is_known_but_for_the_latent_before_it(tiny: Tiny, mon
     engine = tiny()
     asked = spied(engine, monkeypatch)
     clip = pictures(5, engine.start(SHOT))
-    run = finished(engine, replace(SHOT, frames=12), Known(12, clip), span=Span(0, 12, 5))
-    assert run.timeline.done() == {4} and set(run.timeline.stills) == {3}
+    run = finished(engine, replace(SHOT, frames=12), GivenClip(12, clip), span=Span(0, 12, 5))
+    assert run.timeline.done() == {4} and set(run.timeline.end_frames) == {3}
     assert torch.equal(latents(run)[:, 4], run.encode(clip)[:, 1])
     assert {tuple(call["places"]) for call in asked} == {(0, 1, 2, 3, 4)}
     assert len(list(run.frames())) == 12
@@ -189,7 +189,7 @@ def test_known_frames_may_be_told_with_a_little_noise(tiny: Tiny, monkeypatch: p
     engine = tiny(wan_folders.SKYREELS2, known_noise=20)
     asked = spied(engine, monkeypatch)
     clip = pictures(5, engine.start(SHOT))
-    run = finished(engine, SHOT, Known(0, clip))
+    run = finished(engine, SHOT, GivenClip(0, clip))
     known = run.encode(clip)
     assert all(call["t"][0, :2].tolist() == [20, 20] and call["fps"] == 24.0 for call in asked)
     assert 0.005 < (asked[0]["x"][0, :, :2] - known).abs().mean() < 0.1
@@ -199,11 +199,11 @@ def test_known_frames_may_be_told_with_a_little_noise(tiny: Tiny, monkeypatch: p
 def test_what_a_model_was_not_trained_for_is_said(tiny: Tiny) -> None:
     engine = tiny()
     one, clip = (pictures(count, engine.start(SHOT)) for count in (1, 5))
-    cases: list[tuple[Shot, list[Known], str]] = [
-        (SHOT, [Known(0, one)], ""),
-        (SHOT, [Known(16, one)], "the end"),
-        (SHOT, [Known(0, clip)], "going on"),
-        (SHOT, [Known(8, one)], "in the middle"),
+    cases: list[tuple[Shot, list[GivenClip], str]] = [
+        (SHOT, [GivenClip(0, one)], ""),
+        (SHOT, [GivenClip(16, one)], "the end"),
+        (SHOT, [GivenClip(0, clip)], "going on"),
+        (SHOT, [GivenClip(8, one)], "in the middle"),
         (replace(SHOT, frames=33), [], "going on"),
         (replace(SHOT, frames=33, plan="hierarchy"), [], "gaps"),
         (replace(SHOT, frames=16, loop=True), [], "loop"),
@@ -230,7 +230,7 @@ def test_windows_go_on_from_the_last_latents(tiny: Tiny, monkeypatch: pytest.Mon
 
 def test_from_a_picture_the_way_is_backwards(tiny: Tiny) -> None:
     engine = tiny()
-    run = finished(engine, replace(SHOT, frames=29), Known(28, pictures(1, engine.start(SHOT))))
+    run = finished(engine, replace(SHOT, frames=29), GivenClip(28, pictures(1, engine.start(SHOT))))
     assert [window.latent for window in run.plan.windows] == [(3, 4, 5, 6, 7), (0, 1, 2)]
 
 
@@ -335,7 +335,7 @@ def test_in_float16_the_text_is_read_in_bfloat16(tiny: Tiny, checkpoints: dict[s
 def test_one_network_at_a_time(tiny: Tiny) -> None:
     engine, seen = tiny(keep=False), []
     networks = engine.pipeline.networks
-    run = engine.start(SHOT, [Known(0, pictures(1, engine.start(SHOT)))])
+    run = engine.start(SHOT, [GivenClip(0, pictures(1, engine.start(SHOT)))])
     seen.append(set(networks))
     for _ in run.denoise():
         seen.append(set(networks))
@@ -348,7 +348,7 @@ def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:
     """The transformer and the autoencoder then stay together."""
     engine, seen = tiny(text="first"), []
     networks = engine.pipeline.networks
-    run = engine.start(SHOT, [Known(0, pictures(1, engine.start(SHOT)))])
+    run = engine.start(SHOT, [GivenClip(0, pictures(1, engine.start(SHOT)))])
     for _ in run.denoise():
         seen.append(set(networks))
     next(run.frames())

@@ -12,6 +12,7 @@ from torch import nn
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import distributed, loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.stage import Stage
 
 
 class Fork(nn.Module):
@@ -54,25 +55,33 @@ class Asked(TrainOptions):
         return self.shard
 
 
-def main(out: str, steps: int, batches: int | None = None, dies_at: int | None = None, shard: bool = False) -> None:
-    """Process 1 kills itself at batch `dies_at`, once."""
-    torch.set_num_threads(1)
-    options = Asked(steps=steps, seed=3, out=Path(out), device="cpu", dtype="float32", accumulate=batches, shard=shard)
-    distributed.init(options)
-    torch.manual_seed(0)
-    model = Forked()
+class Mirror(Stage[Asked]):
+    """Learn to negate. Process 1 kills itself at batch `dies_at`, once."""
 
-    def loss(number: int) -> Losses:
+    dies_at: int | None = None
+
+    def __init__(self, options: Asked, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        torch.manual_seed(0)
+        self.model = Forked()
+        self.config = TrainerConfig(steps=options.steps or 1, batch=32, rate=0.02, warmup=2, save_every=5)
+
+    def loss(self, number: int) -> Losses:
         again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        if dies_at is not None and number >= dies_at and not distributed.is_main() and not again:
+        if self.dies_at is not None and number >= self.dies_at and not distributed.is_main() and not again:
             os.kill(os.getpid(), signal.SIGKILL)
         x = torch.randn(32, 16, generator=generator(3, number))
         whole = number % 2 == 0 and number % 12 < 8  # now and then a whole step has none
-        return {"loss": (model(x, whole) + x).square().mean()}
+        return {"loss": (self.model(x, whole) + x).square().mean()}
 
-    recipe = TrainerConfig(steps=steps, batch=32, rate=0.02, warmup=2, save_every=5)
-    state = loop.fit(model, loss, recipe, options)
-    trained = distributed.gather_full(model.state_dict())
+
+def main(out: str, steps: int, batches: int | None = None, dies_at: int | None = None, shard: bool = False) -> None:
+    torch.set_num_threads(1)
+    options = Asked(steps=steps, seed=3, out=Path(out), device="cpu", dtype="float32", accumulate=batches, shard=shard)
+    stage = Mirror(options, *distributed.init(options))
+    stage.dies_at = dies_at
+    state = loop.fit(stage)
+    trained = distributed.gather_full(stage.model.state_dict())
     if distributed.is_main():
         torch.save({**trained, **{f"average.{k}": v for k, v in state.items()}}, Path(out) / "end.pt")
     distributed.shutdown()

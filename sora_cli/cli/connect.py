@@ -22,7 +22,7 @@ from sora_cli.shot import Shot
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sora_cli.generation.engine import Engine, Run
+    from sora_cli.generation.engine import Engine, Generation
 
 
 
@@ -57,7 +57,8 @@ class Connector:
             self.making.screen.note(f"black bars are left as they are: {spelled(bars)}")
         run = self.run(shot, tail, head, kept, bars)
         self.making.denoise(run, name)
-        after = Difference.between(bars.inside(self.picture(head[0])), run.still(shot.frames)) if head else None
+        first = bars.inside(self.picture(head[0])) if head else None
+        after = Difference.between(first, run.decode_keyframe(shot.frames)) if first is not None else None
         decoded = run.frames()
         below = deque(islice(decoded, run.span.lead), maxlen=1)
         before = Difference.between(bars.inside(self.picture(tail[-1])), below[-1]) if tail else None
@@ -66,22 +67,22 @@ class Connector:
         return media.from_rgb(self.making.watched(made), self.format.size, self.format)
 
     def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None,
-            bars: Bars = WHOLE) -> "Run":  # fmt: skip
-        from sora_cli.generation.engine import Known
+            bars: Bars = WHOLE) -> "Generation":  # fmt: skip
+        from sora_cli.generation.engine import GivenClip
 
         most, shot = context_of(shot.model), without(bars, shot, self.format.size)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
-        known, lead, trail = [], len(tail), len(head)
+        given, lead, trail = [], len(tail), len(head)
         if kept:
             lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
-            known.append(Known(-lead, latents=kept.latents, clock=kept.clock))
+            given.append(GivenClip(-lead, latents=kept.latents, clock=kept.clock))
         elif tail:
-            known.append(Known(-lead, self.pictures(tail, shot, bars)))
+            given.append(GivenClip(-lead, self.pictures(tail, shot, bars)))
         else:
             lead = -shot.frames % geometry.TIME_STRIDE  # so that the head begins on a key frame
         if head:
-            known.append(Known(shot.frames, self.pictures(head, shot, bars)))
-        return self.engine.start(shot, known, geometry.Span(lead, shot.frames, trail))
+            given.append(GivenClip(shot.frames, self.pictures(head, shot, bars)))
+        return self.engine.start(shot, given, geometry.Span(lead, shot.frames, trail))
 
     def pictures(self, raw: Sequence[bytes], shot: Shot, bars: Bars) -> np.ndarray:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""

@@ -212,7 +212,7 @@ def choice(model: Entry) -> Choice:
     shot = models.usual(model.name, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
-        cost = dry_run(shot, plan(shot).windows)
+        cost = dry_run(shot, plan(shot, model).windows)
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())

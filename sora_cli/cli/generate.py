@@ -27,7 +27,7 @@ from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.generation.engine import Run
+    from sora_cli.generation.engine import Generation
     from sora_cli.placement.estimate import Estimate
 
 PLAIN = ("negative", "fps", "steps", "guidance", "model", "plan", "fit")  # options that are fields of a shot
@@ -145,14 +145,15 @@ class Order:
         from sora_cli.generation.plan import Given, plan
         from sora_cli.prompts import grammar
 
-        shot, trained = self.first, registry.entry(self.first.model).usage.grammar
+        shot, entry = self.first, registry.entry(self.first.model)
+        trained = entry.usage.grammar
         written = trained and self.how == expanding.GRAMMAR and not shot.captions
         if written:
             shot = replace(shot, captions=tuple(grammar.caption_of(prompt, shot.seed) for prompt in shot.prompts))
         yield from self.given()
         yield from grammar.notes(shot.model, shot, trained)
         yield from map(lora.note, shot.loras)
-        yield from plan(shot, [Given(one.start, one.count) for one in self.placed]).notes()
+        yield from plan(shot, entry, [Given(one.start, one.count) for one in self.placed]).notes()
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------
@@ -274,14 +275,14 @@ def spelled(frames: Sequence[int]) -> str:
 
 def make(order: Order, number: int, compute: Compute, target: Target, networks: Networks, screen: Screen) -> None:
     """One video, and what is kept beside it."""
-    from sora_cli.generation.engine import Known
+    from sora_cli.generation.engine import GivenClip
 
     shot, placed = order.captioned(screen)[number], order.placed
     engine = networks.engine(shot, compute, screen)
     making = Making(target, screen, shot.fps, shot.frames)
     canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(shot, [Known(p.start, p.opened(small)) for p in placed]))
+    run = making.denoise(engine.start(shot, [GivenClip(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
@@ -294,7 +295,7 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     making.finish({"verb": "generate", "frames": count}, [range(p.start, p.stop) for p in placed])
 
 
-def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":
+def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":
     """The frames shown: decoded ones, with those of the anchors in their places, as the source has them."""
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
@@ -303,8 +304,9 @@ def pictures(run: "Run", placed: list[anchors.Placed], size: media.Size) -> "Ite
     return blend.joined(shown, run.shot.frames, pieces, size)
 
 
-def piece(run: "Run", placed: anchors.Placed, size: media.Size) -> blend.Piece:
+def piece(run: "Generation", placed: anchors.Placed, size: media.Size) -> blend.Piece:
     """An anchor as it is to be shown, and the first of its frames that the decoder can make by itself."""
     first, count = geometry.key_frames(placed.start + run.span.lead, placed.count)
     key = first * geometry.TIME_STRIDE - run.span.lead - placed.start if count else 0
-    return blend.Piece(placed.start, placed.count, partial(placed.frames, size), run.still(placed.start + key), key)
+    keyframe = run.decode_keyframe(placed.start + key)
+    return blend.Piece(placed.start, placed.count, partial(placed.frames, size), keyframe, key)

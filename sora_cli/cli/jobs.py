@@ -121,7 +121,7 @@ def windows_of(shot: Shot, placed: Sequence[tuple[int, int]]) -> "Sequence[Windo
     """The windows of a shot in which frames are given, each run of them by its first and how many they are."""
     from sora_cli.generation.plan import Given, plan
 
-    return plan(shot, [Given(start, count) for start, count in placed]).windows
+    return plan(shot, registry.entry(shot.model), [Given(start, count) for start, count in placed]).windows
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:

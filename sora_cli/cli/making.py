@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from sora_cli.generation.engine import Run
+    from sora_cli.generation.engine import Generation
 
 
 IMAGES = (".png", ".gif", ".webp", ".apng")
@@ -169,7 +169,7 @@ class Making:
     fps: float
     frames: int | None = None  # None: as many as come
     started: float = field(default_factory=time.perf_counter)
-    runs: list["Run"] = field(default_factory=list)
+    runs: list["Generation"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -179,7 +179,7 @@ class Making:
         self.drift = Drift(self.fps)
         self.sound: media.Soundtrack | None = None
 
-    def denoise(self, run: "Run", part: str = "") -> "Run":
+    def denoise(self, run: "Generation", part: str = "") -> "Generation":
         """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
         for lora in run.shot.loras:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
@@ -196,7 +196,7 @@ class Making:
                 self.screen.picture(run.glance())
         return run
 
-    def store(self, run: "Run", part: str) -> Any:
+    def store(self, run: "Generation", part: str) -> Any:
         from sora_cli.storage.resume import Windows
 
         if self.target.stream:
@@ -311,7 +311,7 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     return media.Format(shot.width, shot.height, rate, "444" if full else "420mpeg2", tags=(f"COLORRANGE={spread}",))
 
 
-def header_of(run: "Run") -> latent_file.Header:
+def header_of(run: "Generation") -> latent_file.Header:
     """What the latents of a run say of themselves."""
     shot = run.shot
     return latent_file.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,

@@ -26,13 +26,13 @@ from torch import Tensor
 from sora_cli import __version__, geometry, pipelines
 from sora_cli.errors import Failed, SoraError
 from sora_cli.generation.plan import Given, Placed, Plan, plan
-from sora_cli.pipelines import Job, Velocity, Watch, unseen
+from sora_cli.pipelines import Velocity, Watch, WindowInputs, no_progress
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.pipelines.stages import Tell, silent
 from sora_cli.placement import estimate
 from sora_cli.registry import lora
 from sora_cli.sampling import planner
-from sora_cli.sampling.conditioning import ADRIFT, Timeline
+from sora_cli.sampling.conditioning import NULL_TIME, Timeline
 from sora_cli.shot import Lora, Shot
 
 # What of a model's usage determines a video, beside its shot
@@ -55,10 +55,10 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Known:
+class GivenClip:
     """What is given of a video: pictures, or latents that need no encoding. `at` counts frames from the
     first one that is shown; it may lie before it, or behind the last. `clock` is the seconds of its scene at `at`,
-    where they are known: a model of ours knows what it made itself."""
+    where that is recorded: a model of ours records it."""
 
     at: int
     images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the cropped canvas
@@ -86,30 +86,33 @@ class Store(Protocol):
 
 
 class Engine:
-    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is told how far
-    that is, since large ones take a while."""
+    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is called with how
+    far that is, since large ones take a while."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen, loras: Sequence[Lora] = ()) -> None:  # fmt: skip
-        self.loras = tuple(loras)
+                 watch: Watch = no_progress, loras: Sequence[Lora] = ()) -> None:  # fmt: skip
+        self.model, self.loras = model, tuple(loras)
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras)
 
-    def start(self, shot: Shot, known: Sequence[Known] = (), span: geometry.Span | None = None) -> "Run":
-        """Plan a shot around what is known; nothing is computed before `denoise`.
+    def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
+        """Plan a shot around what is given; nothing is computed before `denoise`.
 
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
-        return Run(self, plan(shot, [piece.given for piece in known], span), tuple(known))
+        if shot.model != self.model:
+            raise SoraError(f"the shot is of {shot.model}, and {self.model} is loaded")
+        made = plan(shot, self.pipeline.entry, [piece.given for piece in given], span)
+        return Generation(self, made, tuple(given))
 
 
 @dataclass
-class Run:
+class Generation:
     """One shot on its way: `denoise` makes the latents, `frames` decodes them."""
 
     engine: Engine
     plan: Plan
-    known: tuple[Known, ...]
+    given: tuple[GivenClip, ...]
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
@@ -120,8 +123,6 @@ class Run:
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
-        if self.plan.entry.name != self.pipeline.entry.name:
-            raise SoraError(f"the shot is of {self.plan.entry.name}, and {self.pipeline.entry.name} is loaded")
         self.notes += self.pipeline.notes(self.shot)
         self.notes += (lora.note(one) for one in self.shot.loras)
         self.notes += self.plan.notes()
@@ -140,8 +141,8 @@ class Run:
         canvas, cell = self.plan.canvas, self.plan.entry.cell
         height, width = (geometry.divide(n, cell) for n in (canvas.height, canvas.width))
         timeline = Timeline.empty(self.pipeline.parts, self.plan.latents, height, width)
-        for number, (piece, placed) in enumerate(zip(self.known, self.plan.placed, strict=True)):
-            with self.clocked("known"):
+        for number, (piece, placed) in enumerate(zip(self.given, self.plan.placed, strict=True)):
+            with self.timed("given"):
                 latents = self.latents_of(number, piece, placed)
             if placed.count:
                 timeline = timeline.with_chunks(placed.first, latents)
@@ -149,7 +150,7 @@ class Run:
                 timeline = timeline.with_image(placed.first, latents[: timeline.parts[0], 0])
         return timeline
 
-    def latents_of(self, number: int, piece: Known, placed: Placed) -> Tensor:
+    def latents_of(self, number: int, piece: GivenClip, placed: Placed) -> Tensor:
         """A piece of what is given, encoded once however often the run is gone on with."""
         if piece.latents is not None:
             return piece.latents
@@ -184,11 +185,11 @@ class Run:
         that the store holds are taken from it, new ones are put there."""
         self.store = store
         timeline = self.timeline  # before text: one network at a time, and this one may be there already
-        with self.clocked("text"):
+        with self.timed("text"):
             text = self.stages.text.do(self.read)
         rng = torch.Generator().manual_seed(self.shot.seed)
-        x, known = torch.randn(timeline.latents.shape, generator=rng), timeline.known.clone()
-        x = torch.lerp(x, timeline.latents, timeline.mask())  # noise, but for what is known
+        x, cond_mask = torch.randn(timeline.latents.shape, generator=rng), timeline.cond_mask.clone()
+        x = torch.lerp(x, timeline.latents, timeline.mask())  # noise, but for what is given
         self.latents = x
         finished = store.finished() if store else iter(())
         yield Progress("denoise", 0, len(self.plan.windows) * self.shot.steps)
@@ -197,25 +198,25 @@ class Run:
             if done is None:
                 for attempt in self.stages.transformer:
                     with attempt:
-                        done = yield from self.make(number, x, known, text)
+                        done = yield from self.make(number, x, cond_mask, text)
                 assert done is not None, "the last attempt makes it, or raises"
                 if store:
                     store.put(number, done)
             index = [frame % x.shape[1] for frame in window.frames]
             x[:, index] = done
-            known[:, index] = 1
-            self.done = known[0].nonzero().flatten().tolist()
+            cond_mask[:, index] = 1
+            self.done = cond_mask[0].nonzero().flatten().tolist()
             yield Progress("denoise", (number + 1) * self.shot.steps, len(self.plan.windows) * self.shot.steps)
 
-    def make(self, number: int, x: Tensor, known: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
+    def make(self, number: int, x: Tensor, cond_mask: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
         """One window's latents [C, t, h, w] on the CPU; yields between solver steps."""
         steps, total = self.shot.steps, self.shot.steps * len(self.plan.windows)
-        job = self.job(self.plan.windows[number], x, known)
-        solver = self.solve(job, self.plan.windows[number], text)
+        inputs = self.inputs(self.plan.windows[number], x, cond_mask)
+        solver = self.solve(inputs, self.plan.windows[number], text)
         for step in range(1, steps + 1):
-            with self.clocked("dit"):
+            with self.timed("dit"):
                 made = next(solver)
-            self.flops += self.pipeline.work(job, text)
+            self.flops += self.pipeline.work(inputs, text)
             if step < steps:
                 yield Progress("denoise", number * steps + step, total)
         made = made.float().cpu()
@@ -225,28 +226,28 @@ class Run:
 
     def read(self) -> Tensor:
         """Text features [prompts (+ 1), L, D]; the last row is what not to show, if there is guidance."""
-        told, shot = any(prompt.strip() for prompt in self.plan.captions), self.shot
-        guided = shot.guidance != 1 and (told or shot.negative)
+        prompted, shot = any(prompt.strip() for prompt in self.plan.captions), self.shot
+        guided = shot.guidance != 1 and (prompted or shot.negative)
         return self.pipeline.read(self.plan.captions, shot.negative if guided else None)
 
-    def job(self, window: planner.Window, x: Tensor, known: Tensor) -> Job:
+    def inputs(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> WindowInputs:
         total, device = x.shape[1], self.pipeline.device
         index = [frame % total for frame in window.frames]
-        stills = {frame: self.timeline.stills[frame] for frame in window.frames if self.ends(frame, known)}
-        return Job(
-            self.shot, window.frames, x[:, index].to(device), known[:, index].to(device),
-            torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device), stills,
+        end_frames = {frame: self.timeline.end_frames[frame] for frame in window.frames if self.ends(frame, cond_mask)}
+        return WindowInputs(
+            self.shot, window.frames, x[:, index].to(device), cond_mask[:, index].to(device),
+            torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device), end_frames,
         )  # fmt: skip
 
-    def ends(self, frame: int, known: Tensor) -> bool:
-        """Whether a latent frame has to be told the picture that it ends in: not if what follows shows it."""
-        return frame in self.timeline.stills and not known[:, frame + 1 : frame + 2].all(0).any()
+    def ends(self, frame: int, cond_mask: Tensor) -> bool:
+        """Whether a latent frame needs the picture that it ends in: not if what follows shows it."""
+        return frame in self.timeline.end_frames and not cond_mask[:, frame + 1 : frame + 2].all(0).any()
 
-    def solve(self, job: Job, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
-        """The flow of one window from noise to latents [C, t, h, w]; what is known stays as it is."""
-        velocity = self.pipeline.velocity(job, text)
+    def solve(self, inputs: WindowInputs, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
+        """The flow of one window from noise to latents [C, t, h, w]; what is given stays as it is."""
+        velocity = self.pipeline.velocity(inputs, text)
         around = self.shot.loop and not window.observed and not self.plan.bars
-        return self.pipeline.sample(rolling(velocity) if around else velocity, job)
+        return self.pipeline.sample(rolling(velocity) if around else velocity, inputs)
 
     def seconds(self, window: planner.Window) -> Tensor:
         """The times of a window's frames, since the scene began. Where nobody knows when that was, they tell how far
@@ -258,7 +259,7 @@ class Run:
         if self.shot.loop and window.frames[0] < 0:
             frames = frames + latents
         if self.plan.clock is None:
-            return ADRIFT + frames * apart
+            return NULL_TIME + frames * apart
         return folded(self.plan.clock + frames * apart, self.plan.usage.bar)
 
     @torch.inference_mode()
@@ -274,15 +275,15 @@ class Run:
         videos = codec.vae.stream(self.latents[None], codec.group, cyclic=self.shot.loop)
         left = self.span.lead + self.shot.frames
         while left > 0:
-            with self.clocked("decode"):
+            with self.timed("decode"):
                 images = pictures_of(next(videos)[0, :, :left], self.plan.canvas)
             left -= len(images)
             yield from images
 
-    def still(self, frame: int) -> np.ndarray:
-        """What the decoder makes of a known key frame, [h, w, 3]; it needs no other latents."""
+    def decode_keyframe(self, frame: int) -> np.ndarray:
+        """What the decoder makes of a given key frame, [h, w, 3]; it needs no other latents."""
         latent, _ = geometry.snap(self.span.lead + frame)
-        alone = self.timeline.stills.get(latent)
+        alone = self.timeline.end_frames.get(latent)
         if alone is not None:
             return self.key_frames(alone[:, None], [0])[0]
         return self.key_frames(self.timeline.latents, [latent])[0]
@@ -292,7 +293,7 @@ class Run:
         assert self.latents is not None
         if not self.pipeline.sees_while_it_works:
             return []
-        return self.key_frames(self.latents, planner.spread(self.done, most))
+        return self.key_frames(self.latents, planner.evenly_spaced(self.done, most))
 
     @torch.inference_mode()
     def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
@@ -308,7 +309,7 @@ class Run:
         """All that determines the video, as JSON: going on with anything else would mix two. Where the networks lie
         does not, so that it may go on with less memory."""
         given = hashlib.sha256()
-        for piece, placed in zip(self.known, self.plan.placed, strict=True):
+        for piece, placed in zip(self.given, self.plan.placed, strict=True):
             given.update(json.dumps(astuple(placed)).encode())
             for part in used(piece, placed):
                 given.update(np.ascontiguousarray(part).data)
@@ -320,14 +321,14 @@ class Run:
         })  # fmt: skip
 
     @contextmanager
-    def clocked(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         """Add the time spent inside to `timings`."""
         began = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began
 
 
-def used(piece: Known, placed: Placed) -> Iterable[np.ndarray]:
+def used(piece: GivenClip, placed: Placed) -> Iterable[np.ndarray]:
     """The pictures of a given piece that lie on key frames and between, or its latents."""
     if piece.latents is not None:
         return piece.latents.numpy()
@@ -340,9 +341,9 @@ def used(piece: Known, placed: Placed) -> Iterable[np.ndarray]:
 def folded(seconds: Tensor, bar: float) -> Tensor:
     """Times of frames in a world that repeats itself: as many bars earlier as it takes for them to be times that a
     clock tells, together if they can be, so that they stay as far apart."""
-    if not bar or seconds.max() < ADRIFT:
+    if not bar or seconds.max() < NULL_TIME:
         return seconds
-    earlier = seconds - bar * torch.ceil((seconds.max() - ADRIFT) / bar + 1e-6)
+    earlier = seconds - bar * torch.ceil((seconds.max() - NULL_TIME) / bar + 1e-6)
     return earlier if earlier.min() >= 0 else seconds % bar
 
 

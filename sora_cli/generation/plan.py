@@ -7,7 +7,7 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sora_cli import geometry, registry
+from sora_cli import geometry
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
@@ -16,13 +16,13 @@ from sora_cli.sampling import planner
 from sora_cli.shot import Shot
 
 STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's own
-FEWER = 2  # frames of context where each is known by its time
+FEWER = 2  # frames of context where a time says almost all of a frame
 
 UNTRAINED = {  # what a shot may ask of a model, in the words of a note
     "start": "a picture that is given as the first frame",
     "end": "a picture or clip that is given as the end",
     "middle": "pictures or clips that are given in the middle",
-    "extend": "going on from known frames",
+    "extend": "going on from given frames",
     "loop": "a loop that is made on a circle",
     "gaps": "windows with gaps in time (--plan sliding has none)",
     "fps": "this frame rate, so that things may move too fast or too slowly",
@@ -33,7 +33,7 @@ UNTRAINED = {  # what a shot may ask of a model, in the words of a note
 @dataclass(frozen=True)
 class Given:
     """Part of a video that is given: `count` pictures from frame `at` on, counted from the first one that is shown, or
-    `count` latents, the first of them a key frame at `at`. `clock` is the second of its scene at `at`, where known."""
+    `count` latents, the first of them a key frame at `at`. `clock` is the second of its scene at `at`, if any."""
 
     at: int
     count: int
@@ -103,9 +103,9 @@ class Plan:
         """The seconds of the scene at latent 0: it begins there, unless something is given. None where nobody knows."""
         if self.shot.loop:
             return self.begins if self.bars else None
-        told = [piece.clock - (self.span.lead + piece.at) / self.shot.fps for piece in self.given
+        starts = [piece.clock - (self.span.lead + piece.at) / self.shot.fps for piece in self.given
                 if piece.clock is not None]  # fmt: skip
-        return told[0] if told else None if self.given else self.begins
+        return starts[0] if starts else None if self.given else self.begins
 
     def prompt_index(self, frames: Sequence[int]) -> list[int]:
         """For every latent frame the number of the prompt that holds then."""
@@ -146,11 +146,9 @@ class Plan:
         return found
 
 
-def plan(shot: Shot, given: Sequence[Given] = (), span: geometry.Span | None = None) -> Plan:
-    """The plan of a shot around what is given. `span` says how much context lies around the frames shown; without it
-    there is only what brings pictures and clips onto key frames. SoraError for an unknown model and for what does not
-    fit."""
-    entry = registry.entry(shot.model)
+def plan(shot: Shot, entry: Entry, given: Sequence[Given] = (), span: geometry.Span | None = None) -> Plan:
+    """The plan of a shot of this model around what is given. `span` says how much context lies around the frames shown;
+    without it there is only what brings pictures and clips onto key frames. SoraError for what does not fit."""
     span = span or geometry.span_for(shot.frames, [(piece.at, piece.count) for piece in given if not piece.latents])
     placed = tuple(place(piece, span) for piece in given)
     whole = {n for one in placed for n in one.frames if made_whole(one, n, entry)}
@@ -164,7 +162,7 @@ def place(piece: Given, span: geometry.Span) -> Placed:
     """Where a given part lies, as far as it reaches over key frames."""
     at = span.lead + piece.at
     if piece.latents:
-        return Placed(geometry.divide(at, TIME_STRIDE, "known frame"), piece.count)
+        return Placed(geometry.divide(at, TIME_STRIDE, "given frame"), piece.count)
     first, count = geometry.key_frames(at, piece.count)
     if count:
         return Placed(first, count, start=first * TIME_STRIDE - at)
@@ -182,13 +180,13 @@ def windows_of(shot_plan: Plan) -> list[planner.Window]:
     """The windows in which the rest is made. Where there is nothing but the very end to begin with, the way is from
     there back to the start."""
     shot, usage, latents = shot_plan.shot, shot_plan.usage, shot_plan.latents
-    known, ends = shot_plan.context, shot_plan.end_frames
-    clocked = bool(usage.bar) and not known and not ends  # then a time says almost all of a frame
+    given_latents, ends = shot_plan.context, shot_plan.end_frames
+    clocked = bool(usage.bar) and not given_latents and not ends  # then a time says almost all of a frame
     step = usage.window - (min(FEWER, usage.context) if clocked else usage.context)
     if shot.loop:
         return planner.circle(latents, usage.window, step)
-    windows = planner.plan(latents, shot.plan, known, usage.window, step)
-    return planner.mirrored(windows, latents) if latents - 1 in ends and not known else windows
+    windows = planner.plan(latents, shot.plan, given_latents, usage.window, step)
+    return planner.mirrored(windows, latents) if latents - 1 in ends and not given_latents else windows
 
 
 def latents_of(shot: Shot, span: geometry.Span) -> int:

@@ -17,25 +17,25 @@ from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-Watch = Callable[[str, int, int], None]  # is told what is being read, how much of it is, and how much there is
+Watch = Callable[[str, int, int], None]  # called with what is read, how much of it, of how much
 
 
 @dataclass(frozen=True)
-class Job:
+class WindowInputs:
     """One window to be made, where the network lives. All but the noise is given."""
 
     shot: Shot
     frames: tuple[int, ...]  # which latent frames; below 0 or past the end where a loop goes on
-    x: Tensor  # [C, T, h, w] clean where known, noise elsewhere
-    known: Tensor  # [2, T] 1 = known, the key frames and the motion that leads there
-    told: Tensor  # [T] the number of the prompt that holds
+    x: Tensor  # [C, T, h, w] clean where given, noise elsewhere
+    cond_mask: Tensor  # [2, T] 1 = given, the key frames and the motion that leads there
+    prompt_index: Tensor  # [T] which prompt holds
     seconds: Tensor  # [T] the times of the frames
-    stills: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
+    end_frames: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
 
 
-def copies_of(job: Job, text: Tensor) -> int:
+def copies_of(inputs: WindowInputs, text: Tensor) -> int:
     """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
-    return 1 + len(text) - (1 + len(job.shot.cues))
+    return 1 + len(text) - (1 + len(inputs.shot.cues))
 
 
 class Pipeline(Protocol):
@@ -67,15 +67,15 @@ class Pipeline(Protocol):
         """Text features [P (+ 1), L, D] of captions; the last row is what not to show, if that is asked."""
         ...
 
-    def velocity(self, job: Job, text: Tensor) -> Velocity:
+    def velocity(self, inputs: WindowInputs, text: Tensor) -> Velocity:
         """The guided velocity field of a window: (x, noise level) -> dx / dt, [C, T, h, w]."""
         ...
 
-    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
+    def sample(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
         """The window's latents [C, T, h, w] after every step of the solver."""
         ...
 
-    def work(self, job: Job, text: Tensor) -> float:
+    def work(self, inputs: WindowInputs, text: Tensor) -> float:
         """FLOP of a solver step, about."""
         ...
 
@@ -89,12 +89,12 @@ class Pipeline(Protocol):
         ...
 
 
-def unseen(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+def no_progress(what: str, done: int, total: int) -> None:
+    """No progress."""
 
 
 def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-         watch: Watch = unseen, loras: Sequence[Lora] = ()) -> Pipeline:  # fmt: skip
+         watch: Watch = no_progress, loras: Sequence[Lora] = ()) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind, with LoRAs merged into it. SoraError for a model or device that is not there,
     Failed for weights that are missing or damaged."""
     if registry.entry(model).kind == "sora":
@@ -107,7 +107,7 @@ def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "a
 
 
 def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",
-               memory: str = "auto", watch: Watch = unseen, tell: Tell = silent) -> Codec:  # fmt: skip
+               memory: str = "auto", watch: Watch = no_progress, tell: Tell = silent) -> Codec:  # fmt: skip
     """A model's autoencoder alone, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)

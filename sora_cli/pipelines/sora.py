@@ -11,7 +11,7 @@ from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.pipelines import Job, Velocity, copies_of
+from sora_cli.pipelines import Velocity, WindowInputs, copies_of
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement.device import pick_device, pick_dtype
@@ -19,7 +19,7 @@ from sora_cli.prompts.grammar import captions_of
 from sora_cli.prompts.grammar import notes as misread
 from sora_cli.registry.lora import merged
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import spread
+from sora_cli.sampling.conditioning import expand_mask
 from sora_cli.sampling.solvers import euler
 from sora_cli.shot import Lora, Shot
 
@@ -72,52 +72,54 @@ class Sora:
         features = self.tower(self.tokenizer.encode([caption]).to(self.device))[0]
         return features if caption else torch.zeros_like(features)
 
-    def velocity(self, job: Job, text: Tensor) -> Velocity:
-        return Guided(self, job, text)
+    def velocity(self, inputs: WindowInputs, text: Tensor) -> Velocity:
+        return Guided(self, inputs, text)
 
-    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        return euler(velocity, job.x, times_of(job))
+    def sample(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
+        return euler(velocity, inputs.x, times_of(inputs))
 
-    def work(self, job: Job, text: Tensor) -> float:
-        tokens = grid_of(job.x).frames * (grid_of(job.x).height * grid_of(job.x).width + self.dit.config.conditions)
-        return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies_of(job, text)
+    def work(self, inputs: WindowInputs, text: Tensor) -> float:
+        grid = grid_of(inputs.x)
+        tokens = grid.frames * (grid.height * grid.width + self.dit.config.conditions)
+        return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies_of(inputs, text)
 
     def identity(self) -> Mapping[str, str]:
         return {file.path.name: file.sha256 for file in self.entry.files}
 
 
-def times_of(job: Job) -> Tensor:
+def times_of(inputs: WindowInputs) -> Tensor:
     """The noise levels that the solver passes through, from 1 to 0."""
-    return flow.schedule(job.shot.steps, flow.shift_for(job.x.shape[-1] * job.x.shape[-2] // 4)).to(job.x.device)
+    x = inputs.x
+    return flow.schedule(inputs.shot.steps, flow.shift_for(x.shape[-1] * x.shape[-2] // 4)).to(x.device)
 
 
 class Guided:
-    """The guided velocity field of one window, for the sampler: zero where known."""
+    """The guided velocity field of one window, for the sampler: zero where given."""
 
-    def __init__(self, pipeline: Sora, job: Job, text: Tensor) -> None:
-        self.pipeline, self.job, self.text = pipeline, job, text
-        self.copies = copies_of(job, text)  # with and without the prompt
-        untold = torch.full_like(job.told, len(text) - 1)
-        self.told = torch.cat([job.told, untold][: self.copies])
-        self.fixed = job.known.amin(0)  # (T) 1 where nothing is to be made
-        self.keep = spread(job.known, pipeline.parts)
+    def __init__(self, pipeline: Sora, inputs: WindowInputs, text: Tensor) -> None:
+        self.pipeline, self.inputs, self.text = pipeline, inputs, text
+        self.copies = copies_of(inputs, text)  # with and without the prompt
+        uncond = torch.full_like(inputs.prompt_index, len(text) - 1)
+        self.prompt_index = torch.cat([inputs.prompt_index, uncond][: self.copies])
+        self.is_context = inputs.cond_mask.amin(0)  # (T) 1 where nothing is to be made
+        self.channel_mask = expand_mask(inputs.cond_mask, pipeline.parts)
         self.baked = pipeline.distilled and self.copies == 1
-        self.times = times_of(job)
+        self.times = times_of(inputs)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         pipeline, copies, grid = self.pipeline, self.copies, grid_of(x)
         one = torch.ones(copies, device=x.device)
-        guidance, step = (self.job.shot.guidance, self.step(t)) if self.baked else (1.0, 0.0)
+        guidance, step = (self.inputs.shot.guidance, self.step(t)) if self.baked else (1.0, 0.0)
         given = dits.Conditions(
-            t=(t * (1 - self.fixed)).repeat(copies), known=self.job.known.T.repeat(copies, 1),
-            seconds=self.job.seconds.repeat(copies), order=(1 - self.fixed).long().repeat(copies),
-            text=self.text, guidance=guidance * one, step=step * one, told=self.told,
+            t=(t * (1 - self.is_context)).repeat(copies), cond_mask=self.inputs.cond_mask.T.repeat(copies, 1),
+            seconds=self.inputs.seconds.repeat(copies), order=(1 - self.is_context).long().repeat(copies),
+            text=self.text, guidance=guidance * one, step=step * one, prompt_index=self.prompt_index,
         )  # fmt: skip
         patches = patchify([x] * copies).to(pipeline.dtype)
         made = pipeline.dit(patches, (grid,) * copies, given).float()
-        told, *untold = unpatchify(made, (grid,) * copies)
-        clean = untold[0] + self.job.shot.guidance * (told - untold[0]) if untold else told
-        return flow.velocity(x, clean, t) * (1 - self.keep)
+        prompt_index, *uncond = unpatchify(made, (grid,) * copies)
+        clean = uncond[0] + self.inputs.shot.guidance * (prompt_index - uncond[0]) if uncond else prompt_index
+        return flow.velocity(x, clean, t) * (1 - self.channel_mask)
 
     def step(self, t: Tensor) -> Tensor:
         """How far the solver goes from here."""

@@ -24,7 +24,7 @@ from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import Job, Velocity, Watch, copies_of, loading, unseen
+from sora_cli.pipelines import Velocity, Watch, WindowInputs, copies_of, loading, no_progress
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement import memory
@@ -46,7 +46,7 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = unseen, roles: Sequence[str] = registry.ROLES,
+                 watch: Watch = no_progress, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = ()) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
@@ -149,9 +149,9 @@ class Wan:
     # ---- words --------------------------------------------------------------------------------------------
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
-        told = [clean(text) for text in (*prompts, *([] if negative is None else [negative]))]
-        known = self.embedded(told)
-        return torch.cat([padded(known[text]) for text in told]).to(self.device, self.dtype)
+        texts = [clean(text) for text in (*prompts, *([] if negative is None else [negative]))]
+        features = self.embedded(texts)
+        return torch.cat([padded(features[text]) for text in texts]).to(self.device, self.dtype)
 
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
@@ -184,28 +184,28 @@ class Wan:
 
     # ---- frames -------------------------------------------------------------------------------------------
 
-    def velocity(self, job: Job, text: Tensor) -> Velocity:
-        return Guided(self, job, text)
+    def velocity(self, inputs: WindowInputs, text: Tensor) -> Velocity:
+        return Guided(self, inputs, text)
 
-    def sample(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        """What is known stays as it is, to the bit."""
-        clean = job.x
-        for x in self.solver(velocity, job):
-            yield torch.where(fixed(job), clean, x)
+    def sample(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
+        """What is given stays as it is, to the bit."""
+        clean = inputs.x
+        for x in self.solver(velocity, inputs):
+            yield torch.where(is_context(inputs), clean, x)
 
-    def solver(self, velocity: Velocity, job: Job) -> Iterator[Tensor]:
-        usage, steps = self.entry.usage, job.shot.steps
+    def solver(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
+        usage, steps = self.entry.usage, inputs.shot.steps
         shift = usage.shift or 1.0
         if usage.solver == "unipc":
-            return unipc(velocity, job.x, unipc_sigmas(steps, shift))
+            return unipc(velocity, inputs.x, unipc_sigmas(steps, shift))
         if usage.solver == "dmd":
-            return dmd(velocity, job.x, generator(job))
-        return euler(velocity, job.x, euler_sigmas(steps, shift).to(self.device))
+            return dmd(velocity, inputs.x, generator(inputs))
+        return euler(velocity, inputs.x, euler_sigmas(steps, shift).to(self.device))
 
-    def work(self, job: Job, text: Tensor) -> float:
-        c, copies = self.config, copies_of(job, text)
-        T, h, w = (size // patch for size, patch in zip(job.x.shape[1:], (1, 2, 2), strict=True))
-        N = (T + len(job.stills)) * h * w
+    def work(self, inputs: WindowInputs, text: Tensor) -> float:
+        c, copies = self.config, copies_of(inputs, text)
+        T, h, w = (size // patch for size, patch in zip(inputs.x.shape[1:], (1, 2, 2), strict=True))
+        N = (T + len(inputs.end_frames)) * h * w
         block = (8 * c.width**2 + 2 * c.width * c.hidden) * N + 2 * c.width * N * (N + text.shape[1])
         return 2.0 * c.layers * block * copies
 
@@ -222,50 +222,52 @@ class Guided:
     """The guided velocity of one window, noise minus data. With guidance the transformer is asked twice, one after
     the other: together they would need twice the memory for hardly less time."""
 
-    def __init__(self, pipeline: Wan, job: Job, text: Tensor) -> None:
-        self.pipeline, self.job = pipeline, job
-        prompt = text[int(job.told[len(job.told) // 2])][None]  # one text holds for a window: that of its middle
-        self.texts = [prompt, text[-1:]][: copies_of(job, text)]
-        first, dtype = job.frames[0], pipeline.dtype
-        behind = [frame + 1 for frame in job.stills]
-        self.places = torch.tensor([place - first for place in (*job.frames, *behind)])
-        stills = [rearrange(still, "C h w -> 1 C 1 h w") for still in job.stills.values()]
-        self.stills = torch.cat(stills, 2).to(pipeline.device, dtype) if stills else None
-        self.clean = noised(job, pipeline.entry.usage.known_noise)
+    def __init__(self, pipeline: Wan, inputs: WindowInputs, text: Tensor) -> None:
+        self.pipeline, self.inputs = pipeline, inputs
+        middle = len(inputs.frames) // 2  # one text holds for a window: that of its middle
+        prompt = text[int(inputs.prompt_index[middle])][None]
+        self.texts = [prompt, text[-1:]][: copies_of(inputs, text)]
+        first, dtype = inputs.frames[0], pipeline.dtype
+        behind = [frame + 1 for frame in inputs.end_frames]
+        self.positions = torch.tensor([frame - first for frame in (*inputs.frames, *behind)])
+        end_frames = [rearrange(image, "C h w -> 1 C 1 h w") for image in inputs.end_frames.values()]
+        self.end_frames = torch.cat(end_frames, 2).to(pipeline.device, dtype) if end_frames else None
+        self.clean = noised(inputs, pipeline.entry.usage.known_noise)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        pipeline, known = self.pipeline, fixed(self.job)
-        given = torch.where(known, self.clean, x)[None].to(pipeline.dtype)
-        if self.stills is not None:
-            given = torch.cat([given, self.stills], 2)
+        pipeline = self.pipeline
+        given = torch.where(is_context(self.inputs), self.clean, x)[None].to(pipeline.dtype)
+        if self.end_frames is not None:
+            given = torch.cat([given, self.end_frames], 2)
         t, dit = self.times(sigma), pipeline.use("dit")
-        told = [dit(given, t, text, self.job.shot.fps, self.places)[0, :, : x.shape[1]].float() for text in self.texts]
-        return told[0] if len(told) == 1 else told[1] + self.job.shot.guidance * (told[0] - told[1])
+        asked = [dit(given, t, text, self.inputs.shot.fps, self.positions) for text in self.texts]
+        cond, *uncond = (one[0, :, : x.shape[1]].float() for one in asked)
+        return uncond[0] + self.inputs.shot.guidance * (cond - uncond[0]) if uncond else cond
 
     def times(self, sigma: Tensor) -> Tensor:
         """The timestep of every slot [1, T + stills]."""
         t = timesteps(sigma).to(self.pipeline.device)
-        told = torch.tensor(self.pipeline.entry.usage.known_noise, device=t.device)
-        frames = torch.where(self.job.known[0] > 0, told, t)
-        return torch.cat([frames, frames.new_zeros(len(self.job.stills))])[None]
+        context = torch.tensor(self.pipeline.entry.usage.known_noise, device=t.device)
+        frames = torch.where(self.inputs.cond_mask[0] > 0, context, t)
+        return torch.cat([frames, frames.new_zeros(len(self.inputs.end_frames))])[None]
 
 
-def fixed(job: Job) -> Tensor:
-    """Which latents of a window are known, bool [1, T, 1, 1]."""
-    return rearrange(job.known[0] > 0, "T -> 1 T 1 1")
+def is_context(inputs: WindowInputs) -> Tensor:
+    """Which latents of a window are given, bool [1, T, 1, 1]."""
+    return rearrange(inputs.cond_mask[0] > 0, "T -> 1 T 1 1")
 
 
-def noised(job: Job, timestep: int) -> Tensor:
-    """The window with a little noise over what is known, as a network was trained to go on from it."""
+def noised(inputs: WindowInputs, timestep: int) -> Tensor:
+    """The window with a little noise over what is given, as a network was trained to go on from it."""
     if not timestep:
-        return job.x
-    noise = torch.randn(job.x.shape, generator=generator(job)).to(job.x)
-    return torch.lerp(job.x, noise, timestep / TRAINED)
+        return inputs.x
+    noise = torch.randn(inputs.x.shape, generator=generator(inputs)).to(inputs.x)
+    return torch.lerp(inputs.x, noise, timestep / TRAINED)
 
 
-def generator(job: Job) -> torch.Generator:
+def generator(inputs: WindowInputs) -> torch.Generator:
     """Noise of a window's own, so that windows that are taken from the disk leave that of the others alone."""
-    return torch.Generator().manual_seed((job.shot.seed + 1_000_003 * (1 + job.frames[-1])) % 2**63)
+    return torch.Generator().manual_seed((inputs.shot.seed + 1_000_003 * (1 + inputs.frames[-1])) % 2**63)
 
 
 class Autoencoder:

@@ -1,11 +1,11 @@
-"""What is known of a video, and who may see whom while the rest is made.
+"""What is given of a video, and which frames attend to which while the rest is made.
 
-Mask 1 = known (kept), 0 = to be made. A latent frame has two parts: space (the appearance of its key frame)
-and time (the motion that leads there). A clip anchor knows both, an image anchor knows space alone.
+Mask 1 = given (kept), 0 = to be made. A latent frame has two parts: space (the appearance of its key frame)
+and time (the motion that leads there). A clip anchor gives both, an image anchor gives space alone.
 
 `order` numbers the latent frames by the order in which they come to exist: 0 for anchors, then 1, 2, ...
 Frame i sees frame j iff order[j] <= order[i]. For forward generation that is the causal mask, for reverse
-generation its mirror image, and a known future frame is visible to all. Positions stay true times.
+generation its mirror image, and a given future frame is visible to all. Positions stay true times.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sora_cli.errors import SoraError
 
-SPACE, TIME = 0, 1  # rows of a known mask
-ADRIFT = 64.0  # seconds from where on a time does not tell how long ago the scene began
+SPACE, TIME = 0, 1  # rows of a conditioning mask
+NULL_TIME = 64.0  # seconds from where on a time does not tell how long ago the scene began
 
 
 def visible(order: Tensor) -> Tensor:
@@ -27,10 +27,10 @@ def visible(order: Tensor) -> Tensor:
     return rearrange(order, "... j -> ... 1 j") <= rearrange(order, "... i -> ... i 1")
 
 
-def spread(known: Tensor, parts: tuple[int, int]) -> Tensor:
-    """Known parts [2, T] -> the same for every channel, [C, T, 1, 1]."""
-    counts = torch.tensor(parts, device=known.device)
-    return known.repeat_interleave(counts, 0, output_size=sum(parts))[:, :, None, None]
+def expand_mask(cond_mask: Tensor, parts: tuple[int, int]) -> Tensor:
+    """A mask of parts [2, T] -> the same for every channel, [C, T, 1, 1]."""
+    counts = torch.tensor(parts, device=cond_mask.device)
+    return cond_mask.repeat_interleave(counts, 0, output_size=sum(parts))[:, :, None, None]
 
 
 # ---- a shot's anchors -------------------------------------------------------------------------------------
@@ -38,34 +38,34 @@ def spread(known: Tensor, parts: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Known latents on a shot's grid, zeros elsewhere. Anchors are added one by one; nothing is changed."""
+    """Given latents on a shot's grid, zeros elsewhere. Anchors are added one by one; nothing is changed."""
 
     latents: Tensor          # [C, T, H, W], C = space channels, then time channels
-    known: Tensor            # [2, T], 1 = known, rows SPACE and TIME
+    cond_mask: Tensor        # [2, T], 1 = given, rows SPACE and TIME
     parts: tuple[int, int]   # channels of space and of time; 0 of time where a latent does not tell them apart
-    stills: Mapping[int, Tensor] = field(default_factory=dict)  # pictures [S, H, W] at the end of such latents
+    end_frames: Mapping[int, Tensor] = field(default_factory=dict)  # pictures [S, H, W] at the end of such latents
 
     @classmethod
     def empty(cls, parts: tuple[int, int], frames: int, height: int, width: int) -> Self:
-        """Nothing known, everything made at once. Sizes in latent frames and cells."""
+        """Nothing given, everything made at once. Sizes in latent frames and cells."""
         latents = torch.zeros(sum(parts), frames, height, width)
         return cls(latents, torch.zeros(2, frames), parts)
 
     def with_clip(self, at: int, clip: Tensor) -> Self:
-        """Know both parts of `clip` [C, t, H, W] from latent frame `at` on (negative: from the end)."""
+        """Give both parts of `clip` [C, t, H, W] from latent frame `at` on (negative: from the end)."""
         return self._with(at, clip, parts=2)
 
     def with_image(self, at: int, image: Tensor) -> Self:
-        """Know the space part at latent frame `at`, from `image` [S, H, W]; its motion is to be made. Where latents
-        have no such part, only the first one is a picture; any other is still to be made, so as to end in it."""
+        """Give the space part at latent frame `at`, from `image` [S, H, W]; its motion is to be made. Where latents
+        have no such part, only the first one is a picture; any other has to be made so that it ends in it."""
         start = self._index(at, 1)
         if self.parts[TIME] or start == 0:
             return self._with(start, rearrange(image, "s h w -> s 1 h w"), parts=1 if self.parts[TIME] else 2)
-        return replace(self, stills={**self.stills, start: image})
+        return replace(self, end_frames={**self.end_frames, start: image})
 
     def with_chunks(self, at: int, clip: Tensor) -> Self:
-        """Know `clip` [C, t, H, W] from latent frame `at` on, whose first latent was encoded as a frame alone:
-        unless it is the first of the video, the motion that leads there is not known."""
+        """Give `clip` [C, t, H, W] from latent frame `at` on, whose first latent was encoded as a frame alone:
+        unless it is the first of the video, the motion that leads there is not given."""
         start = self._index(at, clip.shape[1])
         if start == 0:
             return self.with_clip(0, clip)
@@ -77,22 +77,22 @@ class Timeline:
         assert channels == sum(self.parts[:parts]) and size == list(self.latents.shape[2:]), anchor.shape
         start = self._index(at, length)
         here = slice(start, start + length)
-        latents, known = self.latents.clone(), self.known.clone()
+        latents, cond_mask = self.latents.clone(), self.cond_mask.clone()
         latents[:channels, here] = anchor
-        known[:parts, here] = 1
-        return replace(self, latents=latents, known=known)
+        cond_mask[:parts, here] = 1
+        return replace(self, latents=latents, cond_mask=cond_mask)
 
     def _index(self, at: int, length: int) -> int:
         total = self.latents.shape[1]
         start = at + total if at < 0 else at
         if not 0 <= start <= total - length:
-            raise SoraError(f"{length} known latent frames at {at} do not fit into a video of {total}")
+            raise SoraError(f"{length} given latent frames at {at} do not fit into a video of {total}")
         return start
 
     def mask(self) -> Tensor:
-        """[C, T, 1, 1]: the known mask for every channel, to multiply latents with."""
-        return spread(self.known, self.parts)
+        """[C, T, 1, 1]: the mask for every channel, to multiply latents with."""
+        return expand_mask(self.cond_mask, self.parts)
 
     def done(self) -> frozenset[int]:
-        """Latent frames known in both parts: what a planner need not make."""
-        return frozenset(self.known.amin(dim=0).nonzero().flatten().tolist())
+        """Latent frames given in both parts: what a planner need not make."""
+        return frozenset(self.cond_mask.amin(dim=0).nonzero().flatten().tolist())

@@ -65,9 +65,9 @@ Context = Callable[[Sequence[int], Done, int], Iterable[int]]  # (latent, done, 
 
 
 def plan(
-    total: int, scheme: str, known: frozenset[int] = frozenset(), size: int = 16, step: int = 8
+    total: int, scheme: str, given: frozenset[int] = frozenset(), size: int = 16, step: int = 8
 ) -> list[Window]:
-    """Windows which make every frame of `range(total)` that is not `known`, each exactly once.
+    """Windows which make every frame of `range(total)` that is not `given`, each exactly once.
 
     A window holds at most `size` frames (`full` excepted) and makes `step` of them, or more while there
     are too few finished frames to fill the rest. Frame 0 is in every window from the moment it exists.
@@ -79,38 +79,38 @@ def plan(
         raise SoraError(f"a window of {size} frames cannot make {step}; make between 1 and {size - 1}")
     if total < 1:
         raise SoraError(f"a video needs at least 1 latent frame, not {total}")
-    if outside := sorted(frame for frame in known if not 0 <= frame < total):
-        raise SoraError(f"known frames {outside} lie outside the {total} latent frames of the video")
-    return list(SCHEMES[scheme](total, known, size, step))
+    if outside := sorted(frame for frame in given if not 0 <= frame < total):
+        raise SoraError(f"given frames {outside} lie outside the {total} latent frames of the video")
+    return list(SCHEMES[scheme](total, given, size, step))
 
 
 # ---- schemes ----------------------------------------------------------------------------------------------
 
 
-def full(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+def full(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Every finished frame is observed, so windows grow: for the cache, or for short videos."""
-    return _sweep(total, known, size, step, lambda latent, done, budget: done.sorted)
+    return _sweep(total, given, size, step, lambda latent, done, budget: done.sorted)
 
 
-def autoregressive(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+def autoregressive(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """The finished frames next to the new ones."""
-    return _sweep(total, known, size, step, _nearest)
+    return _sweep(total, given, size, step, _nearest)
 
 
-def long_range(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+def long_range(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Half of the context next to the new frames, half spread over everything finished."""
-    return _sweep(total, known, size, step, _near_and_far)
+    return _sweep(total, given, size, step, _near_and_far)
 
 
-def sliding(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+def sliding(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """The new frames and the finished ones that they touch, without a gap: for models that only saw whole clips."""
-    return _sweep(total, known, size, step, _touching)
+    return _sweep(total, given, size, step, _touching)
 
 
-def hierarchy(total: int, known: frozenset[int], size: int, step: int) -> Iterator[Window]:
+def hierarchy(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
     """Key frames over the whole video first, then what lies between them, level by level."""
-    done = Done(known)
-    for level in _levels(range(total), known, size, step):
+    done = Done(given)
+    for level in _levels(range(total), given, size, step):
         for latent in _joined(level, list(done.sorted), size, step):
             yield Window(_sorted(_nearest(latent, done, size - len(latent))), latent)
             done.add(latent)
@@ -127,10 +127,10 @@ SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] 
 
 def mirrored(windows: Iterable[Window], total: int) -> list[Window]:
     """The same plan from the end to the beginning."""
-    def turned(frames: tuple[int, ...]) -> tuple[int, ...]:
+    def flipped(frames: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(total - 1 - frame for frame in reversed(frames))
 
-    return [Window(turned(window.observed), turned(window.latent)) for window in windows]
+    return [Window(flipped(window.observed), flipped(window.latent)) for window in windows]
 
 
 def circle(total: int, size: int, step: int) -> list[Window]:
@@ -154,9 +154,9 @@ def circle(total: int, size: int, step: int) -> list[Window]:
 # ---- from one end to the other ----------------------------------------------------------------------------
 
 
-def _sweep(total: int, known: frozenset[int], size: int, step: int, context: Context) -> Iterator[Window]:
+def _sweep(total: int, given: frozenset[int], size: int, step: int, context: Context) -> Iterator[Window]:
     """Fill the leftmost hole until none is left; away from what exists, so a lone end grows backwards."""
-    done, start = Done(known), 0
+    done, start = Done(given), 0
     while start < total:
         if start in done:
             start += 1
@@ -209,14 +209,14 @@ def _near_and_far(latent: Sequence[int], done: Done, budget: int) -> list[int]:
     far = max(budget // 2, 1)
     near = _nearest(latent, done, budget - far + 1)
     near = [frame for frame in near if frame][: budget - far]
-    rest = spread(range(len(done) - len(near)), far)
+    rest = evenly_spaced(range(len(done) - len(near)), far)
     return near + [done.without(near, index) for index in rest]
 
 
 def _borders(latent: Sequence[int], past: Sequence[int]) -> set[int]:
     """The finished frames right before and right after each new one."""
-    places = (bisect(past, new) for new in latent)
-    return {frame for place in places for frame in past[max(place - 1, 0) : place + 1]}
+    positions = (bisect(past, new) for new in latent)
+    return {frame for position in positions for frame in past[max(position - 1, 0) : position + 1]}
 
 
 def _around(latent: Sequence[int], done: Iterable[int], total: int) -> list[int]:
@@ -229,7 +229,7 @@ def _around(latent: Sequence[int], done: Iterable[int], total: int) -> list[int]
 # ---- key frames -------------------------------------------------------------------------------------------
 
 
-def spread(frames: Sequence[int], count: int) -> list[int]:
+def evenly_spaced(frames: Sequence[int], count: int) -> list[int]:
     """At most `count` of the frames, evenly spaced, with the first and the last among them."""
     if count >= len(frames):
         return list(frames)
@@ -244,18 +244,18 @@ def _inside(gap: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(gap[(2 * i + 1) * len(gap) // (2 * count)] for i in range(count))
 
 
-def _levels(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> list[Sequence[int]]:
+def _levels(frames: Sequence[int], given: frozenset[int], size: int, step: int) -> list[Sequence[int]]:
     """From coarse to fine: the first fits one window, each next one has at most `step` new frames a gap."""
     fewest = ceil((len(frames) - 1) / (step + 1)) + 1
-    if _fits(frames, known, size, step) or fewest >= len(frames):
+    if _fits(frames, given, size, step) or fewest >= len(frames):
         return [frames]
-    choices = [spread(frames, count) for count in range(size, fewest, -1)]
-    keys = next((keys for keys in choices if _fits(keys, known, size, step)), spread(frames, fewest))
-    return [*_levels(keys, known, size, step), frames]
+    choices = [evenly_spaced(frames, count) for count in range(size, fewest, -1)]
+    keys = next((keys for keys in choices if _fits(keys, given, size, step)), evenly_spaced(frames, fewest))
+    return [*_levels(keys, given, size, step), frames]
 
 
-def _fits(frames: Sequence[int], known: frozenset[int], size: int, step: int) -> bool:
-    return len(set(frames) - known) <= _room(len(known), size, step)
+def _fits(frames: Sequence[int], given: frozenset[int], size: int, step: int) -> bool:
+    return len(set(frames) - given) <= _room(len(given), size, step)
 
 
 def _joined(level: Sequence[int], seen: Sequence[int], size: int, step: int) -> Iterator[tuple[int, ...]]:

@@ -50,7 +50,7 @@ def euler_sigmas(steps: int, shift: float) -> Tensor:
 
 
 def timesteps(sigmas: Tensor) -> Tensor:
-    """The whole timesteps, int64, that networks sampled by UniPC are told for noise levels in float64."""
+    """The whole timesteps, int64, that networks sampled by UniPC take for noise levels in float64."""
     return (sigmas * TRAINED).long()
 
 
@@ -82,7 +82,7 @@ def predicted(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) ->
 
 
 def corrected(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
-    """x at levels[-1] again, now that the data predicted there is known as the last of `clean`."""
+    """x at levels[-1] again, now that the data predicted there is there as the last of `clean`."""
     h = step_of(levels)
     ahead = straight(x, clean[-2], levels, h)
     error = clean[-1] - clean[-2]

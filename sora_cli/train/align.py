@@ -33,7 +33,7 @@ class Aim(Protocol):
     side: int
     weight: float
 
-    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
+    def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
         """How far what is told [P, numbers] is from what is known of the patches [P, K]."""
 
 
@@ -43,16 +43,16 @@ class Geometry:
 
     numbers, side, weight = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2, PATCH, 4.0
 
-    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
-        known = rearrange(aim, "P (s f k) -> f P s k", s=SUBJECTS_MOST, f=3)
-        cover, places = known[0], known[1:]
-        guess = rearrange(told, "P (s f k) -> P s f k", s=SUBJECTS_MOST, k=PATCH**2)
-        right = torch.cat([waves(place) for place in places], 2)  # (P, s, 16, k)
+    def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
+        target = rearrange(aim, "P (s f k) -> f P s k", s=SUBJECTS_MOST, f=3)
+        cover, uv = target[0], target[1:]
+        guess = rearrange(predicted, "P (s f k) -> P s f k", s=SUBJECTS_MOST, k=PATCH**2)
+        right = torch.cat([sinusoids(axis) for axis in uv], 2)  # (P, s, 16, k)
         apart = (cover[:, :, None] * (guess[:, :, 1:] - right).square()).sum()
         return SUBJECTS_MOST * (guess[:, :, 0] - cover).square().mean() + apart / (right.shape[2] * cover.sum() + 1)
 
 
-def waves(x: Tensor) -> Tensor:
+def sinusoids(x: Tensor) -> Tensor:
     """[P, s, k] -> sines and cosines [P, s, 2 * TURNS, k]."""
     angles = [2 * math.pi * turns * x for turns in TURNS]
     return torch.stack([f(angle) for angle in angles for f in (torch.sin, torch.cos)], 2)
@@ -66,8 +66,8 @@ class Features:
     def __init__(self, numbers: int) -> None:
         self.numbers = numbers
 
-    def loss(self, told: Tensor, aim: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(told, aim, dim=-1).mean()
+    def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(predicted, aim, dim=-1).mean()
 
 
 class Encoder(Protocol):
@@ -100,7 +100,7 @@ class Learner(nn.Module):
         """Noisy patches -> clean patches [P, 4C], and what a middle block tells of them [P, numbers]."""
         if self.head is None:
             return self.dit(patches, grids, given), None
-        clean, middle = self.dit.seen(patches, grids, given, MIDDLE)
+        clean, middle = self.dit.forward_features(patches, grids, given, MIDDLE)
         return clean, self.head(layout(grids, self.dit.config.conditions, patches.device).take(middle))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from wan_cases import distance, told
 
 from sora_cli import registry
-from sora_cli.generation.engine import Engine, Known
+from sora_cli.generation.engine import Engine, GivenClip
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
@@ -74,7 +74,7 @@ class Remembering(UniPCMultistepScheduler):
 
 
 @torch.inference_mode()
-def made(known: Sequence[Known] = ()) -> tuple[Tensor, Tensor, Tensor]:
+def made(known: Sequence[GivenClip] = ()) -> tuple[Tensor, Tensor, Tensor]:
     """The noise that the engine begins with, the latents [1, C, T, h, w] and the frames [1, T, 3, H, W] in 0..1 that it
     ends with."""
     run = Engine("tiny", "cpu", "float32").start(SHOT, known)
@@ -95,7 +95,7 @@ def test_words_to_pixels(folder: Path) -> None:
 
 def test_a_picture_that_moves(folder: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    noise, _, frames = made([Known(0, picture[None])])
+    noise, _, frames = made([GivenClip(0, picture[None])])
     pipeline = WanImageToVideoPipeline(**parts(folder), expand_timesteps=True)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(image=Image.fromarray(picture), **CALL, latents=noise.clone()).frames
@@ -107,12 +107,12 @@ def test_a_picture_that_moves(folder: Path) -> None:
 def test_from_one_picture_to_another(folder: Path) -> None:
     """SkyReels-V2's start and end: the first latent in place, the last one in a slot that is dropped."""
     first, last = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
-    noise, latents, _ = made([Known(0, first[None]), Known(16, last[None])])
+    noise, latents, _ = made([GivenClip(0, first[None]), GivenClip(16, last[None])])
     scheduler = Remembering(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
     pipeline = SkyReelsPipeline(**parts(folder, SkyReelsV2Transformer3DModel) | {"scheduler": scheduler})
     pipeline.set_progress_bar_config(disable=True)
     given = {"image": Image.fromarray(first), "last_image": Image.fromarray(last), "base_num_frames": 17}
     call = CALL | {"output_type": "latent", "fps": 24, "ar_step": 0, "addnoise_condition": 0}
     expected = pipeline(**given, **call, latents=noise.clone()).frames[:, :, :-1]  # without the slot
-    assert distance(latents, made([Known(0, first[None])])[1]) > 1e-2, "the last picture changes nothing"
+    assert distance(latents, made([GivenClip(0, first[None])])[1]) > 1e-2, "the last picture changes nothing"
     assert told("engine, start and end, latents", distance(latents, expected)) <= 1e-5

@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, Grid, Layout, LearnedPositions, attend, layout
 
-Turn = tuple[Tensor, Tensor]  # cosines and sines of rotary positions
+RotaryAngles = tuple[Tensor, Tensor]  # cosines and sines of rotary positions
+TimeRelations = list[tuple[Tensor, Tensor]]  # a temporal group: log-distances [V, T, T, 3] and mask [V, 1, T, T]
+
+# The names of parameters in files written before they had the field's names -> theirs now; read for one more release.
+RENAMED = {"clock.": "time_embed.", "time_in.": "t_embedder.", "pace_in.": "cfg_embedder.",
+           ".distance": ".temporal_bias"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,18 @@ class DitConfig:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a pack of videos is told. Per frame: t (0 where known), known parts, seconds, order; per video:
-    text features, guidance, step size. Where a prompt changes along a video, `told` gives every frame its row
-    of `text`, which then has one row a prompt."""
+    """The conditions of a pack of videos. Per frame: t (0 where given), given parts, seconds, order; per video:
+    text features, guidance, step size. Where a prompt changes along a video, `prompt_index` gives every
+    frame its row of `text`, which then has one row a prompt."""
 
     t: Tensor  # [F] noise level, 0 clean to 1 noise
-    known: Tensor  # [F, 2] 1 where the space / time latent is given
+    cond_mask: Tensor  # [F, 2] 1 where the space / time latent is given
     seconds: Tensor  # [F]
     order: Tensor  # [F] stage of generation, 0 for what is given
     text: Tensor  # [V, 1 + L or more, text_width], the text tower's tokens
     guidance: Tensor  # [V] 1 = none
     step: Tensor  # [V] size of the solver's step in t, 0 = infinitesimal
-    told: Tensor | None = None  # [F] row of text
+    prompt_index: Tensor | None = None  # [F] row of text
 
 
 class RMSNorm(nn.RMSNorm):
@@ -116,23 +121,23 @@ class Block(nn.Module):
         self.space_norm, self.space = RMSNorm(D), Attention(D, H)
         self.time_norm, self.time = RMSNorm(D), Attention(D, H)
         self.mlp_norm, self.mlp = RMSNorm(D), SwiGLU(D)
-        self.distance = nn.Parameter(torch.zeros(H, 3))  # log-distance bias (FDM, Harvey et al. 2022)
+        self.temporal_bias = nn.Parameter(torch.zeros(H, 3))  # log-distance bias (FDM, Harvey et al. 2022)
 
-    def forward(self, x: Tensor, where: Layout, turn: Turn, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
-        x = x + self.across_space(self.space_norm(x), where, turn)
+    def forward(self, x: Tensor, where: Layout, rope: RotaryAngles, between: TimeRelations) -> Tensor:
+        x = x + self.across_space(self.space_norm(x), where, rope)
         if where.temporal:
-            x = where.add(x, self.across_time(self.time_norm(where.take(x)), where, distance))
+            x = where.add(x, self.across_time(self.time_norm(where.take(x)), where, between))
         return x + self.mlp(self.mlp_norm(x))
 
-    def across_space(self, x: Tensor, where: Layout, turn: Turn) -> Tensor:
+    def across_space(self, x: Tensor, where: Layout, rope: RotaryAngles) -> Tensor:
         q, k, v = self.space.project(x)
-        return self.space.merge(attend(turned(q, turn), turned(k, turn), v, where.spatial))
+        return self.space.merge(attend(apply_rope(q, rope), apply_rope(k, rope), v, where.spatial))
 
-    def across_time(self, x: Tensor, where: Layout, distance: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def across_time(self, x: Tensor, where: Layout, between: TimeRelations) -> Tensor:
         q, k, v = self.time.project(x)  # of patches alone: conditions are each frame's own
         bias = []
-        for group, (features, hidden) in zip(where.temporal, distance, strict=True):
-            scores = torch.einsum("V q k n, H n -> V H q k", features, self.distance.float()) + hidden
+        for group, (features, mask) in zip(where.temporal, between, strict=True):
+            scores = torch.einsum("V q k n, H n -> V H q k", features, self.temporal_bias.float()) + mask
             bias.append(group.each(scores.to(v.dtype)))
         return self.time.merge(attend(q, k, v, where.temporal, bias))
 
@@ -145,9 +150,9 @@ class Dit(nn.Module):
         c = self.config = config
         self.patch_in = nn.Linear(c.channels * PATCH**2 + 2, c.width)
         self.positions = LearnedPositions(c.width, c.bins, c.seconds)
-        self.clock = nn.Linear(64, c.width, bias=False)
-        self.time_in = nn.Sequential(nn.Linear(64 + 2 + 64, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
-        self.pace_in = nn.Sequential(nn.Linear(128, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.time_embed = nn.Linear(64, c.width, bias=False)
+        self.t_embedder = nn.Sequential(nn.Linear(64 + 2 + 64, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.cfg_embedder = nn.Sequential(nn.Linear(128, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         self.text_in = nn.Linear(c.text_width, c.width)
         self.text_positions = nn.Parameter(torch.randn(c.text_tokens, c.width) * 0.02)
         self.registers = nn.Parameter(torch.randn(c.registers, c.width) * 0.02)
@@ -166,7 +171,7 @@ class Dit(nn.Module):
             if isinstance(block, Block):
                 for out in (block.space.out, block.time.out, block.mlp.out):
                     nn.init.zeros_(out.weight)
-        for late in (self.patch_out, self.clock):
+        for late in (self.patch_out, self.time_embed):
             nn.init.zeros_(late.weight)
 
     def hidden_weights(self) -> list[nn.Parameter]:
@@ -176,41 +181,43 @@ class Dit(nn.Module):
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions) -> Tensor:
         """Noisy patches [P, 4C] -> clean patches [P, 4C]."""
-        return self.seen(patches, grids, given, 0)[0]
+        return self.forward_features(patches, grids, given, 0)[0]
 
-    def seen(self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions, after: int) -> tuple[Tensor, Tensor]:
+    def forward_features(
+        self, patches: Tensor, grids: tuple[Grid, ...], given: Conditions, after: int
+    ) -> tuple[Tensor, Tensor]:
         """Clean patches [P, 4C], and the features [N, D] of all tokens after so many blocks."""
         where = layout(grids, self.config.conditions, patches.device)
         x = middle = self.embed(patches, where, given)  # (N, D)
-        turn, distance = self.turn(where, x.dtype), self.distances(where, grids, given)
+        rope, between = self.rope(where, x.dtype), self.time_relations(where, grids, given)
         for number, block in enumerate(self.blocks, 1):
-            x = block(x, where, turn, distance)  # (N, D)
+            x = block(x, where, rope, between)  # (N, D)
             middle = x if number == after else middle
         return self.patch_out(self.norm(where.take(x))), middle  # (P, 4C) (N, D)
 
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
         owner = where.frame_of_patch
-        shown = self.shown(given.seconds)  # (F, 64)
-        when = self.positions.time(given.seconds) + self.clock(shown.to(self.clock.weight.dtype))  # (F, D)
-        seen = torch.cat([patches, given.known[owner].to(patches.dtype)], 1)
-        tokens = self.patch_in(seen) + self.positions.space(where.place) + when[owner]  # (P, D)
-        level = torch.cat([waves(given.t, 64), given.known, shown], 1).to(patches.dtype)
-        pace = torch.cat([waves(given.guidance / 8, 64), waves(given.step, 64)], 1).to(patches.dtype)
+        clock = self.clock(given.seconds)  # (F, 64)
+        times = self.positions.time(given.seconds) + self.time_embed(clock.to(self.time_embed.weight.dtype))  # (F, D)
+        inputs = torch.cat([patches, given.cond_mask[owner].to(patches.dtype)], 1)
+        tokens = self.patch_in(inputs) + self.positions.space(where.position) + times[owner]  # (P, D)
+        level = torch.cat([sinusoidal_embedding(given.t, 64), given.cond_mask, clock], 1).to(patches.dtype)
+        cfg = torch.cat([sinusoidal_embedding(x, 64) for x in (given.guidance / 8, given.step)], 1).to(patches.dtype)
         video = where.video_of_frame
         words = given.text[:, 1 : 1 + self.config.text_tokens]  # without the start token, which says nothing
         text = self.text_in(words.to(patches.dtype)) + self.text_positions  # (V, L, D)
-        text = text[video if given.told is None else given.told]  # (F, L, D)
-        heads = torch.cat([(self.time_in(level) + when)[:, None], self.pace_in(pace)[video][:, None], text,
-                           self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
-        return where.join(heads.to(tokens.dtype), tokens)
+        text = text[video if given.prompt_index is None else given.prompt_index]  # (F, L, D)
+        conditions = torch.cat([(self.t_embedder(level) + times)[:, None], self.cfg_embedder(cfg)[video][:, None],
+                                text, self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
+        return where.join(conditions.to(tokens.dtype), tokens)
 
-    def shown(self, seconds: Tensor) -> Tensor:
+    def clock(self, seconds: Tensor) -> Tensor:
         """What the clock shows [F] -> [F, 64]. What the last bin of time stands for, and later, is a time of which
         nobody knows how long after the start of the scene it is: then the clock shows nothing."""
         return harmonics(seconds / self.config.bar, 64) * (seconds < self.config.seconds)[:, None]
 
-    def turn(self, where: Layout, dtype: torch.dtype) -> Turn:
+    def rope(self, where: Layout, dtype: torch.dtype) -> RotaryAngles:
         """The rotary angles of every token, [N, 1, d / 4] cosines and sines: in a half of every head's features, for
         rows and columns (RoFormer, Su et al. 2021; in two axes, Heo et al. 2024). Conditions are nowhere."""
         count = self.config.width // self.config.heads // 8
@@ -219,7 +226,7 @@ class Dit(nn.Module):
         angles = where.join(angles.new_zeros(*where.conditions.shape, angles.shape[1]), angles)[:, None]
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
-    def distances(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> list[tuple[Tensor, Tensor]]:
+    def time_relations(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> TimeRelations:
         """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
         [V, 1, T, T] (0 or -inf), with zeros at the videos of other groups."""
         frames = [g.frames for g in grids]
@@ -227,23 +234,24 @@ class Dit(nn.Module):
         found = []
         for group in where.temporal:
             of = [number for number, T in enumerate(frames) if group.frames == T]
-            features, hidden = relations(torch.stack([seconds[n] for n in of]), torch.stack([order[n] for n in of]))
+            those = (torch.stack([values[n] for n in of]) for values in (seconds, order))
+            features, mask = relative_time_features(*those)
             if len(of) < len(frames):  # rows of the other videos stay empty
                 rows = torch.tensor(of, device=features.device)
                 features = features.new_zeros(len(frames), *features.shape[1:]).index_copy(0, rows, features)
-                hidden = hidden.new_zeros(len(frames), *hidden.shape[1:]).index_copy(0, rows, hidden)
-            found.append((features, hidden))
+                mask = mask.new_zeros(len(frames), *mask.shape[1:]).index_copy(0, rows, mask)
+            found.append((features, mask))
         return found
 
 
-def turned(x: Tensor, turn: Turn) -> Tensor:
+def apply_rope(x: Tensor, rope: RotaryAngles) -> Tensor:
     """Queries or keys [N, H, d], the pairs of the first half of their features turned."""
-    cos, sin = turn
-    a, b, still = x.split([cos.shape[-1]] * 2 + [x.shape[-1] - 2 * cos.shape[-1]], -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, still], -1).to(x.dtype)
+    cos, sin = rope
+    a, b, rest = x.split([cos.shape[-1]] * 2 + [x.shape[-1] - 2 * cos.shape[-1]], -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1).to(x.dtype)
 
 
-def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+def relative_time_features(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Signed log-distances [V, T, T, 3] between frames, in chunks of 1/6 s, and who may see whom [V, 1, T, T]."""
     gap = (rearrange(seconds, "V T -> V T 1") - rearrange(seconds, "V T -> V 1 T")) * 6
     features = torch.stack([gap.clamp_min(0).log1p(), (-gap).clamp_min(0).log1p(), (gap == 0).to(gap.dtype)], -1)
@@ -251,7 +259,7 @@ def relations(seconds: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     return features, torch.zeros_like(gap)[:, None].masked_fill(later, -torch.inf)
 
 
-def waves(x: Tensor, width: int) -> Tensor:
+def sinusoidal_embedding(x: Tensor, width: int) -> Tensor:
     """Sinusoidal features [n] -> [n, width] of numbers around 0..1, with 1/8 up to 32 periods."""
     frequencies = 2 ** torch.linspace(-2, 6, width // 2, device=x.device)
     angles = x.float()[:, None] * frequencies * math.pi
@@ -273,8 +281,18 @@ def config_from(metadata: Mapping[str, str]) -> DitConfig:
     return DitConfig(**config | {"bins": tuple(config["bins"])})
 
 
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names that parameters have now."""
+    found = {}
+    for key, tensor in tensors.items():
+        for old, new in RENAMED.items():
+            key = key.replace(old, new) if key.startswith(old) or key.endswith(old) else key
+        found[key] = tensor
+    return found
+
+
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Dit:
     """The transformer that files written by `sora-cli train dit` hold, in float32, frozen."""
     dit = Dit(config_from(metadata))
-    dit.load_state_dict(tensors, strict=True)
+    dit.load_state_dict(renamed(tensors), strict=True)
     return dit.eval().requires_grad_(False)

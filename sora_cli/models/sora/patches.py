@@ -133,7 +133,7 @@ class Layout:
     conditions: Tensor  # [frames, K] flat index of every frame's condition tokens
     video_of_frame: Tensor  # [frames]
     frame_of_patch: Tensor  # [P]
-    place: Tensor  # [P, 2] fractional (y, x) of every patch's centre, 0 to 1
+    position: Tensor  # [P, 2] fractional (y, x) of every patch's centre, 0 to 1
     cell: Tensor  # [P, 2] its row and its column
     spatial: tuple[Segments, ...]  # of tokens, one a frame
     temporal: tuple[Segments, ...]  # of patches, one a patch position in videos with more than one frame
@@ -176,7 +176,7 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
     if len({(g.frames, g.size) for g in grids}) == 1:
         return even_layout(grids, conditions, device)
     at, before, frames, K = 0, 0, 0, conditions
-    patches, heads, videos, owners, places, cells = [], [], [], [], [], []
+    patches, heads, videos, owners, positions, cells = [], [], [], [], [], []
     spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
@@ -192,9 +192,9 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
         owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
         cell = torch.cartesian_prod(torch.arange(g.height), torch.arange(g.width))
         cells.append((cell[list(g.kept)] if g.kept else cell).repeat(g.frames, 1))
-        places.append((cells[-1] + 0.5) / torch.tensor([g.height, g.width]))
+        positions.append((cells[-1] + 0.5) / torch.tensor([g.height, g.width]))
         at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    lists = (patches, heads, videos, owners, places, cells)
+    lists = (patches, heads, videos, owners, positions, cells)
     chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in lists)
     groups = _listed(spatial, device), _listed(temporal, device)
     return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, *groups)
@@ -207,13 +207,13 @@ def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) 
     kept = torch.tensor([g.kept or range(P) for g in grids], device=device)
     shape = torch.tensor([[g.height, g.width] for g in grids], device=device)
     cell = torch.stack([kept // shape[:, 1:], kept % shape[:, 1:]], -1)  # (V, P, 2)
-    place = (cell + 0.5) / shape[:, None]
-    cell, place = (x[:, None].expand(-1, T, -1, -1).flatten(0, 2) for x in (cell, place))
+    position = (cell + 0.5) / shape[:, None]
+    cell, position = (x[:, None].expand(-1, T, -1, -1).flatten(0, 2) for x in (cell, position))
     frames = torch.arange(V * T, device=device)
     within = (Regular("(V T n) ... -> V T n ...", V, T),)
     across = (Regular("(V T P) ... -> V P T ...", V, T),) if T > 1 else ()
     return EvenLayout(index.numel(), index[:, conditions:].flatten(), index[:, :conditions], frames // T,
-                      frames.repeat_interleave(P), place, cell, within, across)  # fmt: skip
+                      frames.repeat_interleave(P), position, cell, within, across)  # fmt: skip
 
 
 def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
@@ -268,9 +268,9 @@ class LearnedPositions(nn.Module):
         self.seconds = seconds
         self.z, self.y, self.x = (nn.Parameter(torch.randn(n, width) * 0.02) for n in bins)
 
-    def space(self, place: Tensor) -> Tensor:
+    def space(self, position: Tensor) -> Tensor:
         """Fractional (y, x) [P, 2] -> [P, D]."""
-        return interpolate(self.y, place[:, 0]) + interpolate(self.x, place[:, 1])
+        return interpolate(self.y, position[:, 0]) + interpolate(self.x, position[:, 1])
 
     def time(self, seconds: Tensor) -> Tensor:
         """Seconds since the start [F] -> [F, D]; the scale is logarithmic, finer near the start."""

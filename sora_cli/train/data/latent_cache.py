@@ -23,7 +23,7 @@ from torch import Tensor
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.train.data.packing import TOLD, Clip
 from sora_cli.train.data.tasks import sample_strides
 from sora_cli.world.captions import dense
@@ -58,14 +58,14 @@ class LatentBatch:
     h, w] (see `world.field`)."""
 
     latents: Tensor
-    seconds: Tensor  # since the scene began; where that is not told, from ADRIFT on
+    seconds: Tensor  # since the scene began; from NULL_TIME on where that is not given
     captions: tuple[str, ...]
     field: Tensor
     first: bool  # whether the first latent is a frame alone
 
     def clips(self) -> Iterator[Clip]:
-        for latents, seconds, caption, known in zip(self.latents, self.seconds, self.captions, self.field, strict=True):
-            yield Clip(latents.float(), seconds, caption, self.first, known.float(), known[:, ::3].float().amax(1))
+        for latents, seconds, caption, truth in zip(self.latents, self.seconds, self.captions, self.field, strict=True):
+            yield Clip(latents.float(), seconds, caption, self.first, truth.float(), truth[:, ::3].float().amax(1))
 
 
 class LatentCache:
@@ -123,25 +123,25 @@ class LatentCache:
         torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
         index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
         fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
-        starts, told = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
+        starts, seconds = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
         size = (bucket.height * TOKEN, bucket.width * TOKEN)
         led = bucket.moving or (bucket.frames > 1 and rng.random() < LED)
         chunk = CHUNK / fps
         read = tuple(i + led for i in index)  # what leads to a first latent is drawn, too
         latents = encode_at(self.vae, scenes, starts - led * chunk, read, fps, size, self.dtype)
         passed = torch.tensor(index) * chunk
-        known = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
-        told = told + torch.tensor([scene.begins for scene in scenes])  # a beat is a time at which scenes begin
+        truth = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
+        seconds = seconds + torch.tensor([scene.begins for scene in scenes])  # a beat is a time at which scenes begin
         captions, first = tuple(dense(scene) for scene in scenes), not led and index[0] == 0
-        return LatentBatch(latents.half(), told[:, None] + passed, captions, known.cpu(), first)
+        return LatentBatch(latents.half(), seconds[:, None] + passed, captions, truth.cpu(), first)
 
 
 def begin(rng: random.Random, frames: int) -> tuple[float, float]:
-    """When a sample begins, in seconds of its scene, and what the transformer is told: ADRIFT, or the same. The world
-    repeats itself, so that most samples are from its first bar."""
+    """When a sample begins, in seconds of its scene, and the time that the transformer gets: NULL_TIME, or the same.
+    The world repeats itself, so that most samples are from its first bar."""
     if frames > 1 and rng.random() >= TOLD:
-        return rng.uniform(0, BAR), ADRIFT
-    start = rng.uniform(0, BAR if rng.random() < 0.8 else ADRIFT - 1)
+        return rng.uniform(0, BAR), NULL_TIME
+    start = rng.uniform(0, BAR if rng.random() < 0.8 else NULL_TIME - 1)
     return start, start
 
 

@@ -32,7 +32,7 @@ class NoisedSample:
     clean: Tensor
     weight: Tensor  # [V, C, T, h, w]
     t: Tensor  # [V, T]
-    known: Tensor  # [V, T, 2]
+    cond_mask: Tensor  # [V, T, 2]
     order: Tensor  # [V, T]
     seconds: Tensor  # [V, T]
     aim: Tensor | None = None  # [V, K, T, h, w], of cells or of patches
@@ -47,8 +47,8 @@ def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator,
     clean = torch.stack([clip.latents for clip in clips])
     V, C, T, h, w = clean.shape
     drawn = [levels(T, rng, flow.shift_for(h * w // 4), asked) for _ in clips]
-    t, each, known, order = (torch.stack(x) for x in zip(*drawn, strict=True))
-    each, counts = (torch.repeat_interleave(x, torch.tensor(parts), -1) for x in (each, 1 - known))  # (V, T, C)
+    t, each, cond_mask, order = (torch.stack(x) for x in zip(*drawn, strict=True))
+    each, counts = (torch.repeat_interleave(x, torch.tensor(parts), -1) for x in (each, 1 - cond_mask))  # (V, T, C)
     for number, clip in enumerate(clips):
         if clip.first:
             counts[number, 0, parts[0] :] = 0
@@ -59,20 +59,20 @@ def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator,
         here = torch.stack([patch_cover(clip.cover) for clip in clips if clip.cover is not None])
         weight = weight * (1 + (subject - 1) * here[:, None])
     aims = aims_of([clip.aim for clip in clips])
-    return NoisedSample(flow.noised(clean, noise, level), clean, weight, t, known, order,
+    return NoisedSample(flow.noised(clean, noise, level), clean, weight, t, cond_mask, order,
                    torch.stack([clip.seconds for clip in clips]), torch.stack(aims) if aims else None)  # fmt: skip
 
 
 def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of a task: the noise of its frames [T] and of their parts [T, 2], which are known [T, 2], and their order [T]."""
     task = asked(T) if asked else sample_task(rng, T)
-    known = rearrange(task.known, "p T -> T p").float()
+    cond_mask = rearrange(task.cond_mask, "p T -> T p").float()
     stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
     t = stages[task.order]
-    soiled = torch.rand((), generator=rng) > CLEAN_CONTEXT
-    context = torch.rand((), generator=rng) * 0.3 * soiled
-    t = torch.where(known.amin(1).bool(), context, t)  # where nothing is to be made
-    return t, torch.where(known.bool(), context, t[:, None]), known, task.order
+    noised_context = torch.rand((), generator=rng) > CLEAN_CONTEXT
+    context = torch.rand((), generator=rng) * 0.3 * noised_context
+    t = torch.where(cond_mask.amin(1).bool(), context, t)  # where nothing is to be made
+    return t, torch.where(cond_mask.bool(), context, t[:, None]), cond_mask, task.order
 
 
 def patch_cover(cover: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.train.align import Encoder
 from sora_cli.train.data.tasks import sample_strides
 from sora_cli.train.trainer.config import generator
@@ -180,15 +180,15 @@ class Packs:
         """So many frames of a clip: all, a range, or a subset."""
         latents, seconds, caption = self.source[index]
         chosen = list(some(latents.shape[1], frames, rng))
-        adrift = 0.0 if torch.rand((), generator=rng) < TOLD else ADRIFT
+        adrift = 0.0 if torch.rand((), generator=rng) < TOLD else NULL_TIME
         aim = self.encoder.look(latents, seconds, chosen) if self.encoder else None
         return Clip(latents[:, chosen].float(), seconds[chosen] + adrift, caption, chosen[0] == 0, aim)
 
     def text(self, numbers: list[int], clips: list[Clip]) -> Tensor:
         """Features of captions [V, 1 + L, D]: those that the dataset has, or the text tower's."""
         found = [self.source.features(number, self.tower) for number in numbers]
-        told = [features for features in found if features is not None]
-        return torch.stack(told) if len(told) == len(found) else self.conditioner([clip.caption for clip in clips])
+        cached = [features for features in found if features is not None]
+        return torch.stack(cached) if len(cached) == len(found) else self.conditioner([clip.caption for clip in clips])
 
 
 def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:

@@ -14,7 +14,7 @@ from sora_cli.sampling.conditioning import SPACE
 class Task(NamedTuple):
     """What a training clip of T latent frames shows, and in which order the rest of it is made."""
 
-    known: Tensor  # [2, T], 1 = known
+    cond_mask: Tensor  # [2, T], 1 = known
     order: Tensor  # [T] long, 0 = anchor
     kind: str      # "family/detail", for logs
 
@@ -60,17 +60,17 @@ def _subset(rng: Generator, frames: int) -> Task:
     order = torch.zeros(frames, dtype=torch.long)
     for group, stage in zip(made, stages, strict=True):
         order[group] = stage
-    known = repeat((order == 0).float(), "t -> part t", part=2)
-    return Task(known, order, f"subset/{len(made)}")
+    cond_mask = repeat((order == 0).float(), "t -> part t", part=2)
+    return Task(cond_mask, order, f"subset/{len(made)}")
 
 
 def _anchor(rng: Generator, frames: int) -> Task:
     """What users give: a start, an end, both, the two sides of a loop, every second frame, images."""
     kind = list(ANCHORS)[_integer(rng, 0, len(ANCHORS) - 1)]
     draw, parts = ANCHORS[kind]
-    known = torch.zeros(2, frames)
-    known[:parts, draw(rng, frames)] = 1
-    return _staged(rng, known, f"anchor/{kind}-", (_once, _forward, _backward))
+    cond_mask = torch.zeros(2, frames)
+    cond_mask[:parts, draw(rng, frames)] = 1
+    return _staged(rng, cond_mask, f"anchor/{kind}-", (_once, _forward, _backward))
 
 
 def _random(rng: Generator, frames: int) -> Task:
@@ -149,11 +149,11 @@ def _backward(rng: Generator, frames: int) -> Tensor:
     return _forward(rng, frames).flip(0)
 
 
-def _staged(rng: Generator, known: Tensor, kind: str, ways: Sequence[Stages]) -> Task:
+def _staged(rng: Generator, cond_mask: Tensor, kind: str, ways: Sequence[Stages]) -> Task:
     """One of the ways, drawn evenly, for everything that is no anchor."""
     way = ways[_integer(rng, 0, len(ways) - 1)]
-    order = way(rng, known.shape[1]).masked_fill(known[SPACE] > 0, 0)
-    return Task(known, order, kind + way.__name__.strip("_"))
+    order = way(rng, cond_mask.shape[1]).masked_fill(cond_mask[SPACE] > 0, 0)
+    return Task(cond_mask, order, kind + way.__name__.strip("_"))
 
 
 # ---- draws ------------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ It learns contrast and captioning at once, with open_clip's loss, on clips that 
 them, in several shapes, and some of them short or still: a still is told without what only motion shows.
 """
 
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +18,13 @@ from torch import Tensor
 from sora_cli.captioning.constrained_decoding import vocabulary
 from sora_cli.captioning.locate import STEM
 from sora_cli.captioning.pocket import Own
-from sora_cli.files import weights
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, CaptionerConfig, Features
 from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import fit
+from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -37,6 +36,7 @@ PLAIN, SHAPES = (HEIGHT, WIDTH), ((90, 90), (120, 72))  # rows and columns that 
 OTHERWISE = 1 / 4            # of the batches: those in one of the other shapes
 LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 CAPTION = 2.0                # weight of the captioning loss beside the contrastive one, as in Yu et al. 2022
+EXAMINED = 512               # held-out clips that a captioner is examined on
 CONTEXT = 22                 # start, at most 20 words of a dense caption, end
 FIELDS = ("subject", "action", "place", "size", "speed", "camera", "side", "height", "beat")
 
@@ -108,31 +108,48 @@ def seen(batch: Batch, device: torch.device) -> Tensor:
     return rearrange(frames, "(b t) c h w -> b t c h w", t=FRAMES)
 
 
-class Captioning:
-    """The loss of one step, with open_clip's CoCaLoss."""
+class CaptionerStage(Stage[CaptionerOptions]):
+    """Contrast and captions at once, with open_clip's CoCaLoss."""
 
-    def __init__(self, network: Captioner, tokenizer: Tokenizer, batch: int, seed: int, dtype: torch.dtype) -> None:
+    def __init__(self, options: CaptionerOptions, device: torch.device, dtype: torch.dtype) -> None:
         from open_clip.loss import CoCaLoss
 
-        self.network, self.tokenizer, self.batch, self.seed, self.dtype = network, tokenizer, batch, seed, dtype
-        self.loss = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)
-        self.device = next(network.parameters()).device
+        super().__init__(options, device, dtype)
+        preset, self.slots = PRESETS[options.preset], grammar()
+        self.tokenizer = Tokenizer(vocabulary(self.slots), CONTEXT)
+        self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers,
+                                       preset.channels)  # fmt: skip
+        with seeded(options.seed):
+            self.model: Captioner = Captioner(self.network).to(device)
+        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,
+                                    average=0.99, save_every=100)  # fmt: skip
+        self.criterion = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)
 
-    def __call__(self, step: int) -> Losses:
-        drawn = draw(self.batch, f"{self.seed}/{step}", "train")
+    def loss(self, step: int) -> Losses:
+        seed = self.options.seed
+        drawn = draw(self.config.batch, f"{seed}/{step}", "train")
         tokens = self.tokenizer.encode(drawn.captions).to(self.device)
-        found = self.look(damage(seen(drawn, self.device), generator(self.seed, step)), tokens)
+        found = self.look(damage(seen(drawn, self.device), generator(seed, step)), tokens)
         scores, right = found.scores[:, :-1], tokens[:, 1:]
-        scale = self.network.scale.exp().clamp(max=LARGEST_SCALE)
-        contrast, caption = self.loss(found.video, found.text, scores, right, scale)
+        scale = self.model.scale.exp().clamp(max=LARGEST_SCALE)
+        contrast, caption = self.criterion(found.video, found.text, scores, right, scale)
         hits = (scores.argmax(-1) == right)[right != PAD]
         return {"loss": contrast + caption, "contrast": contrast.detach(), "caption": caption.detach(),
                 "words": hits.float().mean()}  # fmt: skip
 
     def look(self, video: Tensor, tokens: Tensor) -> Features:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            found = self.network(video, tokens)
+        with self.autocast():
+            found = self.model(video, tokens)
         return Features(*(part.float() for part in found))
+
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/captioner.safetensors, kernels in half precision, examined on held-out clips."""
+        self.model.load_state_dict(averaged)
+        held_out, usual = examine(Own(self.model, self.tokenizer, self.slots), EXAMINED)
+        record = {"stage": "captioner", "seed": self.options.seed, "recipe": asdict(self.config), "held_out": held_out}
+        metadata = {"config": asdict(self.network), "vocabulary": self.tokenizer.vocabulary, "grammar": self.slots,
+                    "usual": usual, "training": record}  # fmt: skip
+        return save_half(self.options.folder / f"{STEM}.safetensors", averaged, metadata)
 
 
 def marks(caption: str, scene: Scene) -> dict[str, bool]:
@@ -169,31 +186,4 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
     return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
 
 
-def train(options: CaptionerOptions) -> Path:
-    """Train on the rendered world; returns OUT/captioner.safetensors (half precision)."""
-    return run(PRESETS[options.preset], options)
-
-
-def run(preset: Preset, options: CaptionerOptions, clips: int = 512) -> Path:
-    """Train one preset as the options say, and examine it on so many held-out clips."""
-    device, dtype = distributed.init(options)
-    slots = grammar()
-    tokenizer = Tokenizer(vocabulary(slots), CONTEXT)
-    config = CaptionerConfig(tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers, preset.channels)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
-        network = Captioner(config).to(device)
-    batch = options.batch or preset.batch
-    recipe = TrainerConfig(options.steps or preset.steps, batch, preset.rate, average=0.99, save_every=100)
-    captioning = Captioning(network, tokenizer, batch, options.seed, dtype)
-    network.load_state_dict(fit(network, captioning, recipe, options))
-    path = options.folder / f"{STEM}.safetensors"
-    if not distributed.is_main():
-        return path
-    held_out, usual = examine(Own(network, tokenizer, slots), clips)
-    record = {"stage": "captioner", "seed": options.seed, "recipe": asdict(recipe), "held_out": held_out}
-    metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "grammar": slots, "usual": usual,
-                "training": record}  # fmt: skip
-    tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
-    weights.save(path, tensors, {k: json.dumps(v) for k, v in metadata.items()})
-    return path
+train = partial(loop.train, CaptionerStage)

@@ -30,9 +30,9 @@ from sora_cli.models.sora.text import words as words_of
 from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig
-from sora_cli.train.trainer.loop import fit
+from sora_cli.train.trainer.stage import Stage, seeded
 from sora_cli.train.unread import note_unread
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
@@ -171,73 +171,65 @@ def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
     return x, text_global_pool(x, tokens) @ clip.text_projection
 
 
-class Contrast:
-    """The loss of one step: captions against clips, clips against captions, and tokens against words."""
+class ClipStage(Stage[ClipOptions]):
+    """Captions against clips, clips against captions, and tokens against words."""
 
-    def __init__(self, clip: "CLIP", clips: Clips, tokenizer: Tokenizer, batch: int, seed: int,
-                 dtype: torch.dtype) -> None:  # fmt: skip
+    model: "CLIP"
+
+    def __init__(self, options: ClipOptions, device: torch.device, dtype: torch.dtype) -> None:
         from open_clip.loss import ClipLoss
 
-        self.clip, self.clips, self.tokenizer, self.batch = clip, clips, tokenizer, batch
-        self.seed, self.dtype = seed, dtype
-        self.loss = ClipLoss()
-        self.device = next(clip.parameters()).device
+        super().__init__(options, device, dtype)
+        preset = PRESETS[options.preset]
+        self.clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
+        self.tokenizer = Tokenizer(self.clips.vocabulary, self.clips.context)
+        if isinstance(self.clips, Footage):
+            note_unread(self.clips.dataset.captions, self.tokenizer.most)
+        with seeded(options.seed):
+            self.tower, self.model = build(preset, self.clips, self.tokenizer)
+        self.model.to(device)
+        self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.rate, average=0.99,
+                                    batch=min(options.batch or preset.batch, self.clips.most))  # fmt: skip
+        self.contrast = ClipLoss()
 
-    def __call__(self, step: int) -> Losses:
-        videos, texts, words = self.embed(f"{self.seed}/{step}", "train")
-        contrast = self.loss(videos, texts, self.clip.logit_scale.exp().clamp(max=LARGEST_SCALE))
-        right = (videos @ texts.T).argmax(1) == torch.arange(self.batch, device=self.device)
+    def loss(self, step: int) -> Losses:
+        videos, texts, words = self.embed(f"{self.options.seed}/{step}", "train")
+        contrast = self.contrast(videos, texts, self.model.logit_scale.exp().clamp(max=LARGEST_SCALE))
+        right = (videos @ texts.T).argmax(1) == torch.arange(len(videos), device=self.device)
         return {"loss": contrast + WORDS * words, "contrast": contrast.detach(), "words": words.detach(),
                 "recall": right.float().mean()}  # fmt: skip
 
     def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, embed_dim] of length 1 of `batch` clips and of their captions; the loss on words."""
-        moments, captions = self.clips.draw(self.batch, seed, split)
+        """Embeddings [B, embed_dim] of length 1 of a batch of clips and of their captions; the loss on words."""
+        moments, captions = self.clips.draw(self.config.batch, seed, split)
         tokens = misheard(self.tokenizer.encode(captions), self.clips.misheard, seed, self.tokenizer.end)
         tokens = tokens.to(self.device)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            video, (features, text) = self.clip.encode_image(moments.to(self.device)), read(self.clip, tokens)
-            scores = features @ self.clip.token_embedding.weight.T                  # B L vocabulary
-        known = tokens.masked_fill(tokens == UNKNOWN, PAD).flatten()
-        words = F.cross_entropy(scores.float().flatten(0, 1), known, ignore_index=PAD)
+        with self.autocast():
+            video, (features, text) = self.model.encode_image(moments.to(self.device)), read(self.model, tokens)
+            scores = features @ self.model.token_embedding.weight.T                 # B L vocabulary
+        in_vocabulary = tokens.masked_fill(tokens == UNKNOWN, PAD).flatten()
+        words = F.cross_entropy(scores.float().flatten(0, 1), in_vocabulary, ignore_index=PAD)
         return F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1), words
 
+    @torch.inference_mode()
+    def recall(self, batches: int) -> float:
+        """R@1: how often a held-out clip is nearest to its own caption among a batch of captions."""
+        self.model.eval()
+        pairs = [self.embed(f"held-out {i}", "held-out") for i in range(batches)]
+        own = torch.arange(self.config.batch, device=self.device)
+        return float(torch.stack([((v @ t.T).argmax(1) == own).float().mean() for v, t, _ in pairs]).mean())
 
-@torch.inference_mode()
-def recall(contrast: Contrast, batches: int) -> float:
-    """R@1: how often a held-out clip is nearest to its own caption among a batch of captions."""
-    contrast.clip.eval()
-    pairs = [contrast.embed(f"held-out {i}", "held-out") for i in range(batches)]
-    own = torch.arange(contrast.batch, device=contrast.device)
-    return float(torch.stack([((v @ t.T).argmax(1) == own).float().mean() for v, t, _ in pairs]).mean())
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write the text tower, OUT/text.safetensors, and the video tower beside it, OUT/video.safetensors."""
+        self.model.load_state_dict(averaged)
+        options = self.options
+        record = {"stage": "clip", "data": Path(options.data).name, "seed": options.seed, "recipe": asdict(self.config)}
+        record["held_out_recall_at_1" if options.data == WORLD else "recall_at_1"] = self.recall(4)
+        metadata = {"config": asdict(self.tower), "vocabulary": self.tokenizer.vocabulary, "training": record}
+        path = options.folder / "text.safetensors"
+        weights.save(path, text_weights(self.model), {key: json.dumps(value) for key, value in metadata.items()})
+        tower.save(options.folder / "video.safetensors", self.model.visual, self.clips.latents, record)
+        return path
 
 
-def train(options: ClipOptions) -> Path:
-    """Train on the rendered world or a dataset; returns the exported text tower, OUT/text.safetensors. The video tower
-    is beside it, OUT/video.safetensors."""
-    return run(PRESETS[options.preset], options)
-
-
-def run(preset: Preset, options: ClipOptions) -> Path:
-    """Train one preset as the options say."""
-    device, dtype = distributed.init(options)
-    clips: Clips = World(device) if options.data == WORLD else Footage(options.data)
-    tokenizer = Tokenizer(clips.vocabulary, clips.context)
-    if isinstance(clips, Footage):
-        note_unread(clips.dataset.captions, tokenizer.most)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
-        config, clip = build(preset, clips, tokenizer)
-    clip.to(device)
-    batch = min(options.batch or preset.batch, clips.most)
-    recipe = TrainerConfig(steps=options.steps or preset.steps, batch=batch, rate=preset.rate, average=0.99)
-    contrast = Contrast(clip, clips, tokenizer, batch, options.seed, dtype)
-    clip.load_state_dict(fit(clip, contrast, recipe, options))
-    record = {"stage": "clip", "data": Path(options.data).name, "seed": options.seed, "recipe": asdict(recipe)}
-    record["held_out_recall_at_1" if options.data == WORLD else "recall_at_1"] = recall(contrast, 4)
-    metadata = {"config": asdict(config), "vocabulary": tokenizer.vocabulary, "training": record}
-    path = options.folder / "text.safetensors"
-    if distributed.is_main():
-        weights.save(path, text_weights(clip), {key: json.dumps(value) for key, value in metadata.items()})
-        tower.save(options.folder / "video.safetensors", clip.visual, clips.latents, record)
-    return path
+train = partial(loop.train, ClipStage)

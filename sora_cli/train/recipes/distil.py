@@ -18,7 +18,7 @@ from torch import Tensor
 from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import spread
+from sora_cli.sampling.conditioning import expand_mask
 from sora_cli.train.data.tasks import sample_task
 from sora_cli.train.trainer.config import Losses
 
@@ -32,8 +32,8 @@ class Task:
     """A pack of V videos of one shape: what is noisy, how much, and how far a step goes."""
 
     noisy: Tensor  # [V, C, T, h, w]
-    unknown: Tensor  # [V, C, T, 1, 1] 1 = to be made
-    known: Tensor  # [V, T, 2]
+    to_make: Tensor  # [V, C, T, 1, 1] 1 = to be made
+    cond_mask: Tensor  # [V, T, 2]
     seconds: Tensor  # [V, T]
     t: Tensor  # [V]
     step: Tensor  # [V] 0 = infinitesimal
@@ -44,17 +44,17 @@ def draw(clean: Tensor, seconds: Tensor, parts: tuple[int, int], rng: torch.Gene
     """Noise clean latents [V, C, T, h, w] at the levels that samplers of FEWEST to MOST steps pass through."""
     V, _, T, h, w = clean.shape
     shift = flow.shift_for(h * w // 4)
-    known = torch.stack([sample_task(rng, T).known for _ in range(V)])  # (V, 2, T)
-    unknown = torch.stack([1 - spread(one, parts) for one in known])
+    cond_mask = torch.stack([sample_task(rng, T).cond_mask for _ in range(V)])  # (V, 2, T)
+    to_make = torch.stack([1 - expand_mask(one, parts) for one in cond_mask])
     steps = (FEWEST * (MOST / FEWEST) ** torch.rand(V, generator=rng)).round()
     left = (torch.rand(V, generator=rng) * steps).floor() + 1  # steps to go, so that the first of all is met as well
     t, then = (flow.shifted(u, shift) for u in (left / steps, (left - 1) / steps))
     step = torch.where(torch.rand(V, generator=rng) < TEACHER, 0.0, t - then)
     guidance = LARGEST_GUIDANCE ** torch.rand(V, generator=rng)
-    level = t.view(-1, 1, 1, 1, 1) * unknown
+    level = t.view(-1, 1, 1, 1, 1) * to_make
     noise = torch.randn(clean.shape, generator=rng)
-    noisy, frames = flow.noised(clean, noise, level), rearrange(known, "V p T -> V T p")
-    return Task(noisy, unknown, frames, seconds, t, step, guidance)
+    noisy, frames = flow.noised(clean, noise, level), rearrange(cond_mask, "V p T -> V T p")
+    return Task(noisy, to_make, frames, seconds, t, step, guidance)
 
 
 class Student:
@@ -64,19 +64,19 @@ class Student:
         self.dit, self.task, self.text = dit, task, text
         V, _, T, h, w = task.noisy.shape
         self.grids = (Grid(T, h // 2, w // 2),) * V
-        self.fixed = task.known.amin(-1)  # (V, T) 1 where nothing is to be made
+        self.is_context = task.cond_mask.amin(-1)  # (V, T) 1 where nothing is to be made
 
     def clean(self, x: Tensor, t: Tensor, guidance: Tensor, step: Tensor, text: Tensor | None = None) -> Tensor:
-        loose = 1 - self.fixed
+        is_target = 1 - self.is_context
         given = Conditions(
-            (t[:, None] * loose).flatten(), self.task.known.flatten(0, 1), self.task.seconds.flatten(),
-            loose.long().flatten(), self.text if text is None else text, guidance, step,
+            (t[:, None] * is_target).flatten(), self.task.cond_mask.flatten(0, 1), self.task.seconds.flatten(),
+            is_target.long().flatten(), self.text if text is None else text, guidance, step,
         )  # fmt: skip
         return torch.stack(unpatchify(self.dit(patchify(list(x)), self.grids, given).float(), self.grids))
 
     def velocity(self, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
         clean = self.clean(x, t, self.task.guidance, step)
-        return flow.velocity(x, clean, t.view(-1, 1, 1, 1, 1)) * self.task.unknown
+        return flow.velocity(x, clean, t.view(-1, 1, 1, 1, 1)) * self.task.to_make
 
 
 @torch.no_grad()
@@ -84,9 +84,9 @@ def guided(teacher: Student) -> Tensor:
     """The teacher's guided prediction of the clean latents, where the step size is 0."""
     task = teacher.task
     one = torch.ones_like(task.t)
-    told = teacher.clean(task.noisy, task.t, one, 0 * one)
-    untold = teacher.clean(task.noisy, task.t, one, 0 * one, torch.zeros_like(teacher.text))
-    return untold + task.guidance.view(-1, 1, 1, 1, 1) * (told - untold)
+    cond = teacher.clean(task.noisy, task.t, one, 0 * one)
+    uncond = teacher.clean(task.noisy, task.t, one, 0 * one, torch.zeros_like(teacher.text))
+    return uncond + task.guidance.view(-1, 1, 1, 1, 1) * (cond - uncond)
 
 
 @torch.no_grad()
@@ -105,9 +105,9 @@ def loss(dit: Dit, teacher: Dit, task: Task, text: Tensor) -> Losses:
     infinitesimal = (task.step == 0).view(-1, 1, 1, 1, 1)
     target = torch.where(infinitesimal, guided(Student(teacher, task, text)), stepped(student))
     predicted = student.clean(task.noisy, task.t, task.guidance, task.step)
-    error = (predicted - target).square() * task.unknown * flow.weight(task.t).view(-1, 1, 1, 1, 1)
+    error = (predicted - target).square() * task.to_make * flow.weight(task.t).view(-1, 1, 1, 1, 1)
     h, w = error.shape[-2:]
-    total = reduce(error, "V C T h w -> V", "sum") / (reduce(task.unknown, "V C T 1 1 -> V", "sum") * h * w)
+    total = reduce(error, "V C T h w -> V", "sum") / (reduce(task.to_make, "V C T 1 1 -> V", "sum") * h * w)
     small = infinitesimal.flatten()
     halves = {name: (total.detach() * chosen).sum() / chosen.sum().clamp_min(1)
               for name, chosen in (("guided", small), ("stepped", ~small))}  # fmt: skip

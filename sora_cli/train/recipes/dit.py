@@ -8,7 +8,7 @@ Every sample has its own task from the mask mix of `timeline.sample_task`.
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampling import flow
-from sora_cli.sampling.conditioning import ADRIFT
+from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
 from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, transformer
 from sora_cli.train.data.latent_cache import LatentCache
@@ -41,10 +41,10 @@ from sora_cli.train.frozen import check_frozen, frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
+from sora_cli.train.trainer.stage import Stage
 from sora_cli.train.unread import note_unread
 from sora_cli.world.motion import BAR
 
@@ -63,16 +63,16 @@ def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, gr
     what a middle block tells is from what is known."""
     grids = grids or tuple(grid_of(video) for e in examples for video in e.clean)
     one = torch.ones(len(grids), device=text.device)
-    t, known, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
-                                for name in ("t", "known", "seconds", "order"))  # fmt: skip
-    given = Conditions(t, known, seconds, order, text, guidance=one, step=0 * one)
+    t, cond_mask, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
+                                for name in ("t", "cond_mask", "seconds", "order"))  # fmt: skip
+    given = Conditions(t, cond_mask, seconds, order, text, guidance=one, step=0 * one)
     noisy, target, weight = (patches_of(examples, name, grids) for name in ("noisy", "clean", "weight"))
-    predicted, told = model(noisy, grids, given)
+    predicted, geometry = model(noisy, grids, given)
     error = (predicted.float() - target).square()
     loss = (weight * error).sum() / (weight > 0).sum()
     losses = {"mse": error.detach().mean()}
-    if model.aim and told is not None and all(e.aim is not None for e in examples):
-        apart = model.aim.loss(told.float(), patches_of(examples, "aim", grids, model.aim.side))
+    if model.aim and geometry is not None and all(e.aim is not None for e in examples):
+        apart = model.aim.loss(geometry.float(), patches_of(examples, "aim", grids, model.aim.side))
         losses |= {"aim": apart.detach()}
         loss = loss + model.aim.weight * apart
     return {"loss": loss} | losses
@@ -140,7 +140,8 @@ def config_of(options: DitOptions, vae: VaeConfig, text: TextConfig) -> DitConfi
     width, depth, heads = (COARSE_WIDTHS if options.coarse else WIDTHS)[options.preset]
     channels = vae.channels - vae.details * options.coarse
     return DitConfig(channels=channels, width=width, depth=depth, heads=heads, text_width=text.width,
-                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=ADRIFT, bar=BAR)  # fmt: skip
+                     text_tokens=text.context - 4, registers=1, bins=(64, 16, 16), seconds=NULL_TIME,
+                     bar=BAR)  # fmt: skip
 
 
 def begin(options: DitOptions, vae: Vae, text: TextConfig) -> Dit:
@@ -206,27 +207,28 @@ class Batch:
     waste: float
 
 
-class Training:
-    """What is to be learned: the transformer with its head, the frozen networks, the packs, and for distilling the
-    teacher."""
+class DitStage(Stage[DitOptions]):
+    """The transformer with its head, the frozen networks, the packs, and for distilling the teacher."""
 
-    def __init__(self, options: DitOptions) -> None:
-        self.options = options
-        self.device, self.dtype = distributed.init(options)
-        self.vae, self.conditioner = load_stages(options, self.device)
+    def __init__(self, options: DitOptions, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        self.vae, self.conditioner = load_stages(options, device)
         torch.manual_seed(options.seed)  # weight initialisation alone
-        self.dit = begin(options, self.vae, self.conditioner.tower.config).to(self.device)
+        self.dit = begin(options, self.vae, self.conditioner.tower.config).to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
         self.parts = parts_of(self.dit.config, self.vae.config)
         self.config = trainer_config(options)
         encoder = encoder_of(options, self.vae)
         conditions = self.dit.config.conditions
-        self.data = data_of(options, self.config, self.vae, self.conditioner, conditions, self.dtype, encoder)
-        self.model = Learner(self.dit, aim_of(options, encoder)).to(self.device)
+        self.data = data_of(options, self.config, self.vae, self.conditioner, conditions, dtype, encoder)
+        self.model: Learner = Learner(self.dit, aim_of(options, encoder)).to(device)
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
         drawn = options.data == WORLD and not options.distil
-        self.pictures = likeness.Pictures.drawn(SCORED, self.device) if drawn else None
+        self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
+
+    def identity(self) -> dict[str, Any]:
+        return {"aim": self.options.aim} | frozen(self.options)
 
     def batch(self, number: int) -> Batch:
         pack = self.data.at(number)
@@ -248,14 +250,14 @@ class Training:
             else:
                 losses = pack_loss(self.model, batch.asked, batch.text, batch.grids)
         config, passes = self.dit.config, 7 if self.teacher else 3  # forward and back; with a teacher's two, twice ours
-        told = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
+        counts = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
                 "flops": passes * flops_of(config, self.size, batch.grids)}  # fmt: skip
-        told |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
-        return losses | {name: torch.tensor(float(value), device=self.device) for name, value in told.items()}
+        counts |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
+        return losses | {name: torch.tensor(float(value), device=self.device) for name, value in counts.items()}
 
-    @property
-    def reached(self) -> Callable[[int, float], None] | None:
-        return self.data.schedule.reached if isinstance(self.data, WorldPacks) else None
+    def reached(self, batch: int, share: float) -> None:
+        if isinstance(self.data, WorldPacks):
+            self.data.schedule.reached(batch, share)
 
     def sample(self, model: nn.Module, path: Path) -> None:
         """A sheet of videos, and of the world how like the scenes they are."""
@@ -276,19 +278,18 @@ class Training:
         height, width = (side // STRIDE for side in self.pictures.real.shape[-2:])
         with self.autocast():
             text = self.conditioner(self.pictures.captions)
-            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.told, height, width))
+            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.moments, height, width))
         return self.pictures.scores(made)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def export(self, averaged: dict[str, Tensor]) -> None:
-        """Write OUT/dit-*.safetensors."""
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/dit-*.safetensors without the head; returns OUT."""
         options = self.options
         metadata = {"config": json.dumps(asdict(self.dit.config)), "training": options.record(),
-                    "frozen": json.dumps(frozen(options)), "data": json.dumps(told_of(options.data))}  # fmt: skip
+                    "frozen": json.dumps(frozen(options)), "data": json.dumps(data_record(options.data))}  # fmt: skip
         metadata |= {"distilled": "guidance, steps"} if options.distil else {}
-        weights.save_part(options.folder, "dit", {k: v.bfloat16() for k, v in averaged.items()}, metadata)
+        tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
+        weights.save_part(options.folder, "dit", tensors, metadata)
+        return options.folder
 
 
 def trainer_config(options: DitOptions) -> TrainerConfig:
@@ -297,16 +298,10 @@ def trainer_config(options: DitOptions) -> TrainerConfig:
                          rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
 
 
-def train(options: DitOptions) -> Path:
-    """Train and write the DiT as `options.folder`/dit-*.safetensors; returns the folder."""
-    one = Training(options)
-    averaged = fit(one.model, one.loss, one.config, options, one.sample, one.batch, one.reached)
-    if distributed.is_main():
-        one.export(transformer(averaged))
-    return options.folder
+train = partial(loop.train, DitStage)
 
 
-def told_of(data: str) -> dict[str, Any]:
+def data_record(data: str) -> dict[str, Any]:
     """What a model card says of a dataset."""
     if data == WORLD:
         return {}

@@ -1,16 +1,15 @@
 """The judge's training: labels from the renderer for every cell, clips clean and as damaged as decoders leave them."""
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sora_cli.files import weights
 from sora_cli.models.sora.evaluator import (
     CELL,
     HEIGHT,
@@ -24,9 +23,9 @@ from sora_cli.models.sora.evaluator import (
     moments,
 )
 from sora_cli.train.options import EvaluatorOptions
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import fit
+from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -100,29 +99,54 @@ def damage(video: Tensor, rng: torch.Generator) -> Tensor:
     return video.mul_(gain.to(video)).add_(noise.to(video)).clamp_(0, 1)
 
 
-class Naming:
-    """The loss of one step: name subjects, action and place of a batch of clips."""
+class EvaluatorStage(Stage[EvaluatorOptions]):
+    """Name subjects, action and place of a batch of clips."""
 
-    def __init__(self, network: Evaluator, batch: int, seed: int, dtype: torch.dtype) -> None:
-        self.network, self.batch, self.seed, self.dtype = network, batch, seed, dtype
-        self.device = next(network.parameters()).device
+    def __init__(self, options: EvaluatorOptions, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        preset = PRESETS[options.preset]
+        self.names = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
+        with seeded(options.seed):
+            self.model: Evaluator = Evaluator(self.names).to(device)
+        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,
+                                    average=0.99)  # fmt: skip
 
-    def __call__(self, step: int) -> Losses:
-        rng = generator(self.seed, step)
-        scenes, times = draw(self.batch, f"{self.seed}/{step}", "train")
+    def loss(self, step: int) -> Losses:
+        rng = generator(self.options.seed, step)
+        scenes, times = draw(self.config.batch, f"{self.options.seed}/{step}", "train")
         scores = self.look(scenes, times, lambda video: damage(video, rng))
-        right = labels(scenes, times, self.network.config, self.device)
+        right = labels(scenes, times, self.names, self.device)
         loss = in_cells(scores.subject, right.subject) + in_cells(scores.action, right.action)
         loss = loss + F.cross_entropy(scores.place, right.place, label_smoothing=0.05)
-        marks = accuracy(scores, scenes, self.network.config)
+        marks = accuracy(scores, scenes, self.names)
         return {"loss": loss} | {name: torch.tensor(mark, device=self.device) for name, mark in marks.items()}
+
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/evaluator.safetensors: kernels in half precision, with configuration and training record."""
+        self.model.load_state_dict(averaged)
+        record = {"stage": "evaluator", "seed": self.options.seed, "recipe": asdict(self.config)}
+        record["held_out"] = self.examine(16)
+        metadata = {"config": asdict(self.names), "training": record}
+        return save_half(self.options.folder / "evaluator.safetensors", averaged, metadata)
 
     def look(self, scenes: Sequence[Scene], times: Tensor, change: Callable[[Tensor], Tensor]) -> Labels:
         """Scores of these clips after `change`."""
         video = change(render(scenes, times, HEIGHT, WIDTH, self.device))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            scores = self.network(video)
+        with self.autocast():
+            scores = self.model(video)
         return Labels(*(s.float() for s in scores))
+
+    @torch.inference_mode()
+    def examine(self, batches: int) -> dict[str, float]:
+        """Accuracies on held-out combinations, undamaged, half of them pairs; "subject" counts single ones."""
+        self.model.eval()
+        marks = []
+        for number in range(batches):
+            scenes, times = draw(self.config.batch, f"held-out {number}", "held-out", pairs=number % 2)
+            marks.append(accuracy(self.look(scenes, times, lambda video: video), scenes, self.names))
+        alone, together = marks[::2], marks[1::2]
+        kinds = {"subject": alone, "pairs": together, "action": marks, "place": marks}
+        return {kind: sum(mark[kind] for mark in found) / len(found) for kind, found in kinds.items()}
 
 
 def in_cells(scores: Tensor, right: Tensor) -> Tensor:
@@ -151,40 +175,4 @@ def share(hits: Sequence[bool]) -> float:
     return sum(hits) / len(hits) if hits else 1.0
 
 
-@torch.inference_mode()
-def examine(naming: Naming, batches: int) -> dict[str, float]:
-    """Accuracies on held-out combinations, undamaged, half of them pairs; "subject" counts single ones."""
-    naming.network.eval()
-    marks = []
-    for number in range(batches):
-        scenes, times = draw(naming.batch, f"held-out {number}", "held-out", pairs=number % 2)
-        marks.append(accuracy(naming.look(scenes, times, lambda video: video), scenes, naming.network.config))
-    alone, together = marks[::2], marks[1::2]
-    kinds = {"subject": alone, "pairs": together, "action": marks, "place": marks}
-    return {kind: sum(mark[kind] for mark in found) / len(found) for kind, found in kinds.items()}
-
-
-def train(options: EvaluatorOptions) -> Path:
-    """Train on the rendered world; returns OUT/evaluator.safetensors (half precision)."""
-    preset = PRESETS[options.preset]
-    device, dtype = distributed.init(options)
-    config = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)          # layers draw their first weights from the global generator
-        network = Evaluator(config).to(device)
-    batch = options.batch or preset.batch
-    recipe = TrainerConfig(options.steps or preset.steps, batch, preset.rate, average=0.99)
-    naming = Naming(network, batch, options.seed, dtype)
-    network.load_state_dict(fit(network, naming, recipe, options))
-    record = {"stage": "evaluator", "seed": options.seed, "recipe": asdict(recipe)}
-    record["held_out"] = examine(naming, 16)
-    path = options.folder / "evaluator.safetensors"
-    return export(network, record, path) if distributed.is_main() else path
-
-
-def export(network: Evaluator, record: dict, path: Path) -> Path:
-    """Write the kernels in half precision, the rest as it is, with configuration and training record."""
-    tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
-    metadata = {"config": asdict(network.config), "training": record}
-    weights.save(path, tensors, {k: json.dumps(v) for k, v in metadata.items()})
-    return path
+train = partial(loop.train, EvaluatorStage)

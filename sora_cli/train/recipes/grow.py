@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sora_cli.models.sora.dit import Dit, config_from, hidden_width
+from sora_cli.models.sora.dit import Dit, config_from, hidden_width, renamed
 from sora_cli.models.sora.patches import PATCH
 from sora_cli.models.sora.vae import Vae, VaeConfig
 
@@ -29,10 +29,10 @@ def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(old[0]), new[0] + torch.arange(old[1])])
 
 
-def implant(new: Tensor, old: Tensor, places: Places) -> Tensor:
+def implant(new: Tensor, old: Tensor, positions: Places) -> Tensor:
     """`old` at its places in a copy of `new`."""
     whole = new.clone()
-    whole[torch.meshgrid(*places, indexing="ij")] = old.to(new)
+    whole[torch.meshgrid(*positions, indexing="ij")] = old.to(new)
     return whole
 
 
@@ -66,17 +66,17 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
     was = config_from(metadata)
     now = dit.config
     patch = blocks_of_patch(channels_of((was.channels - parts[1], parts[1]), parts))
-    known = now.channels * PATCH**2 + torch.arange(2)
+    masks = now.channels * PATCH**2 + torch.arange(2)
     hidden = hidden_width(was.width), hidden_width(now.width)
     qkv = blocks(3, was.width, now.width)
     special: dict[str, Sequence[Tensor | None]] = {
-        "patch_in.weight": (None, torch.cat([patch, known])), "patch_out.weight": (patch, None),
+        "patch_in.weight": (None, torch.cat([patch, masks])), "patch_out.weight": (patch, None),
         "patch_out.bias": (patch,), "qkv.weight": (qkv, None),
         "into.weight": (blocks(2, *hidden), None),
     }  # fmt: skip
     state = dit.state_dict()
-    for key, value in old.items():
-        places = _filled(value, next((p for suffix, p in special.items() if key.endswith(suffix)), None))
+    for key, value in renamed(old).items():
+        positions = _filled(value, next((p for suffix, p in special.items() if key.endswith(suffix)), None))
         new = state[key]
         if value.ndim == 2 and reads_features(key):
             new = new.clone()
@@ -85,13 +85,13 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
             new = torch.zeros_like(new)
         if key.endswith("norm.weight") and value.shape[0] == was.width:
             value = value * (was.width / now.width) ** 0.5
-        state[key] = implant(new, value, places)
+        state[key] = implant(new, value, positions)
     dit.load_state_dict(state, strict=True)
 
 
 def reads_features(key: str) -> bool:
     """Whether a matrix's columns are features of the residual stream, hidden units or heads: new ones start unread."""
-    return any(part in key for part in ("qkv.", "out.", "into.", "time_in.", "pace_in.2"))
+    return any(part in key for part in ("qkv.", "out.", "into.", "t_embedder.", "cfg_embedder.2"))
 
 
 def blocks_of_patch(channels: Tensor) -> Tensor:
@@ -99,6 +99,6 @@ def blocks_of_patch(channels: Tensor) -> Tensor:
     return (channels[:, None] * PATCH**2 + torch.arange(PATCH**2)).flatten()
 
 
-def _filled(old: Tensor, places: Sequence[Tensor | None] | None) -> Places:
-    chosen = places or [None] * old.ndim
-    return [torch.arange(n) if place is None else place for n, place in zip(old.shape, chosen, strict=True)]
+def _filled(old: Tensor, positions: Sequence[Tensor | None] | None) -> Places:
+    chosen = positions or [None] * old.ndim
+    return [torch.arange(n) if position is None else position for n, position in zip(old.shape, chosen, strict=True)]

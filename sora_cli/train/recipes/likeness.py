@@ -41,7 +41,7 @@ class Pictures:
         return cls(scenes, seconds, render(scenes, seconds, HEIGHT, WIDTH, device)[:, 0], cells)
 
     @property
-    def told(self) -> Tensor:
+    def moments(self) -> Tensor:
         """The seconds of the bar, as the transformer is told [B, 1]."""
         return self.seconds + torch.tensor([[scene.begins] for scene in self.scenes])
 

@@ -46,9 +46,10 @@ from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.data.world_packs import GROWN, Schedule, WorldPacks
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
+from sora_cli.train.trainer.checkpoint import checkpoints, shapes_of
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import checkpoints, fit
+from sora_cli.train.trainer.stage import Stage
 
 FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}
@@ -227,7 +228,7 @@ def world(options: LoraOptions, config: TrainerConfig, vae: vaes.Vae, read: Cach
 
 
 def footage(options: LoraOptions, config: TrainerConfig, read: CachedTextEncoder) -> Batch:
-    """Clips of a folder; their captions are told as generate tells prompts."""
+    """Clips of a folder; their captions are read as generate reads prompts."""
     entry = registry.entry(options.model)
     drawn = Drawn(clips_of(options), config.batch, entry.usage.window, anywhere=True)
 
@@ -266,7 +267,7 @@ def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
         raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
                         "it was distilled from, whose LoRAs it takes")  # fmt: skip
     clips = clips_of(options)
-    told = told_once(pipeline, clips)
+    features = read_once(pipeline, clips)
     drawn = Drawn(clips, config.batch, entry.usage.window, anywhere=False)
     dit = loading.load_dit(pipeline.places["dit"], device, dtype)
 
@@ -276,7 +277,7 @@ def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
         for clean_one, seconds, caption, *_ in drawn.at(rng):
             x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
             t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
-            text = told["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)]
+            text = features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)]
             given = flow.noised(x, noise, t)[None].to(dtype), TRAINED * t[None], padded(text).to(device, dtype)
             made = dit(*given, rate(seconds, entry))[0].float()
             errors.append((made - (noise - x)).square().mean())
@@ -285,16 +286,16 @@ def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
     return dit, loss
 
 
-def told_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
+def read_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
     """Features [L, D] of all captions, and of no words at all; the text encoder is gone afterwards."""
     found = clips[0][0]
     cell = pipeline.entry.cell
     canvas = geometry.fit(found.shape[3] * cell, found.shape[2] * cell, found.shape[3] / found.shape[2])
     pipeline.on_device(canvas, min(found.shape[1], pipeline.entry.usage.window), found.shape[1])
     with torch.no_grad():
-        told = pipeline.embedded(["", *dict.fromkeys(clean(caption) for caption in clips.captions)])
+        features = pipeline.embedded(["", *dict.fromkeys(clean(caption) for caption in clips.captions)])
     pipeline.release()
-    return told
+    return features
 
 
 def rate(seconds: Tensor, entry: Entry) -> float:
@@ -307,30 +308,38 @@ def rate(seconds: Tensor, entry: Entry) -> float:
 # ---- both -------------------------------------------------------------------------------------------------
 
 
-def train(options: LoraOptions) -> Path:
-    """Train and write `options.folder`/lora.safetensors; returns it."""
-    device, dtype = distributed.init(options)
-    kind = registry.entry(options.model).kind
-    config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
-                    warmup=20, average=0.99, save_every=100)  # fmt: skip
-    network, loss = (of_ours if kind == "sora" else of_wan)(options, config, device, dtype)
-    torch.manual_seed(options.seed)  # of what is drawn for A
-    adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
-    check_resumed(options, adapter)
-    if kind != "sora":
-        put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
-    averaged = fit(adapter, loss, config, options)
-    if distributed.is_main():
-        weights.save(options.folder / FILE, adapter.file(averaged), adapter.header(options))
-    return options.folder / FILE
+class LoraStage(Stage[LoraOptions]):
+    """Factors beside the frozen weights of a transformer, of our own kind or Wan's."""
+
+    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        kind = registry.entry(options.model).kind
+        self.config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind],
+                                    rate=RATES[kind], warmup=20, average=0.99, save_every=100)  # fmt: skip
+        network, self.loss_of = (of_ours if kind == "sora" else of_wan)(options, self.config, device, dtype)
+        torch.manual_seed(options.seed)  # of what is drawn for A
+        self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
+        check_resumed(options, self.model)
+        if kind != "sora":
+            put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
+
+    def loss(self, number: int) -> Losses:
+        return self.loss_of(number)
+
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/lora.safetensors."""
+        weights.save(self.options.folder / FILE, self.model.file(averaged), self.model.header(self.options))
+        return self.options.folder / FILE
 
 
 def check_resumed(options: LoraOptions, adapter: Adapter) -> None:
     """Refuse to go on with a run whose factors are of other shapes."""
-    found = checkpoints(options.folder) if options.resume else []
-    if not found:
+    if not options.resume or not checkpoints(options.folder):
         return
-    shapes = weights.read_header(*weights.find_part(found[-1], "state")).shapes
+    shapes = shapes_of(options.folder)
     if any(shapes.get(f"model.{name}") != tuple(value.shape) for name, value in adapter.state_dict().items()):
         raise SoraError(f"{options.folder} holds a training of another rank or model; --fresh starts over, "
                         "--out goes elsewhere")  # fmt: skip
+
+
+train = partial(loop.train, LoraStage)

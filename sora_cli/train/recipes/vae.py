@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from sora_cli import registry
 from sora_cli.dataset.dataset import Dataset
-from sora_cli.files import weights
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
-from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.loop import fit
 from sora_cli.train.trainer.sheets import save_sheet
+from sora_cli.train.trainer.stage import Stage, save_half
 from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
@@ -253,47 +252,44 @@ def freeze(vae: Vae, options: VaeOptions) -> None:
         vae.encoder.detail.requires_grad_(True)
 
 
-def train(options: VaeOptions) -> Path:
-    """Train, measure the latents, and write `options.folder`/vae.safetensors; returns its path."""
-    device, dtype = distributed.init(options)
-    config = config_of(options)
-    draw = footage_of(options.data, device, config.zoom)
-    torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
-    vae = Vae(config).to(device)
-    if options.init:
-        tensors, metadata = registry.load_network("vae", options.init)
-        grow_vae(vae, tensors, config_from(metadata))
-    freeze(vae, options)
-    clips = options.batch or 8
-    recipe = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=clips, rate=2e-3, average=0.998,
-                    save_every=250, sample_every=500)  # fmt: skip
+class VaeStage(Stage[VaeOptions]):
+    """The autoencoder, from nothing or grown from another."""
 
-    fixed = options.details or options.decoder_only  # what makes latents learnable is settled
-    images, shares = (LATER_IMAGES, (0.0, 0.0)) if fixed else (IMAGES, (SHRUNKEN, MOVED))
+    def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(options, device, dtype)
+        network = config_of(options)
+        self.draw = footage_of(options.data, device, network.zoom)
+        torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
+        self.model: Vae = Vae(network).to(device)
+        if options.init:
+            tensors, metadata = registry.load_network("vae", options.init)
+            grow_vae(self.model, tensors, config_from(metadata))
+        freeze(self.model, options)
+        self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or 8, rate=2e-3,
+                                    average=0.998, save_every=250, sample_every=500)  # fmt: skip
+        fixed = options.details or options.decoder_only  # what makes latents learnable is settled
+        self.images, self.shares = (LATER_IMAGES, (0.0, 0.0)) if fixed else (IMAGES, (SHRUNKEN, MOVED))
+        self.shown = self.draw(random.Random(1), 4, 5)
 
-    def loss(step: int) -> Losses:
-        footage = batch(options.seed, step, clips, device, images, draw, config.zoom)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return losses(vae, footage, generator(options.seed, step), *shares)
+    def loss(self, step: int) -> Losses:
+        seed, zoom = self.options.seed, self.model.config.zoom
+        footage = batch(seed, step, self.config.batch, self.device, self.images, self.draw, zoom)
+        with self.autocast():
+            return losses(self.model, footage, generator(seed, step), *self.shares)
 
-    shown = draw(random.Random(1), 4, 5)
-
-    def sample(model: nn.Module, path: Path) -> None:
+    def sample(self, model: nn.Module, path: Path) -> None:  # type: ignore[override]
         assert isinstance(model, Vae)
-        again = model.decode_raw(model.moments(shown.read)[0])[0].clamp(-1, 1)
-        save_sheet(path, [row for pair in zip(shown.painted, again, strict=True) for row in pair])
+        again = model.decode_raw(model.moments(self.shown.read)[0])[0].clamp(-1, 1)
+        save_sheet(path, [row for pair in zip(self.shown.painted, again, strict=True) for row in pair])
 
-    averaged = fit(vae, loss, recipe, options, sample)
-    vae.load_state_dict(averaged, strict=True)
-    if any(p.requires_grad for p in vae.encoder.parameters()):
-        measure_latents(vae.eval(), 64, draw)
-    return export(vae, options) if distributed.is_main() else options.folder
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Measure the latents and write OUT/vae.safetensors in half precision."""
+        vae = self.model
+        vae.load_state_dict(averaged, strict=True)
+        if any(p.requires_grad for p in vae.encoder.parameters()):
+            measure_latents(vae.eval(), 64, self.draw)
+        metadata = {"config": asdict(vae.config), "training": json.loads(self.options.record()), "stride": STRIDE}
+        return save_half(self.options.folder / "vae.safetensors", vae.state_dict(), metadata)
 
 
-def export(vae: Vae, options: VaeOptions) -> Path:
-    """Write the weights in half precision with all that is needed to use them in the header."""
-    path = options.folder / "vae.safetensors"
-    tensors = {k: v.half() if v.ndim > 1 else v for k, v in vae.state_dict().items()}
-    metadata = {"config": json.dumps(asdict(vae.config)), "training": options.record(), "stride": str(STRIDE)}
-    weights.save(path, {k: v.contiguous() for k, v in tensors.items()}, metadata)
-    return path
+train = partial(loop.train, VaeStage)

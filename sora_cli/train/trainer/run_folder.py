@@ -12,12 +12,13 @@ from sora_cli.dataset import shards
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import Owned
-from sora_cli.train.options import WORLD, DitOptions, TrainOptions
+from sora_cli.train.options import WORLD, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
 # What a run writes, folders behind what is in them
 WRITTEN = (
-    "checkpoint-???????/state*.safetensors", "checkpoint-???????", "checkpoint.part/state*", "checkpoint.part",
+    "checkpoint-???????/*.safetensors", "checkpoint-???????/run.json", "checkpoint-???????", "checkpoint.part/*",
+    "checkpoint.part",
     "latents-*/????????.*", "latents-*", "samples/??????.png", "samples", "tensorboard/events.out.tfevents.*",
     "tensorboard", "log.jsonl", "likeness.jsonl", "curves.png", "phases.json",
 )  # fmt: skip
@@ -56,9 +57,9 @@ def check_needed(options: TrainOptions) -> None:
             raise SoraError(f"--fresh empties {options.folder}, and {path} is needed; give another --out")
 
 
-def begin(options: TrainOptions, batch: int, batches: int) -> None:
+def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any]) -> None:
     """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
-    own = Owned(options.folder, identity(options, batch, batches), KIND, OTHERWISE)
+    own = Owned(options.folder, identity(options, batch, batches) | more, KIND, OTHERWISE)
     if not any(options.folder.glob("checkpoint-???????")):
         own.remove()  # nothing was learned
     own.begin()
@@ -70,10 +71,6 @@ def identity(options: TrainOptions, batch: int, batches: int) -> dict[str, Any]:
     found = {"stage": options.stage} | {name: value for name, value in asked.items() if name not in FREE}
     found |= {"batch": batch, "accumulate": batches, "data": data_id(asked.get("data", WORLD)), "version": __version__}
     found |= {"init": files_id(asked["init"])} if asked.get("init") else {}
-    if isinstance(options, DitOptions):
-        from sora_cli.train.frozen import frozen
-
-        found |= {"aim": options.aim} | frozen(options)
     return found
 
 

@@ -1,0 +1,157 @@
+"""The state of a run on disk: weights, averages and optimizer, in shards of safetensors.
+
+Written and read through `torch.distributed.checkpoint`: every process writes what it holds and reads what it needs, so
+that no process has all of a model that is spread over many, and a run goes on with more or fewer of them. Pickles are
+neither written nor read.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor
+
+from sora_cli.errors import SoraError
+from sora_cli.files import weights
+from sora_cli.train.trainer import distributed
+
+PART, ABOUT = "checkpoint.part", "run.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps taken, batches a step, and the seconds that it took."""
+
+    step: int = 0
+    batches: int = 1
+    seconds: float = 0.0
+
+
+class Ema:
+    """An exponential moving average of a model's weights, warmed up so that early steps count less."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone().float() for k, v in model.state_dict().items()}  # in shards, if those are
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        keep = min(self.decay, (1 + step) / (10 + step))
+        now = model.state_dict()
+        mine = [distributed.local(v) for v in self.state.values()]
+        torch._foreach_lerp_(mine, [distributed.local(now[k]).float() for k in self.state], 1 - keep)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(out.glob("checkpoint-???????"))
+
+
+def progress(out: Path) -> Progress:
+    """How far the run in a folder is; nowhere where there is no checkpoint. SoraError for one of an older version."""
+    found = checkpoints(out)
+    if not found:
+        return Progress()
+    try:
+        return Progress(**json.loads((found[-1] / ABOUT).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise SoraError(f"{found[-1]} is damaged, or from an older version; begin anew with --fresh") from None
+
+
+def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
+         optims: Sequence[torch.optim.Optimizer]) -> None:  # fmt: skip
+    """Write a checkpoint in place of the one before. All processes call this together. Failed, with the one before
+    left alone, where something is not finite."""
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    state |= {f"average.{k}": v for k, v in average.state.items()}
+    for i, optim in enumerate(optims):
+        for j, values in optim.state_dict()["state"].items():
+            state |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
+    broken = not all(distributed.local(v).isfinite().all() for v in state.values())
+    if distributed.any_rank(broken, next(model.parameters()).device):
+        distributed.fail(f"after step {reached.step} there are weights that are not finite; what is saved in {out} is "
+                         "from before")  # fmt: skip
+    part, done = out / PART, out / f"checkpoint-{reached.step:07d}"
+    if distributed.is_main():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+    distributed.barrier()
+    with alone():
+        dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True), no_dist=single())
+    if distributed.is_main():
+        weights.write(part / ABOUT, json.dumps(asdict(reached)).encode())
+        shutil.rmtree(done, ignore_errors=True)
+        part.replace(done)  # all shards of one step appear at once, and only then do older ones go
+        for other in checkpoints(out):
+            if other != done:
+                shutil.rmtree(other)
+    distributed.barrier()
+
+
+def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> Progress:
+    """Restore what `save` wrote last, in place; nothing where there is no checkpoint. SoraError for one of another
+    network."""
+    reached = progress(out)
+    if not reached.step:
+        return reached
+    shapes = shapes_of(out)
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if {k: tuple(v.shape) for k, v in state.items()} != {k: v for k, v in shapes.items() if k.startswith("model.")}:
+        raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
+                        "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
+    state |= {f"average.{k}": v for k, v in average.state.items()}
+    moments = [empty_state(optim, f"optim.{i}.", shapes) for i, optim in enumerate(optims)]
+    for i, states in enumerate(moments):
+        state |= {f"optim.{i}.{j}.{k}": v for j, values in states.items() for k, v in values.items()}
+    with alone():
+        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])), no_dist=single())
+    for optim, states in zip(optims, moments, strict=True):
+        optim.load_state_dict(optim.state_dict() | {"state": states})
+    return reached
+
+
+def single() -> bool:
+    return distributed.world_size() == 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Without the warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of the last checkpoint and their shapes, as wholes. SoraError if it is damaged."""
+    folder = checkpoints(out)[-1]
+    try:
+        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except (OSError, SafetensorError, KeyError) as error:
+        raise SoraError(f"{folder} is damaged ({error}); begin anew with --fresh") from None
+    return {name: tuple(about.size) for name, about in found.items()}  # type: ignore[union-attr]
+
+
+def empty_state(optim: torch.optim.Optimizer, prefix: str,
+                shapes: dict[str, tuple[int, ...]]) -> dict[int, dict[str, Tensor]]:  # fmt: skip
+    """Room for an optimizer's state, spread as its parameters are, where it has their shape."""
+    held = [p for group in optim.param_groups for p in group["params"]]
+    found: dict[int, dict[str, Any]] = {}
+    for key, shape in shapes.items():
+        if key.startswith(prefix):
+            j, name = key.removeprefix(prefix).split(".", 1)
+            like = held[int(j)]
+            spread = isinstance(like, DTensor) and tuple(like.shape) == shape
+            room = torch.zeros_like(like) if spread else torch.zeros(shape, device=like.device if shape else "cpu")
+            found.setdefault(int(j), {})[name] = room
+    return found

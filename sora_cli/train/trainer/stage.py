@@ -1,0 +1,69 @@
+"""What the training of a network has of its own; its start and its end are `loop.train`.
+
+A recipe is a `Stage`: it builds the network, makes batches, says what is lost, draws a sheet, and exports the averaged
+weights. `train` meets the other processes, builds the stage, has it learn (`loop.fit`), and has one process export it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sora_cli.files import weights
+from sora_cli.train.options import TrainOptions
+from sora_cli.train.trainer.config import Losses, TrainerConfig
+
+Options = TypeVar("Options", bound=TrainOptions)
+
+
+class Stage(Generic[Options]):
+    """A recipe. What is built in `__init__`: `model`, whose weights are learned, on the device, and `config`."""
+
+    model: nn.Module
+    config: TrainerConfig
+    sample: Callable[[nn.Module, Path], None] | None = None  # draws a sheet with averaged weights, now and then
+
+    def __init__(self, options: Options, device: torch.device, dtype: torch.dtype) -> None:
+        self.options, self.device, self.dtype = options, device, dtype
+
+    def batch(self, number: int) -> Any:
+        """What a step learns from, a function of (seed, number); may be made in a thread, ahead of the step."""
+        return number
+
+    def loss(self, batch: Any) -> Losses:
+        """Named losses of a batch, of which "loss" is differentiated; those named in `logger.COUNTED` are how much
+        there was of something."""
+        raise NotImplementedError
+
+    def reached(self, batch: int, share: float) -> None:
+        """Called when this share of the run is over, with the first batch that nobody has asked for yet."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a run must keep from its first step to its last, beside its options."""
+        return {}
+
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write what was learned; returns where. Only the main process calls this."""
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """First weights by this seed: layers draw them from the global generator, which is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def save_half(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
+    """Write matrices and kernels in half precision, the rest as it is, with JSON in the header."""
+    halves = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in tensors.items()}
+    weights.save(path, halves, {k: json.dumps(v) for k, v in metadata.items()})
+    return path
