@@ -102,7 +102,7 @@ KINDS: dict[str, Kind] = {
 
 def drawn(kind: Kind, path: Path) -> Path:
     source = f"color=gray:s={WIDTH}x{HEIGHT}:r={kind.rate},format=yuv444p,{BAR}{kind.extra}"
-    words = [media.ffmpeg(), "-v", "error", "-y", "-f", "lavfi", "-i", source]
+    words: list[str | Path] = [media.ffmpeg(), "-v", "error", "-y", "-f", "lavfi", "-i", source]
     if kind.sound:
         words += ["-f", "lavfi", "-i", CLICK, "-c:a", *kind.sound, "-strict", "-2"]
     subprocess.run([*words, "-frames:v", str(COUNT), *kind.words, path], check=True, capture_output=True)
@@ -126,7 +126,7 @@ def numbers(frames: Sequence[np.ndarray]) -> list[int]:
 
 def click(path: Path) -> float | None:
     """The second at which a file's sound begins to be heard."""
-    words = [media.ffmpeg(), "-v", "error", "-i", path, "-map", "0:a:0", "-ac", "1", "-ar", "48000", "-f", "f32le", "-"]
+    words = [media.ffmpeg(), "-v", "error", "-i", str(path), "-map", "0:a:0", "-ac", "1", "-ar", "48000", "-f", "f32le", "-"]
     sound = np.frombuffer(subprocess.run(words, capture_output=True).stdout, np.float32)
     loud = np.flatnonzero(np.abs(sound) > 0.1 * max(1e-6, np.abs(sound).max(initial=0)))
     return loud[0] / 48000 if len(loud) else None
@@ -209,8 +209,8 @@ def row(name: str) -> list[str]:
             return [name, f"not written here: {error.stderr[-60:].decode(errors='replace')}", "", "", "", ""]
         if name.startswith("rotated"):
             turned = path.with_name("r.mp4")
-            words = [media.ffmpeg(), "-v", "error", "-display_rotation", "180", "-i", path, "-c", "copy", turned]
-            subprocess.run(words, check=True)
+            words = [media.ffmpeg(), "-v", "error", "-display_rotation", "180", "-i", str(path), "-c", "copy"]
+            subprocess.run([*words, turned], check=True)
             turned.replace(path)
         format, frames, notes = read(path)
         found = numbers(frames)
@@ -218,8 +218,8 @@ def row(name: str) -> list[str]:
         exact = found == due or name.startswith("rotated") and found == [29 - n for n in due] or (
             not kind.exact and len(frames) >= COUNT)  # fmt: skip
         noted = any(kind.note in note for note in notes) if kind.note else not notes
-        words = f"{len(frames)}" + ("" if exact else f" ({found})") + ("" if noted else f", notes {notes}")
-        return [name, words + (f", with a note ({kind.note})" if kind.note and noted else ""),
+        told = f"{len(frames)}" + ("" if exact else f" ({found})") + ("" if noted else f", notes {notes}")
+        return [name, told + (f", with a note ({kind.note})" if kind.note and noted else ""),
                 *by_verbs(path, format.fps), by_damage(path)]  # fmt: skip
 
 

@@ -99,9 +99,10 @@ def latents(folder: Path) -> tuple[list[str], list[Words]]:
 
 
 def wan(folder: Path) -> Path:
-    import wan_folders
+    import wan_folders  # type: ignore[import-not-found]
 
-    return wan_folders.write(folder / "wan", wan_folders.WAN21, channels=16)
+    made: Path = wan_folders.write(folder / "wan", wan_folders.WAN21, channels=16)
+    return made
 
 
 def weights(folder: Path) -> tuple[list[str], list[Words]]:
@@ -124,7 +125,7 @@ def lora(folder: Path) -> tuple[list[str], list[Words]]:
     stored = [one for path in published.files_of(wan(folder) / "transformer") for one in published.contents(path)]
     matrices = {one.key.removesuffix(".weight"): one.shape for one in stored if len(one.shape) == 2
                 and one.key.startswith("blocks.")}  # fmt: skip
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for key, (out, into) in matrices.items():
         tensors |= {f"diffusion_model.{key}.lora_down.weight": torch.randn(4, into) / 9,
                     f"diffusion_model.{key}.lora_up.weight": torch.randn(out, 4) / 9,
@@ -223,12 +224,12 @@ def resumes(folder: Path) -> tuple[list[str], list[Words]]:
     from sora_cli.generation import engine
 
     words = ["generate", "a cat", "--frames", "41", "--res", "128x96", *QUICK, "-o", "out.mp4"]
-    original = engine.Run.frames
+    original = engine.Generation.frames
     try:
-        engine.Run.frames = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+        engine.Generation.frames = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
         run(folder, words)
     finally:
-        engine.Run.frames = original  # type: ignore[method-assign]
+        engine.Generation.frames = original  # type: ignore[method-assign]
     files = [str(path.relative_to(folder)) for path in sorted((folder / "out.mp4.resume").iterdir()) if path.suffix]
     assert files
     return files, [[*words, "--resume"]]

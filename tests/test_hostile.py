@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 QUICK = ("video, mp4", "video, ts", "video, gif", "picture, png", "picture, webp", "a pipe", "configuration",
          "tokenizer", "LoRA", "GGUF", "registry", "table of captions", "captions beside clips", "batch")  # fmt: skip
-COUNT = 42
+COUNT = 28
 
 
 def test_damaged_inputs_are_refused_or_noted_or_used(monkeypatch: pytest.MonkeyPatch) -> None:
