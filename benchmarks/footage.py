@@ -126,8 +126,8 @@ def numbers(frames: Sequence[np.ndarray]) -> list[int]:
 
 def click(path: Path) -> float | None:
     """The second at which a file's sound begins to be heard."""
-    words = [media.ffmpeg(), "-v", "error", "-i", str(path), "-map", "0:a:0", "-ac", "1", "-ar", "48000", "-f", "f32le", "-"]
-    sound = np.frombuffer(subprocess.run(words, capture_output=True).stdout, np.float32)
+    words = [media.ffmpeg(), "-v", "error", "-i", str(path), "-map", "0:a:0", "-ac", "1", "-ar", "48000"]
+    sound = np.frombuffer(subprocess.run([*words, "-f", "f32le", "-"], capture_output=True).stdout, np.float32)
     loud = np.flatnonzero(np.abs(sound) > 0.1 * max(1e-6, np.abs(sound).max(initial=0)))
     return loud[0] / 48000 if len(loud) else None
 
