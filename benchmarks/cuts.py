@@ -151,7 +151,7 @@ def clips(folder: Path, count: int, seed: int) -> Iterator[Clip]:
         for number in range(count):
             parts = [next(coming) for _ in range(3)]
             if kind in NONE:
-                shown, spans = NONE[kind](parts[0], rng), []
+                shown, spans = NONE[kind](parts[0], rng), list[Span]()
             elif kind == "cut":
                 shown, spans = joined(parts, 0, dissolve)
             elif kind in SECONDS:
@@ -178,7 +178,7 @@ def ours(path: Path) -> list[int]:
 
 def scenedetect(name: str, **how: object) -> Callable[[Path], list[int]]:
     def find(path: Path) -> list[int]:
-        import scenedetect as others
+        import scenedetect as others  # type: ignore[import-untyped]
 
         found = others.detect(str(path), getattr(others, name)(**how))
         return [begin.frame_num for begin, _ in found[1:]]
@@ -222,7 +222,7 @@ def main() -> None:
     for kind in kinds:
         cells = (hits[name, kind] for name in finders)
         table.add_row(kind, *(f"{found} of {of}, {false} false" for found, of, false in cells))
-    sums = {name: sum(hits[name, kind] for kind in kinds) for name in finders}
+    sums = {name: np.sum([hits[name, kind] for kind in kinds], 0) for name in finders}
     table.add_row("precision, recall", *(
         f"{found / max(1, found + false):.2f}, {found / of:.2f}" for found, of, false in sums.values()))  # fmt: skip
     Console(width=160).print(table)

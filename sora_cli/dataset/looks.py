@@ -154,7 +154,7 @@ def dissolves(seen: Looks) -> list[tuple[int, int]]:
     for half in HALVES:
         if seen.frames > 2 * half:
             score = mixed(blocks, half)
-            found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0)]
+            found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
     taken: list[tuple[int, int]] = []
     for _, begin, end in sorted(found, reverse=True):
         if all(end <= first or last <= begin for first, last in taken):
