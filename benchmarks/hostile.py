@@ -212,7 +212,7 @@ def judged(code: int, said: str, new: list[str]) -> tuple[str, str]:
     left = [name for name in new if ".part" in name or (code and Path(name).name in whole.OUTPUTS)]
     wrong = {
         f"signal {-code}: a hang or a crash": code < 0, "a traceback": code == 99 or "Traceback" in said,
-        "a lack of memory": "memory" in last and code != 0, f"left behind: {left}": bool(left),
+        "a lack of memory": bool(re.search("ran out of|not enough memory", last)), f"left behind: {left}": bool(left),
         "no line that says why": code > 0 and not last.startswith("sora-cli: "),
         f"exit code {code}": code not in (0, 1, 2, 99) and code > 0,
         "a line of some length": len(last) > 1000,

@@ -32,6 +32,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.machine import short_of
 
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
+LONGEST = 900  # characters of an error
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 
 # typer carries its own copy of click or uses the installed one; either way BadParameter is a UsageError, and
@@ -135,7 +136,8 @@ def less(words: Sequence[str]) -> str:
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, whatever the message holds."""
+    """One line on stderr, whatever the message holds; what strangers wrote may be long."""
     line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
     print(f"sora-cli: {line}", file=sys.stderr)
     return code

@@ -79,5 +79,6 @@ def ends(light: np.ndarray, lit: Sequence[np.ndarray]) -> tuple[int, int]:
 
 def reaches(n: int, lit: Sequence[np.ndarray]) -> bool:
     """Whether in most pictures much of row n, or of the next ones, is lit where any of them is."""
-    ever = np.stack([one.any(0) for one in lit]).any(0)
-    return float(np.median([one[n : n + 3].any(0)[ever].mean() for one in lit])) >= 0.5
+    bands = np.stack([one[n : n + 3].max(0) for one in lit])
+    ever = np.stack([one.max(0) for one in lit]).max(0)
+    return float(np.median(bands[:, ever].mean(1))) >= 0.5
