@@ -183,6 +183,44 @@ def test_a_seed_by_chance_is_the_same_whenever_the_list_is_read(capsys: pytest.C
     assert capsys.readouterr().out.split()[:3] == first  # those that are skipped come first
 
 
+def seeds_of(*names: str) -> list[int]:
+    return [json.loads(Path(name).with_suffix(".json").read_text())["shot"]["seed"] for name in names]
+
+
+@pytest.mark.parametrize("told, words", [
+    ({"seed": -1}, []), ({"seed": "-1"}, []), ({"seed": "random"}, []), ({}, ["--seed", "random"]),
+    ({}, ["--seed", "-1"]),
+])  # fmt: skip
+def test_seeds_by_chance_are_recorded_and_counted_from(
+    told: dict[str, Any], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"prompt": "a cat", "frames": 5, "n": 2, "output": "{seed}-{line}.mp4", **told}
+    assert run(listed(line, line), *words) == 0
+    made = capsys.readouterr().out.split()
+    seeds = seeds_of(*made)
+    assert [name.split("-")[0] for name in made] == [str(seed) for seed in seeds] and len(set(seeds)) == 4
+    assert seeds[1] == seeds[0] + 1 and seeds[3] == seeds[2] + 1
+    assert run(listed(line, line), *words) == 0 and "0 made, 4 skipped" in capsys.readouterr().err
+
+
+def test_a_grid_may_have_several_seeds_by_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = ["random", "random", "{7..8}"]
+    line = {"prompt": "a {cat|dog}", "frames": 1, "seed": seeds, "output": "{prompt}-{seed}.png"}
+    assert run(listed(line), "--expand-grid") == 0
+    made = capsys.readouterr().out.split()
+    assert len(set(made)) == 8 and {"a-cat-7.png", "a-cat-8.png", "a-dog-7.png", "a-dog-8.png"} <= set(made)
+
+
+@pytest.mark.parametrize("seed", ["random", "-1"])
+def test_generate_says_and_records_the_seeds_that_it_draws(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "a cat", *DEFAULTS, "--frames", "5", "-o", "{n}.mp4", "-n", "3", "--seed", seed]
+    assert cli.run(words) == 0
+    seeds = seeds_of("1.mp4", "2.mp4", "3.mp4")
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2] and f"seed {seeds[0]}\n" in capsys.readouterr().err
+    assert cli.run(["generate", "a cat", *DEFAULTS, "--frames", "5", "-o", "again.mp4", "--seed", str(seeds[1])]) == 0
+    assert Path("again.mp4").read_bytes() == Path("2.mp4").read_bytes()
+
+
 def test_what_is_done_is_known_by_its_shot_and_not_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(listed(*shots("a.mp4", "b.png", frames=1))) == 0
     before = {name: Path(name).stat().st_mtime_ns for name in ("a.mp4", "b.png")}

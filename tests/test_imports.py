@@ -112,6 +112,7 @@ def loaded(code: str, module: str) -> bool:
         ["encode", "nowhere.mp4"],
         ["decode", "nowhere.safetensors"],
         ["info", "nowhere.mp4"],
+        ["serve", "--host", "0.0.0.0"],
     ],
 )
 def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
@@ -121,6 +122,11 @@ def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["weights", "--help"], ["generate", "x", "--res", "0x0"]])
 def test_the_client_of_the_hub_waits_until_it_is_needed(words: list[str]) -> None:
     assert not loaded(f"from sora_cli.cli import main; main({words})", "huggingface_hub")
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "asyncio"])
+def test_the_server_waits_until_it_is_needed(module: str) -> None:
+    assert not loaded("from sora_cli.cli import main; main(['serve', '--help'])", module)
 
 
 def test_these_parts_do_without_torch() -> None:

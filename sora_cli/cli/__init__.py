@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sora_cli import __version__
-from sora_cli.cli.batch import batch
+from sora_cli.cli.batch import WithAddress, batch
 from sora_cli.cli.caption import caption
 from sora_cli.cli.data import data
 from sora_cli.cli.decode import decode
@@ -25,6 +25,7 @@ from sora_cli.cli.info import info
 from sora_cli.cli.jobs import carry_out
 from sora_cli.cli.loop import loop
 from sora_cli.cli.reverse import reverse
+from sora_cli.cli.serve import serve
 from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
@@ -51,7 +52,8 @@ app.command()(generate)
 app.command()(extend)
 app.command()(loop)
 app.command()(reverse)
-app.command()(batch)
+app.command(cls=WithAddress)(batch)
+app.command()(serve)
 app.command()(encode)
 app.command()(decode)
 app.command()(caption)

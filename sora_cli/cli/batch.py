@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from sora_cli import media
 from sora_cli.cli import asking, generate, options
 from sora_cli.cli.asking import Asking, Verb
-from sora_cli.cli.batching import Batch, BatchScreen, Item, Wrong
+from sora_cli.cli.batch_screen import BatchScreen
+from sora_cli.cli.batching import Batch, Item, Wrong
+from sora_cli.cli.cluster import LOCAL, Cluster
 from sora_cli.cli.decode import decode
 from sora_cli.cli.encode import encode
 from sora_cli.cli.extend import extend
@@ -29,6 +32,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 OWN = ("sheet", "as_json", "quiet", "debug", "preview", "dry_run", "resume")  # mean all jobs together
 PANEL = "Defaults of the lines"
 NAMED = 20  # bad lines at most
+ADDRESS = re.compile(r"auto|local|ray://.*|[^/\s]+:\d+")  # of a Ray cluster
 
 
 def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +68,16 @@ def batch(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list; others make the rest.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Make it on a Ray cluster: that at HOST:PORT, that of this machine (auto), or a new one here.",
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of a worker of --ray where there is no GPU.", show_default="1")
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also draw a picture of every video of the list on one sheet.")
     ] = None,
@@ -81,14 +95,34 @@ def batch(
     screen = BatchScreen(quiet, as_json)
     work = Batch(items, mine, beside(jobs, "failed", part), beside(jobs, "done", part), screen, debug)
     refuse(jobs, [*wrong, *work.wrong()])
-    work.check_whole(sheet)
+    work.check_whole(sheet, here=ray in (None, LOCAL))
+    if cores and not ray:
+        raise SoraError("--cores is for --ray; without it, OMP_NUM_THREADS says how many are used")
     if dry_run:
         return show_cost(work.left, len(mine), as_json)
-    work.run()
+    if ray and work.left:
+        gpus = any(item.job.compute.device != "cpu" for item in work.left)
+        with Cluster(ray, cores or 1, gpus, screen, f".{beside(jobs, 'ray', part).stem}") as cluster:
+            work.run(cluster)
+    else:
+        work.run()
     if sheet:
         draw(items, sheet)
     if work.failures:
         raise typer.Exit(1)
+
+
+class WithAddress(TyperCommand):
+    """A command whose --ray may stand alone: it is followed by an address, or means a local cluster."""
+
+    def parse_args(self, context: Any, words: list[str]) -> list[str]:
+        return super().parse_args(context, self.addressed(words))
+
+    @staticmethod
+    def addressed(words: list[str]) -> list[str]:
+        """The words of a command line with an address for --ray."""
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        return [f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(after) else word for word, after in pairs]
 
 
 def part_of(shard: str | None) -> tuple[int, int] | None:

@@ -4,25 +4,20 @@ import glob
 import hashlib
 import json
 import os
-import sys
-import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import typer
+from typing import Any, Protocol
 
 from sora_cli.cli import jobs
 from sora_cli.cli.asking import words
+from sora_cli.cli.batch_screen import BatchScreen, Outcome, attempt
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.lines import Line, plain
 from sora_cli.cli.making import Target
 from sora_cli.cli.outputs import check_output
-from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 
 Wrong = list[tuple[int, str]]  # numbers of lines, and what is wrong with them
@@ -92,7 +87,7 @@ class Batch:
     mine: list[Item]
     failed: Path
     done: Path
-    screen: "BatchScreen"
+    screen: BatchScreen
     debug: bool = False
     failures: int = 0
 
@@ -124,20 +119,22 @@ class Batch:
                 found[item.line.number] = words(error)
         return list(found.items())
 
-    def check_whole(self, sheet: Path | None) -> None:
-        """Refuse what disks have no room for, models that are not here, and a sheet that cannot be drawn."""
+    def check_whole(self, sheet: Path | None, here: bool = True) -> None:
+        """Refuse what disks have no room for, a sheet that cannot be drawn, and models that are not here if they have
+        to be."""
         if sheet:
             check_output(sheet, (".png",), force=True)
             if any(real(str(sheet)) in written(item.job.target) for item in self.items):
                 raise SoraError(f"--sheet {sheet} is the output of a line; give another name")
         left = [item.job for item in self.left]
         jobs.check_rooms(left)
-        jobs.check_models(left, self.screen.quiet)
+        if here:
+            jobs.check_models(left, self.screen.quiet)
 
     # -- the work ---------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Make what is left; what fails is tried once more at the end."""
+    def run(self, crew: "Crew | None" = None) -> None:
+        """Make what is left, here or by a crew; what fails is tried once more at the end."""
         self.failed.unlink(missing_ok=True)
         left, again = set(self.left), []
         with self.screen as screen:
@@ -145,42 +142,57 @@ class Batch:
                 if item.job.target.begun.exists():
                     item.job.target.settle()
                 screen.over("skipped", item, "is made already")
-            for item in in_order(self.left):
-                if error := self.attempt(item):
+            for item, outcome in self.outcomes(self.left, crew):
+                if outcome.error:
                     again.append(item)
-                    screen.event("retry", item, error)
-            for item in in_order(again):
-                if error := self.attempt(item):
-                    self.fail(item, error)
+                    screen.event("retry", item, outcome.error)
+            for item, outcome in self.outcomes(again, crew):
+                if outcome.error:
+                    self.fail(item, outcome.error)
             screen.end()
 
-    def attempt(self, item: Item) -> str:
-        """Make one; returns what went wrong. Nothing that one job does stops the others."""
-        target, screen = item.job.target, self.screen
-        if self.is_done(target):  # by another process, meanwhile
-            screen.over("skipped", item, "is made already")
-            return ""
-        screen.begin(item)
-        try:
-            item.job.check(target)  # what has come meanwhile is not overwritten
-            self.ledger.add(target, made=False)
-            item.job.make(target, self.networks, screen)
-            self.ledger.add(target, made=True)
-        except Exception as error:  # noqa: BLE001 a fault of ours, too, is one job's
-            if self.debug:
-                traceback.print_exc()
-            if not isinstance(error, SoraError):
-                self.networks.release()  # perhaps there was no memory left
-            return words(error)
-        finally:
-            screen.leave()
-        screen.over("made", item, screen.said())
-        return ""
+    def outcomes(self, items: Sequence[Item], crew: "Crew | None") -> Iterator[tuple[Item, Outcome]]:
+        """Each of the items and how it ended, but for those that are found done."""
+        work = crew.work if crew else self.alone
+        for item, outcome in work(in_order(items), self.begin):
+            for note in outcome.warnings:
+                self.screen.warn(note)
+            if not outcome.error:
+                self.ledger.add(item.job.target, made=True)
+                self.screen.over("made", item, str(outcome), outcome)
+            yield item, outcome
+
+    def alone(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
+        """The same, one after another, in this process."""
+        for item in items:
+            if begin(item):
+                yield item, attempt(item.job, item.job.target, self.networks, self.screen, self.debug)
+
+    def begin(self, item: Item) -> bool:
+        """Say that work on an item begins, unless another process has made it meanwhile."""
+        if self.is_done(item.job.target):
+            self.screen.over("skipped", item, "is made already")
+            return False
+        self.screen.begin(item)
+        if not item.job.target.there:  # else it may be somebody's, and is not ours to overwrite the next time
+            self.ledger.add(item.job.target, made=False)
+        return True
 
     def fail(self, item: Item, error: str) -> None:
         self.failures += 1
         append(self.failed, item.again(error))
         self.screen.over("failed", item, error)
+
+
+class Crew(Protocol):
+    """Others who make jobs."""
+
+    def work(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
+        """Items as they end. `begin` is asked before each, and False for one that need not be made."""
+        ...
+
+
+Begin = Callable[[Item], bool]
 
 
 def in_order(items: Sequence[Item]) -> list[Item]:
@@ -230,81 +242,3 @@ def real(name: str) -> str:
 @cache
 def real_folder(name: str) -> str:
     return os.path.realpath(name)
-
-
-# ---- what is shown ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Counts:
-    made: int = 0
-    skipped: int = 0
-    failed: int = 0
-
-    @property
-    def over(self) -> int:
-        return self.made + self.skipped + self.failed
-
-
-class BatchScreen(Screen):
-    """A bar over all jobs above those of the one at work, and a line for each that is over. What jobs note is in their
-    records."""
-
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        super().__init__(quiet)
-        self.as_json, self.total, self.counts = as_json, 0, Counts()
-        self.notes: list[str] = []
-        self.found: dict[str, Any] = {}
-        self.started = time.perf_counter()
-        self.all = self.progress.add_task("batch", total=None)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        super().note(text)
-
-    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
-        self.found = told
-
-    def said(self) -> str:
-        return f"{self.found.get('frames', '')} frames in {self.found.get('wall', 0):.1f} s"
-
-    def begin(self, item: Item) -> None:
-        self.notes, self.found = [], {}
-        self.progress.update(self.all, total=self.total, completed=self.counts.over)
-        self.event("begin", item)
-
-    def leave(self) -> None:
-        """Let go of what a job held."""
-        self.clear()
-        self.held.close()
-
-    def over(self, how: str, item: Item, why: str) -> None:
-        """A job is made, skipped or failed."""
-        setattr(self.counts, how, getattr(self.counts, how) + 1)
-        self.progress.update(self.all, total=self.total, completed=self.counts.over)
-        failed = "failed: " if how == "failed" else ""
-        super().note(f"[{self.counts.over}/{self.total}] {item.name}: {failed}{why}")
-        self.event(how, item, why if how == "failed" else "")
-        if not self.as_json and how != "failed" and not sys.stdout.isatty():
-            typer.echo(item.name)
-
-    def event(self, event: str, item: Item, error: str = "") -> None:
-        if event == "retry":
-            super().note(f"{item.name}: {error}; it is tried again at the end")
-        if self.as_json:
-            told = {"event": event, "line": item.line.number, "output": item.name}
-            more = {"record": self.found, "notes": self.notes} if event == "made" else {}
-            self.say(told | more | ({"error": error} if error else {}))
-
-    def end(self) -> None:
-        spent = time.perf_counter() - self.started
-        counts = vars(self.counts)
-        super().note(f"{', '.join(f'{count} {how}' for how, count in counts.items())} in {spent:.1f} s")
-        if self.as_json:
-            self.say({"event": "end", **counts, "seconds": round(spent, 3)})
-
-    def say(self, told: dict[str, Any]) -> None:
-        typer.echo(json.dumps(told))
-        sys.stdout.flush()

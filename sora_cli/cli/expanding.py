@@ -66,7 +66,9 @@ def reseeded(shot: Shot, seed: int) -> Shot:
     """A shot with another seed, and what that chooses in its captions."""
     from sora_cli.prompts.grammar import reseeded
 
-    return reseeded(shot, seed) if shot.captions else replace(shot, seed=seed)
+    if shot.captions:
+        return reseeded(shot, seed)
+    return shot if seed == shot.seed else replace(shot, seed=seed)
 
 
 def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:

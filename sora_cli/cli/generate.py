@@ -78,19 +78,11 @@ def generate(
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     order = Order(shots, how, sampling.seed, borrowed(shot, source, given(context)))
-    jobs = [
-        Job(
-            Target(name, **vars(keeping), asked={"verb": "generate", "shot": one.to_dict(), "expand": order.expand},
-                   sources=sources(one)),
-            one.model, compute, showing, partial(check, one, order), partial(make, order, n, compute), one.loras,
-            room=room_of(one), cost=partial(order.cost, compute),
-        )
-        for n, (one, name) in enumerate(zip(shots, output_names(output, shots), strict=True))
-    ]  # fmt: skip
+    jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
-    for job in jobs:
-        job.check(job.target)
+    for one in jobs:
+        one.check(one.target)
     with Screen(showing.quiet) as screen:
         for note in order.notes():
             screen.note(note)
@@ -134,7 +126,6 @@ class Order:
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
 
-
     def given(self) -> Iterator[str]:
         """What there is to say of the files that it is made from."""
         yield from filter(None, [self.borrowed])
@@ -154,6 +145,17 @@ class Order:
         yield from grammar.notes(shot.model, shot, trained)
         yield from map(lora.note, shot.loras)
         yield from plan(shot, entry, [Given(one.start, one.count) for one in self.placed]).notes()
+
+
+def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
+    """One video of an order, which goes to a file of this name."""
+    shot = order.shots[number]
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}
+    return Job(
+        Target(name, **vars(keeping), asked=asked, sources=sources(shot)), shot.model, compute, showing,
+        partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
+        cost=partial(order.cost, compute),
+    )  # fmt: skip
 
 
 # ---- what was asked ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ class Target:
     audio: bool = True
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
+    called: str = ""  # its name in the record, where it is made under another one
 
     @property
     def stream(self) -> bool:
@@ -150,7 +151,10 @@ class Target:
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
-        media.open_sink(self.name, format, force=self.replaces)
+        if self.stream or self.path.suffix.lower() == ".png":
+            media.open_sink(self.name, format, force=self.replaces)
+        else:
+            media.check_format(self.path, format)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -277,7 +281,7 @@ class Making:
             for stage, spent in run.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + spent
         return {
-            "output": self.target.name,
+            "output": self.target.called or self.target.name,
             **told,
             "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),
@@ -307,8 +311,14 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     suffix = Path(name).suffix.lower()
     full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
     spread = "FULL" if suffix in IMAGES else "LIMITED"
-    rate = Fraction(media.rational(shot.fps))
-    return media.Format(shot.width, shot.height, rate, "444" if full else "420mpeg2", tags=(f"COLORRANGE={spread}",))
+    rate, chroma = rate_of(shot.fps), "444" if full else "420mpeg2"
+    return media.Format(shot.width, shot.height, rate, chroma, tags=(f"COLORRANGE={spread}",))
+
+
+@cache
+def rate_of(fps: float) -> Fraction:
+    """Frames a second as videos have them; a long list asks for the same again and again."""
+    return Fraction(media.rational(fps))
 
 
 def header_of(run: "Generation") -> latent_file.Header:

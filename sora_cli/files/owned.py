@@ -116,6 +116,8 @@ class Owned:
     @property
     def empty(self) -> bool:
         """Whether no work is in the folder: at most the lock of a process, which may be gone."""
+        if not self.folder.exists():  # of a long list, most: a walk takes longer
+            return True
         return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
 
 

@@ -67,3 +67,14 @@ def short(text: str, longest: int = 100) -> str:
     """What a stranger wrote, fit for one line of a terminal."""
     line = re.sub(r"[^\x20-\x7e\xa1-\u024f]", "?", " ".join(text.split()))
     return line if len(line) <= longest else f"{line[:longest]}..."
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------
+
+PICTURE_HEAD = 12  # bytes that tell
+PICTURES = {rb"\x89PNG\r\n\x1a\n": ".png", rb"\xff\xd8\xff": ".jpg", rb"RIFF....WEBP": ".webp"}
+
+
+def picture(head: bytes) -> str:
+    """The ending of the name that suits a PNG, JPEG or WebP picture, by its first bytes; "" for anything else."""
+    return next((suffix for magic, suffix in PICTURES.items() if re.match(magic, head, re.DOTALL)), "")

@@ -24,10 +24,19 @@ def shrink(frame: Frame, widest: int = WIDEST) -> Frame:
     height, width, channels = frame.shape
     side = min(-(-width // widest), height)
     rows, columns = height // side, width // side
-    part = frame[: rows * side, : columns * side]
-    bands = sum((part[i::side] for i in range(side)), np.zeros((rows, columns * side, channels), np.float32))
-    sums = sum((bands[:, i::side] for i in range(side)), np.zeros((rows, columns, channels), np.float32))
-    return sums / np.float32(side**2 * (255 if frame.dtype == np.uint8 else 1))  # slices: numpy's mean is slow here
+    part, exact = frame[: rows * side, : columns * side], frame.dtype == np.uint8
+    kind = np.float32 if not exact else np.uint16 if side <= 16 else np.uint32  # 16 x 16 x 255 fit into 16 bits
+    bands = total(kind, *(part[i::side] for i in range(side)))
+    sums = total(kind, *(bands[:, i::side] for i in range(side)))
+    return sums.astype(np.float32) / np.float32(side**2 * (255 if exact else 1))
+
+
+def total(kind: type[np.generic], *parts: Frame) -> Frame:
+    """The sum of some arrays, one after another: numpy's own is slow along short axes."""
+    found = parts[0].astype(kind)
+    for part in parts[1:]:
+        found += part
+    return found
 
 
 # ---- joins ------------------------------------------------------------------------------------------------

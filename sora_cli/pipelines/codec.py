@@ -149,8 +149,11 @@ def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     that are no numbers, and would be black."""
     zoom = video.shape[-1] // canvas.width
     left, top, width, height = (zoom * n for n in (canvas.left, canvas.top, canvas.crop_width, canvas.crop_height))
-    video = video[:, :, top : top + height, left : left + width]
-    pixels = (video.float() + 1).mul_(127.5)
-    if not pixels.sum().isfinite():
-        raise Failed("the decoded frames are not finite; try --dtype float32, or verify the weights")
-    return rearrange(pixels.round_().to(torch.uint8), "C T h w -> T h w C").contiguous().cpu().numpy()
+    shown = rearrange(video[:, :, top : top + height, left : left + width], "C T h w -> T h w C")
+    pixels = torch.empty(shown.shape, dtype=torch.uint8, device=video.device)
+    for frame, levels in zip(shown, pixels, strict=True):  # one by one, which stay in a processor's cache
+        numbers = frame.to(torch.float32, copy=True).add_(1).mul_(127.5)
+        if not numbers.sum().isfinite():
+            raise Failed("the decoded frames are not finite; try --dtype float32, or verify the weights")
+        levels.copy_(numbers.round_())
+    return pixels.cpu().numpy()

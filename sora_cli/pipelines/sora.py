@@ -14,7 +14,7 @@ from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Velocity, WindowInputs, copies_of
 from sora_cli.pipelines.codec import Codec
 from sora_cli.pipelines.stages import Stages, Tell, silent
-from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
 from sora_cli.prompts.grammar import captions_of
 from sora_cli.prompts.grammar import notes as misread
 from sora_cli.registry.lora import merged
@@ -35,6 +35,7 @@ class Sora:
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
+        keep_freed()
         load = registry.load_model_files
         self.tokenizer, tower = texts.from_weights(*load(model, "text"))
         self.tower = tower.to(self.device)

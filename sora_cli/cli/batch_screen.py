@@ -1,0 +1,131 @@
+"""What a batch shows: a bar over all jobs, a line for each that is over, and events in JSON; and what a job says of
+itself, wherever it runs. No torch."""
+
+import json
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sora_cli.cli.asking import words
+from sora_cli.cli.jobs import Job, Networks
+from sora_cli.cli.making import Target
+from sora_cli.cli.screen import Screen
+from sora_cli.errors import SoraError
+
+if TYPE_CHECKING:
+    from sora_cli.cli.batching import Item
+
+
+@dataclass
+class Outcome:
+    """How the work on one job ended."""
+
+    error: str = ""  # what went wrong, "" if it is made
+    record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # notes that are not shown yet
+    left: dict[str, int] = field(default_factory=dict)  # files that are to be brought from there: bytes by name
+
+    def __str__(self) -> str:
+        return f"{self.record.get('frames', '')} frames in {self.record.get('wall', 0):.1f} s"
+
+
+class Hearing(Screen):
+    """A screen that keeps what one job says."""
+
+    def __init__(self, quiet: bool = True) -> None:
+        super().__init__(quiet)
+        self.outcome = Outcome()
+
+    def note(self, text: str) -> None:
+        self.outcome.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.outcome.warnings.append(text)
+
+    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
+        self.outcome.record = told
+
+    def leave(self) -> None:
+        """Let go of what a job held."""
+        self.clear()
+        self.held.close()
+
+
+def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug: bool = False) -> Outcome:
+    """Make one; nothing that one job does stops the others."""
+    screen.outcome = outcome = Outcome()
+    try:
+        job.check(target)  # what has come meanwhile is not overwritten
+        job.make(target, networks, screen)
+    except Exception as error:  # noqa: BLE001 a fault of ours, too, is one job's
+        if debug:
+            traceback.print_exc()
+        if not isinstance(error, SoraError):
+            networks.release()  # perhaps there was no memory left
+        outcome.error = words(error)
+    finally:
+        screen.leave()
+    return outcome
+
+
+@dataclass
+class Counts:
+    made: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    @property
+    def over(self) -> int:
+        return self.made + self.skipped + self.failed
+
+
+class BatchScreen(Hearing):
+    """A bar over all jobs above those of the one at work, and a line for each that is over. What jobs note is in their
+    records."""
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        super().__init__(quiet)
+        self.as_json, self.total, self.counts = as_json, 0, Counts()
+        self.started = time.perf_counter()
+        self.all = self.progress.add_task("batch", total=None)
+
+    def warn(self, text: str) -> None:
+        Screen.note(self, text)
+
+    def begin(self, item: "Item") -> None:
+        self.progress.update(self.all, total=self.total, completed=self.counts.over)
+        self.event("begin", item)
+
+    def over(self, how: str, item: "Item", why: str, outcome: Outcome | None = None) -> None:
+        """A job is made, skipped or failed."""
+        setattr(self.counts, how, getattr(self.counts, how) + 1)
+        self.progress.update(self.all, total=self.total, completed=self.counts.over)
+        failed = "failed: " if how == "failed" else ""
+        self.warn(f"[{self.counts.over}/{self.total}] {item.name}: {failed}{why}")
+        self.event(how, item, why if how == "failed" else "", outcome)
+        if not self.as_json and how != "failed" and not sys.stdout.isatty():
+            typer.echo(item.name)
+
+    def event(self, event: str, item: "Item", error: str = "", outcome: Outcome | None = None) -> None:
+        if event == "retry":
+            self.warn(f"{item.name}: {error}; it is tried again at the end")
+        if self.as_json:
+            told = {"event": event, "line": item.line.number, "output": item.name}
+            more = {"record": outcome.record, "notes": outcome.notes} if outcome else {}
+            self.say(told | more | ({"error": error} if error else {}))
+
+    def end(self) -> None:
+        spent = time.perf_counter() - self.started
+        counts = vars(self.counts)
+        self.warn(f"{', '.join(f'{count} {how}' for how, count in counts.items())} in {spent:.1f} s")
+        if self.as_json:
+            self.say({"event": "end", **counts, "seconds": round(spent, 3)})
+
+    def say(self, told: dict[str, Any]) -> None:
+        typer.echo(json.dumps(told))
+        sys.stdout.flush()

@@ -1,0 +1,176 @@
+"""`sora-cli serve`: videos and images for other programs, over the endpoints of OpenAI's API, and a page for people."""
+
+import importlib.util
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from sora_cli.cli import expanding, models, options
+from sora_cli.cli.options import Compute, flattened
+from sora_cli.cli.serve.limits import Limits
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files.owned import Owned
+
+if TYPE_CHECKING:
+    from sora_cli.cli.serve.app import Server
+
+NEEDED = ("starlette", "uvicorn", "python_multipart")
+Address = tuple[Any, ...]  # as getaddrinfo has it
+FORMAT = {"serve": 1}  # of the folder
+ENDING = 5  # seconds that answers, and as many that a step of the job at work, are given at the end
+WAITING = 1024  # connections that the system holds until they are accepted
+
+
+@flattened
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]MODEL", help="A model to serve, under another name if need be; again for more. "
+                     "The first is the default of clients.", show_default="pocket"),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="SORA_SERVE_TOKEN", help="What clients must know; others can see a command "
+                                 "line, so prefer the variable or a file.", show_default=False, show_envvar=True),
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A file that holds the token.")] = None,
+    public_url: Annotated[
+        str, typer.Option(metavar="URL", help="The address that clients see, if not this one.", show_default=False)
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Where jobs and results are kept.",
+                                  show_default="~/.local/share/sora-cli/serve"),
+    ] = None,
+    expand: Annotated[
+        str, typer.Option(metavar="auto|off|grammar|URL", help="How prompts become captions, as of generate.")
+    ] = "auto",
+    expand_model: Annotated[str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand.")] = None,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+    *,
+    limits: Limits,
+    compute: Compute,
+) -> None:
+    """Serve videos and images to other programs: OpenAI's API, a queue that outlives the server, and a page."""
+    check_extra()
+    from sora_cli.cli.serve.app import Server
+    from sora_cli.cli.serve.gate import Gate, token_of
+    from sora_cli.cli.serve.orders import Orders
+    from sora_cli.cli.serve.store import Store
+    from sora_cli.cli.serve.worker import Worker
+
+    gate = Gate(token_of(token or None, token_file))
+    address = address_of(host, port)
+    check_reach(host, address, public_url, gate.token)
+    served = served_models(model or ["pocket"], expand, expand_model, quiet)
+
+    def log(text: str) -> None:
+        if not quiet:
+            typer.echo(text, err=True)
+
+    own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
+    with own, listening(address, f"{host}:{port}") as listener:
+        store = Store(own.folder, limits)
+        store.check()
+        own.begin()
+        own.folder.chmod(0o700)
+        store.load(log)
+        orders = Orders(served, store, limits, compute, expand, expand_model)
+        run(Server(orders, Worker(orders, log, debug), gate, public_url), listener, limits, log)
+
+
+def check_extra() -> None:
+    if any(importlib.util.find_spec(name) is None for name in NEEDED):
+        raise SoraError("serve needs more than the package itself: pip install 'sora-cli[serve]'")
+
+
+def address_of(host: str, port: int) -> Address:
+    """The one address that a host's name stands for; Failed if there is none."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise Failed(f"--host {host} is no address here: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
+    """SoraError if others could reach the server and nothing is asked of them."""
+    from sora_cli.cli.serve.gate import is_loopback
+
+    try:
+        parts = urlsplit(public_url)
+        wrong = bool(public_url) and (parts.scheme not in ("http", "https") or not parts.hostname or bool(parts.query))
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")
+    if not token and not is_loopback(str(address[4][0])):
+        raise SoraError(f"--host {host} is open to others; give a token, in SORA_SERVE_TOKEN or --token-file, "
+                        "or take --host 127.0.0.1")  # fmt: skip
+    if not token and public_url:
+        raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
+
+
+def served_models(told: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, str]:
+    """Models by the names that clients use, all of them here and whole."""
+    from sora_cli.cli.serve.orders import served_as
+
+    served = served_as(told)
+    for one in served.values():
+        models.check_model(one, quiet)
+        expanding.asked(expand, expand_model, one)
+    return served
+
+
+def home() -> Path:
+    data = os.environ.get("XDG_DATA_HOME")
+    return Path(data if data and os.path.isabs(data) else Path.home() / ".local/share") / "sora-cli" / "serve"
+
+
+def listening(address: Address, name: str) -> socket.socket:
+    """A socket at one address, and at no other."""
+    family, kind, protocol, _, place = address
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(WAITING)
+    except OSError as error:
+        listener.close()
+        raise Failed(f"cannot listen at {name}: {error.strerror or error}; --port takes another one") from None
+    return listener
+
+
+def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, which end it well."""
+    import uvicorn
+
+    from sora_cli.cli.serve.app import application
+    from sora_cli.cli.serve.wire import Guard, Listening, Patient
+
+    protocol = type("Protocol", (Patient,), {"patience": limits.timeout})
+    config = uvicorn.Config(
+        Guard(application(server), server.gate, limits), http=protocol, ws="none", lifespan="on", log_config=None,
+        log_level="error", access_log=False, proxy_headers=False, server_header=False, backlog=WAITING,
+        limit_concurrency=limits.max_connections, timeout_graceful_shutdown=ENDING,
+    )  # fmt: skip
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # forms that are none are the client's affair
+    host, port = listener.getsockname()[:2]
+    log(f"serving {', '.join(server.orders.served)} at http://{f'[{host}]' if ':' in host else host}:{port}; "
+        f"jobs are kept in {server.store.folder}")  # fmt: skip
+    server.worker.start()
+    with suppress(KeyboardInterrupt, SystemExit):  # the signal, handed on by uvicorn when all is answered
+        Listening(config, server.worker.begin_to_stop).run(sockets=[listener])
+    if not server.worker.stop(ENDING):
+        os._exit(0)  # in the middle of a long step; finished windows are on the disk, and so are all jobs
+    log("ended; what was begun goes on at the next start")

@@ -1,0 +1,112 @@
+"""Who may ask: whoever has the token or, where there is none, programs of this machine and the server's own page."""
+
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from sora_cli.cli.serve.refusal import Refusal
+from sora_cli.errors import Failed, SoraError
+
+OPEN = ("/", "/healthz")  # tell nothing of anybody
+LASTS = 3600              # seconds that a signed link is good for, at least
+SHORTEST = 16             # letters of a token
+
+
+def token_of(told: str | None, file: Path | None) -> str:
+    """The token that is given by itself or in a file; "" if there is none."""
+    if told and file:
+        raise SoraError("--token and --token-file both give the token; keep one of them")
+    if file:
+        try:
+            told = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
+    if (told or file) and not (told and len(told) >= SHORTEST and all("!" <= letter <= "~" for letter in told)):
+        raise SoraError(f"the token must have at least {SHORTEST} letters, digits or marks and no spaces; "
+                        "`openssl rand -hex 32` makes one")  # fmt: skip
+    return told or ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address can only mean this machine."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(address: str) -> str:
+    """`localhost:8000` -> localhost, `[::1]:8000` -> ::1; "" of nonsense."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`token` is "" on loopback alone, where Host and Origin are checked instead: a page of a stranger's that runs in a
+    browser of this machine reaches loopback, too, under its own name (DNS rebinding) or across sites."""
+
+    token: str = ""
+
+    def check(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> None:
+        """Refusal if the request may not be answered. Headers by their names in lower case."""
+        if not self.token:
+            check_local(method, path, headers)
+        elif path not in OPEN and not self.signed(method, path, query) and not self.knows(headers):
+            raise Refusal(401, "the token is missing or wrong; send it as Authorization: Bearer TOKEN",
+                          "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
+
+    def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether the token is given; in a time that does not tell how much of it is right."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and same(given.strip(), self.token)
+
+    # -- links that browsers and players follow, which send no token --------------------------------------------
+
+    def sign(self, path: str) -> str:
+        """A query that lets anybody who has it GET this one path for an hour or two; "" where nothing is asked."""
+        if not self.token:
+            return ""
+        expires = (int(time.time()) // LASTS + 2) * LASTS  # the same link all the hour, for caches
+        return f"?expires={expires}&signature={self.signature(path, expires)}"
+
+    def signed(self, method: str, path: str, query: str) -> bool:
+        told = parse_qs(query, max_num_fields=16) if method in ("GET", "HEAD") and query.count("&") < 16 else {}
+        expires, signature = (told.get(name, [""])[0] for name in ("expires", "signature"))
+        if not (expires.isascii() and expires.isdigit() and len(expires) <= 12 and int(expires) >= time.time()):
+            return False
+        return same(signature, self.signature(path, int(expires)))
+
+    def signature(self, path: str, expires: int) -> str:
+        return hmac.new(self.token.encode(), f"{expires} {path}".encode(), hashlib.sha256).hexdigest()
+
+
+def same(one: str, other: str) -> bool:
+    return hmac.compare_digest(*(hashlib.sha256(text.encode(errors="replace")).digest() for text in (one, other)))
+
+
+def check_local(method: str, path: str, headers: Mapping[str, str]) -> None:
+    """Refusal for what a page of another site has a browser ask."""
+    host = headers.get("host", "")
+    if not is_loopback(host_of(host)):
+        raise Refusal(403, "without a token, only localhost and 127.0.0.1 are answered as Host", "wrong_host")
+    origin = headers.get("origin")
+    if origin is not None and urlsplit_netloc(origin) != host.lower():
+        raise Refusal(403, "pages of other origins are not answered", "wrong_origin")
+    visit = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    if not visit and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise Refusal(403, "pages of other origins are not answered", "wrong_origin")
+
+
+def urlsplit_netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,56 @@
+"""What a server lends to its clients. No torch, and nothing of the extra."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from sora_cli import geometry
+
+PANEL = "Limits"
+MOST_STEPS = 100       # of the sampler, that a client may ask for
+MOST_IMAGES = 10       # of one request
+MOST_JSON = 1_000_000  # bytes; pictures are uploaded as files
+MOST_PIXELS = 50_000_000  # of an uploaded picture
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Options of `sora-cli serve`; sizes in pixels, bytes in millions."""
+
+    max_res: Annotated[
+        str, typer.Option(metavar="WxH", help="Largest picture, by its number of pixels.", rich_help_panel=PANEL)
+    ] = "1280x720"
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video.", rich_help_panel=PANEL)] = 20.0
+    max_queue: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Jobs that may wait; more are answered 429.", rich_help_panel=PANEL)
+    ] = 32
+    max_body: Annotated[
+        float, typer.Option(min=0.01, help="Largest request, in MB; more is answered 413.", rich_help_panel=PANEL)
+    ] = 32.0
+    max_connections: Annotated[
+        int, typer.Option(min=4, help="Connections at once; more are answered 503.", rich_help_panel=PANEL)
+    ] = 256
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds in which a request must arrive, and in which a reader must read on.",
+                            rich_help_panel=PANEL)
+    ] = 60.0  # fmt: skip
+    keep: Annotated[
+        int, typer.Option(min=1, help="Finished results that are kept; the oldest go first.", rich_help_panel=PANEL)
+    ] = 200
+    keep_disk: Annotated[
+        float, typer.Option(min=1, help="MB of them that are kept; the oldest go first.", rich_help_panel=PANEL)
+    ] = 10_000.0
+
+    @property
+    def pixels(self) -> int:
+        width, height = geometry.parse_res(self.max_res)
+        return width * height
+
+    @property
+    def body(self) -> int:
+        return round(self.max_body * 1e6)
+
+    @property
+    def disk(self) -> int:
+        return round(self.keep_disk * 1e6)

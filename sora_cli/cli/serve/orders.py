@@ -1,0 +1,245 @@
+"""From what a client asks to a job of the same kind that a command line makes; everything it may say is named here, and
+none of it is a file of this machine. No torch."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sora_cli import geometry, registry
+from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli.generate import Order, job
+from sora_cli.cli.jobs import Job, check_rooms
+from sora_cli.cli.options import Compute, Keeping, Showing
+from sora_cli.cli.serve import limits
+from sora_cli.cli.serve.limits import Limits
+from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
+from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import sniff
+from sora_cli.shot import Anchor, Shot, check_prompt
+
+EXTRAS = ("negative_prompt", "fps", "seed", "steps", "guidance")  # ours, beside what OpenAI's API has
+FIELDS = {
+    VIDEO: ("prompt", "model", "seconds", "size", "input_reference", *EXTRAS),
+    IMAGE: ("prompt", "model", "size", "n", "response_format", "output_format", *EXTRAS),
+}
+IGNORED = ("user", "quality", "style", "background", "moderation", "output_compression")  # of images: say nothing here
+SETTINGS = ("negative", "width", "height", "frames", "fps", "seed", "steps", "guidance")  # of a shot, that a job keeps
+KEEPING = Keeping(resume=True, metadata=False, force=True)  # metadata would name files of this machine
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What is served: `served` are models by the names that clients use, the first one by default."""
+
+    served: Mapping[str, str]
+    store: Store
+    limits: Limits
+    compute: Compute
+    expand: str = "auto"
+    expand_model: str | None = None
+
+    # -- a request, checked -------------------------------------------------------------------------------------
+
+    def video(self, told: Mapping[str, Any], reference: str = "") -> Work:
+        """The job that a request for a video describes; Refusal for what it cannot be."""
+        fields = self.checked(VIDEO, told)
+        return self.work(VIDEO, fields, fields.get("seconds"), reference)
+
+    def images(self, told: Mapping[str, Any]) -> list[Work]:
+        """One job for each image of a request, with seeds that follow one another."""
+        fields = self.checked(IMAGE, {name: value for name, value in told.items() if name not in IGNORED})
+        count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
+        if fields.get("output_format", "png") != "png":
+            raise Refusal(400, "images are made as png", "invalid_value", "output_format")
+        first = self.work(IMAGE, fields, None)
+        seed = first.settings["seed"]
+        more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
+        return [first, *(replace(first, id=new_id(IMAGE), settings=settings) for settings in more)]
+
+    def checked(self, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that are given, all of which there are."""
+        fields = {name: value for name, value in told.items() if value is not None}
+        for name in fields:
+            if name not in FIELDS[kind]:
+                raise Refusal(400, f"unknown field {name[:40]!a}; there are {', '.join(FIELDS[kind])}",
+                              "unknown_parameter", name[:40])  # fmt: skip
+        return fields
+
+    def work(self, kind: str, fields: Mapping[str, Any], seconds: Any, reference: str = "") -> Work:
+        name = text("model", fields.get("model", next(iter(self.served))))
+        if name not in self.served:
+            raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
+                          "model_not_found", "model")  # fmt: skip
+        prompt = text("prompt", fields.get("prompt", ""))
+        shot = self.shot(self.served[name], prompt, fields)
+        if kind == VIDEO:
+            shot = self.lasting(shot, seconds)
+        else:
+            shot = replace(shot, frames=1)
+        settings = {one: getattr(shot, one) for one in SETTINGS}
+        return Work(new_id(kind), kind, name, prompt, settings, reference)
+
+    def shot(self, model: str, prompt: str, fields: Mapping[str, Any]) -> Shot:
+        """A shot as it suits the model, with what the fields say."""
+        wanted: dict[str, Any] = {"prompt": prompt, "seed": seed_of(fields.get("seed"))}
+        if "steps" in fields:
+            wanted["steps"] = whole("steps", fields["steps"], 1, limits.MOST_STEPS)
+        for name in ("fps", "guidance"):
+            if name in fields:
+                wanted[name] = number(name, fields[name])
+        if "negative_prompt" in fields:
+            wanted["negative"] = text("negative_prompt", fields["negative_prompt"])
+        usual = models.usual(model)
+        wanted["width"], wanted["height"] = self.size(fields.get("size"), usual)
+        try:
+            check_prompt(prompt)
+            return replace(usual, **wanted)
+        except SoraError as error:
+            raise asked_wrongly(error) from None
+
+    def size(self, told: Any, usual: Shot) -> tuple[int, int]:
+        """(width, height): as asked, or as suits the model as far as the limit allows."""
+        if told is None or told == "auto":
+            return geometry_within(usual.width, usual.height, self.limits.pixels)
+        try:
+            width, height = geometry.parse_res(text("size", told))
+        except SoraError as error:
+            raise asked_wrongly(error, "size") from None
+        if width * height > self.limits.pixels:
+            raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.limits.pixels} "
+                          f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
+        return width, height
+
+    def lasting(self, shot: Shot, told: Any) -> Shot:
+        most = self.limits.max_seconds
+        seconds = min(shot.seconds, most) if told is None else number("seconds", told)
+        if not 0 < seconds <= most:
+            raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
+                          "seconds")  # fmt: skip
+        try:
+            return replace(shot, frames=geometry.frames_for(seconds, shot.fps))
+        except SoraError as error:
+            raise asked_wrongly(error, "seconds") from None
+
+    # -- a job, made as a command line makes it -----------------------------------------------------------------
+
+    def job(self, work: Work) -> Job:
+        """The job of a video or image, whose folder has the uploaded picture; SoraError if it can no longer be made."""
+        model = self.served.get(work.model)
+        if model is None:
+            raise SoraError(f"the model {work.model} is no longer served")
+        anchors = (Anchor(str(self.store.file(work, work.reference)), "0"),) if work.reference else ()
+        shot = replace(models.usual(model, work.prompt), **work.settings, anchors=anchors)
+        order = Order([shot], expanding.asked(self.expand, self.expand_model, model), str(shot.seed))
+        name = str(self.store.file(work, work.result))
+        return job(order, 0, name, self.compute, KEEPING, Showing(quiet=True))
+
+    def check(self, work: Work) -> None:
+        """Refusal for what a job could not be made of: its picture, the room on the disk."""
+        try:
+            one = self.job(work)
+            one.check(one.target)
+        except Failed as error:
+            raise asked_wrongly(SoraError(self.public(error, work)), "input_reference") from None
+        except SoraError as error:
+            raise asked_wrongly(SoraError(self.public(error, work))) from None
+        try:
+            check_rooms([one])
+        except Failed as error:
+            raise Refusal(507, "the disk has no room for the job", "no_room") from error
+
+    def public(self, error: Exception, work: Work) -> str:
+        """What a client is told of an error, who knows nothing of the job's folder."""
+        message = str(error).replace(f"{self.store.folder_of(work)}{os.sep}", "")
+        return public(message.replace(work.reference, "input_reference") if work.reference else message)
+
+
+def geometry_within(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """A size of about the same shape with at most so many pixels, both sides even."""
+    scale = min(1.0, math.sqrt(pixels / (width * height)))
+    return (width, height) if scale == 1 else (int(width * scale) // 2 * 2, int(height * scale) // 2 * 2)
+
+
+# ---- values ------------------------------------------------------------------------------------------------
+
+
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refusal(400, f"{name} must be a text", "invalid_type", name)
+    return value
+
+
+def number(name: str, value: Any) -> float:
+    """A number, or a text that says one, as forms do."""
+    try:
+        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise Refusal(400, f"{name} must be a number", "invalid_type", name)
+    return found
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    found = number(name, value)
+    if found != int(found) or not low <= found <= high:
+        raise Refusal(400, f"{name} must be a whole number from {low} to {high}", "invalid_value", name)
+    return int(found)
+
+
+def seed_of(value: Any) -> int:
+    """A seed as `--seed` has it; one is drawn where none is given."""
+    if value is None:
+        return seeds.number("random")
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise Refusal(400, "seed must be a whole number from 0 on, or random", "invalid_type", "seed")
+    try:
+        return seeds.number(str(value))
+    except SoraError as error:
+        raise asked_wrongly(error, "seed") from None
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+
+
+def picture_of(path: Path) -> str:
+    """The ending that suits an uploaded picture, whatever its name was; Refusal for anything but one PNG, JPEG or WebP
+    picture. ffmpeg never sees anything else: playlists and their like would have it read other files."""
+    with path.open("rb") as file:
+        suffix = sniff.picture(file.read(sniff.PICTURE_HEAD))
+    try:
+        if not suffix:
+            raise OSError
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            width, height = image.size
+            moves = suffix != ".jpg" and getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise Refusal(400, "input_reference must be one picture: PNG, JPEG or WebP", "invalid_value",
+                      "input_reference") from None  # fmt: skip
+    if moves:
+        raise Refusal(400, "input_reference moves; give one picture", "invalid_value", "input_reference")
+    if width * height > limits.MOST_PIXELS:
+        raise Refusal(400, f"input_reference has {width}x{height} pixels; at most {limits.MOST_PIXELS} are read",
+                      "invalid_value", "input_reference")  # fmt: skip
+    return suffix
+
+
+def served_as(texts: Sequence[str]) -> dict[str, str]:
+    """`--model` as [NAME=]MODEL: models by the names that clients use; SoraError for names that come twice."""
+    found: dict[str, str] = {}
+    for told in texts:
+        name, equals, model = told.partition("=")
+        if not equals or "/" in name:
+            name, model = "", told
+        name = name or registry.entry(model).name
+        name = Path(name).name if "/" in name else name
+        if name in found:
+            raise SoraError(f"two models are called {name}; give one of them another name, as --model other={model}")
+        found[name] = model
+    return found

@@ -1,0 +1,42 @@
+"""What a client is answered instead of what it asks for, in the shape of OpenAI's API. No folders of this machine are
+named in it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sora_cli.errors import SoraError
+
+FOLDERS = re.compile(r"(?<![\w/\\.])(?:[A-Za-z]:|~|\.{1,2})?[/\\](?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+@dataclass
+class Refusal(Exception):
+    """An HTTP status and why: what is wrong and what would be right, in one line."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        usual = "server_error" if self.status >= 500 else "invalid_request_error"
+        told = {"message": self.message, "type": TYPES.get(self.status, usual), "param": self.param, "code": self.code}
+        return {"error": told}
+
+
+def missing(what: str) -> Refusal:
+    return Refusal(404, f"there is no {what} of this id", "not_found")
+
+
+def asked_wrongly(error: SoraError, param: str | None = None) -> Refusal:
+    return Refusal(400, public(str(error)), "invalid_value", param)
+
+
+def public(message: str) -> str:
+    """A message without the folders of this machine: `/home/me/a.png` -> `a.png`."""
+    return FOLDERS.sub("", " ".join(message.split()))

@@ -1,0 +1,184 @@
+"""Around the application: who may ask, how much, and in what time. Everything is counted as it is read, and a peer that
+keeps still is let go, so that what a client costs is bounded whatever it says of itself."""
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sora_cli.cli.serve.gate import Gate
+from sora_cli.cli.serve.limits import Limits
+from sora_cli.cli.serve.refusal import Refusal
+
+DRAINED, DRAINING = 4, 5.0  # times the limit, and seconds, that a refused body is still read and thrown away
+MOST_IDLE = 2  # times the connections that are answered
+SAFE = {
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'", "cache-control": "no-store",
+}  # fmt: skip
+ALONE = {"cross-origin-resource-policy": "same-origin"}  # where signed links are for nobody else's pages
+
+
+def answer(refusal: Refusal) -> JSONResponse:
+    return JSONResponse(refusal.body, refusal.status, dict(refusal.headers))
+
+
+class Guard:
+    """ASGI: the gate, then the application with a body that is bounded in size and time."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, limits: Limits) -> None:
+        self.app, self.gate, self.limits = app, gate, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = Body(receive, headers, self.limits)
+        sending = Sending(send, body, SAFE if self.gate.token else SAFE | ALONE)
+        try:
+            self.gate.check(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers)
+            body.check()
+        except Refusal as refusal:
+            await answer(refusal)(scope, body.receive, sending.send)
+            return
+        await self.app(scope, body.receive, sending.send)
+
+
+class Body:
+    """What a client sends after the head."""
+
+    def __init__(self, receive: Receive, headers: Headers, limits: Limits) -> None:
+        self.source, self.headers, self.limit = receive, headers, limits.body
+        self.deadline = asyncio.get_running_loop().time() + limits.timeout
+        self.count, self.whole = 0, False
+
+    @property
+    def sent(self) -> bool:
+        """Whether there is one."""
+        return self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+
+    def check(self) -> None:
+        """Refusal if it is too large by what it says of itself."""
+        told = self.headers.get("content-length", "0")
+        if not (told.isascii() and told.isdigit()) or len(told) > 18 or int(told) > self.limit:
+            raise self.too_large()
+
+    def too_large(self) -> Refusal:
+        return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are read", "too_large")
+
+    async def receive(self) -> Message:
+        if self.whole:
+            return await self.source()
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self.source()
+        except TimeoutError:
+            self.whole = True  # nothing more of it is read
+            late = {"Connection": "close"}
+            raise Refusal(408, "the request did not arrive in time", "timeout", headers=late) from None
+        if message["type"] == "http.request":
+            self.count += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
+            if self.count > self.limit:
+                raise self.too_large()
+        return message
+
+    async def drain(self) -> None:
+        """Read on for a while what nobody wants, since many clients hear an answer only when they have said it all."""
+        if self.whole or not self.sent or "expect" in self.headers:
+            return
+        end = min(self.deadline, asyncio.get_running_loop().time() + DRAINING)
+        try:
+            async with asyncio.timeout_at(end):
+                while not self.whole and self.count <= DRAINED * self.limit:
+                    message = await self.source()
+                    self.count += len(message.get("body", b""))
+                    self.whole = message["type"] != "http.request" or not message.get("more_body", False)
+        except TimeoutError:
+            pass
+
+
+class Sending:
+    """Answers with headers that keep browsers out of trouble, after the body."""
+
+    def __init__(self, send: Send, body: Body, more: Mapping[str, str]) -> None:
+        self.sink, self.body, self.more = send, body, more
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self.body.drain()
+            names = {name.lower() for name, _ in message["headers"]}
+            more = ((name.encode(), value.encode()) for name, value in self.more.items())
+            message["headers"] = [*message["headers"], *(one for one in more if one[0] not in names)]
+        await self.sink(message)
+
+
+class Listening(uvicorn.Server):
+    """uvicorn, which says when it begins to end: those who wait for a job are answered before they are let go."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.ending()
+        await super().shutdown(sockets)
+
+
+class Patient(H11Protocol):
+    """Connections that are let go if a request's head does not arrive in time, or if what is sent is not read."""
+
+    patience = math.inf
+
+    def connection_made(self, transport: Any) -> None:
+        self.heads: asyncio.TimerHandle | None = None
+        self.reads: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        self.await_head()
+        if self.limit_concurrency and len(self.connections) > MOST_IDLE * self.limit_concurrency:
+            self.let_go()  # those beyond the limit are answered 503, but they take a file each until they ask
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cancel("heads")
+        else:
+            self.await_head()
+
+    def await_head(self) -> None:
+        """From the first byte of a head on, or from the beginning; what trickles in later changes nothing."""
+        if self.heads is None:
+            self.heads = self.loop.call_later(self.patience, self.let_go)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.reads = self.reads or self.loop.call_later(self.patience, self.let_go)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.cancel("reads")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.cancel("heads", "reads")
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self.cancel("heads")
+        super().on_response_complete()
+
+    def cancel(self, *names: str) -> None:
+        for name in names:
+            if timer := getattr(self, name):
+                timer.cancel()
+            setattr(self, name, None)
+
+    def let_go(self) -> None:
+        self.transport.abort()
