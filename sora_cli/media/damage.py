@@ -1,5 +1,6 @@
 """Damage that ffmpeg reads over without a word."""
 
+from os import SEEK_CUR, SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 
@@ -7,6 +8,8 @@ from sora_cli.media.probing import Picture
 
 TS_PACKETS = (188, 192, 204)  # bytes
 CUT = "its end is cut off"
+OPEN = (0, 2**32 - 1)  # lengths of a RIFF that nobody knew
+MXF_KEY = b"\x06\x0e\x2b\x34"
 GIF_PICTURE, GIF_MORE, GIF_END, GIF_NOTHING = b",", b"!", b";", b"\0"  # how its blocks begin (GIF89a, appendix A)
 
 
@@ -17,9 +20,38 @@ def unsaid(words: list[str], picture: Picture) -> str:
         return ""
     if picture.container == "mpegts":
         return CUT if all(path.stat().st_size % n for n in TS_PACKETS) else ""
-    if picture.container == "gif":
-        with path.open("rb") as file:
-            return of_gif(file)
+    look = {"gif": of_gif, "avi": of_riff, "mxf": of_mxf}.get(picture.container)
+    if look is None:
+        return ""
+    with path.open("rb") as file:
+        return look(file)
+
+
+def of_riff(file: BinaryIO) -> str:
+    """The chunks of an AVI up to its end; programs that write into a pipe leave their lengths open."""
+    end = file.seek(0, SEEK_END)
+    file.seek(0)
+    while (head := file.read(8))[:4] == b"RIFF":
+        length = int.from_bytes(head[4:], "little")
+        if length in OPEN:
+            return ""
+        if file.seek(length + length % 2, SEEK_CUR) > end + 1:
+            return CUT
+    return ""
+
+
+def of_mxf(file: BinaryIO) -> str:
+    """Keys, lengths and values up to the end of an MXF (SMPTE 377-1); ffmpeg looks for the next key if one is gone."""
+    end = file.seek(0, SEEK_END)
+    file.seek(0)
+    while key := file.read(16):
+        if not key.startswith(MXF_KEY[: len(key)]):
+            return f"there is no key at byte {file.tell() - len(key)}"
+        first = (file.read(1) or b"\x80")[0]
+        length = int.from_bytes(file.read(first & 0x7F), "big") if first & 0x80 else first
+        if len(key) < 16 or first == 0x80 or file.tell() + length > end:
+            return CUT
+        file.seek(length, SEEK_CUR)
     return ""
 
 

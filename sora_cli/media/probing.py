@@ -17,6 +17,7 @@ STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures t
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
+UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
 STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
@@ -169,7 +170,7 @@ def stamps(path: Path) -> tuple[list[float], float]:
     base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
     tick = int(base[1]) / int(base[2]) if base else 0.0
     times = re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-    return sorted(int(time) * tick for time in times), tick
+    return sorted(int(time) * tick for time in times if int(time) > UNSAID), tick
 
 
 def steadied(picture: Picture, words: list[str]) -> Picture:
@@ -181,7 +182,7 @@ def steadied(picture: Picture, words: list[str]) -> Picture:
     times, tick = stamps(Path(words[-1].removeprefix("file:")))
     gaps = [after - before for before, after in pairwise(times) if after > before]
     if not gaps:
-        return picture
+        return replace(picture, nominal=picture.fps or picture.nominal)
     fps = len(gaps) / sum(gaps)
     steady = max(gaps) - min(gaps) <= STEADY_TICKS * tick
     if picture.fps:

@@ -66,6 +66,7 @@ CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
     "VP9 in WebM": ("a.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")),
     "AV1 in MP4": ("a.mp4", ("-c:v", "libsvtav1", "-preset", "12", "-crf", "20", "-pix_fmt", "yuv420p")),
     "MPEG-2 in a program stream": ("a.mpg", ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "MPEG-1 in a program stream": ("a.mpg", ("-c:v", "mpeg1video", "-q:v", "2", "-pix_fmt", "yuv420p")),
     "MPEG-4 in AVI": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p")),
     "Motion JPEG in MOV, full range": ("a.mov", ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj422p")),
     "ProRes 4:2:2, 10 bit": ("a.mov", ("-c:v", "prores_ks", "-pix_fmt", "yuv422p10le")),
@@ -436,3 +437,18 @@ def test_a_clip_that_is_shorter_than_a_frame_is_too_short(rate: int, tmp_path: P
     drawn(tmp_path / "a.mp4", *H264, rate=rate, count=1)
     record = scan.examine(tmp_path, scan.outside(tmp_path, "a.mp4"), 30)
     assert record.kind == "video" and record.reason.startswith("too short")
+
+
+CUTS = {"a.avi": ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), "b.avi": ("-c:v", "mpeg4", "-q:v", "2"),
+        "a.mxf": ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv422p")}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", [0.5, 0.7, 0.95])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_file_that_is_cut_off_is_said_to_be(name: str, where: float, tmp_path: Path) -> None:
+    """ffmpeg has no word for it."""
+    path = drawn(tmp_path / name, *CUTS[name], rate=25, extra=",noise=alls=30:allf=t")
+    assert read(path)[2] == []
+    path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
+    _, frames, notes = read(path)
+    assert any("damaged" in note and f"{len(frames)}" in note for note in notes), (len(frames), notes)
