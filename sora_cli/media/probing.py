@@ -164,13 +164,16 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
 
 
 def stamps(path: Path) -> tuple[list[float], float]:
-    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded."""
+    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded. No times if some
+    are not told."""
     command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
     listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
     base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
     tick = int(base[1]) / int(base[2]) if base else 0.0
-    times = re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-    return sorted(int(time) * tick for time in times if int(time) > UNSAID), tick
+    times = [int(time) for time in re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)]
+    if min(times, default=0) < UNSAID:
+        return [], tick
+    return sorted(time * tick for time in times), tick
 
 
 def steadied(picture: Picture, words: list[str]) -> Picture:
