@@ -144,7 +144,8 @@ def run(*words: object) -> int:
 
 def by_verbs(path: Path, fps: float) -> tuple[str, str, str]:
     """How many verbs take it, whether its sound is in step, and whether its colours are told."""
-    here, shown = path.parent, read(path)[1]
+    here, (format, shown, _) = path.parent, read(path)
+    seen = "x".join(str(side + side % 2) for side in format.seen)
     given, fewest = numbers(shown), max(8, round(0.3 * fps))
     add, out = fewest / fps, here / "x.mp4"
     places: dict[str, Callable[[list[int], int], list[int]]] = {
@@ -167,7 +168,7 @@ def by_verbs(path: Path, fps: float) -> tuple[str, str, str]:
     good += not run("encode", path, "--device", "cpu", "--force", "-o", here / "x.safetensors")
     good += not run("caption", path)
     anchored = ("generate", "a cat", "--anchor", f"{path}@0", "--frames", len(given) + 8, "--fps", fps)
-    code = run(*anchored, "--res", "128x96", *QUICK, "--force", "-o", out)
+    code = run(*anchored, "--res", seen, *QUICK, "--force", "-o", out)
     good += not code and numbers(read(out)[1])[: len(given)] == given
     clips = here / "clips"
     clips.mkdir()
@@ -215,7 +216,7 @@ def row(name: str) -> list[str]:
         format, frames, notes = read(path)
         found = numbers(frames)
         due = list(range(COUNT))
-        exact = found == due or name.startswith("rotated") and found == [29 - n for n in due] or (
+        exact = found == due or name.startswith("rotated") and found == [30 - n for n in due] or (
             not kind.exact and len(frames) >= COUNT)  # fmt: skip
         noted = any(kind.note in note for note in notes) if kind.note else not notes
         told = f"{len(frames)}" + ("" if exact else f" ({found})") + ("" if noted else f", notes {notes}")

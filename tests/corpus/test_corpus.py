@@ -452,3 +452,11 @@ def test_a_file_that_is_cut_off_is_said_to_be(name: str, where: float, tmp_path:
     path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
     _, frames, notes = read(path)
     assert any("damaged" in note and f"{len(frames)}" in note for note in notes), (len(frames), notes)
+
+
+@pytest.mark.parametrize("rate", ["1", "2", "3", "5"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.webm"])
+def test_slow_clips_have_the_rate_that_they_say(rate: str, name: str, tmp_path: Path) -> None:
+    words = ("-c:v", "libvpx", "-deadline", "realtime", "-pix_fmt", "yuv420p") if name == "a.webm" else H264
+    format, frames, _ = read(drawn(tmp_path / name, *words, rate=rate))
+    assert format.rate == int(rate) and numbers(frames) == list(range(COUNT))
