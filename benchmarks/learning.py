@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from sora_cli.train.trainer.checkpoint import Ema
 from sora_cli.train.trainer.config import TrainerConfig
-from sora_cli.train.trainer.loop import Ema, optimizers
+from sora_cli.train.trainer.loop import optimizers
 
 
 def learn(network: nn.Module, plan: TrainerConfig, loss: Callable[[int], Tensor]) -> None:

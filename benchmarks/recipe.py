@@ -29,8 +29,9 @@ from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.data.world_packs import PHASES, PICTURES, bucket_of
 from sora_cli.train.options import DitOptions
 from sora_cli.train.recipes import dit as recipe
+from sora_cli.train.trainer.checkpoint import Ema
 from sora_cli.train.trainer.config import TrainerConfig, generator
-from sora_cli.train.trainer.loop import Ema, optimizers
+from sora_cli.train.trainer.loop import optimizers
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
 from sora_cli.world.scene import sample_scene

@@ -2,7 +2,8 @@
 # bridge.sh A B OUT: exactly BETWEEN new frames from the end of A to the beginning of B, and all three in a row.
 # Both clips have the size RES and the rate FPS; of each, the CONTEXT frames next to the gap are looked at.
 set -euo pipefail
-SORA=${SORA:-sora-cli} FFMPEG=${FFMPEG:-ffmpeg}
+SORA=${SORA:-sora-cli}
+FFMPEG=${FFMPEG:-$SORA ffmpeg}
 PROMPT=${PROMPT:-} BETWEEN=${BETWEEN:-47} CONTEXT=${CONTEXT:-13}
 RES=${RES:-1280x720} FPS=${FPS:-24} STEPS=${STEPS:-8}
 work=$(mktemp -d)

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# A loop without a seam as MP4, GIF and WebP, and a page, index.html, that plays it for ever.
+# A seamless loop as MP4, GIF and WebP, and a page, index.html, that plays it for ever.
 # Its length is rounded to whole chunks of four frames.
 set -euo pipefail
-SORA=${SORA:-sora-cli} FFMPEG=${FFMPEG:-ffmpeg}
+SORA=${SORA:-sora-cli}
 PROMPT=${PROMPT:-a sailboat on the ocean} SECONDS_LONG=${SECONDS_LONG:-4} RES=${RES:-640x360} STEPS=${STEPS:-8}
 OUT=${OUT:-loop}
 
 mkdir -p "$OUT"
 $SORA loop "$PROMPT" --seconds "$SECONDS_LONG" --res "$RES" --steps "$STEPS" -o "$OUT/loop.mp4"
-$FFMPEG -nostdin -loglevel error -y -i "$OUT/loop.mp4" \
-  -filter_complex "split=3[a][b][webp];[a]palettegen[palette];[b][palette]paletteuse[gif]" \
-  -map "[gif]" -loop 0 "$OUT/loop.gif" -map "[webp]" -loop 0 "$OUT/loop.webp"
+$SORA decode "$OUT/loop.safetensors" -o "$OUT/loop.gif"
+$SORA decode "$OUT/loop.safetensors" -o "$OUT/loop.webp"
 cat > "$OUT/index.html" <<'PAGE'
 <!doctype html>
 <title>An endless loop</title>

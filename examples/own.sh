@@ -2,7 +2,8 @@
 # From a folder of clips to a model with words of its own: four patterns with captions in German, a few minutes on a
 # laptop. own/own.png shows every clip, and beside it what the model makes of its caption. Stopped half-way? Run it again.
 set -euo pipefail
-SORA=${SORA:-sora-cli} FFMPEG=${FFMPEG:-ffmpeg}
+SORA=${SORA:-sora-cli}
+FFMPEG=${FFMPEG:-$SORA ffmpeg}
 TRAIN_STEPS=${TRAIN_STEPS:-800} WORD_STEPS=${WORD_STEPS:-200} RES=${RES:-640x360} STEPS=${STEPS:-8}
 mkdir -p own/clips
 

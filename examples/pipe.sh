@@ -2,7 +2,8 @@
 # pipe.sh IN OUT: any video through ffmpeg, extended in the middle of the pipe, through ffmpeg into any other.
 # Frames between the programs are raw y4m, which cannot say how its colours are meant: bt709 at both ends.
 set -euo pipefail
-SORA=${SORA:-sora-cli} FFMPEG=${FFMPEG:-ffmpeg}
+SORA=${SORA:-sora-cli}
+FFMPEG=${FFMPEG:-$SORA ffmpeg}
 PROMPT=${PROMPT:-a cat surfing} AFTER=${AFTER:-5} STEPS=${STEPS:-8}
 
 $FFMPEG -nostdin -loglevel error -i "$1" \

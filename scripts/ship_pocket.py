@@ -27,17 +27,15 @@ def ship_dit(run: Path) -> None:
     from sora_cli.train.align import transformer
     from sora_cli.train.options import DitOptions
     from sora_cli.train.recipes.dit import config_of
-    from sora_cli.train.trainer.loop import checkpoints
+    from sora_cli.train.trainer import checkpoint
 
-    newest = checkpoints(run)[-1]
-    tensors, metadata = weights.load_part(newest, "state")
-    averages = {k.removeprefix("average."): v.bfloat16() for k, v in tensors.items() if k.startswith("average.")}
+    averaged = {name: tensor.bfloat16() for name, tensor in checkpoint.averages(run).items()}
     options = json.loads((run / "log.jsonl").read_text().splitlines()[0])["options"]
-    training = {**{k: Path(str(v)).name for k, v in options.items()}, "step": metadata["step"]}
+    training = {**{k: Path(str(v)).name for k, v in options.items()}, "step": str(checkpoint.progress(run).step)}
     vae, tower = read_vae(*weights.load_part(POCKET, "vae")), read_text(*weights.load_part(POCKET, "text"))[1]
     config = config_of(DitOptions(**options), vae.config, tower.config)
     header = {"config": json.dumps(asdict(config)), "training": json.dumps(training)}
-    weights.save_part(POCKET, "dit", transformer(averages), header)
+    weights.save_part(POCKET, "dit", transformer(averaged), header)
 
 
 def without_folders(metadata: dict[str, str]) -> dict[str, str]:

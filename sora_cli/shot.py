@@ -8,6 +8,7 @@ from typing import Any
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
+from sora_cli.plurals import be, counted
 
 PLANS = ("full", "autoregressive", "sliding", "long-range", "hierarchy")
 FITS = ("cover", "contain", "stretch")
@@ -102,7 +103,8 @@ class Shot:
         for text in self.prompts:
             check_text("prompt", text)
         if len(self.captions) not in (0, 1 + len(self.cues)):
-            raise SoraError(f"there are {len(self.captions)} captions for {1 + len(self.cues)} prompts")
+            raise SoraError(f"there {be(len(self.captions))} {counted(len(self.captions), 'caption')} for "
+                            f"{counted(1 + len(self.cues), 'prompt')}")
         for text in self.captions:
             check_text("caption", text)
         check_text("negative prompt", self.negative)

@@ -51,7 +51,7 @@ def clip(name: str, count: int) -> str:
 
 def as_given(name: str, fit: str = "cover") -> list[bytes]:
     """A file's own frames in the planes that `generate` writes."""
-    with media.open_source(name) as source:
+    with media.open_source(name, rgb=True) as source:
         pictures = media.to_rgb(source, source.format, FORMAT.size, fit)
         return list(media.from_rgb(pictures, FORMAT.size, FORMAT))
 

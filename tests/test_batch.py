@@ -124,7 +124,7 @@ def test_every_wrong_line_is_named_and_nothing_is_begun(capsys: pytest.CaptureFi
     for number, (line, why) in enumerate(wrong.items(), 2):
         said = [told for told in err.splitlines() if told.startswith(f"jobs.jsonl:{number}:")]
         assert len(said) == 1 and why in said[0], (line, said)
-    assert f"{len(wrong)} wrong lines; nothing is begun" in err and "jobs.jsonl:1:" not in err
+    assert f"{len(wrong)} wrong lines; nothing was started" in err and "jobs.jsonl:1:" not in err
     assert tiny.everything() == ["folder.mp4", "jobs.jsonl", "late.mp4"]
 
 
@@ -242,7 +242,7 @@ def test_an_input_that_has_changed_makes_another_video(capsys: pytest.CaptureFix
     name = listed({"verb": "extend", "input": clip, "after": 0.25, "output": "a.mp4"})
     assert run(name) == 0 and run(name) == 0
     tiny.write("clip.y4m", format, tiny.noise(format, 5, seed=1))
-    assert run(name) == 2 and "a.mp4 exists already: its files.clip.y4m was" in capsys.readouterr().err
+    assert run(name) == 2 and "a.mp4 exists already, made with other files;" in capsys.readouterr().err
 
 
 def test_generate_goes_on_with_several(capsys: pytest.CaptureFixture[str]) -> None:

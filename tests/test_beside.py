@@ -108,7 +108,8 @@ def test_what_cannot_be_read_is_in_the_notes_and_in_the_manifest(tmp_path: Path)
     (tmp_path / "in" / "c.json").write_text('{"caption": 5}')
     said = built(tmp_path / "in", tmp_path / "out")
     lines = manifest(tmp_path / "out")
-    assert "2 files beside clips are no captions: a.txt (" in said and "c.json (its caption is no text)" in said
+    assert "2 files beside clips are not read as captions: a.txt (" in said
+    assert "c.json (its caption is no text)" in said
     assert "b.txt (Windows-1252)" in said and lines["b.png"]["caption"] == SAID
     assert lines["a.txt"]["reason"].startswith("no caption of a.png: ") and lines["b.txt"]["reason"] == "beside b.png"
     shown = json.loads(run("show", tmp_path / "out", "--json").stdout)
@@ -140,7 +141,7 @@ def test_tables_of_all_kinds(tmp_path: Path, name: str, content: str) -> None:
     [
         ("t.csv", "file,caption\na.mp4,one, two\n", "row 1 has 3 cells for 2 columns; quote captions with ','"),
         ("t.csv", "caption,file\nx,a.mp4\none, two,a.mp4\n", "row 2 has 3 cells"),
-        ("t.csv", "file,caption\na.mp4\n", "row 1 has 1 cells for 2 columns"),
+        ("t.csv", "file,caption\na.mp4\n", "row 1 has 1 cell for 2 columns"),
         ("t.csv", 'file,caption\na.mp4,"one\nb.mp4,two\n', "unexpected end of data"),
         ("t.csv", "path,caption\na.mp4,one\n", "no column file; there are path, caption"),
         ("t.csv", "file,caption,caption\na.mp4,one,two\n", "2 columns caption"),
@@ -212,7 +213,7 @@ def test_captions_that_are_longer_than_what_is_read_are_named(words: int, note: 
         (tmp_path / "in" / f"{name}.txt").write_text(" ".join(["cat"] * count))
     told = CliRunner().invoke(app, ["data", "build", "in", "-o", "ds", "--size", "64x64"])
     assert told.exit_code == 0, told.output
-    said = "1 of 2 captions are longer than the 18 words that are read: a.gif"
+    said = "1 of 2 captions is longer than the 18 words that are read: a.gif"
     assert (said in " ".join(told.stderr.split())) == note
 
 

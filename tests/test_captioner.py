@@ -314,7 +314,7 @@ def test_a_table_of_captions_is_what_data_reads(folder: Path, capsys: pytest.Cap
 def test_sidecars_that_are_there_are_kept(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / "in" / "a.txt").write_text("by hand\n")
     code, out, err = say(capsys, "in", "--sidecars")
-    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files have captions" in err
+    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files has captions" in err
     assert (folder / "in" / "a.txt").read_text() == "by hand\n"
     assert (folder / "in" / "deep" / "b.txt").read_text() == out.split("\t")[1]
     assert len(say(capsys, "in", "--sidecars", "--force")[1].splitlines()) == 2

@@ -16,7 +16,7 @@ import torch
 
 from sora_cli import cli, geometry, media, registry
 from sora_cli.cli import models
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.prompts.grammar import expand
@@ -135,7 +135,7 @@ def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
         (("x", "--seconds", "1", "--frames", "9"), "give one of them"),
         (("x", "--steps", "0"), "steps is 0"),
         (("x", "--plan", "zigzag"), "full, autoregressive"),
-        (("x", "--model", "veo"), "known are: pocket"),
+        (("x", "--model", "veo"), "known models: pocket"),
         (("x", "--device", "tpu"), "--device"),
         (("x", "--device", "cuda"), "no CUDA device"),
         (("x", "--seed", "-2"), "--seed is '-2'; it must be a whole number from 0 on, or random"),
@@ -387,7 +387,7 @@ def test_damaged_weights_are_seen_before_the_work(
         (("train", "dit", "--vae", "nowhere.safetensors"), "no weights nowhere"),
         (("world", "--sample", "0"), "--sample"),
         (("world", "-o", "sheet.jpg"), "must end in .png"),
-        (("evaluate", "--model", "veo"), "known are: pocket"),
+        (("evaluate", "--model", "veo"), "known models: pocket"),
         (("dance",), "dance"),
     ],
 )

@@ -446,7 +446,7 @@ def test_show_counts_and_draws(dataset: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as page:
         assert page.width > 900 and len(page.getcolors(1 << 24)) > 1000
     plain = run("show", dataset).stdout
-    assert "7 videos and 1 images used" in plain and "broken: 3" in plain
+    assert "7 videos and 1 image used" in plain and "broken: 3" in plain
 
 
 def test_what_cannot_be_built_is_refused(clips: Path, dataset: Path, tmp_path: Path) -> None:

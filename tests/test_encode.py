@@ -252,7 +252,7 @@ def complaint(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], *wor
         (("encode", "clip.mp4", "-o", "a.mp4"), 2, "must end in .safetensors"),
         (("encode", "clip.mp4", "-o", "no/a.safetensors"), 2, "no folder no"),
         (("encode", "clip.mp4", "-o", "a.safetensors"), 2, "--force"),
-        (("encode", "clip.mp4", "--model", "veo"), 2, "known are: pocket"),
+        (("encode", "clip.mp4", "--model", "veo"), 2, "known models: pocket"),
         (("encode", "clip.mp4", "--fps", "nan", "-o", "e.safetensors"), 2, "from 1 to 120"),
         (("encode", "-"), 2, "give -o NAME.safetensors"),
         (("encode", "gap%05d.png"), 2, "no numbered images like gap00001.png"),
@@ -264,7 +264,7 @@ def complaint(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], *wor
         (("decode", "a.safetensors", "-o", "a.txt"), 2, "must end in .mp4, .mov"),
         (("decode", "a.safetensors", "-o", "a.gif", "--fps", "60"), 2, "at most 50 frames a second"),
         (("decode", "a.safetensors", "-o", "a.png"), 2, "21 frames are asked"),
-        (("decode", "a.safetensors", "--frames", "20:10"), 2, "21 frames are 0:21"),
+        (("decode", "a.safetensors", "--frames", "20:10"), 2, "21 frames: 0:21"),
         (("decode", "a.safetensors", "--frames", "5:5"), 2, "0:21"),
         (("decode", "a.safetensors", "--frames", "10:22"), 2, "0:21"),
         (("decode", "a.safetensors", "--frames", "7"), 2, "10:20"),
@@ -272,13 +272,13 @@ def complaint(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], *wor
         (("decode", "a.safetensors", "--res", "97x64"), 2, "nearest is 98x64"),
         (("decode", "a.safetensors", "--fps", "0"), 2, "from 1 to 120"),
         (("decode", "a.safetensors", "--fps", "nan"), 2, "from 1 to 120"),
-        (("decode", "a.safetensors", "--model", "veo"), 2, "known are: pocket"),
+        (("decode", "a.safetensors", "--model", "veo"), 2, "known models: pocket"),
         (("decode", "b.safetensors"), 2, "abababababab of pocket, but that of pocket is"),
-        (("decode", "c.safetensors"), 2, "known are: pocket"),
+        (("decode", "c.safetensors"), 2, "known models: pocket"),
         (("info", "nowhere.mp4"), 2, "no file nowhere"),
         (("info", "noise.mp4"), 1, "not a readable video"),
         (("info", "noise.png"), 1, "not a readable image"),
-        (("info", "d.safetensors"), 1, "no file of latents"),
+        (("info", "d.safetensors"), 1, "truncated or no safetensors"),
     ],
 )
 def test_nonsense_is_one_line(
@@ -335,13 +335,14 @@ def test_info_of_a_video(sora: Callable[..., int], capsys: pytest.CaptureFixture
     assert found["kind"] == "video" and found["shot"] == json.loads(SHOT.to_json())
     assert (found["width"], found["height"], found["fps"], found["frames"]) == (320, 180, 24, 22)
     assert (found["codec"], found["seconds"]) == ("h264", 0.917)
-    for row in ("size       320x180", "frames     22", "codec      h264", "  prompt   a cat surfing", "  seed     0"):
-        assert f"{row}\n" in table
+    for row in ("kind         video, H.264 in MP4, ", "picture      320x180\n", "0.917 s: 22 frames, 24 a second\n",
+                "colours      4:2:0, 8 bits\n", "sound        none\n", "prompt       a cat surfing\n"):  # fmt: skip
+        assert row in table
 
 
 @pytest.mark.parametrize(
     ("tags", "shot", "row"),
-    [({}, None, "shot       none: "), ({"sora": "\x9b2J{"}, "not a shot: ", "shot       not a shot: ")],
+    [({}, None, "made from    unknown: "), ({"sora": "\x9b2J{"}, "not a shot: ", "made from    not a shot: ")],
 )
 def test_info_of_a_stranger(
     sora: Callable[..., int], capsys: pytest.CaptureFixture[str], tags: dict[str, object], shot: str | None, row: str
@@ -355,7 +356,7 @@ def test_info_of_an_image(sora: Callable[..., int], capsys: pytest.CaptureFixtur
     media.write_image("a.png", scene_frames(1)[0], (640, 360), {"sora": SHOT.to_json()})
     found, table = told(sora, capsys, "a.png")
     assert found == {"file": "a.png", "kind": "image", "width": 640, "height": 360, "shot": json.loads(SHOT.to_json())}
-    assert "size       640x360\n" in table and "  prompt   a cat surfing\n" in table
+    assert "picture      640x360\n" in table and "prompt       a cat surfing\n" in table
     media.write_image("b.png", scene_frames(1)[0])
     assert told(sora, capsys, "b.png")[0]["shot"] is None
 
@@ -366,7 +367,7 @@ def test_info_of_latents(sora: Callable[..., int], capsys: pytest.CaptureFixture
     assert found["kind"] == "latents" and found["shot"] == json.loads(SHOT.to_json())
     assert {name: found[name] for name in asdict(header) if name != "shot"} | {"shot": SHOT.to_json()} == asdict(header)
     assert (found["shape"], found["dtype"]) == ([6, 7, 12, 20], "F32")
-    assert "shape      6x7x12x20\n" in table and f"vae        {header.vae}\n" in table
+    assert "latents: 7 of 6 channels, 20x12 cells, in F32\n" in table and header.vae[:12] in table
     latent_file.save("b.safetensors", torch.zeros(6, 7, 12, 20), replace(header, shot=""))
     with pytest.raises(SoraError):
         Shot.from_json("")

@@ -34,7 +34,8 @@ from sora_cli.models.sora.evaluator import (
     tell,
 )
 from sora_cli.shot import Shot
-from sora_cli.train.recipes.evaluator import accuracy, damage, export, labels
+from sora_cli.train.recipes.evaluator import accuracy, damage, labels
+from sora_cli.train.trainer.stage import save_half
 from sora_cli.world import metrics
 from sora_cli.world.captions import dense
 from sora_cli.world.motion import MOTIONS, Stage
@@ -250,10 +251,15 @@ def test_a_pair_is_right_when_both_are() -> None:
 
 
 def test_judge_survives_its_file(network: Evaluator, tmp_path: Path) -> None:
-    again = from_weights(*weights.load(export(network, {}, tmp_path / "evaluator.safetensors")))
+    again = from_weights(*weights.load(exported(network, tmp_path)))
     video = noise(1, FRAMES, 3, HEIGHT, WIDTH)
     for ours, theirs in zip(again(video), network(video), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)           # half precision
+
+
+def exported(network: Evaluator, folder: Path) -> Path:
+    metadata = {"config": asdict(network.config), "training": {}}
+    return save_half(folder / "evaluator.safetensors", network.state_dict(), metadata)
 
 
 def test_damage_keeps_range_shape_and_content() -> None:
@@ -357,7 +363,7 @@ class Copier:
 
 @pytest.fixture
 def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
-    judge = weights.load(export(network, {}, tmp_path / "evaluator.safetensors"))
+    judge = weights.load(exported(network, tmp_path))
     monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
     monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
     monkeypatch.setattr(measure, "Engine", FakeEngine)

@@ -1,7 +1,9 @@
-"""Every example runs as it stands, with the shipped weights and tiny settings, and writes what it promises."""
+"""Every example runs as it stands, with the shipped weights and tiny settings, and writes what it promises, where the
+only ffmpeg is the one that pip brought."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +15,20 @@ from sora_cli import media
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"RES": "64x64", "STEPS": "1", "FPS": "24", "SECONDS_LONG": "0.25"}
+PROGRAMS = ("awk", "basename", "bash", "cat", "mkdir", "mktemp", "rm")  # that every system has; no ffmpeg
 
 
 def run(folder: Path, script: str, *words: str, **settings: str) -> None:
-    """One example in a folder of its own; stderr is shown if it fails."""
-    tools = {"SORA": f"{sys.executable} -m sora_cli", "FFMPEG": media.ffmpeg(), "PYTHONPATH": str(ROOT)}
+    """One example in a folder of its own, without a system's ffmpeg; stderr is shown if it fails."""
+    programs = folder.with_name(folder.name + "-bin")
+    programs.mkdir(exist_ok=True)
+    for name in PROGRAMS:
+        if not (programs / name).exists():
+            (programs / name).symlink_to(shutil.which(name) or name)
+    kept = {name: value for name, value in os.environ.items() if name not in ("FFMPEG", "SORA_FFMPEG")}
+    tools = {"SORA": f"{sys.executable} -m sora_cli", "PYTHONPATH": str(ROOT), "PATH": str(programs)}
     command = ["bash", str(ROOT / "examples" / script), *words]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **tools, **SMALL, **settings},
+    done = subprocess.run(command, cwd=folder, env={**kept, **tools, **SMALL, **settings},
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -74,7 +83,7 @@ def test_endless_loop(tmp_path: Path) -> None:
     assert len(frames(folder / "loop.mp4")) == 8
     for name in ("loop.gif", "loop.webp"):
         with Image.open(folder / name) as image:
-            assert (image.n_frames, image.size, image.info["loop"]) == (8, (64, 64), 0)
+            assert (image.n_frames, image.size, image.info["loop"]) == (4, (64, 64), 0)  # at 12 frames a second
     assert 'src="loop.mp4"' in (folder / "index.html").read_text()
 
 
@@ -83,6 +92,20 @@ def test_story(tmp_path: Path) -> None:
     assert len(frames(tmp_path / "story.mp4")) == 12
     carried = media.read_metadata(tmp_path / "story.mp4")["sora"]
     assert all(at in carried for at in ("0.125s", "0.25s", "0.375s")) and "in the snow" in carried
+
+
+def test_ffmpeg_is_that_of_sora_cli(tmp_path: Path) -> None:
+    """Its words, its pipes, its exit code; `--help` alone is ours."""
+    pixels = bytes(range(48))
+    frame = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", "4x4")
+    command = [sys.executable, "-m", "sora_cli", "ffmpeg", "-v", "error"]
+    done = subprocess.run([*command, *frame, "-i", "-", *frame, "-"], input=pixels, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (pixels, b"")
+    failed = subprocess.run([*command, "-i", tmp_path / "none.mp4", "-h"], capture_output=True, text=True)
+    direct = subprocess.run([media.ffmpeg(), *command[4:], "-i", tmp_path / "none.mp4", "-h"], capture_output=True)
+    assert (failed.returncode, failed.stdout) == (direct.returncode, direct.stdout.decode())
+    wrong = subprocess.run(command, env={**os.environ, "SORA_FFMPEG": "/no/ffmpeg"}, capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stderr.startswith("sora-cli: ffmpeg does not start (/no/ffmpeg)")
 
 
 def test_every_example_is_listed_and_tested() -> None:

@@ -17,7 +17,7 @@ from test_engine import SHOT, engine  # noqa: F401
 from test_verbs import sora  # noqa: F401
 
 from sora_cli.cli import expanding
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
 from sora_cli.prompts import rewriting

@@ -90,7 +90,7 @@ def test_what_no_person_put_there_is_left_out_and_counted(tmp_path: Path) -> Non
     assert Counter(line["reason"].partition(":")[0] for line in lines.values() if line["reason"]) == {
         "hidden": 5, "of another program": 4, "linked folder": 1, ".heic cannot be read here": 1}  # fmt: skip
     assert "left out: 5 hidden, 4 of another program, 1 linked folder" in said
-    assert "1 .heic files cannot be read here; convert them to .jpg" in said
+    assert "1 .heic file cannot be read here; convert it to .jpg" in said
     files, remarks = files_of([str(folder)])
     assert files == [str(folder / "a.png"), str(folder / "sub/b.png")] and all(line in said for line in remarks)
     assert "2 of 13 files are of use" in said
@@ -100,7 +100,7 @@ def test_what_no_person_put_there_is_left_out_and_counted(tmp_path: Path) -> Non
 def test_a_folder_of_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.heic").touch()
     (tmp_path / ".b.png").touch()
-    with pytest.raises(SoraError, match=r"no video or picture in .*; 1 \.heic files cannot be.*left out: 1 hidden"):
+    with pytest.raises(SoraError, match=r"no video or picture in .*; 1 \.heic file cannot be.*left out: 1 hidden"):
         files_of([str(tmp_path)])
 
 

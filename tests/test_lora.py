@@ -19,7 +19,7 @@ from wan_cases import WAN, dit_inputs, fill
 
 from sora_cli import registry
 from sora_cli.cli import app
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published as reading
 from sora_cli.generation.engine import Engine
@@ -265,11 +265,11 @@ Q = "transformer.blocks.0.attn1.to_q"
     [
         (lambda t: t | {"vace_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 2), "y": torch.ones(1)},
          "2 of its 14 tensors match nothing in it, the first is vace_blocks.0.attn1.to_q.lora_A.weight"),
-        (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(2)}, "match nothing.*lora_magnitude_vector"),
+        (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(2)}, "matches nothing.*lora_magnitude_vector"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(50, 2)},
-         "1 of its 1 changes do not fit, the first is .*blocks.0.attn1.to_q.lora_B.weight, 50x2 beside 40x40"),
-        (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 3)}, "do not fit"),
-        (lambda t: {f"{Q}.lora_A.weight": torch.ones(40), f"{Q}.lora_B.weight": torch.ones(40)}, "do not fit"),
+         "1 of its 1 change does not fit, the first is .*blocks.0.attn1.to_q.lora_B.weight, 50x2 beside 40x40"),
+        (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 3)}, "does not fit"),
+        (lambda t: {f"{Q}.lora_A.weight": torch.ones(40), f"{Q}.lora_B.weight": torch.ones(40)}, "does not fit"),
         (lambda t: without(t, "to_q.lora_B.weight"), "lacks a half.* blocks.0.attn1.to_q"),
         (lambda t: t | {f"{Q}.lora_down.weight": torch.ones(3, 40)}, "gives twice"),
         (lambda t: t | {f"{Q}.alpha": torch.ones(2)}, "an alpha is one number"),

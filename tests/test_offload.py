@@ -63,9 +63,14 @@ def test_a_pass_that_ends_early_does_not_spoil_the_next() -> None:
     assert [torch.equal(block.weight, weight) for block, weight in zip(turns, due, strict=True)] == [True] * 3
 
 
-def test_blocks_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match="different shapes"):
-        Turns([*blocks(1), *blocks(1, width=9)], CPU)
+@pytest.mark.parametrize("widths", [(8, 9), (9, 8, 8, 40), (40, 8, 9, 300, 7)])
+def test_blocks_of_different_shapes_take_turns(widths: tuple[int, ...]) -> None:
+    there = [block for width in widths for block in blocks(1, width)]
+    due = [block.weight.clone() for block in there]
+    turns = Turns(there, CPU)
+    for _ in range(2):
+        found = [torch.equal(block.weight, weight) for block, weight in zip(turns, due, strict=True)]
+        assert found == [True] * len(due)
 
 
 # -- The order on a CUDA device, played through ----------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_unknown_models_name_the_known() -> None:
-    with pytest.raises(SoraError, match="known are: pocket"):
+    with pytest.raises(SoraError, match="known models: pocket"):
         registry.entry("veo")
 
 

@@ -632,3 +632,9 @@ def test_coarse_latents_and_their_details_fit_together() -> None:
     again = dit_training.with_details(coarse[None], (4, 4, 2))
     assert again.flatten().tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 8, 9]
     assert torch.equal(dit_training.with_details(again, (4, 4, 2)), again)
+
+
+def test_the_averages_of_a_run_can_be_read_without_its_network(tmp_path: Path) -> None:
+    trained = toy_run(tmp_path, 10)
+    read = checkpoint.averages(tmp_path)
+    assert read.keys() == trained.keys() and all(torch.equal(read[name], trained[name]) for name in read)

@@ -305,7 +305,7 @@ def test_what_is_no_video_is_one_line(
         (("extend", "a.y4m", "--after", "1e9"), "must be from"),
         (("extend", "a.y4m"), "must be even"),
         (("extend", "a.y4m", "-o", "b.y4m", "--plan", "zigzag"), "unknown plan"),
-        (("extend", "a.y4m", "-o", "b.y4m", "--model", "veo"), "known are"),
+        (("extend", "a.y4m", "-o", "b.y4m", "--model", "veo"), "known models"),
         (("extend", "a.y4m", "-o", "b.gif", "--fps", "60"), "at most 50"),
         (("extend", "a.y4m", "-o", "%d.png"), "exists already"),
         (("extend", "a.y4m", "-o", "taken.mp4", "--res", "64x64"), "--force"),

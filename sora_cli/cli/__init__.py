@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 import signal
 import sys
 import warnings
@@ -20,6 +21,7 @@ from sora_cli.cli.doctor import doctor
 from sora_cli.cli.encode import encode
 from sora_cli.cli.evaluate import evaluate
 from sora_cli.cli.extend import extend
+from sora_cli.cli.ffmpeg import PASSED_ON, ffmpeg
 from sora_cli.cli.generate import generate
 from sora_cli.cli.info import info
 from sora_cli.cli.jobs import carry_out
@@ -32,6 +34,10 @@ from sora_cli.cli.world import world
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.machine import short_of
 
+# frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
+WINDOWS = "Windows is not supported; sora-cli runs in WSL 2 as it does on Linux (wsl --install)"
+HELP = {"-h", "--help", "--version"}
+EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
 LONGEST = 900  # characters of an error
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
@@ -41,7 +47,7 @@ MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished window
 ClickException: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
-    help="Text in, MP4 out, on your own machine.",
+    help="Make video from text, images and clips, on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -61,6 +67,7 @@ app.command()(info)
 app.command()(doctor)
 app.command()(world)
 app.command()(evaluate)
+app.command(context_settings=PASSED_ON)(ffmpeg)
 app.add_typer(train, name="train")
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
@@ -95,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
+    if sys.platform == "win32" and not HELP.intersection(words):
+        return complain(WINDOWS, FAILURE)
     try:
         with what_memory_lacks(words, debug):
             code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
@@ -102,7 +111,7 @@ def run(words: list[str], debug: bool = False) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted", INTERRUPTED)
     except ClickException as error:
-        return complain(error.format_message(), error.exit_code)
+        return complain(worded(error.format_message()), error.exit_code)
     except SoraError as error:
         if debug:
             raise
@@ -113,6 +122,24 @@ def run(words: list[str], debug: bool = False) -> int:
         if debug:
             raise
         return complain(str(error) or "not enough memory", FAILURE)
+
+
+def worded(message: str) -> str:
+    """What a parser says of a command line, in words for who typed it."""
+    message = message.replace("Value error, ", "")
+    message = re.sub(r"Input should be a valid (number|integer), unable to parse.*", wrong_number, message)
+    message = re.sub(r"Input should be (greater|less) than or equal to (\S+)", bound, message)
+    if message.startswith("No such command") and "Did you mean" not in message:
+        message += " `sora-cli --help` lists them; a prompt follows `generate`: " + EXAMPLE
+    return message
+
+
+def wrong_number(found: "re.Match[str]") -> str:
+    return f"it must be a {'whole ' if found[1] == 'integer' else ''}number."
+
+
+def bound(found: "re.Match[str]") -> str:
+    return f"it must be {'at least' if found[1] == 'greater' else 'at most'} {found[2]}."
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from sora_cli.cli.loop import loop
 from sora_cli.cli.overview import draw, show_cost
 from sora_cli.cli.reverse import reverse
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 
 VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate, "extend": extend, "loop": loop, "reverse": reverse,
@@ -59,14 +60,17 @@ def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
 def batch(
     context: typer.Context,
     jobs: Annotated[
-        str, typer.Argument(metavar="JOBS", help="Shots as JSONL, as CSV, or prompts, one a line; - for a stream.")
+        str,
+        typer.Argument(
+            metavar="JOBS", help="List of jobs: JSON lines, CSV, or one prompt per line; - is standard input."
+        ),
     ],
-    verb: Annotated[str, typer.Option(help=f"What lines ask for that do not say: {', '.join(VERBS)}.")] = "generate",
+    verb: Annotated[str, typer.Option(help=f"Command for lines that name none: {', '.join(VERBS)}.")] = "generate",
     expand_grid: Annotated[
-        bool, typer.Option("--expand-grid", help="Make all combinations of {cat|dog}, {0..9}, and lists of values.")
+        bool, typer.Option("--expand-grid", help="Expand {cat|dog}, {0..9} and lists of values into all combinations.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list; others make the rest.")
+        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list, for work on several machines.")
     ] = None,
     ray: Annotated[
         str | None,
@@ -79,16 +83,18 @@ def batch(
         int | None, typer.Option(min=1, help="Cores of a worker of --ray where there is no GPU.", show_default="1")
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Also draw a picture of every video of the list on one sheet.")
+        Path | None, typer.Option(metavar="PNG", help="Also write a sheet with one frame of every video.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Goes without saying here.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print events on stdout, as JSON, one a line.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Accepted; a batch always continues.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
     **defaults: Any,
 ) -> None:
-    """Make a list of videos: the model is loaded once, what is done is skipped, what was begun goes on."""
+    """Make a list of videos; finished ones are skipped, interrupted ones continued."""
     part = part_of(shard)
     items, wrong = asked(context, jobs, verb, expand_grid, defaults)
     mine = [item for item in items if part is None or item.shard(part[1]) == part[0]]
@@ -190,4 +196,4 @@ def refuse(name: str, wrong: Wrong) -> None:
         typer.echo(f"{name}:{number}: {why}", err=True)
     if len(shown) > NAMED:
         typer.echo(f"... and {len(shown) - NAMED} more", err=True)
-    raise SoraError(f"{name} has {len(shown)} wrong line{'s' * (len(shown) > 1)}; nothing is begun")
+    raise SoraError(f"{name} has {counted(len(shown), 'wrong line')}; nothing was started")

@@ -15,6 +15,7 @@ from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Target
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 
 if TYPE_CHECKING:
     from sora_cli.cli.batching import Item
@@ -31,7 +32,7 @@ class Outcome:
     left: dict[str, int] = field(default_factory=dict)  # files that are to be brought from there: bytes by name
 
     def __str__(self) -> str:
-        return f"{self.record.get('frames', '')} frames in {self.record.get('wall', 0):.1f} s"
+        return f"{counted(self.record.get('frames', 0), 'frame')} in {self.record.get('wall', 0):.1f} s"
 
 
 class Hearing(Screen):

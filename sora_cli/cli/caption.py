@@ -20,6 +20,7 @@ from sora_cli.dataset.beside import around, read
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
+from sora_cli.plurals import among, have
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
@@ -31,17 +32,17 @@ class Asked:
     """Who captions, and what of people's captions is kept."""
 
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="pocket, coca (2.6 GB of the Hub), weights of your own, or http://SERVER.")
+        str, typer.Option(metavar="NAME", help="pocket, coca (a 2.6 GB download), your own weights, or http://SERVER.")
     ] = POCKET
     served: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which model of the server; by default its first.")
+        str | None, typer.Option(metavar="NAME", help="Model to use on the server; by default its first.")
     ] = None
     timeout: Annotated[
-        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds that an answer of the server may take in all.")
+        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds to wait for an answer of the server.")
     ] = 120
     keep_human: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", min=0, max=1, help="Take so large a share of the NAME.txt that are there."),
+        typer.Option(metavar="SHARE", min=0, max=1, help="Share of existing NAME.txt files to keep as captions."),
     ] = None
     seed: SeedOption = 0
     device: DeviceOption = "auto"
@@ -55,12 +56,13 @@ class Asked:
 
 @flattened
 def caption(
-    paths: Annotated[list[str], typer.Argument(metavar="FILES|DIR...", help="Videos, pictures, folders of them.")],
+    paths: Annotated[list[str], typer.Argument(metavar="FILES|DIR...", help="Videos, images, or folders of them.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="JSONL", help="Write file and caption as JSON lines.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="JSONL", help="Write files and captions to this file, as JSON lines."),
     ] = None,
     sidecars: Annotated[
-        bool, typer.Option("--sidecars", help="Write NAME.txt beside each file; those that are there stay.")
+        bool, typer.Option("--sidecars", help="Write NAME.txt beside each file; existing ones are kept.")
     ] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -69,10 +71,10 @@ def caption(
     *,
     asked: Asked,
 ) -> None:
-    """Say what is to be seen in videos and pictures: a line for each file, its name, a tab and the caption.
+    """Describe videos and images: one line per file, with its name, a tab and the caption.
 
-    pocket knows its own rendered world alone. For real footage: --model coca, or a server that speaks OpenAI's protocol
-    and has a model that can see (--model http://localhost:11434 is Ollama)."""
+    pocket knows only its rendered world. For real footage, use --model coca or a vision model behind an
+    OpenAI-compatible server (for example Ollama: --model http://localhost:11434)."""
     check(output, sidecars, asked)
     keep_human = asked.keep_human
     table = Table(output, asked.identity, force) if output else None
@@ -93,7 +95,8 @@ def caption(
         there = table.rows if table else beside_them | wrong if sidecars and not force else {}
         todo = [name for name in files if name not in there]
         if len(todo) < len(files):
-            screen.note(f"{len(files) - len(todo)} of {len(files)} files have captions, which are kept; --force")
+            done = len(files) - len(todo)
+            screen.note(f"{among(done, len(files), 'file')} {have(done)} captions already; --force writes new ones")
         left = dict.fromkeys(todo)
         for name, text in tell(todo, {name: human[name] for name in kept}, asked, screen):
             del left[name]
@@ -110,7 +113,7 @@ def caption(
         typer.echo(str(output))
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
-        raise Failed(f"{len(left)} of {len(todo)} files could not be captioned: {listed(left)}{again}")
+        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed(left)}{again}")
 
 
 def as_line(row: dict[str, Any]) -> str:

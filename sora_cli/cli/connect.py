@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.making import Making
+from sora_cli.cli.making import Making, Target
+from sora_cli.cli.screen import Screen
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
+from sora_cli.plurals import counted
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
@@ -46,6 +48,13 @@ class Connector:
     engine: "Engine"
     format: media.Format
     making: Making
+
+    @classmethod
+    def of(cls, source: media.Source, shot: Shot, engine: "Engine", target: Target, screen: Screen) -> "Connector":
+        """One that goes on from a source, whose sound is expected in the output."""
+        making = Making(target, screen, shot.fps)
+        making.hear(source.name, source.sound, source.left_out)
+        return cls(engine, source.format, making)
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
                 kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
@@ -129,9 +138,10 @@ def without(bars: Bars, shot: Shot, size: media.Size) -> Shot:
 
 
 def spelled(bars: Bars) -> str:
-    """`16 rows above, 16 below`."""
-    told = {"rows above": bars.top, "below": bars.bottom, "columns on the left": bars.left, "on the right": bars.right}
-    return ", ".join(f"{count} {where}" for where, count in told.items() if count)
+    """`16 rows above, 1 row below`."""
+    told = {"above": (bars.top, "row"), "below": (bars.bottom, "row"), "on the left": (bars.left, "column"),
+            "on the right": (bars.right, "column")}  # fmt: skip
+    return ", ".join(f"{counted(count, what)} {where}" for where, (count, what) in told.items() if count)
 
 
 def context_of(model: str) -> int:

@@ -20,12 +20,13 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.media.kinds import left_out
+from sora_cli.plurals import among, be, counted, have
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
     from sora_cli.dataset.build import Asked
 
-data = typer.Typer(help="Make a dataset from a folder of clips, and look at it.", no_args_is_help=True)
+data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.", no_args_is_help=True)
 
 WORKERS = min(4, os.cpu_count() or 1)
 TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
@@ -33,30 +34,30 @@ TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
 
 @data.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Clips and pictures, with captions beside them: NAME.txt, NAME.json.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="The dataset, a folder.")],
+    folder: Annotated[Path, typer.Argument(help="Clips and images, with captions beside them: NAME.txt, NAME.json.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="Folder of the dataset.")],
     captions: Annotated[
-        Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl file with file and caption.")
+        Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl table with the columns file and caption.")
     ] = None,
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; by default the shipped one.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; by default the shipped one.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Autoencoder, a file or a run; by default pocket's.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, a file or a run; by default pocket's.")] = None,
     size: Annotated[
-        str, typer.Option(metavar="WxH", help="How large frames are, about; each clip keeps its aspect.")
+        str, typer.Option(metavar="WxH", help="Approximate frame size; each clip keeps its aspect ratio.")
     ] = "320x192",
-    fps: Annotated[float, typer.Option(help="Frames a second, at most; faster clips are thinned.")] = 30.0,
-    max_seconds: Annotated[float, typer.Option(help="Longer shots are cut in pieces.")] = 8.0,
-    workers: Annotated[int, typer.Option(min=1, help="Files read at once.")] = WORKERS,
+    fps: Annotated[float, typer.Option(help="Highest frame rate; faster clips are thinned.")] = 30.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest shot; longer ones are split.")] = 8.0,
+    workers: Annotated[int, typer.Option(min=1, help="Files to read in parallel.")] = WORKERS,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove the samples of files that are gone, even if those are most of them.")
+        bool, typer.Option("--prune", help="Remove samples of missing files, even if most are missing.")
     ] = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Cut the clips of a folder into shots and encode them, once. What is there already is left as it is.
+    """Cut the clips of a folder into shots and encode them; what is encoded already is kept.
 
-    Every file of the folder has a line in DATASET/manifest.jsonl that says what became of it."""
+    DATASET/manifest.jsonl has a line for every file of the folder, which says how it was used or why it was not."""
     check_range("--fps", fps, 1, 120)
     check_range("--max-seconds", max_seconds, 0.5, 600)
     width, height = geometry.parse_res(size)
@@ -88,14 +89,15 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
     asked.check_sources({record.file for record in records if not record.reason.startswith("broken")})
-    screen.note(f"{len(used)} of {len(records)} files are of use; {asked.out / MANIFEST} says what became of each")
+    of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} of use"
+    screen.note(f"{of_use}; {asked.out / MANIFEST} says what became of each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
     if framed := [record.file for record in used if any(record.bars)]:
         screen.note(f"{len(framed)} videos have black bars, which are cut off: {some(framed)}")
     there, bad = sound(asked.out)
     if bad:
-        screen.note(f"{len(bad)} shards are made again: {some(bad)}")
+        screen.note(f"{counted(len(bad), 'shard')} {be(len(bad))} made again: {some(bad)}")
     networks = building.Networks.load(asked.vae, asked.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
     for line in remarks(asked, texts, captions, networks):
@@ -110,19 +112,20 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     if not samples:
         raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
-    told = f"{len(made)} samples of {len({sample.record.file for sample in made})} files"
-    screen.note(f"{told} are in {asked.out}" if new else f"nothing to do: {told} were in {asked.out} already")
+    count, of = len(made), counted(len({sample.record.file for sample in made}), "file")
+    told, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
+    screen.note(f"{told} {be(count)} in {asked.out}" if new else f"nothing to do: {told} {were} in {asked.out} already")
 
 
 @data.command()
 def show(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `data build` made.")],
-    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="A folder made by `data build`.")],
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what is in a dataset: how much, how large, how long, with which captions; and what was skipped."""
+    """Summarize a dataset: files, shots, sizes, captions, and what was skipped."""
     from sora_cli.dataset import summary
 
     if sheet is not None:
@@ -143,19 +146,20 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
     minutes, seconds = divmod(found["seconds"], 60)
     captions, (least, mean, most) = found["captions"], found["captions"]["words"]
+    used = f"{counted(found['videos'], 'video')} and {counted(found['images'], 'image')} used"
     return [
         ("source", found["source"]),
-        ("files", f"{found['files']}: {found['videos']} videos and {found['images']} images used"),
+        ("files", f"{found['files']}: {used}"),
         ("skipped", listed(found["skipped"])),
         ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
         ("shots skipped", listed(found["skipped_shots"])),
-        ("samples", f"{found['samples']} of {found['latents']} latents, {found['bytes'] / 1e6:.1f} MB"),
+        ("samples", f"{found['samples']} of {counted(found['latents'], 'latent')}, {found['bytes'] / 1e6:.1f} MB"),
         *([("damaged", f"{', '.join(found['damaged'])}; {AGAIN}")] if found["damaged"] else []),
         ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
         ("sizes", listed(found["sizes"])),
         ("canvases", listed(found["canvases"])),
-        ("captions", f"{captions['different']} different, of {least} to {most} words ({mean:g} on average); "
-                     f"{captions['none']} files have none"),
+        ("captions", f"{captions['different']} different, of {least} to {counted(most, 'word')} ({mean:g} on average); "
+                     f"{counted(captions['none'], 'file')} {have(captions['none'])} none"),
         ("vae, text", f"{found['vae']}, {found['text']}"),
     ]  # fmt: skip
 

@@ -14,9 +14,11 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import IMAGES, Target
+from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
+from sora_cli.plurals import counted
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
 
@@ -35,23 +37,25 @@ class Wanted:
     def format(self) -> media.Format:
         """Its raw frames. Images are RGB in the end, so that nothing of their colours is left out on the way."""
         images = Path(self.name).suffix.lower() in IMAGES
-        chroma, spread = ("444", "FULL") if images else ("420mpeg2", "LIMITED")
         rate = Fraction(media.rational(self.fps))
-        return media.Format(*self.size, rate, chroma, tags=(f"COLORRANGE={spread}",))
+        if images:
+            return media.Format(*self.size, rate, "444", tags=media.RGB)
+        return media.Format(*self.size, rate, tags=("COLORRANGE=LIMITED",))
 
 
 @options.flattened
 def decode(
-    source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file that `encode` wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="LATENTS", help="A file of latents.")],
     output: options.OutputOption = None,
     frames: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only frames A to B-1.")
+        str | None, typer.Option(metavar="A:B", help="Decode only frames A to B-1.")
     ] = None,
     res: options.ResOption = None,
     fps: options.FpsOption = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which weights to use; by default those that LATENTS name.")
+        str | None, typer.Option(metavar="NAME", help="Model to decode with; by default the one that LATENTS names.")
     ] = None,
+    lossless: options.LosslessOption = False,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -59,7 +63,7 @@ def decode(
     *,
     compute: options.Compute,
 ) -> list[Job]:
-    """Turn latents into a video."""
+    """Decode latents to a video."""
     header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
@@ -67,7 +71,9 @@ def decode(
     model = model or maker(source, header)
     told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps}  # fmt: skip
-    target = Target(name, force, metadata=False, as_json=as_json, asked=told, sources=(str(source),))
+    one = len(chosen) == 1  # and no moving image
+    target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
+                    timed=one or fps is not None, asked=told, sources=(str(source),))  # fmt: skip
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
                 partial(write, source, wanted, model, compute), roles=("vae",))]  # fmt: skip
 
@@ -81,7 +87,7 @@ def parse_frames(text: str | None, total: int) -> range:
         raise SoraError(f"--frames {text!r} is not FIRST:END, for example 10:20")
     first, end = int(match[1] or 0), int(match[2] or total)
     if not first < end <= total:
-        raise SoraError(f"--frames {text} is not within the video, whose {total} frames are 0:{total}")
+        raise SoraError(f"--frames {text} is not within the video, which has {counted(total, 'frame')}: 0:{total}")
     return range(first, end)
 
 
@@ -105,8 +111,8 @@ def maker(source: Path, header: latent_file.Header) -> str:
     """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
     known = registry.names()
     if header.model not in known:
-        raise SoraError(f"{source} was made with {header.model}, and known are: {', '.join(known)}; "
-                        "--model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
+        raise SoraError(f"{source} was made with {header.model}, which is not registered here; known models: "
+                        f"{', '.join(known)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
     return header.model
 
 
@@ -115,11 +121,11 @@ def check(wanted: Wanted, target: Target) -> None:
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
-        raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are asked; --frames 0:1 is one, "
+        raise SoraError(f"{path} is one image, and {len(wanted.frames)} frames are asked for; --frames 0:1 is one, "
                         f"{path.stem}%05d.png are all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)
-    media.open_sink(wanted.name, wanted.format, force=target.force)
+    target.check_format(wanted.format)
 
 
 def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, target: Target, networks: Networks,
@@ -131,9 +137,12 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     tags = {"sora": wanted.shot} if wanted.shot else {}
-    with media.open_sink(wanted.name, wanted.format, tags, force=target.force) as opened:
+    shared = target.shared(wanted.format)
+    if reduced := shared.note(wanted.name, wanted.format):
+        screen.note(reduced)
+    with media.open_sink(wanted.name, wanted.format, tags, force=target.force, shared=shared) as opened:
         for frame in raw:
             opened.write(frame)
-    told = {"output": wanted.name, "frames": len(wanted.frames), "width": wanted.size[0], "height": wanted.size[1],
-            "fps": wanted.fps, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
+    told = {"output": wanted.name, **in_file(shared, len(wanted.frames)),
+            "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(told, target.as_json)

@@ -21,6 +21,7 @@ from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
+from sora_cli.plurals import counted
 from sora_cli.registry import Entry
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Choice:
 
 
 def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Say what is here, what is missing, and which model is the best one for this machine."""
+    """Check this installation, and recommend a model for this machine."""
     findings = [look() for look in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here, hub_here,
                                     pocket_here, names_here)]  # fmt: skip
     broken = [finding.broken for finding in findings if finding.broken]
@@ -98,7 +99,7 @@ def torch_here() -> Finding:
         return Finding("torch", f"does not load: {error}", broken=f"torch does not load ({error})")
     facts = {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
     build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    return Finding("torch", f"{torch.__version__}, {build}, {torch.get_num_threads()} threads", facts)
+    return Finding("torch", f"{torch.__version__}, {build}, {counted(torch.get_num_threads(), 'thread')}", facts)
 
 
 def device_here() -> Finding:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import media
+from sora_cli import geometry, media
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Target
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @options.flattened
 def encode(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The latents; by default VIDEO's name with .safetensors.")
+        Path | None, typer.Option("--output", "-o", help="Output file; by default VIDEO's name with .safetensors.")
     ] = None,
     model: options.ModelOption = "pocket",
     force: options.ForceOption = False,
@@ -44,7 +44,7 @@ def encode(
     reading: options.Input,
     compute: options.Compute,
 ) -> list[Job]:
-    """Turn a video into latents, which `decode` turns back and generation can go on from."""
+    """Encode a video as latents, for `decode` or to train on."""
     asked = Asked(video, **vars(reading))
     told = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
     target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=told,
@@ -55,6 +55,8 @@ def encode(
 
 def check(asked: Asked, target: Target) -> None:
     """All that can be refused without torch."""
+    if Path(asked.name).suffix.lower() == ".safetensors":
+        raise SoraError(f"{asked.name} is no video; if it holds latents, decode turns them into one")
     asked.check()
     check_output(target.path, (".safetensors",), target.force)
 
@@ -89,10 +91,8 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
     width, height = (n + n % 2 for n in seen)
     if (width, height) != source.format.size:
         screen.note(f"{why}: {source.format.width}x{source.format.height} is taken as {width}x{height}")
-    if source.sound:
-        screen.note(f"{asked.name}: left out: sound (latents hold none)")
     file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
-    return latent_file.Header.of(
+    header = latent_file.Header.of(
         model=model,
         width=width,
         height=height,
@@ -101,6 +101,22 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
         shot=latent_file.carried(source.metadata.get("sora", "")) if own else "",
         video=weights.hash_of(file) if own and file.is_file() else "",
     )
+    for note in reduced(source, header.canvas):
+        screen.note(f"{asked.name}: {note}")
+    return header
+
+
+def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
+    """What latents hold less of than a source, beside what its reader has said already (transparency, HDR, a rate that
+    varies)."""
+    size, small = source.format.seen, (canvas.crop_width, canvas.crop_height)
+    if small[0] < size[0] or small[1] < size[1]:
+        yield f"{size[0]}x{size[1]} is encoded at {small[0]}x{small[1]}; decode enlarges it again"
+    if source.format.pix_fmt.endswith("le"):
+        yield f"{source.format.pix_fmt.removesuffix('le').rpartition('p')[2]} bits a colour are encoded as 8"
+    lost = [*(["sound"] if source.sound else []), *source.left_out]
+    if lost:
+        yield f"left out: {', '.join(lost)} (latents hold pictures alone)"
 
 
 def make(source: media.Source, header: latent_file.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":

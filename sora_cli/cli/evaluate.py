@@ -12,14 +12,13 @@ from sora_cli.errors import SoraError
 
 def evaluate(
     model: ModelOption = "pocket",
-    clips: Annotated[int, typer.Option(min=1, max=100_000, help="How many clips to make.")] = 64,
+    clips: Annotated[int, typer.Option(min=1, max=100_000, help="Number of clips to make.")] = 64,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure reconstruction, prompt adherence, likeness to the scene itself, motion and drift, each beside its floor
-    and its ceiling."""
+    """Measure how well a model reconstructs, follows prompts and moves, beside the worst and best possible figures."""
     entry = registry.entry(model)
     if not entry.usage.grammar:
         raise SoraError(f"the judge knows pocket's world alone, and {model} makes other videos; take --model pocket")

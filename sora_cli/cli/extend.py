@@ -11,7 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, keep_latents
+from sora_cli.cli.making import Target, keep_latents
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -22,10 +22,10 @@ DEFAULT_SECONDS = 5.0
 
 @flattened
 def extend(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for a stream.")],
+    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
     prompt: options.PromptArgument = "",
     output: options.OutputOption = None,
-    after: Annotated[float | None, typer.Option(help="Seconds to add at the end (default: 5).")] = None,
+    after: Annotated[float | None, typer.Option(help="Seconds to add at the end; 5 if --before is not given.")] = None,
     before: Annotated[float | None, typer.Option(help="Seconds to add at the start.")] = None,
     plan: options.PlanOption = None,
     *,
@@ -35,7 +35,7 @@ def extend(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Add what comes after a video, or what came before it; the video itself stays as it is."""
+    """Extend a video at its end or its start; its own frames stay unchanged."""
     asked = Asked(video, **vars(reading))
     settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
@@ -74,16 +74,15 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     """The video and what is added to it, and what is kept beside them."""
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = wanted.shots(shot)
         target.check_format(source.format)
-        making = Making(target, screen, shot.fps)
-        making.hear(video, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)

@@ -12,7 +12,7 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
-from sora_cli.cli.info import shot_in
+from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
 from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
@@ -40,49 +40,67 @@ def generate(
     seconds: Annotated[
         float | None, typer.Option(help="Length in seconds.", show_default="about 5, as suits the model")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Length in frames instead; 1 makes an image.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Length in frames; 1 makes an image.")] = None,
     res: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Size in pixels, both even.", show_default=options.SUITED)
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height in pixels, both even.", show_default=options.SUITED),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second, 1 to 120.", show_default=options.SUITED)] = None,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE@TIME", help="A given picture or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
+        typer.Option(
+            metavar="FILE@TIME", help="Place an image or clip at a time: start.png@0, mid.mp4@2.5s, end.png@-1."
+        ),
     ] = None,
-    image: Annotated[str | None, typer.Option(metavar="FILE", help="How it begins; short for --anchor FILE@0.")] = None,
-    end: Annotated[str | None, typer.Option(metavar="FILE", help="How it ends; short for --anchor FILE@-1.")] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="FILE", help="First image or clip; short for --anchor FILE@0.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Last image or clip; short for --anchor FILE@-1.")
+    ] = None,
     fit: Annotated[
-        str, typer.Option(help=f"How anchors fill a frame of another shape: {', '.join(FITS)}.")
+        str, typer.Option(help=f"How to fit an anchor of another aspect ratio: {', '.join(FITS)}.")
     ] = "cover",
     prompt_at: Annotated[
-        list[str] | None, typer.Option(metavar="TIME=PROMPT", help='A change on the way: 8s="the cat falls off".')
+        list[str] | None,
+        typer.Option(metavar="TIME=PROMPT", help='Change the prompt at a time: 8s="the cat falls off".'),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=1000, help="How many videos.")] = 1,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=1000, help="Number of videos, with seeds that count up.")
+    ] = 1,
     plan: options.PlanOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Make FILE's shot again; other options change it.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Repeat the shot stored in FILE; other options change it."),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="File name, in which {prompt}, {seed} and {n} are filled in; - is a pipe."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file; {prompt}, {seed} and {n} are filled in. - writes y4m to standard output.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and make nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
+    ] = False,
     *,
     sampling: Sampling,
     compute: Compute,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make a video from a prompt, exactly as large and as long as asked."""
-    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, given(context), source)
+    """Make a video from a prompt."""
+    said = given(context)
+    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed, borrowed(shot, source, given(context)))
+    order = Order(shots, how, sampling.seed, frozenset(said), borrowed(shot, source, said))
     jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
     for one in jobs:
-        one.check(one.target)
+        one.check(replace(one.target, force=True))  # nothing is written
     with Screen(showing.quiet) as screen:
         for note in order.notes():
             screen.note(note)
@@ -97,6 +115,7 @@ class Order:
     shots: list[Shot]
     how: "expanding.How"
     seed: str
+    said: frozenset[str] = frozenset()  # the options that were given
     borrowed: str = ""  # what a record makes us read
     told: list[Shot] = field(default_factory=list)
 
@@ -150,9 +169,11 @@ class Order:
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
     """One video of an order, which goes to a file of this name."""
     shot = order.shots[number]
-    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}
+    asked, one = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}, shot.frames == 1
+    target = Target(name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
+                    asked=asked, sources=sources(shot))  # fmt: skip
     return Job(
-        Target(name, **vars(keeping), asked=asked, sources=sources(shot)), shot.model, compute, showing,
+        target, shot.model, compute, showing,
         partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
         cost=partial(order.cost, compute),
     )  # fmt: skip

@@ -1,114 +1,192 @@
-"""`sora-cli info FILE`: what a video, an image or a file of latents holds, and the shot that made it."""
+"""`sora-cli info FILE`: what a file or folder holds, and the shot that made it, in words or as JSON."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sora_cli import media
+from sora_cli.cli import describing, weights
+from sora_cli.cli.data import lines as dataset_lines
+from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.errors import Failed, SoraError
-from sora_cli.shot import Shot
-from sora_cli.storage import latent_file
+from sora_cli.media.seams import verdict
+from sora_cli.placement.estimate import quantity
+from sora_cli.plurals import counted
 
-PNG = b"\x89PNG\r\n\x1a\n"
-NO_SHOT = "none: this file does not say how it was made"
+Row = tuple[str, str]
+NO_SHOT = "unknown: this file does not say how it was made"
+CODECS = {"h264": "H.264", "hevc": "H.265", "av1": "AV1", "vp9": "VP9", "gif": "GIF", "webp": "WebP", "apng": "APNG"}
+SAMPLING = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0", "411": "4:1:1"}
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A video, an image or latents.")],
+    file: Annotated[
+        Path, typer.Argument(help="A video, an image, latents, a record, a LoRA, a model, a dataset or a run.")
+    ],
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what is in a file, and which shot made it."""
-    found = {"file": str(file), **describe(file)}
+    """Describe a file or folder, and how it was made."""
+    found = {"file": str(file), **describing.describe(file)}
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False, default=str))
         return
     for name, value in rows(found):
-        typer.echo(f"{name:<10} {value}")
+        typer.echo(f"{plain(name):<12} {plain(value)}")
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """What the file holds; its `shot` is a dictionary, None, or the complaint about one that cannot be read."""
-    if not file.is_file():
-        raise SoraError(f"there is no file {file}")
-    if file.suffix.lower() == ".safetensors":
-        return describe_latents(file)
-    with file.open("rb") as opened:
-        return describe_image(file) if opened.read(len(PNG)) == PNG else describe_video(file)
+def rows(found: Found) -> Iterator[Row]:
+    """The table for eyes."""
+    yield "file", found["file"]
+    yield from WORDS[found["kind"]](found)
+    if "shot" in found:
+        yield from shot_rows(found["shot"], found)
 
 
-def describe_latents(file: Path) -> dict[str, Any]:
-    layout = latent_file.read_layout(file)
-    header = asdict(layout.header)
-    shot = read_shot(header.pop("shot"))
-    return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}
+# ---- pictures ---------------------------------------------------------------------------------------------
 
 
-def describe_video(file: Path) -> dict[str, Any]:
-    found = media.probe(file)
-    shot = read_shot(found.metadata.get("sora", ""))
-    plain = {name: value for name, value in asdict(found).items() if name != "metadata"}
-    return {"kind": "video", **plain, "seconds": round(found.seconds, 3), "shot": shot}
+def video_rows(found: Found) -> Iterator[Row]:
+    codec = CODECS.get(found["codec"]) or str(found["codec"])
+    container = Path(found["file"]).suffix[1:].upper()
+    held = f" in {container}" if container and container != codec.upper() else ""
+    yield "kind", f"video, {codec}{held}, {quantity(found['bytes'], 'B')}"
+    yield "picture", f"{found['width']}x{found['height']}{', '.join(['', *peculiar(found)])}"
+    yield "length", f"{found['seconds']:.3g} s: {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
+    if "pix_fmt" in found:
+        yield "colours", colours(found)
+    if "sound" in found:
+        tracks = [f"{hertz} Hz" for hertz in found["sound"]]
+        count = counted(len(tracks), "track")
+        yield "sound", f"{count}, {', '.join(tracks)}" if tracks else "none"
+        if more := [kind for kind in found["others"] if kind != "video"]:
+            yield "also", ", ".join(more)
 
 
-def describe_image(file: Path) -> dict[str, Any]:
-    """A PNG by its header and its text, its pixels left alone."""
-    from PIL import Image
-
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            (width, height), text = image.size, image.info.get("sora", "")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Failed(f"{file} is not a readable image: {error}") from error
-    return {"kind": "image", "width": width, "height": height, "shot": read_shot(text)}
+def peculiar(found: Found) -> list[str]:
+    """What is special about pictures."""
+    said = {"rotated": "turned by a tag of the file", "interlaced": "interlaced", "variable": "at a varying rate",
+            "alpha": "may be transparent"}  # fmt: skip
+    return [words for name, words in said.items() if found.get(name)]
 
 
-def shot_in(file: Path) -> Shot:
-    """The shot that a video, an image, latents or a record carry; SoraError if there is none."""
-    if file.suffix.lower() == ".json" and file.is_file():
-        text = shot_of_record(file)
-    else:
-        found = describe(file)["shot"]
-        text = json.dumps(found) if isinstance(found, dict) else ""
-    if not text:
-        raise SoraError(f"{file} does not say how it was made; give a prompt instead of --from")
-    return Shot.from_json(text)
+def colours(found: Found) -> str:
+    """`yuv420p10le` -> "4:2:0, 10 bits, HDR (PQ)"."""
+    name = found["pix_fmt"]
+    chroma = next((said for digits, said in SAMPLING.items() if digits in name), "grey" if "gray" in name else "RGB")
+    bits = next((depth for depth in ("9", "10", "12", "14", "16") if f"p{depth}" in name), "8")
+    return f"{chroma}, {bits} bits" + (f", HDR ({found['hdr']})" if found["hdr"] else "")
 
 
-def shot_of_record(file: Path) -> str:
-    """The shot in a record that lies beside a video, "" if there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    return json.dumps(found["shot"]) if isinstance(found, dict) and "shot" in found else ""
+def rate(fps: float) -> str:
+    return f"{fps:.5g} a second"
 
 
-def read_shot(text: str) -> dict[str, Any] | str | None:
-    try:
-        return asdict(Shot.from_json(text)) if text else None
-    except SoraError as error:
-        return str(error)
+def image_rows(found: Found) -> Iterator[Row]:
+    number = f"{counted(found['frames'], 'image')}, numbered" if "frames" in found else "image"
+    yield "kind", number
+    yield "picture", f"{found['width']}x{found['height']}"
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The table for eyes: sizes as WIDTHxHEIGHT, the shot's fields under their own heading."""
-    plain = dict(found)
-    shot = plain.pop("shot")
-    plain["size"] = f"{plain.pop('width')}x{plain.pop('height')}"
-    table = [(name, cell(value)) for name, value in plain.items()]
+# ---- tensors and folders ----------------------------------------------------------------------------------
+
+
+def latent_rows(found: Found) -> Iterator[Row]:
+    channels, count, height, width = found["shape"]
+    yield "kind", f"latents: {count} of {channels} channels, {width}x{height} cells, in {found['dtype']}"
+    yield "decodes to", f"{found['width']}x{found['height']}, {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
+    yield "loops", "yes" if found["cyclic"] else "no"
+    yield "model", f"{found['model']} (autoencoder {found['vae'][:12]})"
+    yield "belongs to", f"a video whose SHA-256 begins {found['video'][:12]}" if found["video"] else "no video"
+
+
+def lora_rows(found: Found) -> Iterator[Row]:
+    yield "kind", f"LoRA for {counted(found['modules'], 'layer')}, {quantity(found['bytes'], 'B')}"
+    yield "rank", " to ".join(dict.fromkeys(str(n) for n in (found["ranks"][0], found["ranks"][-1]))) \
+        if found["ranks"] else "none: whole matrices"  # fmt: skip
+    yield "made for", found["base"] or "unknown: the file does not say"
+    yield "use", f"sora-cli generate PROMPT --model MODEL --lora {found['file']}"
+
+
+def network_rows(found: Found) -> Iterator[Row]:
+    yield "kind", f"network of sora-cli: {found['role']}"
+    yield "size", f"{found['numbers'] / 1e6:.1f} million numbers, {quantity(found['bytes'], 'B')}"
+    yield from ((name, str(found[name])) for name in ("preset", "step") if name in found)
+
+
+def model_rows(found: Found) -> Iterator[Row]:
+    yield "kind", "model"
+    yield from weights.lines(found["model"])
+
+
+def dataset_rows(found: Found) -> Iterator[Row]:
+    yield "kind", "dataset"
+    yield from dataset_lines(found)
+
+
+def run_rows(found: Found) -> Iterator[Row]:
+    yield "kind", " ".join(filter(None, ("training run of", found["stage"] or "an unknown stage", found["preset"])))
+    if "step" in found:
+        loss = f", loss {found['loss']:.4g}" if "loss" in found else ""
+        yield "reached", f"step {found['step']}{loss}"
+    yield "goes on from", found["checkpoint"] or "the beginning: there is no checkpoint"
+    yield "weights", ", ".join(found["weights"]) or "none yet"
+
+
+def begun_rows(found: Found) -> Iterator[Row]:
+    yield "kind", f"unfinished video, {quantity(found['bytes'], 'B')}"
+    yield "finished", counted(found["windows"], "window")
+    yield "goes on", "when the same command is given with --resume"
+
+
+def record_rows(found: Found) -> Iterator[Row]:
+    yield "kind", f"record of {found.get('output', 'a video')}, made by `{found['verb']}`"
+    if "frames" in found and "wall" in found:
+        yield "made", f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s"
+    for name, score in (found.get("scores") or {}).items():
+        yield name, f"{score:.1f}: {verdict(score)}"
+
+
+def folder_rows(found: Found) -> Iterator[Row]:
+    yield "kind", "folder; no dataset, run or model of sora-cli"
+    yield "holds", f"{counted(found['files'], 'file')}, of which {found['clips']} by name are videos or pictures"
+    if found["clips"]:
+        yield "use", f"sora-cli data build {found['file']} -o DATASET"
+
+
+WORDS: dict[str, Callable[[Found], Iterator[Row]]] = {
+    "video": video_rows, "image": image_rows, "images": image_rows, "latents": latent_rows, "lora": lora_rows,
+    "network": network_rows, "model": model_rows, "dataset": dataset_rows, "run": run_rows,
+    "unfinished video": begun_rows, "record": record_rows, "folder": folder_rows,
+}  # fmt: skip
+
+
+# ---- the shot ---------------------------------------------------------------------------------------------
+
+
+def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
+    """How it was made, as one would ask for it."""
     if not isinstance(shot, dict):
-        return [*table, ("shot", cell(shot or NO_SHOT))]
-    return [*table, ("shot", ""), *((f"  {name}", cell(value)) for name, value in shot.items())]
+        beside = Path(found["file"]).with_suffix(".json")
+        made = f"as {beside} says" if describing.shot_of_record(beside) else NO_SHOT
+        yield "made from", shot or made
+        return
+    yield "prompt", shot["prompt"] or "none"
+    yield from (("  from " + cue["at"], cue["prompt"]) for cue in shot["cues"])
+    yield from (("  read as", caption) for caption in shot["captions"])
+    if shot["negative"]:
+        yield "negative", shot["negative"]
+    yield from (("given", f"{anchor['path']} at {anchor['at']}") for anchor in shot["anchors"])
+    sampled = f"{counted(shot['steps'], 'step')}, guidance {shot['guidance']:g}, plan {shot['plan']}"
+    yield "made by", f"{shot['model']}, seed {shot['seed']}, {sampled}"
+    yield from (("  LoRA", f"{one['path']} at {one['strength']:g}") for one in shot["loras"])
+    made = f"{shot['width']}x{shot['height']}, {counted(shot['frames'], 'frame')}, {rate(shot['fps'])}"
+    yield "made as", f"{made}{', a loop' if shot['loop'] else ''}"
+    yield "make again", f"sora-cli generate --from {found['file']}"
 
 
-def cell(value: object) -> str:
+def plain(text: str) -> str:
     """A value on one line, without anything that a terminal would obey."""
-    if isinstance(value, list):
-        return "x".join(str(n) for n in value)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -5,7 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sora_cli import geometry, registry
@@ -49,13 +49,29 @@ class Networks:
         from sora_cli.generation.engine import Engine
 
         words = shot.model, *compute.words
-        return self.held((words, shot.loras), lambda: Engine(*words, screen.read, shot.loras))
+        def load() -> Engine:
+            settle_threads(compute, screen)
+            return Engine(*words, screen.read, shot.loras)
+
+        return self.held((words, shot.loras), load)
 
     def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec
 
-        load = partial(load_codec, model, canvas, *compute.words, screen.read, screen.warn)
+        def load() -> "Codec":
+            settle_threads(compute, screen)
+            return load_codec(model, canvas, *compute.words, screen.read, screen.warn)
+
         return self.held((model, canvas, compute), load)
+
+
+def settle_threads(compute: Compute, screen: Screen) -> None:
+    """Take as many threads as are asked for or free, where networks run on the processor."""
+    from sora_cli.placement.device import pick_device, take_threads
+
+    on_cpu = compute.device == "cpu" or (compute.device == "auto" and pick_device("auto").type == "cpu")
+    if (compute.threads or on_cpu) and (note := take_threads(compute.threads)):
+        screen.note(note)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import STREAM
+from sora_cli.plurals import counted
 
 JSONL, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
 DELIMITERS = ",;\t"
@@ -118,7 +119,8 @@ def rows(text: str, mark: str) -> Iterator[Line]:
 
 def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
     if len(row) > len(header):
-        return Line(number, {}, f"{len(row)} cells for {len(header)} columns; put quotes around texts with a comma")
+        wrong = f"{len(row)} cells for {counted(len(header), 'column')}"
+        return Line(number, {}, f"{wrong}; put quotes around texts with a comma")
     told: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=False):
         if cell.strip():

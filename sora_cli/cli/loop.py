@@ -1,7 +1,7 @@
 """`sora-cli loop VIDEO | PROMPT`: a clip that plays for ever without a visible seam."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -31,12 +31,12 @@ CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 
 @flattened
 def loop(
-    what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close, or what to show.")],
+    what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close into a loop, or a prompt.")],
     prompt: options.PromptArgument = "",
     seconds: Annotated[
-        float | None, typer.Option(help="Of the loop (4), or of what is added to close VIDEO (1).")
+        float | None, typer.Option(help="Length of the loop (default: about 4), or of the part that closes VIDEO (1).")
     ] = None,
-    times: Annotated[int, typer.Option(min=1, max=10_000, help="Repeat the loop in the file.")] = 1,
+    times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
     output: options.OutputOption = None,
     *,
     reading: Input,
@@ -45,7 +45,7 @@ def loop(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make a clip that plays for ever: close VIDEO, or make a new one from a PROMPT."""
+    """Make a seamless loop from a prompt, or close a video into one."""
     how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
     settings = models.asked(sampling, prompt)
     asked = Asked(what, **vars(reading))
@@ -149,17 +149,16 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
           screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
     asked, times = closed.asked, closed.times
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(closed.sampling.seed, closed.settings.seed, screen)
         shot = closed.connector(source)
         target.check_format(source.format)
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
         shot = expanding.expanded(shot, how, screen, [around])
-        making = Making(target, screen, shot.fps)
-        making.hear(asked.name, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         passing = Passing(source, shot.model)
-        raw = repeated(passing, connector, shot, asked, times)
+        raw = repeated(passing, connector, shot, partial(asked.open, rgb=target.images), times)
         count = making.write(raw, source.format, {"sora": shot.to_json()})
         given = (count // times) - shot.frames
         told = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": [0, given]}
@@ -172,7 +171,8 @@ def connector_length(seconds: float, fps: float) -> int:
     return chunks * geometry.TIME_STRIDE - 1
 
 
-def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, times: int) -> Iterator[bytes]:
+def repeated(passing: Passing, connector: Connector, shot: Shot, reopened: Callable[[], media.Source],
+             times: int) -> Iterator[bytes]:  # fmt: skip
     """The video and its connector, again and again; the connector is made once."""
     yield from passing.frames()
     connector.making.heard(passing.source.sound, 0, passing.count, times)
@@ -182,6 +182,6 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, asked: Asked, t
         if times > 1:
             made.append(raw)
     for _ in range(times - 1):
-        with asked.open() as again:
+        with reopened() as again:
             yield from again
         yield from made

@@ -21,7 +21,8 @@ from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.names import sequence_of
-from sora_cli.media.seams import Drift
+from sora_cli.media.seams import Drift, verdict
+from sora_cli.plurals import counted
 from sora_cli.shot import Shot, check_text
 from sora_cli.storage import latent_file
 
@@ -46,6 +47,9 @@ class Target:
     sheet: Path | None = None
     as_json: bool = False
     audio: bool = True
+    lossless: bool = False
+    sized: bool = False  # whether its size was asked for, ...
+    timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
     sources: tuple[str, ...] = ()  # ... beside the content of these files
     called: str = ""  # its name in the record, where it is made under another one
@@ -87,6 +91,15 @@ class Target:
         return sequence_of(self.name) is not None
 
     @property
+    def images(self) -> bool:
+        """Whether it is of pictures that keep every bit of a given one."""
+        return self.path.suffix.lower() in IMAGES
+
+    def shared(self, format: media.Format) -> media.Shared:
+        """The frames of the file, where a GIF or WebP is smaller and slower than what is made."""
+        return media.Shared.of(self.name, format, self.sized, self.timed, self.lossless)
+
+    @property
     def keeps(self) -> bool:
         """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
         return self.metadata and not self.stream and self.path.suffix.lower() != ".png"
@@ -95,7 +108,8 @@ class Target:
     def identity(self) -> Any:
         """All that determines the video, as the record beside it has it."""
         files = {name: content_of(name) for name in self.sources}
-        return json.loads(json.dumps({**self.asked, "audio": self.audio, "files": files}))
+        lossless = {"lossless": True} if self.lossless else {}
+        return json.loads(json.dumps({**self.asked, "audio": self.audio, **lossless, "files": files}))
 
     @property
     def there(self) -> bool:
@@ -147,14 +161,19 @@ class Target:
         """In what the video that is there differs from what is asked, as far as it says so."""
         made = self.recorded.get("asked") if self.asked and self.keeps else None
         found = differences(made, self.identity) if made else []
-        return f": its {min(found, key=len)}" if found else ""
+        if not found:
+            return ""
+        line = min(found, key=len)
+        name = line.partition(" was ")[0].removeprefix("shot.").partition(".")[0]
+        return f", made with other {name}" if "null" in line or "..." in line else f": its {line}"
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
+        shared = self.shared(format)
         if self.stream or self.path.suffix.lower() == ".png":
             media.open_sink(self.name, format, force=self.replaces)
         else:
-            media.check_format(self.path, format)
+            media.check_format(self.path, shared.format)
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
@@ -240,9 +259,11 @@ class Making:
 
     def write(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object], loops: int = 0) -> int:
         """Write raw frames to the target; returns how many."""
-        count = 0
+        count, self.shared = 0, self.target.shared(format)
+        if reduced := self.shared.note(self.target.name, format):
+            self.screen.note(reduced)
         with media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
-                             self.target.replaces, self.sound) as sink:  # fmt: skip
+                             self.target.replaces, self.sound, self.shared) as sink:  # fmt: skip
             for count, frame in enumerate(raw, 1):
                 sink.write(frame)
                 self.screen.show("write", count, self.frames or count)
@@ -254,7 +275,7 @@ class Making:
     def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.fps, told["frames"], list(known))
+            draw(self.target, self.shared, told["frames"], list(known))
         found = self.report(told)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
@@ -264,8 +285,8 @@ class Making:
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():
-            self.screen.note(f"{name}: {score:.2f} (1 = seamless)")
-        self.screen.note(f"{found['frames']} frames in {found['wall']:.1f} s")
+            self.screen.note(f"{name} {score:.1f}: {verdict(score)}")
+        self.screen.note(f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s")
         self.screen.made(found, self.target.as_json)
 
     @property
@@ -283,6 +304,7 @@ class Making:
         return {
             "output": self.target.called or self.target.name,
             **told,
+            "written": written(self.shared, told["frames"]),
             "asked": self.target.identity,
             "shot": self.runs[-1].shot.to_dict(),
             "wall": round(time.perf_counter() - self.started, 3),
@@ -310,15 +332,20 @@ def format_of(shot: Shot, name: str = "") -> media.Format:
     """The raw frames of a new video. Images are RGB in the end, and y4m keeps what is given: all colours are there."""
     suffix = Path(name).suffix.lower()
     full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
-    spread = "FULL" if suffix in IMAGES else "LIMITED"
-    rate, chroma = rate_of(shot.fps), "444" if full else "420mpeg2"
-    return media.Format(shot.width, shot.height, rate, chroma, tags=(f"COLORRANGE={spread}",))
+    tags = media.RGB if suffix in IMAGES else ("COLORRANGE=LIMITED",)
+    return media.Format(shot.width, shot.height, rate_of(shot.fps), "444" if full else "420mpeg2", tags=tags)
 
 
 @cache
 def rate_of(fps: float) -> Fraction:
     """Frames a second as videos have them; a long list asks for the same again and again."""
     return Fraction(media.rational(fps))
+
+
+def written(shared: media.Shared, made: int) -> dict[str, Any]:
+    """What is in the file of so many frames, of which a GIF or WebP may have fewer and smaller ones."""
+    format = shared.format
+    return {"frames": shared.count(made), "width": format.width, "height": format.height, "fps": format.fps}
 
 
 def header_of(run: "Generation") -> latent_file.Header:
@@ -335,10 +362,11 @@ def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> 
         latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
-def draw(target: Target, fps: float, frames: int, known: Sequence[range]) -> None:
-    """A contact sheet of the finished video."""
+def draw(target: Target, shared: media.Shared, made: int, known: Sequence[range]) -> None:
+    """A contact sheet of the finished video, of whose frames `shared` says which are there."""
     assert target.sheet
-    page = Sheet(frames, fps, known=frozenset(chain.from_iterable(known)))
+    given = frozenset(int(frame * shared.keep) for frame in chain.from_iterable(known))
+    page = Sheet(shared.count(made), shared.format.fps, known=given)
     with media.open_source(target.name) as source:
         for index, frame in enumerate(media.to_rgb(source, source.format, source.format.seen)):
             page.add(index, frame)

@@ -53,27 +53,28 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
 # ---- one by one -------------------------------------------------------------------------------------------
 
 ModelOption = Annotated[
-    str, typer.Option(metavar="NAME", help="One of `sora-cli weights list`, a file, a folder, or hf:OWNER/NAME.")
+    str, typer.Option(metavar="NAME", help="A name from `sora-cli weights list`, a file, a folder, or hf:OWNER/NAME.")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")]
 DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the networks.")
 ]
-PromptArgument = Annotated[str, typer.Argument(help="What to show; by default VIDEO's own prompt, if it has one.")]
+PromptArgument = Annotated[str, typer.Argument(help="What to show; by default the prompt stored in VIDEO.")]
 OutputOption = Annotated[
     str | None,
-    typer.Option("--output", "-o", help="Where to; the ending says what: mp4, mov, mkv, webm, y4m, gif, webp, apng, "
-                                        "%05d.png, or - for a y4m stream."),
+    typer.Option("--output", "-o", help="Output file; its extension is the format: mp4, mov, mkv, webm, y4m, gif, "
+                                        "webp, apng, or %05d.png for numbered images. - writes y4m to stdout."),
 ]  # fmt: skip
-ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Another size than that of the input.")]
-FpsOption = Annotated[float | None, typer.Option(help="Another frame rate than that of the input.")]
+ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of the input.")]
+FpsOption = Annotated[float | None, typer.Option(help="Frames per second; by default those of the input.")]
+LosslessOption = Annotated[bool, typer.Option("--lossless", help="Write WebP without loss. PNG and APNG always are.")]
 PlanOption = Annotated[
-    str | None, typer.Option(help=f"Order of generation: {', '.join(PLANS)}.", show_default=SUITED)
+    str | None, typer.Option(help=f"Order in which frames are generated: {', '.join(PLANS)}.", show_default=SUITED)
 ]
 
 
@@ -86,8 +87,10 @@ class Input:
 
     res: ResOption = None
     fps: FpsOption = None
-    input_res: Annotated[str | None, typer.Option(metavar="WxH", help="The input is raw rgb24 of this size.")] = None
-    input_fps: Annotated[float | None, typer.Option(help="The rate of raw input, or of numbered images.")] = None
+    input_res: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Read the input as raw rgb24 frames of this size.")
+    ] = None
+    input_fps: Annotated[float | None, typer.Option(help="Frame rate of raw input or numbered images.")] = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,13 @@ class Compute:
     dtype: DtypeOption = "auto"
     memory: Annotated[
         Literal["auto", "low", "high"],
-        typer.Option(help="What a Hub model may take: what is free, as little as it can, or all it wants."),
+        typer.Option(help="Memory for a Hub model: what is free, as little as possible, or no limit."),
     ] = "auto"
+
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="as many as processors are free"),
+    ] = None
 
     @property
     def words(self) -> tuple[str, str, str]:
@@ -111,28 +119,31 @@ class Sampling:
     """How a video is sampled."""
 
     seed: Annotated[
-        str, typer.Option(metavar="N|random", help="Same seed, same result; random, or -1, draws one and says which.")
+        str,
+        typer.Option(
+            metavar="N|random", help="Random seed; the same seed gives the same video. random, or -1, draws one."
+        ),
     ] = "0"
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the sampler; more is slower and finer.", show_default=SUITED)
+        int | None, typer.Option(help="Sampling steps; more steps are slower and finer.", show_default=SUITED)
     ] = None
-    guidance: Annotated[
-        float | None, typer.Option(help="How strictly to follow the prompt.", show_default=SUITED)
-    ] = None
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the prompt.", show_default=SUITED)] = (
+        None
+    )
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)] = None
     model: ModelOption = "pocket"
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:STRENGTH]", help="Merge a LoRA into the model; again for more of them."),
+        typer.Option(metavar="FILE[:STRENGTH]", help="Apply a LoRA; repeat the option to apply several."),
     ] = None
     expand: Annotated[
         str,
-        typer.Option(metavar="auto|off|grammar|URL", help="How a prompt becomes the caption that the model reads: by "
-                     "what it was trained on, not at all, by pocket's grammar, or by an LLM behind an "
+        typer.Option(metavar="auto|off|grammar|URL", help="How a prompt becomes the caption that the model reads: "
+                     "as the model was trained (auto), unchanged (off), by pocket's grammar, or by an LLM at an "
                      "OpenAI-compatible URL."),
     ] = "auto"  # fmt: skip
     expand_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand; URL#NAME says the same.")
+        str | None, typer.Option(metavar="NAME", help="LLM to use at the URL of --expand; URL#NAME does the same.")
     ] = None
 
 
@@ -140,15 +151,16 @@ class Sampling:
 class Keeping:
     """What becomes of a video that is made, and what is kept beside it."""
 
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an unfinished run stopped.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False
     metadata: Annotated[
         bool,
-        typer.Option("--metadata/--no-metadata", help="Keep the shot in the file, and a record and latents beside."),
+        typer.Option(
+            "--metadata/--no-metadata", help="Store the settings in the file, and a record and latents beside it."
+        ),
     ] = True
-    audio: Annotated[
-        bool, typer.Option("--audio/--no-audio", help="Keep the sound of given videos where their pictures are.")
-    ] = True
-    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw a contact sheet.")] = None
+    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound of given videos.")] = True
+    lossless: LosslessOption = False
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also write a contact sheet.")] = None
     force: ForceOption = False
     as_json: JsonOption = False
 
@@ -157,6 +169,8 @@ class Keeping:
 class Showing:
     """What the terminal shows."""
 
-    preview: Annotated[bool, typer.Option("--preview", help="Show in the terminal how it takes shape.")] = False
+    preview: Annotated[bool, typer.Option("--preview", help="Preview the video in the terminal while it is made.")] = (
+        False
+    )
     quiet: QuietOption = False
     debug: DebugOption = False

@@ -12,10 +12,12 @@ import typer
 
 from sora_cli import media
 from sora_cli.cli.batching import Item, in_order
+from sora_cli.cli.making import Target
 from sora_cli.errors import SoraError
 from sora_cli.media.contact_sheet import Gallery
 from sora_cli.placement.estimate import duration, quantity
 from sora_cli.placement.estimate.cost import by_size
+from sora_cli.plurals import be
 
 
 @dataclass
@@ -54,7 +56,7 @@ def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
         typer.echo(json.dumps(vars(bill)))
         return
     uncounted = f", {bill.unknown} not counted below" if bill.unknown else ""
-    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} are made{uncounted}")
+    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} made already{uncounted}")
     spent = ", ".join(f"{part} {duration(seconds)}" for part, seconds in by_size(bill.parts))
     typer.echo(f"time    {duration(bill.seconds)}" + (f" ({spent})" if spent else ""))
     typer.echo(f"disk    {quantity(bill.disk, 'B')}")
@@ -66,17 +68,24 @@ def draw(items: Sequence[Item], sheet: Path) -> None:
     there = [item for item in items if item.job.target.there and item.job.target.path.suffix != ".safetensors"]
     page = Gallery([item.name for item in there])
     for index, item in enumerate(there):
-        page.add(index, middle(item.name))
+        page.add(index, middle(item.job.target))
     if there:
         page.save(sheet)
 
 
-def middle(name: str) -> Any:
+def middle(target: Target) -> Any:
     """The frame in the middle of a video, uint8 [h, w, 3]; a grey one where it cannot be read."""
+    grey = np.full((180, 320, 3), 128, np.uint8)
     try:
-        with media.open_source(name) as source:
-            count = sum(1 for _ in source)
-        with media.open_source(name) as source:
-            return next(media.to_rgb(islice(source, count // 2, None), source.format, source.format.size))
+        with media.open_source(target.name) as source:
+            half = (frames_of(target) or source.frames or 1) // 2
+            return next(media.to_rgb(islice(source, half, None), source.format, source.format.size), grey)
     except SoraError:
-        return np.full((180, 320, 3), 128, np.uint8)
+        return grey
+
+
+def frames_of(target: Target) -> int | None:
+    """How many frames the file of a finished video has, as the record beside it says; None if there is none."""
+    record = target.recorded
+    frames = record.get("written", record).get("frames")
+    return frames if isinstance(frames, int) else None

@@ -41,11 +41,11 @@ class Asked:
             if fps is not None:
                 check_range(what, fps, 1, 120)
 
-    def open(self, screen: Screen | None = None) -> media.Source:
-        """The source; what had to be changed on the way is noted on the screen."""
+    def open(self, screen: Screen | None = None, rgb: bool = False) -> media.Source:
+        """The source, its RGB left as it is with `rgb`; what had to be changed on the way is noted on the screen."""
         size = geometry.parse_res(self.res) if self.res else None
         raw = geometry.parse_res(self.input_res) if self.input_res else None
-        source = media.open_source(self.name, size, self.fps, raw, self.input_fps)
+        source = media.open_source(self.name, size, self.fps, raw, self.input_fps, rgb=rgb)
         if screen:
             source.tell(screen.note)
         return source
@@ -56,7 +56,8 @@ def wanted_of(verb: str, asked: Asked, settings: Shot, how: "expanding.How", **m
     reading = {name: value for name, value in vars(asked).items() if name != "name"}
     told = {"verb": verb, "shot": settings.to_dict(), "expand": expanding.spelled(how), "reading": reading, **more}
     files = [asked.name] if asked.name != media.STREAM else []
-    return {"asked": told, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras))}
+    return {"asked": told, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras)),
+            "sized": asked.res is not None, "timed": asked.fps is not None}  # fmt: skip
 
 
 def check_source(asked: Asked, target: Target) -> None:

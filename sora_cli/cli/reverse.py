@@ -11,7 +11,7 @@ from sora_cli import geometry, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target
+from sora_cli.cli.making import Target
 from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
@@ -20,9 +20,9 @@ from sora_cli.shot import Shot
 
 @flattened
 def reverse(
-    anchor: Annotated[str, typer.Argument(help="How it ends: a picture, a video, or - for a stream.")],
+    anchor: Annotated[str, typer.Argument(help="How the video ends: an image, a video, or - for standard input.")],
     prompt: options.PromptArgument = "",
-    seconds: Annotated[float, typer.Option(help="Seconds that lead up to it.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to make before ANCHOR.")] = 5.0,
     output: options.OutputOption = None,
     plan: options.PlanOption = None,
     *,
@@ -32,7 +32,7 @@ def reverse(
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
-    """Make the video that ends with ANCHOR: generated from there backwards, and played forwards."""
+    """Make the video that leads up to an image or clip."""
     asked = Asked(anchor, **vars(reading))
     settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
@@ -53,7 +53,7 @@ def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
 def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,
          target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
     """What leads up to the anchor, and the anchor."""
-    with asked.open(screen) as source:
+    with asked.open(screen, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         passing = Passing(source, settings.model)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
@@ -61,9 +61,8 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
         shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
         target.check_format(source.format)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
-        making = Making(target, screen, shot.fps)
-        making.hear(asked.name, source.sound, source.left_out)
-        connector = Connector(networks.engine(shot, compute, screen), source.format, making)
+        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
+        making = connector.making
         count = making.write(frames(connector, passing, shot), source.format, {"sora": shot.to_json()})
         told = {"verb": "reverse", "input": asked.name, "frames": count, "given": [shot.frames, count]}
         making.finish(told, [range(shot.frames, count)])

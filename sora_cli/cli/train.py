@@ -29,13 +29,13 @@ from sora_cli.train.trainer import run_folder
 
 SHIPPED = "pocket"
 
-train = typer.Typer(no_args_is_help=True, help="Train a network; a stopped run goes on where it was.")
+train = typer.Typer(no_args_is_help=True, help="Train a network; an interrupted run is continued.")
 
 
 @train.command()
 @flattened
 def clip(options: ClipOptions, debug: DebugOption = False) -> None:
-    """Train the text tower, by contrast with clips."""
+    """Train the text tower, by contrast with video clips."""
     learn(options)
 
 
@@ -67,7 +67,7 @@ def dit(options: DitOptions, debug: DebugOption = False) -> None:
 @train.command()
 @flattened
 def lora(options: LoraOptions, debug: DebugOption = False) -> None:
-    """Change a model a little, from a few clips; `generate --lora` takes the file that is printed."""
+    """Train a LoRA on a few clips; `generate --lora` takes the printed file."""
     if options.data != WORLD and not Path(options.data).is_dir():
         raise SoraError(f"there is no folder {options.data}; --data is {WORLD}, a dataset, or a folder of latents")
     if options.data == WORLD and registry.entry(options.model).kind != "sora":
@@ -79,21 +79,21 @@ def lora(options: LoraOptions, debug: DebugOption = False) -> None:
 @train.command()
 @flattened
 def captioner(options: CaptionerOptions, debug: DebugOption = False) -> None:
-    """Train the captioner of `sora-cli caption`, on the rendered world."""
+    """Train the captioner of `sora-cli caption` on the rendered world."""
     learn(options)
 
 
 @train.command()
 @flattened
 def evaluator(options: EvaluatorOptions, debug: DebugOption = False) -> None:
-    """Train the judge of `sora-cli evaluate`, on the rendered world."""
+    """Train the judge of `sora-cli evaluate` on the rendered world."""
     learn(options)
 
 
 @train.command()
 @flattened
 def export(options: ExportOptions, debug: DebugOption = False) -> None:
-    """Gather what was trained in a folder, which `generate --model ./OUT` runs."""
+    """Export trained networks as a model folder for `generate --model ./OUT`."""
     options = replace(options, init=shipped(options.init))
     check_weights(options.init, options.text, options.vae)
     if not options.init.is_dir():

@@ -14,12 +14,12 @@ from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError
 from sora_cli.registry import Entry, comfy, hub
 
-weights = typer.Typer(help="List, fetch, check and remove models.", invoke_without_command=True)
+weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
 
 NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before fetching.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 
 @weights.callback()
@@ -30,7 +30,7 @@ def root(context: typer.Context) -> None:
 
 @weights.command("list")
 def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """The models there are: how large, whether here, under which licence, what for."""
+    """List models with size, state, licence and what they were trained for."""
     found, files = [*registry_rows(), *other_rows()], file_rows()
     if as_json:
         typer.echo(json.dumps([*found, *files], ensure_ascii=False))
@@ -52,7 +52,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
 
 @weights.command()
 def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """All that is known of a model."""
+    """Show all details of a model."""
     entry = registry.entry(name)
     found = described(entry)
     if as_json:
@@ -67,16 +67,16 @@ def pull(
     names: NamesArgument,
     yes: YesOption = False,
     accept_licence: Annotated[
-        str, typer.Option(metavar="LICENCE", help="Accept a licence that demands it, by its name.")
+        str, typer.Option(metavar="LICENCE", help="Accept a licence that requires it, by its name.")
     ] = "",
     update: Annotated[
-        bool, typer.Option("--update", help="Take the newest version in place of the one fetched first.")
+        bool, typer.Option("--update", help="Download the newest version in place of the pinned one.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Fetch models from the Hub, or the rest of them; finished files are never fetched again."""
+    """Download models from the Hub; an interrupted download is continued."""
     entries = [registry.entry(name) for name in names]
     for entry in entries:
         screen = Transfers(quiet)
@@ -91,7 +91,7 @@ def pull(
 def verify(
     names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
 ) -> None:
-    """Read all files of models and compare them with what was fetched."""
+    """Check all files of downloaded models against their hashes."""
     for entry in [registry.entry(name) for name in names]:
         with Transfers(quiet) as screen:
             hub.verify(entry, partial(screen.show, "checking"))
@@ -105,7 +105,7 @@ def verify(
 def rm(
     names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
 ) -> None:
-    """Delete models, but for what they share with others that are here."""
+    """Delete models; files shared with other models are kept."""
     told = []
     for name in names:
         freed = hub.remove(removable(name))
@@ -119,7 +119,7 @@ def rm(
 
 @weights.command()
 def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Where the networks of a model are."""
+    """Print the paths of the networks of a model."""
     found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
@@ -194,7 +194,7 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What `described` says, for eyes."""
     for key, value in found.items():
         if key == "usage":
-            yield from ((f"  {name}", text(item)) for name, item in value.items())
+            yield from ((f"  {name}", text(item)) for name, item in value.items() if item not in (None, ""))
         elif key == "parts":
             yield from ((f"  {part['role']}", part_line(part)) for part in value)
         elif key == "network":
@@ -221,4 +221,6 @@ def sizes(network: dict[str, Any]) -> str:
 def text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,14 +11,14 @@ from sora_cli.world.scene import Split
 
 
 def world(
-    sample: Annotated[int, typer.Option(min=1, max=256, help="How many scenes.")] = 16,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet, a PNG.")] = Path("sheet.png"),
+    sample: Annotated[int, typer.Option(min=1, max=256, help="Number of scenes.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output file, a PNG.")] = Path("sheet.png"),
     seed: SeedOption = 0,
-    split: Annotated[Split, typer.Option(help="What training sees, or never sees.")] = "train",
+    split: Annotated[Split, typer.Option(help="Scenes that training sees, or never sees.")] = "train",
     force: ForceOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw a contact sheet of rendered scenes with their captions."""
+    """Draw a sheet of scenes from the rendered training world, with captions."""
     check_output(output, (".png",), force)
 
     from sora_cli.world.sheet import sheet

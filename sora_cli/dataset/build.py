@@ -33,6 +33,7 @@ from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.placement import machine
 from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.plurals import be, counted
 
 SHARD_BYTES = 64_000_000
 GROUP = 8                        # latents encoded at a time
@@ -88,8 +89,9 @@ class Asked:
         gone = [file for file, size in used.items() if file not in there
                 or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
         if 2 * len(gone) > len(used) and not self.prune:
-            raise SoraError(f"{len(gone)} of the {len(used)} files that {self.out} was made of are not in "
-                            f"{self.source}: is its disk there? --prune removes their samples, another -o keeps them")
+            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made of "
+                            f"{be(len(gone))} not in {self.source}: is its disk there? --prune removes their samples, "
+                            "another -o keeps them")  # fmt: skip
 
     def begun(self) -> str | None:
         """The folder that a dataset in `out` is of; None if there is none."""

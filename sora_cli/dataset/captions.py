@@ -15,6 +15,7 @@ from sora_cli.dataset import beside
 from sora_cli.dataset.beside import Said
 from sora_cli.errors import SoraError
 from sora_cli.media import is_footage
+from sora_cli.plurals import counted
 
 TABLES = {".csv": ",;\t|", ".tsv": "\t", ".jsonl": ""}   # and what may stand between their cells
 FILE, CAPTION = ("file", "file_name"), ("caption", "text")
@@ -144,7 +145,7 @@ def of_csv(text: str, marks: str) -> Iterator[Row]:
             continue
         if len(cells) != len(columns):
             hint = f"; quote captions with {mark!r}" if len(cells) > len(columns) else ""
-            raise SoraError(f"{where} has {len(cells)} cells for {len(columns)} columns{hint}")
+            raise SoraError(f"{where} has {counted(len(cells), 'cell')} for {counted(len(columns), 'column')}{hint}")
         yield named(where, *(cells[place].strip() for place in places))
 
 

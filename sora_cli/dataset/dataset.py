@@ -13,6 +13,7 @@ from torch import Tensor
 from sora_cli.dataset import footage, shards
 from sora_cli.dataset.shards import Row, identity, is_dataset
 from sora_cli.errors import Failed, SoraError
+from sora_cli.plurals import counted
 
 __all__ = ["Dataset", "identity", "is_dataset"]
 
@@ -71,7 +72,7 @@ class Dataset:
         """Refuse to begin what `frames` could not go on with: no shot is that long, or a source is gone."""
         longest = max(row["frames"] for row in self.rows)
         if longest < frames:
-            raise SoraError(f"no shot of {self.folder} has {frames} frames; the longest has {longest}")
+            raise SoraError(f"no shot of {self.folder} has {counted(frames, 'frame')}; the longest has {longest}")
         for file in dict.fromkeys(row["file"] for row in self.rows):
             self.source_of(file)
 

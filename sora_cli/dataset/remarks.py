@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from sora_cli.dataset.build import Asked, Networks
 from sora_cli.dataset.captions import Captions
+from sora_cli.plurals import among, be, counted, have
 
 STRANGE = 0.05  # of the words of captions: what is worth a note
 
@@ -11,18 +12,24 @@ STRANGE = 0.05  # of the words of captions: what is worth a note
 def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
     """What somebody should know of the captions, by the files that are used."""
     if strangers := captions.strangers:
-        yield f"{captions.name} names {len(strangers)} files that are not there: {some(strangers)}"
+        count = len(strangers)
+        yield f"{captions.name} names {counted(count, 'file')} that {be(count)} not there: {some(strangers)}"
     if wrong := [f"{file} ({reason})" for file, reason in captions.wrong.items()]:
-        yield f"{len(wrong)} files beside clips are no captions: {some(wrong)}"
+        yield f"{counted(len(wrong), 'file')} beside clips {be(len(wrong))} not read as captions: {some(wrong)}"
     if guesses := [f"{file} ({coding})" for file, coding in captions.guesses.items()]:
-        yield f"{len(guesses)} files with captions are not in UTF-8, and read as what they look like: {some(guesses)}"
+        count = len(guesses)
+        yield f"{counted(count, 'file')} with captions {be(count)} not in UTF-8, and read as a guess: {some(guesses)}"
     if others := [file for clip in texts for file in captions.others(clip)]:
-        yield f"{len(others)} files beside clips say something else than the caption that is used: {some(others)}"
+        count = len(others)
+        yield (f"{counted(count, 'file')} beside clips {have(count)} another text than the caption that is used: "
+               f"{some(others)}")  # fmt: skip
     if silent := sum(not text for text in texts.values()):
-        yield f"{silent} of {len(texts)} files have no caption: NAME.txt beside them, or --captions, gives them one"
+        yield (f"{among(silent, len(texts), 'file')} {have(silent)} no caption: NAME.txt beside a clip, or --captions, "
+               "gives it one")  # fmt: skip
     if long := networks.cut(texts):
-        most = networks.tokenizer.most
-        yield f"{len(long)} of {len(texts)} captions are longer than the {most} words that are read: {some(long)}"
+        count, most = len(long), networks.tokenizer.most
+        yield (f"{among(count, len(texts), 'caption')} {be(count)} longer than the {most} words that are read: "
+               f"{some(long)}")  # fmt: skip
     if (share := networks.strange(texts.values())) > STRANGE:
         yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
                f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # of a number, or of a block of numbers that are packed together: how many numbers, and bytes
 NUMBERS = {"F32": (1, 4), "F16": (1, 2), "BF16": (1, 2)}
 EIGHT_BITS = {"F8_E4M3": (1, 1), "F8_E5M2": (1, 1)}
-PACKED = {  # of GGUF, those that the package of that name unpacks
+PACKED = {  # of GGUF, see `blocks`
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
     "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
     "IQ4_NL": (32, 18), "IQ4_XS": (256, 136),
@@ -36,7 +36,7 @@ Change = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in
 @dataclass(frozen=True)
 class Stored:
     """Where the numbers of one tensor lie: in which file, and from which byte on. They are multiplied by their scale,
-    and changed, whenever they are read."""
+    and changed, whenever they are read; or they are `kept` as they are stored."""
 
     path: Path
     key: str  # as the file has it
@@ -45,6 +45,7 @@ class Stored:
     start: int
     changes: tuple[Change, ...] = ()
     scale: Optional["Stored"] = None  # one number, or one for each row
+    kept: bool = False  # packed numbers as bytes, others in their own type
 
     @property
     def bytes(self) -> int:

@@ -3,14 +3,15 @@
 A part is a folder (`config.json`, and one safetensors file or shards with an index) or a single safetensors or GGUF
 file. Strangers wrote these files, so every header is read by hand, in bounded space, and held against the network
 before the first number is touched; pickles are refused, since they run code. Numbers are read in pieces from the
-offsets of the header, never mapped, and unpacked as they come: a checkpoint of any size and type costs the memory of
-the cast network and one piece. torch is imported only where tensors are touched.
+offsets of the header, never mapped, and unpacked as they come unless they are to be kept: a checkpoint of any size and
+type costs the memory of the network and one piece. torch is imported only where tensors are touched.
 """
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_JSON_BYTES = 20_000_000  # of an index; configurations are far smaller
 PIECE = 1_000_000  # numbers that are read and cast at a time
+MOST_SCALE = 1e30  # of 8-bit floats, which are below 1e5
 SINGLE = (".safetensors", ".gguf")  # files that are read
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
@@ -246,31 +248,65 @@ def assign(network: "nn.Module", name: str, value: "Tensor") -> None:
 
 
 def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
-    """One tensor, unpacked and cast piece by piece; Failed if it is not finite before and after."""
+    """One tensor, unpacked and cast piece by piece, or as it is stored if it is `kept`; Failed if it is not finite
+    before and after."""
     import torch
 
     if stored.changes:
         return changed(stored).to(device, dtype)
+    unpack = quantised.unpacker(stored, read)
+    if stored.kept:
+        return read_kept(stored, dtype, device, unpack)
     whole = torch.empty(stored.shape, dtype=dtype, device=device)
-    flat, unpack = whole.view(-1), quantised.unpacker(stored, read)
+    flat = whole.view(-1)
+    for begin, raw in pieces(stored):
+        piece = unpack(raw, begin)
+        cast = piece.to(dtype)
+        check_finite(stored, piece, cast)
+        flat[begin : begin + len(cast)].copy_(cast)
+    return whole
+
+
+def read_kept(
+    stored: Stored, dtype: "torch.dtype", device: "torch.device", unpack: Callable[["Tensor", int], "Tensor"]
+) -> "Tensor":
+    """A tensor as it is stored, to be unpacked into dtype later. Numbers are looked at only where the bytes, or the
+    short range of float16, leave a doubt."""
+    import torch
+
+    from sora_cli.files.blocks import suspect
+
+    kind = quantised.type_of(stored)
+    few_bits = kind == torch.uint8
+    narrow = dtype == torch.float16 or vast(stored)
+    flat, at = torch.empty(stored.bytes, dtype=torch.uint8, device=device), 0
+    for begin, raw in pieces(stored):
+        if not few_bits or narrow or suspect(stored.dtype, raw):
+            piece = unpack(raw, begin)
+            check_finite(stored, piece, piece.to(dtype) if few_bits else piece)
+        flat[at : at + len(raw)].copy_(raw)
+        at += len(raw)
+    return flat.view(kind).view(quantised.kept_shape(stored))
+
+
+def pieces(stored: Stored) -> Iterator[tuple[int, "Tensor"]]:
+    """The bytes of a tensor some at a time, each with the number that it begins with, valid until the next is asked
+    for; Failed if there are fewer."""
+    import torch
+
     numbers, size = headers.block_of(stored.dtype)
-    step = max(1, PIECE // numbers) * numbers
-    buffer = memoryview(bytearray(min(step, len(flat)) // numbers * size))
+    step, total = max(1, PIECE // numbers) * numbers, math.prod(stored.shape)
+    buffer = memoryview(bytearray(min(step, total) // numbers * size))
     try:
         with stored.path.open("rb") as file:
             file.seek(stored.start)
-            for begin in range(0, len(flat), step):
-                target = flat[begin : begin + step]
-                room = buffer[: len(target) // numbers * size]
+            for begin in range(0, total, step):
+                room = buffer[: min(step, total - begin) // numbers * size]
                 if file.readinto(room) != len(room):
                     raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
-                piece = unpack(room, begin)
-                cast = piece.to(dtype)
-                check_finite(stored, piece, cast)
-                target.copy_(cast)
+                yield begin, torch.frombuffer(room, dtype=torch.uint8)
     except OSError as error:
         raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
-    return whole
 
 
 def changed(stored: Stored) -> "Tensor":
@@ -283,6 +319,15 @@ def changed(stored: Stored) -> "Tensor":
     if not finite(whole):
         raise Failed(f"{label(stored)} is no longer finite with what is added to it; use less of it")
     return whole
+
+
+def vast(stored: Stored) -> bool:
+    """Whether numbers of 8 bits may grow beyond the range of float32 by their scale."""
+    import torch
+
+    return stored.scale is not None and bool(
+        read(stored.scale, torch.float32, torch.device("cpu")).abs().max() > MOST_SCALE
+    )
 
 
 def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:

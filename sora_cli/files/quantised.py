@@ -2,20 +2,18 @@
 
 ComfyUI keeps weights in 8-bit floats beside a scale, `X.scale_weight` in its older files and `X.weight_scale` in its
 newer ones, W = number * scale. What a newer file does to a layer is written in its header, or beside the layer as
-`X.comfy_quant`. GGUF packs numbers in blocks, which the package of that name unpacks. torch is imported only where
-tensors are touched.
+`X.comfy_quant`. GGUF packs numbers in blocks (`blocks`). torch is imported only where tensors are touched.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, label, lengths, shortened
+from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, block_of, label, lengths, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +72,6 @@ def with_scale(weight: Stored, scale: Stored) -> Stored:
     return replace(weight, scale=scale)
 
 
-
 def formats(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
     """The types of quantised layers' numbers, as their files tell; SoraError for another than is read."""
     found: dict[str, str] = {}
@@ -116,11 +113,8 @@ def text_of(stored: Stored) -> str:
 
 
 def check_types(listed: Iterable[Stored], *more: str) -> None:
-    """SoraError naming a tensor whose numbers are of a type that is not read, Failed if that takes another package;
-    `more` are types that are read, too."""
+    """SoraError naming a tensor whose numbers are of a type that is not read; `more` are types that are read, too."""
     for stored in listed:
-        if stored.dtype in PACKED and find_spec("gguf") is None:
-            raise Failed(f"{stored.path} is packed as {stored.dtype}; `pip install 'sora-cli[gguf]'` unpacks it")
         if stored.dtype in ("I8", "U8"):
             raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not read; {TAKE}")
         if stored.dtype not in (*READABLE, *more):
@@ -133,23 +127,22 @@ def check_types(listed: Iterable[Stored], *more: str) -> None:
 
 def unpacker(
     stored: Stored, read: Callable[[Stored, "torch.dtype", "torch.device"], "Tensor"]
-) -> Callable[[memoryview, int], "Tensor"]:
+) -> Callable[["Tensor", int], "Tensor"]:
     """What turns bytes of a tensor into numbers that can be cast: float32, or the stored type where it is one. It is
     told which number of the tensor is the first. `read` reads the scale."""
     import torch
 
+    from sora_cli.files.blocks import unpacked
+
     if stored.dtype in PACKED:
-        return of_gguf(stored)
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
-             "F8_E5M2": torch.float8_e5m2, "F64": torch.float64}  # fmt: skip
-    kind = kinds[stored.dtype]
+        return lambda raw, begin: unpacked(stored.dtype, raw)
     if stored.dtype not in EIGHT_BITS and not stored.scale:
-        return lambda room, begin: torch.frombuffer(room, dtype=kind)
+        return lambda raw, begin: raw.view(type_of(stored))
     scale = read(stored.scale, torch.float32, torch.device("cpu")).flatten() if stored.scale else torch.ones(1)
     row = max(1, math.prod(stored.shape[1:]))
 
-    def scaled(room: memoryview, begin: int) -> "Tensor":
-        numbers = torch.frombuffer(room, dtype=kind).float()
+    def scaled(raw: "Tensor", begin: int) -> "Tensor":
+        numbers = unpacked(stored.dtype, raw) if stored.dtype in EIGHT_BITS else raw.view(type_of(stored)).float()
         if len(scale) == 1:
             return numbers * scale
         return numbers * scale[torch.arange(begin, begin + len(numbers)) // row]
@@ -157,11 +150,22 @@ def unpacker(
     return scaled
 
 
-def of_gguf(stored: Stored) -> Callable[[memoryview, int], "Tensor"]:
-    import numpy as np
+def type_of(stored: Stored) -> "torch.dtype":
+    """The type of a tensor as it is kept: bytes, or its own numbers."""
     import torch
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
 
-    kind = GGMLQuantizationType[stored.dtype]
-    return lambda room, begin: torch.from_numpy(dequantize(np.frombuffer(room, np.uint8), kind))
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    return kinds.get(stored.dtype, torch.uint8)
+
+
+def kept_shape(stored: Stored) -> tuple[int, ...]:
+    """The shape of a tensor as it is kept: rows of bytes, or its own."""
+    numbers, size = block_of(stored.dtype) if stored.dtype in PACKED else (1, 1)
+    return (*stored.shape[:-1], stored.shape[-1] // numbers * size) if stored.shape else ()
+
+
+def packable(stored: Stored) -> bool:
+    """Whether a matrix is stored in so few bits that it is kept so, and unpacked when it is used."""
+    if len(stored.shape) != 2 or stored.dtype not in (*EIGHT_BITS, *PACKED):
+        return False
+    return stored.shape[1] % block_of(stored.dtype)[0] == 0

@@ -14,6 +14,7 @@ import numpy as np
 from sora_cli import geometry, media
 from sora_cli.errors import SoraError
 from sora_cli.media.blend import Frame, Size
+from sora_cli.plurals import counted
 from sora_cli.shot import Shot
 
 
@@ -36,7 +37,7 @@ class Placed:
 
     def frames(self, size: Size) -> Iterator[Frame]:
         """Its frames, uint8 [h, w, 3] of exactly `size`, at the shot's frame rate."""
-        with media.open_source(self.path, fps=None if self.count == 1 else self.fps) as source:
+        with media.open_source(self.path, fps=None if self.count == 1 else self.fps, rgb=True) as source:
             yield from media.to_rgb(source, source.format, size, self.fit)
 
     def opened(self, size: Size) -> "Opened":
@@ -70,7 +71,7 @@ def place(shot: Shot) -> list[Placed]:
             raise SoraError(f"anchors overlap: {one.path} has frames {one.start} to {one.stop - 1}, "
                             f"and {next_.path} begins at {next_.start}")  # fmt: skip
     if sum(p.count for p in placed) >= shot.frames > 1:
-        raise SoraError(f"the anchors cover all {shot.frames} frames; there is nothing left to make")
+        raise SoraError(f"the anchors cover all {counted(shot.frames, 'frame')}; there is nothing left to make")
     return placed
 
 
@@ -80,7 +81,7 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
-        raise SoraError(f"anchor {path} has {count} frames and would lie at {start} to {start + count - 1} "
+        raise SoraError(f"anchor {path} has {counted(count, 'frame')} and would lie at {start} to {start + count - 1} "
                         f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
     sound = source.sound if count > 1 else None
     return Placed(path, start, count, shot.fps, shot.fit, tuple(source.notes), sound, source.left_out)

@@ -121,7 +121,7 @@ class Plan:
         yield from unheard(shot, self.usage.negative)
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
             yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
-        yield (f"canvas {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
+        yield (f"generated at {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
                f"scaled to {shot.width}x{shot.height}")  # fmt: skip
         if new := sorted(self.asks() - set(self.usage.trained)):
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"

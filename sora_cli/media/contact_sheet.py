@@ -60,7 +60,7 @@ class Sheet:
 
     def label(self, index: int) -> str:
         """What stands below a frame."""
-        return f"{index / self.fps:.2f} s{', known' if index in self.known else ''}"
+        return f"{index / self.fps:.2f} s{', given' if index in self.known else ''}"
 
     def save(self, path: Path | str) -> None:
         """The page as a PNG, written whole or not at all; Failed if it cannot be."""

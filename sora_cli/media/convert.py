@@ -20,6 +20,8 @@ Frame = np.ndarray               # uint8 [h, w, 3], RGB
 FITS = ("stretch", "cover", "contain")
 RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
 SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
+WIDE = ("bt2020", "smpte431", "smpte432")
+FROM_PLANES, TO_PLANES = "mergeplanes=0x000102:gbrp", "mergeplanes=0x000102:yuv444p"  # of y4m, which knows no RGB
 
 
 def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stretch") -> Iterator[Frame]:
@@ -44,10 +46,12 @@ def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stre
 def from_rgb(frames: Iterable[Frame], source_size: Size, format: Format) -> Iterator[bytes]:
     """RGB frames uint8 [h, w, 3] of `source_size` -> raw frames of `format`, in its size, chroma, range, colours."""
     width, height = format.size
-    spread = "pc" if format.full_range else "tv"
-    filters = f"scale={width}:{height}:{SHARP}:out_color_matrix={format.matrix}:out_range={spread}"
+    filters = f"scale={width}:{height}:{SHARP}"
+    if not format.rgb:
+        filters += f":out_color_matrix={format.matrix}:out_range={'pc' if format.full_range else 'tv'}"
     command = [ffmpeg(), *QUIET, *raw_rgb(source_size, format.rate), "-i", "pipe:0"]
-    command += ["-vf", f"{filters},format={format.pix_fmt}", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
+    planes = "gbrp" if format.rgb else format.pix_fmt
+    command += ["-vf", f"{filters},format={planes}", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
     feed = (pixels(frame, source_size) for frame in frames)
     with closing(Through(command, feed, "these frames cannot be read")) as through:
         stream = buffered(through)
@@ -66,9 +70,18 @@ def pixels(frame: Frame, size: Size) -> memoryview:
 
 
 def declare(format: Format) -> str:
-    """A filter that tells the next ones which colours these are; y4m cannot say it all."""
-    colours = f"colorspace={format.matrix}:color_primaries={format.primaries}:color_trc={format.transfer}"
-    return f"setparams={colours}:range={'pc' if format.full_range else 'tv'}"
+    """Filters that tell the next ones which colours these are; y4m cannot say it all."""
+    named = f"color_primaries={format.primaries}:color_trc={format.transfer}"
+    if format.rgb:
+        return f"{FROM_PLANES},setparams=colorspace=gbr:{named}:range=pc"
+    return f"setparams=colorspace={format.matrix}:{named}:range={'pc' if format.full_range else 'tv'}"
+
+
+def in_rgb(format: Format) -> str:
+    """Filters to RGB that says of itself that it is sRGB, as which a video's is shown; wider colours say theirs."""
+    primaries = format.primaries if format.primaries in WIDE else "bt709"
+    srgb = f"setparams=color_primaries={primaries}:color_trc=iec61966-2-1"
+    return f"{declare(format)},scale={SHARP},format=rgb24,{srgb}"
 
 
 def fitting(format: Format, size: Size, fit: str) -> str:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from sora_cli.plurals import counted
+
 VIDEOS = (
     ".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc",
     ".ivf", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv",
@@ -54,7 +56,8 @@ def left_out(reasons: Iterable[str]) -> Iterator[str]:
     """Why files of a folder are left out, for people: a line for those of each ending, one for all others."""
     counts = Counter(reason.partition(":")[0] for reason in reasons)
     for kind in sorted(kind for kind in counts if kind.endswith(UNREAD)):
-        yield f"{counts.pop(kind)} {kind.removesuffix(UNREAD)}files {UNREAD}; convert them to .jpg or .mp4"
+        count, them = counts.pop(kind), f"{kind.removesuffix(UNREAD)}file"
+        yield f"{counted(count, them)} {UNREAD}; convert {'it' if count == 1 else 'them'} to .jpg or .mp4"
     if counts:
         yield "left out: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 

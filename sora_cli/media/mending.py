@@ -4,7 +4,9 @@ import re
 
 from sora_cli.media.probing import Picture
 
-OVER_BLACK = ("format=gbrap", "premultiply=inplace=1")
+# what is opaque stays exactly as it is, which premultiply does not promise
+OVER_BLACK = ("format=gbrap,split[seen][black];[black]drawbox=c=black:t=fill,format=gbrp[black];"
+              "[black][seen]overlay=format=gbrp")  # fmt: skip
 # one frame for every two fields, at the same rate; whole frames among them pass untouched
 WHOLE = "bwdif=mode=send_frame:parity={parity}:deint={which}"
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -42,4 +44,4 @@ def ordinary(picture: Picture) -> Mending:
 def opaque(picture: Picture) -> Mending:
     if not picture.alpha:
         return [], []
-    return [*OVER_BLACK], ["transparent parts, if any, are shown on black"]
+    return [OVER_BLACK], ["transparent parts, if any, are shown on black"]

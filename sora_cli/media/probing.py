@@ -11,6 +11,7 @@ from sora_cli.errors import Failed
 from sora_cli.media.names import readable
 from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
 from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
+from sora_cli.plurals import counted
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
 STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
@@ -158,8 +159,8 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
     gaps = [after - before for before, after in pairwise(times)]
     lasts = max(sum(gaps), picture.seconds)
     if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(times)):
-        raise Failed(f"{name} says that its {len(times)} frames last {lasts / 3600:.1f} hours, which is too long for "
-                     "so few of them; its time stamps are damaged")  # fmt: skip
+        raise Failed(f"{name} says that its {counted(len(times), 'frame')} last {lasts / 3600:.1f} hours, which is too "
+                     "long for so few of them; its time stamps are damaged")  # fmt: skip
     return len(times)
 
 

@@ -13,12 +13,13 @@ from typing import IO, Protocol, Self
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import part_of, sweep
-from sora_cli.media.convert import SHARP, declare, to_rgb
+from sora_cli.media.convert import declare, in_rgb, to_rgb
+from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_image
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
 from sora_cli.media.sound import Soundtrack
-from sora_cli.media.writer import H264, MP4, Encoder, tagging, write_image
-from sora_cli.media.y4m import Format
+from sora_cli.media.writer import H264, MP4, FileSink, tagging, write_image
+from sora_cli.media.y4m import RGB, Format
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
 VIDEOS = {  # how pictures are encoded, and the container
@@ -27,11 +28,8 @@ VIDEOS = {  # how pictures are encoded, and the container
     ".mkv": (H264, ("-f", "matroska")),
     ".webm": ((*VP9, "-pix_fmt", "yuv420p"), ("-f", "webm")),
 }
-WIDE = ("bt2020", "smpte431", "smpte432")
 SILENT = ("-f", "mp4")           # pictures until their sound is laid beside them
-MOVING_IMAGES = (".gif", ".webp", ".apng")
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
-FASTEST_GIF = 50                 # frames per second; a GIF counts in hundredths, and below two of them players give up
 
 
 class Sink(Protocol):
@@ -53,10 +51,12 @@ def open_sink(
     loops: int = 0,
     force: bool = False,
     sound: Soundtrack | None = None,
+    shared: Shared | None = None,
 ) -> Sink:
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
-    Moving images play `loops` times, 0 is for ever; videos have what `sound` holds after the last frame. SoraError,
+    Moving images play `loops` times, 0 is for ever, and are as `shared` says; videos have what `sound` holds after the
+    last frame. SoraError,
     before anything is written, for what cannot be: an unknown suffix, an odd size in H.264, numbered images that are
     there already (unless `force`).
     """
@@ -64,13 +64,15 @@ def open_sink(
     if name == STREAM:
         return StreamSink(standard_output(), format)
     path, sequence = Path(name), sequence_of(name)
-    check_format(path, format)
+    check_format(path, shared.format if shared else format)
     if path.suffix.lower() == ".y4m":
         return Y4mSink(path, format)
     if sound and holds_sound(name):
         return SoundSink(path, format, metadata or {}, sound)
+    if path.suffix.lower() in MOVING_IMAGES:
+        return moving_image(path, format, loops, shared or Shared(format))
     if path.suffix.lower() != ".png":
-        return FileSink(path, format, options(path, format, metadata or {}, loops))
+        return FileSink(path, format, video(path.suffix.lower(), format, metadata or {}))
     return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
 
 
@@ -94,60 +96,17 @@ def check_format(path: Path, format: Format) -> None:
         raise SoraError(f"cannot write {path}: a GIF shows at most {FASTEST_GIF} frames a second, not {format.fps:g}")
 
 
-def options(path: Path, format: Format, metadata: Mapping[str, object], loops: int) -> list[str]:
+def video(suffix: str, format: Format, metadata: Mapping[str, object]) -> list[str]:
     """ffmpeg's words from its input to the container."""
-    suffix = path.suffix.lower()
-    if suffix in VIDEOS:
-        return [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
-    rgb = in_rgb(format)
-    if suffix == ".gif":
-        # a palette for every frame: one for all of them would keep the whole video in memory
-        palettes = f"{rgb},split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
-        again = {0: 0, 1: -1}.get(loops, loops - 1)      # GIF counts repetitions, and 0 of them are endless
-        return ["-vf", palettes, "-loop", str(again), "-f", "gif"]
-    if suffix == ".apng":
-        return ["-vf", rgb, "-plays", str(loops), "-f", "apng"]
-    return ["-vf", rgb, "-c:v", "libwebp", "-quality", "90", "-loop", str(loops), "-f", "webp"]
+    return [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
 
 
 def encoded(suffix: str, format: Format) -> list[str]:
     """ffmpeg's words for the pictures of a video."""
-    told, limited = declare(format), declare(replace(format, tags=(*format.tags, "COLORRANGE=LIMITED")))
+    told, others = declare(format), [tag for tag in format.tags if tag not in RGB]
+    limited = declare(replace(format, tags=(*others, "COLORRANGE=LIMITED")))
     scaled = f"scale=out_color_matrix={format.matrix}:out_range=tv"      # which forgets some of what it was told
     return ["-vf", f"{told},{scaled},format=yuv420p,{limited}", *VIDEOS[suffix][0]]
-
-
-def in_rgb(format: Format) -> str:
-    """Filters to RGB that says of itself that it is sRGB, as which a video's is shown; wider colours say theirs."""
-    primaries = format.primaries if format.primaries in WIDE else "bt709"
-    srgb = f"setparams=color_primaries={primaries}:color_trc=iec61966-2-1"
-    return f"{declare(format)},scale={SHARP},format=rgb24,{srgb}"
-
-
-class FileSink(Encoder):
-    """Raw frames through ffmpeg into one file."""
-
-    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
-        super().__init__(path)
-        self.format, self.words = format, words
-        self.frames = 0
-
-    def command(self) -> list[str]:
-        source = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
-        return [*source, *self.words, self.target()]
-
-    def target(self) -> str:
-        return as_file(self.part)
-
-    def write(self, raw: bytes) -> None:
-        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
-        self.send(*([] if self.frames else [self.format.header()]), b"FRAME\n", raw)
-        self.frames += 1
-
-    def finish(self) -> None:
-        if self.frames == 0:
-            raise Failed(f"there are no frames to write to {self.path}")
-        super().finish()
 
 
 class SoundSink(FileSink):

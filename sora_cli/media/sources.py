@@ -18,7 +18,7 @@ import numpy as np
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import y4m
-from sora_cli.media.convert import SHARP, Frame, from_rgb
+from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb
 from sora_cli.media.damage import unsaid
 from sora_cli.media.mending import HDR, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
@@ -26,6 +26,7 @@ from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe,
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
+from sora_cli.plurals import counted
 
 STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
@@ -54,6 +55,7 @@ class Wish:
     fps: float | None = None
     input_size: Size | None = None
     input_fps: float | None = None
+    rgb: bool = False                # keep pictures that are RGB as such
 
     @property
     def filters(self) -> list[str]:
@@ -136,16 +138,18 @@ def open_source(
     input_size: Size | None = None,
     input_fps: float | None = None,
     stream: IO[bytes] | None = None,
+    rgb: bool = False,
 ) -> Source:
     """The frames of a file, of numbered images (`a%05d.png`) or of standard input (`-`; `stream` stands for it).
 
     Without `size` and `fps` they come as they are. `input_size` and `input_fps` say that the input is rgb24 without
-    a header; `input_fps` is also the rate of images. SoraError for what is not there, Failed for what is broken.
+    a header; `input_fps` is also the rate of images. With `rgb`, the planes of RGB pictures are green, blue and red,
+    bit for bit, which no other program understands. SoraError for what is not there, Failed for what is broken.
     """
     if input_size and not input_fps:
         raise SoraError("raw frames need their rate as well as their size")
     check_input(name)
-    wish = Wish(size, fps, input_size, input_fps)
+    wish = Wish(size, fps, input_size, input_fps, rgb)
     with ExitStack() as held:
         if name == STREAM:
             source = open_stream(stream or standard_input(), "standard input", wish, held)
@@ -155,7 +159,7 @@ def open_source(
             source = open_file(name, wish, held)
         source.held = held.pop_all()
     if name != STREAM and (Path(name).is_file() or not Path(name).exists()):
-        source.again = partial(open_source, name, size, fps, input_size, input_fps)
+        source.again = partial(open_source, name, size, fps, input_size, input_fps, rgb=rgb)
     return source
 
 
@@ -209,7 +213,7 @@ def open_y4m(stream: IO[bytes], name: str, wish: Wish, held: ExitStack) -> Sourc
 
 def open_rgb(stream: IO[bytes], name: str, wish: Wish, held: ExitStack) -> Source:
     assert wish.input_size and wish.input_fps
-    format = Format(*wish.input_size, Fraction(rational(wish.input_fps)), "444")
+    format = Format(*wish.input_size, Fraction(rational(wish.input_fps)), "444", tags=y4m.RGB if wish.rgb else ())
     frames = from_rgb(read_rgb(stream, wish.input_size, name), wish.input_size, format)
     return resample(frames, format, name, wish, held)
 
@@ -299,7 +303,9 @@ def decode(
     rate, notes = pace(picture, wish)
     fields, woven = whole(picture.fields)
     mended, said = mending(picture)
-    filters = [*mended, *replace(wish, fps=None).filters, *(FROM_RGB if picture.alpha or picture.rgb else [NATIVE])]
+    exact = wish.rgb and (picture.alpha or picture.rgb)
+    planes = ["format=gbrp", TO_PLANES] if exact else FROM_RGB if picture.alpha or picture.rgb else [NATIVE]
+    filters = [*mended, *replace(wish, fps=None).filters, *planes]
     sound = None if still else heard(words, picture, held, feed is not None)
     spool = spooling(sound) if sound and feed is not None else []
 
@@ -315,6 +321,8 @@ def decode(
     if found is None:
         raise Failed(f"{name} has no frames")
     format, frames, through = found
+    if exact:
+        format = replace(format, tags=y4m.RGB)
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
     source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
@@ -336,8 +344,8 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, w
         raise
     said = through.said or wrong
     if said:
-        of = f" of about {due}" if due > count + 1 else ""
-        source.say(f"it is damaged ({said}); {count}{of} frames were read")
+        of = f", of about {due}" if due > count + 1 else ""
+        source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")
 
 
 def heard(words: list[str], picture: Picture, held: ExitStack, piped: bool) -> Sound | None:
@@ -359,7 +367,7 @@ def spooling(sound: Sound) -> list[str]:
 def left_out(picture: Picture) -> tuple[str, ...]:
     """In words, the streams beside the first pictures and the first sound."""
     count = len(picture.sounds) - 1
-    more = [f"{count} more sound track{'s' * (count > 1)}"] if count > 0 else []
+    more = [counted(count, "more sound track")] if count > 0 else []
     kinds = {"video": "other pictures", "subtitle": "subtitles"}
     return (*more, *dict.fromkeys(kinds[other] for other in picture.others if other in kinds))
 
@@ -369,7 +377,7 @@ def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
     varies = not (picture.still or picture.fps == picture.nominal or not picture.fps)
     sane = not varies or picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
     rate = wish.fps or (picture.nominal if sane else picture.fps)
-    notes = [f"its frame rate varies; taken at a constant {rate:g} frames a second"] if varies else []
+    notes = [f"its frame rate varies; taken at a constant {counted(float(rate), 'frame')} a second"] if varies else []
     if wish.fps:
         return rational(wish.fps), notes
     return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes

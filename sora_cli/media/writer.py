@@ -13,8 +13,8 @@ from typing import Self
 from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import Frame
-from sora_cli.media.process import explain, start
-from sora_cli.media.y4m import Size
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
+from sora_cli.media.y4m import Format, Size
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
@@ -90,6 +90,32 @@ class Encoder:
     def give_up(self) -> None:
         reason = f"it ended with code {self.process.wait()}"
         raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
+
+
+class FileSink(Encoder):
+    """Raw frames through ffmpeg into one file."""
+
+    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
+        super().__init__(path)
+        self.format, self.words = format, words
+        self.frames = 0
+
+    def command(self) -> list[str]:
+        source = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
+        return [*source, *self.words, self.target()]
+
+    def target(self) -> str:
+        return as_file(self.part)
+
+    def write(self, raw: bytes) -> None:
+        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
+        self.send(*([] if self.frames else [self.format.header()]), b"FRAME\n", raw)
+        self.frames += 1
+
+    def finish(self) -> None:
+        if self.frames == 0:
+            raise Failed(f"there are no frames to write to {self.path}")
+        super().finish()
 
 
 def write_image(

@@ -13,6 +13,7 @@ Size = tuple[int, int]
 MAGIC = b"YUV4MPEG2"
 LONGEST_LINE = 1024              # bytes of a header that is read
 LONGEST_READ = 128               # that ffmpeg reads (MAX_YUV4_HEADER of libavformat/yuv4mpegdec.c)
+RGB = ("COLORRANGE=FULL", "COLORMATRIX=GBR")     # tags of 4:4:4 planes that are green, blue and red
 LARGEST = 8192                   # pixels along a side
 FASTEST = 240                    # frames per second
 
@@ -117,6 +118,11 @@ class Format:
         across, down = CHROMA_STEPS[self.chroma[:3]]
         chroma = -(-self.width // across) * -(-self.height // down)
         return (luma * (1 + (self.chroma == "444alpha")) + 2 * chroma) * depth
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the planes are green, blue and red, which keeps every bit of a picture; only ours are."""
+        return self.chroma == "444" and RGB[1] in self.tags
 
     @property
     def full_range(self) -> bool:

@@ -21,6 +21,7 @@ from sora_cli.errors import Failed
 from sora_cli.models.sora import vae as vaes
 from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.plurals import counted
 from sora_cli.storage import latent_file
 
 ENCODED, DECODED, REMEMBERED = 2, 2, 4  # latents at a time; those decoded, where frames depend on all before them
@@ -130,7 +131,8 @@ class Codec:
         """Some latents of a file, [1, C, k, h, w]."""
         found, _ = latent_file.load(path, group.start, len(group))
         if (channels := self.vae.channels) != len(found):
-            raise Failed(f"the latents of {path} have {len(found)} channels, but the autoencoder has {channels}")
+            there = counted(len(found), "channel")
+            raise Failed(f"the latents of {path} have {there}, but the autoencoder has {channels}")
         return found[None]
 
 

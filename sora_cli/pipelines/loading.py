@@ -35,6 +35,7 @@ from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.pipelines import presets
 from sora_cli.placement.offload import Rows, leave_on_disk
+from sora_cli.placement.packed import pack
 from sora_cli.registry import families
 from sora_cli.registry.lora import changes
 from sora_cli.shot import Lora
@@ -106,15 +107,17 @@ def dit_config(place: Path) -> WanConfig:
 
 def load_dit(
     place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
-    loras: Sequence[Lora] = (),
+    loras: Sequence[Lora] = (), unpacked: bool = False,
 ) -> WanDit:  # fmt: skip
     """The transformer, with LoRAs merged into it; norms, the timestep's embedding and the modulation are float32
-    whatever the dtype.
+    whatever the dtype. Matrices that are stored in few bits stay so, unless they are to be `unpacked` at once.
 
     SoraError if it is another network than is supported, Failed if files are damaged."""
     files = files_of(place)
     network, rename = bare(place, files, DIT)
     places = survey_with(loras, network, files, rename)
+    if not unpacked:
+        places = pack(network, places, dtype, in_float)
     if streamed:
         places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
     put(network, places, dtype, device, in_float, progress)
@@ -130,14 +133,18 @@ def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Pr
 
 
 def load_text(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly
-) -> Umt5:
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    unpacked: bool = False,
+) -> Umt5:  # fmt: skip
     """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a
     prompt's tokens are read."""
     network, places = survey_text(place)
     if streamed:
-        places = leave_on_disk(network, "encoder.block", places, dtype, device)
         network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
+    if not unpacked:
+        places = pack(network, places, dtype)
+    if streamed:
+        places = leave_on_disk(network, "encoder.block", places, dtype, device)
     put(network, places, dtype, device, progress=progress)
     return network.eval()
 

@@ -80,7 +80,7 @@ class Wan:
         if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.take(memory.place(self.entry, canvas, window, *how))
+            self.take(memory.place(self.entry, canvas, window, *how, self.loras))
             self.placed = canvas, window, latents
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
@@ -90,7 +90,7 @@ class Wan:
         assert self.placed is not None, "on_device first"
         canvas, window, latents = self.placed
         found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
-                                   latents)  # fmt: skip
+                                   latents, self.loras)  # fmt: skip
         if found is None:
             return ""
         new = memory.difference(self.placement, found, self.entry.cell)

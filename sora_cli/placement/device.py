@@ -1,11 +1,14 @@
 """Where the tensors live and in which precision, the same for using and for training models."""
 
 import ctypes
+import os
 from contextlib import suppress
 
 import torch
 
 from sora_cli.errors import SoraError
+from sora_cli.placement import machine
+from sora_cli.plurals import be, counted
 
 AMPERE = 8  # CUDA's compute capability from which on cards multiply in bfloat16
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -43,6 +46,22 @@ def suited(device: torch.device, large: bool) -> torch.dtype:
     if torch.cuda.get_device_capability(device)[0] >= AMPERE:
         return torch.bfloat16
     return torch.float16 if large else torch.float32
+
+
+def take_threads(asked: int | None = None) -> str:
+    """Compute on as many threads as `asked`, or as OMP_NUM_THREADS says, or as processors are free now; a note where
+    that is fewer than there are, and why. What is computed is the same, bit for bit."""
+    if asked or os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(asked or torch.get_num_threads())
+        return ""
+    usual, most, taken = torch.get_num_threads(), machine.cores(), machine.busy()
+    fitting = max(1, min(usual, round(most - taken)))
+    torch.set_num_threads(fitting)
+    if fitting == usual:
+        return ""
+    here, others = counted(round(most, 1), "processor"), round(taken)
+    why = f"{others} of {here} {be(others)} busy" if others else f"{here} may be used"
+    return f"{why}: computing on {counted(fitting, 'thread')}; --threads N takes another number"
 
 
 def has_bfloat16(device: torch.device) -> bool:

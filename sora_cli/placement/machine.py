@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+LOOK = 0.15  # seconds that the processor is looked at
 MAIN, GPU = "main memory", "GPU memory"
 SHORT = {  # of memory: what torch's RuntimeErrors say, and of which
     "DefaultCPUAllocator": MAIN,
@@ -69,7 +71,7 @@ def device_free(device: "torch.device") -> float:
 def host_free(root: Path = Path("/")) -> float:
     """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
     (macOS), half of what is built in."""
-    told = [meminfo(root), *(room(folder) for folder in groups(root))]
+    told = [meminfo(root), *(room(folder) for folder in groups(root, "memory"))]
     built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min((free for free in told if free is not None), default=built_in / 2)
 
@@ -79,11 +81,12 @@ def meminfo(root: Path) -> float | None:
     return next((float(words[1]) * 1024 for words in lines if words[:1] == ["MemAvailable:"]), None)
 
 
-def groups(root: Path) -> Iterator[Path]:
-    """The folders of the control groups, of either version, that limit this process, and of their parents."""
+def groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the control groups, of either version, that limit this process in something, and of their
+    parents."""
     for line in lines_of(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
+        if not controllers or controller in controllers.split(","):
             top = root / "sys/fs/cgroup" / controllers
             own = top / path.lstrip("/")
             yield from (folder for folder in (own, *own.parents) if folder == top or top in folder.parents)
@@ -98,6 +101,48 @@ def room(group: Path) -> float | None:
     statistics = dict(line.split()[:2] for line in lines_of(group / "memory.stat"))
     files = statistics.get("total_inactive_file", statistics.get("inactive_file", "0"))
     return max(0.0, limit - used + float(files))
+
+
+# ---- processors -------------------------------------------------------------------------------------------
+
+
+def cores(root: Path = Path("/")) -> float:
+    """Processors that this process may use: those it is bound to, within the quotas of its control groups."""
+    quotas = [found for folder in groups(root, "cpu") if (found := quota(folder)) is not None]
+    return max(1.0, min([float(len(bound())), *quotas]))
+
+
+def bound() -> list[int]:
+    """The numbers of the processors that this process may run on; all of them where the system does not bind any."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def quota(group: Path) -> float | None:
+    """Processors that a control group of either version may keep busy."""
+    words = " ".join(lines_of(group / "cpu.max")).split()
+    if len(words) == 2 and words[0].isdigit():
+        return int(words[0]) / int(words[1])
+    longest, period = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
+    return longest / period if longest and period else None
+
+
+def busy(root: Path = Path("/"), look: float = LOOK) -> float:
+    """How many of its processors others keep busy at this moment, while this process sleeps; 0 where the system does
+    not say (all but Linux). The load average is of no use: it holds what was before, our own last run among it."""
+    before = ticks(root)
+    time.sleep(look if before else 0)
+    spent = [(after[0] - was[0], after[1] - was[1]) for was, after in zip(before, ticks(root), strict=False)]
+    return sum(1 - idle / total for idle, total in spent if total > 0)
+
+
+def ticks(root: Path) -> list[tuple[int, int]]:
+    """The idle and all ticks of every processor that this process may run on, so far."""
+    named = {f"cpu{number}" for number in bound()}
+    rows = (line.split() for line in lines_of(root / "proc/stat"))
+    counts = [list(map(int, row[1:9])) for row in rows if row[:1] and row[0] in named]
+    return [(sum(count[3:5]), sum(count)) for count in counts]  # idle and waiting for disks
 
 
 def number(path: Path) -> float | None:

@@ -2,7 +2,8 @@
 
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
-frames are decoded in tiles. MB told, and measured as the peak of networks of the real widths on a CPU:
+frames are decoded in tiles. Weights that are packed take what their files do, and a matrix as it is unpacked; `python
+benchmarks/packed.py` measures it. MB told, and measured as the peak of networks of the real widths on a CPU:
 
     transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
     decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
@@ -15,7 +16,7 @@ norms are taken to copy nothing, and convolutions all that they read and write.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -23,9 +24,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
+from sora_cli.placement.held import Held, Weights, held
 from sora_cli.placement.machine import MAIN, Free
 from sora_cli.registry import Entry
 from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
+from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +43,7 @@ LIBRARIES = 30e6  # bytes that libraries set up with the first products
 ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a frame
 MARGIN = 0.1  # of what is free, for others and for holes between blocks
 AHEAD = 2  # blocks in memory at a time, of which one is on its way
+UNPACKED, UNPACKING = 1 << 22, 10  # numbers that are unpacked at a time, and bytes that one takes meanwhile
 LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
 SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
 TEXTS: dict[str, tuple[Text, ...]] = {  # of every device, the fastest first
@@ -65,17 +69,19 @@ class Needs:
     latents: int  # of the whole video
     size: int  # bytes of a number of the transformer and the text encoder
     half: Decoder = "bfloat16"  # the shorter numbers of the autoencoder
+    held: Mapping[str, Held] = field(default_factory=dict)  # weights of which some are packed, by role
 
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
-           half: Decoder = "bfloat16") -> "Needs":  # fmt: skip
+           half: Decoder = "bfloat16", loras: Sequence[Lora] = ()) -> "Needs":  # fmt: skip
         """A model whose sizes are not told has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
         if not known or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
         network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
-        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half)
+        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
+                   held(entry, loras))  # fmt: skip
 
     @property
     def tokens(self) -> int:
@@ -88,31 +94,47 @@ class Needs:
         """Of one latent frame."""
         return self.network.vae.channels * self.width * self.height // self.network.vae.stride**2
 
+    def weights(self, role: Literal["dit", "text"]) -> Held:
+        """Of the transformer or the text encoder."""
+        network = getattr(self.network, role)
+        parts = (network.weights, network.block, network.weights - network.layers * network.block)
+        return self.held.get(role) or Held(*(Weights(numbers=numbers) for numbers in parts))
+
     @property
     def text(self) -> float:
-        return self.size * self.network.text.weights
+        return self.weights("text").whole.at(self.size)
 
     @property
     def dit(self) -> float:
-        return self.size * self.network.dit.weights
+        return self.weights("dit").whole.at(self.size)
 
     def text_ahead(self) -> float:
         """The text encoder block by block, with the rows of its table that a text looks up."""
-        text = self.network.text
-        return self.size * (AHEAD * text.block + TEXT_TOKENS * text.width)
+        rows = self.size * TEXT_TOKENS * self.network.text.width
+        return AHEAD * self.weights("text").block.at(self.size) + rows
 
     def dit_ahead(self) -> float:
         """The transformer block by block."""
-        return self.size * (AHEAD * self.network.dit.block + self.network.dit.around)
+        dit = self.weights("dit")
+        return AHEAD * dit.block.at(self.size) + dit.around.at(self.size)
 
     def reading(self) -> float:
         """Buffers of the text encoder."""
-        return LIBRARIES + self.network.text.buffers(TEXT_TOKENS, self.size)
+        text = self.network.text
+        matrix = self.unpacked(text.matrix) if "text" in self.held else 0.0
+        return LIBRARIES + text.buffers(TEXT_TOKENS, self.size) + matrix
 
     def denoising(self, gpu: bool, scored: bool = False) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
-        solver = LATENTS * FLOAT32 * self.window * self.numbers
-        return LIBRARIES + self.network.dit.buffers(self.tokens, self.size, gpu, scored) + solver
+        dit, solver = self.network.dit, LATENTS * FLOAT32 * self.window * self.numbers
+        inside = dit.buffers(self.tokens, self.size, gpu, scored)
+        if "dit" in self.held:
+            inside = max(inside + self.unpacked(dit.matrix), self.unpacked(dit.largest))
+        return LIBRARIES + inside + solver
+
+    def unpacked(self, matrix: int) -> float:
+        """Bytes of a matrix of so many numbers when it is unpacked, part after part."""
+        return self.size * matrix + UNPACKING * min(matrix, UNPACKED)
 
     def vae(self, size: int) -> float:
         return size * self.network.vae.weights
@@ -194,15 +216,16 @@ class Placement:
 
 def place(
     entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
-    mode: str = "auto", latents: int | None = None,
+    mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (),
 ) -> Placement:  # fmt: skip
     """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
     SoraError if the model does not fit."""
-    return choose(needs_of(entry, canvas, window, latents or window, dtype), Free.on(device), mode)
+    return choose(needs_of(entry, canvas, window, latents or window, dtype, loras), Free.on(device), mode)
 
 
-def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype") -> Needs:
-    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype))
+def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype",
+             loras: Sequence[Lora] = ()) -> Needs:  # fmt: skip
+    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype), loras)
 
 
 def half_of(dtype: "torch.dtype") -> Decoder:
@@ -212,12 +235,12 @@ def half_of(dtype: "torch.dtype") -> Decoder:
 
 def lower_place(
     now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
-    device: "torch.device", dtype: "torch.dtype", latents: int,
+    device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (),
 ) -> Placement | None:  # fmt: skip
     """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
     takes less, or nobody knows."""
     with suppress(SoraError):
-        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype), Free.on(device))
+        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype, loras), Free.on(device))
     return None
 
 

@@ -2,7 +2,8 @@
 
 What is here takes the place of a network's list of blocks, and the network goes through it as before. `Streamed`
 keeps the weights in pinned host memory and copies the next block to the device while one computes; `FromDisk` reads
-the next block from the checkpoint's files. Both compute exactly what the resident network does. For inference only.
+the next block from the checkpoint's files. Both compute exactly what the resident network does, whose blocks may differ
+in what is packed in them (`packed`). For inference only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Watched(nn.Module):
 
 
 class Streamed(nn.Module):
-    """Stands for a list of blocks of one shape whose weights stay in host memory; it takes them over.
+    """Stands for a list of blocks whose weights stay in host memory; it takes them over.
 
     Iterating yields the blocks with their weights on the device, each valid until the next is asked for. On the
     CPU they are the blocks themselves."""
@@ -79,9 +80,12 @@ class Turns:
     def __init__(self, blocks: list[nn.Module], device: torch.device) -> None:
         cuda = device.type == "cuda"
         self.order: SideStream | InLine = SideStream(device) if cuda else InLine()
-        self.layout = layout(blocks[0])
-        self.seats = [seat(blocks[0], self.layout, device) for _ in range(2)]
-        self.host = [packed(block, self.layout, pin=cuda) for block in blocks]
+        layouts = [layout(block) for block in blocks]
+        room = max(map(size_of, layouts), default=0)
+        self.memory = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
+        self.host = [to_host(block, slots, pin=cuda) for block, slots in zip(blocks, layouts, strict=True)]
+        self.seated = [seated(block, slots, self.memory[number % 2])
+                       for number, (block, slots) in enumerate(zip(blocks, layouts, strict=True))]  # fmt: skip
 
     def __iter__(self) -> Iterator[nn.Module]:
         for turn in range(2):
@@ -91,14 +95,14 @@ class Turns:
             for number in range(len(self.host)):
                 self.fetch(number + 1)
                 self.order.enter(number % 2)
-                yield self.seats[number % 2][0]
+                yield self.seated[number]
                 self.order.leave(number % 2)
         finally:
             self.order.drain()
 
     def fetch(self, number: int) -> None:
         if number < len(self.host):
-            self.order.copy(number % 2, self.seats[number % 2][1], self.host[number])
+            self.order.copy(number % 2, self.memory[number % 2], self.host[number])
 
 
 class SideStream:
@@ -169,20 +173,18 @@ def size_of(slots: list[Slot]) -> int:
     return -(-end // PIECE_UNIT) * PIECE_UNIT
 
 
-def seat(block: nn.Module, slots: list[Slot], device: torch.device) -> tuple[nn.Module, Tensor]:
-    """A block whose parameters are views of one stretch of bytes on the device, and those bytes."""
-    memory, shell = torch.empty(size_of(slots), dtype=torch.uint8, device=device), deepcopy(block)
+def seated(block: nn.Module, slots: list[Slot], memory: Tensor) -> nn.Module:
+    """A copy of a block whose parameters are views of a seat's bytes."""
+    shell = deepcopy(block)
     for slot in slots:
         assign(shell, slot.name, slot.of(memory))
-    return shell, memory
+    return shell
 
 
-def packed(block: nn.Module, slots: list[Slot], pin: bool) -> list[Tensor]:
+def to_host(block: nn.Module, slots: list[Slot], pin: bool) -> list[Tensor]:
     """Move a block's weights to host memory; nothing of them is left in the block.
 
     The pieces are powers of two, since torch rounds pinned memory up to those: nothing is wasted."""
-    if layout(block) != slots:
-        raise ValueError("the blocks have parameters of different shapes or types")
     memory = torch.empty(size_of(slots), dtype=torch.uint8)
     for slot, value in zip(slots, block.parameters(), strict=True):
         slot.of(memory).copy_(value.detach())
@@ -203,7 +205,9 @@ def in_host(size: int, pin: bool) -> Tensor:
 
 
 def join(target: Tensor, pieces: list[Tensor]) -> None:
-    for part, piece in zip(target.split([len(piece) for piece in pieces]), pieces, strict=True):
+    """Pieces one behind the other, from the target's beginning on."""
+    sizes = [len(piece) for piece in pieces]
+    for part, piece in zip(target[: sum(sizes)].split(sizes), pieces, strict=True):
         part.copy_(piece, non_blocking=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, meant
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.registry import schema, sizes
@@ -31,8 +31,7 @@ EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+))?[/?#]?\S*")
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
 EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
-MAIN = "main"
-UNKNOWN = "unknown"
+MAIN, UNKNOWN = "main", "unknown"
 
 # of the networks of a model: the folders of the diffusers layout, and what has to be in those of the text encoder
 FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
@@ -169,7 +168,8 @@ def entry(name: str) -> Entry:
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return of_folder(name)
     if name not in own():
-        raise SoraError(f"unknown model {name!r}; known are: {', '.join(names())}; or FILE, ./FOLDER, {HUB}OWNER/NAME")
+        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER, {HUB}OWNER/NAME"
+        raise SoraError(f"unknown model {name!r}{meant(name, names())}; {others}")
     return own()[name]
 
 
@@ -303,7 +303,7 @@ def of_export(name: str, folder: Path) -> Entry:
     try:
         told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
         if len(told) != 1:
-            raise SoraError(f"it names {len(told)} models, and a folder is one")
+            raise SoraError(f"it names {len(told)} models, and a folder holds one")
         (model,) = read_registry(told, home=folder).values()
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{folder / EXPORTED}: {error}") from error

@@ -23,6 +23,7 @@ from sora_cli.files import weights
 from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
 from sora_cli.files.published import PIECE, contents, files_of, read, read_json
 from sora_cli.files.quantised import check_types
+from sora_cli.plurals import counted
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -126,8 +127,9 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
     placed = [(place_of(stored.key, names), stored) for stored in contents(path)]
     if strange := [stored for place, stored in placed if place is None]:
-        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {len(placed)} tensors match nothing "
-                        f"in it, the first is {shortened(strange[0].key)}"
+        match = "matches" if len(strange) == 1 else "match"
+        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(placed), 'tensor')} "
+                        f"{match} nothing in it, the first is {shortened(strange[0].key)}"
                         + (NAMELESS if len(strange) == len(placed) and fitting(strange, shapes) else ""))  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
     for place, stored in placed:
@@ -146,8 +148,10 @@ def of_file(lora: Lora, shapes: Shapes, original: Original) -> Iterator[tuple[st
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
         first = change.up if isinstance(change, LowRank) else change.whole
-        raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {len(found)} changes do not fit, "
-                        f"the first is {shortened(first.key)}, {lengths(first.shape)} beside {lengths(shapes[name])}")
+        do = "does" if len(wrong) == 1 else "do"
+        raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {counted(len(found), 'change')} "
+                        f"{do} not fit, the first is {shortened(first.key)}, {lengths(first.shape)} beside "
+                        f"{lengths(shapes[name])}")  # fmt: skip
     yield from found
 
 

@@ -35,6 +35,16 @@ class Dit:
         return 8 * self.width**2 + 2 * self.width * self.hidden + self.hidden + 21 * self.width
 
     @property
+    def matrix(self) -> int:
+        """Numbers of a block's largest matrix."""
+        return self.width * max(self.width, self.hidden)
+
+    @property
+    def largest(self) -> int:
+        """And of the largest outside of the blocks, which makes the modulation of the timestep."""
+        return 6 * self.width**2
+
+    @property
     def around(self) -> int:
         """Weights before and behind the blocks."""
         D, pixels = self.width, self.channels * PATCH**2
@@ -227,6 +237,11 @@ class Text:
     def block(self) -> int:
         products = self.width * (4 * self.heads * self.head_width + 3 * self.hidden)
         return products + self.buckets * self.heads + 2 * self.width
+
+    @property
+    def matrix(self) -> int:
+        """Numbers of a block's largest matrix."""
+        return self.width * max(self.heads * self.head_width, self.hidden)
 
     @property
     def weights(self) -> int:

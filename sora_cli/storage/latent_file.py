@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
+from sora_cli.plurals import counted
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -253,8 +254,8 @@ def check_shape(shape: tuple[int, ...], header: Header) -> None:
     due = header.latents, *(side // header.cell for side in (canvas.height, canvas.width))
     if len(shape) != 4 or not 1 <= shape[0] <= MOST_CHANNELS or shape[1:] != due:
         raise SoraError(
-            f"its latents are {lengths(shape)}, but {header.frames} frames of {header.width}x{header.height} "
-            f"are channels x {lengths(due)}"
+            f"its latents are {lengths(shape)}, but those of {counted(header.frames, 'frame')} of "
+            f"{header.width}x{header.height} are channels x {lengths(due)}"
         )
 
 

@@ -18,6 +18,7 @@ from sora_cli import registry
 from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
+from sora_cli.plurals import counted
 from sora_cli.registry import Usage
 from sora_cli.train.options import ExportOptions
 from sora_cli.train.recipes.dit import check_frozen
@@ -124,17 +125,18 @@ def source(data: Mapping[str, Any]) -> str:
     if not data:
         return "Learned from the rendered world of sora-cli."
     captions, (minutes, seconds) = data["captions"], divmod(round(data["seconds"]), 60)
-    return (f"Learned from {data['videos']} videos and {data['images']} pictures ({data['shots']} shots, {minutes} min "
-            f"{seconds} s), with {captions['different']} different captions of up to {captions['words'][2]} words."
-            )  # fmt: skip
+    files = f"{counted(data['videos'], 'video')} and {counted(data['images'], 'picture')}"
+    different = counted(captions["different"], "different caption")
+    return (f"Learned from {files} ({counted(data['shots'], 'shot')}, {minutes} min {seconds} s), with {different} of "
+            f"up to {counted(captions['words'][2], 'word')}.")  # fmt: skip
 
 
 def ended(last: Mapping[str, Any]) -> str:
     """How the transformer's training ended."""
     if not last:
         return ""
-    return (f"After {last['step']} steps and {last['seconds'] / 3600:.2g} hours its loss was {last['loss']:.4g}, at "
-            f"{last['speed']:g} samples a second.\n\n")  # fmt: skip
+    return (f"After {counted(last['step'], 'step')} and {last['seconds'] / 3600:.2g} hours its loss was "
+            f"{last['loss']:.4g}, at {last['speed']:g} samples a second.\n\n")  # fmt: skip
 
 
 def sizes(header: Mapping[str, str]) -> str:

@@ -10,11 +10,11 @@ import typer
 
 WORLD = "world"
 
-Choice = Annotated[Literal["nano", "mini", "base"], typer.Option(help="How large.")]
-Source = Annotated[str, typer.Option(help="What to learn from: world, or a dataset of `data build`.")]
+Choice = Annotated[Literal["nano", "mini", "base"], typer.Option(help="Size of the network.")]
+Source = Annotated[str, typer.Option(help="Training data: world, or a dataset of `data build`.")]
 Init = Annotated[Path | None, typer.Option(help="Weights to start from: pocket, a run, an exported folder, or a file.")]
-Text = Annotated[Path | None, typer.Option(help="Text tower; by default the shipped one.")]
-Autoencoder = Annotated[Path | None, typer.Option(help="Autoencoder; by default the shipped one.")]
+Text = Annotated[Path | None, typer.Option(help="Text tower; by default pocket's.")]
+Autoencoder = Annotated[Path | None, typer.Option(help="Autoencoder; by default pocket's.")]
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,22 @@ class TrainOptions:
 
     stage: ClassVar[str]
 
-    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps in all.")] = None
-    minutes: Annotated[float | None, typer.Option(help="Stop after so much time in all.")] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps in total.")] = None
+    minutes: Annotated[float | None, typer.Option(help="Stop after this much time in total.")] = None
     batch: Annotated[int | None, typer.Option(min=1, help="Samples per step.")] = None
     accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Batches a step, shared by the processes that torchrun starts.")
+        int | None, typer.Option(min=1, help="Batches per step, shared among torchrun's processes.")
     ] = None
     prefetch: Annotated[
-        int | None, typer.Option(min=0, max=64, help="Batches made ahead; by default 2 on a GPU, 0 on a CPU.")
+        int | None, typer.Option(min=0, max=64, help="Batches to prepare ahead; by default 2 on a GPU, 0 on a CPU.")
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/STAGE-PRESET.")] = None
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")
-    ] = "auto"
-    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on where OUT stopped.")] = True
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")] = (
+        "auto"
+    )
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Continue the run in OUT, or start over.")] = True
 
     @property
     def name(self) -> str:
@@ -98,12 +98,12 @@ class VaeOptions(DataOptions):
     stage = "vae"
     init: Init = None
     decoder_only: Annotated[
-        bool, typer.Option("--decoder-only", help="Keep the encoder of --init; latents stay what they are.")
+        bool, typer.Option("--decoder-only", help="Keep the encoder of --init, and so its latents.")
     ] = False
     details: Annotated[
         bool, typer.Option("--details", help="Keep the latents of --init, and learn details beside them.")
     ] = False
-    zoom: Annotated[int, typer.Option(min=1, max=2, help="Pixels painted, a side, for each that is read.")] = 1
+    zoom: Annotated[int, typer.Option(min=1, max=2, help="Upscaling of the decoder, per side.")] = 1
 
     @property
     def needs(self) -> tuple[Path, ...]:
@@ -119,27 +119,27 @@ class DitOptions(DataOptions):
     text: Text = None
     vae: Autoencoder = None
     coarse: Annotated[
-        bool, typer.Option("--coarse", help="A smaller network for latents without details, to grow from.")
+        bool, typer.Option("--coarse", help="Train a smaller network for latents without details, to grow from.")
     ] = False
     distil: Annotated[
-        bool, typer.Option("--distil", help="Bake guidance and the size of steps into the weights of --init.")
+        bool, typer.Option("--distil", help="Distil guidance and step size into the weights of --init.")
     ] = False
     align: Annotated[
         str | None,
-        typer.Option(help="What a middle block tells: geometry (the default for the world), off (for other data), "
-                     "clip (features of the tower beside --text), or those of open_clip's MODEL:WEIGHTS."),
+        typer.Option(help="What a middle block is aligned with: geometry (default for world), off (for other data), "
+                     "clip (the video tower beside --text), or MODEL:WEIGHTS of open_clip."),
     ] = None  # fmt: skip
-    drop_tokens: Annotated[
-        float, typer.Option(min=0, max=0.9, help="The share of each video's patches that training leaves out.")
-    ] = 0.0
+    drop_tokens: Annotated[float, typer.Option(min=0, max=0.9, help="Share of each video's patches to leave out.")] = (
+        0.0
+    )
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--eager", help="Fuse layers; by default where there is a C++ compiler.")
+        bool | None, typer.Option("--compile/--eager", help="Compile blocks; by default where there is a C++ compiler.")
     ] = None
     shard: Annotated[
-        bool, typer.Option("--shard", help="Spread weights and optimizer over torchrun's processes (FSDP2).")
+        bool, typer.Option("--shard", help="Shard weights and optimizer among torchrun's processes (FSDP2).")
     ] = False
     checkpoint_activations: Annotated[
-        bool, typer.Option("--checkpoint-activations", help="Compute blocks twice, for a fraction of the memory.")
+        bool, typer.Option("--checkpoint-activations", help="Recompute activations to save memory.")
     ] = False
 
     @property
@@ -176,12 +176,13 @@ class LoraOptions(TrainOptions):
 
     stage = "lora"
     data: Annotated[
-        str, typer.Option(help="What to learn from: world, a dataset, or a folder of clips, captions and latents.")
+        str, typer.Option(help="Training data: world, a dataset, or a folder of clips, captions and latents.")
     ] = WORLD
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="What is changed: one of `weights list`, a folder, or hf:OWNER/NAME.")
+        str,
+        typer.Option(metavar="NAME", help="Model to adapt: a name from `weights list`, a folder, or hf:OWNER/NAME."),
     ] = "pocket"
-    rank: Annotated[int, typer.Option(min=1, help="Of what is added to each matrix.")] = 16
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 16
 
     @property
     def name(self) -> str:
@@ -206,7 +207,7 @@ class EvaluatorOptions(SizedOptions):
 class ExportOptions:
     """Those of `train export`."""
 
-    init: Annotated[Path, typer.Option(help="The transformer: a run of `train dit`.")]
+    init: Annotated[Path, typer.Option(help="Transformer: a run of `train dit`.")]
     text: Text = None
     vae: Autoencoder = None
-    out: Annotated[Path, typer.Option(help="The folder of the model.")] = Path("model")
+    out: Annotated[Path, typer.Option(help="Folder of the model.")] = Path("model")

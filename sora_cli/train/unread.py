@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from sora_cli.models.sora.text import longer
+from sora_cli.plurals import among, be
 from sora_cli.train.trainer import distributed
 
 
@@ -11,4 +12,5 @@ def note_unread(captions: Sequence[str], most: int) -> None:
     """Say on stderr how many captions are longer than the words that are read of one."""
     cut = sum(longer(caption, most) for caption in captions)
     if cut and distributed.is_main():
-        print(f"{cut} of {len(captions)} captions are longer than the {most} words that are read", file=sys.stderr)
+        cut_off = f"{among(cut, len(captions), 'caption')} {be(cut)}"
+        print(f"{cut_off} longer than the {most} words that are read", file=sys.stderr)

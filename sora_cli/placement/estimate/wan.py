@@ -22,6 +22,7 @@ from sora_cli.shot import Shot
 
 DISK, BUS = 1e9, 20e9  # bytes a second from a disk, and from main memory to a GPU
 PROCESSOR = 3e11  # FLOP/s of a CPU beside a GPU, in the text encoder
+UNPACKED = {"cpu": 3e8, "gpu": 3e10}  # packed numbers a second; that of a thread, and a guess
 BYTES_A_TOKEN = 3  # of a prompt
 GUESSES = {
     "cpu": "reading weights at 1 GB/s",
@@ -50,7 +51,7 @@ def estimate(
     transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
     longest = max((len(window.frames) for window in windows), default=0)
-    needs = Needs.of(entry, canvas, longest, latents, size, half)
+    needs = Needs.of(entry, canvas, longest, latents, size, half, shot.loras)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement)
     pixels = shot.frames * shot.width * shot.height
@@ -122,21 +123,25 @@ class Work:
 
 def seconds_of(work: Work, rates: Rates, free: Free) -> dict[str, float]:
     """By stage. Blocks of the transformer come while others compute, so that the slower of the two counts; files are
-    in float32, but for the text encoder's."""
+    in float32, but for the text encoder's and packed ones, whose numbers are unpacked in every pass."""
     shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
     needs, placement = work.needs, work.placement
-    dit, vae = (FLOAT32 * part.weights for part in (needs.network.dit, needs.network.vae))
-    text = BFLOAT16 * needs.network.text.weights
+    dit, vae = (float(FLOAT32 * part.weights) for part in (needs.network.dit, needs.network.vae))
+    text = float(BFLOAT16 * needs.network.text.weights)
+    packed = {role: held.whole.packed for role, held in needs.held.items()}
+    dit, text = packed.get("dit", dit), packed.get("text", text)
+    unpacking = needs.network.dit.weights / UNPACKED["cpu" if free.kind == "cpu" else "gpu"] if "dit" in packed else 0.0
     products = work.products / (shares.products * rates.products)
     attention = work.attention / (shares.attention * rates.attention)
     fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": dit / DISK}[placement.dit]
     times_read = len(work.texts()) if placement.text == "streamed" else 1
+    passes = work.passes * len(work.windows)
     decoder = rates.exact if placement.vae == "float32" else rates.products
     reader = PROCESSOR if placement.text == "cpu" and free.kind != "cpu" else shares.products * rates.products
     return {
         "loading": (dit * (placement.dit != "disk") + vae) / DISK,
         "text": times_read * text / DISK + work.reading / reader,
-        "denoising": max(products + attention, work.passes * len(work.windows) * fetching),
+        "denoising": max(products + attention + passes * unpacking, passes * fetching),
         "decoding": work.decoding / (shares.decoding * decoder),
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
+from sora_cli.plurals import counted
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.pins import Lock, Record
@@ -248,4 +249,4 @@ def gigabytes(count: int) -> str:
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size:
             return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+    return counted(count, "byte")

@@ -120,6 +120,15 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
     return reached
 
 
+def averages(out: Path) -> dict[str, Tensor]:
+    """The averaged weights of the last checkpoint, as wholes."""
+    prefix = "average."
+    found = {name: torch.zeros(shape) for name, shape in shapes_of(out).items() if name.startswith(prefix)}
+    with alone():
+        dcp.load(found, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])), no_dist=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
 def single() -> bool:
     return distributed.world_size() == 1
 

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.plurals import counted
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer.prefetch import Prefetcher
 
@@ -108,7 +109,7 @@ class GradAccumulator:
                  shards: "FsdpModel | None" = None) -> None:  # fmt: skip
         if batches % world_size():
             fitting = -(-batches // world_size()) * world_size()
-            raise SoraError(f"{world_size()} processes cannot share {batches} batches a step; "
+            raise SoraError(f"{world_size()} processes cannot share {counted(batches, 'batch', 'batches')} a step; "
                             f"use --accumulate {fitting} or another number of processes")  # fmt: skip
         self.batches, self.feed, self.shards = batches, feed, shards
         self.objective: nn.Module = Objective(model, loss)

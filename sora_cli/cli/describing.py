@@ -1,0 +1,221 @@
+"""What there is to know of a file or a folder, for `info` and for all that goes on from a shot. No torch."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sora_cli import media, registry
+from sora_cli.dataset import shards
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import IDENTITY, Owned
+from sora_cli.media import kinds, probing
+from sora_cli.media.mending import HDR
+from sora_cli.media.names import sequence_of
+from sora_cli.registry import lora
+from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
+
+Found = dict[str, Any]
+TOLD_BY = "sora"  # the tag of a file that holds its shot
+MODELS = ("weights.toml", "model_index.json")  # of an export, of diffusers
+
+
+def describe(file: Path) -> Found:
+    """What a file or folder holds, with its `kind`; its `shot` is a dictionary, None, or the complaint about one that
+    cannot be read. SoraError if it is not there or nothing that is known here."""
+    if file.is_dir():
+        return describe_folder(file)
+    if not file.is_file() and (sequence := sequence_of(str(file))) and (numbers := sequence.numbers()):
+        return describe_image(sequence.path(numbers[0])) | {"kind": "images", "frames": len(numbers)}
+    if not file.is_file():
+        raise SoraError(f"there is no file {file}")
+    suffix = file.suffix.lower()
+    if suffix == ".safetensors":
+        return describe_tensors(file)
+    if suffix == ".gguf":
+        return describe_model(file)
+    if suffix == ".json":
+        return describe_record(file)
+    if unread := kinds.unread(file.name):
+        raise SoraError(f"{file}: {unread}")
+    still = suffix in kinds.IMAGES and suffix != ".apng"
+    return describe_image(file) if still else describe_video(file)
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------
+
+
+def describe_video(file: Path) -> Found:
+    """What is in it as it is shown: upright, in whole frames."""
+    found = media.probe(file)
+    seen = probing.looked_at(["-i", media.as_file(file)], str(file))
+    plain = {name: value for name, value in asdict(found).items() if name != "metadata"}
+    turned = (found.width, found.height) == (seen.height, seen.width) != (seen.width, seen.height)
+    return {
+        "kind": "video", **plain, "seconds": round(found.seconds, 3), "bytes": file.stat().st_size,
+        "container": seen.container.split(",")[0], "rotated": turned, "hdr": HDR.get(seen.transfer or ""),
+        "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.still and seen.fps != seen.nominal,
+        "alpha": seen.alpha and seen.pix_fmt != "pal8", "sound": list(seen.sounds), "others": list(seen.others),
+        "shot": read_shot(found.metadata.get(TOLD_BY, "")),
+    }  # fmt: skip
+
+
+def describe_image(file: Path) -> Found:
+    """A picture by its header and its text, its pixels left alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            (width, height), text = image.size, image.info.get(TOLD_BY, "")
+            if getattr(image, "n_frames", 1) > 1 and image.format in ("WEBP", "PNG", "AVIF"):
+                return describe_moving(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Failed(f"{file} is not a readable image: {error}") from error
+    return {"kind": "image", "width": width, "height": height, "shot": read_shot(text)}
+
+
+def describe_moving(file: Path) -> Found:
+    """Pictures that move in a file that may hold one; ffmpeg does not read all of them."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        frames, shown = getattr(image, "n_frames", 1), 0.0
+        for number in range(frames):
+            image.seek(number)
+            image.load()
+            shown += image.info.get("duration", 0) / 1000
+        return {"kind": "video", "width": image.width, "height": image.height, "fps": frames / shown if shown else 0.0,
+                "frames": frames, "codec": (image.format or "").lower(), "seconds": round(shown, 3),
+                "bytes": file.stat().st_size, "shot": None}  # fmt: skip
+
+
+# ---- tensors ----------------------------------------------------------------------------------------------
+
+
+def describe_tensors(file: Path) -> Found:
+    """Latents, a LoRA, one of our networks, or a model of a single file."""
+    try:
+        return describe_latents(file)
+    except SoraError as error:
+        refused = error
+    header = weights.read_header(file)
+    if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
+        return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
+                **trained(header.metadata)}  # fmt: skip
+    if parts := lora.modules(file):
+        ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
+        return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
+                "base": header.metadata.get("base_model", "")}  # fmt: skip
+    try:
+        return describe_model(file)
+    except SoraError:
+        raise refused from None
+
+
+def describe_latents(file: Path) -> Found:
+    layout = latent_file.read_layout(file)
+    header = asdict(layout.header)
+    shot = read_shot(header.pop("shot"))
+    return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}
+
+
+def trained(metadata: dict[str, str]) -> Found:
+    """What our weights say of how they came about."""
+    return {name: metadata[name] for name in ("preset", "step") if name in metadata}
+
+
+# ---- folders ----------------------------------------------------------------------------------------------
+
+
+def describe_folder(folder: Path) -> Found:
+    """A dataset, a run, a model, or what is finished of a video."""
+    known: tuple[tuple[bool, Callable[[Path], Found]], ...] = (
+        (shards.is_dataset(folder), describe_dataset),
+        (any((folder / name).is_file() for name in MODELS), describe_model),
+        (any(folder.rglob("window-*.safetensors")), describe_begun),
+        ((folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file(), describe_run),
+    )
+    for fits, told in known:
+        if fits:
+            return told(folder)
+    names = [name for name, why in kinds.walk(folder) if not why]
+    footage = [name for name in names if kinds.is_footage(name)]
+    return {"kind": "folder", "files": len(names), "clips": len(footage)}
+
+
+def describe_dataset(folder: Path) -> Found:
+    from sora_cli.dataset.summary import summary
+
+    return {"kind": "dataset", **summary(folder)}
+
+
+def describe_model(path: Path) -> Found:
+    """What `weights show` says of the folder or the file."""
+    from sora_cli.cli.weights import described
+
+    name = str(path) if path.is_absolute() or path.is_file() else f"./{path}"
+    return {"kind": "model", "model": described(registry.entry(name))}
+
+
+def describe_begun(folder: Path) -> Found:
+    """The finished windows of a video that waits for `--resume`."""
+    return {"kind": "unfinished video", "windows": len(list(folder.rglob("window-*.safetensors"))),
+            "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}  # fmt: skip
+
+
+def describe_run(folder: Path) -> Found:
+    """A training run: what is trained, and how far it is."""
+    begun = Owned(folder).begun()
+    identity: Found = begun if isinstance(begun, dict) else {}
+    last = next((line for line in reversed(shards.read_lines(folder / "log.jsonl")) if "step" in line), {})
+    saved = sorted(path.name for path in folder.glob("checkpoint-???????"))
+    return {"kind": "run", "stage": identity.get("stage", ""), "preset": identity.get("preset", ""), **last,
+            "checkpoint": saved[-1] if saved else "", "weights": sorted(p.name for p in folder.glob("*.safetensors")),
+            "version": identity.get("version", "")}  # fmt: skip
+
+
+# ---- shots ------------------------------------------------------------------------------------------------
+
+
+def describe_record(file: Path) -> Found:
+    """The record beside a video."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failed(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(found, dict) or "verb" not in found or "shot" not in found:
+        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
+    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+
+
+def shot_in(file: Path) -> Shot:
+    """The shot that a video, an image, latents or a record carry; SoraError if there is none."""
+    if file.suffix.lower() == ".json" and file.is_file():
+        text = shot_of_record(file)
+    elif file.is_dir():
+        raise SoraError(f"{file} is a folder; --from takes a video, an image, latents or the record beside a video")
+    else:
+        found = describe(file).get("shot")
+        text = json.dumps(found) if isinstance(found, dict) else ""
+    if not text:
+        raise SoraError(f"{file} does not say how it was made; give a prompt instead of --from")
+    return Shot.from_json(text)
+
+
+def shot_of_record(file: Path) -> str:
+    """The shot in a record that lies beside a video, "" if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return json.dumps(found["shot"]) if isinstance(found, dict) and "shot" in found else ""
+
+
+def read_shot(text: str) -> Found | str | None:
+    try:
+        return asdict(Shot.from_json(text)) if text else None
+    except SoraError as error:
+        return str(error)

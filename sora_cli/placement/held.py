@@ -1,0 +1,102 @@
+"""What a model's weights take where they stay packed, by the headers of the files that are here. No torch."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sora_cli.errors import SoraError
+from sora_cli.files import published, quantised
+from sora_cli.files.headers import Stored
+from sora_cli.registry import Entry, lora
+from sora_cli.registry.hub.cache import folder_of, is_whole
+from sora_cli.registry.hub.pins import read as read_lock
+from sora_cli.registry.sizes import FLOAT32
+from sora_cli.shot import Lora
+
+BLOCK = re.compile(r"(?:^|\.)(?:blocks?|blk)\.(\d+)\.")  # in the names of every program
+IN_FLOAT = "time_embed"  # of the transformer; matrices whose names have it are unpacked, to float32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of a part of a network: bytes that are packed, and numbers that are not."""
+
+    packed: float = 0.0
+    numbers: float = 0.0
+
+    def at(self, size: int) -> float:
+        """Bytes, with so many for each number."""
+        return self.packed + size * self.numbers
+
+    def __add__(self, other: "Weights") -> "Weights":
+        return Weights(self.packed + other.packed, self.numbers + other.numbers)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The weights of a network of which some are packed."""
+
+    whole: Weights
+    block: Weights  # the largest one
+    around: Weights  # all that is in no block
+
+
+def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
+    """The weights of a model's transformer and text encoder, by role, where some of them are packed and they are here;
+    with the LoRAs that lie beside those of the transformer.
+
+    Files that cannot be read are passed over: whoever loads them says what is wrong."""
+    lock = read_lock()
+    found: dict[str, list[Held | None]] = {"dit": [], "text": []}  # a model may have two transformers
+    for part in entry.parts:
+        if (role := part.role.partition("_")[0]) in found and is_whole(part, lock):
+            with suppress(SoraError, OSError):
+                files = published.files_of(folder_of(part, lock))
+                known = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+                here = of_files(tuple(known))
+                found[role].append(beside(here, loras) if here and role == "dit" else here)
+    packed = {role: [one for one in parts if one] for role, parts in found.items()}
+    return {role: max(parts, key=lambda one: one.whole.at(FLOAT32)) for role, parts in packed.items()
+            if parts and len(parts) == len(found[role])}  # fmt: skip
+
+
+def beside(weights: Held, loras: Sequence[Lora]) -> Held:
+    """With LoRAs, as if they changed all blocks alike."""
+    bytes = sum(lora.file_of(one).stat().st_size for one in loras if one.strength)
+    share = bytes * weights.block.packed / max(1.0, weights.whole.packed)
+    return Held(weights.whole + Weights(bytes), weights.block + Weights(share), weights.around)
+
+
+@lru_cache(maxsize=16)
+def of_files(known: tuple[tuple[Path, int, int], ...]) -> Held | None:
+    """Of files, which are read again when they change; None if nothing is packed."""
+    return counted(published.weights_in(path for path, *_ in known))
+
+
+def counted(listed: Iterable[Stored]) -> Held | None:
+    blocks: defaultdict[str, Weights] = defaultdict(Weights)
+    for stored in listed:
+        number = BLOCK.search(stored.key)
+        blocks[number[1] if number else ""] += taken(stored)
+    around, whole = blocks.pop("", Weights()), Weights()
+    for block in blocks.values():
+        whole += block
+    if not (whole + around).packed:
+        return None
+    largest = max(blocks.values(), key=lambda block: block.at(FLOAT32), default=Weights())
+    return Held(whole + around, largest, around)
+
+
+def taken(stored: Stored) -> Weights:
+    """What one tensor takes."""
+    numbers = math.prod(stored.shape)
+    if not quantised.packable(stored):
+        return Weights(numbers=numbers)
+    if IN_FLOAT in stored.key:
+        return Weights(FLOAT32 * numbers)
+    return Weights(stored.bytes + (stored.scale.bytes if stored.scale else 0))
