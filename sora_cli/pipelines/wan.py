@@ -55,6 +55,8 @@ class Wan:
         self.dtype = pick_dtype(dtype, self.device, large=True)
         self.places = hub.locate(self.entry.only(*roles))
         loading.check(self.places, loras)
+        if "tokenizer" in self.places:
+            self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.memory, self.watch, self.loras, self.decoder = memory, watch, loras, decoder
         self.networks: dict[str, nn.Module] = {}
         self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
@@ -125,7 +127,7 @@ class Wan:
             if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
                 yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
 
-    @property
+    @cached_property
     def tokenizer(self) -> Umt5Tokenizer:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 

@@ -45,6 +45,7 @@ PREFIX = re.compile(  # of programs and their wrappers, any of them behind one a
 )
 ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
 NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
+BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
 RANKS = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
 ADAPTER = "lora_adapter_metadata"  # in a header that diffusers wrote: the configuration of PEFT as JSON
 BESIDE = "adapter_config.json"  # where PEFT keeps it
@@ -292,7 +293,8 @@ def check(loras: Sequence[Lora]) -> None:
 def note(lora: Lora) -> str:
     """What is used and how much of it, and what it was trained for as far as it says so."""
     path = file_of(lora)
-    base = weights.read_header(path).metadata.get("base_model", "")
+    header = weights.read_header(path).metadata
+    base = next((header[key] for key in BASES if header.get(key)), "")
     parts = modules(path)
     found = shares(path, parts)
     used = sorted(set(found.values()))
