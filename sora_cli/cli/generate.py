@@ -14,10 +14,11 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
 from sora_cli.generation.plan import made
