@@ -87,6 +87,14 @@ def parse_address(text: str, fps: float, frames: int) -> int:
     return frame
 
 
+def moved(text: str, before: tuple[float, int], after: tuple[float, int]) -> str:
+    """An address in a video of (fps, frames) as one in the same video at another rate: the frame nearest in time, the
+    last where it is the last. What counts from the end goes on to do so."""
+    frame = parse_address(text, *before)
+    there = after[1] - 1 if frame == before[1] - 1 else min(round(frame / before[0] * after[0]), after[1] - 1)
+    return str(there - after[1]) if text.strip().startswith("-") else str(there)
+
+
 def snap(frame: int) -> tuple[int, int]:
     """The latent whose key frame is nearest, and that key frame (a multiple of 4; the earlier one of two)."""
     latent = (frame + TIME_STRIDE // 2 - 1) // TIME_STRIDE

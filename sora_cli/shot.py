@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from sora_cli import geometry
@@ -134,6 +136,22 @@ class Shot:
     @property
     def seconds(self) -> float:
         return self.frames / self.fps
+
+    def at(self, fps: float) -> "Shot":
+        """The same at another rate: as many frames as reach its last one, and what is given at the same times."""
+        if fps == self.fps:
+            return self
+        ratio = Fraction(fps).limit_denominator(1000) / Fraction(self.fps).limit_denominator(1000)
+        frames = ceil((self.frames - 1) * ratio) + 1
+        if self.loop:
+            frames = max(2, round(self.frames * ratio / geometry.TIME_STRIDE)) * geometry.TIME_STRIDE
+
+        def moved(at: str) -> str:
+            return geometry.moved(at, (self.fps, self.frames), (fps, frames))
+
+        anchors = tuple(replace(anchor, at=moved(anchor.at)) for anchor in self.anchors)
+        cues = tuple(replace(cue, at=moved(cue.at)) for cue in self.cues)
+        return replace(self, fps=fps, frames=frames, anchors=anchors, cues=cues)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +53,9 @@ class Heard:
     def note(self, text: str) -> None: ...
 
     def clear(self) -> None: ...
+
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def show(self, stage: str, done: int, total: int) -> None:
         self.bars.setdefault(stage, []).append((done, total))

@@ -1,15 +1,35 @@
-"""Pictures in the terminal: which characters in which colours, and nothing where they cannot be shown."""
+"""What is seen of a video while it is made: pictures in the terminal, and nothing where they cannot be shown; a moving
+one beside the output; and drafts by tiny decoders."""
 
 import io
+import json
 import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
+import torch
+import wan_folders
+from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
+from sora_cli import cli, media
+from sora_cli.cli import previews
 from sora_cli.cli.preview import Row
+from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
+from sora_cli.errors import Failed
+from sora_cli.generation.engine import Engine, Generation
+from sora_cli.generation.preview import neighbours
+from sora_cli.pipelines.wan import Wan
+from sora_cli.sampling.solvers import euler, euler_sigmas, unipc, unipc_sigmas
+from sora_cli.shot import Shot
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 
@@ -144,3 +164,233 @@ def test_no_pictures_in_a_file(capfd: pytest.CaptureFixture[str]) -> None:
         seen.progress.refresh()
         seen.note("done")
     assert capfd.readouterr().err == "done\n"
+
+
+# ---- the guess ---------------------------------------------------------------------------------------------
+
+Sora = Callable[..., int]
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def sora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sora:
+    """Run one command line in an empty folder with the tiny engine; returns the exit code."""
+    tiny.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    return lambda verb, *words: cli.run([verb, *map(str, tiny.QUICK), *map(str, words)])
+
+
+def clip(frames: int = 33, **more: Any) -> Shot:
+    return Shot("a cat", width=64, height=64, frames=frames, steps=3, guidance=1.0, **more)
+
+
+def by_euler(velocity: Any, x: Tensor) -> Any:
+    return euler(velocity, x, euler_sigmas(4, 5.0))
+
+
+def by_unipc(velocity: Any, x: Tensor) -> Any:
+    return unipc(velocity, x, unipc_sigmas(4, 5.0))
+
+
+@pytest.mark.parametrize("solve", [by_euler, by_unipc])
+def test_on_a_straight_path_the_first_guess_is_right(sora: Sora, solve: Callable[..., Any]) -> None:
+    from sora_cli.generation.preview import Guess
+
+    data, noise = torch.randn(2, 6, 5, 4, 4).unbind()
+    run = Engine("pocket", "cpu").start(clip())
+    list(run.denoise())
+    window = run.inputs(run.plan.windows[0], torch.zeros(6, 9, 4, 4), torch.zeros(2, 9))
+    inputs = replace(window, x=data, cond_mask=torch.zeros(2, 5))
+    guess = Guess(lambda x, t: noise - data, inputs)
+    assert guess.clean is None
+    for _ in solve(guess, noise):
+        torch.testing.assert_close(guess.clean, data, rtol=0, atol=1e-5)
+    inputs.cond_mask[:, 1] = 1
+    guess.found = torch.zeros_like(data)
+    assert torch.equal(guess.clean[:, 1], data[:, 1]) and not guess.clean[:, 2].any()
+
+
+def test_looking_changes_nothing_and_pictures_come_to_be(sora: Sora) -> None:
+    """Window by window there are more of them, all by the end; what is final is decoded once."""
+    engine = Engine("pocket", "cpu")
+    alone, seen = engine.start(clip()), engine.start(clip())
+    list(alone.denoise())
+    counts = []
+    for progress in seen.denoise():
+        if progress.done:
+            counts.append(len(seen.glance(9)))
+    assert alone.latents is not None and torch.equal(alone.latents, seen.latents)
+    assert counts[0] > 0 and counts == sorted(counts) and counts[-1] == 9 == seen.plan.latents
+    assert seen.preview.final == set(range(9)) and seen.timings["preview"] > 0
+    made, pictures = list(seen.frames()), seen.glance(9)
+    key = Image.fromarray(made[8]).resize(pictures[2].shape[1::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(key).astype(int) - pictures[2]).mean() < 8
+    assert len(seen.glance(3)) == 3
+
+
+def test_a_preview_that_fails_ends_and_the_video_goes_on(sora: Sora, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Engine("pocket", "cpu").start(clip())
+    for error in (MemoryError(), Failed("the decoded frames are not finite"), RuntimeError("CUDA out of memory.")):
+        run.preview.over = False
+        monkeypatch.setattr(type(run.pipeline), "sketches", lambda *words, error=error: (_ for _ in ()).throw(error))
+        for _ in run.denoise():
+            assert run.glance() == []
+        assert run.preview.over and run.latents is not None
+    assert list(neighbours([1, 2, 4, 7, 8])) == [[1, 2], [4], [7, 8]] and list(neighbours([])) == []
+
+
+# ---- the file ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, tuple[int, int]]]:
+    """The preview files that are written: name, frames and size of each, as Pillow reads them back. No step is too
+    fast for one."""
+    found: list[tuple[str, int, tuple[int, int]]] = []
+    write = media.write_moving
+
+    def seen(path: Path, *words: Any) -> None:
+        write(path, *words)
+        with Image.open(path) as image:
+            found.append((Path(path).name, getattr(image, "n_frames", 1), image.size))
+
+    monkeypatch.setattr(media, "write_moving", seen)
+    monkeypatch.setattr(previews, "SHARE", 1.0)
+    return found
+
+
+VERBS = {
+    "out.mp4": ("generate", "a cat", "--seconds", 1),
+    "out.y4m": ("loop", "a cat", "--seconds", 1),
+    "out.gif": ("extend", "in.y4m", "--after", 0.5, "--before", 0.5),
+    "out%03d.png": ("reverse", "in.y4m", "--seconds", 0.5),
+    "out.webm": ("loop", "in.y4m", "--seconds", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_shows_every_step_and_leaves_no_preview(sora: Sora, looks: list[Any], name: str) -> None:
+    format = tiny.y4m_format()
+    tiny.write("in.y4m", format, tiny.noise(format, 9))
+    size = ("--res", "64x64") if VERBS[name][1] == "a cat" else ()
+    assert sora(*VERBS[name], *size, "--steps", 3, "--preview", "-o", name) == 0
+    names, _, sizes = map(set, zip(*looks, strict=True))
+    assert names == {"out.preview.webp"} and sizes <= {(64, 64), (128, 128)}
+    assert len(looks) >= 3 and max(frames for _, frames, _ in looks) > 1
+    assert not list(Path().glob("*preview*"))
+
+
+def test_a_video_that_stops_keeps_its_preview(sora: Sora, looks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: Generation) -> Any:
+        raise Failed("no more")
+        yield
+
+    words = ("generate", "a cat", "--res", "64x64", "--seconds", 1, "--preview", "-o", "a.mp4")
+    with monkeypatch.context() as broken:
+        broken.setattr(Generation, "frames", fail)
+        assert sora(*words) == 1 and Path("a.preview.webp").exists() and not Path("a.mp4").exists()
+    assert sora(*words, "--resume") == 0 and not Path("a.preview.webp").exists()
+
+
+def test_no_other_file_is_lost_and_a_pipe_has_none(
+    sora: Sora, looks: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("generate", "a cat", "--res", "64x64", "--seconds", 0.5, "--preview")
+    Path("a.preview.webp").write_bytes(b"mine")
+    assert sora(*words, "-o", "a.mp4") == 2 and "in the way of the preview" in capfd.readouterr().err
+    assert Path("a.preview.webp").read_bytes() == b"mine"
+    assert sora(*words, "-o", "-") == 0 and not looks
+
+
+def test_previews_take_their_share_of_the_time_and_no_more() -> None:
+    """Steps of a second each: pictures that take a hundredth of it come after all of them, those that take three
+    seconds after one in thirty or so."""
+    for cost, least, most in ((0.01, 100, 100), (3.0, 2, 5)):
+        now, looked = [0.0], []
+
+        class Slow:
+            def glance(self, most: int, cost: float = cost, now: list[float] = now) -> list[np.ndarray]:
+                now[0] += cost
+                looked.append(now[0])  # noqa: B023
+                return []
+
+        shown = Previews(None, Screen(quiet=True), clock=lambda now=now: now[0])  # type: ignore[misc]
+        for _ in range(100):
+            now[0] += 1.0
+            shown.look(Slow())  # type: ignore[arg-type]
+        assert least <= len(looked) <= most
+
+
+# ---- tiny decoders -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wan(sora: Sora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """A command line with a tiny model of Wan 2.1's latents, which has a tiny decoder of the real layout."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    wan_folders.write(tmp_path / "model", wan_folders.WAN21, channels=16)
+    wan_folders.write_tiny(tmp_path / "tiny.safetensors", 16, 1)
+    own = tmp_path / "XDG_CONFIG_HOME" / "sora-cli" / "weights.toml"
+    own.parent.mkdir(parents=True)
+    parts = "".join(f'  {{ role = "{role}", path = "{tmp_path}/{place}" }},\n' for role, place in {
+        "dit": "model/transformer", "vae": "model/vae", "text": "model/text_encoder", "tokenizer": "model/tokenizer",
+        "tiny": "tiny.safetensors"}.items())  # fmt: skip
+    usage = {"width": 96, "height": 64, "frames": 13, "window": 3, "context": 1, "steps": 2}
+    table = f'[small]\nkind = "wan"\nabout = "a test"\nlike = "wan2.1-1.3b"\nparts = [\n{parts}]\n[small.usage]\n'
+    own.write_text(table + "".join(f"{name} = {value}\n" for name, value in usage.items()))
+
+    def run(verb: str, *words: object) -> tuple[int, str]:
+        return cli.run([verb, *map(str, words), "--model", "small", "--device", "cpu"]), ""
+
+    return run
+
+
+def test_a_tiny_decoder_shows_every_step_and_sends_nothing_away(
+    wan: Command, looks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    load = Wan.load
+    monkeypatch.setattr(Wan, "load", lambda self, role: loads.append(role) or load(self, role))
+    assert wan("generate", "a cat", "-o", "a.y4m", "--preview", "--memory", "low")[0] == 0
+    assert [frames for _, frames, _ in looks] == [3, 3, 4, 4] and looks[0][2] == (96, 64), "two windows of two steps"
+    assert loads == ["text", "dit", "vae"], "each once, though only one of them may be there"
+
+
+def test_a_draft_says_so_and_is_as_long(wan: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wan("generate", "a cat", "-o", "full.y4m")[0] == 0
+    assert wan("generate", "a cat", "-o", "draft.y4m", "--decoder", "tiny")[0] == 0
+    full, draft = (json.loads(Path(f"{name}.json").read_text()) for name in ("full", "draft"))
+    assert draft["decoder"] == "tiny" == draft["asked"]["decoder"] and "decoder" not in {**full, **full["asked"]}
+    (format, one), (same, other) = tiny.read("full.y4m"), tiny.read("draft.y4m")
+    assert format == same and len(one) == len(other) == 13 and one != other
+    assert Path("full.safetensors").read_bytes()[-1000:] == Path("draft.safetensors").read_bytes()[-1000:], "latents"
+    assert wan("decode", "full.safetensors", "-o", "decoded.y4m", "--decoder", "tiny")[0] == 0
+    assert tiny.read("decoded.y4m")[1] == other
+    assert wan("loop", "a cat", "--seconds", "0.5", "-o", "loop.y4m", "--decoder", "tiny")[0] == 0
+    assert wan("extend", "full.y4m", "--after", "0.5", "-o", "more.y4m", "--decoder", "tiny")[0] == 0
+    assert tiny.read("more.y4m")[1][:13] == one
+    capsys.readouterr()
+    assert wan("generate", "a cat", "-o", "draft.y4m", "--resume")[0] == 2, "a draft is not what is asked"
+    assert "decoder" in capsys.readouterr().err
+
+
+def test_what_has_no_tiny_decoder_says_so_in_a_line(
+    wan: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["generate", "a cat", "--decoder", "tiny", "-o", "a.mp4"]) == 2
+    assert capsys.readouterr().err == (
+        "sora-cli: pocket has no tiny decoder; leave out --decoder tiny: its own is full\n"
+    )
+    wan_folders.write_tiny(Path("tiny.safetensors"), 48, 2)
+    assert wan("generate", "a cat", "-o", "a.mp4", "--decoder", "tiny")[0] == 2
+    assert "tiny.safetensors is for latents of 16 pixels a cell, and those of small have 8" in capsys.readouterr().err
+    Path("tiny.safetensors").unlink()
+    shutil.rmtree("a.mp4.resume")
+    for words in (("--decoder", "tiny"), ("--preview",)):
+        assert wan("generate", "a cat", "-o", "a.mp4", *words)[0] == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "tiny.safetensors, and nothing is there" in said
+    assert wan("generate", "a cat", "--frames", 5, "-o", "a.mp4")[0] == 0, "without it, nobody needs it"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, fill
@@ -12,6 +13,7 @@ from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, fill
 from sora_cli.files import weights
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 
 WAN22, WAN21, SKYREELS2 = "wan2.2", "wan2.1", "skyreels2"
@@ -65,6 +67,16 @@ def write_vae(folder: Path, config: dict[str, Any], seed: int) -> None:
     write_json(folder / "config.json", names | config)
     network = fill(WanVae(WanVaeConfig.from_hub(config)), seed)
     weights.save(folder / "diffusion_pytorch_model.safetensors", network.state_dict(), {"format": "pt"})
+
+
+def write_tiny(path: Path, channels: int, patch: int, seed: int = 0) -> Path:
+    """A tiny decoder of the real layout in float16, with something of the encoder that lies in the published files."""
+    torch.manual_seed(seed)
+    network = TinyDecoder(TinyConfig(channels, patch))
+    tensors = {name: value.half() * 2 for name, value in network.state_dict().items()}  # else all of it is grey
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights.save(path, tensors | {"encoder.0.weight": torch.zeros(64, 3 * patch**2, 3, 3).half()}, {"format": "pt"})
+    return path
 
 
 def write_text_encoder(folder: Path, seed: int) -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.making import Making, Target
-from sora_cli.cli.screen import Screen
+from sora_cli.cli.making import Making
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
@@ -50,9 +49,8 @@ class Connector:
     making: Making
 
     @classmethod
-    def of(cls, source: media.Source, shot: Shot, engine: "Engine", target: Target, screen: Screen) -> "Connector":
+    def of(cls, source: media.Source, engine: "Engine", making: Making) -> "Connector":
         """One that goes on from a source, whose sound is expected in the output."""
-        making = Making(target, screen, shot.fps)
         making.hear(source.name, source.sound, source.left_out)
         return cls(engine, source.format, making)
 

@@ -12,11 +12,11 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import IMAGES, Target
+from sora_cli.cli.jobs import FULL, Job, Networks
 from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import IMAGES, Target
 from sora_cli.errors import SoraError
 from sora_cli.plurals import counted
 from sora_cli.shot import check_range
@@ -51,7 +51,9 @@ def decode(
         str | None, typer.Option(metavar="A:B", help="Decode only frames A to B-1.")
     ] = None,
     res: options.ResOption = None,
-    fps: options.FpsOption = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Play the same frames at another rate: faster, or slower.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Model to decode with; by default the one that LATENTS names.")
     ] = None,
@@ -61,7 +63,7 @@ def decode(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
     *,
-    compute: options.Compute,
+    compute: options.Decoding,
 ) -> list[Job]:
     """Decode latents to a video."""
     header = latent_file.read_header(source)
@@ -70,12 +72,13 @@ def decode(
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
     told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
-            "fps": wanted.fps}  # fmt: skip
+            "fps": wanted.fps, **compute.drafted}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
     target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
                     timed=one or fps is not None, asked=told, sources=(str(source),))  # fmt: skip
+    roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
-                partial(write, source, wanted, model, compute), roles=("vae",))]  # fmt: skip
+                partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -143,6 +146,6 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
     with media.open_sink(wanted.name, wanted.format, tags, force=target.force, shared=shared) as opened:
         for frame in raw:
             opened.write(frame)
-    told = {"output": wanted.name, **in_file(shared, len(wanted.frames)),
+    told = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(told, target.as_json)

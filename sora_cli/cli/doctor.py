@@ -198,7 +198,8 @@ def names_here() -> Finding:
     try:
         names = registry.names()
     except SoraError as error:
-        names = [name for name, model in registry.registry().items() if model.kind != registry.TEXT]
+        shared = registry.TEXT, registry.TINY
+        names = [name for name, model in registry.registry().items() if model.kind not in shared]
         return Finding("models", f"those that are shipped; {error}", {"names": names})
     return Finding("models", f"{len(names)} by name", {"names": names})
 

@@ -77,7 +77,8 @@ def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) 
 
     trained = registry.entry(shot.model).usage.grammar
     try:
-        return rewritten(shot, writer, given, trained)
+        with screen.doing(f"asking {writer.model} what to show"):
+            return rewritten(shot, writer, given, trained)
     except Failed as error:
         screen.warn(f"{error}; {'the grammar expands the prompt' if trained else 'the prompt is read as it is'}")
         return shot.prompts

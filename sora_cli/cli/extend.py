@@ -11,10 +11,11 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Target, keep_latents
-from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.making import Making, keep_latents
+from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
 
 DEFAULT_SECONDS = 5.0
@@ -31,7 +32,7 @@ def extend(
     *,
     reading: Input,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
@@ -41,7 +42,7 @@ def extend(
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     wanted = Wanted(asked, settings, sampling, {side: told for side, told in seconds.items() if told is not None})
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds)
+    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **compute.drafted)
     target = Target(output or beside(video, "extended"), **vars(keeping), **told)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked),
                 partial(make, wanted, how, compute), settings.loras,
@@ -64,7 +65,7 @@ class Wanted:
 
 def priced(wanted: Wanted) -> Shot:
     """What is new, as one shot."""
-    with wanted.asked.open() as source:
+    with wanted.asked.open_slow(model=wanted.settings.model) as source:
         shots = wanted.shots(shot_like(source, wanted.settings)).values()
     return replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
 
@@ -74,25 +75,26 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     """The video and what is added to it, and what is kept beside them."""
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
-    with asked.open(screen, target.images) as source:
+    with asked.open_slow(screen, model, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
         shots = wanted.shots(shot)
-        target.check_format(source.format)
-        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
-        making = connector.making
+        making = Making(target, screen, shot.fps, retiming=asked.faster(source))
+        making.check_format(source.format)
+        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
         passing = Passing(source, model)
         own = None if asked.changed else Whole.beside(video, shot)
         raw = frames(connector, passing, shots, own)
-        count = making.write(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
+        count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
         if own and own.header.frames == passing.count and set(shots) == {"after"}:
             header = replace(own.header, frames=count, shot="", video="")
             keep_latents(target, header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
-        told = {"verb": "extend", "input": video, "frames": count, "given": [start, start + passing.count]}
-        making.finish(told, [range(start, start + passing.count)])
+        end = start + passing.count
+        told = {"verb": "extend", "input": video, "frames": count, "given": making.bounds(start, end)}
+        making.finish(told, [range(start, end)])
 
 
 def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:

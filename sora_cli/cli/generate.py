@@ -14,12 +14,14 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.making import Making, format_of, header_of, keep_latents
+from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
+from sora_cli.generation.plan import made
 from sora_cli.media import blend
 from sora_cli.registry import lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
@@ -86,7 +88,7 @@ def generate(
     ] = False,
     *,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
@@ -101,10 +103,11 @@ def generate(
         return jobs
     for one in jobs:
         one.check(replace(one.target, force=True))  # nothing is written
+        assert one.needs  # or a line says what there is not
     with Screen(showing.quiet) as screen:
         for note in order.notes():
             screen.note(note)
-    show_cost(shot, order.placed, compute.words, keeping.as_json)
+    show_cost(order, compute.words, keeping.as_json)
     return []
 
 
@@ -128,12 +131,27 @@ class Order:
         return expanding.spelled(self.how)
 
     @cached_property
+    def made(self) -> Shot:
+        """The first as its model makes it, perhaps at another rate than it is shown at."""
+        return made(self.first, registry.entry(self.first.model))
+
+    @cached_property
     def placed(self) -> list[anchors.Placed]:
-        return anchors.place(self.first)
+        return anchors.place(self.made)
+
+    @cached_property
+    def retiming(self) -> media.Retiming | None:
+        """How the frames get to the rate that is asked, if they are made at another one."""
+        if self.made.fps == self.first.fps:
+            return None
+        starts = {p.path: p.start for p in self.placed if p.count == 1}
+        pins = [(geometry.parse_address(one.at, self.first.fps, self.first.frames), starts[one.path])
+                for one in self.first.anchors if one.path in starts]  # fmt: skip
+        return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
 
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
-        return cost_of(self.first, compute.words, self.placed)
+        return cost_of(self.made, compute.words, self.placed)
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""
@@ -169,7 +187,8 @@ class Order:
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
     """One video of an order, which goes to a file of this name."""
     shot = order.shots[number]
-    asked, one = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand}, shot.frames == 1
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand, **compute.drafted}
+    one = shot.frames == 1
     target = Target(name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
                     asked=asked, sources=sources(shot))  # fmt: skip
     return Job(
@@ -268,15 +287,18 @@ def check(shot: Shot, order: Order, target: Target) -> None:
     target.check_format(format_of(shot, target.name))
 
 
-def show_cost(shot: Shot, placed: list[anchors.Placed], where: tuple[str, str, str], as_json: bool) -> None:
+def show_cost(order: Order, where: tuple[str, str, str], as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    cost = cost_of(shot, where, placed)
-    windows = windows_of(shot, [(one.start, one.count) for one in placed])
+    cost, rates = cost_of(order.made, where, order.placed), order.retiming
+    windows = windows_of(order.made, [(one.start, one.count) for one in order.placed])
     if as_json:
-        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]}))
+        more = {"rate": rates.record()} if rates else {}
+        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))
         return
+    if rates:
+        typer.echo(rates.told())
     for number, window in enumerate(windows, 1):
         typer.echo(f"window {number:3}: makes {spelled(window.latent)}, sees {spelled(window.observed) or 'nothing'}")
     Console(highlight=False).print(cost.table())
@@ -302,20 +324,22 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
 
     shot, placed = order.captioned(screen)[number], order.placed
     engine = networks.engine(shot, compute, screen)
-    making = Making(target, screen, shot.fps, shot.frames)
-    canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
+    making = Making(target, screen, order.made.fps, shot.frames, order.retiming)
+    entry = registry.entry(shot.model)
+    canvas = entry.canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(shot, [GivenClip(p.start, p.opened(small)) for p in placed]))
+    run = making.denoise(engine.start(made(shot, entry), [GivenClip(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
         making.hear(p.path, p.sound, p.left_out)
         making.heard(p.sound, p.start, p.count)
-    raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format)
+    raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
-    making.finish({"verb": "generate", "frames": count}, [range(p.start, p.stop) for p in placed])
+    told = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
+    making.finish(told, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sora_cli import geometry, registry
 from sora_cli.cli import models
-from sora_cli.cli.making import Target
 from sora_cli.cli.options import Compute, Showing
 from sora_cli.cli.outputs import check_room
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
+from sora_cli.errors import SoraError
 from sora_cli.generation.anchors import Placed
 from sora_cli.shot import Lora, Shot
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sora_cli.sampling.planner import Window
 
 Loaded = TypeVar("Loaded")
+FULL = "full"  # decoder, as against the tiny one of drafts
 
 
 @dataclass
@@ -46,23 +48,27 @@ class Networks:
             gc.collect()
 
     def engine(self, shot: Shot, compute: Compute, screen: Screen) -> "Engine":
-        from sora_cli.generation.engine import Engine
+        with screen.doing("starting"):
+            from sora_cli.generation.engine import Engine
 
-        words = shot.model, *compute.words
+        words, how = (shot.model, *compute.words), (compute.decoder, screen.preview)
+
         def load() -> Engine:
             settle_threads(compute, screen)
-            return Engine(*words, screen.read, shot.loras)
+            return Engine(*words, screen.read, shot.loras, *how)
 
-        return self.held((words, shot.loras), load)
+        with screen.doing(f"loading {shot.model}"):
+            return self.held((words, shot.loras, how), load)
 
     def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec
 
         def load() -> "Codec":
             settle_threads(compute, screen)
-            return load_codec(model, canvas, *compute.words, screen.read, screen.warn)
+            return load_codec(model, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
 
-        return self.held((model, canvas, compute), load)
+        with screen.doing(f"loading {model}"):
+            return self.held((model, canvas, compute), load)
 
 
 def settle_threads(compute: Compute, screen: Screen) -> None:
@@ -90,23 +96,35 @@ class Job:
     cost: Callable[[], "Estimate"] | None = None  # what it takes, if anybody can say
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The roles of the networks that have to be there: those of its work, and a tiny decoder for drafts, or where
+        there is one for previews. SoraError for a draft by a model that has none."""
+        draft = self.compute.decoder != FULL
+        if not (draft or self.showing.preview):
+            return tuple(self.roles)
+        entry = registry.entry(self.model)
+        if draft and not entry.tiny:
+            raise SoraError(f"{self.model} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
+        return (*self.roles, *((registry.TINY,) if entry.tiny and registry.TINY not in self.roles else ()))
+
+    @property
     def networks(self) -> tuple[Any, ...]:
         """What has to be loaded for it."""
-        return self.model, self.roles, self.compute.words, self.loras
+        return self.model, self.needs, self.compute.words, self.loras
 
 
-def check_all(jobs: Sequence[Job]) -> None:
-    """Refuse, before any work, what cannot be made: outputs, the room for them, models."""
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Refuse, before any work, what cannot be made: outputs, the room for them."""
     for job in jobs:
         job.check(job.target)
+        if job.showing.preview:
+            job.target.check_preview()
     check_rooms(jobs)
-    if jobs:
-        check_models(jobs, jobs[0].showing.quiet)
 
 
 def check_models(jobs: Sequence[Job], quiet: bool) -> None:
     """Refuse models that are unknown, damaged or not here, each once."""
-    for model, roles in dict.fromkeys((job.model, tuple(job.roles)) for job in jobs):
+    for model, roles in dict.fromkeys((job.model, job.needs) for job in jobs):
         models.check_model(model, quiet, roles)
 
 
@@ -144,10 +162,14 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
     """Make what one command line asks for, but for what `--resume` finds done."""
     if not jobs:
         return
-    done = [job.target.resume and job.target.done for job in jobs]
-    check_all([job for job, there in zip(jobs, done, strict=True) if not there])
     networks, showing = Networks(), jobs[0].showing
-    with Screen(showing.quiet, showing.preview) as screen:
+    screen = Screen(showing.quiet, showing.preview)
+    with screen.doing("checking what is given"):
+        done = [job.target.resume and job.target.done for job in jobs]
+        left = [job for job, there in zip(jobs, done, strict=True) if not there]
+        check_jobs(left)
+    check_models(left, showing.quiet)
+    with screen:
         for job, there in zip(jobs, done, strict=True):
             if there:
                 screen.note(f"{job.target.name} is made already")

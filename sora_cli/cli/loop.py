@@ -14,12 +14,14 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.making import Making, format_of, header_of, keep_latents
+from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import room_of, slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
+from sora_cli.generation.plan import made
 from sora_cli.media.seams import Changes
 from sora_cli.shot import Shot, check_prompt
 
@@ -41,7 +43,7 @@ def loop(
     *,
     reading: Input,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
@@ -53,7 +55,7 @@ def loop(
     if is_video(what):
         length = CONNECTOR_SECONDS if seconds is None else seconds
         closed = Closed(asked, settings, length, times, sampling)
-        told = wanted_of("loop", asked, settings, how, seconds=length, times=times)
+        told = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
         target = Target(name, **vars(keeping), **told)
         return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
                     settings.loras, cost=lambda: cost_of(closed.priced(), compute.words))]  # fmt: skip
@@ -61,11 +63,12 @@ def loop(
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
     length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
-    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times)
+    entry = registry.entry(shot.model)
+    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
     target = Target(name, **vars(keeping), **told)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,
-                room=room_of(shot) * times, cost=lambda: cost_of(shot, compute.words))]  # fmt: skip
+                room=room_of(shot) * times, cost=lambda: cost_of(made(shot, entry), compute.words))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -96,8 +99,9 @@ def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compu
     """A loop of its own: all latents are made on a circle."""
     seeds.told(seed, shot.seed, screen)
     shot = expanding.expanded(shot, how, screen)
-    making = Making(target, screen, shot.fps, shot.frames * times)
-    run = making.denoise(networks.engine(shot, compute, screen).start(shot))
+    turn = made(shot, registry.entry(shot.model))
+    making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
+    run = making.denoise(networks.engine(shot, compute, screen).start(turn))
     changes = Changes()
 
     def once(number: int) -> "Iterator[np.ndarray]":
@@ -108,12 +112,20 @@ def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compu
 
     format = format_of(shot, target.name)
     frames = chain.from_iterable(map(once, range(times)))
-    count = making.write(media.from_rgb(frames, run.source_size, format), format, {"sora": shot.to_json()})
+    raw = media.from_rgb(frames, run.source_size, format, making.retiming)
+    count = making.write(raw, format, {"sora": shot.to_json()})
     seam = changes.seam()
     making.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
     if times == 1:
         keep_latents(target, header_of(run), making.latents)
-    making.finish({"verb": "loop", "frames": count, "times": times})
+    making.finish({"verb": "loop", "frames": count, "times": times, "shot": shot.to_dict()})
+
+
+def rates_of(shot: Shot, turn: Shot, times: int) -> media.Retiming | None:
+    """How a loop that is made as `turn` gets to the rate of the shot, if that is another."""
+    if turn.fps == shot.fps:
+        return None
+    return media.Retiming.between(turn.fps, shot.fps, shot.frames * times, turn=turn.frames * times, cyclic=True)
 
 
 # ---- from a video -----------------------------------------------------------------------------------------
@@ -141,7 +153,7 @@ class Closed:
 
     def priced(self) -> Shot:
         """What is new, as a shot."""
-        with self.asked.open() as source:
+        with self.asked.open_slow(model=self.settings.model) as source:
             return self.connector(source)
 
 
@@ -149,20 +161,21 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
           screen: Screen) -> None:  # fmt: skip
     """A given video and a connector from its end to its beginning, which fits both."""
     asked, times = closed.asked, closed.times
-    with asked.open(screen, target.images) as source:
+    with asked.open_slow(screen, closed.settings.model, target.images) as source:
         seeds.told(closed.sampling.seed, closed.settings.seed, screen)
         shot = closed.connector(source)
-        target.check_format(source.format)
+        faster = asked.faster(source)
+        making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
+        making.check_format(source.format)
         around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
         shot = expanding.expanded(shot, how, screen, [around])
-        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
-        making = connector.making
+        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
         passing = Passing(source, shot.model)
-        raw = repeated(passing, connector, shot, partial(asked.open, rgb=target.images), times)
-        count = making.write(raw, source.format, {"sora": shot.to_json()})
-        given = (count // times) - shot.frames
-        told = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": [0, given]}
-        making.finish(told, [range(0, given)])
+        raw = repeated(passing, connector, shot, partial(asked.open_slow, rgb=target.images), times)
+        count = making.write_given(raw, source.format, {"sora": shot.to_json()})
+        given = making.bounds(0, passing.count)
+        told = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": given}
+        making.finish(told, [range(0, passing.count)])
 
 
 def connector_length(seconds: float, fps: float) -> int:
@@ -176,12 +189,12 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, reopened: Calla
     """The video and its connector, again and again; the connector is made once."""
     yield from passing.frames()
     connector.making.heard(passing.source.sound, 0, passing.count, times)
-    made = []
+    between = []
     for raw in connector.connect(shot, list(passing.tail), passing.head):
         yield raw
         if times > 1:
-            made.append(raw)
+            between.append(raw)
     for _ in range(times - 1):
         with reopened() as again:
             yield from again
-        yield from made
+        yield from between

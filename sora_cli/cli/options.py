@@ -113,6 +113,25 @@ class Compute:
     def words(self) -> tuple[str, str, str]:
         return self.device, self.dtype, self.memory
 
+    @property
+    def decoder(self) -> str:
+        return "full"
+
+    @property
+    def drafted(self) -> dict[str, str]:
+        """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
+        return {} if self.decoder == "full" else {"decoder": self.decoder}
+
+
+@dataclass(frozen=True)
+class Decoding(Compute):
+    """The same where latents become frames."""
+
+    decoder: Annotated[
+        Literal["full", "tiny"],
+        typer.Option(help="The model's own decoder, or for drafts a tiny one: many times faster, a little less fine."),
+    ] = "full"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -169,8 +188,10 @@ class Keeping:
 class Showing:
     """What the terminal shows."""
 
-    preview: Annotated[bool, typer.Option("--preview", help="Preview the video in the terminal while it is made.")] = (
-        False
-    )
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Preview the video while it is made, at every step: in the terminal, and as "
+                     "OUTPUT.preview.webp, which is removed when the video is there."),
+    ] = False  # fmt: skip
     quiet: QuietOption = False
     debug: DebugOption = False

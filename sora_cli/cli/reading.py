@@ -1,14 +1,15 @@
 """Videos that a command goes on from: opened as asked, with what was kept beside them. No torch by itself."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding
 from sora_cli.cli.connect import Kept
-from sora_cli.cli.making import Target
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.registry import lora
@@ -42,13 +43,39 @@ class Asked:
                 check_range(what, fps, 1, 120)
 
     def open(self, screen: Screen | None = None, rgb: bool = False) -> media.Source:
-        """The source, its RGB left as it is with `rgb`; what had to be changed on the way is noted on the screen."""
+        """The source at the size and rate that are asked, its RGB left as it is with `rgb`; what had to be changed on
+        the way is noted on the screen."""
+        source = self.open_slow(screen, rgb=rgb)
+        if faster := self.faster(source):
+            self.retime(source, faster, screen)
+        return source
+
+    def open_slow(self, screen: Screen | None = None, model: str = "pocket", rgb: bool = False) -> media.Source:
+        """The same, but at its own rate where a higher one is asked: the frames between are better made of the whole
+        video, when a model has gone on from it. A picture has the rate at which the model makes what is asked."""
         size = geometry.parse_res(self.res) if self.res else None
         raw = geometry.parse_res(self.input_res) if self.input_res else None
-        source = media.open_source(self.name, size, self.fps, raw, self.input_fps, rgb=rgb)
+        source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
         if screen:
             source.tell(screen.note)
+        if source.still:
+            usage = registry.entry(model).usage
+            rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps
+            source.format = replace(source.format, rate=Fraction(media.rational(rate)))
+        elif self.fps and Fraction(media.rational(self.fps)) < source.format.rate:
+            self.retime(source, media.Retiming.between(source.format.fps, self.fps), screen)
         return source
+
+    def faster(self, source: media.Source) -> media.Retiming | None:
+        """How a source gets to the rate that is asked, if that is higher than its own."""
+        if not self.fps or Fraction(media.rational(self.fps)) <= source.format.rate:
+            return None
+        return media.Retiming(source.format.rate, Fraction(media.rational(self.fps)))
+
+    def retime(self, source: media.Source, retiming: media.Retiming, screen: Screen | None) -> None:
+        source.retime(retiming)
+        if screen:
+            screen.note(f"{self.name}: {retiming.told()}")
 
 
 def wanted_of(verb: str, asked: Asked, settings: Shot, how: "expanding.How", **more: Any) -> dict[str, Any]:

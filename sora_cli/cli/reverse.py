@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from sora_cli import geometry, registry
+from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Target
-from sora_cli.cli.options import Compute, Input, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.making import Making
+from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
 
 
@@ -28,7 +29,7 @@ def reverse(
     *,
     reading: Input,
     sampling: Sampling,
-    compute: Compute,
+    compute: Decoding,
     keeping: Keeping,
     showing: Showing,
 ) -> list[Job]:
@@ -36,7 +37,7 @@ def reverse(
     asked = Asked(anchor, **vars(reading))
     settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("reverse", asked, settings, how, seconds=seconds)
+    told = wanted_of("reverse", asked, settings, how, seconds=seconds, **compute.drafted)
     target = Target(output or beside(anchor, "reverse"), **vars(keeping), **told)
     work = partial(make, asked, settings, sampling, seconds, how, compute)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
@@ -45,7 +46,7 @@ def reverse(
 
 def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
     """What is new, as a shot."""
-    with asked.open() as source:
+    with asked.open_slow(model=settings.model) as source:
         shot = shot_like(source, settings)
     return replace(shot, frames=geometry.frames_for(seconds, shot.fps))
 
@@ -53,22 +54,37 @@ def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
 def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,
          target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
     """What leads up to the anchor, and the anchor."""
-    with asked.open(screen, target.images) as source:
+    with asked.open_slow(screen, settings.model, target.images) as source:
         seeds.told(sampling.seed, settings.seed, screen)
         passing = Passing(source, settings.model)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
-        still = len(passing.head) == 1
-        shot = replace(shot, frames=max(1, geometry.frames_for(seconds, shot.fps) - still))
-        target.check_format(source.format)
+        rates = asked.faster(source)
+        if len(passing.head) == 1:
+            rates, frames = up_to_picture(seconds, shot, rates)
+        else:
+            frames = geometry.frames_for(seconds, shot.fps)
+        shot = replace(shot, frames=frames)
+        making = Making(target, screen, shot.fps, retiming=rates)
+        making.check_format(source.format)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
-        connector = Connector.of(source, shot, networks.engine(shot, compute, screen), target, screen)
-        making = connector.making
-        count = making.write(frames(connector, passing, shot), source.format, {"sora": shot.to_json()})
-        told = {"verb": "reverse", "input": asked.name, "frames": count, "given": [shot.frames, count]}
-        making.finish(told, [range(shot.frames, count)])
+        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
+        count = making.write_given(leading(connector, passing, shot), source.format, {"sora": shot.to_json()})
+        given = making.bounds(shot.frames, shot.frames + passing.count)
+        told = {"verb": "reverse", "input": asked.name, "frames": count, "given": given}
+        making.finish(told, [range(shot.frames, shot.frames + passing.count)])
 
 
-def frames(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:
+def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:
+    """How many frames lead up to a picture that is the last of so many seconds; and how it stays the last where others
+    are put between."""
+    if rates is None:
+        return None, max(1, geometry.frames_for(seconds, shot.fps) - 1)
+    shown = replace(shot, fps=float(rates.shown), frames=geometry.frames_for(seconds, float(rates.shown)))
+    made = max(2, shown.at(shot.fps).frames)
+    return replace(rates, frames=shown.frames, pins=((shown.frames - 1, made - 1),)), made - 1
+
+
+def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:
     """The output's raw frames: what leads up to the given ones, and these as they are."""
     yield from connector.connect(shot, head=passing.head)
     yield from passing.frames()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.spinner import Spinner
+from rich.text import Text
 
 from sora_cli.cli.preview import Row
 from sora_cli.media import STREAM
@@ -41,14 +43,23 @@ class Amount(ProgressColumn):
 
 
 class Bars(Progress):
-    """rich's progress bars below a row of pictures, if there is one."""
+    """rich's progress bars below a row of pictures, if there is one, and above what is being done, if that is said: a
+    spinner and for how long already."""
 
     row: Row | None = None
+    doing, since = "", 0.0
 
     def get_renderables(self) -> Iterable[RenderableType]:
         if self.row is not None:
             yield self.row
         yield from super().get_renderables()
+        if self.doing:
+            minutes, seconds = divmod(int(self.get_time() - self.since), 60)
+            yield Spinner("line" if self.console.options.ascii_only else "dots",
+                          Text(f"{self.doing} {minutes}:{seconds:02}"))  # fmt: skip
+
+    def begin(self, what: str) -> None:
+        self.doing, self.since = what, self.get_time()
 
 
 class Screen:
@@ -80,6 +91,22 @@ class Screen:
     ) -> None:
         self.progress.stop()
         self.held.close()
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what is done inside, from the first moment on; on a screen that is not entered yet, for that long."""
+        before, alone = (self.progress.doing, self.progress.since), not self.progress.live.is_started
+        self.progress.begin(what)
+        if alone:
+            self.progress.start()
+        else:
+            self.progress.refresh()
+        try:
+            yield
+        finally:
+            self.progress.doing, self.progress.since = before
+            if alone:
+                self.progress.stop()
 
     def hold(self, own: AbstractContextManager[object]) -> None:
         """Enter what is to be left when the work on the screen is over."""
@@ -118,9 +145,10 @@ class Screen:
 
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
         """The items (by default as many as come), with the bar moved after each."""
-        for done, item in enumerate(items, 1):
-            yield item
-            self.show(stage, done, total or done)
+        with self.doing(stage):
+            for done, item in enumerate(items, 1):
+                yield item
+                self.show(stage, done, total or done)
 
     def clear(self) -> None:
         """Take the bars and pictures away, for the next video of a batch."""

@@ -77,7 +77,7 @@ def pull(
     debug: DebugOption = False,
 ) -> None:
     """Download models from the Hub; an interrupted download is continued."""
-    entries = [registry.entry(name) for name in names]
+    entries = [registry.entry(name).whole for name in names]
     for entry in entries:
         screen = Transfers(quiet)
         hub.pull(entry, yes, accept_licence, update, screen)
@@ -133,7 +133,7 @@ def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
 
 def removable(name: str) -> Entry:
     """The model called so; for one that was never fetched, a line that says that."""
-    entry = registry.entry(name)
+    entry = registry.entry(name).whole
     if not entry.files and not hub.status(entry).bytes:
         raise SoraError(f"nothing of {name} is on this machine")
     return entry

@@ -110,6 +110,13 @@ def loaded(place: Path) -> list[Path]:
     return [*files_of(place), *([inside(place, "config.json")] if has_config(place) else [])]
 
 
+def bytes_of(place: Path, names: Iterable[str]) -> int:
+    """What lies in a file, or in a folder under these names."""
+    if place.is_file():
+        return place.stat().st_size
+    return sum(path.stat().st_size for name in names for path in place.glob(name))
+
+
 def has_config(place: Path) -> bool:
     return place.is_dir() and (place / "config.json").exists()
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from sora_cli import __version__, geometry, pipelines
 from sora_cli.errors import Failed, SoraError
 from sora_cli.generation.plan import Given, Placed, Plan, plan
+from sora_cli.generation.preview import Guess, Preview
 from sora_cli.pipelines import Velocity, Watch, WindowInputs, no_progress
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.pipelines.stages import Tell, silent
@@ -90,9 +91,10 @@ class Engine:
     far that is, since large ones take a while."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_progress, loras: Sequence[Lora] = ()) -> None:  # fmt: skip
+                 watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
+                 preview: bool = False) -> None:  # fmt: skip
         self.model, self.loras = model, tuple(loras)
-        self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras)
+        self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
 
     def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
         """Plan a shot around what is given; nothing is computed before `denoise`.
@@ -118,6 +120,7 @@ class Generation:
     flops: float = 0.0
     latents: Tensor | None = None
     done: list[int] = field(default_factory=list)  # latents that exist already
+    guess: Guess | None = None  # of the window at work
     store: Store | None = None
     say: Tell = silent  # hears notes that come up on the way
 
@@ -205,7 +208,7 @@ class Generation:
             index = [frame % x.shape[1] for frame in window.frames]
             x[:, index] = done
             cond_mask[:, index] = 1
-            self.done = cond_mask[0].nonzero().flatten().tolist()
+            self.done, self.guess = cond_mask[0].nonzero().flatten().tolist(), None
             yield Progress("denoise", (number + 1) * self.shot.steps, len(self.plan.windows) * self.shot.steps)
 
     def make(self, number: int, x: Tensor, cond_mask: Tensor, text: Tensor) -> Generator[Progress, None, Tensor]:
@@ -247,7 +250,8 @@ class Generation:
         """The flow of one window from noise to latents [C, t, h, w]; what is given stays as it is."""
         velocity = self.pipeline.velocity(inputs, text)
         around = self.shot.loop and not window.observed and not self.plan.bars
-        return self.pipeline.sample(rolling(velocity) if around else velocity, inputs)
+        self.guess = Guess(rolling(velocity) if around else velocity, inputs)
+        return self.pipeline.sample(self.guess, inputs)
 
     def seconds(self, window: planner.Window) -> Tensor:
         """The times of a window's frames, since the scene began. Where nobody knows when that was, they tell how far
@@ -288,12 +292,16 @@ class Generation:
             return self.key_frames(alone[:, None], [0])[0]
         return self.key_frames(self.timeline.latents, [latent])[0]
 
+    @cached_property
+    def preview(self) -> Preview:
+        return Preview(self.pipeline, self.plan)
+
+    @torch.inference_mode()
     def glance(self, most: int = 8) -> list[np.ndarray]:
-        """Some of the key frames that exist already, spread over the video: how it takes shape."""
+        """Some of the key frames, spread over the video, as far as they can be told: how it takes shape."""
         assert self.latents is not None
-        if not self.pipeline.sees_while_it_works:
-            return []
-        return self.key_frames(self.latents, planner.evenly_spaced(self.done, most))
+        with self.timed("preview"):
+            return self.preview.look(self.latents, self.done, self.guess, most)
 
     @torch.inference_mode()
     def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:

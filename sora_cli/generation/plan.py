@@ -122,7 +122,7 @@ class Plan:
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
             yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
         yield (f"generated at {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
-               f"scaled to {shot.width}x{shot.height}")  # fmt: skip
+               f"scaled to {shot.width}x{shot.height} (Lanczos)")  # fmt: skip
         if new := sorted(self.asks() - set(self.usage.trained)):
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"
 
@@ -144,6 +144,11 @@ class Plan:
         if shot.cues:
             found.add("cues")
         return found
+
+
+def made(shot: Shot, entry: Entry) -> Shot:
+    """A shot as a model makes it: at a rate that it was trained for. One image has none."""
+    return shot.at(entry.usage.rate(shot.fps)) if shot.frames > 1 else shot
 
 
 def plan(shot: Shot, entry: Entry, given: Sequence[Given] = (), span: geometry.Span | None = None) -> Plan:

@@ -13,12 +13,14 @@ from sora_cli.media import y4m
 from sora_cli.media.names import readable
 from sora_cli.media.probing import reading
 from sora_cli.media.process import QUIET, Through, buffered, ffmpeg
+from sora_cli.media.retiming import Padded, Retiming
 from sora_cli.media.y4m import Format, Size
 
 Frame = np.ndarray               # uint8 [h, w, 3], RGB
 
 FITS = ("stretch", "cover", "contain")
 RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
+YUV = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p"  # in which minterpolate works
 SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 WIDE = ("bt2020", "smpte431", "smpte432")
 FROM_PLANES, TO_PLANES = "mergeplanes=0x000102:gbrp", "mergeplanes=0x000102:yuv444p"  # of y4m, which knows no RGB
@@ -43,16 +45,49 @@ def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stre
             yield frame
 
 
-def from_rgb(frames: Iterable[Frame], source_size: Size, format: Format) -> Iterator[bytes]:
-    """RGB frames uint8 [h, w, 3] of `source_size` -> raw frames of `format`, in its size, chroma, range, colours."""
+def from_rgb(
+    frames: Iterable[Frame], source_size: Size, format: Format, retiming: Retiming | None = None
+) -> Iterator[bytes]:
+    """RGB frames uint8 [h, w, 3] of `source_size` -> raw frames of `format`, in its size, chroma, range, colours, and
+    with `retiming` at its rate. Those between are made before anything is enlarged: that is less work."""
+    if retiming and not retiming.raises:
+        frames, retiming = retiming.dropped(frames), None
     width, height = format.size
-    filters = f"scale={width}:{height}:{SHARP}"
+    filters, planes = f"scale={width}:{height}:{SHARP}", "gbrp" if format.rgb else format.pix_fmt
     if not format.rgb:
         filters += f":out_color_matrix={format.matrix}:out_range={'pc' if format.full_range else 'tv'}"
-    command = [ffmpeg(), *QUIET, *raw_rgb(source_size, format.rate), "-i", "pipe:0"]
-    planes = "gbrp" if format.rgb else format.pix_fmt
-    command += ["-vf", f"{filters},format={planes}", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
-    feed = (pixels(frame, source_size) for frame in frames)
+    between = f"{YUV},{retiming.filter}," if retiming else ""
+    command = [ffmpeg(), *QUIET, *raw_rgb(source_size, retiming.made if retiming else format.rate), "-i", "pipe:0"]
+    command += ["-vf", f"{between}{filters},format={planes}"]
+    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
+    padded = Padded(frames, retiming) if retiming else None
+    feed = (pixels(frame, source_size) for frame in padded or frames)
+    shown = raw_frames(command, feed, format)
+    if not padded:
+        yield from shown
+        return
+    for number, raw in padded.limited(shown):  # type: ignore[arg-type, assignment]
+        pinned = padded.pinned.pop(number, None)
+        yield raw if pinned is None else next(from_rgb([pinned], source_size, format))  # type: ignore[misc]
+
+
+def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
+    """Raw frames at another rate; without a retiming as they are. Planes of more than 8 bits are interpolated in 8,
+    and those of RGB in YUV."""
+    if retiming is None or not retiming.raises:
+        yield from retiming.dropped(frames) if retiming else frames
+        return
+    padded = Padded(frames, retiming)
+    planar = f"{YUV},{retiming.filter},format=gbrp,{TO_PLANES}"
+    filters = f"{declare(format)},{planar if format.rgb else f'{retiming.filter},format={format.pix_fmt}'}"
+    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
+    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-strict", "-1", "pipe:1"]
+    for number, raw in padded.limited(raw_frames(command, y4m.stream(padded, format), format)):
+        yield padded.pinned.pop(number, raw)
+
+
+def raw_frames(command: list[str], feed: Iterable[bytes | memoryview], format: Format) -> Iterator[bytes]:
+    """The raw frames of a format that a command makes of what it is fed."""
     with closing(Through(command, feed, "these frames cannot be read")) as through:
         stream = buffered(through)
         while len(raw := stream.read(format.frame_bytes)) == format.frame_bytes:

@@ -42,11 +42,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class Heard:
-    """Frames of an output, `count` from number `start` on, that have a source's sound from its first picture on."""
+    """Frames of an output, `count` from number `start` on, that have a source's sound from its first picture on. They
+    need not be whole ones where it is shown at another rate than it was made at."""
 
     sound: Sound
-    start: int
-    count: int
+    start: Fraction | int
+    count: Fraction | int
 
 
 @dataclass
@@ -57,14 +58,14 @@ class Soundtrack:
     times: int = 1
     notes: list[str] = field(default_factory=list)  # what was wrong with it, after it was laid
 
-    def add(self, sound: Sound | None, start: int, count: int) -> None:
+    def add(self, sound: Sound | None, start: Fraction | int, count: Fraction | int) -> None:
         if sound and count:
             self.heard.append(Heard(sound, start, count))
 
     @property
     def frames(self) -> list[list[int]]:
         """First and end of every stretch of one turn."""
-        return [[one.start, one.start + one.count] for one in self.heard]
+        return [[round(one.start), round(one.start + one.count)] for one in self.heard]
 
     def words(self, frames: int, fps: Fraction, suffix: str) -> list[str]:
         """ffmpeg's words for this sound beside a file of so many pictures, from its further inputs to its codec."""

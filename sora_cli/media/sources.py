@@ -18,12 +18,13 @@ import numpy as np
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import y4m
-from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb
+from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
 from sora_cli.media.mending import HDR, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
+from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
 from sora_cli.plurals import counted
@@ -85,6 +86,7 @@ class Source:
         self.name, self.format, self.sound = name, format, sound
         self.metadata, self.notes = metadata or {}, list(notes)
         self.left_out: tuple[str, ...] = ()                  # streams that no output of ours has
+        self.still = False                                   # a single picture, which has no rate of its own
         self.held = ExitStack()                              # what to close with it
         self.again: Callable[[], Source] | None = None       # opens it once more, where that is possible
         self.listener: Callable[[str], None] | None = None
@@ -101,6 +103,11 @@ class Source:
             return None
         with self.again() as other:
             return sum(1 for _ in other)
+
+    def retime(self, retiming: Retiming) -> None:
+        """Have it come at another rate."""
+        self.raw = retimed(self.raw, self.format, retiming)
+        self.format = replace(self.format, rate=retiming.shown)
 
     def tell(self, listener: Callable[[str], None]) -> None:
         """Have every note said, those that there are and those to come: damage is known at the end."""
@@ -326,7 +333,7 @@ def decode(
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
     source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
-    source.left_out = left_out(picture)
+    source.left_out, source.still = left_out(picture), bool(still)
     return source
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -133,6 +133,23 @@ def write_image(
     try:
         sweep(path)
         image.resize(size or image.size, Image.Resampling.LANCZOS).save(part, format="PNG", pnginfo=tags)
+        os.replace(part, path)
+    except OSError as error:
+        raise Failed(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> None:
+    """Frames, each shown so long, as a WebP that plays for ever, whole or not at all; fast rather than small."""
+    from PIL import Image
+
+    path = Path(path)
+    part, (first, *others) = part_of(path), map(Image.fromarray, frames)
+    try:
+        sweep(path)
+        first.save(part, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,
+                   quality=80, method=0)  # fmt: skip
         os.replace(part, path)
     except OSError as error:
         raise Failed(f"could not write {path}: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+FULL = "full"  # decoder, as against the tiny one
 Watch = Callable[[str, int, int], None]  # called with what is read, how much of it, of how much
 
 
@@ -79,9 +81,9 @@ class Pipeline(Protocol):
         """FLOP of a solver step, about."""
         ...
 
-    @property
-    def sees_while_it_works(self) -> bool:
-        """Whether latents may be decoded between two windows."""
+    def sketches(self, latents: Tensor, canvas: geometry.Canvas) -> Iterator[np.ndarray]:
+        """The key frames of latents [C, n, h, w] that follow one another, fast rather than fine, uint8 [h, w, 3] each.
+        None where the transformer would have to go for it."""
         ...
 
     def identity(self) -> Mapping[str, str]:
@@ -93,26 +95,30 @@ def no_progress(what: str, done: int, total: int) -> None:
     """No progress."""
 
 
-def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-         watch: Watch = no_progress, loras: Sequence[Lora] = ()) -> Pipeline:  # fmt: skip
-    """The pipeline of a model's kind, with LoRAs merged into it. SoraError for a model or device that is not there,
-    Failed for weights that are missing or damaged."""
-    if registry.entry(model).kind == "sora":
+def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_progress,
+         loras: Sequence[Lora] = (), decoder: str = FULL, preview: bool = False) -> Pipeline:  # fmt: skip
+    """The pipeline of a model's kind, with LoRAs merged into it; `decoder` is full, or tiny for drafts, and with
+    `preview` it sketches fast, if it has a tiny decoder. SoraError for a model or device that is not there, Failed for
+    weights that are missing or damaged."""
+    entry = registry.entry(model)
+    if entry.kind == "sora":
         from sora_cli.pipelines.sora import Sora
 
         return Sora(model, device, dtype, loras)
     from sora_cli.pipelines.wan import Wan
 
-    return Wan(model, device, dtype, memory, watch, loras=loras)
+    roles = (*registry.ROLES, *((registry.TINY,) if decoder != FULL or (preview and entry.tiny) else ()))
+    return Wan(model, device, dtype, memory, watch, roles, loras, decoder)
 
 
-def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto",
-               memory: str = "auto", watch: Watch = no_progress, tell: Tell = silent) -> Codec:  # fmt: skip
-    """A model's autoencoder alone, for pictures of this canvas."""
+def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+               watch: Watch = no_progress, tell: Tell = silent, decoder: str = FULL) -> Codec:  # fmt: skip
+    """A model's autoencoder alone, or its tiny decoder, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)
     from sora_cli.pipelines.wan import Wan
 
-    pipeline = Wan(model, device, dtype, memory, watch, roles=("vae",))
+    roles = ("vae",) if decoder == FULL else (registry.TINY,)
+    pipeline = Wan(model, device, dtype, memory, watch, roles, decoder=decoder)
     pipeline.on_device(canvas, 0, 0, tell)
     return pipeline.codec

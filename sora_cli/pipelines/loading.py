@@ -32,6 +32,7 @@ from sora_cli.files.published import (
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder, needed
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.pipelines import presets
 from sora_cli.placement.offload import Rows, leave_on_disk
@@ -88,6 +89,16 @@ TEXT = Kind(
 )
 
 
+TINY = Kind(
+    "tiny decoder",
+    TinyDecoder,
+    lambda config: TinyConfig(**config),
+    {"taew2_1": (TinyConfig(16, 1), needed), "taew2_2": (TinyConfig(48, 2), needed)},
+    ("decoder.1.weight", "decoder.22.weight"),
+    ("",),
+)
+
+
 def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
     """See that parts, by role, are what their networks need, and LoRAs too, as far as headers tell; the errors are
     those of `load_dit`."""
@@ -128,6 +139,14 @@ def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Pr
     """The autoencoder; errors are those of `load_dit`."""
     files = files_of(place)
     network, rename = bare(place, files, VAE)
+    fill(network, files, dtype, device, rename=rename, progress=progress)
+    return network.eval()
+
+
+def load_tiny(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> TinyDecoder:
+    """The tiny decoder; errors are those of `load_dit`."""
+    files = files_of(place)
+    network, rename = recognised(files, TINY)
     fill(network, files, dtype, device, rename=rename, progress=progress)
     return network.eval()
 

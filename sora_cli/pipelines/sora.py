@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from sora_cli import registry
@@ -12,7 +14,7 @@ from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Velocity, WindowInputs, copies_of
-from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
 from sora_cli.prompts.grammar import captions_of
@@ -27,7 +29,6 @@ from sora_cli.shot import Lora, Shot
 class Sora:
     """The networks of one checkpoint on one device, loaded at once: they are small."""
 
-    sees_while_it_works = True
     memory = "auto"
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto",
@@ -83,6 +84,10 @@ class Sora:
         grid = grid_of(inputs.x)
         tokens = grid.frames * (grid.height * grid.width + self.dit.config.conditions)
         return 2 * sum(p.numel() for p in self.dit.parameters()) * tokens * copies_of(inputs, text)
+
+    def sketches(self, latents: Tensor, canvas: Canvas) -> Iterator[np.ndarray]:
+        alone = rearrange(latents, "C n h w -> n C 1 h w").to(self.device, self.dtype)
+        yield from (pictures_of(video, canvas)[0] for video in self.vae.decode(alone))
 
     def identity(self) -> Mapping[str, str]:
         return {file.path.name: file.sha256 for file in self.entry.files}

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
 from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
+from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import Velocity, Watch, WindowInputs, copies_of, loading, no_progress
-from sora_cli.pipelines.codec import Codec
+from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, no_progress
+from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
@@ -33,11 +35,11 @@ from sora_cli.placement.memory import Placement
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
-from sora_cli.registry import hub
+from sora_cli.registry import TINY, hub
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, euler_sigmas, timesteps, unipc, unipc_sigmas
 from sora_cli.shot import Lora, Shot
 
-NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder"}
+NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder", TINY: "tiny decoder"}
 BLOCKS = {"text": "encoder.block", "dit": "blocks"}  # the lists of blocks that take long
 PRIMER = 4  # latents decoded again so that a loop's first latent follows its last
 
@@ -47,7 +49,7 @@ class Wan:
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_progress, roles: Sequence[str] = registry.ROLES,
-                 loras: Sequence[Lora] = ()) -> None:  # fmt: skip
+                 loras: Sequence[Lora] = (), decoder: str = FULL) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, large=True)
@@ -55,7 +57,7 @@ class Wan:
         loading.check(self.places, loras)
         if "tokenizer" in self.places:
             self.tokenizer  # noqa: B018 (SoraError if it is none)
-        self.memory, self.watch, self.loras = memory, watch, loras
+        self.memory, self.watch, self.loras, self.decoder = memory, watch, loras, decoder
         self.networks: dict[str, nn.Module] = {}
         self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
         self.stages = Stages()
@@ -72,9 +74,23 @@ class Wan:
     def codec(self) -> Codec:
         return Codec(Autoencoder(self), self.device, getattr(torch, self.placement.vae), self.stages.autoencoder)
 
-    @property
-    def sees_while_it_works(self) -> bool:
-        return self.placement.keep
+    @cached_property
+    def tiny(self) -> TinyDecoder:
+        """It stays loaded: it takes some 20 MB."""
+        place, cell = self.places[TINY], self.entry.cell
+        network = loading.load_tiny(place, self.device, self.dtype, partial(self.watch, NAMES[TINY]))
+        if network.config.stride != cell:
+            raise SoraError(f"{place} is for latents of {network.config.stride} pixels a cell, and those of "
+                            f"{self.entry.name} have {cell}")  # fmt: skip
+        return network
+
+    def sketches(self, latents: Tensor, canvas: Canvas) -> Iterator[np.ndarray]:
+        if TINY in self.places:
+            videos = self.tiny.decode_stream([latents[None].to(self.device, self.dtype)], keys=True)
+            yield from (pictures_of(video[0], canvas)[0] for video in videos)
+        elif self.placement.keep:  # else it would send the transformer away
+            videos = (self.codec.vae.decode(latent[None]) for latent in latents.split(1, 1))
+            yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
     def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
         if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
@@ -210,7 +226,7 @@ class Wan:
         return 2.0 * c.layers * block * copies
 
     def identity(self) -> Mapping[str, str]:
-        return {role: weights.fingerprint(self.files(role)) for role in self.places}
+        return {role: weights.fingerprint(self.files(role)) for role in self.places if role != TINY}
 
     def files(self, role: str) -> list[Path]:
         """What is loaded in a role."""
@@ -284,8 +300,13 @@ class Autoencoder:
         return self.pipeline.use("vae")
 
     @property
+    def decoder(self) -> WanVae | TinyDecoder:
+        """The network that decodes: the tiny one for drafts."""
+        return self.network if self.pipeline.decoder == FULL else self.pipeline.tiny
+
+    @property
     def channels(self) -> int:
-        return self.network.config.channels
+        return self.decoder.config.channels
 
     @property
     def tiling(self) -> Tiling:
@@ -302,9 +323,14 @@ class Autoencoder:
         latents that come before."""
         before = previous.split(1, 2) if previous is not None else ()
         singles = (one for piece in pieces for one in piece.split(1, 2))
-        like = next(self.network.parameters())
+        network = self.decoder
+        like = next(network.parameters())
         coming = (one.to(like) for one in chain(before, singles))
-        return islice(self.network.decode_stream(coming, self.tiling), len(before), None)
+        if isinstance(network, TinyDecoder):  # it takes little memory, whatever the size
+            videos = network.decode_stream(coming)
+        else:
+            videos = network.decode_stream(coming, self.tiling)
+        return islice(videos, len(before), None)
 
     def key_features(self, latents: Tensor) -> Tensor:
         """What decoding goes on from after these latents: the last few of them."""

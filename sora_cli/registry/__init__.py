@@ -6,10 +6,11 @@ may name a folder or a repository instead. No torch.
 """
 
 import json
+import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from sora_cli.errors import Failed, SoraError, meant
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.registry import schema, sizes
-from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT
+from sora_cli.registry.schema import REPOSITORY, ROLES, TEXT, TINY
 from sora_cli.registry.sizes import Network
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class Usage:
     trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
     grammar: bool = False  # whether its captions were those of the rendered world
     bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
+    fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
+
+    def rate(self, fps: float) -> float:
+        """What a video for `fps` is made at: the model's own, or an even part of it if it was trained for others."""
+        return fps / math.ceil(fps / self.fastest) if "fps" in self.trained else self.fps
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Entry:
     usage: Usage = Usage()
     network: Network | None = None  # of a Hub model
     sought: str = ""  # of a model of single files: what was looked for, and where
+    tiny: Part | None = None  # a tiny decoder of its latents, which it can do without
 
     def canvas(self, width: int, height: int) -> geometry.Canvas:
         """The size that this model makes for a video of width x height pixels."""
@@ -120,7 +127,12 @@ class Entry:
 
     def only(self, *roles: str) -> "Entry":
         """The model as far as some of its networks: what nobody needs is not fetched."""
-        return replace(self, parts=tuple(part for part in self.parts if part.role in roles))
+        return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
+
+    @property
+    def whole(self) -> "Entry":
+        """The model with all that there is for it."""
+        return replace(self, parts=(*self.parts, self.tiny), tiny=None) if self.tiny else self
 
     @property
     def bytes(self) -> int:
@@ -147,7 +159,7 @@ def registry() -> dict[str, Entry]:
 
 def names() -> list[str]:
     """The models that can be asked for by name; the users' own last."""
-    return [name for name, model in (registry() | own()).items() if model.kind != TEXT]
+    return [name for name, model in (registry() | own()).items() if model.kind not in (TEXT, TINY)]
 
 
 def entry(name: str) -> Entry:
@@ -210,17 +222,18 @@ def read_registry(
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
-    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "usage", "network"}
+    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "tiny", "usage", "network"}
     model = completed(name, model)
-    text = others.get(model.get("text", ""), {})
-    parts = [*model.get("parts", ()), *text_parts(name, model, others)]
+    parts = [read_part(part, home) for part in (*model.get("parts", ()), *schema.shared_parts(name, model, others))]
+    apart = [part for part in parts if part.role == TINY and model["kind"] != TINY]
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
     read = Entry(
         name,
         files=read_files(model, home),
-        parts=tuple(read_part(part, home) for part in parts),
+        parts=tuple(part for part in parts if part not in apart),
+        tiny=apart[0] if apart else None,
         usage=Usage(**usage),
-        network=sizes.read(model.get("network", {}) | text.get("network", {})),
+        network=sizes.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
     schema.check_whole(name, read.kind, [part.role for part in read.parts], read.usage.window, read.usage.context)
@@ -235,19 +248,9 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
     if model["like"] not in known:
         raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
     like = shipped()[model["like"]]
-    taken = {key: like[key] for key in ("cell", "text") if key in like}
+    taken = {key: like[key] for key in ("cell", *schema.SHARED) if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}
     return taken | dict(model) | merged
-
-
-def text_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """What the text encoder's entry has of the parts that the model does not have itself."""
-    if "text" not in model:
-        return ()
-    if model["text"] not in others:
-        raise SoraError(f"[{name}] has text = {model['text']!r}, and there is no such entry")
-    roles = {part["role"] for part in model.get("parts", ())}
-    return [part for part in others[model["text"]].get("parts", ()) if part["role"] not in roles]
 
 
 def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
@@ -264,7 +267,7 @@ def read_part(part: Mapping[str, Any], home: Path) -> Part:
     if "names" in told:
         told["names"] = tuple(told["names"])
     made = Part(**told)
-    return replace(made, bytes=bytes_in(made)) if made.path and not made.bytes else made
+    return replace(made, bytes=published.bytes_of(made.path, made.names)) if made.path and not made.bytes else made
 
 
 # ---- folders and repositories -----------------------------------------------------------------------------
@@ -289,10 +292,10 @@ def of_folder(name: str) -> Entry:
     like = registry()[like_of(read_config(configs[0]), name)]
     if (folder / SECOND).exists():
         raise SoraError(f"{name} has two transformers; {SUPPORTED}")
-    texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
-    roles = ROLES if all(texts) else ("dit", "vae")
+    whole = all((folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items())
+    roles = ROLES if whole else ("dit", "vae")
     parts = tuple(Part(role, "", "", FOLDERS[role], 0, NAMES[role], path=folder / FOLDERS[role]) for role in roles)
-    parts = tuple(replace(part, bytes=bytes_in(part)) for part in parts)
+    parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(like, name, f"the model of {folder}", parts)
     told = {role: read_config(folder / FOLDERS[role] / "config.json") for role in roles if role != "tokenizer"}
     return replace(entry, network=sizes.sized(entry.network, told))
@@ -339,7 +342,7 @@ def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> E
     page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")
     url = f"https://huggingface.co/{page}" if page else ""
     return Entry(name, like.kind, about, (), parts, UNKNOWN, url, cell=like.cell, usage=like.usage,
-                 network=like.network)  # fmt: skip
+                 network=like.network, tiny=like.tiny)  # fmt: skip
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -364,14 +367,6 @@ def like_of(config: Mapping[str, Any], name: str) -> str:
         told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
         raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
     return like
-
-
-def bytes_in(part: Part) -> int:
-    """What lies in the folder, or in the file, of a part that is on this machine."""
-    assert part.path is not None
-    if part.path.is_file():
-        return part.path.stat().st_size
-    return sum(path.stat().st_size for name in part.names for path in part.path.glob(name))
 
 
 # ---- shipped models ---------------------------------------------------------------------------------------

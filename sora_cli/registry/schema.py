@@ -1,15 +1,17 @@
 """What may stand in a weights.toml: its keys, the types of their values, and what must go together. No torch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sora_cli.errors import SoraError
 from sora_cli.shot import PLANS
 
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
-KINDS = ("sora", "wan", TEXT)
-ROLES = ("dit", "vae", "text", "tokenizer")  # of the parts of a Hub model
+TINY = "tiny"  # the kind, and the role, of a tiny decoder that models share: for previews and drafts
+SHARED = ("text", TINY)  # keys of a model that name the entries of what it shares with others
+KINDS = ("sora", "wan", TEXT, TINY)
+ROLES = ("dit", "vae", "text", "tokenizer")  # of the parts of a Hub model that it cannot do without
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 CHOICES = {"solver": ("euler", "unipc", "dmd"), "plan": PLANS}
 
@@ -19,14 +21,14 @@ PART_KEYS = {
     "role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict, "path": str,
 }  # fmt: skip
 MODEL_KEYS = {
-    "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, "like": str, "licence": str,
-    "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int, "usage": dict,
-    "network": dict,
+    "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, TINY: str, "like": str,
+    "licence": str, "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int,
+    "usage": dict, "network": dict,
 }  # fmt: skip
 USAGE_KEYS = {
     "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
     "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-    "grammar": bool, "bar": float,
+    "grammar": bool, "bar": float, "fastest": float,
 }  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {
@@ -47,8 +49,8 @@ def check_model(name: str, model: object) -> None:
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):
         check_table(f"[{name}] parts", part, PART_KEYS, ("role",) if "path" in part else ("role", "repo", "bytes"))
-        if part["role"] not in ROLES:
-            raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join(ROLES)}")
+        if part["role"] not in (*ROLES, TINY):
+            raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join((*ROLES, TINY))}")
         if "path" not in part and not REPOSITORY.fullmatch(part["repo"]):
             raise SoraError(f"[{name}] parts has repo = {part['repo']!r}; it must look like OWNER/NAME")
 
@@ -73,6 +75,16 @@ def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context
             raise SoraError(f"[{name}] has no part with role = {role!r}{hint}")
         if roles.count(role) > 1:
             raise SoraError(f"[{name}] has several parts with role = {role!r}; keep one")
+
+
+def shared_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of entries that several models share, of which the model has no own."""
+    own = {part["role"] for part in model.get("parts", ())}
+    for key in SHARED:
+        if key in model and model[key] not in others:
+            raise SoraError(f"[{name}] has {key} = {model[key]!r}, and there is no such entry")
+        found = others[model[key]].get("parts", ()) if key in model else ()
+        yield from (part for part in found if part["role"] not in own)
 
 
 def check_table(where: str, table: object, keys: Mapping[str, type], needed: Sequence[str] = ()) -> None:

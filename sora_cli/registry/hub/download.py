@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -39,6 +39,7 @@ class Screen(Protocol):
     def note(self, text: str) -> None: ...
     def show(self, stage: str, done: int, total: int) -> None: ...
     def clear(self) -> None: ...
+    def doing(self, what: str) -> AbstractContextManager[None]: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def pull(
     if cache.status(entry).state == cache.PRESENT and not update:
         join(entry)
         return
-    listings = look(entry, locks.read(), update)
+    with screen.doing("asking the Hub") if screen else nullcontext():
+        listings = look(entry, locks.read(), update)
     wanted = [one for part in hub_parts(entry) for one in choose(part, listings[part], locks.read(), update)]
     licence = entry.licence if entry.licence != registry.UNKNOWN else next(iter(listings.values())).licence
     agree(entry, wanted, licence or registry.UNKNOWN, yes, screen)

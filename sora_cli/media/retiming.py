@@ -1,0 +1,127 @@
+"""Another frame rate: frames that are left out, or interpolated along the motion by ffmpeg's minterpolate.
+
+Frame j of the result shows the time j / rate of the video. Where a frame is there at that time it is taken as it is;
+between two frames across a cut the nearer one is. docs/preview.md has what the settings were chosen by.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain, islice
+from typing import Any, Generic, TypeVar
+
+from sora_cli.media.process import rational
+
+MOTION = "minterpolate=fps={rate}:mi_mode=mci:mc_mode=aobmc:scd=fdiff"
+BEHIND = 3  # frames that the filter wants to see after the last that it makes
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Retiming:
+    """From `made` to `shown` frames a second.
+
+    `frames`: exactly so many, as many as last as long if it is not told. `turn`: of a loop, how many are made, so that
+    the last leads to the first. `pins`: pairs of a frame that is shown and one that is made, which are to be the
+    same."""
+
+    made: Fraction
+    shown: Fraction
+    frames: int | None = None
+    turn: int = 0
+    cyclic: bool = False
+    pins: tuple[tuple[int, int], ...] = field(default=())
+
+    @classmethod
+    def between(cls, made: float, shown: float, frames: int | None = None, **more: Any) -> "Retiming":
+        """From rates as they are typed."""
+        return cls(Fraction(rational(made)), Fraction(rational(shown)), frames, **more)
+
+    @property
+    def ratio(self) -> Fraction:
+        """Frames shown for each that is made; those of a loop are spread over it evenly."""
+        return Fraction(self.frames, self.turn) if self.turn and self.frames else self.shown / self.made
+
+    @property
+    def raises(self) -> bool:
+        return self.ratio > 1
+
+    @property
+    def by(self) -> str:
+        """What does it."""
+        return "ffmpeg's minterpolate" if self.raises else "leaving frames out"
+
+    @property
+    def filter(self) -> str:
+        """ffmpeg's filter from the made frames to those between."""
+        rate = self.made * self.ratio
+        return MOTION.format(rate=f"{rate.numerator}/{rate.denominator}")
+
+    def count(self, made: int) -> int:
+        """How many are shown of so many that are made: all whose time comes before the end."""
+        return math.ceil(made * self.ratio) if self.frames is None else self.frames
+
+    def at(self, made: int) -> Fraction:
+        """Where a made frame lies among those shown."""
+        pinned = {one: Fraction(shown) for shown, one in self.pins}
+        shown = pinned.get(made, made * self.ratio)
+        return shown if self.frames is None else min(shown, Fraction(self.frames))
+
+    def record(self) -> dict[str, object]:
+        """What the record beside a video says of it."""
+        return {"made": float(self.made), "shown": float(self.shown), "by": self.by}
+
+    def told(self) -> str:
+        """In a line for people."""
+        made, shown = float(self.made), float(self.shown)
+        if self.raises:
+            return f"made at {made:g} frames a second; those between, for {shown:g}, are interpolated by {self.by}"
+        return f"made at {made:g} frames a second, and shown at {shown:g} by {self.by}"
+
+    def dropped(self, frames: Iterable[Item]) -> Iterator[Item]:
+        """Of frames that are too many, those that are on the screen at the times that are shown."""
+        pinned, wanted = dict(self.pins), 0
+        for number, frame in enumerate(frames):
+            while pinned.get(wanted, math.floor(wanted / self.ratio)) <= number:
+                if self.frames is not None and wanted >= self.frames:
+                    return
+                yield frame
+                wanted += 1
+
+
+class Padded(Generic[Item]):
+    """Made frames on their way into the filter, with the few behind the last that it wants to see: the first again in
+    a loop, the last again elsewhere. Pinned ones are kept for those who show them."""
+
+    def __init__(self, frames: Iterable[Item], retiming: Retiming) -> None:
+        self.frames, self.retiming = frames, retiming
+        self.count, self.over = 0, False
+        self.shows = {made: shown for shown, made in retiming.pins}
+        self.pinned: dict[int, Item] = {}
+
+    def __iter__(self) -> Iterator[Item]:
+        rest = iter(self.frames)
+        first = list(islice(rest, BEHIND)) if self.retiming.cyclic else []
+        last: deque[Item] = deque(maxlen=1)
+        for frame in chain(first, rest):
+            if self.count in self.shows:
+                self.pinned[self.shows[self.count]] = frame
+            self.count += 1
+            last.append(frame)
+            yield frame
+        self.over = True
+        again = first or list(last)
+        yield from islice(chain(again, again, again), BEHIND)
+
+    def limited(self, shown: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        """What the filter made, numbered, up to the end of the video. It is behind what it was given, so that the end
+        is known when it comes."""
+        for number, frame in enumerate(shown):
+            if self.over and number >= self.retiming.count(self.count):
+                return
+            if self.retiming.frames is not None and number >= self.retiming.frames:
+                return
+            yield number, frame

@@ -1,0 +1,45 @@
+"""The pages that promise things: every yes has a test or a command that is there, and tables are what scripts make."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sora_cli.cli import app
+
+ROOT = Path(__file__).parent.parent
+FEATURES = (ROOT / "docs" / "features.md").read_text()
+LINES = [line for line in FEATURES.splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES]
+
+
+@pytest.mark.parametrize("row", ROWS[1:], ids=lambda row: row[0])
+def test_every_yes_is_shown(row: list[str]) -> None:
+    _, ours, shown, *others = row
+    assert len(row) == len(ROWS[0]) and all(others)
+    assert re.match(r"(yes|partly|no|in work)\b", ours)
+    assert bool(shown) == ours.startswith(("yes", "partly"))
+    for one in re.findall(r"`(.+?)`", shown):
+        check_command(one) if one.startswith("sora-cli ") else check_test(one)
+
+
+def check_test(name: str) -> None:
+    file, _, function = name.partition("::")
+    assert (ROOT / file).is_file(), name
+    assert f"def {function or 'test_'}" in (ROOT / file).read_text(), name
+
+
+def check_command(line: str) -> None:
+    _, verb, *words = line.split()
+    told = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert told.exit_code == 0 and all(word in told.output for word in words if word.startswith("--")), line
+
+
+def test_the_table_of_cards_is_what_is_predicted() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "choose_table.py")]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    right = "python scripts/choose_table.py --write puts it right"
+    assert told.count("\n") > 4 and told in (ROOT / "docs" / "choose.md").read_text(), right
