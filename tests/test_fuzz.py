@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sora_cli import registry
 from sora_cli.cli import lines
-from sora_cli.cli.info import describe_latents, shot_in
+from sora_cli.cli.describing import describe, shot_in
 from sora_cli.dataset import beside, captions, shards
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import gguf_header, headers, published, sniff, weights
@@ -167,7 +167,7 @@ SAFETENSORS = st.builds(
         sniff.instead,
         lambda path: lora.check([Lora(str(path))]),
         lambda path: lora.note(Lora(str(path))),
-        describe_latents,
+        describe,
     ],
 )
 def test_safetensors(reader: Callable[[Path], object], tmp_path: Path) -> None:
