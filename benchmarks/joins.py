@@ -36,8 +36,9 @@ from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
 from sora_cli.cli.loop import round_shot
-from sora_cli.cli.making import Making, Target, format_of
+from sora_cli.cli.making import Making, format_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.evaluate.clips import held_out
 from sora_cli.generation import anchors
 from sora_cli.generation.engine import Engine, Generation, GivenClip

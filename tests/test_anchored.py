@@ -239,3 +239,15 @@ def test_a_record_of_a_stranger_fetches_nothing_unasked(model: str, tmp_path: Pa
     (tmp_path / "it.json").write_text(json.dumps({"shot": shot}))
     told = CliRunner().invoke(app, ["generate", "--from", str(tmp_path / "it.json"), "--dry-run"])
     assert isinstance(told.exception, SoraError) and f"give --model {model} if you mean it" in str(told.exception)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_files_that_a_record_names_are_said(tmp_path: Path, more: tuple[str, ...],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("p.png")
+    shot = {"prompt": "a cat", "anchors": [{"path": "p.png", "at": "0"}], "width": 64, "height": 64, "frames": 5}
+    Path("it.json").write_text(json.dumps({"shot": shot}))
+    words = ["generate", "--from", "it.json", "--steps", "1", "--device", "cpu", "-o", "x.mp4", *more]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0 and "it.json names files here, which are read: p.png" in told.stderr, told.stderr

@@ -80,3 +80,44 @@ def test_new_frames_have_the_bars_of_the_given_ones(verb: str, bars: Bars, tmp_p
         gone = picture.copy()
         gone[bars.top : H - bars.bottom, bars.left : W - bars.right] = 0
         assert gone.max() <= 3 and bars.inside(picture).mean() > 20
+
+
+def moving(width: int, step: int) -> list[np.ndarray]:
+    """A picture that moves before black, as high as the others' bars leave."""
+    found = [np.zeros((H, W, 3), np.uint8) for _ in range(12)]
+    for n, picture in enumerate(found):
+        picture[30:80, 10 + step * n : 10 + step * n + width] = 180
+    return found
+
+
+@pytest.mark.parametrize(("width", "step"), [(30, 3), (60, 5), (70, 2)])
+def test_what_moves_before_black_leaves_no_bars(width: int, step: int) -> None:
+    pictures = moving(width, step)
+    assert not Bars.around(pictures) and not Bars.around([picture.transpose(1, 0, 2) for picture in pictures])
+
+
+PADS = {"above and below": "320:192:0:32", "on the left": "320:192:80:0", "around": "320:192:40:40", "none": ""}
+
+
+@pytest.mark.parametrize("where", PADS)
+def test_a_dataset_has_no_bars(where: str, tmp_path: Path) -> None:
+    """Frames of a sample are those of the same clip without bars."""
+    from test_data import H264, make
+
+    from sora_cli.dataset import build, footage, scan
+
+    size = {"above and below": "320x128", "on the left": "240x192", "around": "240x112", "none": "320x192"}[where]
+    plain = f"testsrc2=s={size}:r=24:d=1"
+    make(tmp_path / "plain.mp4", *H264, "-pix_fmt", "yuv420p", source=plain)
+    make(tmp_path / "bars.mp4", *H264, "-pix_fmt", "yuv420p",
+         source=plain + (f",pad={PADS[where]}" if PADS[where] else ""))  # fmt: skip
+    found = {name: scan.examine(tmp_path, scan.outside(tmp_path, name), 30) for name in ("plain.mp4", "bars.mp4")}
+    assert any(found["bars.mp4"].bars) == (where != "none") and not any(found["plain.mp4"].bars)
+    assert scan.Record.read(found["bars.mp4"].line()) == found["bars.mp4"]
+    asked = build.Asked(tmp_path, tmp_path / "ds")
+    (one,), (other,) = (list(build.samples_of(record, "", asked)) for record in found.values())
+    assert one.canvas == other.canvas and one.frames == other.frames
+    a, b = (sample.read(tmp_path).astype(int) for sample in (one, other))
+    assert a.shape == b.shape and np.abs(a - b).mean() < 12
+    row = build.about(other)
+    assert footage.bars_in(row) == Bars(*found["bars.mp4"].bars)

@@ -215,3 +215,31 @@ def test_captions_that_are_longer_than_what_is_read_are_named(words: int, note: 
     assert told.exit_code == 0, told.output
     said = "1 of 2 captions is longer than the 18 words that are read: a.gif"
     assert (said in " ".join(told.stderr.split())) == note
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t", "|"])
+def test_excels_first_line_says_what_separates_cells(mark: str, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f'sep={mark}\nfile{mark}caption\na.png{mark}"a boat, at sea; slow"\n')
+    rows, _ = read_table(table)
+    assert [row[1:] for row in rows] == [("a.png", "a boat, at sea; slow")]
+
+
+@pytest.mark.parametrize("line", [
+    '{"file": "a", "caption": "b", "caption": "c"}', '{"file": "a", "file": "b", "caption": "c"}',
+    '{"file": "a", "caption": "c", "caption": "c"}',
+])  # fmt: skip
+def test_what_is_said_twice_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(f'{{"file": "x", "caption": "y"}}\n{line}\n')
+    with pytest.raises(SoraError, match="line 2: it says something twice"):
+        read_table(tmp_path / "t.jsonl")
+    (tmp_path / "a.json").write_text(line)
+    assert beside.read(tmp_path / "a.json").wrong == "it says something twice"
+
+
+@pytest.mark.parametrize("text", ["<!DOCTYPE html><html>", "\n <html><body>404</body>", "<?xml version='1.0'?><Error/>",
+                                  "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"])
+def test_what_a_download_left_is_no_caption(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    said = beside.read(tmp_path / "a.txt")
+    assert said.text == "" and said.wrong.startswith("it is a")

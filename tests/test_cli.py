@@ -453,3 +453,10 @@ def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signal
     _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert everything(tmp_path) == BEGUN
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "b\n" * 3000, "\ud800" * 2000])
+def test_an_error_is_a_line_of_some_length(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.complain(text.encode(errors="backslashreplace").decode(), 2) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sora-cli: ") and len(line) < 1000

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -418,3 +419,17 @@ def test_the_benchmark_asks_as_people_type(monkeypatch: pytest.MonkeyPatch) -> N
     assert right >= 20
     rows = [{"subject": True, "action": True}, {"subject": True, "action": False}]
     assert [expansion.share(rows, what) for what in (["subject"], ["subject", "action"])] == [100, 50]
+
+
+@pytest.mark.parametrize("prompt", ["a zyzzyva and a qwerty", "(a cat:1.3) surfing", "éléphant runs, jumps, sleeps"])
+def test_a_dry_run_says_what_a_run_says_of_its_prompt(prompt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    from sora_cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", prompt, "--frames", "1", "--res", "128x96", "--steps", "1", "--device", "cpu", "-o", "a.png"]
+    said = []
+    for more in ([], ["--dry-run"]):
+        assert cli.run([*words, *more]) == 0 if not more else cli.run([*words[:-1], "b.png", *more]) == 0
+        said.append([line for line in capsys.readouterr().err.splitlines() if not re.search(r" frames? in ", line)])
+    assert len(said[0]) >= 3 and said[0] == said[1]

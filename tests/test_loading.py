@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import wan_folders
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, clip, distance, dit_inputs, fill, latents, tokens
@@ -16,7 +17,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.pipelines import loading, presets
 from sora_cli.pipelines.loading import load_dit, load_text, load_vae
@@ -253,3 +254,31 @@ def test_the_statistics_of_the_latents_are_the_published_ones() -> None:
     assert (len(presets.MEAN22), len(presets.STD22)) == (48, 48)
     assert sum(presets.MEAN22) == pytest.approx(-0.5589, abs=1e-6) and presets.MEAN22[19] == 0.5109
     assert sum(presets.STD22) == pytest.approx(32.5360, abs=1e-6) and presets.STD22[39] == 1.6887
+
+
+VALUES = [("transformer", "eps", "small"), ("transformer", "num_attention_heads", 10**30),
+          ("transformer", "ffn_dim", -8), ("transformer", "text_dim", [1]),
+          ("transformer", "inject_sample_info", "yes"),
+          ("vae", "latents_mean", ["a"] * 16), ("vae", "latents_std", [float("nan")] * 16),
+          ("vae", "latents_std", "x" * 16),
+          ("vae", "base_dim", 1.5), ("vae", "is_residual", 1), ("vae", "temperal_downsample", [0, 1, 1]),
+          ("text_encoder", "layer_norm_epsilon", None), ("text_encoder", "d_ff", True),
+          ("text_encoder", "num_layers", "2")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "key", "value"), VALUES)
+def test_every_value_of_a_configuration_is_looked_at(tmp_path: Path, part: str, key: str, value: Any) -> None:
+    folder = wan_folders.write(tmp_path / "wan", wan_folders.WAN21, channels=16)
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    roles = {"transformer": "dit", "vae": "vae", "text_encoder": "text"}
+    with pytest.raises(SoraError, match=str(path)) as caught:
+        loading.check({roles[part]: folder / part})
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["{}", '{"a": 1}', "[]", "null", "<html>", "", '{"version": "1.0", "model": {}}'])
+def test_what_is_no_tokenizer_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(SoraError, match=r"tokenizer\.json is no tokenizer"):
+        Umt5Tokenizer(tmp_path / "tokenizer.json")

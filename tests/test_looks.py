@@ -90,3 +90,25 @@ def test_shots_begin_where_they_should(tmp_path: Path, what: str) -> None:
     else:
         first, bare, second = found
         assert seen.nothing(slice(bare[0], second[0])) and min(first[1], second[1]) > 18
+
+
+@pytest.mark.parametrize("length", [8, 12, 24, 36])
+def test_a_dissolve_belongs_to_no_shot(tmp_path: Path, length: int) -> None:
+    """ffmpeg's xfade from the 30th frame on."""
+    source = ("testsrc2=s=320x192:r=24:d=3[a];mandelbrot=s=320x192:r=24,trim=duration=3,format=yuv420p[b];"
+              f"[a][b]xfade=transition=fade:duration={length / 24}:offset=1.25")  # fmt: skip
+    make(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuv420p", source=source)
+    seen = looks.watch(tmp_path / "a.mp4", 24)
+    found = looks.shots(seen)
+    bare = [(first, first + count) for first, count in found if seen.nothing(slice(first, first + count))]
+    assert len(bare) == 1 and abs(bare[0][0] - 30) <= 3 and abs(bare[0][1] - 30 - length) <= 3
+    record = scan.examine(tmp_path, scan.outside(tmp_path, "a.mp4"), 30)
+    assert [take.reason for take in record.takes] == ["", "a dissolve", ""]
+
+
+@pytest.mark.parametrize("what", ["scroll=h=0.05", "zoompan=z='1+on/90':d=1:s=320x192:fps=24",
+                                  "eq=brightness='0.3*sin(t*3)':eval=frame", "rotate=t/2"])  # fmt: skip
+def test_what_moves_or_is_lit_otherwise_is_no_dissolve(tmp_path: Path, what: str) -> None:
+    source = f"testsrc2=s=320x192:r=24:d=2,{what}"
+    make(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuv420p", source=source)
+    assert looks.watch(tmp_path / "a.mp4", 24).dissolves == []

@@ -584,3 +584,11 @@ def test_a_run_goes_on_only_as_it_began(pocket: Path, quick: None) -> None:
         training.train(options(pocket / "run", steps=4, rank=3))
     training.train(options(pocket / "run", steps=4))
 
+
+
+@pytest.mark.parametrize("key", ["base_model", "ss_base_model_version", "modelspec.architecture"])
+def test_what_it_was_trained_on_is_said_by_whatever_name(folder: Path, tmp_path: Path, key: str) -> None:
+    name = "blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, 4), f"{name}.lora_B.weight": torch.ones(4, 2)}
+    save_file(tensors, tmp_path / "a.safetensors", {key: "another-model"})
+    assert "trained on another-model" in lora.note(Lora(str(tmp_path / "a.safetensors")))

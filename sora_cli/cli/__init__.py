@@ -39,6 +39,7 @@ WINDOWS = "Windows is not supported; sora-cli runs in WSL 2 as it does on Linux 
 HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
+LONGEST = 900  # characters of an error
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 
 # typer carries its own copy of click or uses the installed one; either way BadParameter is a UsageError, and
@@ -164,7 +165,8 @@ def less(words: Sequence[str]) -> str:
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, whatever the message holds."""
+    """One line on stderr, whatever the message holds; what strangers wrote may be long."""
     line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
     print(f"sora-cli: {line}", file=sys.stderr)
     return code

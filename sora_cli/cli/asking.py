@@ -27,6 +27,34 @@ LENGTHS = {"seconds": "frames", "frames": "seconds"}  # of which one is enough
 SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
+@dataclass(eq=False)
+class Item:
+    """A job of a batch and the line that asks for it."""
+
+    line: Line
+    job: Job
+
+    @property
+    def name(self) -> str:
+        return self.job.target.name
+
+    def shard(self, parts: int) -> int:
+        """Which of so many parts it belongs to: that hangs on its output alone, whatever else is in the list."""
+        digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % parts
+
+    def again(self, error: str) -> dict[str, Any]:
+        """The job as a line of a list, and why it failed."""
+        asked = self.job.target.asked
+        told = {plain(name): value for name, value in self.line.options.items()}
+        for one in ("o", "n", "count"):  # of several that a line asks for, this one
+            told.pop(one, None)
+        fixed = {"seed": asked["shot"]["seed"]} if "shot" in asked else {}
+        fixed |= {"count": 1} if asked["verb"] == "generate" else {}
+        more = {"verb": asked["verb"], "output": self.name, "line": self.line.number, "error": error}
+        return told | fixed | more
+
+
 class Verb:
     """A command, its parameters by all of their names, and how they are by default."""
 

@@ -12,9 +12,9 @@ from typer.core import TyperCommand
 
 from sora_cli import media
 from sora_cli.cli import asking, generate, options
-from sora_cli.cli.asking import Asking, Verb
+from sora_cli.cli.asking import Asking, Item, Verb
 from sora_cli.cli.batch_screen import BatchScreen
-from sora_cli.cli.batching import Batch, Item, Wrong
+from sora_cli.cli.batching import Batch, Wrong
 from sora_cli.cli.cluster import LOCAL, Cluster
 from sora_cli.cli.decode import decode
 from sora_cli.cli.encode import encode

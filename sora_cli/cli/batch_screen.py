@@ -6,19 +6,16 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from sora_cli.cli.asking import words
+from sora_cli.cli.asking import Item, words
 from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import Target
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.plurals import counted
-
-if TYPE_CHECKING:
-    from sora_cli.cli.batching import Item
 
 
 @dataclass
@@ -98,11 +95,11 @@ class BatchScreen(Hearing):
     def warn(self, text: str) -> None:
         Screen.note(self, text)
 
-    def begin(self, item: "Item") -> None:
+    def begin(self, item: Item) -> None:
         self.progress.update(self.all, total=self.total, completed=self.counts.over)
         self.event("begin", item)
 
-    def over(self, how: str, item: "Item", why: str, outcome: Outcome | None = None) -> None:
+    def over(self, how: str, item: Item, why: str, outcome: Outcome | None = None) -> None:
         """A job is made, skipped or failed."""
         setattr(self.counts, how, getattr(self.counts, how) + 1)
         self.progress.update(self.all, total=self.total, completed=self.counts.over)
@@ -112,7 +109,7 @@ class BatchScreen(Hearing):
         if not self.as_json and how != "failed" and not sys.stdout.isatty():
             typer.echo(item.name)
 
-    def event(self, event: str, item: "Item", error: str = "", outcome: Outcome | None = None) -> None:
+    def event(self, event: str, item: Item, error: str = "", outcome: Outcome | None = None) -> None:
         if event == "retry":
             self.warn(f"{item.name}: {error}; it is tried again at the end")
         if self.as_json:

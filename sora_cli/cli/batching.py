@@ -1,7 +1,6 @@
 """A batch at work: what of it is done, what is in the way, and job after job with one set of networks."""
 
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,43 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sora_cli.cli import jobs
-from sora_cli.cli.asking import words
+from sora_cli.cli.asking import Item, words
 from sora_cli.cli.batch_screen import BatchScreen, Outcome, attempt
-from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.lines import Line, plain
-from sora_cli.cli.making import Target
+from sora_cli.cli.jobs import Networks
 from sora_cli.cli.outputs import check_output
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 
 Wrong = list[tuple[int, str]]  # numbers of lines, and what is wrong with them
-
-
-@dataclass(eq=False)
-class Item:
-    """A job of a batch and the line that asks for it."""
-
-    line: Line
-    job: Job
-
-    @property
-    def name(self) -> str:
-        return self.job.target.name
-
-    def shard(self, parts: int) -> int:
-        """Which of so many parts it belongs to: that hangs on its output alone, whatever else is in the list."""
-        digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % parts
-
-    def again(self, error: str) -> dict[str, Any]:
-        """The job as a line of a list, and why it failed."""
-        asked = self.job.target.asked
-        told = {plain(name): value for name, value in self.line.options.items()}
-        for one in ("o", "n", "count"):  # of several that a line asks for, this one
-            told.pop(one, None)
-        fixed = {"seed": asked["shot"]["seed"]} if "shot" in asked else {}
-        fixed |= {"count": 1} if asked["verb"] == "generate" else {}
-        more = {"verb": asked["verb"], "output": self.name, "line": self.line.number, "error": error}
-        return told | fixed | more
 
 
 class Ledger:

@@ -23,11 +23,11 @@ from uuid import uuid4
 
 from sora_cli import __version__
 from sora_cli.cli import jobs
-from sora_cli.cli.asking import words
+from sora_cli.cli.asking import Item, words
 from sora_cli.cli.batch_screen import BatchScreen, Hearing, Outcome, attempt
-from sora_cli.cli.batching import Begin, Item
+from sora_cli.cli.batching import Begin
 from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import Target
+from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import owned
 

@@ -93,6 +93,8 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     screen.note(f"{of_use}; {asked.out / MANIFEST} says what became of each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
+    if framed := [record.file for record in used if any(record.bars)]:
+        screen.note(f"{len(framed)} videos have black bars, which are cut off: {some(framed)}")
     there, bad = sound(asked.out)
     if bad:
         screen.note(f"{counted(len(bad), 'shard')} {be(len(bad))} made again: {some(bad)}")

@@ -13,10 +13,10 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import FULL, Job, Networks
-from sora_cli.cli.making import IMAGES, Target
 from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import IMAGES, Target
 from sora_cli.errors import SoraError
 from sora_cli.plurals import counted
 from sora_cli.shot import check_range

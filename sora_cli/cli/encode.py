@@ -13,10 +13,10 @@ import typer
 from sora_cli import geometry, media
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import Target
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.shot import MOST_FRAMES, check_range

@@ -11,10 +11,11 @@ from sora_cli import geometry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, keep_latents
+from sora_cli.cli.making import Making, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
 
 DEFAULT_SECONDS = 5.0

@@ -14,10 +14,11 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.describing import shot_in
 from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
 from sora_cli.generation.plan import check_given, made
@@ -97,13 +98,16 @@ def generate(
     shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed, frozenset(said))
+    order = Order(shots, how, sampling.seed, frozenset(said), borrowed(shot, source, said))
     jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if not dry_run:
         return jobs
     for one in jobs:
         one.check(replace(one.target, force=True))  # nothing is written
         assert one.needs  # or a line says what there is not
+    with Screen(showing.quiet) as screen:
+        for note in order.notes():
+            screen.note(note)
     show_cost(order, compute.words, keeping.as_json)
     return []
 
@@ -116,6 +120,7 @@ class Order:
     how: "expanding.How"
     seed: str
     said: frozenset[str] = frozenset()  # the options that were given
+    borrowed: str = ""  # what a record makes us read
     told: list[Shot] = field(default_factory=list)
 
     @property
@@ -153,12 +158,31 @@ class Order:
         """The shots with their captions, for which an LLM is asked once."""
         if not self.told:
             seeds.told(self.seed, self.first.seed, screen)
-            for anchor in self.placed:
-                for note in anchor.notes:
-                    screen.note(f"{anchor.path}: {note}")
+            for note in self.given():
+                screen.note(note)
             around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
             self.told = expanding.each(self.shots, self.how, screen, around)
         return self.told
+
+    def given(self) -> Iterator[str]:
+        """What there is to say of the files that it is made from."""
+        yield from filter(None, [self.borrowed])
+        yield from (f"{anchor.path}: {note}" for anchor in self.placed for note in anchor.notes)
+
+    def notes(self) -> Iterator[str]:
+        """What would be said if it was made, without an LLM and without torch."""
+        from sora_cli.generation.plan import Given, plan
+        from sora_cli.prompts import grammar
+
+        shot, entry = self.first, registry.entry(self.first.model)
+        trained = entry.usage.grammar
+        written = trained and self.how == expanding.GRAMMAR and not shot.captions
+        if written:
+            shot = replace(shot, captions=tuple(grammar.caption_of(prompt, shot.seed) for prompt in shot.prompts))
+        yield from self.given()
+        yield from grammar.notes(shot.model, shot, trained)
+        yield from map(lora.note, shot.loras)
+        yield from plan(shot, entry, [Given(one.start, one.count) for one in self.placed]).notes()
 
 
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
@@ -219,6 +243,12 @@ def remade(source: Path, given: set[str]) -> Shot:
         raise SoraError(f"{source} was made with {shot.model}, which is not registered here; give --model {shot.model} "
                         "if you mean it")  # fmt: skip
     return shot
+
+
+def borrowed(shot: Shot, source: Path | None, given: set[str]) -> str:
+    """Which files of this machine a record names, which may be a stranger's; "" for none."""
+    named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
+    return f"{source} names files here, which are read: {', '.join(named)}" if source and named else ""
 
 
 def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sora_cli import geometry, registry
 from sora_cli.cli import models
-from sora_cli.cli.making import Target
 from sora_cli.cli.options import Compute, Showing
 from sora_cli.cli.outputs import check_room
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation.anchors import Placed
 from sora_cli.shot import Lora, Shot

@@ -14,11 +14,12 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, Target, format_of, header_of, keep_latents
+from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import room_of, slug
 from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation.plan import check_given, made
 from sora_cli.media.seams import Changes

@@ -11,8 +11,9 @@ import numpy as np
 import typer
 
 from sora_cli import media
-from sora_cli.cli.batching import Item, in_order
-from sora_cli.cli.making import Target
+from sora_cli.cli.asking import Item
+from sora_cli.cli.batching import in_order
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.media.contact_sheet import Gallery
 from sora_cli.placement.estimate import duration, quantity

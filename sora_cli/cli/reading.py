@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding
 from sora_cli.cli.connect import Kept
-from sora_cli.cli.making import Target
 from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.registry import lora

@@ -13,6 +13,8 @@ from sora_cli.errors import SoraError
 ENDINGS = (".txt", ".caption", ".json")  # the first one that says something is the caption
 KEYS = ("caption", "text", "prompt")     # of JSON; the last one in records of our own videos
 UNKNOWN = "its encoding is unknown, or it is damaged; save it as UTF-8"
+PAGE = re.compile(r"\s*<(!doctype|html|\?xml)\b", re.IGNORECASE)
+LFS = re.compile(r"version https://git-lfs")
 LARGEST = 1_000_000                      # bytes
 MARKS = (("utf-8-sig", codecs.BOM_UTF8), ("utf-32", codecs.BOM_UTF32_LE), ("utf-32", codecs.BOM_UTF32_BE),
          ("utf-16", codecs.BOM_UTF16_LE), ("utf-16", codecs.BOM_UTF16_BE))  # fmt: skip
@@ -77,6 +79,8 @@ def read(path: Path) -> Said:
         if path.stat().st_size > LARGEST:
             return Said(wrong=f"it has {path.stat().st_size} bytes, which is no caption")
         text, guess = decoded(path.read_bytes())
+        if foreign := PAGE.match(text) and "it is a web page" or LFS.match(text) and "it is a Git LFS pointer":
+            return Said(wrong=foreign)
         return Said(one_line(told(text) if path.suffix.lower() == ".json" else text), guess=guess)
     except SoraError as error:
         return Said(wrong=str(error))
@@ -89,7 +93,7 @@ def told(text: str) -> str:
     if not text.strip():
         return ""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise SoraError(f"it is no JSON ({str(error).partition(':')[0]})") from error
     if isinstance(found, dict):
@@ -100,6 +104,14 @@ def told(text: str) -> str:
         found = found[key]
     if not isinstance(found, str):
         raise SoraError("its caption is no text")
+    return found
+
+
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, of which nothing is said twice; SoraError, since the second would hide the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise SoraError("it says something twice")
     return found
 
 

@@ -28,6 +28,7 @@ from sora_cli.dataset.scan import Record
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import Owned, part_of
+from sora_cli.media.bars import Bars
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.placement import machine
@@ -120,12 +121,14 @@ class Sample:
 
     def key(self, vae: str) -> str:
         r = self.record
-        return shards.hash_of([r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae])[:24]
+        told = [r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae]
+        return shards.hash_of([*told, *([r.bars] if any(r.bars) else [])])[:24]
 
     def read(self, source: Path) -> np.ndarray:
         """Its frames [T, h, w, 3], 1 + 4n of them."""
         r = self.record
-        found = footage.read(source / r.file, r.kind, self.first, self.frames, self.fps, r.size, self.canvas)
+        where = source / r.file, r.kind, self.first, self.frames, self.fps
+        found = footage.read(*where, r.size, self.canvas, Bars(*r.bars))
         return found[: whole(len(found))]
 
 
@@ -248,7 +251,7 @@ def samples_of(record: Record, caption: str, asked: Asked) -> Iterator[Sample]:
     """The shots of a file in pieces of at most `asked.seconds`, all about as long."""
     if record.reason:
         return
-    canvas = footage.canvas_of(record.width, record.height, asked.tokens)
+    canvas = footage.canvas_of(*record.inner, asked.tokens)
     most = whole(max(scan.FEWEST, round(asked.seconds * record.fps)))
     for number, take in enumerate(record.takes):
         if take.reason:
@@ -321,7 +324,8 @@ def about(sample: Sample) -> Row:
     return {"caption": sample.caption, "file": sample.record.file, "kind": sample.record.kind,
             "begin": round(begin, 6), "end": round(end, 6), "first": sample.first, "frames": sample.frames,
             "fps": sample.record.fps, "seconds": step, "canvas": list(sample.canvas),
-            "size": list(sample.record.size)}  # fmt: skip
+            "size": list(sample.record.size),
+            **({"bars": list(sample.record.bars)} if any(sample.record.bars) else {})}  # fmt: skip
 
 
 # ---- finishing --------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from sora_cli.dataset import beside
@@ -129,7 +130,9 @@ def read_table(path: Path) -> tuple[list[Row], str]:
 
 
 def of_csv(text: str, marks: str) -> Iterator[Row]:
-    first = text.lstrip().partition("\n")[0]
+    text, first = text.lstrip(), text.lstrip().partition("\n")[0]
+    if told := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
+        text, marks = text[len(first) + 1 :], told[1]
     mark = max(marks, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     columns = [cell.strip().lower() for cell in next(reader, [])]
@@ -150,10 +153,15 @@ def column(names: tuple[str, ...], columns: list[str]) -> str:
     """Which of the names a table uses; SoraError if it has none, or one twice."""
     found = next((name for name in names if name in columns), None)
     if found is None:
-        raise SoraError(f"it has no column {names[0]}; there are {', '.join(filter(None, columns)) or 'none'}")
+        raise SoraError(f"it has no column {names[0]}; there are {few(filter(None, columns)) or 'none'}")
     if columns.count(found) > 1:
         raise SoraError(f"it has {columns.count(found)} columns {found}")
     return found
+
+
+def few(names: Iterable[str]) -> str:
+    """The first of what strangers call things, fit for a line."""
+    return ", ".join(beside.one_line(name)[:40] for name in islice(names, 8))
 
 
 def of_jsonl(text: str) -> Iterator[Row]:
@@ -162,7 +170,9 @@ def of_jsonl(text: str) -> Iterator[Row]:
             continue
         where = f"line {number}"
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=beside.once)
+        except SoraError as error:
+            raise SoraError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
         if not isinstance(found, dict):
@@ -170,7 +180,7 @@ def of_jsonl(text: str) -> Iterator[Row]:
         told = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
         for names, value in zip((FILE, CAPTION), told, strict=True):
             if not isinstance(value, str):
-                raise SoraError(f"{where} has no text as {names[0]}; its keys are {', '.join(found)}")
+                raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")
         yield named(where, *map(str, told))
 
 

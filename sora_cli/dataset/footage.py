@@ -6,11 +6,12 @@ Frames are uint8 arrays [h, w, 3] in RGB. Sizes are (width, height).
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,11 +19,14 @@ from PIL import Image, ImageOps
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
 from sora_cli.media import sources
+from sora_cli.media.bars import Bars
 from sora_cli.media.probing import Picture, TooLarge, looked_at
 from sora_cli.media.y4m import LARGEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; those of others are a choice
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
+WHOLE = Bars()                   # pictures without bars
+LOOKS = 24                       # frames of a clip by which bars are found
 UNSEEKABLE = ("webp_anim",)      # ffmpeg reads these from the beginning alone
 SLACK = 1.01                     # 30.3 frames a second pass for 30
 
@@ -68,13 +72,29 @@ def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.S
     return source
 
 
-def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size) -> Iterator[media.Frame]:
-    """Frames of a video from number `first` on, counted at `fps`; `size` is what it is shown at."""
-    large = covering(size, canvas)
+def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size,
+               bars: Bars = WHOLE) -> Iterator[media.Frame]:  # fmt: skip
+    """Frames of a video from number `first` on, counted at `fps`, without their bars; `size` is what it is shown at."""
+    inner = bars.within(size)
+    width, height = covering(inner, canvas)
+    scale = width / inner[0], height / inner[1]
+    large = round(size[0] * scale[0]), round(size[1] * scale[1])
+    top, left = min(round(bars.top * scale[1]), large[1] - height), min(round(bars.left * scale[0]), large[0] - width)
     passed = first if described(path).container in UNSEEKABLE else 0
     with open_at(path, (first - passed - 0.5) / fps, large, fps) as source:
         for frame in islice(media.to_rgb(source, source.format, large), passed, None):
-            yield middle(frame, canvas)
+            yield middle(frame[top : top + height, left : left + width], canvas)
+
+
+def bars_in(row: Mapping[str, Any]) -> Bars:
+    """The bars that the index of a dataset tells of."""
+    return Bars(*row.get("bars", ()))
+
+
+def bars_of(path: Path, frames: int, fps: float, size: media.Size) -> Bars:
+    """The black bars of a video of so many frames, by a few of them."""
+    with media.open_source(str(path), fps=fps * min(1.0, LOOKS / frames)) as source:
+        return Bars.around(islice(media.to_rgb(source, source.format, size), LOOKS))
 
 
 def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
@@ -113,12 +133,21 @@ def moves(path: Path) -> bool:
         return False
 
 
-def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size,
-         canvas: media.Size) -> np.ndarray:  # fmt: skip
+def still(path: Path) -> bool:
+    """Whether a file is a picture that cannot move, whatever its name says."""
+    try:
+        with Image.open(path) as image:
+            return image.format not in (*ANIMATED, None) and not getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size, canvas: media.Size,
+         bars: Bars = WHOLE) -> np.ndarray:  # fmt: skip
     """At most `frames` frames of a video from number `first` on, or the one of a picture: [T, h, w, 3]."""
     if kind == "image":
         return read_image(path, canvas)[None]
-    coming = read_video(path, first, fps, size, canvas)
+    coming = read_video(path, first, fps, size, canvas, bars)
     found = list(islice(coming, frames))
     coming.close()  # type: ignore[attr-defined]
     if not found:

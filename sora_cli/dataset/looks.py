@@ -8,10 +8,11 @@ scdet, from the luma of neighbouring frames.
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from einops import reduce
+from einops import rearrange, reduce
 from PIL import Image
 
 from sora_cli import media
@@ -20,6 +21,7 @@ from sora_cli.media.process import LOCAL, QUIET, Through, buffered, ffmpeg
 LOOKED_AT = (160, 96)            # pixels: what frames of videos are judged at
 PICTURE = 640                    # pixels along the longer side: the same of pictures
 CUT = 10.0                       # of the score, 0 to 100: what scdet's authors take for a cut
+SUDDEN, NEAR = 2.0, 4            # times as much change as in frames around: a camera that shakes or rushes by has less
 FLASH = 3                        # frames: as long as a flash lasts
 FADE = 6                         # frames beside a dark one that a fade may still darken
 AGAIN = 0.25                     # of a flash's change: frames around it that differ by less are one shot
@@ -27,6 +29,13 @@ DARK, FLAT = 32, 4               # of 8 bits, video range: the lightest parts of
 BLOCKS = 20                      # along a row: means over them, and over frames, average noise away
 APART, NOISE = 16, 6             # of 8 bits, and of the noise's spread: what stands out of the rest
 FEW = 3e-4                       # of all pixels: as many have to
+
+HALVES = (3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 24, 30)  # frames: half as long as dissolves are looked for
+SHORTEST = HALVES[0]
+DISSOLVE = "a dissolve"
+INSIDE = (0.25, 0.5, 0.75)       # where a dissolve has to be a mixture of its ends
+OTHER, PLAIN = 12.0, 5.0         # of 8 bits: by how much its ends differ, and what varies in each of them
+MIXED, COMMON = 0.2, 0.5         # of the difference: what is no mixture; how much alike the ends are
 
 Planes = list[np.ndarray]        # luma, and two of chroma, [h, w] of 8 bits in video range
 
@@ -39,13 +48,26 @@ class Looks:
     subject: list[bool] = field(default_factory=list)
     change: list[float] = field(default_factory=list)
     blocks: list[np.ndarray] = field(default_factory=list)
+    lightest: np.ndarray | None = None  # of every pixel [h, w]
 
     @property
     def frames(self) -> int:
         return len(self.blocks)
 
+    @property
+    def framed(self) -> bool:
+        """Whether some side of it stays black, so that there may be bars."""
+        sides = [] if self.lightest is None else [self.lightest[0], self.lightest[-1], *self.lightest.T[[0, -1]]]
+        return any(side.max() <= DARK + 16 for side in sides)
+
+    @cached_property
+    def dissolves(self) -> list[tuple[int, int]]:
+        return dissolves(self)
+
     def nothing(self, part: slice) -> str:
-        """Why there is nothing to see in some frames, "" if there is something."""
+        """Why there is nothing to see in some frames, or two shots at once, "" if there is something."""
+        if any(begin <= part.start and part.stop <= end for begin, end in self.dissolves):
+            return DISSOLVE
         blocks = np.stack(self.blocks[part])
         if 2 * sum(self.subject[part]) > len(blocks) or np.median([contrast(one) for one in blocks]) > APART:
             return ""
@@ -59,6 +81,7 @@ def watch(path: Path, fps: float) -> Looks:
         seen.subject.append(any(map(has_subject, planes)))
         seen.change.append(0.0 if before is None else float(np.abs(luma - before).mean()) * 100 / 256)
         seen.blocks.append(blocked(planes).astype(np.uint8))
+        seen.lightest = planes[0] if seen.lightest is None else np.maximum(seen.lightest, planes[0])
         before = luma
     return seen
 
@@ -116,6 +139,45 @@ def has_subject(plane: np.ndarray) -> bool:
     return int((apart > max(APART, NOISE * noise)).sum()) >= FEW * apart.size
 
 
+# ---- dissolves --------------------------------------------------------------------------------------------
+
+
+def dissolves(seen: Looks) -> list[tuple[int, int]]:
+    """The first frames of gradual changes from one shot to the next, and the first frames behind them.
+
+    Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
+    otherwise or comes nearer is no mixture."""
+    if seen.frames < 2 * SHORTEST + 1:
+        return []
+    blocks = rearrange(np.stack(seen.blocks).astype(np.float32), "T c h w -> T c (h w)")
+    found: list[tuple[float, int, int]] = []
+    for half in HALVES:
+        if seen.frames > 2 * half:
+            score = mixed(blocks, half)
+            found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
+    taken: list[tuple[int, int]] = []
+    for _, begin, end in sorted(found, reverse=True):
+        if all(end <= first or last <= begin for first, last in taken):
+            taken.append((begin, end))
+    return sorted((begin + 1, end) for begin, end in taken)
+
+
+def mixed(blocks: np.ndarray, half: int) -> np.ndarray:
+    """Of every run of 2 half + 1 frames [T, c, n] how much its ends differ, 0 if those between them are no mixtures."""
+    first, last = blocks[: -2 * half], blocks[2 * half :]
+    change = np.abs(last - first).mean((1, 2))
+    away = np.zeros_like(change)
+    for share in INSIDE:
+        step = round(2 * half * share)
+        between = blocks[step : step + len(first)]
+        away = np.maximum(away, np.abs(between - first - (last - first) * np.float32(step / (2 * half))).mean((1, 2)))
+    a, b = (end - end.mean(2, keepdims=True) for end in (first, last))
+    plainest = np.minimum((a**2).mean((1, 2)), (b**2).mean((1, 2)))  # fades have an end without a picture
+    same = (a * b).mean((1, 2)) / np.sqrt(np.maximum((a**2).mean((1, 2)) * (b**2).mean((1, 2)), 1e-6))
+    good = (change >= OTHER) & (away <= MIXED * change) & (same <= COMMON) & (plainest >= PLAIN**2)
+    return np.where(good, change * (1 - away / np.maximum(change, 1e-6)), 0)
+
+
 # ---- shots ------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +196,7 @@ def cuts(seen: Looks) -> list[int]:
     """The frames that begin another shot; those of a flash, after which all is as before, do not."""
     change = np.array(seen.change)
     score = np.minimum(change, np.abs(np.diff(change, prepend=0.0)))
+    score[change < SUDDEN * around(change)] = 0
     found, after = [], 0
     for i in range(1, seen.frames):
         if i >= after and score[i] >= CUT:
@@ -141,6 +204,13 @@ def cuts(seen: Looks) -> list[int]:
             found += [] if after > i else [i]
             after += after > i
     return found
+
+
+def around(change: np.ndarray) -> np.ndarray:
+    """The mean of what lies up to `NEAR` frames on both sides of each."""
+    weights = np.ones(2 * NEAR + 1)
+    weights[NEAR] = 0
+    return np.convolve(np.pad(change, NEAR, mode="edge"), weights / weights.sum(), mode="valid")
 
 
 def alike(seen: Looks, *places: int) -> bool:

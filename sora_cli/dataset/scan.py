@@ -4,7 +4,7 @@ A video is decoded once, small (`looks`). Videos are counted in frames at a stea
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from sora_cli import media
 from sora_cli.dataset import footage, looks
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
 from sora_cli.geometry import WIDEST_ASPECT
+from sora_cli.media.bars import Bars
 from sora_cli.media.kinds import IMAGES, ending, unread, walk
 from sora_cli.media.probing import TooLarge
 
@@ -44,11 +45,17 @@ class Record:
     own_fps: float = 0
     fps: float = 0               # at which frames are counted
     takes: tuple[Take, ...] = ()
+    bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # black rows above and below, columns on the left and right
     reason: str = ""             # why it is of no use
 
     @property
     def size(self) -> media.Size:
         return self.width, self.height
+
+    @property
+    def inner(self) -> media.Size:
+        """The size without bars."""
+        return Bars(*self.bars).within(self.size)
 
     def fits(self, other: "Record", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
@@ -63,7 +70,7 @@ class Record:
         """The inverse of `line`, which may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
-        return cls(**plain, takes=takes)
+        return cls(**plain | {"bars": tuple(plain.get("bars", cls.bars))}, takes=takes)
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
@@ -95,7 +102,7 @@ def examine(folder: Path, begun: Record, most: float) -> Record:
         found["reason"] = "broken: it is empty"
     else:
         try:
-            picture = ending(begun.file) in (*IMAGES, ".gif") and not footage.moves(path)
+            picture = footage.still(path) or ending(begun.file) in (*IMAGES, ".gif") and not footage.moves(path)
             found = of_image(path) if picture else of_video(path, most)
         except TooLarge as error:
             found["reason"] = "too large: " + " ".join(str(error).replace(str(path), "it").split())
@@ -123,8 +130,11 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)
-    if not seen.frames:
-        raise Failed(f"{path} has no frames")
+    if not seen.frames:  # at this rate; the source had at least one
+        return found | {"reason": f"too short: less than {1 / fps:.2g} s"}
+    bars = footage.bars_of(path, seen.frames, fps, (width, height)) if seen.framed else footage.WHOLE
+    if bars and not wrong_size(*bars.within((width, height))):
+        found["bars"] = astuple(bars)
     takes = tuple(judged(Take(first, frames), seen, fps) for first, frames in looks.shots(seen))
     if all(take.reason for take in takes):
         reasons = list(dict.fromkeys(take.reason for take in takes))

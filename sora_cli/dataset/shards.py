@@ -127,9 +127,12 @@ def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
 def read_lines(path: Path) -> list[Row]:
     """The JSON objects of a file, one a line, up to the first that is torn; none if there is no file."""
     found = []
-    with suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as lines:
+    with suppress(FileNotFoundError, ValueError, RecursionError), path.open(encoding="utf-8") as lines:
         for line in lines:
-            found.append(json.loads(line))
+            told = json.loads(line)
+            if not isinstance(told, dict):
+                break
+            found.append(told)
     return found
 
 

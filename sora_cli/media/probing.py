@@ -14,9 +14,11 @@ from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
 from sora_cli.plurals import counted
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
+STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
+UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
 STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
@@ -97,6 +99,11 @@ class Picture:
 
     @property
     def still(self) -> bool:
+        return self.timeless or self.metadata.get("major_brand", "").strip() in STILL_BRANDS
+
+    @property
+    def timeless(self) -> bool:
+        """Whether ffmpeg gives its one picture any rate that it is told."""
         return self.container.endswith("_pipe") or self.container == "image2"
 
     @property
@@ -158,13 +165,16 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
 
 
 def stamps(path: Path) -> tuple[list[float], float]:
-    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded."""
+    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded. None if some
+    are not told."""
     command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
     listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
     base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
     tick = int(base[1]) / int(base[2]) if base else 0.0
-    times = re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-    return sorted(int(time) * tick for time in times), tick
+    times = [int(time) for time in re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)]
+    if min(times, default=0) < UNSAID:
+        return [], tick
+    return sorted(time * tick for time in times), tick
 
 
 def steadied(picture: Picture, words: list[str]) -> Picture:
@@ -176,7 +186,7 @@ def steadied(picture: Picture, words: list[str]) -> Picture:
     times, tick = stamps(Path(words[-1].removeprefix("file:")))
     gaps = [after - before for before, after in pairwise(times) if after > before]
     if not gaps:
-        return picture
+        return replace(picture, nominal=picture.fps or picture.nominal)
     fps = len(gaps) / sum(gaps)
     steady = max(gaps) - min(gaps) <= STEADY_TICKS * tick
     if picture.fps:

@@ -41,7 +41,8 @@ def as_file(path: Path | str) -> str:
 def rational(fps: float, tolerance: float = 5e-4) -> str:
     """24.0 -> 24/1, 23.976 -> 24000/1001: exact for the rates that cameras use."""
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
-    exact = ntsc if abs(float(ntsc) - fps) < tolerance else Fraction(fps).limit_denominator(1000)
+    away = abs(float(ntsc) - fps)  # of slow rates, whole ones are as near
+    exact = ntsc if away < min(tolerance, abs(round(fps) - fps)) else Fraction(fps).limit_denominator(1000)
     return f"{exact.numerator}/{exact.denominator}"
 
 

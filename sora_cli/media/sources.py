@@ -1,6 +1,7 @@
 """Where frames come from: files, numbered images and standard input, all as raw y4m frames."""
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +19,10 @@ import numpy as np
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb, retimed
+from sora_cli.media.damage import unsaid
 from sora_cli.media.mending import HDR, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import Picture, check_times, describe, looked_at
+from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
@@ -29,10 +31,13 @@ from sora_cli.plurals import counted
 
 STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
+LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
+# Of a pipe, whose times are not known before: a frame that is shown too late (see `check_times`) follows the one before
+# it at once, so that nothing is filled up, and its time is printed as an error, once.
+BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
+              r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is
 FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
-
-TS_PACKETS = (188, 192, 204)     # bytes
 
 Y4M = ("-strict", "-1", "-f", "yuv4mpegpipe")
 NATIVE = "format=" + "|".join(sorted({*y4m.PIX_FMTS.values()} - {"yuva444p"}))
@@ -252,7 +257,7 @@ def resample(frames: Iterator[bytes], format: Format, name: str, wish: Wish, hel
 
 def run(command: list[str], name: str, held: ExitStack, feed: Iterator[bytes] | None = None) -> Started:
     """Start a command that writes y4m; its header and its frames, None if there are none."""
-    through = Through(command, feed, f"{name} is not a readable video", CUT_OFF)
+    through = Through(command, feed, f"{name} is not a readable video", f"{CUT_OFF}|{LATE}")
     held.callback(through.close)
     stream = buffered(through)
     if not stream.peek(1):
@@ -300,7 +305,7 @@ def decode(
     packets = check_times(words, name, picture) if feed is None else None
     still = picture.still or (picture.animated and packets == 1)
     usual = wish.input_fps or wish.fps or STILL_FPS
-    if picture.still and "-framerate" not in words:
+    if picture.timeless and "-framerate" not in words:
         words = ["-framerate", rational(usual), *words]  # one frame at any rate
     rate, notes = pace(picture, wish)
     fields, woven = whole(picture.fields)
@@ -312,12 +317,12 @@ def decode(
     spool = spooling(sound) if sound and feed is not None else []
 
     def start(timed: str) -> Started:
-        graph = ",".join(["setpts=PTS-STARTPTS", *fields, timed, *filters])
+        graph = ",".join(["setpts=PTS-STARTPTS", *([] if feed is None else [BELIEVABLE]), *fields, timed, *filters])
         command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", graph, "-fps_mode", "passthrough"]
         return run([*command, *Y4M, "pipe:1", *spool], name, held, feed)
 
     first = FIRST.format(rate=rational(usual))
-    found = start(first if still and not picture.still else f"fps={rate}")
+    found = start(first if still and not picture.timeless else f"fps={rate}")
     if found is None and wish.fps and feed is None:      # too short for one frame at this rate
         found = start(first)
     if found is None:
@@ -327,17 +332,24 @@ def decode(
         format = replace(format, tags=y4m.RGB)
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
-    source.raw = attended(source, source.raw, through, due, ends_early(words, picture))
+    source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
     source.left_out, source.still = left_out(picture), bool(still)
     return source
 
 
-def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, early: bool) -> Iterator[bytes]:
-    """A source's frames; after the last one, a note if the decoder had anything to say against them."""
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, wrong: str) -> Iterator[bytes]:
+    """A source's frames; after the last one, a note if the decoder had anything to say against them, or `wrong`."""
     count = 0
-    for count, frame in enumerate(raw, 1):  # noqa: B007
-        yield frame
-    said = through.said or ("its end is cut off" if early else "")
+    try:
+        for count, frame in enumerate(raw, 1):  # noqa: B007
+            yield frame
+    except Failed as error:
+        if re.fullmatch(r"[\d.]+", through.said):
+            hours = float(through.said) / 3600
+            raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
+                         "few of them; its time stamps are damaged") from error  # fmt: skip
+        raise
+    said = through.said or wrong
     if said:
         of = f", of about {due}" if due > count + 1 else ""
         source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")
@@ -391,9 +403,3 @@ def coloured(format: Format, picture: Picture) -> Format:
             "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
     tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
     return replace(format, tags=(*format.tags, *tags))
-
-
-def ends_early(words: list[str], picture: Picture) -> bool:
-    """Whether a transport stream stops in the middle of a packet, of which ffmpeg does not speak."""
-    path = Path(words[-1].removeprefix("file:"))
-    return picture.container == "mpegts" and path.is_file() and all(path.stat().st_size % n for n in TS_PACKETS)

@@ -11,7 +11,8 @@ from sora_cli.errors import Failed, SoraError
 Size = tuple[int, int]
 
 MAGIC = b"YUV4MPEG2"
-LONGEST_LINE = 1024
+LONGEST_LINE = 1024              # bytes of a header that is read
+LONGEST_READ = 128               # that ffmpeg reads (MAX_YUV4_HEADER of libavformat/yuv4mpegdec.c)
 RGB = ("COLORRANGE=FULL", "COLORMATRIX=GBR")     # tags of 4:4:4 planes that are green, blue and red
 LARGEST = 8192                   # pixels along a side
 FASTEST = 240                    # frames per second
@@ -82,9 +83,17 @@ class Format:
         )  # fmt: skip
 
     def header(self) -> bytes:
+        """The header line, with all tags, or as many as ffmpeg reads; those that mean something here come first."""
         rate = f"{self.rate.numerator}:{self.rate.denominator}"
         words = [f"W{self.width}", f"H{self.height}", f"F{rate}", f"I{self.interlace}", f"A{self.aspect}"]
-        words += [f"C{self.chroma}", *(f"X{tag}" for tag in self.tags)]
+        words += [f"C{self.chroma}"]
+        room = LONGEST_READ - len(MAGIC) - 1 - sum(len(word) + 1 for word in words)
+        kept = []
+        for tag in sorted(self.tags, key=rank):
+            if len(tag) + 2 <= room:
+                room -= len(tag) + 2
+                kept.append(tag)
+        words += [f"X{tag}" for tag in self.tags if tag in kept]
         return b" ".join([MAGIC, *(word.encode("ascii", "replace") for word in words)]) + b"\n"
 
     @property
@@ -149,6 +158,12 @@ class Format:
         """Width to height of a pixel; 1 where it is unknown."""
         across, down = map(int, self.aspect.split(":"))
         return Fraction(across, down) if across and down else Fraction(1)
+
+
+def rank(tag: str) -> int:
+    """How much is lost without a tag, the most first; LIMITED is what everybody assumes."""
+    names = ("COLORRANGE=FULL", "COLORMATRIX", "COLORPRIMARIES", "COLORTRC", "COLORRANGE")
+    return next((number for number, name in enumerate(names) if tag.startswith(name)), len(names))
 
 
 def whole(found: dict[str, str], letter: str) -> int:

@@ -6,10 +6,10 @@ loaded is trained. `streamed` leaves the blocks on disk, from where each is read
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -45,7 +45,7 @@ C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 IN_FLOAT = {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"}  # parts of names, as diffusers has them
-MOST_LAYERS = 1000  # that a stranger's configuration may ask for
+MOST_LAYERS, MOST = 1000, 1_000_000  # that a stranger's configuration may ask for, and any number of it
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def configured(place: Path, kind: Kind[C, N]) -> N:
         if not isinstance(count := config.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
             raise SoraError(f"{where} asks for {key} {ascii(count)[:40]}; supported are 1 to {MOST_LAYERS}")
     try:
-        return on_meta(kind.build, kind.from_hub(config))
+        return on_meta(kind.build, checked(kind.from_hub(config)))
     except KeyError as error:
         raise SoraError(
             f"{where} lacks {error}, which diffusers writes for a Wan {kind.what}; of another layout, name the "
@@ -218,6 +218,24 @@ def configured(place: Path, kind: Kind[C, N]) -> N:
         ) from error
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise SoraError(f"{where} describes no {kind.what}: {ascii(str(error))[:200]}") from error
+
+
+def checked(config: C) -> C:
+    """A configuration, every value of the type and size that it has to be of; ValueError naming one that is not."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):  # type: ignore[arg-type]
+        value, (kind, *_) = getattr(config, field.name), get_args(hints[field.name]) or (hints[field.name],)
+        for one in value if isinstance(value, tuple) else (value,):
+            if not sane(one, kind):
+                raise ValueError(f"its {field.name} is {ascii(one)[:40]}")
+    return config
+
+
+def sane(value: object, kind: type) -> bool:
+    """Whether what JSON says is of a type; numbers may not be negative where they count something, nor huge."""
+    if kind is bool:
+        return type(value) is bool
+    return type(value) in (int, kind) and (-MOST if kind is float else 0) <= value <= MOST  # type: ignore[operator]
 
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:

@@ -17,7 +17,8 @@ from sora_cli.pipelines import Velocity, WindowInputs, copies_of
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
-from sora_cli.prompts.grammar import captions_of, expand
+from sora_cli.prompts.grammar import captions_of
+from sora_cli.prompts.grammar import notes as misread
 from sora_cli.registry.lora import merged
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import expand_mask
@@ -60,17 +61,9 @@ class Sora:
     def notes(self, shot: Shot) -> Iterator[str]:
         grammar = self.entry.usage.grammar
         both = dict(zip(shot.prompts, captions_of(shot, grammar), strict=True))
-        found = [expand(prompt) for prompt, caption in both.items() if prompt.strip() and prompt != caption]
         as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
-        raw = [self.tokenizer.unknown(text) for text in (*as_typed, shot.negative)]
-        if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
-            yield "read " + ", ".join(f'"{word}" as "{right}"' for word, right in sorted(read_as))
-        if unknown := sorted({word for words in (*raw, *(prompt.unknown for prompt in found)) for word in words}):
-            where = "its world: `sora-cli world --help`; " if grammar else ""
-            yield (f"{self.entry.name} does not know: {listed(unknown)} ({where}"
-                   "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
-        if left_out := sorted({word for prompt in found for word in prompt.left_out}):
-            yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out)}"
+        raw = (word for text in (*as_typed, shot.negative) for word in self.tokenizer.unknown(text))
+        yield from misread(self.entry.name, shot, grammar, raw)
         for text in (*both.values(), shot.negative):
             if (count := len(texts.words(text))) > self.tokenizer.most:
                 yield f'{self.entry.name} reads the first {self.tokenizer.most} of {count} words of "{text[:40]}..."'
@@ -103,11 +96,6 @@ class Sora:
 
     def identity(self) -> Mapping[str, str]:
         return {file.path.name: file.sha256 for file in self.entry.files}
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Texts for a line, the first twenty of them."""
-    return ", ".join([*(text[:40] for text in texts[:20]), *(["..."] if len(texts) > 20 else [])])
 
 
 def times_of(inputs: WindowInputs) -> Tensor:

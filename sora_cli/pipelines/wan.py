@@ -62,6 +62,8 @@ class Wan:
         self.decoder = decoder
         loading.check(self.places, self.loras)
         self.check_channels()
+        if "tokenizer" in self.places:
+            self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.networks: dict[str, nn.Module] = {}
         self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
         self.stages = Stages()
@@ -155,7 +157,7 @@ class Wan:
             if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
                 yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
 
-    @property
+    @cached_property
     def tokenizer(self) -> Umt5Tokenizer:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 

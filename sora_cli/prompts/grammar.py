@@ -1,6 +1,7 @@
 """From what somebody types to the caption the model was trained on, by the grammar of the world. No torch."""
 
 import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -39,6 +40,21 @@ def captions_of(shot: Shot, grammar: bool) -> list[str]:
     if shot.captions or not grammar:
         return list(shot.captions or shot.prompts)
     return [caption_of(prompt, shot.seed) for prompt in shot.prompts]
+
+
+def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iterator[str]:
+    """What is read otherwise than it is written, or not at all, a line each. `raw` are unknown words of texts that are
+    read as they are."""
+    both = zip(shot.prompts, captions_of(shot, grammar), strict=True)
+    found = [expand(prompt) for prompt, caption in both if prompt.strip() and prompt != caption]
+    if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
+        yield "read " + ", ".join(f'"{word}" as "{right}"' for word, right in sorted(read_as))
+    if unknown := sorted({*raw, *(word for prompt in found for word in prompt.unknown)}):
+        where = "its world: `sora-cli world --help`; " if grammar else ""
+        yield (f"{name} does not know: {listed(unknown)} ({where}"
+               "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
+    if left_out := sorted({word for prompt in found for word in prompt.left_out}):
+        yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out)}"
 
 
 def caption_of(prompt: str, seed: int) -> str:
@@ -127,3 +143,8 @@ def habit(subject: str, place: str) -> str:
     if place == "ocean" and who.home != "ocean" and not who.flies:
         return "surfing"
     return "rising" if who.flies and not who.facing else FACING[who.facing]
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts for a line, the first twenty of them."""
+    return ", ".join([*(text[:40] for text in texts[:20]), *(["..."] if len(texts) > 20 else [])])

@@ -48,6 +48,7 @@ IMAGE = re.compile(r".*(?:[kv]_img|img_emb|image_embedder|add_[kv]_proj|norm_add
 SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transformer for low noise begin with
 ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
 NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
+BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
 RANKS = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
 ADAPTER = "lora_adapter_metadata"  # in a header that diffusers wrote: the configuration of PEFT as JSON
 BESIDE = "adapter_config.json"  # where PEFT keeps it
@@ -335,7 +336,8 @@ def check(loras: Sequence[Lora]) -> None:
 def note(lora: Lora) -> str:
     """What is used and how much of it, and what it was trained for as far as it says so."""
     path = file_of(lora)
-    base = weights.read_header(path).metadata.get("base_model", "")
+    header = weights.read_header(path).metadata
+    base = next((header[key] for key in BASES if header.get(key)), "")
     parts = modules(path)
     found = shares(path, parts)
     used = sorted(set(found.values()))

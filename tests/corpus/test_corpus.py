@@ -66,6 +66,7 @@ CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
     "VP9 in WebM": ("a.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")),
     "AV1 in MP4": ("a.mp4", ("-c:v", "libsvtav1", "-preset", "12", "-crf", "20", "-pix_fmt", "yuv420p")),
     "MPEG-2 in a program stream": ("a.mpg", ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "MPEG-1 in a program stream": ("a.mpg", ("-c:v", "mpeg1video", "-q:v", "2", "-pix_fmt", "yuv420p")),
     "MPEG-4 in AVI": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p")),
     "Motion JPEG in MOV, full range": ("a.mov", ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj422p")),
     "ProRes 4:2:2, 10 bit": ("a.mov", ("-c:v", "prores_ks", "-pix_fmt", "yuv422p10le")),
@@ -363,3 +364,99 @@ def test_nothing_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(SoraError, match=r"a\.mkv") as caught:
         read(tmp_path / "a.mkv")
     assert "\n" not in str(caught.value)
+
+
+# ---- more that strangers give ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.avif", "seq.avif", "grey.avif"])
+def test_an_avif_is_one_picture_at_any_rate(name: str, tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((128, 96)).convert("L" if name == "grey.avif" else "RGB")
+    more = [image.rotate(90 * n) for n in range(1, 5)] if name == "seq.avif" else []
+    image.save(tmp_path / name, quality=90, **({"save_all": True, "append_images": more} if more else {}))
+    for wish in ({}, {"fps": 24.0}, {"fps": 2.0}):
+        format, (frame,), _ = read(tmp_path / name, **wish)
+        assert format.size == SIZE and np.abs(frame.astype(int) - np.asarray(image.convert("RGB"))).mean() < 3
+
+
+@pytest.mark.parametrize("primaries", ["smpte432", "bt709", "bt2020"])
+@pytest.mark.parametrize("transfer", ["iec61966-2-1", "smpte170m", "bt2020-12"])
+def test_colours_with_long_names_are_read(primaries: str, transfer: str, tmp_path: Path) -> None:
+    """ffmpeg reads headers of up to 128 bytes, in which not all tags have room."""
+    told = f",scale=out_color_matrix=bt470bg:out_range=pc,setparams=colorspace=bt470bg:color_primaries={primaries}"
+    path = drawn(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuvj420p", count=3, rate="60000/1001",
+                 extra=f"{told}:color_trc={transfer}:range=pc")  # fmt: skip
+    format, frames, _ = read(path)
+    assert numbers(frames) == [0, 1, 2] and len(format.header()) <= 128
+    again = media.Format.parse(format.header())
+    assert (again.full_range, again.matrix, again.primaries) == (True, "bt470bg", primaries)
+
+
+@pytest.mark.parametrize("at", [2, 40, 60])
+@pytest.mark.parametrize("seconds", [7200, 50_000, 86400])
+def test_a_long_pipe_with_times_that_lie_is_refused(at: int, seconds: int, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(media.sources, "HEADS", (1 << 11, 1 << 14))
+    path = drawn(tmp_path / "a.mkv", "-c:v", "ffv1", count=72, rate=24,
+                 extra=f",setpts='if(lt(N,{at}),PTS,PTS+{seconds}/TB)'")  # fmt: skip
+    with media.open_source("-", stream=io.BytesIO(path.read_bytes())) as source:
+        assert next(source)
+        with pytest.raises(Failed, match=r"hours, which is too long"):
+            for count, _ in enumerate(source):
+                assert count < 100
+    plain = drawn(tmp_path / "b.mkv", "-c:v", "ffv1", count=72)
+    with media.open_source("-", stream=io.BytesIO(plain.read_bytes())) as source:
+        assert len(list(source)) == 72 and source.notes == []
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("how", ["zeros", "noise", "cut"])
+def test_a_damaged_gif_is_said_to_be(how: str, where: float, tmp_path: Path) -> None:
+    path = drawn(tmp_path / "a.gif", extra=",noise=alls=40:allf=t", rate=25)
+    assert [note for note in read(path)[2] if "damaged" in note] == []
+    data = bytearray(path.read_bytes())
+    at = int(where * len(data))
+    if how == "cut":
+        del data[at:]
+    else:
+        data[at : at + 400] = bytes(400) if how == "zeros" else np.random.default_rng(1).bytes(400)
+    path.write_bytes(data)
+    _, frames, notes = read(path)
+    assert any("damaged" in note and f"{len(frames)}" in note for note in notes), (len(frames), notes)
+
+
+def test_a_picture_by_another_name_is_a_picture_in_a_dataset(tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((128, 96)).convert("RGB")
+    for name, format in (("a.mp4", "JPEG"), ("b.mov", "BMP"), ("c.mkv", "TIFF")):
+        image.save(tmp_path / name, format=format)
+        assert scan.examine(tmp_path, scan.outside(tmp_path, name), 30).kind == "image"
+
+
+@pytest.mark.parametrize("rate", [90, 120, 240])
+def test_a_clip_that_is_shorter_than_a_frame_is_too_short(rate: int, tmp_path: Path) -> None:
+    drawn(tmp_path / "a.mp4", *H264, rate=rate, count=1)
+    record = scan.examine(tmp_path, scan.outside(tmp_path, "a.mp4"), 30)
+    assert record.kind == "video" and record.reason.startswith("too short")
+
+
+CUTS = {"a.avi": ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), "b.avi": ("-c:v", "mpeg4", "-q:v", "2"),
+        "a.mxf": ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv422p")}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", [0.5, 0.7, 0.95])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_file_that_is_cut_off_is_said_to_be(name: str, where: float, tmp_path: Path) -> None:
+    """ffmpeg has no word for it."""
+    path = drawn(tmp_path / name, *CUTS[name], rate=25, extra=",noise=alls=30:allf=t")
+    assert read(path)[2] == []
+    path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
+    _, frames, notes = read(path)
+    assert any("damaged" in note and f"{len(frames)}" in note for note in notes), (len(frames), notes)
+
+
+@pytest.mark.parametrize("rate", ["1", "2", "3", "5"])
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.webm"])
+def test_slow_clips_have_the_rate_that_they_say(rate: str, name: str, tmp_path: Path) -> None:
+    words = ("-c:v", "libvpx", "-deadline", "realtime", "-pix_fmt", "yuv420p") if name == "a.webm" else H264
+    format, frames, _ = read(drawn(tmp_path / name, *words, rate=rate))
+    assert format.rate == int(rate) and numbers(frames) == list(range(COUNT))

@@ -77,7 +77,10 @@ class Umt5Tokenizer:
     def __init__(self, path: Path, context: int = CONTEXT) -> None:
         if not path.is_file():
             raise SoraError(f"{path} is missing: the text encoder's tokenizer.json belongs there")
-        self.tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the only class that the library raises
+            raise SoraError(f"{path} is no tokenizer ({ascii(str(error))[1:-1][:100]}); fetch it again") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(context)
 

@@ -246,7 +246,7 @@ def pause_of(later: str, tries: int) -> float:
 def reason(body: bytes) -> str:
     """What a refusal says: its message if it is OpenAI's kind of JSON, or its first line."""
     text = body.decode(errors="replace")
-    with suppress(ValueError, LookupError, TypeError, RecursionError):
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = json.loads(text)
         told = told.get("error") or told.get("message") or told.get("detail") or ""
         return str(told.get("message", "") if isinstance(told, dict) else told)

@@ -2,9 +2,10 @@
 
 import json
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rich.console import Console
@@ -49,11 +50,26 @@ class Log:
     def begin(self, options: TrainOptions, start: int) -> None:
         """A new file, or the old one without the steps that are taken again."""
         header = json.dumps({"options": asdict(options), "recipe": asdict(self.config)}, default=str)
-        old = self.path.read_text().splitlines() if start and self.path.exists() else []
-        whole = [line for line in old[1:] if line.endswith("}")]  # a kill may have cut the last one
-        kept = [line for line in whole if json.loads(line)["step"] <= start]
-        self.seconds = json.loads(kept[-1])["seconds"] if kept else 0.0
-        self.path.write_text("".join(f"{line}\n" for line in [*old[:1], *kept] or [header]))
+        old = self.lines() if start and self.path.exists() else []
+        kept = [line for line in old if line.get("step", start + 1) <= start]
+        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        first = [json.dumps(line) for line in old[:1] if "options" in line] or [header]
+        self.path.write_text("".join(f"{line}\n" for line in (*first, *map(json.dumps, kept))))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the file says, without what a kill cut or something else damaged."""
+        found = []
+        for line in self.path.read_text(errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                told = json.loads(line)
+                if isinstance(told, dict) and ("options" in told or self.sane(told)):
+                    found.append(told)
+        return found
+
+    @staticmethod
+    def sane(told: dict[str, Any]) -> bool:
+        """Whether a line is one of a step."""
+        return all(type(told.get(key)) in (int, float) for key in ("step", "seconds"))
 
     def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
         """The losses of a step, and how many seconds it took, of which it waited."""
@@ -106,8 +122,7 @@ class Log:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-        rows = [line for line in lines if "step" in line]
+        rows = [line for line in self.lines() if "step" in line]
         names = [k for k in rows[-1] if k not in APART] if rows else []
         if not names:
             return

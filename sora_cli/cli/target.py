@@ -1,0 +1,192 @@
+"""Where a video goes, what is kept beside it, and what of that is there already. No torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sora_cli import media
+from sora_cli.cli.outputs import check_output
+from sora_cli.errors import SoraError
+from sora_cli.files import weights
+from sora_cli.files.owned import LOCK, Owned, differences
+from sora_cli.media.names import sequence_of
+from sora_cli.shot import check_text
+
+IMAGES = (".png", ".gif", ".webp", ".apng")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a video goes (`-` is standard output) and what is kept beside it."""
+
+    name: str
+    force: bool = False
+    resume: bool = False
+    metadata: bool = True
+    sheet: Path | None = None
+    as_json: bool = False
+    audio: bool = True
+    lossless: bool = False
+    sized: bool = False  # whether its size was asked for, ...
+    timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
+    asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
+    sources: tuple[str, ...] = ()  # ... beside the content of these files
+    called: str = ""  # its name in the record, where it is made under another one
+
+    @property
+    def stream(self) -> bool:
+        return self.name == media.STREAM
+
+    @cached_property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def begun(self) -> Path:
+        """The folder of what is finished of an unfinished video."""
+        return self.path.with_name(self.path.name + ".resume")
+
+    @property
+    def own(self) -> Owned:
+        """The right to make the video, which one process has."""
+        return Owned(self.begun, kind="video", name=self.name)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether what is there may go: asked for, or from the end of an unfinished run that is gone on with."""
+        return self.force or (self.resume and not self.own.empty)
+
+    @property
+    def record(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    @property
+    def latents(self) -> Path:
+        return self.path.with_suffix(".safetensors")
+
+    @property
+    def preview(self) -> Path | None:
+        """Where it is shown while it is made; a pipe has no such place."""
+        if self.stream:
+            return None
+        sequence = sequence_of(self.name)
+        stem = sequence.before.strip("-_.") or "images" if sequence else self.path.stem
+        return self.path.with_name(f"{stem}.preview.webp")
+
+    @property
+    def numbered(self) -> bool:
+        """Whether it is many images, `a%05d.png`."""
+        return sequence_of(self.name) is not None
+
+    @property
+    def images(self) -> bool:
+        """Whether it is of pictures that keep every bit of a given one."""
+        return self.path.suffix.lower() in IMAGES
+
+    def shared(self, format: media.Format) -> media.Shared:
+        """The frames of the file, where a GIF or WebP is smaller and slower than what is made."""
+        return media.Shared.of(self.name, format, self.sized, self.timed, self.lossless)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
+        return self.metadata and not self.stream and self.path.suffix.lower() != ".png"
+
+    @property
+    def identity(self) -> Any:
+        """All that determines the video, as the record beside it has it."""
+        files = {name: content_of(name) for name in self.sources}
+        lossless = {"lossless": True} if self.lossless else {}
+        return json.loads(json.dumps({**self.asked, "audio": self.audio, **lossless, "files": files}))
+
+    @property
+    def there(self) -> bool:
+        """Whether something of its name is there."""
+        sequence = sequence_of(self.name)
+        return (sequence.path(1) if sequence else self.path).exists()
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The record beside a video that is there; empty if there is none that can be read."""
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads(self.record.read_text(encoding="utf-8")) if self.path.exists() else {}
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the very video that is asked for is there, and not just one of its name."""
+        if not self.keeps or not (made := self.recorded.get("asked")):
+            return False
+        newest = max((path.stat().st_mtime_ns for path in self.begun.rglob("*") if path.name != LOCK), default=0)
+        return newest <= self.record.stat().st_mtime_ns and made == self.identity
+
+    def settle(self) -> None:
+        """Remove what a killed process left of a video that is done."""
+        with suppress(SoraError), self.own:
+            self.forget()
+
+    def check(self) -> None:
+        """Refuse, before any work, what could not be written or would be lost."""
+        check_text("name of the output", self.name)
+        media.check_name(self.name)
+        if self.sheet and self.stream:
+            raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
+        if self.sheet:
+            check_output(self.sheet, (".png",), self.replaces)
+        if self.stream:
+            return
+        self.own.check_free()
+        check_output(self.path, media.SUFFIXES, self.replaces, self.difference)
+        for beside in (self.record, self.latents) if self.keeps else ():
+            if beside.exists() and not self.replaces:
+                raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
+                                "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
+        if not (self.own.empty or self.resume or self.force):
+            raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
+
+    def difference(self) -> str:
+        """In what the video that is there differs from what is asked, as far as it says so."""
+        made = self.recorded.get("asked") if self.asked and self.keeps else None
+        found = differences(made, self.identity) if made else []
+        if not found:
+            return ""
+        line = min(found, key=len)
+        name = line.partition(" was ")[0].removeprefix("shot.").partition(".")[0]
+        return f", made with other {name}" if "null" in line or "..." in line else f": its {line}"
+
+    def check_preview(self) -> None:
+        """Refuse a preview that would overwrite another file."""
+        if (path := self.preview) and path.exists() and not (self.force or self.resume):
+            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
+
+    def check_format(self, format: media.Format) -> None:
+        """Refuse frames that the output cannot hold, and numbered images that are there already."""
+        shared = self.shared(format)
+        if self.stream or self.path.suffix.lower() == ".png":
+            media.open_sink(self.name, format, force=self.replaces)
+        else:
+            media.check_format(self.path, shared.format)
+
+    def forget(self) -> None:
+        """Remove all finished windows of the video."""
+        from sora_cli.storage.resume import clear
+
+        for folder in (*self.begun.glob("*/"), self.begun):
+            clear(folder)
+
+
+def content_of(name: str) -> str:
+    """A hash of a file, or of numbered images one after another; "" of a stream, which is known by nothing."""
+    sequence = sequence_of(name)
+    if name == media.STREAM or not (sequence or Path(name).is_file()):
+        return ""
+    if sequence is None or Path(name).is_file():
+        return weights.hash_of(Path(name))
+    hashes = (weights.hash_of(sequence.path(number)) for number in sequence.numbers())
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
