@@ -9,8 +9,7 @@ from math import ceil
 from typing import Any
 
 from sora_cli import geometry
-from sora_cli.errors import SoraError
-from sora_cli.plurals import be, counted
+from sora_cli.errors import SoraError, be, counted
 
 PLANS = ("full", "autoregressive", "sliding", "long-range", "hierarchy")
 FITS = ("cover", "contain", "stretch")

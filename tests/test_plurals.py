@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sora_cli.plurals import among, be, counted, have
+from sora_cli.errors import among, be, counted, have
 
 PACKAGE = Path(__file__).parent.parent / "sora_cli"
 
@@ -29,4 +29,4 @@ def test_other_words() -> None:
 def test_nobody_adds_an_s_by_hand(path: Path) -> None:
     by_hand = r"""['"]s['"] (if|\*) """
     found = [line for line in path.read_text().splitlines() if re.search(by_hand, line) and '("s",' not in line]
-    assert path.name == "plurals.py" or not found
+    assert path.name == "errors.py" or not found

@@ -23,8 +23,7 @@ from sora_cli.cli.lines import grid, lines, read
 from sora_cli.cli.loop import loop
 from sora_cli.cli.overview import draw, show_cost
 from sora_cli.cli.reverse import reverse
-from sora_cli.errors import SoraError
-from sora_cli.plurals import counted
+from sora_cli.errors import SoraError, counted
 
 VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate, "extend": extend, "loop": loop, "reverse": reverse,

@@ -14,8 +14,7 @@ from sora_cli.cli.asking import Item, words
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
-from sora_cli.errors import SoraError
-from sora_cli.plurals import counted
+from sora_cli.errors import SoraError, counted
 
 
 @dataclass

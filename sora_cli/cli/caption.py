@@ -17,10 +17,9 @@ from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOpt
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, among, have
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
-from sora_cli.plurals import among, have
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"

@@ -14,10 +14,10 @@ import numpy as np
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli.making import Making
+from sora_cli.errors import counted
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
-from sora_cli.plurals import counted
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:

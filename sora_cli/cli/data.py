@@ -18,9 +18,8 @@ from sora_cli.cli.options import (
 )
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, among, be, counted, have
 from sora_cli.media.kinds import left_out
-from sora_cli.plurals import among, be, counted, have
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:

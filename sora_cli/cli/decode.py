@@ -17,8 +17,7 @@ from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import IMAGES, Target
-from sora_cli.errors import SoraError
-from sora_cli.plurals import counted
+from sora_cli.errors import SoraError, counted
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
 

@@ -18,10 +18,9 @@ from rich.table import Column, Table
 from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
-from sora_cli.plurals import counted
 from sora_cli.registry import Entry
 
 if TYPE_CHECKING:

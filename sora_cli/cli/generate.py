@@ -51,9 +51,7 @@ def generate(
     fps: Annotated[float | None, typer.Option(help="Frames per second, 1 to 120.", show_default=options.SUITED)] = None,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FILE@TIME", help="Place an image or clip at a time: start.png@0, mid.mp4@2.5s, end.png@-1."
-        ),
+        typer.Option(metavar="FILE@TIME", help="Place an image or clip: start.png@0, mid.mp4@2.5s, end.png@-1."),
     ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FILE", help="First image or clip; short for --anchor FILE@0.")
@@ -78,11 +76,7 @@ def generate(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Output file; {prompt}, {seed} and {n} are filled in. - writes y4m to standard output.",
-        ),
+        typer.Option("--output", "-o", help="Output file; {prompt}, {seed} and {n} are filled in. - is y4m on stdout."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
@@ -100,16 +94,9 @@ def generate(
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
     order = Order(shots, how, sampling.seed, frozenset(said), borrowed(shot, source, said))
     jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
-    if not dry_run:
-        return jobs
-    for one in jobs:
-        one.check(replace(one.target, force=True))  # nothing is written
-        assert one.needs  # or a line says what there is not
-    with Screen(showing.quiet) as screen:
-        for note in order.notes():
-            screen.note(note)
-    show_cost(order, compute.words, keeping.as_json)
-    return []
+    if dry_run:
+        show_plan(order, jobs, compute, keeping, showing)
+    return [] if dry_run else jobs
 
 
 @dataclass
@@ -287,6 +274,17 @@ def check(shot: Shot, order: Order, target: Target) -> None:
             raise SoraError(f"{target.name} is an anchor of itself; give another -o")
     target.check()
     target.check_format(format_of(shot, target.name))
+
+
+def show_plan(order: "Order", jobs: Sequence[Job], compute: Compute, keeping: Keeping, showing: Showing) -> None:
+    """All that a run would refuse, say of its prompt, and take."""
+    for one in jobs:
+        one.check(replace(one.target, force=True))  # nothing is written
+        assert one.needs  # or a line says what there is not
+    with Screen(showing.quiet) as screen:
+        for note in order.notes():
+            screen.note(note)
+    show_cost(order, compute.words, keeping.as_json)
 
 
 def show_cost(order: Order, where: tuple[str, str, str], as_json: bool) -> None:

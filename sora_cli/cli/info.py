@@ -11,9 +11,9 @@ from sora_cli.cli import describing, weights
 from sora_cli.cli.data import lines as dataset_lines
 from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
+from sora_cli.errors import counted
 from sora_cli.media.seams import verdict
 from sora_cli.placement.estimate import quantity
-from sora_cli.plurals import counted
 
 Row = tuple[str, str]
 NO_SHOT = "unknown: this file does not say how it was made"

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import STREAM
-from sora_cli.plurals import counted
 
 JSONL, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
 DELIMITERS = ",;\t"

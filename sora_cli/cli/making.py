@@ -16,11 +16,10 @@ from sora_cli import media
 from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import IMAGES, Target
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.seams import Drift, verdict
-from sora_cli.plurals import counted
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
 

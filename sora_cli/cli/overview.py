@@ -14,11 +14,10 @@ from sora_cli import media
 from sora_cli.cli.asking import Item
 from sora_cli.cli.batching import in_order
 from sora_cli.cli.target import Target
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, be
 from sora_cli.media.contact_sheet import Gallery
 from sora_cli.placement.estimate import duration, quantity
 from sora_cli.placement.estimate.cost import by_size
-from sora_cli.plurals import be
 
 
 @dataclass

@@ -26,14 +26,13 @@ from sora_cli.dataset import footage, kept, scan, shards
 from sora_cli.dataset.captions import Captions
 from sora_cli.dataset.scan import Record
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, be, counted
 from sora_cli.files.owned import Owned, part_of
 from sora_cli.media.bars import Bars
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.placement import machine
 from sora_cli.placement.device import pick_device, pick_dtype
-from sora_cli.plurals import be, counted
 
 SHARD_BYTES = 64_000_000
 GROUP = 8                        # latents encoded at a time

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from sora_cli.dataset import beside
 from sora_cli.dataset.beside import Said
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.media import is_footage
-from sora_cli.plurals import counted
 
 TABLES = {".csv": ",;\t|", ".tsv": "\t", ".jsonl": ""}   # and what may stand between their cells
 FILE, CAPTION = ("file", "file_name"), ("caption", "text")

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sora_cli.dataset import footage, shards
 from sora_cli.dataset.shards import Row, identity, is_dataset
-from sora_cli.errors import Failed, SoraError
-from sora_cli.plurals import counted
+from sora_cli.errors import Failed, SoraError, counted
 
 __all__ = ["Dataset", "identity", "is_dataset"]
 

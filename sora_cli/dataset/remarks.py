@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sora_cli.dataset.build import Asked, Networks
 from sora_cli.dataset.captions import Captions
-from sora_cli.plurals import among, be, counted, have
+from sora_cli.errors import among, be, counted, have
 
 STRANGE = 0.05  # of the words of captions: what is worth a note
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sora_cli import geometry, media
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.media.blend import Frame, Size
-from sora_cli.plurals import counted
 from sora_cli.shot import Shot
 
 

@@ -1,8 +1,11 @@
 """What pictures need before they are frames as ours are: whole, of ordinary light, opaque. Filters, and a line each."""
 
 import re
+from dataclasses import replace
 
+from sora_cli.media import y4m
 from sora_cli.media.probing import Picture
+from sora_cli.media.y4m import Format
 
 # what is opaque stays exactly as it is, which premultiply does not promise
 OVER_BLACK = ("format=gbrap,split[seen][black];[black]drawbox=c=black:t=fill,format=gbrp[black];"
@@ -45,3 +48,18 @@ def opaque(picture: Picture) -> Mending:
     if not picture.alpha:
         return [], []
     return [OVER_BLACK], ["transparent parts, if any, are shown on black"]
+
+
+def coloured(format: Format, picture: Picture) -> Format:
+    """With what is known of its colours in the header. Where a file does not name them, small pictures are taken as
+    players do; what was RGB or HDR is bt709 by now."""
+    if picture.alpha or picture.rgb or picture.transfer in HDR or format.chroma.startswith("mono"):
+        return format
+    small = picture.width < 1280 and picture.height < 720
+    by_primaries = next((matrix for matrix, (own, _) in y4m.MATRICES.items() if own == picture.primaries), None)
+    matrix = picture.matrix or by_primaries or ("smpte170m" if small else "bt709")
+    usual = y4m.MATRICES[matrix]
+    told = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
+            "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
+    tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
+    return replace(format, tags=(*format.tags, *tags))

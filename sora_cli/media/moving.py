@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files.owned import part_of
 from sora_cli.media.convert import SHARP, in_rgb
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
 from sora_cli.media.writer import FileSink
 from sora_cli.media.y4m import Format
-from sora_cli.plurals import counted
 
 MOVING_IMAGES = (".gif", ".webp", ".apng")
 SHARED = (".gif", ".webp")       # are passed on in chats and on pages, where their size counts

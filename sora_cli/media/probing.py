@@ -7,11 +7,10 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, counted
 from sora_cli.media.names import readable
 from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
 from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
-from sora_cli.plurals import counted
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
 STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)

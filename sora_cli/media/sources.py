@@ -16,18 +16,17 @@ from typing import IO
 
 import numpy as np
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
-from sora_cli.media.mending import HDR, mending, whole
+from sora_cli.media.mending import coloured, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
-from sora_cli.plurals import counted
 
 STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
@@ -388,18 +387,3 @@ def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
     if wish.fps:
         return rational(wish.fps), notes
     return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes
-
-
-def coloured(format: Format, picture: Picture) -> Format:
-    """With what is known of its colours in the header. Where a file does not name them, small pictures are taken as
-    players do; what was RGB or HDR is bt709 by now."""
-    if picture.alpha or picture.rgb or picture.transfer in HDR or format.chroma.startswith("mono"):
-        return format
-    small = picture.width < 1280 and picture.height < 720
-    by_primaries = next((matrix for matrix, (own, _) in y4m.MATRICES.items() if own == picture.primaries), None)
-    matrix = picture.matrix or by_primaries or ("smpte170m" if small else "bt709")
-    usual = y4m.MATRICES[matrix]
-    told = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
-            "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
-    tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
-    return replace(format, tags=(*format.tags, *tags))

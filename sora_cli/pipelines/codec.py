@@ -17,11 +17,10 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import geometry, registry
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, counted
 from sora_cli.models.sora import vae as vaes
 from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
-from sora_cli.plurals import counted
 from sora_cli.storage import latent_file
 
 Picture = TypeVar("Picture")

@@ -6,9 +6,8 @@ from contextlib import suppress
 
 import torch
 
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, be, counted
 from sora_cli.placement import machine
-from sora_cli.plurals import be, counted
 
 AMPERE = 8  # CUDA's compute capability from which on cards multiply in bfloat16
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
 from sora_cli.files.published import PIECE, contents, files_of, read, read_json
 from sora_cli.files.quantised import check_types
-from sora_cli.plurals import counted
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sora_cli import geometry, registry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.plurals import counted
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from sora_cli import registry
 from sora_cli.dataset.shards import identity, read_lines
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
-from sora_cli.plurals import counted
 from sora_cli.registry import Usage
 from sora_cli.train.options import ExportOptions
 from sora_cli.train.recipes.dit import check_frozen

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from sora_cli.errors import among, be
 from sora_cli.models.sora.text import longer
-from sora_cli.plurals import among, be
 from sora_cli.train.trainer import distributed
 
 

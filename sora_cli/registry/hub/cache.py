@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sora_cli import registry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.plurals import counted
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.pins import Lock, Record

@@ -19,9 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.placement.device import pick_device, pick_dtype
-from sora_cli.plurals import counted
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer.prefetch import Prefetcher
 
