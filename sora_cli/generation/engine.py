@@ -25,8 +25,8 @@ from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
 from sora_cli.errors import Failed, SoraError
-from sora_cli.generation.given import runs, seen, used
-from sora_cli.generation.plan import Given, Placed, Plan, check_given, plan
+from sora_cli.generation.given import GivenClip, runs, seen, used
+from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import Velocity, Watch, WindowInputs, no_progress
@@ -47,34 +47,6 @@ class Progress:
     stage: str
     done: int
     total: int
-
-
-class Pictures(Protocol):
-    """Frames that need not all be in memory, uint8 [h, w, 3] each."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice) -> Iterable[np.ndarray]: ...
-
-
-@dataclass(frozen=True)
-class GivenClip:
-    """What is given of a video: pictures, or latents that need no encoding. `at` counts frames from the
-    first one that is shown; it may lie before it, or behind the last. `clock` is the seconds of its scene at `at`,
-    where that is recorded: a model of ours records it."""
-
-    at: int
-    images: np.ndarray | Pictures | None = None  # uint8 [n, h, w, 3] of the cropped canvas
-    latents: Tensor | None = None  # [C, n, h, w], the first of them a key frame at `at`
-    clock: float | None = None
-
-    @property
-    def given(self) -> Given:
-        """As a plan has it."""
-        if self.latents is not None:
-            return Given(self.at, self.latents.shape[1], latents=True, clock=self.clock)
-        assert self.images is not None
-        return Given(self.at, len(self.images), clock=self.clock)
 
 
 class Store(Protocol):

@@ -6,7 +6,7 @@ noise as the rest (Ho et al. 2022, Video Diffusion Models: the replacement metho
 it in channels of their own, beside the noise, and make everything.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -14,19 +14,29 @@ from torch import Tensor
 
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import WindowInputs, copies_of
+from sora_cli.registry import Entry
 from sora_cli.sampling.solvers import TRAINED, told_time
 
-if TYPE_CHECKING:
-    from sora_cli.pipelines.wan import Wan
-
 STEADY = 1.0  # guidance that changes nothing
+
+
+class Experts(Protocol):
+    """The transformers of a pipeline: which of them a noise level belongs to, and it, loaded."""
+
+    entry: Entry
+    device: torch.device
+    dtype: torch.dtype
+
+    def expert(self, sigma: Tensor) -> str: ...
+
+    def use(self, role: str) -> Any: ...
 
 
 class Guided:
     """The guided velocity of one window, noise minus data. With guidance a transformer is asked twice, one after the
     other: together they would need twice the memory for hardly less time."""
 
-    def __init__(self, pipeline: "Wan", inputs: WindowInputs, text: Tensor) -> None:
+    def __init__(self, pipeline: Experts, inputs: WindowInputs, text: Tensor) -> None:
         self.pipeline, self.inputs, self.usage = pipeline, inputs, pipeline.entry.usage
         middle = len(inputs.frames) // 2  # one text holds for a window: that of its middle
         prompt = text[int(inputs.prompt_index[middle])][None]
