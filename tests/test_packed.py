@@ -350,3 +350,20 @@ def test_files_that_are_damaged_count_as_unpacked(tmp_path: Path) -> None:
     entry = registry.entry(str(path))
     os.truncate(path, 100)
     assert held(entry) == {} and held(registry.entry("wan2.1-1.3b")) == {}
+
+
+@pytest.mark.parametrize(("name", "packed"), [
+    ("Wan2.2-T2V-A14B-HighNoise-Q4_K_M.gguf", True), ("wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", True),
+    ("umt5-xxl-encoder-Q8_0.gguf", True), ("wan2.2_t2v_high_noise_14B_fp16.safetensors", False),
+    ("Wan2.2-T2V-A14B-LowNoise-F16.gguf", False), ("wan-BF16.gguf", False),
+])  # fmt: skip
+def test_what_is_yet_to_be_fetched_is_packed_if_it_is_named_so(name: str, packed: bool) -> None:
+    entry = registry.entry("wan2.2-a14b")
+    parts = tuple(replace(part, names=(name,), bytes=9_650_000_000) if part.role.startswith("dit") else part
+                  for part in entry.parts)  # fmt: skip
+    found = held(replace(entry, parts=parts)).get("dit")
+    assert bool(found) == packed
+    if found:
+        assert entry.network and found.whole.packed == 9_650_000_000
+        total = entry.network.dit.layers * found.block.packed + found.around.packed
+        assert total == pytest.approx(found.whole.packed)

@@ -12,7 +12,7 @@ from pathlib import Path
 from sora_cli.errors import SoraError
 from sora_cli.files import published, quantised
 from sora_cli.files.headers import Stored
-from sora_cli.registry import Entry, lora
+from sora_cli.registry import Entry, Part, lora
 from sora_cli.registry.hub.cache import folder_of, is_whole
 from sora_cli.registry.hub.pins import Lock
 from sora_cli.registry.hub.pins import read as read_lock
@@ -21,6 +21,7 @@ from sora_cli.registry.sizes import FLOAT32
 from sora_cli.shot import Lora
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|blk)\.(\d+)\.")  # in the names of every program
+PACKED = re.compile(r"(?<!f16)(?<!f32)\.gguf$|fp8", re.IGNORECASE)  # in the names of files
 IN_FLOAT = "time_embed"  # of the transformer; matrices whose names have it are unpacked, to float32
 
 
@@ -49,24 +50,37 @@ class Held:
 
 
 def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
-    """The weights of a model's transformer and text encoder, by role, where some of them are packed and they are here;
-    with the LoRAs that lie beside those of the transformer.
+    """The weights of a model's transformer and text encoder, by role, where some of them are packed: as their headers
+    have it, or, before they are here, as their names do. With the LoRAs that lie beside those of the transformer.
 
     Files that cannot be read are passed over: whoever loads them says what is wrong."""
     lock = read_lock()
     every = (*loras, *own_loras(entry, lock))
     found: dict[str, list[Held | None]] = {"dit": [], "text": []}  # a model may have two transformers
     for part in entry.parts:
-        if (role := part.role.partition("_")[0]) in found and is_whole(part, lock):
+        if (role := part.role.partition("_")[0]) in found:
             with suppress(SoraError, OSError):
-                files = published.files_of(folder_of(part, lock))
-                known = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-                here = of_files(tuple(known))
-                merged = [one for one in every if one.expert in ("", EXPERTS.get(part.role))]
-                found[role].append(beside(here, merged) if here and role == "dit" else here)
+                here = of_part(part, lock) if is_whole(part, lock) else by_name(entry, role, part)
+                if here or is_whole(part, lock):
+                    merged = [one for one in every if one.expert in ("", EXPERTS.get(part.role))]
+                    found[role].append(beside(here, merged) if here and role == "dit" else here)
     packed = {role: [one for one in parts if one] for role, parts in found.items()}
     return {role: max(parts, key=lambda one: one.whole.at(FLOAT32)) for role, parts in packed.items()
             if parts and len(parts) == len(found[role])}  # fmt: skip
+
+
+def of_part(part: Part, lock: Lock) -> Held | None:
+    files = published.files_of(folder_of(part, lock))
+    return of_files(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+def by_name(entry: Entry, role: str, part: Part) -> Held | None:
+    """Of a file that is yet to be fetched and is called packed: as if all of it were, alike."""
+    if entry.network is None or not any(map(PACKED.search, part.names)):
+        return None
+    network = getattr(entry.network, role)
+    block = part.bytes * network.block / network.weights
+    return Held(Weights(part.bytes), Weights(block), Weights(part.bytes - network.layers * block))
 
 
 def own_loras(entry: Entry, lock: Lock) -> list[Lora]:
