@@ -10,8 +10,10 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/sora-cli generate "a cat surfing" --seconds 20 --res 1280x720 -o demo.mp4 --force
 
+# Two processes of one thread each are quicker than one of two.
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

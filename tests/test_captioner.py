@@ -39,7 +39,7 @@ from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerCo
 from sora_cli.models.sora.text import Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes import captioner
-from sora_cli.train.recipes.captioner import CONTEXT, Preset, draw, grammar, marks, seen, shares, told, train
+from sora_cli.train.recipes.captioner import CONTEXT, Preset, caption_of, draw, grammar, marks, seen, shares, train
 from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
@@ -78,18 +78,18 @@ def test_every_caption_of_the_world_is_a_sentence_and_comes_out_as_it_was(still:
     rules = Grammar(grammar()["still" if still else "clip"], tokenizer())
     pairs = [Scene("cat", "surfing", "ocean", second=name) for name in SUBJECTS if name != "cat"]
     for scene in [*scenes(100), *scenes(100, "held-out"), *pairs]:
-        said = numbers(told(scene, still))
+        said = numbers(caption_of(scene, still))
         for i, word in enumerate((*said, rules.end)):
             assert word in rules.next(said[:i]), f"{said[:i]} may not go on with {word}"
-        assert rules.written(said) == told(scene, still)
+        assert rules.written(said) == caption_of(scene, still)
 
 
 def test_what_is_told_of_a_still_has_no_motion_in_it() -> None:
     scene = Scene("ufo", "rising", "city at night", camera="zoom in", second="owl")
-    assert told(scene, False) == dense(scene)
-    assert told(scene, True) == "a large ufo and an owl, city at night, middle, low"
+    assert caption_of(scene, False) == dense(scene)
+    assert caption_of(scene, True) == "a large ufo and an owl, city at night, middle, low"
     sides = Scene("alien", "moving left", "aurora", "small", "slow", "pan right", "left side", "high", "beat three")
-    assert told(sides, True) == "a small alien, aurora, left side, high"
+    assert caption_of(sides, True) == "a small alien, aurora, left side, high"
 
 
 @pytest.mark.parametrize("text", ["a large cat", "large cat", "a cat large surfing normal, ocean, camera still",

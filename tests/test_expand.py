@@ -201,7 +201,7 @@ def llm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Llm]:
 
 def test_a_prompt_is_rewritten_once_and_then_remembered(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     shot = Shot("a cat surfing", frames=48)
-    given = [expanding.told(Anchor("/home/me/start.png", "0.5s"), shot)]
+    given = [expanding.described(Anchor("/home/me/start.png", "0.5s"), shot)]
     llm.answer = f"<think>hm</think>\n\"{PROSE}\""
     assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,)
     asked = llm.asked[0]

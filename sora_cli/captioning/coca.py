@@ -41,7 +41,7 @@ class Coca:
         import open_clip
         from huggingface_hub.utils import enable_progress_bars
 
-        with hub_client.told(REPO, "main"):
+        with hub_client.hub_errors(REPO, "main"):
             if sys.stderr.isatty():
                 enable_progress_bars()  # which `told` silences: nothing else shows how far so large a file is
             path = open_clip.download_pretrained(open_clip.get_pretrained_cfg(NAME, TAG))

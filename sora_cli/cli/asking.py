@@ -46,13 +46,13 @@ class Item:
     def again(self, error: str) -> dict[str, Any]:
         """The job as a line of a list, and why it failed."""
         asked = self.job.target.asked
-        told = {plain(name): value for name, value in self.line.options.items()}
+        wished = {plain(name): value for name, value in self.line.options.items()}
         for one in ("o", "n", "count"):  # of several that a line asks for, this one
-            told.pop(one, None)
+            wished.pop(one, None)
         fixed = {"seed": asked["shot"]["seed"]} if "shot" in asked else {}
         fixed |= {"count": 1} if asked["verb"] == "generate" else {}
         more = {"verb": asked["verb"], "output": self.name, "line": self.line.number, "error": error}
-        return told | fixed | more
+        return wished | fixed | more
 
 
 class Verb:
@@ -152,11 +152,11 @@ class Asking:
         """What a line asks for; SoraError or click's usage error otherwise."""
         if line.wrong:
             raise SoraError(line.wrong)
-        told = {name: value for name, value in line.options.items() if name not in ("verb", "line", "error")}
+        wished = {name: value for name, value in line.options.items() if name not in ("verb", "line", "error")}
         verb = self.verbs.get(str(line.options.get("verb") or self.verb))
         if verb is None:
             raise SoraError(f"unknown verb {line.options['verb']!a}; there are {', '.join(self.verbs)}")
-        values = self.merged(verb, verb.values(told))
+        values = self.merged(verb, verb.values(wished))
         if values.get(verb.arguments[0].name) == STREAM:
             raise SoraError("a batch reads files; give a name as input instead of -")
         if "output" in values:
@@ -164,11 +164,11 @@ class Asking:
             values["output"] = filled(verb.name, values, number, verb.arguments[0].name)
         return [whole(job) for job in verb.jobs(values)]
 
-    def merged(self, verb: Verb, told: dict[str, Any]) -> dict[str, Any]:
+    def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
         """With the defaults that the verb has an option for, and with a seed in place of `random`."""
         usual = {name: value for name, value in self.defaults.items() if name in verb.own}
         self.used |= usual.keys()
-        values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in told} | told
+        values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in wished} | wished
         first = verb.arguments[0].name
         if verb.name == "loop" and first not in values and "prompt" in values:
             values[first] = values.pop("prompt")  # as it stands on the command line, where it is alone

@@ -160,7 +160,7 @@ def asked(
     verbs = {known: Verb(known, commands[known], context) for known in VERBS}
     if verb not in verbs:
         raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
-    given = {key: told(defaults[key]) for key in sorted(generate.given(context) & defaults.keys())}
+    given = {key: as_text(defaults[key]) for key in sorted(generate.given(context) & defaults.keys())}
     reader = Asking(verbs, verb, given)
     known = {option for one in verbs.values() for option in one.names} | {"verb", "line", "error"}
     listed = lines(name, read(name), sorted(known))
@@ -181,7 +181,7 @@ def asked(
     return items, wrong
 
 
-def told(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """A value of the command line as a line would have it."""
     return value if isinstance(value, bool | list) else str(value)
 

@@ -44,8 +44,8 @@ class Hearing(Screen):
     def warn(self, text: str) -> None:
         self.outcome.warnings.append(text)
 
-    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
-        self.outcome.record = told
+    def made(self, entry: dict[str, Any], as_json: bool = False) -> None:
+        self.outcome.record = entry
 
     def leave(self) -> None:
         """Let go of what a job held."""
@@ -112,9 +112,9 @@ class BatchScreen(Hearing):
         if event == "retry":
             self.warn(f"{item.name}: {error}; it is tried again at the end")
         if self.as_json:
-            told = {"event": event, "line": item.line.number, "output": item.name}
+            entry = {"event": event, "line": item.line.number, "output": item.name}
             more = {"record": outcome.record, "notes": outcome.notes} if outcome else {}
-            self.say(told | more | ({"error": error} if error else {}))
+            self.say(entry | more | ({"error": error} if error else {}))
 
     def end(self) -> None:
         spent = time.perf_counter() - self.started
@@ -123,6 +123,6 @@ class BatchScreen(Hearing):
         if self.as_json:
             self.say({"event": "end", **counts, "seconds": round(spent, 3)})
 
-    def say(self, told: dict[str, Any]) -> None:
-        typer.echo(json.dumps(told))
+    def say(self, entry: dict[str, Any]) -> None:
+        typer.echo(json.dumps(entry))
         sys.stdout.flush()

@@ -31,8 +31,8 @@ class Ledger:
         for file in sorted(path.parent.glob(f"{stem}.done*.jsonl")):  # of other shards, too
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError):
-                    told = json.loads(line)
-                    self.known[told["output"]] = told["asked"], told["made"]
+                    entry = json.loads(line)
+                    self.known[entry["output"]] = entry["asked"], entry["made"]
 
     def knows(self, target: Target, made: bool) -> bool:
         """Whether this very output was made, or at least begun."""
@@ -44,9 +44,9 @@ class Ledger:
             append(self.path, {"output": target.name, "made": made, "asked": target.identity})
 
 
-def append(path: Path, told: dict[str, Any]) -> None:
+def append(path: Path, entry: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(json.dumps(told) + "\n")
+        file.write(json.dumps(entry) + "\n")
 
 
 @dataclass

@@ -187,9 +187,9 @@ def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     texts: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for clip, sides in around(Path(name) for name in files if Path(name).is_file()):
-        told = [(side, read(side)) for side in sides]
-        bad = [f"{side} is no caption: {said.wrong}" for side, said in told if said.wrong and side.suffix != ".json"]
-        if said := [said.text for _, said in told if said.text]:
+        answer = [(side, read(side)) for side in sides]
+        bad = [f"{side} is no caption: {said.wrong}" for side, said in answer if said.wrong and side.suffix != ".json"]
+        if said := [said.text for _, said in answer if said.text]:
             texts[str(clip)] = said[0]
         elif bad:
             wrong[str(clip)] = bad[0]
@@ -207,12 +207,12 @@ def tell(files: Sequence[str], known: dict[str, str], asked: Asked, screen: Scre
             yield name, known[name]
             continue
         try:
-            told = captioner.tell(captioner.watch(name, screen.note))
+            answer = captioner.tell(captioner.watch(name, screen.note))
         except SoraError as error:
             if len(files) == 1:
                 raise
             screen.note(f"{name} is left out: {error}")
             continue
-        if told.doubt:
-            screen.note(f"{name}: {told.doubt}")
-        yield name, told.text
+        if answer.doubt:
+            screen.note(f"{name}: {answer.doubt}")
+        yield name, answer.text

@@ -137,9 +137,9 @@ def without(bars: Bars, shot: Shot, size: media.Size) -> Shot:
 
 def spelled(bars: Bars) -> str:
     """`16 rows above, 1 row below`."""
-    told = {"above": (bars.top, "row"), "below": (bars.bottom, "row"), "on the left": (bars.left, "column"),
+    counts = {"above": (bars.top, "row"), "below": (bars.bottom, "row"), "on the left": (bars.left, "column"),
             "on the right": (bars.right, "column")}  # fmt: skip
-    return ", ".join(f"{counted(count, what)} {where}" for where, (count, what) in told.items() if count)
+    return ", ".join(f"{counted(count, what)} {where}" for where, (count, what) in counts.items() if count)
 
 
 def context_of(model: str) -> int:

@@ -112,8 +112,8 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
         raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
     count, of = len(made), counted(len({sample.record.file for sample in made}), "file")
-    told, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
-    screen.note(f"{told} {be(count)} in {asked.out}" if new else f"nothing to do: {told} {were} in {asked.out} already")
+    line, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
+    screen.note(f"{line} {be(count)} in {asked.out}" if new else f"nothing to do: {line} {were} in {asked.out} already")
 
 
 @data.command()
@@ -165,5 +165,5 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def listed(counts: dict[str, int], most: int = 8) -> str:
     """`640x360: 12, 320x240: 3`"""
-    told = [f"{name}: {count}" for name, count in counts.items()]
-    return ", ".join([*told[:most], *(["..."] if len(told) > most else [])]) or "none"
+    line = [f"{name}: {count}" for name, count in counts.items()]
+    return ", ".join([*line[:most], *(["..."] if len(line) > most else [])]) or "none"

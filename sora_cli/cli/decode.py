@@ -70,11 +70,11 @@ def decode(
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
     wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
     model = model or maker(source, header)
-    told = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
+    record = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.drafted}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
     target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
-                    timed=one or fps is not None, asked=told, sources=(str(source),))  # fmt: skip
+                    timed=one or fps is not None, asked=record, sources=(str(source),))  # fmt: skip
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
                 partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip
@@ -145,6 +145,6 @@ def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, ta
     with media.open_sink(wanted.name, wanted.format, tags, force=target.force, shared=shared) as opened:
         for frame in raw:
             opened.write(frame)
-    told = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,
+    record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
-    screen.made(told, target.as_json)
+    screen.made(record, target.as_json)

@@ -138,9 +138,9 @@ def describe_folder(folder: Path) -> Found:
         (any(folder.rglob("window-*.safetensors")), describe_begun),
         ((folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file(), describe_run),
     )
-    for fits, told in known:
+    for fits, facts in known:
         if fits:
-            return told(folder)
+            return facts(folder)
     names = [name for name, why in kinds.walk(folder) if not why]
     footage = [name for name in names if kinds.is_footage(name)]
     return {"kind": "folder", "files": len(names), "clips": len(footage)}

@@ -63,9 +63,9 @@ def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     works = all(finding.facts for finding in findings if finding.name in ("torch", "device"))
     choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
     if as_json:
-        told: dict[str, Any] = {finding.name: finding.facts for finding in findings}
-        told |= {"models": [asdict(one) for one in choices]}
-        typer.echo(json.dumps(told | {"best": best(choices), "broken": broken}, ensure_ascii=False))
+        report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
+        report |= {"models": [asdict(one) for one in choices]}
+        typer.echo(json.dumps(report | {"best": best(choices), "broken": broken}, ensure_ascii=False))
     else:
         show(findings, choices)
     if broken:

@@ -46,8 +46,8 @@ def encode(
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
     asked = Asked(video, **vars(reading))
-    told = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
-    target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=told,
+    record = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
+    target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
                 partial(write, asked, model, compute), roles=("vae",))]  # fmt: skip
@@ -72,9 +72,9 @@ def write(asked: Asked, model: str, compute: options.Compute, target: Target, ne
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(begun, frames=count)
         latent_file.save(target.path, made, header)
-    told = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
+    record = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
-    screen.made(told, target.as_json)
+    screen.made(record, target.as_json)
 
 
 def named_after(video: str) -> Path:

@@ -84,7 +84,7 @@ def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) 
         return shot.prompts
 
 
-def told(anchor: Anchor, shot: Shot) -> str:
+def described(anchor: Anchor, shot: Shot) -> str:
     """An anchor in words: what it is called, and when it is seen."""
     at = geometry.parse_address(anchor.at, shot.fps, shot.frames) / shot.fps
     return f"{named(anchor.path)}, seen at {at:.1f} s of {shot.seconds:.1f} s"

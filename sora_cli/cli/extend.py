@@ -40,10 +40,10 @@ def extend(
     asked = Asked(video, **vars(reading))
     settings = models.asked(sampling, prompt, plan)
     seconds = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
-    wanted = Wanted(asked, settings, sampling, {side: told for side, told in seconds.items() if told is not None})
+    wanted = Wanted(asked, settings, sampling, {side: record for side, record in seconds.items() if record is not None})
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **compute.drafted)
-    target = Target(output or beside(video, "extended"), **vars(keeping), **told)
+    record = wanted_of("extend", asked, settings, how, seconds=wanted.seconds, **compute.drafted)
+    target = Target(output or beside(video, "extended"), **vars(keeping), **record)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked),
                 partial(make, wanted, how, compute), settings.loras,
                 cost=lambda: cost_of(priced(wanted), compute.words))]  # fmt: skip
@@ -76,7 +76,7 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
     asked, settings, sampling = wanted.asked, wanted.settings, wanted.sampling
     video, model = asked.name, settings.model
     with asked.open_slow(screen, model, target.images) as source:
-        seeds.told(sampling.seed, settings.seed, screen)
+        seeds.announce(sampling.seed, settings.seed, screen)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         sides = " and ".join(wanted.seconds)
         shot = expanding.expanded(shot, how, screen, [f"{expanding.named(video)}, {sides} which the new part is"])
@@ -93,8 +93,8 @@ def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target,
             keep_latents(target, header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
         end = start + passing.count
-        told = {"verb": "extend", "input": video, "frames": count, "given": making.bounds(start, end)}
-        making.finish(told, [range(start, end)])
+        record = {"verb": "extend", "input": video, "frames": count, "given": making.bounds(start, end)}
+        making.finish(record, [range(start, end)])
 
 
 def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:

@@ -108,7 +108,7 @@ class Order:
     seed: str
     said: frozenset[str] = frozenset()  # the options that were given
     borrowed: str = ""  # what a record makes us read
-    told: list[Shot] = field(default_factory=list)
+    captioned_shots: list[Shot] = field(default_factory=list)
 
     @property
     def first(self) -> Shot:
@@ -143,13 +143,13 @@ class Order:
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""
-        if not self.told:
-            seeds.told(self.seed, self.first.seed, screen)
+        if not self.captioned_shots:
+            seeds.announce(self.seed, self.first.seed, screen)
             for note in self.given():
                 screen.note(note)
-            around = [expanding.told(anchor, self.first) for anchor in self.first.anchors]
-            self.told = expanding.each(self.shots, self.how, screen, around)
-        return self.told
+            around = [expanding.described(anchor, self.first) for anchor in self.first.anchors]
+            self.captioned_shots = expanding.each(self.shots, self.how, screen, around)
+        return self.captioned_shots
 
     def given(self) -> Iterator[str]:
         """What there is to say of the files that it is made from."""
@@ -298,7 +298,7 @@ def show_cost(order: Order, where: tuple[str, str, str], as_json: bool) -> None:
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))
         return
     if rates:
-        typer.echo(rates.told())
+        typer.echo(rates.note())
     for number, window in enumerate(windows, 1):
         typer.echo(f"window {number:3}: makes {spelled(window.latent)}, sees {spelled(window.observed) or 'nothing'}")
     Console(highlight=False).print(cost.table())
@@ -338,8 +338,8 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
-    told = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
-    making.finish(told, [range(p.start, p.stop) for p in placed])
+    captioned_shots = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
+    making.finish(captioned_shots, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":

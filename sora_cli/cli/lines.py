@@ -120,11 +120,11 @@ def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
     if len(row) > len(header):
         wrong = f"{len(row)} cells for {counted(len(header), 'column')}"
         return Line(number, {}, f"{wrong}; put quotes around texts with a comma")
-    told: dict[str, Any] = {}
+    cells: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=False):
         if cell.strip():
-            told[name] = cell if header.count(name) == 1 else [*told.get(name, []), cell]
-    return Line(number, told)
+            cells[name] = cell if header.count(name) == 1 else [*cells.get(name, []), cell]
+    return Line(number, cells)
 
 
 def prompts(text: str) -> Iterator[Line]:

@@ -55,8 +55,8 @@ def loop(
     if is_video(what):
         length = CONNECTOR_SECONDS if seconds is None else seconds
         closed = Closed(asked, settings, length, times, sampling)
-        told = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
-        target = Target(name, **vars(keeping), **told)
+        record = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
+        target = Target(name, **vars(keeping), **record)
         return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
                     settings.loras, cost=lambda: cost_of(closed.priced(), compute.words))]  # fmt: skip
     if prompt:
@@ -64,8 +64,8 @@ def loop(
     length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
     entry = registry.entry(shot.model)
-    told = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
-    target = Target(name, **vars(keeping), **told)
+    record = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
+    target = Target(name, **vars(keeping), **record)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,
                 room=room_of(shot) * times, cost=lambda: cost_of(made(shot, entry), compute.words))]  # fmt: skip
@@ -98,7 +98,7 @@ def check_making(shot: Shot, target: Target) -> None:
 def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compute, target: Target,
          networks: Networks, screen: Screen) -> None:  # fmt: skip
     """A loop of its own: all latents are made on a circle."""
-    seeds.told(seed, shot.seed, screen)
+    seeds.announce(seed, shot.seed, screen)
     shot = expanding.expanded(shot, how, screen)
     turn = made(shot, registry.entry(shot.model))
     making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
@@ -163,7 +163,7 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
     """A given video and a connector from its end to its beginning, which fits both."""
     asked, times = closed.asked, closed.times
     with asked.open_slow(screen, closed.settings.model, target.images) as source:
-        seeds.told(closed.sampling.seed, closed.settings.seed, screen)
+        seeds.announce(closed.sampling.seed, closed.settings.seed, screen)
         shot = closed.connector(source)
         faster = asked.faster(source)
         making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
@@ -175,8 +175,8 @@ def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target
         raw = repeated(passing, connector, shot, partial(asked.open_slow, rgb=target.images), times)
         count = making.write_given(raw, source.format, {"sora": shot.to_json()})
         given = making.bounds(0, passing.count)
-        told = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": given}
-        making.finish(told, [range(0, passing.count)])
+        record = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": given}
+        making.finish(record, [range(0, passing.count)])
 
 
 def connector_length(seconds: float, fps: float) -> int:

@@ -57,7 +57,7 @@ class Making:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
                                 "give another -o, or --no-metadata")  # fmt: skip
-        rates = [self.retiming.told()] if self.retiming and not self.runs else []
+        rates = [self.retiming.note()] if self.retiming and not self.runs else []
         for note in (*rates, *run.notes, *run.warnings()):
             self.screen.note(note)
         self.runs.append(run)
@@ -152,11 +152,11 @@ class Making:
             self.screen.note(note)
         return count
 
-    def finish(self, told: dict[str, Any], known: Iterable[range] = ()) -> None:
+    def finish(self, about: dict[str, Any], known: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.shared, told["frames"], list(map(self.given, known)))
-        found = self.report(told)
+            draw(self.target, self.shared, about["frames"], list(map(self.given, known)))
+        found = self.report(about)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
@@ -178,7 +178,7 @@ class Making:
         assert made is not None
         return made
 
-    def report(self, told: dict[str, Any]) -> dict[str, Any]:
+    def report(self, about: dict[str, Any]) -> dict[str, Any]:
         timings: dict[str, float] = {}
         for run in self.runs:
             for stage, spent in run.timings.items():
@@ -186,8 +186,8 @@ class Making:
         return {
             "output": self.target.called or self.target.name,
             "shot": self.runs[-1].shot.to_dict(),
-            **told,
-            "written": written(self.shared, told["frames"]),
+            **about,
+            "written": written(self.shared, about["frames"]),
             "asked": self.target.identity,
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},

@@ -33,8 +33,8 @@ def usual(model: str, prompt: str = "") -> Shot:
 
 def asked(sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
     """The same with what the user says about it."""
-    told = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
-    said: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    chosen = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
+    said: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)} | guidance_of(sampling.guidance)
     return fitting(replace(usual(sampling.model, prompt), **said))
 

@@ -75,15 +75,15 @@ class Asked:
     def retime(self, source: media.Source, retiming: media.Retiming, screen: Screen | None) -> None:
         source.retime(retiming)
         if screen:
-            screen.note(f"{self.name}: {retiming.told()}")
+            screen.note(f"{self.name}: {retiming.note()}")
 
 
 def wanted_of(verb: str, asked: Asked, settings: Shot, how: "expanding.How", **more: Any) -> dict[str, Any]:
     """What a target says of a video that is made from another."""
     reading = {name: value for name, value in vars(asked).items() if name != "name"}
-    told = {"verb": verb, "shot": settings.to_dict(), "expand": expanding.spelled(how), "reading": reading, **more}
+    record = {"verb": verb, "shot": settings.to_dict(), "expand": expanding.spelled(how), "reading": reading, **more}
     files = [asked.name] if asked.name != media.STREAM else []
-    return {"asked": told, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras)),
+    return {"asked": record, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras)),
             "sized": asked.res is not None, "timed": asked.fps is not None}  # fmt: skip
 
 
@@ -111,8 +111,8 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
     source's pixels, be they square or not."""
     width, height = (n + n % 2 for n in source.format.seen)
     prompt, captions = settings.prompt, settings.captions
-    if not prompt.strip() and (told := latent_file.carried(source.metadata.get("sora", ""))):
-        own = Shot.from_json(told)
+    if not prompt.strip() and (record := latent_file.carried(source.metadata.get("sora", ""))):
+        own = Shot.from_json(record)
         prompt, captions = own.prompt, () if anew or own.model != settings.model else own.captions[:1]
     return replace(settings, prompt=prompt, captions=captions, width=width, height=height, fps=source.format.fps)
 

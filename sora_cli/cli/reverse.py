@@ -37,8 +37,8 @@ def reverse(
     asked = Asked(anchor, **vars(reading))
     settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
     how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    told = wanted_of("reverse", asked, settings, how, seconds=seconds, **compute.drafted)
-    target = Target(output or beside(anchor, "reverse"), **vars(keeping), **told)
+    record = wanted_of("reverse", asked, settings, how, seconds=seconds, **compute.drafted)
+    target = Target(output or beside(anchor, "reverse"), **vars(keeping), **record)
     work = partial(make, asked, settings, sampling, seconds, how, compute)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
                 cost=lambda: cost_of(priced(asked, settings, seconds), compute.words))]  # fmt: skip
@@ -55,7 +55,7 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
          target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
     """What leads up to the anchor, and the anchor."""
     with asked.open_slow(screen, settings.model, target.images) as source:
-        seeds.told(sampling.seed, settings.seed, screen)
+        seeds.announce(sampling.seed, settings.seed, screen)
         passing = Passing(source, settings.model)
         shot = shot_like(source, settings, anew=sampling.expand != "auto")
         rates = asked.faster(source)
@@ -70,8 +70,8 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
         connector = Connector.of(source, networks.engine(shot, compute, screen), making)
         count = making.write_given(leading(connector, passing, shot), source.format, {"sora": shot.to_json()})
         given = making.bounds(shot.frames, shot.frames + passing.count)
-        told = {"verb": "reverse", "input": asked.name, "frames": count, "given": given}
-        making.finish(told, [range(shot.frames, shot.frames + passing.count)])
+        record = {"verb": "reverse", "input": asked.name, "frames": count, "given": given}
+        making.finish(record, [range(shot.frames, shot.frames + passing.count)])
 
 
 def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:

@@ -119,10 +119,10 @@ class Screen:
         """A note that is also shown where there are many jobs, whose other notes are in their records."""
         self.note(text)
 
-    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
+    def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         """The name of a finished output, or all there is to tell, on stdout; a pipe has that already."""
-        if told["output"] != STREAM:
-            typer.echo(json.dumps(told, ensure_ascii=False) if as_json else told["output"])
+        if record["output"] != STREAM:
+            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else record["output"])
 
     def picture(self, frames: Sequence[np.ndarray]) -> None:
         """Show frames, uint8 [h, w, 3] of one size, in place of those before; only if previews are asked for."""

@@ -19,7 +19,7 @@ def number(seed: str) -> int:
     return int(seed)
 
 
-def told(seed: str, drawn: int, screen: Screen) -> None:
+def announce(seed: str, drawn: int, screen: Screen) -> None:
     """Say which seed was drawn, so that it can be asked for again."""
     if seed in RANDOM:
         screen.note(f"seed {drawn}")

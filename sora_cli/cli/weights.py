@@ -106,15 +106,15 @@ def rm(
     names: NamesArgument, as_json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False
 ) -> None:
     """Delete models; files shared with other models are kept."""
-    told = []
+    rows = []
     for name in names:
         freed = hub.remove(removable(name))
-        told.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
+        rows.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
         kept = f"; the rest stays for {', '.join(freed.kept)}" if freed.kept else ""
         if not as_json:
             Transfers(quiet).note(f"{name}: {hub.gigabytes(freed.bytes)} freed{kept}")
     if as_json:
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        typer.echo(json.dumps(rows, ensure_ascii=False))
 
 
 @weights.command()

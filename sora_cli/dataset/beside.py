@@ -81,14 +81,14 @@ def read(path: Path) -> Said:
         text, guess = decoded(path.read_bytes())
         if foreign := PAGE.match(text) and "it is a web page" or LFS.match(text) and "it is a Git LFS pointer":
             return Said(wrong=foreign)
-        return Said(one_line(told(text) if path.suffix.lower() == ".json" else text), guess=guess)
+        return Said(one_line(text_within(text) if path.suffix.lower() == ".json" else text), guess=guess)
     except SoraError as error:
         return Said(wrong=str(error))
     except OSError as error:
         return Said(wrong=(error.strerror or "unreadable").lower())
 
 
-def told(text: str) -> str:
+def text_within(text: str) -> str:
     """The caption in JSON; SoraError if there is none."""
     if not text.strip():
         return ""

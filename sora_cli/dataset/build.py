@@ -120,8 +120,8 @@ class Sample:
 
     def key(self, vae: str) -> str:
         r = self.record
-        told = [r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae]
-        return shards.hash_of([*told, *([r.bars] if any(r.bars) else [])])[:24]
+        content = [r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae]
+        return shards.hash_of([*content, *([r.bars] if any(r.bars) else [])])[:24]
 
     def read(self, source: Path) -> np.ndarray:
         """Its frames [T, h, w, 3], 1 + 4n of them."""
@@ -146,8 +146,8 @@ class Shard:
     def of(cls, number: int, samples: Iterable[tuple[str, Sample]], networks: "Networks") -> "Shard":
         """The shard of these samples, whose name tells it from all others."""
         samples = tuple(samples)
-        told = [(name, sample.key(networks.vae_id), sample.caption) for name, sample in samples]
-        return cls(number, shards.hash_of([FORMAT, networks.text_id, told])[:12], samples)
+        content = [(name, sample.key(networks.vae_id), sample.caption) for name, sample in samples]
+        return cls(number, shards.hash_of([FORMAT, networks.text_id, content])[:12], samples)
 
     @property
     def name(self) -> str:

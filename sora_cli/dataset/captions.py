@@ -130,8 +130,8 @@ def read_table(path: Path) -> tuple[list[Row], str]:
 
 def of_csv(text: str, marks: str) -> Iterator[Row]:
     text, first = text.lstrip(), text.lstrip().partition("\n")[0]
-    if told := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
-        text, marks = text[len(first) + 1 :], told[1]
+    if values := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
+        text, marks = text[len(first) + 1 :], values[1]
     mark = max(marks, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     columns = [cell.strip().lower() for cell in next(reader, [])]
@@ -176,11 +176,11 @@ def of_jsonl(text: str) -> Iterator[Row]:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
         if not isinstance(found, dict):
             raise SoraError(f"{where} is no object with file and caption")
-        told = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
-        for names, value in zip((FILE, CAPTION), told, strict=True):
+        values = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
+        for names, value in zip((FILE, CAPTION), values, strict=True):
             if not isinstance(value, str):
                 raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")
-        yield named(where, *map(str, told))
+        yield named(where, *map(str, values))
 
 
 def named(where: str, file: str, caption: str) -> Row:

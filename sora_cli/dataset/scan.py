@@ -84,10 +84,10 @@ def outside(folder: Path, file: str, reason: str = "") -> Record:
     if reason:
         return Record(file, reason=reason)
     try:
-        told = (folder / file).stat()
+        status = (folder / file).stat()
     except OSError as error:
         return Record(file, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
-    return Record(file, told.st_size, told.st_mtime_ns)
+    return Record(file, status.st_size, status.st_mtime_ns)
 
 
 def examine(folder: Path, begun: Record, most: float) -> Record:

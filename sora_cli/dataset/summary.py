@@ -60,8 +60,8 @@ def counted(names: Any) -> dict[str, int]:
 
 def kind_of(reason: str) -> str:
     """A reason without what is particular to one file."""
-    told = reason.partition(":")[0]
-    return next((kind for start, kind in KINDS.items() if told.startswith(start)), told)
+    kind_of_reason = reason.partition(":")[0]
+    return next((kind for start, kind in KINDS.items() if kind_of_reason.startswith(start)), kind_of_reason)
 
 
 def sheet(folder: Path, path: Path) -> None:

@@ -37,16 +37,16 @@ def contents(path: Path) -> tuple[Told, list[Stored]]:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            told, entries = header(file)
-            begin = aligned(file.tell(), told.get("general.alignment", ALIGNMENT))
+            metadata, entries = header(file)
+            begin = aligned(file.tell(), metadata.get("general.alignment", ALIGNMENT))
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, struct.error) as error:
         raise Failed(f"{path} is damaged, or no GGUF: {error}; fetch it again") from error
-    listed = [stored_at(path, *entry, begin, told) for entry in entries]
+    listed = [stored_at(path, *entry, begin, metadata) for entry in entries]
     if any(stored.start + stored.bytes > size for stored in listed):
         raise Failed(f"{path} is truncated; fetch it again")
-    return told, listed
+    return metadata, listed
 
 
 def architecture(path: Path) -> str:
@@ -54,13 +54,14 @@ def architecture(path: Path) -> str:
     return str(contents(path)[0].get("general.architecture", ""))
 
 
-def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: int, begin: int, told: Told) -> Stored:
+def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: int, begin: int,
+              metadata: Told) -> Stored:  # fmt: skip
     if kind not in DTYPES:
         packed = REFUSED.get(kind, f"type {kind} of GGUF")
         raise SoraError(f"{path} is packed as {packed} ({shortened(key)}), which is not read; read are "
                         f"{', '.join(PACKED)}")  # fmt: skip
     shape = tuple(reversed(sides))
-    if isinstance(was := told.get(SHAPE + key), list) and math.prod(was) == math.prod(shape):
+    if isinstance(was := metadata.get(SHAPE + key), list) and math.prod(was) == math.prod(shape):
         shape = tuple(was)
     if sides[:1] and sides[0] % block_of(DTYPES[kind])[0]:
         raise Failed(f"{path} is damaged: {shortened(key)} ends inside a block; fetch it again")
@@ -85,14 +86,14 @@ def header(file: BinaryIO) -> tuple[Told, list[tuple[str, tuple[int, ...], int, 
         raise ValueError(f"it is of version {version}; read are {', '.join(map(str, VERSIONS))}")
     if max(count, entries) > MOST_ENTRIES:
         raise ValueError(f"it tells of {max(count, entries)} entries")
-    told = {}
+    metadata = {}
     for _ in range(entries):
         key = text(file)
-        told[key] = value(file, unpacked(file, "I")[0])
+        metadata[key] = value(file, unpacked(file, "I")[0])
     found = [tensor(file) for _ in range(count)]
     if len({name for name, *_ in found}) < len(found):
         raise ValueError("it has a tensor twice")
-    return told, found
+    return metadata, found
 
 
 def tensor(file: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:

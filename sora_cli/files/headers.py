@@ -79,8 +79,8 @@ def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
                 raise SoraError(f"its header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
             found = json.loads(file.read(length), object_pairs_hook=once)
         listed = tensors(path, found, 8 + length, size)
-        told = found.get("__metadata__")
-        return told if isinstance(told, dict) else {}, listed
+        metadata = found.get("__metadata__")
+        return metadata if isinstance(metadata, dict) else {}, listed
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -79,10 +79,10 @@ def pickled(path: Path) -> bool:
 
 def shards(index: Path) -> list[str]:
     """The files that an index names, sorted."""
-    told = read_json(index).get("weight_map")
-    if not isinstance(told, dict) or not told or not all(isinstance(name, str) for name in told.values()):
+    listing = read_json(index).get("weight_map")
+    if not isinstance(listing, dict) or not listing or not all(isinstance(name, str) for name in listing.values()):
         raise Failed(f"{index} has no weight_map of keys to files; fetch it again")
-    return sorted(set(told.values()))
+    return sorted(set(listing.values()))
 
 
 def member(place: Path, name: str) -> Path:
@@ -160,8 +160,8 @@ def contents(path: Path) -> list[Stored]:
 def weights_in(files: Iterable[Path]) -> list[Stored]:
     """The weights of files, with their scales where they are quantised; SoraError naming other quantisations."""
     found = {path: about(path) for path in files}
-    told = {path: said for path, (said, _) in found.items()}
-    return quantised.paired([stored for _, there in found.values() for stored in there], told)
+    listing = {path: said for path, (said, _) in found.items()}
+    return quantised.paired([stored for _, there in found.values() for stored in there], listing)
 
 
 # ---- whether they fit --------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ MOST_CONF = 10_000  # bytes
 # ---- which weights -----------------------------------------------------------------------------------------
 
 
-def paired(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> list[Stored]:
+def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]]) -> list[Stored]:
     """Weights with their scales, without what else the quantised files hold; `told`: what their headers say.
 
     SoraError naming a quantisation that is not read."""
@@ -45,7 +45,7 @@ def paired(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> 
     for stored in listed:
         if other := next((name for end, name in OTHERS.items() if stored.key.endswith(end)), None):
             raise SoraError(f"{stored.path} is quantised as {other}, which is not read; {TAKE}")
-    of_layer = formats(listed, told)
+    of_layer = formats(listed, metadata)
     scales = {key: key.rpartition(".")[0] + ".weight" for key in there if key.endswith(SCALES)}
     scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
     left_out = {key for key, weight in scales.items() if weight in there}
@@ -72,10 +72,10 @@ def with_scale(weight: Stored, scale: Stored) -> Stored:
     return replace(weight, scale=scale)
 
 
-def formats(listed: Iterable[Stored], told: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+def formats(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
     """The types of quantised layers' numbers, as their files tell; SoraError for another than is read."""
     found: dict[str, str] = {}
-    for path, about in told.items():
+    for path, about in metadata.items():
         layers = as_object(about.get(ABOUT)).get("layers")
         for layer, config in (layers if isinstance(layers, dict) else {}).items():
             found[layer] = known(path, layer, config)

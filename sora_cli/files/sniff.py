@@ -45,11 +45,11 @@ def of_text(text: str) -> str:
         named = f" ({short(html.unescape(title[1]))})" if title and title[1].strip() else ""
         return f"it is a web page{named}; fetch the file itself, logged in if need be"
     if text.startswith("<"):
-        told = re.findall(r"<(?:Code|Message)>(.*?)</", text, re.DOTALL)
-        return f"it says: {short(': '.join(told))}" if told else "it is XML"
+        messages = re.findall(r"<(?:Code|Message)>(.*?)</", text, re.DOTALL)
+        return f"it says: {short(': '.join(messages))}" if messages else "it is XML"
     try:
-        told = said(json.loads(text))
-        return f"it says: {short(': '.join(told))}" if told else "it is JSON"
+        messages = said(json.loads(text))
+        return f"it says: {short(': '.join(messages))}" if messages else "it is JSON"
     except (ValueError, RecursionError):
         return "it is JSON that is cut off; fetch it again" if text[0] in "{[" else f"it is a text: {short(text)}"
 

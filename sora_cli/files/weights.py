@@ -113,9 +113,9 @@ def read_header(*paths: Path) -> Header:
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                told = json.loads(file.read(min(length, path.stat().st_size)))
-            metadata = told.pop("__metadata__", {}) | metadata
-            shapes |= {name: tuple(tensor["shape"]) for name, tensor in told.items()}
+                listing = json.loads(file.read(min(length, path.stat().st_size)))
+            metadata = listing.pop("__metadata__", {}) | metadata
+            shapes |= {name: tuple(tensor["shape"]) for name, tensor in listing.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
     return Header(shapes, metadata)

@@ -37,11 +37,11 @@ def ordinary(picture: Picture) -> Mending:
         return [], []
     said = {"colorspace": None if picture.rgb else picture.matrix or "bt2020nc",
             "color_primaries": picture.primaries or "bt2020", "color_trc": picture.transfer}  # fmt: skip
-    told = "setparams=" + ":".join(f"{name}={value}" for name, value in said.items() if value)
+    params = "setparams=" + ":".join(f"{name}={value}" for name, value in said.items() if value)
     pressed = [f"zscale=t=linear:npl={WHITE}", "format=gbrpf32le", "zscale=p=bt709", "tonemap=mobius:param=0.6:desat=0"]
     chroma = "420" if re.search("420|p01[0-6]", picture.pix_fmt) else "444"
     back = ["zscale=t=bt709:m=bt709:r=tv", f"format=yuv{chroma}p10le"]
-    return [told, *pressed, *back], [f"its HDR light ({HDR[picture.transfer]}) is tone-mapped to a standard range"]
+    return [params, *pressed, *back], [f"its HDR light ({HDR[picture.transfer]}) is tone-mapped to a standard range"]
 
 
 def opaque(picture: Picture) -> Mending:
@@ -59,7 +59,7 @@ def coloured(format: Format, picture: Picture) -> Format:
     by_primaries = next((matrix for matrix, (own, _) in y4m.MATRICES.items() if own == picture.primaries), None)
     matrix = picture.matrix or by_primaries or ("smpte170m" if small else "bt709")
     usual = y4m.MATRICES[matrix]
-    told = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
+    params = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
             "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
-    tags = [f"{tag}={value}" for tag, (value, unless) in told.items() if value and value != unless]
+    tags = [f"{tag}={value}" for tag, (value, unless) in params.items() if value and value != unless]
     return replace(format, tags=(*format.tags, *tags))

@@ -126,11 +126,11 @@ def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
     """
     command = [ffmpeg(), *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"]
     found = subprocess.run(command, input=head, capture_output=True)
-    told = found.stderr.decode(errors="replace")
-    container = re.search(r"^Input #0, (.*?), from ", told, re.MULTILINE)
+    output = found.stderr.decode(errors="replace")
+    container = re.search(r"^Input #0, (.*?), from ", output, re.MULTILINE)
     if not container:
         raise Failed(f"{name} is not a readable video: {explain(found.stderr)}")
-    streams = re.findall(r"^ *Stream #0:\d.*?: Video: (?!.*\(attached pic\))(.*)$", told, re.MULTILINE)
+    streams = re.findall(r"^ *Stream #0:\d.*?: Video: (?!.*\(attached pic\))(.*)$", output, re.MULTILINE)
     if not streams:
         raise Failed(f"{name} has no pictures in it, only sound or other data")
     metadata = parse_metadata(found.stdout.decode(errors="replace"))
@@ -139,9 +139,9 @@ def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
         raise Failed(f"{name} is not a readable video")
     if max(picture.width, picture.height) > LARGEST:
         raise TooLarge(f"{name} is {picture.width}x{picture.height}; up to {LARGEST}x{LARGEST} can be read")
-    sounds, others = parse_others(told)
-    seconds = seconds_of(told)
-    return replace(picture, start=start_of(streams[0], told), seconds=seconds, sounds=sounds, others=others)
+    sounds, others = parse_others(output)
+    seconds = seconds_of(output)
+    return replace(picture, start=start_of(streams[0], output), seconds=seconds, sounds=sounds, others=others)
 
 
 def check_times(words: list[str], name: str, picture: Picture) -> int | None:
@@ -193,21 +193,21 @@ def steadied(picture: Picture, words: list[str]) -> Picture:
     return replace(picture, fps=fps, nominal=fps if steady else 1 / min(gaps), measured=True)
 
 
-def start_of(line: str, told: str) -> float:
+def start_of(line: str, output: str) -> float:
     """Seconds from where a file begins to where one of its streams does."""
-    own, whole = re.search(r", start (-?[\d.]+)", line), re.search(r"^  Duration: .*, start: (-?[\d.]+)", told, re.M)
+    own, whole = re.search(r", start (-?[\d.]+)", line), re.search(r"^  Duration: .*, start: (-?[\d.]+)", output, re.M)
     return max(0.0, float(own[1] if own else 0) - float(whole[1] if whole else 0))
 
 
-def seconds_of(told: str) -> float:
+def seconds_of(output: str) -> float:
     """How long a file says it is; 0 where it does not."""
-    said = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", told, re.MULTILINE)
+    said = re.search(r"^  Duration: (\d+):(\d+):([\d.]+)", output, re.MULTILINE)
     return int(said[1]) * 3600 + int(said[2]) * 60 + float(said[3]) if said else 0.0
 
 
-def parse_others(told: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def parse_others(output: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """What there is beside the pictures: rates of sound tracks that can be read, and kinds of all other streams."""
-    streams = re.findall(r"^ *Stream #0:\d.*?: (\w+): (.*)$", told, re.MULTILINE)
+    streams = re.findall(r"^ *Stream #0:\d.*?: (\w+): (.*)$", output, re.MULTILINE)
     heard = [line for kind, line in streams if kind == "Audio" and not line.startswith(("none", "unknown"))]
     rates = (re.search(r"(\d+) Hz", line) for line in heard)
     others = [kind.lower() for kind, line in streams if kind != "Audio" and "(attached pic)" not in line]
@@ -226,8 +226,8 @@ def looked_at(words: list[str], name: str) -> Picture:
         return picture
     command = [ffmpeg(), *INFO, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(LOOK)]
     command += ["-vf", "idet", "-f", "null", "-"]
-    told = subprocess.run(command, capture_output=True, text=True, errors="replace").stderr
-    counts = re.findall(r"Multi frame detection: TFF: *(\d+) *BFF: *(\d+) *Progressive: *(\d+)", told)
+    output = subprocess.run(command, capture_output=True, text=True, errors="replace").stderr
+    counts = re.findall(r"Multi frame detection: TFF: *(\d+) *BFF: *(\d+) *Progressive: *(\d+)", output)
     top, bottom, progressive = map(int, counts[-1]) if counts else (0, 0, 0)
     woven = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
     return replace(picture, fields=("tff" if top > bottom else "bff") if woven else "")

@@ -74,7 +74,7 @@ class Retiming:
         """What the record beside a video says of it."""
         return {"made": float(self.made), "shown": float(self.shown), "by": self.by}
 
-    def told(self) -> str:
+    def note(self) -> str:
         """In a line for people."""
         made, shown = float(self.made), float(self.shown)
         if self.raises:

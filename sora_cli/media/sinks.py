@@ -103,10 +103,10 @@ def video(suffix: str, format: Format, metadata: Mapping[str, object]) -> list[s
 
 def encoded(suffix: str, format: Format) -> list[str]:
     """ffmpeg's words for the pictures of a video."""
-    told, others = declare(format), [tag for tag in format.tags if tag not in RGB]
+    declared, others = declare(format), [tag for tag in format.tags if tag not in RGB]
     limited = declare(replace(format, tags=(*others, "COLORRANGE=LIMITED")))
     scaled = f"scale=out_color_matrix={format.matrix}:out_range=tv"      # which forgets some of what it was told
-    return ["-vf", f"{told},{scaled},format=yuv420p,{limited}", *VIDEOS[suffix][0]]
+    return ["-vf", f"{declared},{scaled},format=yuv420p,{limited}", *VIDEOS[suffix][0]]
 
 
 class SoundSink(FileSink):

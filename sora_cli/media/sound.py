@@ -35,8 +35,9 @@ class Sound:
             return self.start
         command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(self.path), "-map", "0:V:0", "-frames:v", "1",
                    "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1"]  # fmt: skip
-        told = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-        base, first = re.search(r"#tb 0: (\d+)/(\d+)", told), re.search(r"^0, *-?\d+, *(-?\d+)", told, re.MULTILINE)
+        listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+        base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
+        first = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
         return int(first[1]) * int(base[1]) / int(base[2]) if base and first else 0.0
 
 

@@ -241,8 +241,8 @@ def sane(value: object, kind: type) -> bool:
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
     for path in files:
-        if path.suffix == ".gguf" and (told := gguf_header.architecture(path)) not in kind.architectures:
-            raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), told)}")
+        if path.suffix == ".gguf" and (family := gguf_header.architecture(path)) not in kind.architectures:
+            raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():
         network = on_meta(kind.build, config)

@@ -247,7 +247,7 @@ def lower_place(
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
     """The best placement that fits (`auto`, with a margin), the one that takes least of the device (`low`), or
     everything on the device (`high`). SoraError with the numbers where nothing fits."""
-    options = [told(option, needs, free) for option in placements(needs, free)]
+    options = [explained(option, needs, free) for option in placements(needs, free)]
     share = 1 - MARGIN if mode == "auto" else 1.0
     if mode == "low":
         options.sort(key=lambda option: option.on_device)  # stable: what is read from disk comes last
@@ -264,7 +264,7 @@ def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> 
     """The best placement that takes less than the present one of the memory that a stage ran out of, and elsewhere no
     more than that or than is free; None where there is no such."""
     short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
-    for option in (told(option, needs, free) for option in placements(needs, free)):
+    for option in (explained(option, needs, free) for option in placements(needs, free)):
         elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)
         if option.peak[short] < taken[short] and all(bytes <= room for bytes, room in elsewhere):
             return option
@@ -289,7 +289,7 @@ def placements(needs: Needs, free: Free) -> Iterator[Placement]:
             yield Placement(text, dit, vae, tile, needs.overlap if tile else 0, keep, away)
 
 
-def told(option: Placement, needs: Needs, free: Free) -> Placement:
+def explained(option: Placement, needs: Needs, free: Free) -> Placement:
     """A placement with what it takes, and why."""
     why = f"{shown(free.device)} of {memory_of(free)} free: {', '.join(reasons(option, needs.network.vae.stride))}"
     return replace(option, why=why, peak=peaks(option, needs, free))

@@ -42,8 +42,8 @@ def seal(key: str, features: "Tensor") -> dict[str, str]:
 
 def default_folder() -> Path:
     """Where the user's caches are."""
-    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (told if told.is_absolute() else Path.home() / ".cache") / "sora-cli" / "embeddings"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "sora-cli" / "embeddings"
 
 
 class Embeddings:

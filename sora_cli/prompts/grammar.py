@@ -67,11 +67,11 @@ def expand(prompt: str, seed: int = 0) -> Expansion:
     return complete(parse(prompt), seed)
 
 
-def expand_with(prompt: str, told: Parsed) -> str:
+def expand_with(prompt: str, parsed: Parsed) -> str:
     """The caption filled in as somebody else tells it, without what is left for a seed to choose; what the prompt says
     stays."""
     said = parse(prompt)
-    both = replace(said, **{name: getattr(said, name) or getattr(told, name) for name in SAID + Choice._fields})
+    both = replace(said, **{name: getattr(said, name) or getattr(parsed, name) for name in SAID + Choice._fields})
     found = complete(both)
     caption = found.caption
     for name in Choice._fields:

@@ -84,11 +84,11 @@ def checked(answer: str, prompt: str, writer: Server, world: bool) -> str:
 
 def in_the_world(text: str, prompt: str, writer: Server) -> str:
     """An answer within the vocabulary: what it adds to what the prompt says."""
-    told = parse(text)
-    strange = len(told.unknown) > max(4, len(text.split()) // 3)  # prose that happens to have some of the words
-    if not told.subjects or not (told.action or told.place) or strange:
+    parsed = parse(text)
+    strange = len(parsed.unknown) > max(4, len(text.split()) // 3)  # prose that happens to have some of the words
+    if not parsed.subjects or not (parsed.action or parsed.place) or strange:
         raise Failed(f"{writer} answers {NONSENSE}")
-    return expand_with(prompt, told)
+    return expand_with(prompt, parsed)
 
 
 def detailed(text: str, writer: Server) -> str:

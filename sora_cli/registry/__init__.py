@@ -199,26 +199,26 @@ def own() -> dict[str, Entry]:
     if not path.is_file():
         return {}
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-        taken = [name for name in told if name in shipped()]
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        taken = [name for name in tables if name in shipped()]
         if taken:
             raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
-        return read_registry(told, shipped(), path.parent)
+        return read_registry(tables, shipped(), path.parent)
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{path}: {error}") from error
 
 
 def read_registry(
-    told: Mapping[str, Any], others: Mapping[str, Any] | None = None, home: Path = PACKAGE
+    tables: Mapping[str, Any], others: Mapping[str, Any] | None = None, home: Path = PACKAGE
 ) -> dict[str, Entry]:
     """Entries from the content of a weights.toml that lies at `home`; SoraError for what does not belong there.
 
     A model names its text encoder's entry as `text`, which may be one of `others`, and as `like` the shipped model
     that it is used like."""
-    for name, model in told.items():
+    for name, model in tables.items():
         schema.check_model(name, model)
-    everything = {**(others or {}), **told}
-    return {name: read_entry(name, model, everything, home) for name, model in told.items()}
+    everything = {**(others or {}), **tables}
+    return {name: read_entry(name, model, everything, home) for name, model in tables.items()}
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
@@ -261,13 +261,13 @@ def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
 
 
 def read_part(part: Mapping[str, Any], home: Path) -> Part:
-    told: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
-    if "path" in told:
-        told["path"] = home / Path(told["path"]).expanduser()
-    told["sha256"] = tuple(sorted(told.get("sha256", {}).items()))
-    if "names" in told:
-        told["names"] = tuple(told["names"])
-    made = Part(**told)
+    tables: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
+    if "path" in tables:
+        tables["path"] = home / Path(tables["path"]).expanduser()
+    tables["sha256"] = tuple(sorted(tables.get("sha256", {}).items()))
+    if "names" in tables:
+        tables["names"] = tuple(tables["names"])
+    made = Part(**tables)
     return replace(made, bytes=published.bytes_of(made.path, made.names)) if made.path and not made.bytes else made
 
 

@@ -47,7 +47,7 @@ class Listing:
 
 def listing(repo: str, revision: str) -> Listing:
     """All files of a repository at a branch, tag or commit; Failed in one line if the Hub does not tell."""
-    with told(repo, revision):
+    with hub_errors(repo, revision):
         from huggingface_hub import HfApi, constants
 
         try:
@@ -80,7 +80,7 @@ def small_file(repo: str, name: str, revision: str) -> Path | None:
     """A configuration file, from the cache if it is there and else fetched; None if the repository has no such file.
 
     That it has none is remembered by the client, too."""
-    with told(repo, revision):
+    with hub_errors(repo, revision):
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -146,7 +146,7 @@ def fetch(
     not fetched again, but hashed. `moved` is called with how many bytes have arrived, `checked` with how many of them
     were hashed then.
     """
-    with told(repo, commit, file.name):
+    with hub_errors(repo, commit, file.name):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import WeakFileLock
 
@@ -218,7 +218,7 @@ def git_hash(path: Path) -> str:
 
 
 @contextmanager
-def told(repo: str, revision: str, name: str = "") -> Iterator[None]:
+def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
     """What the client raises, as Failed in one line that says what can be done."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import disable_progress_bars

@@ -62,18 +62,18 @@ def of_folder(name: str) -> Entry:
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
-    told = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
+    said = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
     index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
-    return replace(bounded(entry, index), network=sizes.sized(entry.network, told))
+    return replace(bounded(entry, index), network=sizes.sized(entry.network, said))
 
 
 def of_export(name: str, folder: Path) -> Entry:
     """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
     try:
-        told = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-        if len(told) != 1:
-            raise SoraError(f"it names {len(told)} models, and a folder holds one")
-        (model,) = read_registry(told, home=folder).values()
+        configs = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
+        if len(configs) != 1:
+            raise SoraError(f"it names {len(configs)} models, and a folder holds one")
+        (model,) = read_registry(configs, home=folder).values()
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{folder / EXPORTED}: {error}") from error
     return replace(model, name=name)
@@ -110,10 +110,10 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
 
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
     """A model with the boundary between its two transformers that its index tells, if it does."""
-    told = index.get("boundary_ratio")
-    if not entry.usage.boundary or not isinstance(told, float) or not 0 < told < 1:
+    configs = index.get("boundary_ratio")
+    if not entry.usage.boundary or not isinstance(configs, float) or not 0 < configs < 1:
         return entry
-    return replace(entry, usage=replace(entry.usage, boundary=told))
+    return replace(entry, usage=replace(entry.usage, boundary=configs))
 
 
 def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
@@ -143,6 +143,6 @@ def like_of(config: Mapping[str, Any], name: str, second: Mapping[str, Any] | No
     else:
         like = {"48": "wan2.2-5b", "16": "wan2.1-14b" if large else "wan2.1-1.3b"}.get(str(channels))
     if like is None or config.get("_class_name", CLASSES[0]) not in CLASSES:
-        told = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
-        raise SoraError(f"{name} is another kind of model ({told or 'no transformer'}); {SUPPORTED}")
+        configs = ", ".join(f"{key} {config[key]}" for key in ("_class_name", "in_channels") if key in config)
+        raise SoraError(f"{name} is another kind of model ({configs or 'no transformer'}); {SUPPORTED}")
     return like

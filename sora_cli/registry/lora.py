@@ -193,8 +193,8 @@ def left_out(lora: Lora) -> int:
 
 def check_alone(loras: Sequence[Lora], model: str) -> None:
     """Refuse LoRAs that are for one of two transformers, of a model that has one."""
-    if told := next((lora for lora in loras if lora.expert), None):
-        raise SoraError(f"{model} has one transformer; write --lora {told.path} without {told.expert}:")
+    if one := next((lora for lora in loras if lora.expert), None):
+        raise SoraError(f"{model} has one transformer; write --lora {one.path} without {one.expert}:")
 
 
 def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
@@ -258,7 +258,7 @@ def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]]) -> dict[str, f
     alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
     ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
              if "down" in part}  # fmt: skip
-    usual = told(path, {rank for name, rank in ranks.items() if name not in alphas})
+    usual = scale_rule(path, {rank for name, rank in ranks.items() if name not in alphas})
     return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
@@ -279,7 +279,7 @@ def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
 # ---- what files say of themselves --------------------------------------------------------------------------
 
 
-def told(path: Path, ranks: Collection[int]) -> Callable[[int], float]:
+def scale_rule(path: Path, ranks: Collection[int]) -> Callable[[int], float]:
     """Which share of B A is added at some rank where it has no alpha: trainers keep one in the header or in a file
     beside it, and without any it is all of it. SoraError for kinds of LoRA that are not supported, for settings that
     contradict one another, and for a rank that is none of `ranks`."""

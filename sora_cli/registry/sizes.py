@@ -286,13 +286,13 @@ CONFIGS = {  # our names of sizes, and those of a published config.json
 }  # fmt: skip
 
 
-def read(told: Mapping[str, Mapping[str, Any]]) -> Network | None:
+def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
     """The sizes of a model and its text encoder by role; None where one of them is not told, as for the encoder
     itself. ValueError for sizes that no network has."""
-    if not told.keys() >= KINDS.keys():
+    if not said.keys() >= KINDS.keys():
         return None
     try:
-        return Network(**{role: kind(**told[role]) for role, kind in KINDS.items()})  # type: ignore[arg-type]
+        return Network(**{role: kind(**said[role]) for role, kind in KINDS.items()})  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(f"network: {error}") from error
 
@@ -303,8 +303,8 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
         return None
     for role, config in configs.items():
         before = getattr(like, role)
-        told = {ours: plain(config.get(theirs)) for ours, theirs in CONFIGS[role].items()}
-        sizes: dict[str, Any] = {name: size for name, size in told.items() if fitting(size, getattr(before, name))}
+        said = {ours: plain(config.get(theirs)) for ours, theirs in CONFIGS[role].items()}
+        sizes: dict[str, Any] = {name: size for name, size in said.items() if fitting(size, getattr(before, name))}
         if role == "dit" and fitting(width := config.get("attention_head_dim", 0), before.width):
             sizes["width"] = width * int(sizes.get("heads", before.heads))
         if role == "dit" and fitting(made := config.get("out_channels", 0), before.channels) and "channels" in sizes:

@@ -95,7 +95,7 @@ def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: Usage, las
     """The model card: what is in the folder, what it learned from and how that went, and the options of every training
     as its weights tell them."""
     parts = "\n".join(f"| {stem} | {sizes(headers[stem])} |" for stem in STEMS)
-    trained = "\n".join(f"- **{stem}**: {told(headers[stem])}" for stem in STEMS)
+    trained = "\n".join(f"- **{stem}**: {learned_from(headers[stem])}" for stem in STEMS)
     picture = "\n![Loss, error and gradient norm of the transformer's training](curves.png)\n" if curves else ""
     data = json.loads(headers["dit"].get("data", "{}"))
     prompt = "a cat surfing" if usage.grammar else data.get("example", "")
@@ -142,6 +142,6 @@ def sizes(header: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in json.loads(header["config"]).items())
 
 
-def told(header: Mapping[str, str]) -> str:
+def learned_from(header: Mapping[str, str]) -> str:
     record = json.loads(header.get("training", "{}"))
     return ", ".join(f"{key} {value}" for key, value in record.items() if value not in (None, "None", "False"))

@@ -43,11 +43,11 @@ def sorted_out(matches: list[Match]) -> list[Match]:
         return matches
     before, after = matches[:at], matches[at + 1 :]
     end = next((n for n, match in enumerate(after) if match.kind == "subject"), len(after))
-    told = [matches[at], *after[:end]]
+    clause = [matches[at], *after[:end]]
     if not any(match.kind in ("subject", "action", "travel") for match in before):  # "a slow zoom in"
-        before, told = [], before + told
-    turned = any(match.kind in ("direction", "beside") for match in told)
-    return before + [of_camera(match, turned) for match in told] + after[end:]
+        before, clause = [], before + clause
+    turned = any(match.kind in ("direction", "beside") for match in clause)
+    return before + [of_camera(match, turned) for match in clause] + after[end:]
 
 
 def of_camera(match: Match, turned: bool) -> Match:

@@ -51,10 +51,10 @@ class Server:
 
     async def create(self, request: Request) -> Response:
         with self.store.room():
-            told, upload = await read(request)
-            work = self.orders.video(told)
+            wanted, upload = await read(request)
+            work = self.orders.video(wanted)
             await self.queue(work, upload)
-        return self.told(request, work)
+        return self.status_of(request, work)
 
     async def queue(self, work: Work, upload: UploadFile | None = None, reference: Path | None = None) -> None:
         """Put a job onto the disk and into the queue; nothing is left of one that is refused."""
@@ -85,18 +85,18 @@ class Server:
         """A video like another one, with another prompt: its seed, its size, its picture."""
         source = self.video(request)
         with self.store.room():
-            told, _ = await read(request)
-            fields = {name: value for name, value in told.items() if value is not None}
+            wanted, _ = await read(request)
+            fields = {name: value for name, value in wanted.items() if value is not None}
             if unknown := [name for name in fields if name != "prompt"]:
                 raise Refusal(400, f"unknown field {unknown[0][:40]!a}; a remix has a prompt", "unknown_parameter")
             checked = self.orders.video({"prompt": text("prompt", fields.get("prompt", "")), "model": source.model})
             work = Work(checked.id, VIDEO, source.model, checked.prompt, source.settings, source.reference, source.id)
             reference = self.store.file(source, source.reference) if source.reference else None
             await self.queue(work, reference=reference)
-        return self.told(request, work)
+        return self.status_of(request, work)
 
     async def retrieve(self, request: Request) -> Response:
-        return self.told(request, self.video(request))
+        return self.status_of(request, self.video(request))
 
     async def list_videos(self, request: Request) -> Response:
         limit, order = request.query_params.get("limit", "20"), request.query_params.get("order", "desc")
@@ -143,21 +143,21 @@ class Server:
             raise missing("video")
         return work
 
-    def told(self, request: Request, work: Work) -> Response:
+    def status_of(self, request: Request, work: Work) -> Response:
         return JSONResponse(self.video_of(request, work), headers={"openai-poll-after-ms": POLL_AFTER})
 
     def video_of(self, request: Request, work: Work) -> dict[str, Any]:
         """A video as OpenAI's API has it, and what we add."""
-        told, url = work.settings, None
+        wanted, url = work.settings, None
         if work.status == COMPLETED:
             url = self.link(request, f"/v1/videos/{work.id}/content")
         error = {"code": "generation_failed", "message": work.error} if work.status == FAILED else None
         return {
             "id": work.id, "object": "video", "model": work.model, "status": work.status, "progress": work.progress,
             "created_at": int(work.created), "completed_at": int(work.completed) or None, "expires_at": None,
-            "size": f"{told['width']}x{told['height']}", "seconds": f"{told['frames'] / told['fps']:.6g}",
+            "size": f"{wanted['width']}x{wanted['height']}", "seconds": f"{wanted['frames'] / wanted['fps']:.6g}",
             "prompt": work.prompt, "remixed_from_video_id": work.remixed_from or None, "error": error,
-            "seed": told["seed"], "fps": told["fps"], "steps": told["steps"], "guidance": told["guidance"],
+            "seed": wanted["seed"], "fps": wanted["fps"], "steps": wanted["steps"], "guidance": wanted["guidance"],
             "queue_position": self.store.position(work) if work.status == QUEUED else None, "url": url,
         }  # fmt: skip
 
@@ -165,11 +165,11 @@ class Server:
 
     async def images(self, request: Request) -> Response:
         with self.store.room():
-            told, _ = await read(request)
-        form = told.get("response_format") or "b64_json"
+            wanted, _ = await read(request)
+        form = wanted.get("response_format") or "b64_json"
         if form not in ("b64_json", "url"):
             raise Refusal(400, "response_format must be b64_json or url", "invalid_value", "response_format")
-        works, kept = self.orders.images(told), False
+        works, kept = self.orders.images(wanted), False
         try:
             with self.store.room(len(works)):
                 for work in works:
@@ -273,23 +273,23 @@ async def read(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
         if len(raw) > limits.MOST_JSON:
             raise Refusal(413, f"JSON has at most {limits.MOST_JSON / 1e6:g} MB; upload pictures as files", "too_large")
     try:
-        told = json.loads(raw)
+        wanted = json.loads(raw)
     except (ValueError, RecursionError):
         raise Refusal(400, "the body is not valid JSON", "invalid_json") from None
-    if not isinstance(told, dict):
+    if not isinstance(wanted, dict):
         raise Refusal(400, "the body must be a JSON object", "invalid_json")
-    if told.get("input_reference") is not None:
+    if wanted.get("input_reference") is not None:
         raise Refusal(400, "input_reference is a picture that is uploaded, as multipart/form-data", "invalid_type",
                       "input_reference")  # fmt: skip
-    return told, None
+    return wanted, None
 
 
 async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
     form = await request.form(max_files=1, max_fields=32, max_part_size=1 << 16)
-    told: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
     upload: UploadFile | None = None
     for name, value in form.multi_items():
-        if name in told or (name == "input_reference" and upload):
+        if name in wanted or (name == "input_reference" and upload):
             raise Refusal(400, f"{name[:40]!a} is given twice", "invalid_value", name[:40])
         if isinstance(value, UploadFile):
             if name != "input_reference":
@@ -299,8 +299,8 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
             raise Refusal(400, "input_reference is a picture that is uploaded as a file", "invalid_type",
                           "input_reference")  # fmt: skip
         elif value != "":
-            told[name] = value
-    return told, upload
+            wanted[name] = value
+    return wanted, upload
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------------------

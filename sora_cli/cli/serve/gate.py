@@ -17,19 +17,19 @@ LASTS = 3600              # seconds that a signed link is good for, at least
 SHORTEST = 16             # letters of a token
 
 
-def token_of(told: str | None, file: Path | None) -> str:
+def token_of(shown: str | None, file: Path | None) -> str:
     """The token that is given by itself or in a file; "" if there is none."""
-    if told and file:
+    if shown and file:
         raise SoraError("--token and --token-file both give the token; keep one of them")
     if file:
         try:
-            told = file.read_text(encoding="utf-8").strip()
+            shown = file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
-    if (told or file) and not (told and len(told) >= SHORTEST and all("!" <= letter <= "~" for letter in told)):
+    if (shown or file) and not (shown and len(shown) >= SHORTEST and all("!" <= letter <= "~" for letter in shown)):
         raise SoraError(f"the token must have at least {SHORTEST} letters, digits or marks and no spaces; "
                         "`openssl rand -hex 32` makes one")  # fmt: skip
-    return told or ""
+    return shown or ""
 
 
 def is_loopback(host: str) -> bool:
@@ -78,8 +78,8 @@ class Gate:
         return f"?expires={expires}&signature={self.signature(path, expires)}"
 
     def signed(self, method: str, path: str, query: str) -> bool:
-        told = parse_qs(query, max_num_fields=16) if method in ("GET", "HEAD") and query.count("&") < 16 else {}
-        expires, signature = (told.get(name, [""])[0] for name in ("expires", "signature"))
+        shown = parse_qs(query, max_num_fields=16) if method in ("GET", "HEAD") and query.count("&") < 16 else {}
+        expires, signature = (shown.get(name, [""])[0] for name in ("expires", "signature"))
         if not (expires.isascii() and expires.isdigit() and len(expires) <= 12 and int(expires) >= time.time()):
             return False
         return same(signature, self.signature(path, int(expires)))

@@ -48,14 +48,14 @@ class Orders:
 
     # -- a request, checked -------------------------------------------------------------------------------------
 
-    def video(self, told: Mapping[str, Any], reference: str = "") -> Work:
+    def video(self, wishes: Mapping[str, Any], reference: str = "") -> Work:
         """The job that a request for a video describes; Refusal for what it cannot be."""
-        fields = self.checked(VIDEO, told)
+        fields = self.checked(VIDEO, wishes)
         return self.work(VIDEO, fields, fields.get("seconds"), reference)
 
-    def images(self, told: Mapping[str, Any]) -> list[Work]:
+    def images(self, wishes: Mapping[str, Any]) -> list[Work]:
         """One job for each image of a request, with seeds that follow one another."""
-        fields = self.checked(IMAGE, {name: value for name, value in told.items() if name not in IGNORED})
+        fields = self.checked(IMAGE, {name: value for name, value in wishes.items() if name not in IGNORED})
         count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
         if fields.get("output_format", "png") != "png":
             raise Refusal(400, "images are made as png", "invalid_value", "output_format")
@@ -64,9 +64,9 @@ class Orders:
         more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
         return [first, *(replace(first, id=new_id(IMAGE), settings=settings) for settings in more)]
 
-    def checked(self, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, kind: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
         """Fields that are given, all of which there are."""
-        fields = {name: value for name, value in told.items() if value is not None}
+        fields = {name: value for name, value in wishes.items() if value is not None}
         for name in fields:
             if name not in FIELDS[kind]:
                 raise Refusal(400, f"unknown field {name[:40]!a}; there are {', '.join(FIELDS[kind])}",
@@ -107,12 +107,12 @@ class Orders:
         except SoraError as error:
             raise asked_wrongly(error) from None
 
-    def size(self, told: Any, usual: Shot) -> tuple[int, int]:
+    def size(self, wishes: Any, usual: Shot) -> tuple[int, int]:
         """(width, height): as asked, or as suits the model as far as the limit allows."""
-        if told is None or told == "auto":
+        if wishes is None or wishes == "auto":
             return geometry_within(usual.width, usual.height, self.limits.pixels)
         try:
-            width, height = geometry.parse_res(text("size", told))
+            width, height = geometry.parse_res(text("size", wishes))
         except SoraError as error:
             raise asked_wrongly(error, "size") from None
         if width * height > self.limits.pixels:
@@ -120,9 +120,9 @@ class Orders:
                           f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
-    def lasting(self, shot: Shot, told: Any) -> Shot:
+    def lasting(self, shot: Shot, wishes: Any) -> Shot:
         most = self.limits.max_seconds
-        seconds = min(shot.seconds, most) if told is None else number("seconds", told)
+        seconds = min(shot.seconds, most) if wishes is None else number("seconds", wishes)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
                           "seconds")  # fmt: skip
@@ -237,10 +237,10 @@ def picture_of(path: Path) -> str:
 def served_as(texts: Sequence[str]) -> dict[str, str]:
     """`--model` as [NAME=]MODEL: models by the names that clients use; SoraError for names that come twice."""
     found: dict[str, str] = {}
-    for told in texts:
-        name, equals, model = told.partition("=")
+    for wishes in texts:
+        name, equals, model = wishes.partition("=")
         if not equals or "/" in name:
-            name, model = "", told
+            name, model = "", wishes
         name = name or registry.entry(model).name
         name = Path(name).name if "/" in name else name
         if name in found:

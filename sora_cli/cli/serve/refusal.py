@@ -25,8 +25,8 @@ class Refusal(Exception):
     @property
     def body(self) -> dict[str, Any]:
         usual = "server_error" if self.status >= 500 else "invalid_request_error"
-        told = {"message": self.message, "type": TYPES.get(self.status, usual), "param": self.param, "code": self.code}
-        return {"error": told}
+        kind = TYPES.get(self.status, usual)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 def missing(what: str) -> Refusal:

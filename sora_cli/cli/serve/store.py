@@ -240,10 +240,10 @@ class Store:
             self.remove(done.pop(0))
 
     def save(self, work: Work, status: str = "") -> None:
-        told = asdict(work) | {"status": status or work.status}
+        state = asdict(work) | {"status": status or work.status}
         for name in ("progress", "gone"):
-            del told[name]
-        content = json.dumps(told, ensure_ascii=False, indent=1).encode(errors="backslashreplace")
+            del state[name]
+        content = json.dumps(state, ensure_ascii=False, indent=1).encode(errors="backslashreplace")
         with self.writing:
             if work.gone:  # its record stays removed
                 return

@@ -54,7 +54,7 @@ class Progress(Screen):
     def warn(self, text: str) -> None:
         self.log(text)
 
-    def made(self, told: dict[str, Any], as_json: bool = False) -> None:
+    def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         pass
 
     def leave(self) -> None:

@@ -152,7 +152,7 @@ def causal(x: Tensor) -> Tensor:
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Captioner:
     """The frozen network that `sora-cli train captioner` exported."""
-    told = json.loads(metadata["config"])
-    network = Captioner(CaptionerConfig(**told | {"channels": tuple(told["channels"])}))
+    settings = json.loads(metadata["config"])
+    network = Captioner(CaptionerConfig(**settings | {"channels": tuple(settings["channels"])}))
     network.load_state_dict(dict(tensors), strict=True)  # half-precision weights become float32 in here
     return network.eval().requires_grad_(False)

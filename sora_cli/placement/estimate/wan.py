@@ -146,8 +146,8 @@ class Work:
 
     def texts(self) -> list[str]:
         """What is read: the prompts, and what not to show."""
-        told = [self.shot.prompt, *(cue.prompt for cue in self.shot.cues)]
-        return [*told, self.shot.negative] if self.guided else told
+        prompts = [self.shot.prompt, *(cue.prompt for cue in self.shot.cues)]
+        return [*prompts, self.shot.negative] if self.guided else prompts
 
     @property
     def reading(self) -> float:

@@ -202,12 +202,12 @@ def check_licence(entry: Entry, accept: str) -> None:
         raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
     if accepted(entry, locks.read()):
         return
-    told = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
+    line = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
     if not accept and on_terminal():
-        accept = ask(f"{told}.\nType its name to accept it, anything else not to:")
+        accept = ask(f"{line}.\nType its name to accept it, anything else not to:")
     if accept != entry.licence:
         name = entry.name
-        raise SoraError(f'{told}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
+        raise SoraError(f'{line}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
     with locks.changed() as lock:
         lock.licences[entry.name] = entry.licence
 
@@ -223,16 +223,16 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     if free < size:
         raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {place} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
-    told = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
-    told += link_of(entry)
+    line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
+    line += link_of(entry)
     if yes:
         if screen:
-            screen.note(told)
+            screen.note(line)
     elif not size:
         return
     elif not on_terminal():
-        raise SoraError(f"{told}; --yes says that you want it")
-    elif ask(f"{told}\nFetch it? [y/N]").lower() not in ("y", "yes"):
+        raise SoraError(f"{line}; --yes says that you want it")
+    elif ask(f"{line}\nFetch it? [y/N]").lower() not in ("y", "yes"):
         raise SoraError(f"{entry.name} was not fetched")
 
 

@@ -61,12 +61,12 @@ def read() -> Lock:
     """The lock file; empty if there is none, Failed if it is not one."""
     path = lock_path()
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         files = {
             str(repo): {str(name): Record(**record) for name, record in names.items()}
-            for repo, names in told["files"].items()
+            for repo, names in content["files"].items()
         }
-        return Lock(files, {str(model): str(licence) for model, licence in told["licences"].items()})
+        return Lock(files, {str(model): str(licence) for model, licence in content["licences"].items()})
     except FileNotFoundError:
         return Lock()
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

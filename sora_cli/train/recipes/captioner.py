@@ -68,7 +68,7 @@ def grammar() -> dict[str, list[list[str]]]:
     return {"clip": [*who, [*ACTIONS], [*SPEEDS], place, camera, *where, beat], "still": [*who, place, *where]}
 
 
-def told(scene: Scene, still: bool) -> str:
+def caption_of(scene: Scene, still: bool) -> str:
     """The caption of a scene, of which a still shows no action, speed, camera or beat."""
     caption = dense(scene)
     if not still:
@@ -95,7 +95,7 @@ def draw(count: int, seed: str, split: Split, plain: bool = False) -> Batch:
     luck = [1.0 if plain else rng.random() for _ in scenes]
     lasts = [0 if x < STILL else rng.randrange(4, FRAMES) if x < STILL + SHORT else FRAMES - 1 for x in luck]
     moments = torch.arange(FRAMES).minimum(torch.tensor(lasts)[:, None])        # B 9: the last frame stays
-    captions = [told(scene, last == 0) for scene, last in zip(scenes, lasts, strict=True)]
+    captions = [caption_of(scene, last == 0) for scene, last in zip(scenes, lasts, strict=True)]
     return Batch(scenes, captions, torch.tensor(starts)[:, None] + moments / RATE, shape)
 
 

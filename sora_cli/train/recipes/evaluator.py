@@ -74,8 +74,8 @@ def labels(scenes: Sequence[Scene], times: Tensor, config: EvaluatorConfig, devi
 
     def in_cells(numbers: list[list[int]], nobody: int) -> Tensor:
         """What the subject says that covers most of a cell, if that is enough."""
-        told = torch.tensor(numbers, device=device)[:, None, :, None, None].expand_as(cover)
-        return torch.where(most > COVERED, told.gather(2, who[:, :, None])[:, :, 0], nobody)
+        label = torch.tensor(numbers, device=device)[:, None, :, None, None].expand_as(cover)
+        return torch.where(most > COVERED, label.gather(2, who[:, :, None])[:, :, 0], nobody)
 
     subjects, actions, places = config.subjects, config.actions, config.places
     cast = [[subjects.index(name) for name in (scene.subject, scene.second or scene.subject)] for scene in scenes]

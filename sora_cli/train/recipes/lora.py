@@ -152,9 +152,9 @@ class Encoded:
 def caption_of(path: Path, sides: list[Path]) -> str:
     shot = latent_file.read_header(path).shot
     said = [(side, beside.read(side)) for side in sides if side.suffix.lower() != ".json"]  # which are records
-    if wrong := [f"{side} is no caption: {told.wrong}" for side, told in said if told.wrong]:
+    if wrong := [f"{side} is no caption: {one.wrong}" for side, one in said if one.wrong]:
         raise SoraError(wrong[0])
-    caption = next((told.text for _, told in said if told.text), "") or (Shot.from_json(shot).prompt if shot else "")
+    caption = next((one.text for _, one in said if one.text), "") or (Shot.from_json(shot).prompt if shot else "")
     if not caption:
         raise SoraError(f"{path} has no caption; write it into {path.with_suffix('.txt').name} beside it")
     return caption

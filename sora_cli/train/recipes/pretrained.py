@@ -23,9 +23,9 @@ class Pretrained:
         model, _, tag = asked.partition(":")
         network = open_clip.create_model(model, pretrained=found(model, tag), device=vae.mean.device)
         self.vae, self.tower = vae, network.visual.eval().requires_grad_(False)
-        told = open_clip.get_model_preprocess_cfg(network)
-        self.size = told["size"]
-        self.mean, self.std = (rearrange(torch.tensor(told[key], device=vae.mean.device), "c -> c 1 1")
+        settings = open_clip.get_model_preprocess_cfg(network)
+        self.size = settings["size"]
+        self.mean, self.std = (rearrange(torch.tensor(settings[key], device=vae.mean.device), "c -> c 1 1")
                                for key in ("mean", "std"))  # fmt: skip
         self.numbers = self.look(torch.zeros(vae.config.channels, 1, PATCH, PATCH), torch.zeros(1), [0]).shape[1]
 
@@ -34,10 +34,10 @@ class Pretrained:
         """Features of these frames of a clip [C, T, h, w]: [N, numbers, h / 2, w / 2]."""
         alone = rearrange(latents[:, list(frames)], "C N h w -> N C 1 h w").to(self.vae.mean)
         pictures = F.interpolate(self.vae.decode(alone)[:, :, 0], self.size, mode="bilinear", antialias=True)
-        told = self.tower.forward_intermediates((pictures / 2 + 0.5 - self.mean) / self.std, indices=1,
+        settings = self.tower.forward_intermediates((pictures / 2 + 0.5 - self.mean) / self.std, indices=1,
                                                 normalize_intermediates=True, intermediates_only=True)  # fmt: skip
         h, w = latents.shape[-2:]
-        return F.interpolate(told["image_intermediates"][-1], (h // PATCH, w // PATCH), mode="bilinear")
+        return F.interpolate(settings["image_intermediates"][-1], (h // PATCH, w // PATCH), mode="bilinear")
 
 
 def found(model: str, tag: str) -> str:
@@ -52,5 +52,5 @@ def found(model: str, tag: str) -> str:
     if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise SoraError(f"open_clip has no weights {tag!r} of {model}; there are {tags}")
-    with hub_client.told(config.get("hf_hub", "").strip("/") or model, "main"):
+    with hub_client.hub_errors(config.get("hf_hub", "").strip("/") or model, "main"):
         return str(open_clip.download_pretrained(config))

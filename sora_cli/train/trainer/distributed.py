@@ -70,18 +70,18 @@ def broadcast(value: float, device: torch.device) -> float:
     """The leader's value, for what depends on a clock."""
     if world_size() == 1:
         return value
-    told = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-    dist.broadcast(told, 0)
-    return float(told)
+    shared = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)
 
 
 def any_rank(true: bool, device: torch.device) -> bool:
     """Whether something is true in any process."""
     if world_size() == 1:
         return true
-    told = torch.tensor(float(true), device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told)
+    shared = torch.tensor(float(true), device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared)
 
 
 def fail(why: str) -> NoReturn:

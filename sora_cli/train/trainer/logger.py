@@ -61,15 +61,15 @@ class Log:
         found = []
         for line in self.path.read_text(errors="replace").splitlines():
             with suppress(ValueError, RecursionError):
-                told = json.loads(line)
-                if isinstance(told, dict) and ("options" in told or self.sane(told)):
-                    found.append(told)
+                record = json.loads(line)
+                if isinstance(record, dict) and ("options" in record or self.sane(record)):
+                    found.append(record)
         return found
 
     @staticmethod
-    def sane(told: dict[str, Any]) -> bool:
+    def sane(record: dict[str, Any]) -> bool:
         """Whether a line is one of a step."""
-        return all(type(told.get(key)) in (int, float) for key in ("step", "seconds"))
+        return all(type(record.get(key)) in (int, float) for key in ("step", "seconds"))
 
     def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
         """The losses of a step, and how many seconds it took, of which it waited."""
