@@ -25,7 +25,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.files import gguf_header, headers, published, sniff, weights
 from sora_cli.media import damage, kinds, probing, y4m
 from sora_cli.prompts.llm import answers, client
-from sora_cli.registry import lora
+from sora_cli.registry import layouts, lora
 from sora_cli.shot import Lora, Shot
 from sora_cli.storage import latent_file
 
@@ -432,7 +432,7 @@ def test_registries(tmp_path: Path) -> None:
     def tried(model: Any, tail: str) -> None:
         path.write_text(f"mine = {toml(model)}\n{tail}", encoding="utf-8", errors="replace")
         with in_bounds(tmp_path), suppress(tomllib.TOMLDecodeError, UnicodeError):
-            registry.of_export(str(tmp_path), tmp_path)
+            layouts.of_export(str(tmp_path), tmp_path)
 
     tried()
 

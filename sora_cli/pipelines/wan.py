@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sora_cli import registry
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, counted
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
@@ -151,7 +151,7 @@ class Wan:
             raise SoraError(f"{self.entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
         for one in self.loras if self.conditioned else ():
             if count := lora.left_out(one):
-                some = f"{count} tensor{'s' * (count != 1)}"
+                some = counted(count, "tensor")
                 yield f"LoRA {one}: left out: {some} for an image encoder, which {self.entry.name} does without"
         for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least
             if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
