@@ -369,3 +369,54 @@ def test_real_sizes_are_told_apart(models: Path, monkeypatch: pytest.MonkeyPatch
         assert network and comfy.is_dit(shapes, network.dit)
         others = [entry.network for entry in registry.registry().values() if entry.network]
         assert sum(comfy.is_dit(shapes, other.dit) for other in others) == (3 if like == "wan2.2-5b" else 1)
+
+
+def test_a_whole_folder_is_linked_listed_and_used_by_every_verb(
+    models: Path, weights: dict[str, Tensors], sora: Sora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve files by their published names, of which three are none."""
+    there, large, small = original(weights["dit"]), models / "diffusion_models", models / "unet"
+    small.mkdir()
+    write_half(large / "wan2.1_t2v_1.3B_fp16.safetensors", there)
+    write_half(large / "wan2.1_t2v_1.3B_prefixed.safetensors", there, names.PREFIX)
+    write_eight(large / "wan2.1_t2v_1.3B_fp8_scaled.safetensors", there)
+    write_gguf(small / "Wan2.1-T2V-1.3B-Q8_0.gguf", there)
+    write_gguf(small / "Wan2.1-T2V-1.3B-Q4_0.gguf", there, "Q4_0")
+    write_eight(models / "text_encoders" / "umt5_xxl_fp8_e4m3fn_scaled.safetensors", weights["text"])
+    (models / "loras").mkdir()
+    save_file({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(2, 32), "blocks.0.self_attn.q.lora_B.weight":
+               torch.zeros(32, 2)}, models / "loras" / "style.safetensors")  # fmt: skip
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(9, 3)}, large / "flux1-dev.safetensors")
+    (large / "wan2.2_ti2v_5B_fp16.safetensors").write_text("<!DOCTYPE html><title>Sign in</title>")
+    whole = (large / "wan2.1_t2v_1.3B_fp16.safetensors").read_bytes()
+    (large / "wan2.1_t2v_14B_fp16.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert sum(path.suffix in (".safetensors", ".gguf") for path in models.rglob("*")) == 12
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+
+    code, said = sora("weights", "link", str(models.parent))
+    assert code == 0 and "5 models to use" in said and comfy.linked() == [models.parent]
+    code, said = sora("weights", "list")
+    usable = ("wan2.1_t2v_1.3B_fp16.", "wan2.1_t2v_1.3B_prefixed.", "wan2.1_t2v_1.3B_fp8_scaled.",
+              "Wan2.1-T2V-1.3B-Q8_0.", "Wan2.1-T2V-1.3B-Q4_0.")  # fmt: skip
+    assert code == 0 and all(name in said for name in usable)
+    assert not any(name in said for name in ("flux1", "ti2v_5B", "t2v_14B"))
+    wrong_ones = {"flux1-dev": "seems to be", "wan2.2_ti2v_5B_fp16": "web page", "wan2.1_t2v_14B_fp16": "damaged"}
+    for name, wrong in wrong_ones.items():
+        code, said = sora("weights", "show", f"{name}.safetensors")
+        assert code and wrong in said and "Traceback" not in said, said
+    model = ("--model", "Wan2.1-T2V-1.3B-Q4_0.gguf")
+    code, said = sora("weights", "show", model[1])
+    assert code == 0 and "wan2.1-1.3b" in said
+    small_video = (*model, "--steps", "1", "--device", "cpu", "--dtype", "float32")
+    verbs = (("generate", "a cat", "--frames", "9"), ("extend", "a.mp4", "--after", "0.2"), ("loop", "a.mp4"),
+             ("reverse", "a.mp4", "--seconds", "0.2"))  # fmt: skip
+    for words in ((*verb, "-o", f"{name}.mp4") for verb, name in zip(verbs, "abcd", strict=True)):
+        code, said = sora(*words, *small_video)
+        assert code == 0, said
+    assert [len(shown(f"{name}.mp4")) > 0 for name in "abcd"] == [True] * 4
+    assert before == {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}  # used, not touched
+    assert sora("weights", "unlink", str(models.parent))[0] == 0 and comfy.linked() == []
+    code, said = sora("weights", "unlink", str(models.parent))
+    assert code == 2 and "is not linked; linked are: none" in said
+    code, said = sora("weights", "link", str(large))
+    assert code == 2 and "give ComfyUI's folder, or its models folder" in said

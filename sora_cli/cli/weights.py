@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.registry import Entry, comfy, hub
 
 weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
@@ -19,6 +20,9 @@ weights = typer.Typer(help="List, download, verify and remove models.", invoke_w
 NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="ComfyUI's folder, or its models folder.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 
@@ -45,9 +49,23 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
         table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row), row["size"])
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
-        typer.echo(f"\nsingle files of {comfy.HOME}, which --model takes by these names:")
+        typer.echo("\nsingle files of ComfyUI's folders, which --model takes by these names:")
     for row in files:
         typer.echo(f"  {row['name']}: {size(row['bytes'])}, here: {here(row)}; {row['about']}")
+
+
+@weights.command()
+def link(folder: FolderArgument, debug: DebugOption = False) -> None:
+    """Use the models in ComfyUI's folder where they are; nothing is copied."""
+    comfy.link(folder)
+    names = comfy.recognised()
+    typer.echo(f"{folder}: {counted(len(names), 'model')} to use{': ' if names else ''}{', '.join(names)}")
+
+
+@weights.command()
+def unlink(folder: FolderArgument, debug: DebugOption = False) -> None:
+    """Forget a folder that was linked; its files stay."""
+    comfy.unlink(folder)
 
 
 @weights.command()

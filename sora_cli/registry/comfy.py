@@ -1,9 +1,9 @@
 """Models of single files, with the autoencoder and the text encoder that lie beside them, as in ComfyUI's folders.
 
 A transformer is used like the registered model of its shapes. What it needs besides is looked for in the `models`
-folder that it lies in, in that of SORA_COMFY, and in its own folder; what is nowhere is that of the registered model,
-from the Hub. Of Wan2.2-A14B the files of the two transformers have names that differ in `high` and `low`; either of
-them names both. No torch.
+folder that it lies in, in that of SORA_COMFY, in those that `weights link` remembers, and in its own folder; what is
+nowhere is that of the registered model, from the Hub. Of Wan2.2-A14B the files of the two transformers have names that
+differ in `high` and `low`; either of them names both. No torch.
 """
 
 import os
@@ -15,11 +15,12 @@ from pathlib import Path
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import gguf_header, published
+from sora_cli.files.weights import write
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
 from sora_cli.registry.sizes import Dit, Network, Text, Vae
 
-HOME = "SORA_COMFY"
+HOME, LINKED = "SORA_COMFY", "folders.txt"
 FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
 WHAT = {"vae": "autoencoder", "text": "text encoder"}
 TOKENIZER = "tokenizer.json"
@@ -125,7 +126,8 @@ def other(half: str) -> str:
 
 
 def homes(path: Path | None) -> list[Path]:
-    """The `models` folders: that of a file, and that of the environment, which may also name ComfyUI's own."""
+    """The `models` folders: that of a file, that of the environment, and those that are linked; the last two may also
+    name ComfyUI's own folder."""
     found = []
     for above in path.absolute().parents if path else ():
         if above.name in (*FOLDERS["dit"], "checkpoints"):
@@ -134,8 +136,42 @@ def homes(path: Path | None) -> list[Path]:
         home = Path(found_in).expanduser()
         if not home.is_dir():
             raise SoraError(f"{HOME} is {found_in}, which is no folder; it names ComfyUI's, or its models folder")
-        found.append(home / "models" if (home / "models").is_dir() else home)
-    return list(dict.fromkeys(found))
+        found.append(models_of(home))
+    return list(dict.fromkeys([*found, *(models_of(folder) for folder in linked() if folder.is_dir())]))
+
+
+def models_of(home: Path) -> Path:
+    """The models folder of ComfyUI's, or the folder itself."""
+    return home / "models" if (home / "models").is_dir() else home
+
+
+def linked() -> list[Path]:
+    """The folders that `weights link` remembers; one whose disk is away is passed over."""
+    path = registry.config_folder() / LINKED
+    return [Path(line) for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
+
+
+def link(folder: Path) -> None:
+    """Remember a folder. SoraError if it has none of the folders in which ComfyUI keeps models."""
+    if not folder.is_dir():
+        raise SoraError(f"there is no folder {folder}")
+    if not any((models_of(folder) / name).is_dir() for names in FOLDERS.values() for name in names):
+        raise SoraError(f"{folder} has no {' or '.join(FOLDERS['dit'])}; give ComfyUI's folder, or its models folder")
+    remember([*linked(), folder.resolve()])
+
+
+def unlink(folder: Path) -> None:
+    """Forget a folder; nothing in it is touched. SoraError if it is not linked."""
+    if folder.resolve() not in (there := linked()):
+        names = ", ".join(map(str, there)) or "none"
+        raise SoraError(f"{folder} is not linked; linked are: {names}")
+    remember([one for one in there if one != folder.resolve()])
+
+
+def remember(folders: Iterable[Path]) -> None:
+    registry.config_folder().mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"{folder}\n" for folder in dict.fromkeys(folders))
+    write(registry.config_folder() / LINKED, lines.encode())
 
 
 def under(home: Path, role: str) -> list[Path]:
@@ -220,7 +256,7 @@ def is_text(shapes: Shapes, text: Text) -> bool:
 
 
 def recognised() -> list[str]:
-    """The transformers in the folders of SORA_COMFY that can be used, by the names that `of_file` takes."""
+    """The transformers in ComfyUI's folders that can be used, by the names that `of_file` takes."""
     there = (file for home in homes(None) for place in under(home, "dit") for file in files_in(place))
     return list(dict.fromkeys(file.name for file in there if is_known(file) and halves_of(file)[0] == file))
 
