@@ -22,6 +22,7 @@ from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config
 from sora_cli.models.wan.vae import WanVae, WanVaeConfig
 from sora_cli.pipelines import loading
+from sora_cli.pipelines.wan import Wan
 from sora_cli.registry import comfy, families, hub
 from sora_cli.registry.sizes import Dit, Network, Text, Vae
 
@@ -420,3 +421,20 @@ def test_a_whole_folder_is_linked_listed_and_used_by_every_verb(
     assert code == 2 and "is not linked; linked are: none" in said
     code, said = sora("weights", "link", str(large))
     assert code == 2 and "give ComfyUI's folder, or its models folder" in said
+
+
+def test_a_batch_reads_all_texts_before_its_first_video(
+    models: Path, weights: dict[str, Tensors], sora: Sora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_half(models / "diffusion_models" / "wan.safetensors", original(weights["dit"]))
+    used: list[str] = []
+    use, encoded = Wan.use, Wan.encoded
+    monkeypatch.setattr(Wan, "use", lambda wan, role: (used.append(role), use(wan, role))[1])
+    monkeypatch.setattr(Wan, "encoded", lambda wan, text: (used.append(text), encoded(wan, text))[1])
+    lines = [{"prompt": f"a cat {n}", "output": f"{n}.mp4"} for n in range(3)]
+    Path("jobs.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    code, said = sora("batch", "jobs.jsonl", "--model", str(models / "diffusion_models" / "wan.safetensors"), "--steps",
+                      "1", "--frames", "5", "--device", "cpu", "--dtype", "float32")  # fmt: skip
+    assert code == 0 and all(Path(f"{n}.mp4").exists() for n in range(3)), said
+    first = used.index("dit")
+    assert {"a cat 0", "a cat 1", "a cat 2"} <= set(used[:first]) and "text" not in used[first:]

@@ -133,7 +133,8 @@ class Batch:
             yield item, outcome
 
     def alone(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
-        """The same, one after another, in this process."""
+        """The same, one after another, in this process; a model reads the texts of all of them before the first."""
+        self.networks.texts = texts_of(items)
         for item in items:
             if begin(item):
                 yield item, attempt(item.job, item.job.target, self.networks, self.screen, self.debug)
@@ -171,6 +172,16 @@ def in_order(items: Sequence[Item]) -> list[Item]:
     for item in items:
         groups.setdefault(item.job.networks, []).append(item)
     return [item for group in groups.values() for item in group]
+
+
+def texts_of(items: Sequence[Item]) -> dict[str, list[str]]:
+    """What the jobs of each model have it read, as far as it is written in them."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        if shot := item.job.target.asked.get("shot"):
+            prompts = shot["captions"] or [shot["prompt"], *(cue["prompt"] for cue in shot["cues"])]
+            found.setdefault(shot["model"], []).extend([*prompts, shot["negative"]])
+    return {model: list(dict.fromkeys(texts)) for model, texts in found.items()}
 
 
 # ---- what is in the way of what ---------------------------------------------------------------------------

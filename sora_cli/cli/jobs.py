@@ -4,7 +4,7 @@ them, is checked and carried out here. No torch until networks are loaded."""
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +34,7 @@ class Networks:
 
     wanted: Any = None
     loaded: Any = None
+    texts: dict[str, list[str]] = field(default_factory=dict)  # by model, what later jobs have it read, too
 
     def held(self, wanted: Any, load: Callable[[], Loaded]) -> Loaded:
         """What `load` makes, or what is held already if that was `wanted` before."""
@@ -58,7 +59,10 @@ class Networks:
             return Engine(*words, screen.read, shot.loras, *how)
 
         with screen.doing(f"loading {shot.model}"):
-            return self.held((words, shot.loras, how), load)
+            engine = self.held((words, shot.loras, how), load)
+        if texts := self.texts.pop(shot.model, None):
+            engine.pipeline.ahead = texts
+        return engine
 
     def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec

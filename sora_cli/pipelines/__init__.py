@@ -51,6 +51,7 @@ class Pipeline(Protocol):
     device: torch.device
     dtype: torch.dtype
     memory: str  # how much of it may be taken: auto, low or high
+    ahead: Sequence[str]  # texts of later videos, to be read with the next one's where that costs a network its place
 
     @property
     def parts(self) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class Sora:
     """The networks of one checkpoint on one device, loaded at once: they are small."""
 
     memory = "auto"
+    ahead: Sequence[str] = ()
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto",
                  loras: Sequence[Lora] = ()) -> None:  # fmt: skip

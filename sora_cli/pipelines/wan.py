@@ -65,6 +65,7 @@ class Wan:
         if "tokenizer" in self.places:
             self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.networks: dict[str, nn.Module] = {}
+        self.ahead: Sequence[str] = ()
         self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
         self.stages = Stages()
 
@@ -211,7 +212,8 @@ class Wan:
     def embedded(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Features [L, D] of texts; those that were read before come from the disk."""
         cache, encoder = Embeddings(), weights.fingerprint([*self.files("text"), *self.files("tokenizer")])
-        keys = {text: key_of(encoder, text, str(self.text_dtype)) for text in texts}
+        ahead, self.ahead = [clean(text) for text in self.ahead], ()  # while the text encoder is there
+        keys = {text: key_of(encoder, text, str(self.text_dtype)) for text in (*texts, *ahead)}
         read = {text: cache.get(key) for text, key in keys.items()}
         found = {text: features for text, features in read.items() if features is not None}
         new = [text for text in keys if text not in found]
