@@ -86,7 +86,10 @@ def start(words: list[str]) -> subprocess.Popen[bytes]:
 
 def tried(name: str, home: Path, kills: int, rng: random.Random) -> Row:
     work, clips = WORKS[name], home / "clips"
-    whole, out = (home / f"{name}-{kind}{'' if work.folder else '.jsonl'}" for kind in ("whole", "killed"))
+    file = name if work.folder else f"{name}.jsonl"  # a file of weights has the name of its run
+    whole, out = (home / kind / file for kind in ("whole", "killed"))
+    for folder in (whole.parent, out.parent):
+        folder.mkdir(exist_ok=True)
     begun = time.perf_counter()
     note(f"{name}: undisturbed")
     if disturbed(work.words(clips, whole), 0, 0, rng):
