@@ -13,8 +13,10 @@ import argparse
 import random
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from learning import Learning
 from measuring import Row, grid, note, parser, show
 from torch import Tensor
 
@@ -29,9 +31,7 @@ from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.data.world_packs import PHASES, PICTURES, bucket_of
 from sora_cli.train.options import DitOptions
 from sora_cli.train.recipes import dit as recipe
-from sora_cli.train.trainer.checkpoint import Ema
 from sora_cli.train.trainer.config import TrainerConfig, generator
-from sora_cli.train.trainer.loop import optimizers
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
 from sora_cli.world.scene import sample_scene
@@ -105,26 +105,23 @@ def train(pictures: Pictures, variant: Variant, minutes: float) -> tuple[Learner
     parts = recipe.parts_of(dit.config, vae)
     plan = TrainerConfig(steps=10**9, batch=BATCH, rate=recipe.RATE, warmup=200, average=0.998)
     recipe.compile_blocks(dit)
-    average, optims, step, spent = Ema(model, plan.average), optimizers(model, plan), 0, 0.0
+    learning, step, spent = Learning(model, plan), 0, 0.0
+
+    def loss(pack: Pack, _: int) -> Tensor:
+        examples = recipe.examples_of(pack, parts, pack.subject)
+        with torch.autocast("cpu", torch.bfloat16):
+            return recipe.pack_loss(model, examples, pack.text, pack.grids)["loss"]
+
     while spent < 60 * minutes:
         phase = PHASES[spent >= PHASES[1].start * 60 * minutes]
         pack = pictures.pack(step, phase.drop * variant.drop, phase.subject if variant.weigh else 1.0)
         begun = time.process_time()
-        examples = recipe.examples_of(pack, parts, pack.subject)
-        for optim in optims:
-            optim.param_groups[0]["lr"] = plan.rate_at(step, spent / (60 * minutes))
-            optim.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            recipe.pack_loss(model, examples, pack.text, pack.grids)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-        for optim in optims:
-            optim.step()
-        average.update(model, step)
+        learning.step(step, partial(loss, pack), spent / (60 * minutes))
         # Compiling is not learning: the first steps of each shape do not count.
         spent, step = spent + (time.process_time() - begun) * (step > 20), step + 1
         if step % 500 == 0:
             note(f"    {step} steps, {spent / 60:.1f} minutes")
-    model.load_state_dict(average.state)
+    learning.end()
     return model.eval(), step
 
 

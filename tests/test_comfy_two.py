@@ -27,8 +27,7 @@ from test_comfy import (
     write_gguf,
     write_half,
 )
-from tiny import noise, y4m_format
-from tiny import write as write_video
+from test_wan_verbs import clip, picture
 from wan_cases import fill
 
 from sora_cli import registry
@@ -77,16 +76,6 @@ def experts(folder: Path, stem: str, write: Callable[..., Tensors], given: int =
     """Both files, and what they hold by the role of the transformer."""
     halves = zip(("dit", "dit_low"), named(stem), (1, 2), strict=True)
     return {role: write(folder / name, transformer(seed, given)) for role, name, seed in halves}
-
-
-def clip(name: str, count: int = 12) -> str:
-    format = y4m_format(96, 64)
-    return write_video(name, format, noise(format, count))
-
-
-def picture(name: str) -> str:
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)).save(name)
-    return name
 
 
 def write_folder(place: Path, dits: dict[str, Tensors], models: Path) -> str:

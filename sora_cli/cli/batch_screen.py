@@ -47,11 +47,6 @@ class Hearing(Screen):
     def made(self, entry: dict[str, Any], as_json: bool = False) -> None:
         self.outcome.record = entry
 
-    def leave(self) -> None:
-        """Let go of what a job held."""
-        self.clear()
-        self.held.close()
-
 
 def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug: bool = False) -> Outcome:
     """Make one; nothing that one job does stops the others."""

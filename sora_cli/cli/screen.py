@@ -150,6 +150,11 @@ class Screen:
                 yield item
                 self.show(stage, done, total or done)
 
+    def leave(self) -> None:
+        """Let go of what one job of many showed and held."""
+        self.clear()
+        self.held.close()
+
     def clear(self) -> None:
         """Take the bars and pictures away, for the next video of a batch."""
         self.progress.row = None

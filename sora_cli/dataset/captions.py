@@ -130,8 +130,8 @@ def read_table(path: Path) -> tuple[list[Row], str]:
 
 def of_csv(text: str, marks: str) -> Iterator[Row]:
     text, first = text.lstrip(), text.lstrip().partition("\n")[0]
-    if values := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
-        text, marks = text[len(first) + 1 :], values[1]
+    if said := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):  # as Excel says it
+        text, marks = text[len(first) + 1 :], said[1]
     mark = max(marks, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     columns = [cell.strip().lower() for cell in next(reader, [])]

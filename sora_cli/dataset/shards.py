@@ -28,9 +28,9 @@ AGAIN = "`sora-cli data build` with its folder of clips makes it again"
 Row = dict[str, Any]
 
 
-def hash_of(what_it_is: object) -> str:
+def hash_of(value: object) -> str:
     """A sha256 of what can be said in JSON."""
-    return hashlib.sha256(json.dumps(what_it_is, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def identity(tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> str:
@@ -129,10 +129,10 @@ def read_lines(path: Path) -> list[Row]:
     found = []
     with suppress(FileNotFoundError, ValueError, RecursionError), path.open(encoding="utf-8") as lines:
         for line in lines:
-            what_it_is = json.loads(line)
-            if not isinstance(what_it_is, dict):
+            value = json.loads(line)
+            if not isinstance(value, dict):
                 break
-            found.append(what_it_is)
+            found.append(value)
     return found
 
 

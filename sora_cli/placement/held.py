@@ -60,10 +60,12 @@ def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
     for part in entry.parts:
         if (role := part.role.partition("_")[0]) in found:
             with suppress(SoraError, OSError):
-                here = of_part(part, lock) if is_whole(part, lock) else by_name(entry, role, part)
-                if here or is_whole(part, lock):
-                    merged = [one for one in every if one.expert in ("", EXPERTS.get(part.role))]
-                    found[role].append(beside(here, merged) if here and role == "dit" else here)
+                whole = is_whole(part, lock)
+                one = of_part(part, lock) if whole else by_name(entry, role, part)
+                if one and role == "dit":
+                    one = beside(one, [added for added in every if added.expert in ("", EXPERTS.get(part.role))])
+                if one or whole:
+                    found[role].append(one)
     packed = {role: [one for one in parts if one] for role, parts in found.items()}
     return {role: max(parts, key=lambda one: one.whole.at(FLOAT32)) for role, parts in packed.items()
             if parts and len(parts) == len(found[role])}  # fmt: skip

@@ -78,8 +78,8 @@ def like_of(path: Path) -> Entry:
     """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
     published.files_of(path)
     shapes = shapes_of(path)
-    found_in = gguf_header.architecture(path) if path.suffix == ".gguf" else ""
-    what = families.seems(shapes, found_in)
+    architecture = gguf_header.architecture(path) if path.suffix == ".gguf" else ""
+    what = families.seems(shapes, architecture)
     known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
     if what == "a Wan transformer":
         fitting = [entry for entry in known if entry.network and is_dit(shapes, entry.network.dit)]
@@ -132,10 +132,10 @@ def homes(path: Path | None) -> list[Path]:
     for above in path.absolute().parents if path else ():
         if above.name in (*FOLDERS["dit"], "checkpoints"):
             found.append(above.parent)
-    if found_in := os.environ.get(HOME):
-        home = Path(found_in).expanduser()
+    if named := os.environ.get(HOME):
+        home = Path(named).expanduser()
         if not home.is_dir():
-            raise SoraError(f"{HOME} is {found_in}, which is no folder; it names ComfyUI's, or its models folder")
+            raise SoraError(f"{HOME} is {named}, which is no folder; it names ComfyUI's, or its models folder")
         found.append(models_of(home))
     return list(dict.fromkeys([*found, *(models_of(folder) for folder in linked() if folder.is_dir())]))
 

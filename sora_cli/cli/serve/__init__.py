@@ -120,11 +120,11 @@ def check_reach(host: str, address: Address, public_url: str, token: str) -> Non
         raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
 
 
-def served_models(said_so: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, str]:
+def served_models(named: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, str]:
     """Models by the names that clients use, all of them here and whole."""
     from sora_cli.cli.serve.orders import served_as
 
-    served = served_as(said_so)
+    served = served_as(named)
     for one in served.values():
         models.check_model(one, quiet)
         expanding.asked(expand, expand_model, one)

@@ -17,19 +17,19 @@ LASTS = 3600              # seconds that a signed link is good for, at least
 SHORTEST = 16             # letters of a token
 
 
-def token_of(shown: str | None, file: Path | None) -> str:
+def token_of(token: str | None, file: Path | None) -> str:
     """The token that is given by itself or in a file; "" if there is none."""
-    if shown and file:
+    if token and file:
         raise SoraError("--token and --token-file both give the token; keep one of them")
     if file:
         try:
-            shown = file.read_text(encoding="utf-8").strip()
+            token = file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
-    if (shown or file) and not (shown and len(shown) >= SHORTEST and all("!" <= letter <= "~" for letter in shown)):
+    if (token or file) and not (token and len(token) >= SHORTEST and all("!" <= letter <= "~" for letter in token)):
         raise SoraError(f"the token must have at least {SHORTEST} letters, digits or marks and no spaces; "
                         "`openssl rand -hex 32` makes one")  # fmt: skip
-    return shown or ""
+    return token or ""
 
 
 def is_loopback(host: str) -> bool:
@@ -78,8 +78,8 @@ class Gate:
         return f"?expires={expires}&signature={self.signature(path, expires)}"
 
     def signed(self, method: str, path: str, query: str) -> bool:
-        shown = parse_qs(query, max_num_fields=16) if method in ("GET", "HEAD") and query.count("&") < 16 else {}
-        expires, signature = (shown.get(name, [""])[0] for name in ("expires", "signature"))
+        query_fields = parse_qs(query, max_num_fields=16) if method in ("GET", "HEAD") and query.count("&") < 16 else {}
+        expires, signature = (query_fields.get(name, [""])[0] for name in ("expires", "signature"))
         if not (expires.isascii() and expires.isdigit() and len(expires) <= 12 and int(expires) >= time.time()):
             return False
         return same(signature, self.signature(path, int(expires)))

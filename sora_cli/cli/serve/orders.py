@@ -107,12 +107,12 @@ class Orders:
         except SoraError as error:
             raise asked_wrongly(error) from None
 
-    def size(self, wishes: Any, usual: Shot) -> tuple[int, int]:
+    def size(self, value: Any, usual: Shot) -> tuple[int, int]:
         """(width, height): as asked, or as suits the model as far as the limit allows."""
-        if wishes is None or wishes == "auto":
+        if value is None or value == "auto":
             return geometry_within(usual.width, usual.height, self.limits.pixels)
         try:
-            width, height = geometry.parse_res(text("size", wishes))
+            width, height = geometry.parse_res(text("size", value))
         except SoraError as error:
             raise asked_wrongly(error, "size") from None
         if width * height > self.limits.pixels:
@@ -120,9 +120,9 @@ class Orders:
                           f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
-    def lasting(self, shot: Shot, wishes: Any) -> Shot:
+    def lasting(self, shot: Shot, value: Any) -> Shot:
         most = self.limits.max_seconds
-        seconds = min(shot.seconds, most) if wishes is None else number("seconds", wishes)
+        seconds = min(shot.seconds, most) if value is None else number("seconds", value)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
                           "seconds")  # fmt: skip
@@ -237,10 +237,10 @@ def picture_of(path: Path) -> str:
 def served_as(texts: Sequence[str]) -> dict[str, str]:
     """`--model` as [NAME=]MODEL: models by the names that clients use; SoraError for names that come twice."""
     found: dict[str, str] = {}
-    for wishes in texts:
-        name, equals, model = wishes.partition("=")
+    for one in texts:
+        name, equals, model = one.partition("=")
         if not equals or "/" in name:
-            name, model = "", wishes
+            name, model = "", one
         name = name or registry.entry(model).name
         name = Path(name).name if "/" in name else name
         if name in found:

@@ -67,8 +67,8 @@ class Body:
 
     def check(self) -> None:
         """Refusal if it is too large by what it says of itself."""
-        shown = self.headers.get("content-length", "0")
-        if not (shown.isascii() and shown.isdigit()) or len(shown) > 18 or int(shown) > self.limit:
+        length = self.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > self.limit:
             raise self.too_large()
 
     def too_large(self) -> Refusal:

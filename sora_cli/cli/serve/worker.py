@@ -58,9 +58,8 @@ class Progress(Screen):
         pass
 
     def leave(self) -> None:
-        """Let go of what a job held."""
         self.work = None
-        self.held.close()
+        super().leave()
 
 
 class Worker(threading.Thread):

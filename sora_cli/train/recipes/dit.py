@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +227,13 @@ class DitStage(Stage[DitOptions]):
         self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
 
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """The networks that stay as they are, by their identities: those of the first step."""
+        return frozen(self.options)
+
     def identity(self) -> dict[str, Any]:
-        return {"aim": self.options.aim} | frozen(self.options)
+        return {"aim": self.options.aim} | self.frozen
 
     def batch(self, number: int) -> Batch:
         pack = self.data.at(number)
@@ -285,7 +290,7 @@ class DitStage(Stage[DitOptions]):
         """Write OUT/dit-*.safetensors without the head; returns OUT."""
         options = self.options
         metadata = {"config": json.dumps(asdict(self.dit.config)), "training": options.record(),
-                    "frozen": json.dumps(frozen(options)), "data": json.dumps(data_record(options.data))}  # fmt: skip
+                    "frozen": json.dumps(self.frozen), "data": json.dumps(data_record(options.data))}  # fmt: skip
         metadata |= {"distilled": "guidance, steps"} if options.distil else {}
         tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
         weights.save_part(options.folder, "dit", tensors, metadata)
