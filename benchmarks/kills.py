@@ -55,17 +55,18 @@ def make_clips(folder: Path) -> None:
 
 
 def content(out: Path) -> dict[str, str]:
-    """What is there, by the hash of each file."""
-    files = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
+    """What is there: the lines of a table, in any order, or the hash of each file."""
+    if out.is_file():
+        return {line: "" for line in out.read_text().splitlines()}
+    files = sorted(path for path in out.rglob("*") if path.is_file())
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files
             if path.name not in PASSING | {MINE} and "checkpoint" not in str(path.parent.name)
             and not path.parent.name.startswith(("latents-", "tensorboard"))}  # fmt: skip
 
 
 def disturbed(words: list[str], wall: float, kills: int, rng: random.Random) -> int:
-    """Run a command, kill it at random moments, and run it to the end; how many kills hit it."""
-    hits = 0
-    for _ in range(kills):
+    """Run a command, kill it at random moments at most so many times, and run it to the end; how many kills hit it."""
+    for hits in range(kills):
         process = subprocess.Popen([*PROGRAM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             if not process.wait(rng.uniform(0, wall)):
@@ -73,9 +74,8 @@ def disturbed(words: list[str], wall: float, kills: int, rng: random.Random) -> 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            hits += 1
     finish(words)
-    return hits
+    return kills
 
 
 def finish(words: list[str]) -> None:
@@ -86,25 +86,28 @@ def finish(words: list[str]) -> None:
 
 
 def tried(name: str, home: Path, kills: int, rng: random.Random) -> Row:
+    """Kill a work until so many kills have hit it: what goes on ends after a few, and another begins from nothing."""
     work, clips = WORKS[name], home / "clips"
     file = name if work.folder else f"{name}.jsonl"  # a file of weights has the name of its run
-    whole, out = (home / kind / file for kind in ("whole", "killed"))
-    for folder in (whole.parent, out.parent):
-        folder.mkdir(exist_ok=True)
+    whole = home / "whole" / file
+    whole.parent.mkdir(exist_ok=True)
     begun = time.perf_counter()
     note(f"{name}: undisturbed")
     finish(work.words(clips, whole))
-    wall = time.perf_counter() - begun
-    if work.shared:
-        out.mkdir()
-        (out / MINE).write_text("mine")
-    note(f"{name}: killed within {wall:.0f} s, {kills} times")
-    hits = disturbed(work.words(clips, out), wall, kills, rng)
+    wall, hits, rounds, same, mine = time.perf_counter() - begun, 0, 0, True, True
+    while hits < kills:
+        out = home / f"killed-{rounds}" / file
+        out.parent.mkdir(exist_ok=True)
+        if work.shared:
+            out.mkdir()
+            (out / MINE).write_text("mine")
+        hits += disturbed(work.words(clips, out), wall, kills - hits, rng)
+        rounds += 1
+        same &= content(whole) == content(out)
+        mine &= not work.shared or (out / MINE).read_text() == "mine"
+        note(f"{name}: {hits} kills in {rounds} rounds")
     parts = [path.name for path in home.rglob("*") if ".part" in path.name or ".tmp" in path.name]
-    same = content(whole) if work.folder else sorted(whole.read_text().splitlines())
-    ours = content(out) if work.folder else sorted(out.read_text().splitlines())
-    mine = not work.shared or (out / MINE).read_text() == "mine"
-    return {"wall": wall, "kills": hits, "same": same == ours, "mine": mine, "half-written": parts}
+    return {"wall": wall, "kills": hits, "rounds": rounds, "same": same, "mine": mine, "half-written": parts}
 
 
 def main() -> None:
@@ -118,11 +121,12 @@ def main() -> None:
         make_clips(Path(home) / "clips")
         for name in asked.only:
             found[name] = tried(name, Path(home), asked.kills, rng)
-    columns = "", "undisturbed", "kills", "same bytes", "others' files kept", "half-written"
+    columns = "", "undisturbed", "kills", "rounds", "same bytes", "others' files kept", "half-written"
     table = grid("killed, and run again", *columns)
     for name, row in found.items():
         yes = ["yes" if row[key] else "NO" for key in ("same", "mine")]
-        table.add_row(name, f"{row['wall']:.0f} s", str(row["kills"]), *yes, ", ".join(row["half-written"]) or "none")
+        counts = [str(row[key]) for key in ("kills", "rounds")]
+        table.add_row(name, f"{row['wall']:.0f} s", *counts, *yes, ", ".join(row["half-written"]) or "none")
     show(found, [table], asked.json)
     sys.exit(not all(row["same"] and row["mine"] and not row["half-written"] for row in found.values()))
 
