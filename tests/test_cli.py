@@ -138,12 +138,13 @@ def generate(sora: Callable[..., int], prompt: str, *words: object) -> int:
         (("x", "--model", "veo"), "known models: pocket"),
         (("x", "--device", "tpu"), "--device"),
         (("x", "--device", "cuda"), "no CUDA device"),
-        (("x", "--seed", "-2"), "--seed is '-2'; it must be a whole number from 0 on, or random"),
+        (("x", "--seed", "-2"), "--seed is '-2'; it must be a whole number from 0 to 9223372036854775807"),
+        (("x", "--seed", "18446744073709551615"), "it must be a whole number from 0 to 9223372036854775807, or random"),
         (("x", "--seed", "seven"), "--seed is 'seven'"),
         (("x", "--seed", "1.5"), "--seed is '1.5'"),
         (("x", "--seed", ""), "--seed is ''"),
         (("x", "--seed", "9" * 5000), "--seed is '999"),
-        (("x", "--seed", "9" * 19), "seed is 9999"),
+        (("x", "--seed", "9" * 19), "--seed is '9999"),
         (("x", "-n", "0"), "-n"),
         (("x", "-n", "2", "-o", "a.mp4"), "put {seed} or {n}"),
         (("x", "-o", "{colour}.mp4"), "unknown {colour}"),
@@ -383,6 +384,11 @@ def test_damaged_weights_are_seen_before_the_work(
         (("train", "gan"), "gan"),
         (("train", "vae", "--data", "films"), "unknown data 'films'; it is world"),
         (("train", "vae", "--minutes", "0"), "above 0"),
+        (("train", "dit", "--minutes", "nan"), "--minutes is nan; it must be above 0, and have an end"),
+        (("train", "clip", "--minutes", "inf"), "--minutes is inf"),
+        (("train", "dit", "--seed", "9" * 23), "--seed"),
+        (("train", "lora", "--threads", "0"), "--threads"),
+        (("world", "--seed", "9" * 19), "--seed"),
         (("train", "vae", "--steps", "0"), "--steps"),
         (("train", "dit", "--vae", "nowhere.safetensors"), "no weights nowhere"),
         (("world", "--sample", "0"), "--sample"),
@@ -405,9 +411,10 @@ def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: 
     recipe.train = seen.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sora_cli.train.recipes.vae", recipe)
     monkeypatch.setattr("sora_cli.train.recipes.vae", recipe, raising=False)
-    assert sora("train", "vae", "--preset", "mini", "--steps", "9", "--fresh", "--seed", "3") == 0
+    assert sora("train", "vae", "--preset", "mini", "--steps", "9", "--fresh", "--seed", "3", "--threads", "2") == 0
     (options,) = seen
     assert (options.preset, options.steps, options.seed, options.resume) == ("mini", 9, 3, False)
+    assert options.threads == 2
     assert options.folder == Path("runs/vae-mini")
 
 

@@ -53,6 +53,43 @@ def test_the_table_is_large_and_in_the_documentation() -> None:
     assert told.count("\n") == len(TABLE) + 2 and told in page, "python scripts/prompt_table.py --write puts it right"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "right", "named"),
+    [
+        ("a robot with a camera walks left", {"action": "moving left", "camera": "still"}, ["camera"]),
+        ("a dog looks at the camera and spins", {"action": "spinning", "camera": "still"}, ["looks", "camera"]),
+        ("a bear dances in front of the camera", {"action": "dancing", "camera": "still"}, ["camera"]),
+        ("a boat with the camera panning left", {"subject": "sailboat", "camera": "pan left"}, []),
+        ("pan from left to right over the ocean, a whale rises", {"action": "rising", "camera": "pan right"}, []),
+        ("tilt up to reveal a crab", {"subject": "crab", "action": "bouncing"}, ["tilts", "reveal", "camera up"]),
+        ("orbiting shot of a pumpkin jumping", {"action": "bouncing"}, ["camera orbiting"]),
+        ("not a cat but a dog", {"subject": "dog", "second": None}, ["not cat"]),
+        ("a fox and no rabbit", {"subject": "fox", "second": None}, ["no rabbit"]),
+        ("a lion without trees", {"place": "desert"}, ["without trees"]),
+        ("a dog that isn't running", {"subject": "dog", "action": "bouncing"}, ["isnt running"]),
+        ("a cat that does not move", {"action": "standing still"}, []),
+        ("an owl on the left and a fox on the right", {"side": "left side"}, ["right side"]),
+        ("2 < 3 cats > a dog", {"subject": "cat", "second": "dog"}, []),
+    ],
+)
+def test_words_are_what_they_are_said_of(prompt: str, right: dict[str, str | None], named: list[str]) -> None:
+    found = expand(prompt)
+    assert {name: getattr(found.scene, name) for name in right} == right
+    assert sorted([*found.unknown, *found.left_out]) == sorted(named)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("<my-dog> surfing", ["<my-dog>"]), ("a <b>cat</b>", ["<b>", "</b>"]), ("I <3 cats", []),
+        ("a cat\nNegative prompt: dog\nSteps: 20, Seed: 3", ["Negative prompt:", "Steps: 20"]),
+        ("A CAT AND A DOG", []), ("a cat AND a dog", ["AND"]), ("A CAT (DOG:1.2) AND", ["(DOG:1.2)"]),
+    ],
+)  # fmt: skip
+def test_the_notation_of_others_is_seen(text: str, pieces: list[str]) -> None:
+    assert foreign(text) == pieces
+
+
 # ---- what a seed chooses ----------------------------------------------------------------------------------
 
 
@@ -421,13 +458,19 @@ def test_the_benchmark_asks_as_people_type(monkeypatch: pytest.MonkeyPatch) -> N
     assert [expansion.share(rows, what) for what in (["subject"], ["subject", "action"])] == [100, 50]
 
 
-@pytest.mark.parametrize("prompt", ["a zyzzyva and a qwerty", "(a cat:1.3) surfing", "éléphant runs, jumps, sleeps"])
-def test_a_dry_run_says_what_a_run_says_of_its_prompt(prompt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("prompt", "how"), [
+    ("a zyzzyva and a qwerty", []), ("(a cat:1.3) surfing", []), ("éléphant runs, jumps, sleeps", []),
+    ("a cat " + "xyz " * 40, ["--expand", "off"]),
+    ("a cat", ["--negative", "zebra", "--guidance", "0", "--fit", "contain"]),
+])  # fmt: skip
+def test_a_dry_run_says_what_a_run_says_of_its_prompt(prompt: str, how: list[str], tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch,
                                                       capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     from sora_cli import cli
 
     monkeypatch.chdir(tmp_path)
-    words = ["generate", prompt, "--frames", "1", "--res", "128x96", "--steps", "1", "--device", "cpu", "-o", "a.png"]
+    quick = ["--frames", "1", "--res", "128x96", "--steps", "1", "--device", "cpu"]
+    words = ["generate", prompt, *how, *quick, "-o", "a.png"]
     said = []
     for more in ([], ["--dry-run"]):
         assert cli.run([*words, *more]) == 0 if not more else cli.run([*words[:-1], "b.png", *more]) == 0

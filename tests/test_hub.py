@@ -310,6 +310,11 @@ def test_variants_and_pickles_beside_the_weights_are_left_alone(server: Hub, fol
         {"sha": "a" * 5000}, {"siblings": [{"rfilename": "a.json", "size": "5", "blobId": "ab"}]}, {"sha": None},
         {"siblings": [{"rfilename": 5, "size": 5, "blobId": "ab"}]},
         {"siblings": [{"rfilename": "a.json", "size": 5, "blobId": "ab", "lfs": 9}]},
+        {"sha": "main"}, {"sha": "\u0661" * 40}, {"sha": "g" * 40}, {"lastModified": "yesterday"},
+        {"siblings": [{"rfilename": VAE, "size": -5, "blobId": "a" * 40}]},
+        {"siblings": [{"rfilename": VAE, "size": True, "blobId": "a" * 40}]},
+        {"siblings": [{"rfilename": VAE, "size": 5, "blobId": "a" * 5000}]},
+        {"siblings": [{"rfilename": VAE, "size": 5, "blobId": "../../x"}]},
     ],
 )  # fmt: skip
 def test_a_listing_that_is_none_is_one_line(change: dict[str, Any], server: Hub, folders: Path,
@@ -320,3 +325,12 @@ def test_a_listing_that_is_none_is_one_line(change: dict[str, Any], server: Hub,
     with pytest.raises(Failed) as told:
         pull()
     assert "the Hub" in str(told.value) and len(str(told.value)) < 200 and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("body", [b"<html><title>Sign in</title>", b"", b"[", b"[" * 100_000, b'{"sha": "\xff"}', b"5"])
+def test_an_answer_that_is_no_listing_is_called_that(body: bytes, server: Hub, folders: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr("hub_server.Handler.serve_listing", lambda self, *_: self.send(200, body, {}, None))
+    with pytest.raises(Failed, match=r"^the Hub's listing of tiny/wan22 is not what it should be; try again later$"):
+        pull()
+    monkeypatch.undo()

@@ -262,7 +262,8 @@ VALUES = [("transformer", "eps", "small"), ("transformer", "num_attention_heads"
           ("transformer", "ffn_dim", -8), ("transformer", "text_dim", [1]),
           ("transformer", "inject_sample_info", "yes"),
           ("vae", "latents_mean", ["a"] * 16), ("vae", "latents_std", [float("nan")] * 16),
-          ("vae", "latents_std", "x" * 16),
+          ("vae", "latents_std", "x" * 16), ("vae", "latents_std", [0.0] * 16),
+          ("vae", "latents_std", [1.0] * 15 + [-1.0]), ("vae", "latents_std", [1e-40] * 16),
           ("vae", "base_dim", 1.5), ("vae", "is_residual", 1), ("vae", "temperal_downsample", [0, 1, 1]),
           ("text_encoder", "layer_norm_epsilon", None), ("text_encoder", "d_ff", True),
           ("text_encoder", "num_layers", "2")]  # fmt: skip
@@ -277,6 +278,20 @@ def test_every_value_of_a_configuration_is_looked_at(tmp_path: Path, part: str, 
     with pytest.raises(SoraError, match=str(path)) as caught:
         loading.check({roles[part]: folder / part})
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(("change", "wrong"), [
+    ({"model": {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]}}, "cannot read a prompt"),
+    ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "is no tokenizer of UMT5"),
+    ({"post_processor": None}, "is no tokenizer of UMT5"),
+])  # fmt: skip
+def test_a_tokenizer_of_another_kind_is_one_line(tmp_path: Path, change: dict[str, Any], wrong: str) -> None:
+    wan_folders.write_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(SoraError, match=rf"tokenizer\.json {wrong}") as told:
+        Umt5Tokenizer(path)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 300
 
 
 @pytest.mark.parametrize("text", ["{}", '{"a": 1}', "[]", "null", "<html>", "", '{"version": "1.0", "model": {}}'])

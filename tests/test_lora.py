@@ -27,6 +27,8 @@ from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.pipelines.loading import load_dit
 from sora_cli.registry import lora
+from sora_cli.registry.lora_settings import ADAPTER as ADAPTED_BY
+from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora, Shot
 from sora_cli.storage import latent_file as files
 from sora_cli.train.data.latent_cache import Bucket
@@ -89,7 +91,7 @@ def plain(name: str) -> str:
 
 PEFT = ("lora_A.weight", "lora_B.weight")
 KOHYA = ("lora_down.weight", "lora_up.weight")
-ADAPTER = {lora.ADAPTER: json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})}
+ADAPTER = {ADAPTED_BY: json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})}
 WAYS: dict[str, tuple[Any, ...]] = {
     "diffusers": ("transformer.", plain, *PEFT, None, ADAPTER),
     "diffusers, named": ("transformer.", plain, "lora_A.default.weight", "lora_B.default.weight", None, ADAPTER),
@@ -114,6 +116,14 @@ WAYS: dict[str, tuple[Any, ...]] = {
     "kohya's header": ("", original, *PEFT, None, {"ss_network_alpha": str(ALPHA), "ss_network_dim": str(RANK)}),
     "musubi's header": ("", original, *PEFT, None, {"network_alpha": f"{ALPHA:.1f}", "network_dim": str(RANK)}),
     "plain words": ("", original, *PEFT, None, {"alpha": str(ALPHA), "rank": str(RANK), "r": f"{RANK:.1f}"}),
+    "ai-toolkit's settings": ("", original, *PEFT, None, {"network": json.dumps({"linear_alpha": ALPHA})}),
+    "settings in settings": ("", original, *PEFT, None, {"job": json.dumps({"net": {"args": {"lora_alpha": ALPHA}}})}),
+    "another component": ("unet.", plain, *PEFT, None, {ADAPTED_BY: json.dumps({"unet.lora_alpha": ALPHA})}),
+    "others left empty": ("", original, *PEFT, None, {"lora_alpha": f"{ALPHA}", "network_alpha": "None", "alpha": ""}),
+    "a text encoder's": ("transformer.", plain, *PEFT, None, {ADAPTED_BY: json.dumps(
+        {"transformer.lora_alpha": ALPHA, "text_encoder.lora_alpha": 1, "text_encoder.r": 77})}),
+    "of two, the first": ("transformer.", plain, *PEFT, None, {ADAPTED_BY: json.dumps(
+        {"transformer.lora_alpha": ALPHA, "transformer_2.lora_alpha": 1})}),
     "JSON in a header": ("", original, *PEFT, None, {"config": json.dumps({"r": RANK, "lora_alpha": ALPHA})}),
 }
 
@@ -168,6 +178,9 @@ def test_what_lies_beside_another_is_not_its_own(folder: Path, tmp_path: Path) -
         ({"alpha": "1", "rank": str(RANK), "network_dim": "77"}, "contradicts itself: rank is .* network_dim is 77"),
         ({"lora_alpha": "1", "rank": "77"}, f"its rank is 77, and has {RANK}"),
         ({"alpha": "nan"}, "alpha that is no number"),
+        ({"lora_alpha": "one"}, "its lora_alpha is one, which is no number"),
+        ({"network_alpha": "[1]"}, "its network_alpha is .*1.*, which is no number"),
+        ({"config": json.dumps({"lora_alpha": {"q": 1}})}, "its lora_alpha is .*, which is no number"),
     ],
 )
 def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, header: Any, wrong: str) -> None:
@@ -176,6 +189,24 @@ def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, head
         with pytest.raises(SoraError, match=wrong) as refused:
             attempt()
         assert "\n" not in str(refused.value)
+
+
+def test_each_of_two_transformers_has_its_own_alpha(tmp_path: Path) -> None:
+    header = {ADAPTED_BY: json.dumps({"transformer.lora_alpha": 6, "transformer_2.lora_alpha": 1})}
+    path = write(tmp_path / "a.safetensors", "transformer.", plain, *PEFT, None, header)
+    assert [scale_rule(path, {RANK}, expert)(RANK) for expert in ("high", "low", "")] == [2, 1 / 3, 2]
+    alone = {ADAPTED_BY: json.dumps({"transformer.lora_alpha": 6})}
+    path = write(tmp_path / "b.safetensors", "transformer.", plain, *PEFT, None, alone)
+    assert [scale_rule(path, {RANK}, expert)(RANK) for expert in ("high", "low", "")] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("names", "kind"), [(("lokr_w1", "lokr_w2"), "a LoKr"), (("hada_w1_a", "hada_w1_b"), "a LoHa"),
+                                             (("oft_blocks", "rescale"), "an OFT"), (("vera_lambda_b", "x"), "a VeRA"),
+                                             (("lora_A.weight", "lora_magnitude_vector"), "a DoRA")])  # fmt: skip
+def test_other_kinds_are_called_by_their_names(folder: Path, tmp_path: Path, names: Any, kind: str) -> None:
+    path = write(tmp_path / "a.safetensors", "lycoris_", lambda name: kohya(original(name)), *names)
+    with pytest.raises(SoraError, match=f"is {kind}, which is not supported"):
+        load_dit(folder, CPU, FLOAT, loras=[Lora(str(path))])
 
 
 def test_numbers_of_64_bits_are_cast(folder: Path, tmp_path: Path) -> None:
@@ -265,7 +296,7 @@ Q = "transformer.blocks.0.attn1.to_q"
     [
         (lambda t: t | {"vace_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 2), "y": torch.ones(1)},
          "2 of its 14 tensors match nothing in it, the first is vace_blocks.0.attn1.to_q.lora_A.weight"),
-        (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(2)}, "matches nothing.*lora_magnitude_vector"),
+        (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(2)}, "is a DoRA, which is not supported"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(50, 2)},
          "1 of its 1 change does not fit, the first is .*blocks.0.attn1.to_q.lora_B.weight, 50x2 beside 40x40"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 3)}, "does not fit"),
@@ -290,7 +321,7 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, change: Any,
 
 
 def test_other_kinds_and_damage_are_refused(folder: Path, tmp_path: Path) -> None:
-    settings = {lora.ADAPTER: json.dumps({"transformer.use_dora": True})}
+    settings = {ADAPTED_BY: json.dumps({"transformer.use_dora": True})}
     with pytest.raises(SoraError, match="a LoRA with use_dora"):
         load_dit(folder, CPU, FLOAT, loras=[damaged(tmp_path / "a.safetensors", dict, settings)])
     infinite = damaged(tmp_path / "b.safetensors", lambda t: {key: value * torch.inf for key, value in t.items()})
@@ -473,7 +504,7 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     assert told[-1] < 0.8 * told[0]
     header = reading_header(path)
     assert header["base_model"] == "tiny" and header["rank"] == header["alpha"] == "4"
-    settings = json.loads(header[lora.ADAPTER])
+    settings = json.loads(header[ADAPTED_BY])
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
     keys = {stored.key for stored in reading.contents(path)}
     assert "transformer.blocks.0.attn1.to_out.0.lora_A.weight" in keys and len(keys) == 2 * 2 * 10

@@ -88,14 +88,16 @@ def test_one_process_works_in_a_folder_and_a_dead_one_leaves_it() -> None:
 
 
 def test_other_work_is_refused_by_its_first_difference() -> None:
-    first = Owned(Path("a"), {"seed": 1, "data": {"id": "x"}}, "training run", "--fresh starts over")
+    first = Owned(Path("a"), {"stage": "dit", "data": {"id": "x"}}, "training run", "--fresh starts over")
     first.begin()
     first.begin()
-    other = Owned(Path("a"), {"seed": 2, "data": {"id": "y"}}, "training run", "--fresh starts over")
-    said = "a holds another training run: data.id was \"x\" and is now \"y\"; --fresh starts over"
-    with pytest.raises(SoraError) as told:
-        other.begin()
-    assert str(told.value) == said and told.value.exit_code == 2
+    other = Owned(Path("a"), {"stage": "vae", "data": {"id": "y"}}, "training run", "--fresh starts over")
+    nearer = Owned(Path("a"), {"stage": "dit", "data": {"id": "y"}}, "training run", "--fresh starts over")
+    for one, difference in ((other, 'stage was "dit" and is now "vae"'), (nearer, 'data.id was "x" and is now "y"')):
+        with pytest.raises(SoraError) as told:
+            one.begin()
+        assert str(told.value) == f"a holds another training run: {difference}; --fresh starts over"
+        assert told.value.exit_code == 2
     Path("a/mine.txt").touch()
     other.remove()
     other.begin()

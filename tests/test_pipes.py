@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_encode import clip, saved, scene_frames, sora, tiny
+from tiny import noise, write, y4m_format
 
 from sora_cli import media
 from sora_cli.media import y4m
@@ -69,12 +70,25 @@ def test_numbered_images_odd_sides_and_another_size(
     for number, frame in enumerate(scene_frames(3, 90, 160), 1):
         media.write_image(f"in{number:03}.png", frame, (161, 91))
     assert sora("encode", "in%03d.png", "--input-fps", 12) == 0
-    assert "161x91 is taken as 162x92" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "161x91 is taken as 162x92" in err and "--input-fps" not in err
     header = latent_file.read_header("in.safetensors")
     assert (header.width, header.height, header.fps, header.frames) == (162, 92, 12.0, 3)
     assert sora("encode", "in%03d.png", "--res", "96x64", "-o", "small.safetensors") == 0
     header = latent_file.read_header("small.safetensors")
     assert (header.width, header.height, header.video) == (96, 64, "")
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "y4m", "gif"])
+def test_a_rate_for_what_has_its_own_is_noted(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    clip = write(f"a.{suffix}", y4m_format(64, 64, 10), noise(y4m_format(64, 64, 10), 10))
+    for rate, said in ((5, True), (10, False)):
+        assert sora("encode", clip, "-o", "a.safetensors", "--force", "--input-fps", rate) == 0
+        line = f"a.{suffix}: --input-fps does nothing: it has 10 frames a second of its own; --fps takes another rate"
+        assert (line in capsys.readouterr().err) == said
+        assert latent_file.read_header("a.safetensors").fps == 10
 
 
 def test_an_endless_stream_ends_in_an_error(

@@ -257,6 +257,13 @@ def test_a_folder_without_a_text_encoder_takes_the_shared_one(tmp_path: Path, mo
     assert found.name == "./model"
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_a_part_of_a_model_names_the_folder_of_the_whole(part: str, tmp_path: Path) -> None:
+    folder = wan_folders.write(tmp_path / "model", wan_folders.WAN21, channels=16)
+    with pytest.raises(SoraError, match=f"is one part of a model; name the folder that it is in, {folder}$"):
+        registry.entry(str(folder / part))
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image_dim": 1280}, r"takes image embeddings \(image_dim is 1280\); supported are the text-to-video"),
     ({"added_kv_proj_dim": 5120}, r"takes image embeddings \(added_kv_proj_dim is 5120\)"),
@@ -309,8 +316,11 @@ def test_the_page_of_a_repository_is_the_repository(
 
 @pytest.mark.parametrize(("name", "complaint"), [
     ("./vae.safetensors", "there is no file"), ("./wan-Q4_K_M.gguf", "SORA_COMFY names ComfyUI's folder"),
-    ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"), ("./nowhere",
-                                                                                    "there is no model in"),
+    ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"),
+    ("https://huggingface.co/a/b/resolve/main/x.safetensors", "is an address; download the model, or name a"),
+    ("https://huggingface.co/a/b/blob/v2/transformer/config.json", "is an address"),
+    ("https://huggingface.co/spaces/a/b", "is an address"), ("https://hf.co/datasets/a/b", "is an address"),
+    ("https://huggingface.co/a", "is an address"), ("./nowhere", "there is no model in"),
 ])  # fmt: skip
 def test_what_people_take_for_a_model_is_told(name: str, complaint: str) -> None:
     with pytest.raises(SoraError, match=complaint) as told:

@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from test_training import options, toy_run
 
 from sora_cli.placement import device, machine
+from sora_cli.train.trainer import loop
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -75,6 +78,19 @@ def test_threads_follow_what_is_free(eight: None, monkeypatch: pytest.MonkeyPatc
     note = device.take_threads()
     assert torch.get_num_threads() == threads
     assert said in note and bool(note) == bool(said)
+
+
+def test_a_training_takes_the_threads_that_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(loop.distributed, "init", lambda options: (torch.device("cpu"), torch.float32))
+    monkeypatch.setattr(loop, "fit", lambda stage: {})
+    stage = SimpleNamespace(export=lambda averaged: tmp_path)
+    for threads in (None, 3):
+        loop.train(lambda *_: stage, options(tmp_path / "run", threads=threads))  # type: ignore[arg-type, return-value]
+    assert taken == [3]
+    toy_run(tmp_path / "run", 5)
+    toy_run(tmp_path / "run", 10, threads=2)  # another number is no other training
 
 
 def test_who_asks_is_obeyed(eight: None, monkeypatch: pytest.MonkeyPatch) -> None:

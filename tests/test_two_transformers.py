@@ -1,6 +1,7 @@
 """What the registry knows of models of two transformers: tables, folders, repositories, sizes, and what they cost."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,31 @@ def test_a_folder_of_two(kind: str, like: str, tmp_path: Path) -> None:
     assert [part.role for part in found.parts] == ["dit", "dit_low", "vae", "text", "tokenizer"]
     assert found.network and (found.network.dit.channels, found.network.dit.given) == (16, 20 * (like == I2V))
     index = folder / "model_index.json"
-    for told in ("{}", '{"boundary_ratio": 2.0}', '{"boundary_ratio": "x"}'):
+    for told in ("{}", '{"boundary_ratio": null}'):
         index.write_text(told)
         assert registry.entry(str(folder)).usage == known.usage
+    for told in ("2.0", '"x"', "true", "[0.5]", "NaN"):
+        index.write_text(f'{{"boundary_ratio": {told}}}')
+        with pytest.raises(SoraError, match=r"has boundary_ratio .*; it is a number between 0 and 1"):
+            registry.entry(str(folder))
+    index.write_text("{}")
     config = folder / "transformer_2" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
     with pytest.raises(SoraError, match="two transformers that differ in num_layers"):
         registry.entry(str(folder))
+
+
+def test_a_half_of_two_is_not_taken_for_a_whole(tmp_path: Path) -> None:
+    folder = wan_folders.write_two(tmp_path / "model", wan_folders.A14B, channels=16)
+    index = folder / "model_index.json"
+    shutil.rmtree(folder / "transformer_2")
+    for told in (["diffusers", "WanTransformer3DModel"], ["x", "Y"]):
+        index.write_text(json.dumps({"transformer_2": told, "boundary_ratio": 0.875}))
+        with pytest.raises(SoraError, match=r"lacks transformer_2/, which its model_index\.json names"):
+            registry.entry(str(folder))
+    for one in ([None, None], None):
+        index.write_text(json.dumps({"transformer_2": one, "boundary_ratio": None}))
+        assert [part.role for part in registry.entry(str(folder)).parts][:2] == ["dit", "vae"]
 
 
 def test_a_repository_of_two(server: Hub, tmp_path: Path) -> None:

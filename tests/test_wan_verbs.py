@@ -252,3 +252,15 @@ def test_what_cannot_be_trusted_is_refused_by_name(
     assert code in (1, 2) and said.count("\n") == 1, said
     assert re.search(words, said), said
     assert not list(Path.cwd().iterdir())
+
+
+def test_a_dry_run_says_what_is_not_read_and_loads_no_weights(wan: Sora, monkeypatch: pytest.MonkeyPatch) -> None:
+    long, other = "xyz vbk " * 170 + "the very end", "vbk xyz " * 170 + "and what not to show"
+    how = ("--frames", "5", "--res", "96x64", "-o", "a.mp4", "--force")
+    code, made = wan("generate", "a cat", *how, "--prompt-at", f"0.1s={long}", "--negative", other)
+    monkeypatch.setattr("sora_cli.pipelines.load", None)
+    again, planned = wan("generate", "a cat", *how, "--prompt-at", f"0.1s={long}", "--negative", other, "--dry-run")
+    assert (code, again) == (0, 0), made + planned
+    for said in (made, planned):
+        assert said.count("tiny reads 512 tokens of a prompt; not read: ") == 2
+    assert "not read" not in wan("generate", "xyz vbk " * 60, *how, "--dry-run")[1]

@@ -154,20 +154,22 @@ class Order:
     def given(self) -> Iterator[str]:
         """What there is to say of the files that it is made from."""
         yield from filter(None, [self.borrowed])
+        if "fit" in self.said and not self.first.anchors:
+            yield "--fit does nothing without an --image, --end or --anchor"
         yield from (f"{anchor.path}: {note}" for anchor in self.placed for note in anchor.notes)
 
     def notes(self) -> Iterator[str]:
-        """What would be said if it was made, without an LLM and without torch."""
+        """What would be said if it was made, without an LLM and without weights."""
         from sora_cli.generation.plan import Given, plan
+        from sora_cli.pipelines import heard
         from sora_cli.prompts import grammar
 
         shot, entry = self.first, registry.entry(self.first.model)
         trained = entry.usage.grammar
-        written = trained and self.how == expanding.GRAMMAR and not shot.captions
-        if written:
-            shot = replace(shot, captions=tuple(grammar.caption_of(prompt, shot.seed) for prompt in shot.prompts))
+        if trained and not shot.captions and isinstance(self.how, str):
+            shot = replace(shot, captions=tuple(grammar.captions_of(shot, self.how == expanding.GRAMMAR)))
         yield from self.given()
-        yield from grammar.notes(shot.model, shot, trained)
+        yield from heard.notes(shot)
         yield from map(lora.note, shot.loras)
         yield from plan(made(shot, entry), entry, [Given(one.start, one.count) for one in self.placed]).notes()
 

@@ -55,7 +55,9 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
 ModelOption = Annotated[
     str, typer.Option(metavar="NAME", help="A name from `sora-cli weights list`, a file, a folder, or hf:OWNER/NAME.")
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same result.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]

@@ -58,6 +58,7 @@ class Asked:
         source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
         if screen:
             source.tell(screen.note)
+            self.note_rate(source, raw is not None, screen)
         if source.still:
             usage = registry.entry(model).usage
             rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps
@@ -65,6 +66,13 @@ class Asked:
         elif self.fps and Fraction(media.rational(self.fps)) < source.format.rate:
             self.retime(source, media.Retiming.between(source.format.fps, self.fps), screen)
         return source
+
+    def note_rate(self, source: media.Source, raw: bool, screen: Screen) -> None:
+        """Say that a rate is given for what has its own."""
+        own = source.format.rate
+        if self.input_fps is not None and not (raw or source.still) and Fraction(media.rational(self.input_fps)) != own:
+            screen.note(f"{self.name}: --input-fps does nothing: it has {source.format.fps:g} frames a second of its "
+                        "own; --fps takes another rate")  # fmt: skip
 
     def faster(self, source: media.Source) -> media.Retiming | None:
         """How a source gets to the rate that is asked, if that is higher than its own."""

@@ -7,15 +7,15 @@ from sora_cli.errors import SoraError
 
 RANDOM = ("random", "-1")
 DRAWN = 2**31  # seeds that may be drawn: those below, as other tools have them
-LONGEST = 19   # digits of the largest seed
+MOST = 2**63 - 1  # generators take no larger one
 
 
 def number(seed: str) -> int:
     """The seed that a text says, or one that is drawn; SoraError for anything else."""
     if seed in RANDOM:
         return secrets.randbelow(DRAWN)
-    if not (seed.isascii() and seed.isdigit()) or len(seed) > LONGEST:
-        raise SoraError(f"--seed is {seed[:40]!a}; it must be a whole number from 0 on, or random")
+    if not (seed.isascii() and seed.isdigit()) or len(seed) > len(str(MOST)) or int(seed) > MOST:
+        raise SoraError(f"--seed is {seed[:40]!a}; it must be a whole number from 0 to {MOST}, or random")
     return int(seed)
 
 

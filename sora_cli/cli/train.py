@@ -1,5 +1,6 @@
 """`sora-cli train clip | vae | dit | lora | captioner | evaluator | export`: the recipes behind the weights."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -128,8 +129,8 @@ def check(options: TrainOptions) -> None:
         if not Path(options.data).is_dir():
             raise SoraError(f"unknown data {options.data!r}; it is world, or a folder that `sora-cli data build` made")
         read_index(Path(options.data))
-    if options.minutes is not None and options.minutes <= 0:
-        raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0")
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0, and have an end")
     if options.folder.exists() and not options.folder.is_dir():
         raise SoraError(f"--out {options.folder} is a file; it must be a folder")
     check_weights(*options.needs)

@@ -124,7 +124,7 @@ class Owned:
 def differences(begun: Any, asked: Any, name: str = "") -> list[str]:
     """What was asked then and is asked now, one line for each field that differs, however deep it lies."""
     if isinstance(begun, dict) and isinstance(asked, dict):
-        keys = sorted(begun.keys() | asked.keys())
+        keys = [*asked, *(key for key in begun if key not in asked)]  # as they are listed: the first tells most
         parts = [differences(begun.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
         return [line for part in parts for line in part]
     return [] if begun == asked else [f"{name or 'it'} was {short(begun)} and is now {short(asked)}"]

@@ -13,12 +13,10 @@ from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.pipelines import Velocity, WindowInputs, copies_of
+from sora_cli.pipelines import Velocity, WindowInputs, copies_of, heard
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
-from sora_cli.prompts.grammar import captions_of
-from sora_cli.prompts.grammar import notes as misread
 from sora_cli.registry.lora import merged
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import expand_mask
@@ -60,14 +58,7 @@ class Sora:
         return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        grammar = self.entry.usage.grammar
-        both = dict(zip(shot.prompts, captions_of(shot, grammar), strict=True))
-        as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
-        raw = (word for text in (*as_typed, shot.negative) for word in self.tokenizer.unknown(text))
-        yield from misread(self.entry.name, shot, grammar, raw)
-        for text in (*both.values(), shot.negative):
-            if (count := len(texts.words(text))) > self.tokenizer.most:
-                yield f'{self.entry.name} reads the first {self.tokenizer.most} of {count} words of "{text[:40]}..."'
+        yield from heard.by_ours(self.entry, shot, self.tokenizer)
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
         texts = [prompt if prompt.strip() else "" for prompt in prompts]

@@ -22,11 +22,11 @@ from sora_cli.errors import SoraError, counted
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
-from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
+from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, no_progress
+from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, heard, loading, no_progress
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell, silent
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
@@ -35,7 +35,6 @@ from sora_cli.placement.device import free_at_once, free_caches, pick_device, pi
 from sora_cli.placement.memory import Placement
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
-from sora_cli.prompts.grammar import captions_of
 from sora_cli.registry import TINY, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
@@ -148,17 +147,12 @@ class Wan:
             free_at_once()  # whoever reads block by block has little memory
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        if self.entry.sought:
-            yield f"{self.entry.name} is {self.entry.about}"
-        if self.entry.usage.solver == "dmd" and shot.steps != (due := self.entry.usage.steps):
-            raise SoraError(f"{self.entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
+        yield from heard.by_wan(self.entry, shot)
         for one in self.loras if self.conditioned else ():
             if count := lora.left_out(one):
                 some = counted(count, "tensor")
                 yield f"LoRA {one}: left out: {some} for an image encoder, which {self.entry.name} does without"
-        for text in (*captions_of(shot, False), shot.negative):  # a token is a byte at least
-            if len(text.encode()) >= CONTEXT - 1 and (unread := self.tokenizer.unread(text)):
-                yield f'{self.entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
+        yield from heard.unread_by_wan(self.entry, shot, self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> Umt5Tokenizer:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
-PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+))?[/?#]?\S*")
+PAGE = re.compile(  # of a repository of models, perhaps at a revision; none of a file, a space or a data set
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!(?:spaces|datasets|collections|papers|docs|api)/)"
+    r"([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+)(?:/[\w./-]*)?)?/?(?:[?#]\S*)?"
+)
 HUB = "hf:"  # what the name of a model on the Hub, but not of the registry, begins with
 EXPORTED = "weights.toml"  # of a folder that `train export` made: one entry of the registry's form
 MAIN, UNKNOWN = "main", "unknown"

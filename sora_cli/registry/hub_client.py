@@ -8,6 +8,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PIECE = 1 << 20  # bytes that are hashed between two movements of the bar
 
 
-LONGEST_COMMIT = 64  # letters of a hash
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # sha1 of git, sha256
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def listing(repo: str, revision: str) -> Listing:
                 repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
             return as_listing(found, repo, revision)
-        except (AttributeError, KeyError, TypeError) as error:  # fields that are missing, or of other types
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # no JSON, or other fields
             raise Failed(f"the Hub's listing of {repo} is not what it should be; try again later") from error
 
 
@@ -67,10 +68,10 @@ def as_listing(found: Any, repo: str, revision: str) -> Listing:
         etag = sha256 or file.blob_id
         if not isinstance(file.rfilename, str):
             raise TypeError(file)
-        if not isinstance(file.size, int) or etag is None or not etag.isalnum():
+        if type(file.size) is not int or file.size < 0 or etag is None or not HASH.fullmatch(etag):
             raise Failed(f"the Hub does not say how large {file.rfilename} of {repo} is; try again later")
         files.append(RemoteFile(file.rfilename, file.size, etag, sha256))
-    if not (found.sha and found.sha.isalnum() and len(found.sha) <= LONGEST_COMMIT):
+    if not (found.sha and HASH.fullmatch(found.sha)):
         raise Failed(f"the Hub does not say which commit {revision} of {repo} is; try again later")
     licences = [tag.removeprefix("license:") for tag in found.tags or () if tag.startswith("license:")]
     return Listing(found.sha, tuple(files), licences[0] if licences else "")

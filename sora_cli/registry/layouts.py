@@ -51,11 +51,16 @@ def of_folder(name: str) -> Entry:
         return of_export(name, folder)
     if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
         raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
+    if (folder / "config.json").is_file() and folder.name in (*FOLDERS.values(), SECOND):
+        raise SoraError(f"{folder} is one part of a model; name the folder that it is in, {folder.parent}")
     configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
     for config in configs:
         if not config.is_file():
             raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
     second = folder / SECOND / "config.json"
+    if not second.is_file() and names_two(index):
+        raise SoraError(f"{folder} lacks {SECOND}/, which its {INDEX} names; fetch the rest of the model")
     like = like_of(read_config(configs[0]), name, read_config(second) if second.is_file() else None)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
     folders = folders_of(second.is_file(), all(texts))
@@ -63,7 +68,6 @@ def of_folder(name: str) -> Entry:
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
     said = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
-    index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
     return replace(bounded(entry, index), network=sizes.sized(entry.network, said))
 
 
@@ -108,12 +112,22 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
     return found | ({role: FOLDERS[role] for role in TEXT_FILES} if reads else {})
 
 
+def names_two(index: Mapping[str, Any]) -> bool:
+    """Whether a model's index names a second transformer, by library and class; of models without, both are null."""
+    named = index.get(SECOND)
+    return isinstance(named, list) and None not in named
+
+
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
-    """A model with the boundary between its two transformers that its index tells, if it does."""
-    configs = index.get("boundary_ratio")
-    if not entry.usage.boundary or not isinstance(configs, float) or not 0 < configs < 1:
+    """A model with the boundary between its two transformers that its index tells, if it does; SoraError if that is
+    none."""
+    boundary = index.get("boundary_ratio")
+    if not entry.usage.boundary or boundary is None:
         return entry
-    return replace(entry, usage=replace(entry.usage, boundary=configs))
+    if not isinstance(boundary, float) or not 0 < boundary < 1:
+        raise SoraError(f"{INDEX} of {entry.name} has boundary_ratio {str(boundary)[:40]!a}; it is a number between 0 "
+                        "and 1")  # fmt: skip
+    return replace(entry, usage=replace(entry.usage, boundary=boundary))
 
 
 def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:

@@ -9,20 +9,19 @@ among them, which are added too. What matches nothing is refused: half a LoRA is
 files, so that they are read as checkpoints are. torch is imported only where tensors are touched.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
-from sora_cli.files.published import PIECE, contents, files_of, read, read_json
+from sora_cli.files.published import PIECE, contents, files_of, read
 from sora_cli.files.quantised import check_types
+from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -45,13 +44,12 @@ PREFIX = re.compile(  # of programs and their wrappers, any of them behind one a
 # of the branch of Wan 2.1 I2V for the features of an image encoder, which 2.2 does without
 IMAGE = re.compile(r".*(?:[kv]_img|img_emb|image_embedder|add_[kv]_proj|norm_added_k)[._]")
 SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transformer for low noise begin with
-ALPHAS = ("lora_alpha", "network_alpha", "ss_network_alpha", "alpha")  # what programs call it in a header
 NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
 BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
-RANKS = ("r", "rank", "lora_rank", "network_dim", "ss_network_dim")
-ADAPTER = "lora_adapter_metadata"  # in a header that diffusers wrote: the configuration of PEFT as JSON
-BESIDE = "adapter_config.json"  # where PEFT keeps it
-OTHER_KINDS = ("use_dora", "alpha_pattern")  # settings that make it something else
+# names of tensors that make it something else
+STRANGE_KINDS = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
+                 ("vera_lambda", "a VeRA"), ("dora_scale", "a DoRA"), ("lora_magnitude_vector", "a DoRA"),
+                 ("on_input", "an IA3"), ("lora_mid", "a LoCon with a middle factor"))  # fmt: skip
 
 
 # ---- what is added ----------------------------------------------------------------------------------------
@@ -140,6 +138,8 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
         listed = [stored for stored in listed if not IMAGE.match(stored.key)]
     placed = [(place_of(stored.key, names), stored) for stored in listed]
     if strange := [stored for place, stored in placed if place is None]:
+        if kind := next((kind for mark, kind in STRANGE_KINDS for stored in strange if f".{mark}" in stored.key), ""):
+            raise SoraError(f"{path} is {kind}, which is not supported; merge it into a plain LoRA, or take another")
         match = "matches" if len(strange) == 1 else "match"
         raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(placed), 'tensor')} "
                         f"{match} nothing in it, the first is {shortened(strange[0].key)}"
@@ -157,7 +157,7 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     check_types((stored for part in parts.values() for role, stored in part.items() if role != "alpha"), "F64")
     if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
         raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
-    found = list(scaled(path, parts, lora.strength))
+    found = list(scaled(path, parts, lora.strength, expert))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
         first = change.up if isinstance(change, LowRank) else change.whole
@@ -243,9 +243,9 @@ def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     return names[rest], role
 
 
-def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: float
+def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
-    found = shares(path, parts)
+    found = shares(path, parts, expert)
     for name, part in parts.items():
         if "diff" in part:
             yield name, Difference(part["diff"], strength)
@@ -253,12 +253,13 @@ def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: floa
             yield name, LowRank(part["down"], part["up"], strength * found[name])
 
 
-def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]]) -> dict[str, float]:
-    """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself."""
+def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
+    """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself, perhaps
+    for one of two transformers."""
     alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
     ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
              if "down" in part}  # fmt: skip
-    usual = scale_rule(path, {rank for name, rank in ranks.items() if name not in alphas})
+    usual = scale_rule(path, {rank for name, rank in ranks.items() if name not in alphas}, expert)
     return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
@@ -276,53 +277,7 @@ def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
     return found
 
 
-# ---- what files say of themselves --------------------------------------------------------------------------
-
-
-def scale_rule(path: Path, ranks: Collection[int]) -> Callable[[int], float]:
-    """Which share of B A is added at some rank where it has no alpha: trainers keep one in the header or in a file
-    beside it, and without any it is all of it. SoraError for kinds of LoRA that are not supported, for settings that
-    contradict one another, and for a rank that is none of `ranks`."""
-    settings = configuration(path)
-    if other := [name for name in OTHER_KINDS if any(one.get(name) for one in settings)]:
-        raise SoraError(f"{path} is a LoRA with {other[0]}, which is not supported; merge it into a plain one")
-    alpha, rank = (number(path, settings, names) if ranks else None for names in (ALPHAS, RANKS))
-    if alpha is None:
-        return lambda rank: 1.0
-    if rank is not None and rank not in ranks:
-        raise SoraError(f"{path} says that its rank is {rank:g}, and has {some(map(str, sorted(ranks)))}: "
-                        "whose alpha it tells is not known")  # fmt: skip
-    root = any(str(one.get("use_rslora", "")).lower() in ("true", "1") for one in settings)
-    return lambda rank: alpha / (math.sqrt(rank) if root else rank)
-
-
-def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> float | None:
-    """The one number that settings give under any of some names; None if there is none."""
-    found: dict[float, str] = {}
-    for name, value in ((name, one[name]) for one in settings for name in names if name in one):
-        with suppress(TypeError, ValueError):
-            if not isinstance(value, bool):
-                found.setdefault(float(value), name)
-    if bad := [name for value, name in found.items() if not math.isfinite(value)]:
-        raise SoraError(f"{path} has {bad[0]} that is no number")
-    if len(found) > 1:
-        (one, first), (other, second) = list(found.items())[:2]
-        raise SoraError(f"{path} contradicts itself: {first} is {one:g} and {second} is {other:g}")
-    return next(iter(found), None)
-
-
-def configuration(path: Path) -> list[dict[str, Any]]:
-    """What a file says of itself: its header, what is JSON in there, and PEFT's settings beside it."""
-    header = weights.read_header(path).metadata
-    found = [header]
-    for text in header.values():
-        with suppress(ValueError, TypeError, RecursionError):
-            found.append(json.loads(text))
-    alone = path.name.startswith("adapter_model") or len(list(path.parent.glob("*.safetensors"))) == 1
-    if alone and (beside := path.with_name(BESIDE)).is_file():
-        found.append(read_json(beside))
-    objects = [one for one in found if isinstance(one, dict)]
-    return [{re.sub(r"^transformer(_2)?\.", "", key): value for key, value in one.items()} for one in objects]
+# ---- before any work, and what is said of them ----------------------------------------------------------------
 
 
 def check(loras: Sequence[Lora]) -> None:

@@ -32,7 +32,12 @@ class TrainOptions:
     prefetch: Annotated[
         int | None, typer.Option(min=0, max=64, help="Batches to prepare ahead; by default 2 on a GPU, 0 on a CPU.")
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")] = 0
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="all processors")
+    ] = None
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Random seed; the same seed gives the same result.")
+    ] = 0
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/STAGE-PRESET.")] = None
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the networks.")] = (

@@ -15,6 +15,7 @@ HOLDS = frozenset("""
     hold holds holding held stay stays staying remain remains remaining keep keeps keeping kept lock locks locked sits
     static fixed steady stationary unmoving tripod motionless
 """.split())
+LOOKED_AT = "thecamera"  # one that is in the scene, or that somebody looks at
 WAYS = {"standing still": "still", "moving left": "pan left", "moving right": "pan right"}  # of a subject, of a camera
 MOTION = ("action", "travel", "direction", "beside", "speed")
 _STILL = r"(?:static|fixed|stationary|locked|steady|unmoving|(?:(?<=\ba )|(?<=\bthe ))(?:still|motionless))"
@@ -23,6 +24,11 @@ _GOES = (r"(?:moves?|moving|push(?:es|ing)?|doll(?:y|ies|ying)|glides?|gliding|g
 _SHOWS = r"(?:camera|shot|zoom(?:s|ing)? (?:in|out)|pan(?:s|ning)? (?:left|right)|close up)"
 # Ways to say the same, and how the vocabulary has them.
 SAME = tuple((re.compile(rf"\b{said}\b"), meant) for said, meant in (
+    (r"(?:at|to|towards?|into|past|front of|facing|behind|beside|holding|carrying) (?:the|an?|its|his|her) "
+     r"(?:camera|lens)\b(?! \w+ing)|with (?:a|its|his|her) camera(?! \w+ing)", LOOKED_AT),
+    (r"((?:orbit|circl|rotat|spinn|ris|descend|fall|spirall?)ing) (?:shot|view)", r"camera \1,"),
+    (r"(pan(?:s|ning)?) (left|right)wards", r"\1 \2"),
+    (r"(?:(?<=[,;:.!?] )|^)((?:slow |fast |quick )?)tilt(?:s|ing)? (up|down)", r"\1camera tilts \2,"),
     (rf"{_STILL}(?: (?:off|down))? (?:camera|cam|shot|frame|view)", "camera still,"),
     (r"(?:no|without(?: any)?) camera (?:movements?|motion)", "camera still,"),
     (r"camera (?:does not|doesnt|is not|isnt|never|not) mov(?:e|es|ing)", "camera still,"),

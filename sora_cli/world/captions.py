@@ -24,7 +24,7 @@ _QUIET = frozenset("""
     across along side next beside together surface background motion
     three four five six seven eight nine ten several many few couple pair group lots lot all each other like
     please create generate give want would could can you we i my our your their picture image footage frame screen
-    doing does do performing performs beat under below above
+    doing does do performing performs beat under below above but
 """.split())
 _TRAVEL = ("moving", "going", "walking", "running", "flying", "driving", "swimming", "sailing", "travelling",
            "traveling", "heading", "sliding", "crawling", "gliding", "cruising", "marching", "drifting",
@@ -44,9 +44,12 @@ _PLAIN = {"size": SIZES, "speed": SPEEDS, "side": SIDES, "height": HEIGHTS, "bea
 _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "place?", "air": "place?",
          "midnight": "place?", "nighttime": "place?", "dusk": "place?", "sundown": "place?",
          "water": "place??", "waves": "place??", "big wave": "place??", "huge wave": "place??"}
-_TAGS, _AS_EMOJI = re.compile(r"<[^<>]*>"), "\ufe0f"
+_TAGS, _AS_EMOJI = re.compile(r"</?[a-z][^<>]*>"), "\ufe0f"
+# What is said not to be there, or not to be done.
+_NOT = frozenset("no not without never nor neither dont doesnt didnt isnt arent wont cant cannot".split())
 _APOSTROPHES = re.compile(r"['’]s\b|['’]")
 _PART = "(?: hand)? (?:side|half|edge|corner|third)"
+_ONE_WORD = re.compile(r"\b(left|right)(side|of)\b")  # as the table below has them
 # What says where something is or goes, by words that mean little alone, and how the table below has it.
 _SAME = tuple((re.compile(rf"\b{said}\b"), meant_by) for said, meant_by in (
     (rf"(?:from )?(?:the )?(?:left|right)(?:{_PART})? to (?:the )?(left|right)(?:{_PART})?", r"\1wards"),
@@ -56,6 +59,7 @@ _SAME = tuple((re.compile(rf"\b{said}\b"), meant_by) for said, meant_by in (
     (r"(?:bottom|lower) (left|right)(?:side)?", r"low \1side"),
     (r"(?:on|at|in|near) (?:the )?(?:far )?(left|right)", r"\1side"),
     (r"(left|right) of", r"\1of"),
+    (r"(?:does not|doesnt|do not|dont|never) move", "standing still"),
 ))  # fmt: skip
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",
           "sunset": "at", "sea": "at", "underwater": "", "under the sea": "", "under water": "",
@@ -131,7 +135,8 @@ def parse(prompt: str) -> Parsed:
     said = Parsed(tuple(dict.fromkeys(kinds.get("subject", ()))), action, first("place", "place?", "place??"),
                   first("size"), first("speed"), first("camera"), first("side") or (None if travels else beside),
                   first("height"), first("beat"), kinds.get("unknown", []), read_as=read_as)  # fmt: skip
-    return replace(said, more=list(dict.fromkeys(match.words for match in found if _is_more(match, said))))
+    more = dict.fromkeys(_ONE_WORD.sub(r"\1 \2", match.words) for match in found if _is_more(match, said))
+    return replace(said, more=list(more))
 
 
 def _meant(word: str) -> str | None:
@@ -273,14 +278,26 @@ _MEANING = {key[0]: _TABLE[key] for key in _written() if key in _TABLE}
 
 
 def _matches(said: list[str]) -> Iterator[Match]:
-    """Greedy longest matches from left to right; what matches nothing and carries meaning is unknown."""
+    """Greedy longest matches from left to right; what matches nothing and carries meaning is unknown, and so is what is
+    not to be seen, with the word that says so."""
     left = list(_key(said))
     while left:
-        size = next((n for n in range(min(_LONGEST, len(left)), 0, -1) if tuple(left[:n]) in _TABLE), 0)
-        if size:
+        size = _longest(left)
+        if not size and left[0] in _NOT and (size := _longest(left[1:])):
+            size += 1
+            denied = " ".join(left[:size])
+            yield Match("unknown", denied, denied)
+        elif size:
             yield Match(*_TABLE[tuple(left[:size])], " ".join(left[:size]))
+        elif left[0] == camera.LOOKED_AT:
+            yield Match("more", "", "camera")
         elif left[0] in camera.LENS:
             yield Match("lens", "", left[0])
         elif left[0] not in _QUIET and not left[0].isdigit():
             yield Match("unknown", left[0], left[0])
         del left[: size or 1]
+
+
+def _longest(said: list[str]) -> int:
+    """How many of these words, from the first on, have a meaning together."""
+    return next((n for n in range(min(_LONGEST, len(said)), 0, -1) if tuple(said[:n]) in _TABLE), 0)

@@ -161,7 +161,12 @@ def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     config = TextConfig(**json.loads(metadata["config"]))
     tower = TextTower(config)
     tower.load_state_dict(tensors, strict=True)
-    return Tokenizer(json.loads(metadata["vocabulary"]), config.context), tower.eval().requires_grad_(False)
+    return tokenizer_of(metadata), tower.eval().requires_grad_(False)
+
+
+def tokenizer_of(metadata: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer alone, which is in the header of such a file."""
+    return Tokenizer(json.loads(metadata["vocabulary"]), json.loads(metadata["config"])["context"])
 
 
 def text_weights(clip: nn.Module) -> dict[str, Tensor]:

@@ -19,12 +19,13 @@ import ftfy  # open_clip, which the project's own text tower is trained with, br
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import LongTensor, Tensor, nn
 
 from sora_cli.errors import SoraError
 
 CONTEXT = 512  # tokens of a text that Wan was trained with
+END, TRIAL = "</s>", "a cat \u732b \U0001f408"  # the token that ends a text, and one that has known and unknown letters
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,28 @@ class Umt5Tokenizer:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the only class that the library raises
             raise SoraError(f"{path} is no tokenizer ({ascii(str(error))[1:-1][:100]}); fetch it again") from error
+        self.path = path
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(context)
+        tried = self.tokens(TRIAL).tokens
+        if len(tried) < 2 or tried[-1] != END:
+            raise SoraError(f"{path} is no tokenizer of UMT5: it reads {TRIAL!r} as {ascii(tried)[:100]}")
+
+    def tokens(self, prompt: str) -> Encoding:
+        """A cleaned prompt in tokens; SoraError where the file does not know how."""
+        try:
+            return self.tokenizer.encode(clean(prompt))
+        except Exception as error:  # the only class that the library raises
+            raise SoraError(f"{self.path} cannot read a prompt ({ascii(str(error))[1:-1][:100]}); fetch it again"
+                            ) from error  # fmt: skip
 
     def encode(self, prompt: str) -> LongTensor:
         """Token numbers [L]; L is at most the context."""
-        return torch.tensor(self.tokenizer.encode(clean(prompt)).ids)  # type: ignore[return-value]
+        return torch.tensor(self.tokens(prompt).ids)  # type: ignore[return-value]
 
     def unread(self, prompt: str) -> str:
         """What of a prompt lies behind the context; "" if it is read as a whole."""
-        found = self.tokenizer.encode(clean(prompt))
+        found = self.tokens(prompt)
         return clean(prompt)[max(end for _, end in found.offsets) :].strip() if found.overflowing else ""
 
 

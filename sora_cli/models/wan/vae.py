@@ -30,6 +30,7 @@ from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
 from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
 
 CHUNK = 4  # frames of a latent, after the first
+LEAST = 1e-6  # of a deviation that latents are divided by; published ones are around 1
 LAST = torch.channels_last
 
 
@@ -51,6 +52,8 @@ class WanVaeConfig:
             raise ValueError(f"{len(self.multiples)} stages do not halve time to {CHUNK} frames: {self.halves_time}")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels")
+        if min(self.std) < LEAST:
+            raise ValueError(f"a deviation of the latents is {min(self.std):g}; it must be at least {LEAST:g}")
 
     @property
     def stride(self) -> int:

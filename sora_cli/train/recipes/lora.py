@@ -33,7 +33,7 @@ from sora_cli.pipelines.wan import Wan
 from sora_cli.placement.offload import replace as put_in_place
 from sora_cli.prompts.grammar import expand
 from sora_cli.registry import Entry
-from sora_cli.registry.lora import ADAPTER
+from sora_cli.registry.lora_settings import ADAPTER
 from sora_cli.sampling import flow
 from sora_cli.sampling.solvers import DISTILLED, TRAINED
 from sora_cli.shot import Shot

@@ -27,7 +27,7 @@ WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what
 # Options that may change while a run goes on, and those that are compared by what they name
 FREE = {
     "steps", "minutes", "batch", "accumulate", "prefetch", "out", "device", "dtype", "resume", "compiled", "shard",
-    "checkpoint_activations", "align", "data", "init", "text", "vae",
+    "checkpoint_activations", "threads", "align", "data", "init", "text", "vae",
 }  # fmt: skip
 
 

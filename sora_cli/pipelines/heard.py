@@ -1,0 +1,52 @@
+"""What a model reads of a shot's texts, and what not: said by a run, and by a dry run that has no weights."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from sora_cli import registry
+from sora_cli.errors import Failed, SoraError
+from sora_cli.files import weights
+from sora_cli.models.sora import text as ours
+from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer
+from sora_cli.prompts import grammar
+from sora_cli.registry import Entry, hub
+from sora_cli.shot import Shot
+
+
+def notes(shot: Shot) -> Iterator[str]:
+    """What a run would say, a line each, as far as the tokenizer is on the disk. SoraError for what it would refuse."""
+    entry = registry.entry(shot.model)
+    if entry.kind == "sora":
+        yield from by_ours(entry, shot, ours.tokenizer_of(weights.read_header(entry.part("text")[0].path).metadata))
+        return
+    yield from by_wan(entry, shot)
+    with suppress(Failed):  # of a model that is not here
+        if folder := hub.locate(entry.only("tokenizer")).get("tokenizer"):
+            yield from unread_by_wan(entry, shot, Umt5Tokenizer(folder / "tokenizer.json"))
+
+
+def by_ours(entry: Entry, shot: Shot, tokenizer: ours.Tokenizer) -> Iterator[str]:
+    """Of a model of ours: words that it does not know, and those that are too many."""
+    trained = entry.usage.grammar
+    both = dict(zip(shot.prompts, grammar.captions_of(shot, trained), strict=True))
+    as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
+    raw = (word for text in (*as_typed, shot.negative) for word in tokenizer.unknown(text))
+    yield from grammar.notes(entry.name, shot, trained, raw)
+    for text in (*both.values(), shot.negative):
+        if (count := len(ours.words(text))) > tokenizer.most:
+            yield f'{entry.name} reads the first {tokenizer.most} of {count} words of "{text[:40]}..."'
+
+
+def by_wan(entry: Entry, shot: Shot) -> Iterator[str]:
+    """Of a Wan, whatever it reads; SoraError for steps that it was not distilled to."""
+    if entry.sought:
+        yield f"{entry.name} is {entry.about}"
+    if entry.usage.solver == "dmd" and shot.steps != (due := entry.usage.steps):
+        raise SoraError(f"{entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
+
+
+def unread_by_wan(entry: Entry, shot: Shot, tokenizer: Umt5Tokenizer) -> Iterator[str]:
+    """What lies behind the tokens that a Wan reads."""
+    for text in (*grammar.captions_of(shot, False), shot.negative):  # a token is a byte at least
+        if len(text.encode()) >= CONTEXT - 1 and (unread := tokenizer.unread(text)):
+            yield f'{entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'
