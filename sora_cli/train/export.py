@@ -19,8 +19,8 @@ from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.registry import Usage
+from sora_cli.train.frozen import check_frozen
 from sora_cli.train.options import ExportOptions
-from sora_cli.train.recipes.dit import check_frozen
 from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
