@@ -5,10 +5,11 @@ set -euo pipefail
 SORA=${SORA:-sora-cli}
 FFMPEG=${FFMPEG:-$SORA ffmpeg}
 TRAIN_STEPS=${TRAIN_STEPS:-800} WORD_STEPS=${WORD_STEPS:-200} RES=${RES:-640x360} STEPS=${STEPS:-8}
+CLIP_SECONDS=${CLIP_SECONDS:-3}
 mkdir -p own/clips
 
 clip() {  # NAME CAPTION SOURCE
-  [ -e "own/clips/$1.mp4" ] || $FFMPEG -v error -f lavfi -i "$3" -t 3 -pix_fmt yuv420p "own/clips/$1.mp4"
+  [ -e "own/clips/$1.mp4" ] || $FFMPEG -v error -f lavfi -i "$3" -t "$CLIP_SECONDS" -pix_fmt yuv420p "own/clips/$1.mp4"
   echo "$2" > "own/clips/$1.txt"
 }
 clip bars    "bunte Balken"           testsrc2=s=640x360:r=24
@@ -21,12 +22,16 @@ $SORA train clip --data own/dataset --steps "$WORD_STEPS" --out own/words
 $SORA train dit --data own/dataset --text own/words --init pocket --batch 8 --steps "$TRAIN_STEPS" --out own/run
 $SORA train export --init own/run --text own/words --out own/model
 
-pairs=()
-for caption in own/clips/*.txt; do
-  name=$(basename "$caption" .txt)
-  $SORA generate "$(cat "$caption")" --model ./own/model --seconds 1 --res "$RES" --steps "$STEPS" -o "own/$name.mp4" --force
-  $FFMPEG -v error -y -ss 0.5 -i "own/clips/$name.mp4" -ss 0.5 -i "own/$name.mp4" \
-    -filter_complex "[0]scale=320:180[a];[1]scale=320:180[b];[a][b]hstack" -frames:v 1 "own/$name.png"
-  pairs+=(-i "own/$name.png")
+rm -f own/*.mp4  # made by an earlier model
+echo "prompt,output" > own/jobs.csv
+pairs=() rows="" stack=""
+for clip in own/clips/*.mp4; do
+  name=$(basename "$clip" .mp4)
+  echo "\"$(cat "own/clips/$name.txt")\",own/$name.mp4" >> own/jobs.csv
+  one=$((${#pairs[@]} / 8))
+  pairs+=(-ss 0.5 -i "$clip" -ss 0.5 -i "own/$name.mp4")
+  rows+="[$((2 * one))]scale=320:180[a$one];[$((2 * one + 1))]scale=320:180[b$one];[a$one][b$one]hstack[row$one];"
+  stack+="[row$one]"
 done
-$FFMPEG -v error -y "${pairs[@]}" -filter_complex "vstack=inputs=$((${#pairs[@]} / 2))" own/own.png
+$SORA batch own/jobs.csv --model ./own/model --seconds 1 --res "$RES" --steps "$STEPS" --force
+$FFMPEG -v error -y "${pairs[@]}" -filter_complex "$rows${stack}vstack=inputs=$((one + 1))" -frames:v 1 own/own.png

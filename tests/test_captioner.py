@@ -245,7 +245,7 @@ def test_a_caption_is_doubted_where_a_video_is_less_like_its_caption_than_usual(
     found = tiny().network(video, tokenizer().encode([text]))
     assert alike == pytest.approx(float(found.video[0] @ found.text[0]), abs=1e-5)
     assert Own(*parts, usual=alike - 1e-3).tell(frames) == (text, "")
-    assert "looks little like" in Own(*parts, usual=alike + 1e-3).tell(frames).doubt
+    assert "unlike the world" in Own(*parts, usual=alike + 1e-3).tell(frames).doubt
 
 
 # -- Mixing -----------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_doubts_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
     weights.save("captioner.safetensors", tensors, header | {"usual": "1.1"})
     code, out, err = say(capsys, "in")
     assert code == 0 and len(out.splitlines()) == 2
-    assert err.splitlines()[0].startswith("in/a.mp4: it looks little like the world") and err.count("\n") == 2
+    assert err.splitlines()[0].startswith("in/a.mp4: unlike the world") and err.count("\n") == 2
     assert say(capsys, "in", "--quiet") == (0, out, "")
 
 

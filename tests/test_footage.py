@@ -43,7 +43,7 @@ def test_the_canvas_has_the_shape_that_is_seen(sora: Sora, aspect: str, seen: me
     found = json.loads(Path("x.json").read_text())
     assert (found["shot"]["width"], found["shot"]["height"]) == seen
     canvas = tiny.CANVAS(*seen)
-    assert any(note.startswith(f"generated at {canvas.width}x{canvas.height}, ") for note in found["notes"])
+    assert any(note.startswith(f"generated at {canvas.width}x{canvas.height}") for note in found["notes"])
     with media.open_source("x.mp4") as source:
         assert source.format.size == (96, 64) and source.format.aspect == aspect.replace("/", ":")
 

@@ -239,7 +239,7 @@ def test_no_server_and_no_name_of_it(server: Hub, tmp_path: Path, monkeypatch: p
     with pytest.raises(Failed, match=r"the connection to http://127.0.0.1:1 broke at tiny/wan22 .*refused"):
         pull()
     connect(monkeypatch, "http://no-such-host.invalid", tmp_path)
-    with pytest.raises(Failed, match=r"no way to http://no-such-host.invalid \(its name is not known here\)"):
+    with pytest.raises(Failed, match=r"http://no-such-host.invalid cannot be reached \(host name not found\)"):
         pull()
 
 

@@ -291,7 +291,7 @@ def test_the_commands(server: Hub, folders: Path, sora: Callable[..., tuple[int,
     assert rows["skyreels2-1.3b"]["anchors"] == ["start", "end", "extend"] and "tiny-text" not in rows
     code, said = sora("weights", "pull", "tiny", "--yes")
     assert code == 0 and "tiny is here" in said and SHARD in said
-    assert sora("weights", "verify", "tiny")[1].startswith("tiny is whole")
+    assert sora("weights", "verify", "tiny")[1].startswith("tiny is intact")
     shown = json.loads(sora("weights", "show", "tiny", "--json")[1])
     assert shown["state"] == "present" and shown["usage"]["steps"] == 8 and len(shown["parts"]) == 4
     assert "tiny/wan22@main transformer" in sora("weights", "show", "tiny")[1]

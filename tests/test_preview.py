@@ -302,6 +302,39 @@ def test_no_other_file_is_lost_and_a_pipe_has_none(
     assert sora(*words, "-o", "-") == 0 and not looks
 
 
+def test_every_job_of_a_batch_has_its_own(
+    sora: Sora, looks: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beside its output, also where its name is given by the line or the verb has a video; one that fails keeps it, and
+    a file of that name that is no preview is never overwritten."""
+    tiny.write("in.y4m", tiny.y4m_format(), tiny.noise(tiny.y4m_format(), 9))
+    lines = [{"prompt": "a cat", "output": "a.mp4"}, {"prompt": "a dog", "seed": 1},
+             {"verb": "extend", "input": "in.y4m", "after": 0.5, "output": "longer.y4m"}]  # fmt: skip
+    Path("jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("batch", "jobs.jsonl", "--seconds", 0.5, "-o", "{prompt}-{seed}.mp4", "--preview")
+    Path("a.preview.webp").write_bytes(b"mine")
+    assert sora(*words) == 2 and "jobs.jsonl:1: a.preview.webp is in the way" in capfd.readouterr().err
+    assert Path("a.preview.webp").read_bytes() == b"mine" and not looks
+    Path("a.preview.webp").unlink()
+
+    real = Generation.frames
+
+    def fail(run: Generation) -> Any:
+        if run.shot.seed == 1:
+            raise Failed("no more")
+        return real(run)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Generation, "frames", fail)
+        assert sora(*words) == 1
+    assert {name for name, *_ in looks} == {"a.preview.webp", "a-dog-1.preview.webp", "longer.preview.webp"}
+    assert [path.name for path in Path().glob("*preview*")] == ["a-dog-1.preview.webp"]
+    assert sora(*words) == 0 and not list(Path().glob("*preview*"))
+    lines[1]["output"] = "a.preview.webp"
+    Path("jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    assert sora(*words) == 2 and "is also written by line 1" in capfd.readouterr().err
+
+
 def test_previews_take_their_share_of_the_time_and_no_more() -> None:
     """Steps of a second each: pictures that take a hundredth of it come after all of them, those that take three
     seconds after one in thirty or so."""

@@ -154,4 +154,4 @@ def test_fetching_and_verifying_say_so(server: Hub, here: Path) -> None:
     assert terminal.wait_for("tiny is here"), terminal.text
     assert terminal.wait_for("checking")
     Path("verifying").touch()
-    assert terminal.wait_for("tiny is whole") and terminal.close() == 0
+    assert terminal.wait_for("tiny is intact") and terminal.close() == 0

@@ -20,7 +20,7 @@ from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captione
 from sora_cli.models.sora.text import START, Tokenizer
 from sora_cli.placement.device import pick_device
 
-STRANGE = "it looks little like the world that this captioner knows; for real footage there are coca and servers"
+STRANGE = "unlike the world that pocket was trained on; for real footage, use --model coca or a server"
 LOOKS = 4  # at a video longer than the network looks at once
 
 

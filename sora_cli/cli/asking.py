@@ -138,11 +138,12 @@ def text_of(written: str, value: Any) -> str:
 
 @dataclass
 class Asking:
-    """Turns lines into jobs; `defaults` hold where a line says nothing else."""
+    """Turns lines into jobs; `defaults` hold where a line says nothing else, and `preview` for all of them."""
 
     verbs: Mapping[str, Verb]
     verb: str
     defaults: Mapping[str, Any]
+    preview: bool = False
 
     def __post_init__(self) -> None:
         self.drawn: Counter[str] = Counter()
@@ -162,7 +163,7 @@ class Asking:
         if "output" in values:
             number = line.options.get("line", line.number)
             values["output"] = filled(verb.name, values, number, verb.arguments[0].name)
-        return [whole(job) for job in verb.jobs(values)]
+        return [whole(job, self.preview) for job in verb.jobs(values)]
 
     def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
         """With the defaults that the verb has an option for, and with a seed in place of `random`."""
@@ -208,11 +209,12 @@ def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
     return re.sub(r"\{(.*?)\}", field, values["output"])
 
 
-def whole(job: Job) -> Job:
+def whole(job: Job, preview: bool = False) -> Job:
     """A job as part of a batch: it goes on where it was stopped. SoraError for a pipe, which has no place for it."""
     if job.target.stream:
         raise SoraError("a batch writes files; give a name as output instead of -")
-    return replace(job, target=replace(job.target, resume=True, as_json=False))
+    target = replace(job.target, resume=True, as_json=False)
+    return replace(job, target=target, showing=replace(job.showing, preview=preview))
 
 
 def words(error: Exception) -> str:

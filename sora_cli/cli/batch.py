@@ -31,6 +31,7 @@ VERBS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 OWN = ("sheet", "as_json", "quiet", "debug", "preview", "dry_run", "resume")  # mean all jobs together
 PANEL = "Defaults of the lines"
+OUTPUT = "Output file; {line}, {input}, {prompt}, {seed} and every option that is given are filled in."
 NAMED = 20  # bad lines at most
 ADDRESS = re.compile(r"auto|local|ray://.*|[^/\s]+:\d+")  # of a Ray cluster
 
@@ -48,6 +49,7 @@ def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
             if option is not None and name not in (*OWN, *hints):
                 shown = copy(option)
                 shown.rich_help_panel = PANEL
+                shown.help = OUTPUT if name == "output" else shown.help
                 more.setdefault(name, parameter.replace(annotation=Annotated[kinds[0], shown]))
     signature = inspect.Signature([*own, *more.values()])
     command.__signature__ = signature  # type: ignore[attr-defined]
@@ -88,6 +90,7 @@ def batch(
         bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Accepted; a batch always continues.")] = False,
+    preview: options.PreviewOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
@@ -95,9 +98,9 @@ def batch(
 ) -> None:
     """Make a list of videos; finished ones are skipped, interrupted ones continued."""
     part = part_of(shard)
-    items, wrong = asked(context, jobs, verb, expand_grid, defaults)
+    items, wrong = asked(context, jobs, verb, expand_grid, defaults, preview)
     mine = [item for item in items if part is None or item.shard(part[1]) == part[0]]
-    screen = BatchScreen(quiet, as_json)
+    screen = BatchScreen(quiet, as_json, preview)
     work = Batch(items, mine, beside(jobs, "failed", part), beside(jobs, "done", part), screen, debug)
     refuse(jobs, [*wrong, *work.wrong()])
     work.check_whole(sheet, here=ray in (None, LOCAL))
@@ -151,7 +154,7 @@ def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
 
 
 def asked(
-    context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any]
+    context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any], preview: bool = False
 ) -> tuple[list[Item], Wrong]:
     """Every job of a list, and the lines that are none; SoraError for a default that is for nobody."""
     root = context.parent
@@ -161,7 +164,7 @@ def asked(
     if verb not in verbs:
         raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
     given = {key: as_text(defaults[key]) for key in sorted(generate.given(context) & defaults.keys())}
-    reader = Asking(verbs, verb, given)
+    reader = Asking(verbs, verb, given, preview)
     known = {option for one in verbs.values() for option in one.names} | {"verb", "line", "error"}
     listed = lines(name, read(name), sorted(known))
     if expand:

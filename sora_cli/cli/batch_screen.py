@@ -34,8 +34,8 @@ class Outcome:
 class Hearing(Screen):
     """A screen that keeps what one job says."""
 
-    def __init__(self, quiet: bool = True) -> None:
-        super().__init__(quiet)
+    def __init__(self, quiet: bool = True, preview: bool = False) -> None:
+        super().__init__(quiet, preview)
         self.outcome = Outcome()
 
     def note(self, text: str) -> None:
@@ -80,8 +80,8 @@ class BatchScreen(Hearing):
     """A bar over all jobs above those of the one at work, and a line for each that is over. What jobs note is in their
     records."""
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        super().__init__(quiet)
+    def __init__(self, quiet: bool = False, as_json: bool = False, preview: bool = False) -> None:
+        super().__init__(quiet, preview)
         self.as_json, self.total, self.counts = as_json, 0, Counts()
         self.started = time.perf_counter()
         self.all = self.progress.add_task("batch", total=None)

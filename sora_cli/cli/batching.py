@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sora_cli.cli import jobs
 from sora_cli.cli.asking import Item, words
 from sora_cli.cli.batch_screen import BatchScreen, Outcome, attempt
-from sora_cli.cli.jobs import Networks
+from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
@@ -84,7 +84,7 @@ class Batch:
                 item.job = replace(item.job, target=replace(target, force=True))  # a process that was killed left it
             try:
                 if item.line.number not in found:
-                    item.job.check(item.job.target)
+                    item.job.check_output()
             except SoraError as error:
                 found[item.line.number] = words(error)
         return list(found.items())
@@ -94,7 +94,7 @@ class Batch:
         to be."""
         if sheet:
             check_output(sheet, (".png",), force=True)
-            if any(real(str(sheet)) in written(item.job.target) for item in self.items):
+            if any(real(str(sheet)) in written(item.job) for item in self.items):
                 raise SoraError(f"--sheet {sheet} is the output of a line; give another name")
         left = [item.job for item in self.left]
         jobs.check_rooms(left)
@@ -191,7 +191,7 @@ def clashes(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
     """Lines that write what another one writes or reads."""
     writers: dict[str, Item] = {}
     for item in items:
-        for path in written(item.job.target):
+        for path in written(item.job):
             first = writers.setdefault(path, item)
             if first is not item:
                 yield item.line.number, (f"{named(item, path)} is also written by line {first.line.number}; "
@@ -205,10 +205,12 @@ def clashes(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
                                          "give it to a batch of its own, after this one")  # fmt: skip
 
 
-def written(target: Target) -> list[str]:
-    """All files that a target leaves."""
+def written(job: Job) -> list[str]:
+    """All files that a job leaves, and its preview."""
+    target = job.target
     beside = (target.record, target.latents) if target.keeps else ()
-    return [real(str(path)) for path in (target.path, *beside, *filter(None, [target.sheet]))]
+    preview = target.preview if job.showing.preview else None
+    return [real(str(path)) for path in (target.path, *beside, *filter(None, [target.sheet, preview]))]
 
 
 def named(item: Item, path: str) -> str:

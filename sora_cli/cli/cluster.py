@@ -70,7 +70,7 @@ class Worker:
             return Outcome(f"{words(error)} (on {self.node})")
         seen = all(self.sees(folder, mark) for folder in folders(job.target))
         target = job.target if seen else self.aside(job.target)
-        outcome = attempt(job, target, self.networks, Hearing())
+        outcome = attempt(job, target, self.networks, Hearing(preview=job.showing.preview and seen))
         if not seen:
             outcome.left = {str(path.relative_to(self.own)): path.stat().st_size for path in produced(target, self.own)}
         return outcome

@@ -78,7 +78,7 @@ def show(findings: list[Finding], choices: list[Choice]) -> None:
     if not choices:
         return
     columns = (Column(name, no_wrap=True) for name in ("model", "its video", "download", "time", "memory"))
-    table = Table(*columns, "how", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(*columns, "transformer", box=SIMPLE_HEAD, pad_edge=False)
     for one in choices:
         spent = duration(one.seconds) if one.seconds is not None else "-"
         peak = quantity(one.peak, "B") if one.peak is not None else "-"
@@ -179,7 +179,8 @@ def hub_here() -> Finding:
     except HTTPError as error:                      # it answered
         return Finding("hub", f"{where} answers {error.code}", {"endpoint": where, "reached": True})
     except (OSError, ValueError, HTTPException) as error:
-        words = f"{where} cannot be reached ({error}); what is downloaded works without it"
+        why = getattr(error, "reason", error)  # of urllib's, which adds brackets of its own
+        words = f"{where} cannot be reached ({why}); downloaded models work without it"
         return Finding("hub", words, {"endpoint": where, "reached": False})
     return Finding("hub", f"{where} can be reached", {"endpoint": where, "reached": True})
 
@@ -219,7 +220,7 @@ def choice(model: Entry) -> Choice:
     download = sum(cost.download.values())
     room = machine.disk_free(machine.downloads())
     problem = f"the download does not fit on the disk, which has {quantity(room, 'B')} free" if download > room else ""
-    placement = cost.placement.short if cost.placement else "resident"
+    placement = cost.placement.short if cost.placement else "in memory"
     return Choice(model.name, size, download, cost.time, cost.peak, placement, problem)
 
 

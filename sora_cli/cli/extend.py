@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from sora_cli.cli.reading import Asked, Whole, beside, check_source, shot_like, 
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    from sora_cli.placement.estimate import Estimate
 
 DEFAULT_SECONDS = 5.0
 
@@ -46,7 +49,7 @@ def extend(
     target = Target(output or beside(video, "extended"), **vars(keeping), **record)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked),
                 partial(make, wanted, how, compute), settings.loras,
-                cost=lambda: cost_of(priced(wanted), compute.words))]  # fmt: skip
+                cost=partial(cost, wanted, compute))]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,12 @@ class Wanted:
                 for side, length in self.seconds.items()}  # fmt: skip
 
 
-def priced(wanted: Wanted) -> Shot:
-    """What is new, as one shot."""
+def cost(wanted: Wanted, compute: Compute) -> "Estimate":
+    """What it takes to make what is new, as one shot."""
     with wanted.asked.open_slow(model=wanted.settings.model) as source:
         shots = wanted.shots(shot_like(source, wanted.settings)).values()
-    return replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
+        new = replace(next(iter(shots)), frames=sum(shot.frames for shot in shots))
+        return cost_of(new, compute, given=True, retiming=wanted.asked.faster(source), around=source.frames or 0)
 
 
 def make(wanted: Wanted, how: "expanding.How", compute: Compute, target: Target, networks: Networks,

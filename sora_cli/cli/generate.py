@@ -139,7 +139,7 @@ class Order:
 
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
-        return cost_of(self.made, compute.words, self.placed)
+        return cost_of(self.made, compute, self.placed, retiming=self.retiming)
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""
@@ -169,7 +169,7 @@ class Order:
         yield from self.given()
         yield from grammar.notes(shot.model, shot, trained)
         yield from map(lora.note, shot.loras)
-        yield from plan(shot, entry, [Given(one.start, one.count) for one in self.placed]).notes()
+        yield from plan(made(shot, entry), entry, [Given(one.start, one.count) for one in self.placed]).notes()
 
 
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
@@ -206,9 +206,11 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
         wanted = {name: getattr(usual, name) for name in SUITED} | wanted
     if "res" in given:
         wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
-    if given & {"seconds", "frames", "fps"}:
-        fps = wanted.get("fps", base.fps)
-        wanted["frames"] = frame_count(options["seconds"], options["frames"], fps, base.seconds)
+    fps = wanted.get("fps", base.fps)
+    if given & {"seconds", "frames"}:
+        wanted["frames"] = frame_count(options["seconds"], options["frames"], fps)
+    elif "fps" in given:
+        wanted["frames"] = models.frames_at(fps, base, wanted.get("model", base.model))
     if given & {"anchor", "image", "end"}:
         wanted["anchors"] = anchors_of(options)
     if given & {"prompt", "prompt_at", "model", "expand", "expand_model"}:
@@ -244,13 +246,13 @@ def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:
     return (*short, *(Anchor.parse(text) for text in options["anchor"] or ()))
 
 
-def frame_count(seconds: float | None, frames: int | None, fps: float, usual: float) -> int:
+def frame_count(seconds: float | None, frames: int | None, fps: float) -> int:
     """Frames from whichever of the two was given; SoraError for both, or for nonsense."""
     if seconds is not None and frames is not None:
         raise SoraError("--seconds and --frames both say how long the video is; give one of them")
     if frames is not None:
         return frames
-    seconds = usual if seconds is None else seconds
+    assert seconds is not None
     if not 0 < seconds <= LONGEST_SECONDS:
         raise SoraError(f"--seconds is {seconds:g}; it must be above 0 and at most {LONGEST_SECONDS:g}")
     check_range("fps", fps, 1, 120)
@@ -284,14 +286,14 @@ def show_plan(order: "Order", jobs: Sequence[Job], compute: Compute, keeping: Ke
     with Screen(showing.quiet) as screen:
         for note in order.notes():
             screen.note(note)
-    show_cost(order, compute.words, keeping.as_json)
+    show_cost(order, compute, keeping.as_json)
 
 
-def show_cost(order: Order, where: tuple[str, str, str], as_json: bool) -> None:
+def show_cost(order: Order, compute: Compute, as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    cost, rates = cost_of(order.made, where, order.placed), order.retiming
+    cost, rates = order.cost(compute), order.retiming
     windows = windows_of(order.made, [(one.start, one.count) for one in order.placed])
     if as_json:
         more = {"rate": rates.record()} if rates else {}

@@ -16,12 +16,13 @@ from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation.anchors import Placed
+from sora_cli.media import Retiming
 from sora_cli.shot import Lora, Shot
 
 if TYPE_CHECKING:
     from sora_cli.generation.engine import Engine
     from sora_cli.pipelines.codec import Codec
-    from sora_cli.placement.estimate import Estimate
+    from sora_cli.placement.estimate import Estimate, Pictures
     from sora_cli.sampling.planner import Window
 
 Loaded = TypeVar("Loaded")
@@ -111,6 +112,12 @@ class Job:
             raise SoraError(f"{self.model} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
         return (*self.roles, *((registry.TINY,) if entry.tiny and registry.TINY not in self.roles else ()))
 
+    def check_output(self) -> None:
+        """Refuse what cannot be made, and a preview that would overwrite another file."""
+        self.check(self.target)
+        if self.showing.preview:
+            self.target.check_preview()
+
     @property
     def networks(self) -> tuple[Any, ...]:
         """What has to be loaded for it."""
@@ -120,9 +127,7 @@ class Job:
 def check_jobs(jobs: Sequence[Job]) -> None:
     """Refuse, before any work, what cannot be made: outputs, the room for them."""
     for job in jobs:
-        job.check(job.target)
-        if job.showing.preview:
-            job.target.check_preview()
+        job.check_output()
     check_rooms(jobs)
 
 
@@ -142,17 +147,24 @@ def check_rooms(jobs: Sequence[Job]) -> None:
         check_room(folder, needed)
 
 
-def cost_of(shot: Shot, where: tuple[str, str, str], placed: Sequence[Placed] = ()) -> "Estimate":
-    """What a shot takes on this machine; shots that differ only in what they show take the same."""
+def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
+            retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
+    """What a shot takes on this machine; shots that differ only in what they show take the same. With a `retiming` it
+    gets to another rate, with so many given frames `around` it."""
+    from sora_cli.placement.estimate import Pictures
+
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
-    return measured(same, where, tuple((one.start, one.count) for one in placed))
+    shown = retiming.count(shot.frames + around) if retiming else 0
+    pictures = Pictures(given or bool(placed), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
+    return measured(same, compute.words, tuple((one.start, one.count) for one in placed), pictures)
 
 
 @cache
-def measured(shot: Shot, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...]) -> "Estimate":
+def measured(shot: Shot, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...],
+             pictures: "Pictures") -> "Estimate":  # fmt: skip
     from sora_cli.placement.estimate import dry_run
 
-    return dry_run(shot, windows_of(shot, placed), *where)
+    return dry_run(shot, windows_of(shot, placed), *where, pictures)
 
 
 def windows_of(shot: Shot, placed: Sequence[tuple[int, int]]) -> "Sequence[Window]":

@@ -28,7 +28,22 @@ from sora_cli.shot import Shot, check_prompt
 if TYPE_CHECKING:
     import numpy as np
 
+    from sora_cli.placement.estimate import Estimate
+
 CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
+PROMPTED = "; for a prompt, what suits the model."
+
+
+@dataclass(frozen=True)
+class Turning(Input):
+    """The same, where there may be no video."""
+
+    res: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of VIDEO" + PROMPTED)
+    ] = None
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)
+    ] = None
 
 
 @flattened
@@ -41,7 +56,7 @@ def loop(
     times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
     output: options.OutputOption = None,
     *,
-    reading: Input,
+    reading: Turning,
     sampling: Sampling,
     compute: Decoding,
     keeping: Keeping,
@@ -58,17 +73,17 @@ def loop(
         record = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
         target = Target(name, **vars(keeping), **record)
         return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
-                    settings.loras, cost=lambda: cost_of(closed.priced(), compute.words))]  # fmt: skip
+                    settings.loras, cost=partial(closed.cost, compute))]  # fmt: skip
     if prompt:
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-    length = registry.entry(settings.model).usage.bar or LOOP_SECONDS if seconds is None else seconds
+    entry = registry.entry(settings.model)
+    length = entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
-    entry = registry.entry(shot.model)
     record = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
     target = Target(name, **vars(keeping), **record)
     return [Job(target, shot.model, compute, showing, partial(check_making, shot),
                 partial(make, shot, how, times, sampling.seed, compute), shot.loras,
-                room=room_of(shot) * times, cost=lambda: cost_of(made(shot, entry), compute.words))]  # fmt: skip
+                room=room_of(shot) * times, cost=partial(cost, shot, times, compute))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -85,6 +100,12 @@ def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: floa
     rate = settings.fps if fps is None else fps
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
+
+
+def cost(shot: Shot, times: int, compute: Compute) -> "Estimate":
+    """What it takes on this machine."""
+    turn = made(shot, registry.entry(shot.model))
+    return cost_of(turn, compute, retiming=rates_of(shot, turn, times))
 
 
 def check_making(shot: Shot, target: Target) -> None:
@@ -152,10 +173,12 @@ class Closed:
         shot = shot_like(source, self.settings, self.sampling.expand != "auto")
         return replace(shot, frames=connector_length(self.seconds, shot.fps))
 
-    def priced(self) -> Shot:
-        """What is new, as a shot."""
+    def cost(self, compute: Compute) -> "Estimate":
+        """What it takes to make what is new."""
         with self.asked.open_slow(model=self.settings.model) as source:
-            return self.connector(source)
+            new, given = self.connector(source), source.frames or 0
+            around = self.times * given + (self.times - 1) * new.frames
+            return cost_of(new, compute, given=True, retiming=self.asked.faster(source), around=around)
 
 
 def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target, networks: Networks,

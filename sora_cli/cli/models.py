@@ -3,15 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
-from sora_cli import registry
+from sora_cli import geometry, registry
 from sora_cli.cli import seeds
 from sora_cli.cli.options import Sampling
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import SoraError
 from sora_cli.registry import hub, lora
-from sora_cli.shot import Lora, Shot
+from sora_cli.shot import Lora, Shot, check_range
 
 
 def check_model(model: str, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
@@ -29,6 +30,17 @@ def usual(model: str, prompt: str = "") -> Shot:
     u = registry.entry(model).usage
     return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance, model=model,
                 plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
+
+
+def frames_at(fps: float, shot: Shot, model: str) -> int:
+    """Frames of a shot that is as long at another rate. A model that makes one rate alone makes as many as before for
+    it: one more would take a window of its own."""
+    check_range("fps", fps, 1, 120)
+    usage = registry.entry(model).usage
+    if "fps" in usage.trained or shot.fps != usage.fps:
+        return geometry.frames_for(shot.seconds, fps)
+    ratio = Fraction(fps).limit_denominator(1000) / Fraction(shot.fps).limit_denominator(1000)
+    return int((shot.frames - 1) * ratio) + 1
 
 
 def asked(sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:

@@ -60,11 +60,16 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing f
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+PreviewOption = Annotated[
+    bool,
+    typer.Option("--preview", help="Preview the video while it is made, at every step: in the terminal, and as "
+                 "OUTPUT.preview.webp, which is removed when the video is there."),
+]  # fmt: skip
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")]
 DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the networks.")
 ]
-PromptArgument = Annotated[str, typer.Argument(help="What to show; by default the prompt stored in VIDEO.")]
+PromptArgument = Annotated[str, typer.Argument(help="What to show; by default the prompt stored in the input.")]
 OutputOption = Annotated[
     str | None,
     typer.Option("--output", "-o", help="Output file; its extension is the format: mp4, mov, mkv, webm, y4m, gif, "
@@ -191,10 +196,6 @@ class Keeping:
 class Showing:
     """What the terminal shows."""
 
-    preview: Annotated[
-        bool,
-        typer.Option("--preview", help="Preview the video while it is made, at every step: in the terminal, and as "
-                     "OUTPUT.preview.webp, which is removed when the video is there."),
-    ] = False  # fmt: skip
+    preview: PreviewOption = False
     quiet: QuietOption = False
     debug: DebugOption = False

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    from sora_cli.placement.estimate import Estimate
 
 
 @flattened
@@ -41,14 +44,15 @@ def reverse(
     target = Target(output or beside(anchor, "reverse"), **vars(keeping), **record)
     work = partial(make, asked, settings, sampling, seconds, how, compute)
     return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
-                cost=lambda: cost_of(priced(asked, settings, seconds), compute.words))]  # fmt: skip
+                cost=partial(cost, asked, settings, seconds, compute))]  # fmt: skip
 
 
-def priced(asked: Asked, settings: Shot, seconds: float) -> Shot:
-    """What is new, as a shot."""
+def cost(asked: Asked, settings: Shot, seconds: float, compute: Compute) -> "Estimate":
+    """What it takes to make what is new."""
     with asked.open_slow(model=settings.model) as source:
         shot = shot_like(source, settings)
-    return replace(shot, frames=geometry.frames_for(seconds, shot.fps))
+        shot = replace(shot, frames=geometry.frames_for(seconds, shot.fps))
+        return cost_of(shot, compute, given=True, retiming=asked.faster(source), around=source.frames or 0)
 
 
 def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,

@@ -162,7 +162,7 @@ class Target:
 
     def check_preview(self) -> None:
         """Refuse a preview that would overwrite another file."""
-        if (path := self.preview) and path.exists() and not (self.force or self.resume):
+        if (path := self.preview) and path.exists() and not self.replaces:
             raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
 
     def check_format(self, format: media.Format) -> None:

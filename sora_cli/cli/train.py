@@ -73,7 +73,7 @@ def lora(options: LoraOptions, debug: DebugOption = False) -> None:
     if options.data == WORLD and registry.entry(options.model).kind != "sora":
         raise SoraError(f"the rendered world is for models of ours; {options.model} learns from --data FOLDER, with "
                         f"latents of clips: sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    typer.echo(learn(options, lambda: models.check_model(options.model)))
+    learn(options, lambda: models.check_model(options.model))
 
 
 @train.command()
@@ -108,8 +108,8 @@ def shipped(init: Path | None) -> Any:
     return registry.PACKAGE / SHIPPED if init == Path(SHIPPED) and not init.exists() else init
 
 
-def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> Path:
-    """Run a training in its folder, once all that can be refused without torch is; returns what it made."""
+def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> None:
+    """Run a training in its folder, once all that can be refused without torch is, and print what it made."""
     check(options)
     prepare()
     with run_folder.held(options):
@@ -117,8 +117,9 @@ def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> 
 
         from sora_cli.train.trainer import distributed
 
+        if distributed.is_main():
+            typer.echo(made)
         distributed.shutdown()
-    return made
 
 
 def check(options: TrainOptions) -> None:

@@ -114,7 +114,7 @@ def verify(
         with Transfers(quiet) as screen:
             hub.verify(entry, partial(screen.show, "checking"))
         if not as_json:
-            screen.note(f"{entry.name} is whole ({hub.gigabytes(hub.status(entry).bytes)})")
+            screen.note(f"{entry.name} is intact ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
         typer.echo(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False))
 
@@ -205,7 +205,7 @@ def described(entry: Entry) -> dict[str, Any]:
     found = asdict(hub.status(entry))
     plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
     plain.pop("sought", None)  # `about` says what was found
-    for part in plain.get("parts", ()):
+    for part in (*plain.get("parts", ()), *filter(None, [plain.get("tiny")])):
         part["path"] = str(part["path"]) if part["path"] else None
     for file in plain.get("files", ()):
         file["path"] = str(file["path"])
@@ -216,9 +216,9 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What `described` says, for eyes."""
     for key, value in found.items():
         if key == "usage":
-            yield from ((f"  {name}", text(item)) for name, item in value.items() if item not in (None, ""))
-        elif key == "parts":
-            yield from ((f"  {part['role']}", part_line(part)) for part in value)
+            yield from ((f"  {name}", text(item)) for name, item in value.items() if item)
+        elif key in ("parts", "tiny"):
+            yield from ((f"  {part['role']}", part_line(part)) for part in (value if key == "parts" else [value]))
         elif key == "network":
             yield from ((f"  {role} sizes", sizes(value[role])) for role in value)
         elif key == "parameters":

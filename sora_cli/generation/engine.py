@@ -67,7 +67,7 @@ class Engine:
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
-        self.model, self.loras = model, tuple(loras)
+        self.model, self.loras, self.draft = model, tuple(loras), decoder != pipelines.FULL
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
 
     def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
@@ -104,7 +104,8 @@ class Generation:
         self.notes += self.pipeline.notes(self.shot)
         self.notes += (lora.note(one) for one in self.shot.loras)
         self.notes += self.plan.notes()
-        self.stages = self.pipeline.on_device(self.plan.canvas, self.plan.longest, self.plan.latents, self.tell)
+        sizes = self.plan.canvas, self.plan.longest, self.plan.latents
+        self.stages = self.pipeline.on_device(*sizes, self.tell, encodes=bool(self.given))
         self.notes += filter(None, [self.stages.note])
         self.notes += self.plan.moves()
 
@@ -145,7 +146,8 @@ class Generation:
         if entry.parts and pipeline.device.type == "cpu":
             with suppress(SoraError):  # of a batch, all but the first find the memory taken
                 where = pipeline.device, pipeline.dtype, pipeline.memory
-                cost = estimate.of_hub_model(entry, self.shot, self.plan.windows, *where)
+                pictures = estimate.Pictures(bool(self.given), self.engine.draft)
+                cost = estimate.of_hub_model(entry, self.shot, self.plan.windows, *where, pictures)
                 yield from filter(None, [estimate.slowness(cost)])
 
     def encode(self, images: Iterable[np.ndarray]) -> Tensor:

@@ -122,16 +122,19 @@ class Plan:
         yield from unheard(shot, self.usage.negative)
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
             yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
-        yield (f"generated at {c.width}x{c.height}, cropped to {c.crop_width}x{c.crop_height}, "
-               f"scaled to {shot.width}x{shot.height} (Lanczos)")  # fmt: skip
+        sizes = (c.width, c.height), (c.crop_width, c.crop_height), (shot.width, shot.height)
+        whole, cropped, scaled = (f"{width}x{height}" for width, height in sizes)
+        yield "".join([f"generated at {whole}", f", cropped to {cropped}" if cropped != whole else "",
+                       f", scaled to {scaled} (Lanczos)" if scaled != cropped else ""])  # fmt: skip
         if new := sorted(self.asks() - set(self.usage.trained)):
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"
 
     def moves(self) -> Iterator[str]:
-        """Which pictures lie on another frame than was asked."""
+        """Which pictures lie on another frame than was asked: the model knows them as key frames."""
         for piece, placed in zip(self.given, self.placed, strict=True):
             if placed.moved:
-                yield f"the image at frame {piece.at} lies on key frame {piece.at + placed.moved}"
+                key = piece.at + placed.moved
+                yield f"the image at frame {piece.at} guides the model at frame {key}, the nearest key frame"
 
     def asks(self) -> set[str]:
         """What of the model's training the shot calls upon, in the words of the registry."""

@@ -71,9 +71,11 @@ class Pipeline(Protocol):
         [D, 1 + n, h, w] on the CPU; None of networks that have no such channels."""
         ...
 
-    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
+    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = silent,
+                  encodes: bool = True) -> Stages:  # fmt: skip
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
-        video of so many. `tell` hears of it when memory runs out and they go elsewhere."""
+        video of so many, and whether pictures are encoded, too. `tell` hears of it when memory runs out and they go
+        elsewhere."""
         ...
 
     def notes(self, shot: Shot) -> Iterator[str]:
@@ -137,5 +139,5 @@ def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype:
 
     roles = ("vae",) if decoder == FULL else (registry.TINY,)
     pipeline = Wan(model, device, dtype, memory, watch, roles, decoder=decoder)
-    pipeline.on_device(canvas, 0, 0, tell)
+    pipeline.on_device(canvas, 0, 0, tell, encodes=decoder == FULL)
     return pipeline.codec

@@ -56,7 +56,7 @@ class Sora:
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> None:
         return None
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent, encodes: bool = True) -> Stages:
         return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:

@@ -66,7 +66,7 @@ class Wan:
             self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.networks: dict[str, nn.Module] = {}
         self.ahead: Sequence[str] = ()
-        self.placed: tuple[Canvas, int, int] | None = None  # canvas, window and latents of the placement
+        self.placed: tuple[Canvas, int, int, bool] | None = None  # canvas, window, latents, whether pictures come in
         self.stages = Stages()
 
     @property
@@ -119,21 +119,23 @@ class Wan:
             videos = (self.codec.vae.decode(latent[None]) for latent in latents.split(1, 1))
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent) -> Stages:
-        if self.placed is None or self.placed[0] != canvas or self.placed[1] < window:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent, encodes: bool = True) -> Stages:
+        encodes |= self.decoder == FULL  # with the network that decodes
+        before = self.placed
+        if before is None or before[0] != canvas or before[1] < window or before[3] != encodes:
             self.release()  # what is loaded would be counted as taken
             how = self.device, self.dtype, self.memory, latents
-            self.take(memory.place(self.entry, canvas, window, *how, self.asked))
-            self.placed = canvas, window, latents
+            self.take(memory.place(self.entry, canvas, window, *how, self.asked, draft=not encodes))
+            self.placed = canvas, window, latents, encodes
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
 
     def lower(self, stage: str, short: str) -> str:
         """Take a placement that needs less where memory ran short; returns what is new, "" if there is none."""
         assert self.placed is not None, "on_device first"
-        canvas, window, latents = self.placed
+        canvas, window, latents, encodes = self.placed
         found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
-                                   latents, self.asked)  # fmt: skip
+                                   latents, self.asked, draft=not encodes)  # fmt: skip
         if found is None:
             return ""
         new = memory.difference(self.placement, found, self.entry.cell)

@@ -27,7 +27,7 @@ from sora_cli.errors import SoraError
 from sora_cli.placement.held import Held, Weights, held
 from sora_cli.placement.machine import MAIN, Free
 from sora_cli.registry import Entry
-from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network
+from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network, Tiny, Vae
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -70,10 +70,11 @@ class Needs:
     size: int  # bytes of a number of the transformer and the text encoder
     half: Decoder = "bfloat16"  # the shorter numbers of the autoencoder
     held: Mapping[str, Held] = field(default_factory=dict)  # weights of which some are packed, by role
+    draft: bool = False  # whether a tiny decoder takes the place of the whole autoencoder
 
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
-           half: Decoder = "bfloat16", loras: Sequence[Lora] = ()) -> "Needs":  # fmt: skip
+           half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
         """A model whose sizes are not told has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
@@ -81,7 +82,12 @@ class Needs:
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
         network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
         return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
-                   held(entry, loras))  # fmt: skip
+                   held(entry, loras), draft)  # fmt: skip
+
+    @property
+    def decoder(self) -> Vae | Tiny:
+        """The network of the last stage, which decodes frames, and unless it is tiny encodes them as well."""
+        return self.network.vae.tiny if self.draft else self.network.vae
 
     @property
     def tokens(self) -> int:
@@ -137,14 +143,14 @@ class Needs:
         return self.size * matrix + UNPACKING * min(matrix, UNPACKED)
 
     def vae(self, size: int) -> float:
-        return size * self.network.vae.weights
+        return size * self.decoder.weights
 
     def decoding(self, size: int, tile: int, gpu: bool) -> float:
         """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
-        pixels, vae = self.width * self.height, self.network.vae
+        pixels, decoder = self.width * self.height, self.decoder
         _, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
-        return LIBRARIES + size * vae.tails(of_tile) + vae.buffers(of_tile, size, gpu) + pictures
+        return LIBRARIES + size * decoder.tails(of_tile) + decoder.buffers(of_tile, size, gpu) + pictures
 
     def waiting(self, size: int, tile: int) -> float:
         """What tiles remember of their last frames, in main memory until it is their turn."""
@@ -165,7 +171,10 @@ class Needs:
 
     def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
         """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in half as
-        long numbers where the transformer is in such or tiles are no help; in tiles where they can wait elsewhere."""
+        long numbers where the transformer is in such or tiles are no help; in tiles where they can wait elsewhere. A
+        tiny decoder has the transformer's numbers, and needs no tiles."""
+        if self.draft:
+            return [("float32" if self.size == FLOAT32 else self.half, 0)]
         longest = 0 if shared else max(self.width, self.height)
         tiles = [side // self.network.vae.stride for side in SIDES if side < longest]
         if self.size == BFLOAT16 or shared:
@@ -201,7 +210,8 @@ class Placement:
 
     @property
     def short(self) -> str:
-        return f"{self.dit}, text {self.text}, {self.vae}" + (f" tiles of {self.tile}" if self.tile else "")
+        """Where the transformer is, in a word or two."""
+        return {"resident": "in memory", "streamed": "from main memory", "disk": "from disk"}[self.dit]
 
     @property
     def alone(self) -> bool:
@@ -216,16 +226,16 @@ class Placement:
 
 def place(
     entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
-    mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (),
+    mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement:  # fmt: skip
     """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
     SoraError if the model does not fit."""
-    return choose(needs_of(entry, canvas, window, latents or window, dtype, loras), Free.on(device), mode)
+    return choose(needs_of(entry, canvas, window, latents or window, dtype, loras, draft), Free.on(device), mode)
 
 
 def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype",
-             loras: Sequence[Lora] = ()) -> Needs:  # fmt: skip
-    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype), loras)
+             loras: Sequence[Lora] = (), draft: bool = False) -> Needs:  # fmt: skip
+    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype), loras, draft)
 
 
 def half_of(dtype: "torch.dtype") -> Decoder:
@@ -235,12 +245,13 @@ def half_of(dtype: "torch.dtype") -> Decoder:
 
 def lower_place(
     now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
-    device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (),
+    device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement | None:  # fmt: skip
     """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
     takes less, or nobody knows."""
     with suppress(SoraError):
-        return lower(now, stage, memory, needs_of(entry, canvas, window, latents, dtype, loras), Free.on(device))
+        needs = needs_of(entry, canvas, window, latents, dtype, loras, draft)
+        return lower(now, stage, memory, needs, Free.on(device))
     return None
 
 

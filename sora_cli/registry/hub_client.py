@@ -278,7 +278,7 @@ def obstacle(error: BaseException, repo: str, name: str) -> str:
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return f"{what} is not on this machine and HF_HUB_OFFLINE is set; unset it to fetch"
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return f"there is no way to {constants.ENDPOINT} (its name is not known here); check the connection"
+        return f"{constants.ENDPOINT} cannot be reached (host name not found); check the connection"
     numbers = [cause.errno for cause in causes if isinstance(cause, OSError)]
     if any(number in FULL for number in numbers):
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room and pull again: what has arrived is kept"

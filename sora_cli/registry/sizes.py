@@ -151,6 +151,11 @@ class Vae:
         """All but the gains of norms, one in ten thousand."""
         return sum(layer.weights for layers in (self.encoder(), self.decoder()) for layer in layers)
 
+    @property
+    def tiny(self) -> "Tiny":
+        """The tiny decoder of the same latents."""
+        return Tiny(self.channels, self.patch)
+
     def decoding(self, pixels: int) -> float:
         """FLOP to decode one latent of a long video, on frames of so many pixels."""
         return sum(layer.work(pixels) for layer in self.decoder())
@@ -203,6 +208,50 @@ class Vae:
         yield from middle(inputs, stride, frames)
         yield Layer(inputs, 2 * self.channels, 3, 3, stride, frames)
         yield Layer(2 * self.channels, 2 * self.channels, 1, 1, stride, frames)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The tiny decoder of an autoencoder's latents: three stages of three memory blocks, which double the size."""
+
+    channels: int  # of a latent
+    patch: int  # pixels along each side that the last layer makes of a cell
+    widths: tuple[int, ...] = (256, 128, 64, 64)  # features of the stages, and behind the last
+    growth: tuple[int, ...] = (1, 2, 2)  # frames that a stage makes of one
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.decoder())
+
+    def decoding(self, pixels: int) -> float:
+        """FLOP to decode one latent of a long video, on frames of so many pixels."""
+        return sum(layer.work(pixels) for layer in self.decoder())
+
+    def tails(self, pixels: int) -> float:
+        """Numbers kept of the last frames: every memory block's input."""
+        cells = (pixels / (self.patch * 2**stage) ** 2 for stage in range(len(self.growth), 0, -1))
+        return sum(3 * width * count for width, count in zip(self.widths, cells, strict=False))
+
+    def buffers(self, pixels: int, size: int, gpu: bool) -> float:
+        """Bytes behind the last stage, where cells are smallest: the frame and what it grows into wait while the
+        first of these goes on, through a convolution, whose sides a GPU may copy, and a ReLU."""
+        inside, outside = self.widths[-2:]
+        waiting = inside * (1 + self.growth[-1])
+        return size * (waiting + (inside + outside) * (1 + gpu)) * pixels / self.patch**2
+
+    def decoder(self) -> Iterator[Layer]:
+        stride, frames = self.patch * 2 ** len(self.growth), 1
+        yield Layer(self.channels, self.widths[0], 1, 3, stride, frames)
+        for width, after, grown in zip(self.widths, self.widths[1:], self.growth, strict=False):
+            for _ in range(3):
+                yield Layer(2 * width, width, 1, 3, stride, frames)
+                yield Layer(width, width, 1, 3, stride, frames)
+                yield Layer(width, width, 1, 3, stride, frames)
+            stride //= 2
+            yield Layer(width, grown * width, 1, 1, stride, frames)
+            frames *= grown
+            yield Layer(width, after, 1, 3, stride, frames)
+        yield Layer(self.widths[-1], 3 * self.patch**2, 1, 3, stride, frames)
 
 
 def residual(

@@ -176,7 +176,7 @@ class LoraOptions(TrainOptions):
 
     stage = "lora"
     data: Annotated[
-        str, typer.Option(help="Training data: world, a dataset, or a folder of clips, captions and latents.")
+        str, typer.Option(help="Training data: world, a dataset, or a folder of latents with captions beside them.")
     ] = WORLD
     model: Annotated[
         str,

@@ -121,8 +121,10 @@ class Orders:
         return width, height
 
     def lasting(self, shot: Shot, value: Any) -> Shot:
-        most = self.limits.max_seconds
-        seconds = min(shot.seconds, most) if value is None else number("seconds", value)
+        most, usual = self.limits.max_seconds, models.usual(shot.model)
+        if value is None and usual.seconds <= most:
+            return replace(shot, frames=models.frames_at(shot.fps, usual, shot.model))
+        seconds = most if value is None else number("seconds", value)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
                           "seconds")  # fmt: skip

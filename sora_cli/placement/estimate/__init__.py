@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sora_cli import registry
 from sora_cli.placement.estimate import sora, throughput, wan
-from sora_cli.placement.estimate.cost import Estimate, duration, quantity, slowness
+from sora_cli.placement.estimate.cost import PLAIN, Estimate, Pictures, duration, quantity, slowness
 from sora_cli.placement.estimate.sora import Model
 from sora_cli.placement.estimate.throughput import product_rate
 from sora_cli.placement.machine import Free
@@ -20,12 +20,13 @@ from sora_cli.shot import Shot
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Estimate", "Model", "dry_run", "duration", "product_rate", "quantity", "slowness"]
+__all__ = ["Estimate", "Model", "Pictures", "dry_run", "duration", "product_rate", "quantity", "slowness"]
 
 
 def dry_run(
-    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: str = "auto"
-) -> Estimate:
+    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: str = "auto",
+    pictures: Pictures = PLAIN,
+) -> Estimate:  # fmt: skip
     """The cost of a shot that is made in these windows, on this machine; takes about a second.
 
     SoraError for a model or a device that is not there, or that does not hold the model; Failed for damaged weights."""
@@ -35,16 +36,17 @@ def dry_run(
     where = pick_device(device)
     numbers = pick_dtype(dtype, where, large=entry.kind == "wan")
     if entry.kind == "wan":
-        return of_hub_model(entry, shot, windows, where, numbers, memory)
+        return of_hub_model(entry, shot, windows, where, numbers, memory, pictures)
     model = Model.registered(shot.model)
     rate = product_rate(max(sora.largest(model, shot, windows), 1), model.config.width, where, numbers)
-    return sora.estimate(shot, windows, model, rate, numbers.itemsize, where.type)
+    return sora.estimate(shot, windows, model, rate, numbers.itemsize, where.type, pictures)
 
 
 def of_hub_model(
     entry: registry.Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
-    memory: str = "auto",
+    memory: str = "auto", pictures: Pictures = PLAIN,
 ) -> Estimate:  # fmt: skip
     """The cost where the model is known already, and need not be in the registry."""
     rates = throughput.rates(device, dtype)
-    return wan.estimate(shot, windows, entry, rates, Free.on(device), dtype.itemsize, memory, half_of(dtype))
+    free, half = Free.on(device), half_of(dtype)
+    return wan.estimate(shot, windows, entry, rates, free, dtype.itemsize, memory, half, pictures)

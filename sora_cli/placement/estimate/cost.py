@@ -6,12 +6,68 @@ from typing import Any
 from rich.table import Table
 
 from sora_cli.placement.memory import Placement
+from sora_cli.shot import Shot
 
 START = 3.0                                 # seconds to import and read
 ENCODE = 2.6e-9                             # seconds a pixel, waiting for the encoder
 BITS = 0.15                                 # of H.264 a pixel
+INTERPOLATE = 1.2e-7                        # seconds a pixel of minterpolate, and bytes that one takes: 0.75 to 2.1e-7
+INTERPOLATED = 345.0                        # and 330 to 350, from 320x180 to 1280x704
 PATIENCE = 600                              # seconds that need no warning
 LEAST = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How pictures come into a shot, and how they leave it."""
+
+    given: bool = False            # whether some are encoded
+    draft: bool = False            # whether a tiny decoder decodes
+    shown: int = 0                 # frames of the file, where they are not those that are made
+    interpolates: bool = False     # whether those between are interpolated
+
+
+PLAIN = Pictures()
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What it takes to write the frames of a shot."""
+
+    shot: Shot
+    pictures: Pictures
+    decoded: int                   # pixels of a frame as it comes from the decoder
+
+    @property
+    def frames(self) -> int:
+        return self.pictures.shown or self.shot.frames
+
+    @property
+    def pixels(self) -> int:
+        """Of the file."""
+        return self.frames * self.shot.width * self.shot.height
+
+    @property
+    def interpolated(self) -> int:
+        """Pixels of a frame that goes through the interpolation: with given ones in their size, else before it is
+        enlarged; 0 without one."""
+        size = self.shot.width * self.shot.height if self.pictures.given else self.decoded
+        return size if self.pictures.interpolates else 0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        between = {"interpolation": INTERPOLATE * self.frames * self.interpolated} if self.interpolated else {}
+        return between | {"encoder": ENCODE * self.pixels}
+
+    @property
+    def memory(self) -> float:
+        """Bytes of the interpolation, which runs beside the decoder."""
+        return INTERPOLATED * self.interpolated
+
+    @property
+    def disk(self) -> float:
+        """Bytes of the file."""
+        return BITS * self.pixels / 8
 
 
 @dataclass(frozen=True)

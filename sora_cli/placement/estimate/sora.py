@@ -15,7 +15,7 @@ from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.weights import Header
-from sora_cli.placement.estimate.cost import BITS, ENCODE, START, Estimate
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
 from sora_cli.placement.memory import ENCODER, ENCODER_PIXEL, PROGRAM
 from sora_cli.registry.sizes import FLOAT32
 from sora_cli.sampling.planner import Window
@@ -53,28 +53,29 @@ class Model:
 
 
 def estimate(
-    shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int, device: str = "cpu"
-) -> Estimate:
+    shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int, device: str = "cpu",
+    pictures: Pictures = PLAIN,
+) -> Estimate:  # fmt: skip
     """The cost where products run at `rate` FLOP/s on numbers of `size` bytes."""
     runs = shot.steps * copies(model, shot)
     patches, config = patches_of(shot), model.config
     products = runs * sum(products_of(model.dit, config, patches, window) for window in windows)
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
     decoding = shot.frames * decoding_of(model.vae, patches)
-    pixels = shot.frames * shot.width * shot.height
-    memory = memory_of(shot, windows, model, size)
+    canvas = geometry.canvas(shot.width, shot.height)
+    writing = Writing(shot, pictures, zoom_of(model.vae) ** 2 * canvas.crop_width * canvas.crop_height)
+    memory = memory_of(shot, windows, model, size) | {"interpolation": writing.memory}
     return Estimate(
         shot.model, device, len(windows), geometry.latents_for(shot.frames), largest(model, shot, windows),
         shot.steps * len(windows), products, attention, decoding,
         memory=memory,
         peak=peak_of(memory),
-        disk={"latents": FLOAT32 * latents_of(shot, config), "video": BITS * pixels / 8},
+        disk={"latents": FLOAT32 * latents_of(shot, config), "video": writing.disk},
         seconds={
             "start": START,
             "denoising": (products + attention) / (DIT_SHARE * rate),
             "decoding": decoding / (DECODE_SHARE * rate),
-            "encoder": ENCODE * pixels,
-        },
+        } | writing.seconds,
     )  # fmt: skip
 
 
@@ -145,9 +146,9 @@ def zoom_of(vae: Header) -> int:
 
 
 def peak_of(memory: dict[str, float]) -> float:
-    """Bytes: denoising and decoding do not happen at once, and the encoder runs beside the latter."""
+    """Bytes: denoising and decoding do not happen at once, and ffmpeg runs beside the latter."""
     always = sum(memory[part] for part in ("program", "weights", "latents"))
-    return always + max(memory["denoising"], memory["decoding"] + memory["encoder"])
+    return always + max(memory["denoising"], memory["decoding"] + memory["encoder"] + memory["interpolation"])
 
 
 def memory_of(shot: Shot, windows: Sequence[Window], model: Model, size: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sora_cli import geometry
 from sora_cli.placement import memory
-from sora_cli.placement.estimate.cost import BITS, ENCODE, START, Estimate
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Needs, Placement
@@ -45,29 +45,30 @@ PUBLISHED_SHARES = Shares(0.6, 0.6, 0.4)
 
 def estimate(
     shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto",
-    half: memory.Decoder = "bfloat16",
+    half: memory.Decoder = "bfloat16", pictures: Pictures = PLAIN,
 ) -> Estimate:  # fmt: skip
     """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
     transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
     experts = steps_of(entry, shot)
     longest = max((len(window.frames) for window in windows), default=0)
-    needs = Needs.of(entry, canvas, longest, latents, size, half, shot.loras)
+    needs = Needs.of(entry, canvas, longest, latents, size, half, shot.loras, pictures.draft and not pictures.given)
     placement = memory.choose(needs, free, mode)
-    work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned)
-    pixels = shot.frames * shot.width * shot.height
+    work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned, pictures.draft)
+    writing, peak = Writing(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
+    peak["decoding" if free.shared else "host"] += writing.memory
     return Estimate(
         entry.name, free.kind, len(windows), latents, needs.tokens, shot.steps * len(windows),
         work.products, work.attention, work.decoding,
-        memory={stage: bytes for stage, bytes in placement.peak.items() if stage != "host"},
-        peak=placement.on_device,
-        host=0 if free.shared else placement.peak["host"],
-        disk={"latents": FLOAT32 * latents * needs.numbers, "video": BITS * pixels / 8},
-        seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START, "encoder": ENCODE * pixels},
+        memory={stage: bytes for stage, bytes in peak.items() if stage != "host"},
+        peak=max(bytes for stage, bytes in peak.items() if stage != "host"),
+        host=0 if free.shared else peak["host"],
+        disk={"latents": FLOAT32 * latents * needs.numbers, "video": writing.disk},
+        seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START} | writing.seconds,
         reading=work.reading,
         experts=experts if len(experts) > 1 else (),
         switches=work.loads - 1 if len(experts) > 1 else 0,
-        download=missing(entry),
+        download=missing(entry.whole if pictures.draft else entry),
         placement=placement,
         guesses=GUESSES["cpu" if free.kind == "cpu" else "gpu"],
     )  # fmt: skip
@@ -102,6 +103,7 @@ class Work:
     placement: Placement
     experts: tuple[int, ...] = ()  # steps of each of two transformers
     conditioned: bool = False  # whether what is given is encoded for every window
+    draft: bool = False  # whether the tiny decoder decodes
 
     @property
     def passes(self) -> int:
@@ -141,6 +143,8 @@ class Work:
     @property
     def decoding(self) -> float:
         """All latents as if they had as many frames as the later ones; overlapping tiles are decoded twice."""
+        if self.draft:
+            return self.needs.latents * self.needs.network.vae.tiny.decoding(self.needs.width * self.needs.height)
         count, pixels = self.needs.tiled(self.placement.tile)
         return self.needs.latents * self.needs.network.vae.decoding(count * pixels)
 
@@ -165,7 +169,7 @@ def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[
     how many bytes are `stored` of a transformer."""
     shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
     needs, placement = work.needs, work.placement
-    dit, vae = stored or FLOAT32 * needs.network.dit.weights, float(FLOAT32 * needs.network.vae.weights)
+    dit, vae = stored or FLOAT32 * needs.network.dit.weights, float(FLOAT32 * needs.decoder.weights)
     text = float(BFLOAT16 * needs.network.text.weights)
     packed = {role: held.whole.packed for role, held in needs.held.items()}
     dit, text = packed.get("dit", dit), packed.get("text", text)
@@ -175,7 +179,8 @@ def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[
     fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": dit / DISK}[placement.dit]
     times_read = len(work.texts()) if placement.text == "streamed" else 1
     passes = work.passes * len(work.windows)
-    decoder = rates.exact if placement.vae == "float32" else rates.products
+    exact = needs.size == FLOAT32 if work.draft else placement.vae == "float32"  # a tiny one has the transformer's
+    decoder = rates.exact if exact else rates.products
     reader = PROCESSOR if placement.text == "cpu" and free.kind != "cpu" else shares.products * rates.products
     encoding = {"encoding": work.encoding / (shares.decoding * decoder)} if work.conditioned else {}
     return encoding | {
