@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from sora_cli.errors import SoraError
 
@@ -105,6 +106,12 @@ def key_frames(start: int, frames: int) -> tuple[int, int]:
     """The first key frame inside `frames` frames from `start` on, as a latent's number, and how many there are."""
     first = math.ceil(start / TIME_STRIDE)
     return first, max(0, (start + frames - 1) // TIME_STRIDE - first + 1)
+
+
+def runs(numbers: Iterable[int]) -> list[list[int]]:
+    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]."""
+    apart = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    return [[number for _, number in run] for _, run in apart]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed
 from sora_cli.generation.engine import Engine, Generation
-from sora_cli.generation.preview import neighbours
 from sora_cli.pipelines.wan import Wan
 from sora_cli.sampling.solvers import euler, euler_sigmas, unipc, unipc_sigmas
 from sora_cli.shot import Shot
@@ -236,7 +235,6 @@ def test_a_preview_that_fails_ends_and_the_video_goes_on(sora: Sora, monkeypatch
         for _ in run.denoise():
             assert run.glance() == []
         assert run.preview.over and run.latents is not None
-    assert list(neighbours([1, 2, 4, 7, 8])) == [[1, 2], [4], [7, 8]] and list(neighbours([])) == []
 
 
 # ---- the file ----------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, count
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from sora_cli.registry import lora
 from sora_cli.sampling import planner
 from sora_cli.sampling.conditioning import NULL_TIME, Timeline
 from sora_cli.shot import Lora, Shot
+from sora_cli.storage.resume import Windows
 
 # What of a model's usage determines a video, beside its shot
 DECISIVE = ("solver", "shift", "window", "context", "known_noise", "grammar", "bar", "boundary", "conditioned")
@@ -47,17 +47,6 @@ class Progress:
     stage: str
     done: int
     total: int
-
-
-class Store(Protocol):
-    """Where finished windows are kept, so that a run that was killed goes on from there; and what is given, as it was
-    encoded, since that depends on how much memory was free."""
-
-    def finished(self) -> Iterator[Tensor]: ...
-
-    def read(self, number: int, kind: str = "window") -> Tensor | None: ...
-
-    def put(self, number: int, latents: Tensor, kind: str = "window") -> None: ...
 
 
 class Engine:
@@ -95,7 +84,7 @@ class Generation:
     latents: Tensor | None = None
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
-    store: Store | None = None
+    store: Windows | None = None
     say: Tell = silent  # hears notes that come up on the way
 
     def __post_init__(self) -> None:
@@ -160,7 +149,7 @@ class Generation:
         return self.pipeline.codec.shown(self.plan.canvas)
 
     @torch.inference_mode()
-    def denoise(self, store: Store | None = None) -> Iterator[Progress]:
+    def denoise(self, store: Windows | None = None) -> Iterator[Progress]:
         """Make the latents [C, T, h, w], window by window; yields before the first solver step and after each. Windows
         that the store holds are taken from it, new ones are put there."""
         self.store = store

@@ -1,7 +1,7 @@
 """What a video will look like, while it is made: at every step of the sampler the velocity points at some data, and
 that is decoded, fast rather than fine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sora_cli import geometry
 from sora_cli.errors import Failed
 from sora_cli.generation.plan import Plan
 from sora_cli.pipelines import Pipeline, Velocity, WindowInputs
@@ -64,7 +65,7 @@ class Preview:
         if self.pipeline.codec.vae.independent:
             stale &= shown
         try:
-            for group in [] if self.over else neighbours(sorted(stale)):
+            for group in [] if self.over else geometry.runs(sorted(stale)):
                 made = self.pipeline.sketches(latents[:, group], self.plan.canvas)
                 self.pictures |= dict(zip(group, map(small, made), strict=False))
         except (RuntimeError, MemoryError, Failed) as error:
@@ -80,15 +81,3 @@ def small(picture: np.ndarray) -> np.ndarray:
     image = Image.fromarray(picture)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     return np.asarray(image)
-
-
-def neighbours(frames: Iterable[int]) -> Iterator[list[int]]:
-    """Ascending numbers in runs without a gap."""
-    run: list[int] = []
-    for frame in frames:
-        if run and frame != run[-1] + 1:
-            yield run
-            run = []
-        run.append(frame)
-    if run:
-        yield run

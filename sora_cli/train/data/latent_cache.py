@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
@@ -152,7 +153,7 @@ def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, .
               size: tuple[int, int], dtype: torch.dtype) -> Tensor:  # fmt: skip
     """Latents [B, C, T, h, w] of scenes at chosen latent frames; runs of neighbours are encoded together."""
     found, device = [], vae.mean.device
-    for run in runs(index):
+    for run in geometry.runs(index):
         first = max(0, run[0] - 1) * CHUNK  # a chunk is read together with the key frame before it
         frames = torch.arange(first, run[-1] * CHUNK + 1)
         video = render(scenes, starts[:, None] + frames / fps, *size, device)
@@ -160,14 +161,3 @@ def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, .
             latents = vae.encode(rearrange(video, "B T C H W -> B C T H W") * 2 - 1)
         found.append(latents[:, :, -len(run) :].float())
     return torch.cat(found, 2)
-
-
-def runs(index: tuple[int, ...]) -> list[list[int]]:
-    """Cut sorted numbers into runs of neighbours: (0, 1, 5) -> [[0, 1], [5]]."""
-    found: list[list[int]] = []
-    for i in index:
-        if found and i == found[-1][-1] + 1:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found

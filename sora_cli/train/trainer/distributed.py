@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.placement.device import pick_device, pick_dtype
@@ -236,10 +236,3 @@ def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def number(x: Tensor) -> float:
     """A tensor of one number, which may be spread over the processes."""
     return float(x.full_tensor() if isinstance(x, DTensor) else x)
-
-
-def distribute_like(x: Tensor, like: Tensor) -> Tensor:
-    """The leader's tensor, spread as another one is, or as it came if that is in one piece or of another shape."""
-    if not isinstance(like, DTensor) or x.shape != like.shape:
-        return x
-    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)
