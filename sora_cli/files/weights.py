@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files.headers import head
 from sora_cli.files.owned import writing
 from sora_cli.files.sniff import instead
 
@@ -111,12 +112,10 @@ def read_header(*paths: Path) -> Header:
         check(path)
         check_kind(path)
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                listing = json.loads(file.read(min(length, path.stat().st_size)))
+            listing, *_ = head(path)
             metadata = listing.pop("__metadata__", {}) | metadata
             shapes |= {name: tuple(tensor["shape"]) for name, tensor in listing.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, SoraError, LookupError, TypeError, AttributeError) as error:
             raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
     return Header(shapes, metadata)
 

@@ -5,7 +5,6 @@ parts of repositories on the Hugging Face Hub, which `hub` fetches. Users add th
 may name a folder or a repository instead. No torch.
 """
 
-import json
 import math
 import os
 import re
@@ -269,18 +268,6 @@ def read_part(part: Mapping[str, Any], home: Path) -> Part:
         tables["names"] = tuple(tables["names"])
     made = Part(**tables)
     return replace(made, bytes=published.bytes_of(made.path, made.names)) if made.path and not made.bytes else made
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Failed(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise Failed(f"{path} holds no configuration")
-    return found
-
-
 
 
 # ---- shipped models ---------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ differ in `high` and `low`; either of them names both. No torch.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def of_file(name: str) -> Entry:
     else:
         sought.append(f"no {TOKENIZER} is beside the text encoder")
     about = f"used like {like.name}, with {', '.join(with_[:-1])} and {with_[-1]}"
-    return registry.replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
+    return replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
 def file_called(name: str) -> Path:
