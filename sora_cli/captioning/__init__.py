@@ -1,9 +1,9 @@
 """Videos and pictures in words: by pocket's own captioner, by a pretrained CoCa, or by a server that can see.
 
-    finding    where captioners of our own are
-    grammar    the sentences that there are, and the likeliest of them
-    watching   the frames that a captioner looks at
-    own        the network that `sora-cli train captioner` makes
+    locate     where captioners of our own are
+    frames     the frames that a captioner looks at
+    pocket     the network that `sora-cli train captioner` makes
+    constrained_decoding   the sentences that there are, and the likeliest of them
     coca       open_clip's CoCa, from the Hub
     server     any server that speaks OpenAI's protocol
     mixing     captions by people and by machines

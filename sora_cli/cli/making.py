@@ -129,8 +129,7 @@ class Making:
         self.target.check_format(replace(format, rate=self.retiming.shown if self.retiming else format.rate))
 
     def write_given(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object]) -> int:
-        """Write given frames and what is made beside them, in one format, at the rate that is asked; returns how many
-        are shown."""
+        """Write given and made frames in one format, at the rate that is asked; returns how many are shown."""
         rate = self.retiming.shown if self.retiming else format.rate
         return self.write(media.retimed(raw, format, self.retiming), replace(format, rate=rate), tags)
 

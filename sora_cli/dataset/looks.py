@@ -42,8 +42,7 @@ Planes = list[np.ndarray]        # luma, and two of chroma, [h, w] of 8 bits in 
 
 @dataclass
 class Looks:
-    """Of every frame: whether a subject stands out, its difference to the one before in %, and its means in blocks
-    [3, h, w]."""
+    """Of every frame: whether a subject stands out, its change in %, and its means in blocks [3, h, w]."""
 
     subject: list[bool] = field(default_factory=list)
     change: list[float] = field(default_factory=list)

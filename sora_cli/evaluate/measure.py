@@ -196,8 +196,7 @@ def estimates(found: Sequence[dict[str, float]]) -> Estimates:
 
 
 def drifting(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Long clips in slices: colour drift from the first slice, and whether what is seen stays right, and like the
-    scene itself."""
+    """Long clips in slices: colour drift from the first, whether what is seen stays right, likeness to the scene."""
     found: dict[str, list[dict[str, list[float]]]] = {"generated": [], "real": []}
     length = SLICES * SLICE
     for number, scene in enumerate(exam.track(scenes, "drift")):

@@ -81,8 +81,7 @@ def head(path: Path, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
 
 
 def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
-    """What a safetensors file says of itself, and all its tensors, every claim of its header checked against its size;
-    Failed if one is false."""
+    """A safetensors file's metadata and tensors, every claim checked against its size; Failed if one is false."""
     try:
         if what := instead(path):
             raise Failed(f"{path} holds no weights: {what}")

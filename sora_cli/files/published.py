@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files import gguf_header, headers, quantised
 from sora_cli.files.headers import Stored, label, lengths, shortened, some
 from sora_cli.files.quantised import check_types
@@ -205,10 +205,6 @@ def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files
 # ---- reading -----------------------------------------------------------------------------------------------
 
 
-def quietly(done: int, total: int) -> None:
-    """Tell nobody."""
-
-
 def never(name: str) -> bool:
     return False
 
@@ -220,7 +216,7 @@ def fill(
     device: "torch.device",
     keep: Callable[[str], bool] = never,
     rename: Rename | None = None,
-    progress: Progress = quietly,
+    progress: Progress = no_op,
 ) -> None:
     """Read a checkpoint into a network that was built on the meta device, all of it or an error (see `survey`).
 
@@ -234,7 +230,7 @@ def put(
     dtype: "torch.dtype",
     device: "torch.device",
     keep: Callable[[str], bool] = never,
-    progress: Progress = quietly,
+    progress: Progress = no_op,
 ) -> None:
     """Read parameters from where they lie; Failed if a file is damaged or holds NaN or infinity."""
     import torch
@@ -255,8 +251,7 @@ def assign(network: "nn.Module", name: str, value: "Tensor") -> None:
 
 
 def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
-    """One tensor, unpacked and cast piece by piece, or as it is stored if it is `kept`; Failed if it is not finite
-    before and after."""
+    """One tensor, unpacked and cast in pieces, or as stored if it is `kept`; Failed if it is not finite."""
     import torch
 
     if stored.changes:

@@ -155,8 +155,7 @@ def save(
 
 
 def in_order(content: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file with its header sorted, and the numbers behind it: as it comes, the same tensors make
-    another file every time."""
+    """A safetensors file with its header sorted, so that equal tensors make equal files, and its numbers."""
     length = int.from_bytes(content[:8], "little")
     found = json.loads(content[8 : 8 + length])
     tags = {"__metadata__": dict(sorted(found.pop("__metadata__", {}).items()))}

@@ -23,14 +23,14 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.generation.given import GivenClip, runs, seen, used
 from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
-from sora_cli.pipelines import Velocity, Watch, WindowInputs, no_progress
+from sora_cli.pipelines import Velocity, Watch, WindowInputs
 from sora_cli.pipelines.codec import pictures_of
-from sora_cli.pipelines.stages import Tell, silent
+from sora_cli.pipelines.stages import Tell
 from sora_cli.placement import estimate
 from sora_cli.registry import lora
 from sora_cli.sampling import planner
@@ -54,7 +54,7 @@ class Engine:
     far that is, since large ones take a while."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
+                 watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
         self.model, self.loras, self.draft = model, tuple(loras), decoder != pipelines.FULL
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
@@ -85,7 +85,7 @@ class Generation:
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
     store: Windows | None = None
-    say: Tell = silent  # hears notes that come up on the way
+    say: Tell = no_op  # hears notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
@@ -213,8 +213,7 @@ class Generation:
         )  # fmt: skip
 
     def condition(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> Tensor | None:
-        """What a window's model sees of given frames, and of those made before, in channels of its own; None where it
-        has no such channels."""
+        """What a window's model sees of the frames before it in channels of its own; None without such channels."""
         if not self.pipeline.conditioned:
             return None
         others = [frame for frame in window.frames if frame not in self.pictured]

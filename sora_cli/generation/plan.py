@@ -193,8 +193,7 @@ def made_whole(one: Placed, frame: int, entry: Entry) -> bool:
 
 
 def windows_of(shot_plan: Plan) -> list[planner.Window]:
-    """The windows in which the rest is made. Where there is nothing but the very end to begin with, the way is from
-    there back to the start."""
+    """The windows that make the rest, backwards where nothing but the very end is there to begin with."""
     shot, usage, latents = shot_plan.shot, shot_plan.usage, shot_plan.latents
     given_latents, ends = shot_plan.context, shot_plan.end_frames
     clocked = bool(usage.bar) and not given_latents and not ends  # then a time says almost all of a frame

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 import torch
 from torch import nn
 
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, no_op
 from sora_cli.files import gguf_header
 from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
@@ -24,7 +24,6 @@ from sora_cli.files.published import (
     fill,
     has_config,
     put,
-    quietly,
     read_config,
     survey,
     weights_in,
@@ -100,8 +99,7 @@ TINY = Kind(
 
 
 def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
-    """See that parts, by role, are what their networks need, and LoRAs too, as far as headers tell; the errors are
-    those of `load_dit`."""
+    """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
     experts = {"dit": "high", "dit_low": "low"} if "dit_low" in places else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
@@ -118,7 +116,7 @@ def dit_config(place: Path) -> WanConfig:
 
 
 def load_dit(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = no_op,
     loras: Sequence[Lora] = (), unpacked: bool = False, expert: str = "",
 ) -> WanDit:  # fmt: skip
     """The transformer, or one of two (high, low), with LoRAs merged into it; norms, the timestep's embedding and the
@@ -137,7 +135,7 @@ def load_dit(
     return network.eval()
 
 
-def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> WanVae:
+def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = no_op) -> WanVae:
     """The autoencoder; errors are those of `load_dit`."""
     files = files_of(place)
     network, rename = bare(place, files, VAE)
@@ -145,7 +143,7 @@ def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Pr
     return network.eval()
 
 
-def load_tiny(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> TinyDecoder:
+def load_tiny(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = no_op) -> TinyDecoder:
     """The tiny decoder; errors are those of `load_dit`."""
     files = files_of(place)
     network, rename = recognised(files, TINY)
@@ -154,7 +152,7 @@ def load_tiny(place: Path, device: torch.device, dtype: torch.dtype, progress: P
 
 
 def load_text(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = no_op,
     unpacked: bool = False,
 ) -> Umt5:  # fmt: skip
     """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a

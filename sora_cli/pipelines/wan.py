@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sora_cli import registry
-from sora_cli.errors import SoraError, counted
+from sora_cli.errors import SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
@@ -26,9 +26,9 @@ from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, no_progress
+from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading
 from sora_cli.pipelines.codec import Codec, pictures_of
-from sora_cli.pipelines.stages import Stages, Tell, silent
+from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
@@ -50,7 +50,7 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_progress, roles: Sequence[str] = registry.ROLES,
+                 watch: Watch = no_op, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = (), decoder: str = FULL) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
@@ -119,7 +119,7 @@ class Wan:
             videos = (self.codec.vae.decode(latent[None]) for latent in latents.split(1, 1))
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent, encodes: bool = True) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
         encodes |= self.decoder == FULL  # with the network that decodes
         before = self.placed
         if before is None or before[0] != canvas or before[1] < window or before[3] != encodes:
@@ -165,8 +165,7 @@ class Wan:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
-        """A network, loaded; whatever else is loaded goes first, unless there is room for both. Two transformers are
-        never there together."""
+        """A network, loaded; others go first where there is no room, and one of two transformers always."""
         if role not in self.networks:
             if role in EXPERTS and [self.networks.pop(other) for other in EXPERTS if other in self.networks]:
                 free_caches(self.device)
@@ -332,8 +331,7 @@ class Autoencoder:
         return self.network.encode_stream(chunks(frame.to(like) for frame in frames), self.tiling)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
-        """Latents [B, C, k, h, w] in pieces -> videos [B, 3, t, H, W] in [-1, 1], latent by latent; `previous` are
-        latents that come before."""
+        """Latents [B, C, k, h, w] -> videos [B, 3, t, H, W] in [-1, 1], one by one; `previous` latents come before."""
         before = previous.split(1, 2) if previous is not None else ()
         singles = (one for piece in pieces for one in piece.split(1, 2))
         network = self.decoder

@@ -82,8 +82,7 @@ def meminfo(root: Path) -> float | None:
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups, of either version, that limit this process in something, and of their
-    parents."""
+    """The folders of the control groups, of either version, that limit this process, and of their parents."""
     for line in lines_of(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):

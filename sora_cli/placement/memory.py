@@ -307,8 +307,7 @@ def explained(option: Placement, needs: Needs, free: Free) -> Placement:
 
 
 def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
-    """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
-    counts in each stage."""
+    """The most bytes on the device by stage, and in main memory; where both are one memory, all by stage."""
     size, gpu = SIZES[option.vae], free.kind != "cpu"
     near = option.text in ("device", "first")
     weights = {

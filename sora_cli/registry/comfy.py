@@ -127,8 +127,7 @@ def other(half: str) -> str:
 
 
 def homes(path: Path | None) -> list[Path]:
-    """The `models` folders: that of a file, that of the environment, and those that are linked; the last two may also
-    name ComfyUI's own folder."""
+    """The `models` folders: around a file, of the environment, and linked; the last two may name ComfyUI's own."""
     found = []
     for above in path.absolute().parents if path else ():
         if above.name in (*FOLDERS["dit"], "checkpoints"):
@@ -193,8 +192,7 @@ def files_in(place: Path) -> list[Path]:
 
 
 def candidates(places: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
-    """The files of the first place that has any that fit; damaged ones are none. Beside the file itself, no folders
-    are gone into."""
+    """The whole files that fit of the first place that has any; beside the file itself, folders are not searched."""
     for place in places:
         own = place == path.absolute().parent
         there = [file for file in files_in(place) if not own or file.parent == place]

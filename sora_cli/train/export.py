@@ -92,8 +92,7 @@ def toml(value: object) -> str:
 
 def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: Usage, last: Mapping[str, Any],
          curves: bool) -> str:  # fmt: skip
-    """The model card: what is in the folder, what it learned from and how that went, and the options of every training
-    as its weights tell them."""
+    """The model card: what is in the folder, what it learned from, how that went, and the options of every training."""
     parts = "\n".join(f"| {stem} | {sizes(headers[stem])} |" for stem in STEMS)
     trained = "\n".join(f"- **{stem}**: {learned_from(headers[stem])}" for stem in STEMS)
     picture = "\n![Loss, error and gradient norm of the transformer's training](curves.png)\n" if curves else ""

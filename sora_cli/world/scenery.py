@@ -174,8 +174,7 @@ def stars(view: View, count: int, bottom: float, salt: float = 0.31) -> None:
 
 def flakes(view: View, count: int, speed: int, size: float, colour: str, sway: float = 0.03,
            salt: float = 0.57, low: float = 1.1, high: float = -0.1, alpha: float = 0.9) -> None:
-    """Things that fall (speed > 0, falls a bar, and one more for every second of them) or rise, swaying, between two
-    heights."""
+    """Things that fall (speed > 0: a bar plus one more a second of them) or rise, swaying, between two heights."""
     x, u = view.scatter(count, 0.5, 0.0, salt)
     v = (u * 13.7) % 1
     falls = speed * (1 + (2 * v).floor())

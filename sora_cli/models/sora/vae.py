@@ -132,8 +132,7 @@ def almost_noiseless(head: Conv) -> None:
 
 
 class Decoder(nn.Module):
-    """Latents -> frames. Key frames come from s alone; the three between them from both key
-    frames' features and tau."""
+    """Latents -> frames: key frames from s alone, the three between from both key frames' features and tau."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()

@@ -20,8 +20,7 @@ class Stream:
     tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
     def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:
-        """A frame and before it so many that the layer saw last, or fewer at the beginning, side by side as channels:
-        [B, (1 + count) C, h, w]."""
+        """A frame with up to `count` that the layer saw last before it, side by side: [B, (1 + count) C, h, w]."""
         seen = [*self.tails.get(layer, []), x]
         self.tails[layer] = seen[-count:]
         return torch.cat(seen, 1)

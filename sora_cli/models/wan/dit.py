@@ -265,8 +265,7 @@ def spare(x: Tensor) -> Tensor:
 
 
 def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
-    """Timesteps [...] as cosines and sines [..., width], with periods from 2 pi to 20,000 pi; on the CPU, since not
-    every device has float64."""
+    """Timesteps [...] as cosines and sines [..., width], of periods 2 pi to 20,000 pi; float64 needs the CPU."""
     steps = torch.arange(width // 2, dtype=precision, device="cpu")
     angles = t.to("cpu", precision)[..., None] * torch.exp(-math.log(10000) * steps / (width // 2))
     return torch.cat([angles.cos(), angles.sin()], -1)
@@ -287,8 +286,7 @@ def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch
 
 
 def turns(width: int, places: Tensor) -> Tensor:
-    """Rotations [count, width / 2] of positions [count], complex; their angles in float64 on the CPU, since not every
-    device has it."""
+    """Rotations [count, width / 2] of positions [count], complex; angles in float64 on the CPU, as MPS has none."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     angles = places.to("cpu", torch.float64)[:, None] * speeds
     return torch.complex(angles.cos().float(), angles.sin().float())

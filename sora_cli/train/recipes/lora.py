@@ -128,8 +128,7 @@ class Clips(Protocol):
 
 
 class Encoded:
-    """A folder of latents that `sora-cli encode` made, each with its caption beside it (NAME.txt), or else with the
-    prompt that it was made of."""
+    """A folder of latents of `sora-cli encode`, each with its caption in NAME.txt, or else its own prompt."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.paths = sorted(folder.glob("*.safetensors"))

@@ -99,8 +99,7 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
 
 
 def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> Progress:
-    """Restore what `save` wrote last, in place; nothing where there is no checkpoint. SoraError for one of another
-    network."""
+    """Restore in place what `save` wrote last, if anything. SoraError for a checkpoint of another network."""
     reached = progress(out)
     if not reached.step:
         return reached

@@ -101,8 +101,7 @@ class Objective(nn.Module):
 
 
 class GradAccumulator:
-    """Gradients of one step, averaged over `batches` batches and all processes. A model that is sharded sees to its
-    gradients itself."""
+    """Gradients of a step, the mean over `batches` batches in all processes; a sharded model reduces its own."""
 
     def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]], batches: int, feed: Prefetcher,
                  shards: "FsdpModel | None" = None) -> None:  # fmt: skip
