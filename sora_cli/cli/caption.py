@@ -192,8 +192,7 @@ def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def tell(files: Sequence[str], known: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
-    """Files with their captions, those that are known and those of the model. One that cannot be read or gets no answer
-    is noted and left out, unless it is the only one."""
+    """Files with captions, known or the model's; a file that fails is noted and left out unless it is the only one."""
     by = (asked.model, asked.device, asked.served, asked.timeout)
     captioner = open_captioner(*by) if set(files) - set(known) else None
     for name in screen.track(files, "caption", len(files)):

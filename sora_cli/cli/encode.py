@@ -119,8 +119,7 @@ def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
 
 
 def make(source: media.Source, header: latent_file.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
-    """The latents [C, T, h, w] of a whole video, and how many frames it has. They grow with its length, by a
-    few kilobytes a frame; what is needed to make them does not."""
+    """The latents [C, T, h, w] of a video and its number of frames; only the latents grow with its length."""
     import torch
 
     canvas = header.canvas

@@ -148,8 +148,7 @@ def check_rooms(jobs: Sequence[Job]) -> None:
 
 def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
             retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
-    """What a shot takes on this machine; shots that differ only in what they show take the same. With a `retiming` it
-    gets to another rate, with so many given frames `around` it."""
+    """A shot's cost here, whatever it shows; a `retiming` counts `around` given frames too."""
     from sora_cli.placement.estimate import Pictures
 
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())

@@ -218,8 +218,7 @@ def sliced(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def followed(judge: Evaluator, slices: Iterable[Tensor], scene: Scene) -> dict[str, list[float]]:
-    """A long clip by slice: its colour, whether the judge names what was asked for, and PSNR (dB) in the cells of the
-    subject against the scene itself."""
+    """A long clip by slice: colour, what the judge names, and PSNR (dB) in the subject's cells to the scene."""
     small, found = [], []
     for number, part in enumerate(slices):
         times = seconds(SLICE) + number * SLICE / FPS

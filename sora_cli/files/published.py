@@ -272,8 +272,7 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
 def read_kept(
     stored: Stored, dtype: "torch.dtype", device: "torch.device", unpack: Callable[["Tensor", int], "Tensor"]
 ) -> "Tensor":
-    """A tensor as it is stored, to be unpacked into dtype later. Numbers are looked at only where the bytes, or the
-    short range of float16, leave a doubt."""
+    """A tensor as stored, to be unpacked into dtype later; its numbers are checked where its bytes may hide NaN."""
     import torch
 
     from sora_cli.files.blocks import suspect
@@ -292,8 +291,7 @@ def read_kept(
 
 
 def pieces(stored: Stored) -> Iterator[tuple[int, "Tensor"]]:
-    """The bytes of a tensor some at a time, each with the number that it begins with, valid until the next is asked
-    for; Failed if there are fewer."""
+    """A tensor's bytes in pieces with the number each begins with, valid until the next; Failed if truncated."""
     import torch
 
     numbers, size = headers.block_of(stored.dtype)

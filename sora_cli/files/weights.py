@@ -56,8 +56,7 @@ def hash_of(path: Path) -> str:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A sha256 that tells checkpoints apart without reading all of them: over the names and sizes of their files, and
-    over the first and the last megabyte of each."""
+    """A sha256 over names, sizes, and the first and last megabyte of files, to tell checkpoints apart."""
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

@@ -50,8 +50,7 @@ class Progress:
 
 
 class Engine:
-    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is called with how
-    far that is, since large ones take a while."""
+    """The models of one checkpoint on one device, verified when loaded; `watch` is called with the progress."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
@@ -272,8 +271,7 @@ class Generation:
 
     @torch.inference_mode()
     def frames(self) -> Iterator[np.ndarray]:
-        """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
-        trail. A few latents are in memory at a time."""
+        """The decoded frames to show, uint8 [h, w, 3] of `source_size`, without lead and trail, a few at a time."""
         yield from self.stages.autoencoder.follow(self.decoded)
 
     def decoded(self) -> Iterator[np.ndarray]:
@@ -318,8 +316,7 @@ class Generation:
         return pictures_of(codec.vae.decode(alone)[0], self.plan.canvas)[0]
 
     def identity(self) -> str:
-        """All that determines the video, as JSON: going on with anything else would mix two. Where the networks lie
-        does not, so that it may go on with less memory."""
+        """All that determines the video, as JSON, so that no two mix; where the networks lie does not."""
         given = hashlib.sha256()
         for piece, placed in zip(self.given, self.plan.placed, strict=True):
             given.update(json.dumps(astuple(placed)).encode())

@@ -94,8 +94,7 @@ class Plan:
 
     @property
     def bars(self) -> int:
-        """How often the world that the model knows repeats itself in a loop; 0 where that is no whole number, give or
-        take an eighth, by which it then goes faster or slower."""
+        """How often the model's world repeats in a loop; 0 if that is no whole number, give or take an eighth."""
         often = self.shot.seconds / self.usage.bar if self.usage.bar else 0.0
         return round(often) if abs(often - round(often)) <= STRETCH * round(often) else 0
 

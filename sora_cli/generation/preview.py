@@ -20,8 +20,7 @@ LARGEST = 384  # pixels along the longer side of a picture
 
 
 class Guess:
-    """A velocity field that keeps the data it pointed at last: x - t v, as noise is t of the way (sampling/flow.py).
-    It changes nothing of the velocity."""
+    """A velocity field that keeps the data it pointed at last, x - t v, and changes nothing (sampling/flow.py)."""
 
     def __init__(self, velocity: Velocity, inputs: WindowInputs) -> None:
         self.velocity, self.inputs = velocity, inputs
@@ -43,8 +42,7 @@ class Guess:
 
 @dataclass
 class Preview:
-    """The key frames of one video, those that are final decoded once. It ends where it takes too much memory or finds
-    what cannot be shown: the video goes on."""
+    """The key frames of a video, final ones decoded once; without enough memory it ends and the video goes on."""
 
     pipeline: Pipeline
     plan: Plan

@@ -68,8 +68,7 @@ class Pipeline(Protocol):
         ...
 
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: geometry.Canvas) -> Tensor | None:
-        """The 1 + 4n frames of a window, uint8 [h, w, 3] of the cropped canvas or None where nothing is given ->
-        [D, 1 + n, h, w] on the CPU; None of networks that have no such channels."""
+        """A window's 1 + 4n frames, uint8 [h, w, 3] or None -> [D, 1 + n, h, w] on the CPU; or None."""
         ...
 
     def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = no_op,

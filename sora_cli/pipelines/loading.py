@@ -155,8 +155,7 @@ def load_text(
     place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = no_op,
     unpacked: bool = False,
 ) -> Umt5:  # fmt: skip
-    """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a
-    prompt's tokens are read."""
+    """The text encoder; errors are those of `load_dit`. Streamed, of its table only the rows in use are read."""
     network, places = survey_text(place)
     if streamed:
         network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]

@@ -228,8 +228,7 @@ def place(
     entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
     mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement:  # fmt: skip
-    """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
-    SoraError if the model does not fit."""
+    """The placement for windows of so many latents, 0 to encode and decode alone. SoraError if nothing fits."""
     return choose(needs_of(entry, canvas, window, latents or window, dtype, loras, draft), Free.on(device), mode)
 
 
@@ -247,8 +246,7 @@ def lower_place(
     now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
     device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement | None:  # fmt: skip
-    """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
-    takes less, or nobody knows."""
+    """The placement after a stage (text, denoising, decoding) ran out of memory; None if nothing takes less."""
     with suppress(SoraError):
         needs = needs_of(entry, canvas, window, latents, dtype, loras, draft)
         return lower(now, stage, memory, needs, Free.on(device))
@@ -272,8 +270,7 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 
 
 def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> Placement | None:
-    """The best placement that takes less than the present one of the memory that a stage ran out of, and elsewhere no
-    more than that or than is free; None where there is no such."""
+    """The best placement that takes less where memory ran out, and elsewhere no more than is there; or None."""
     short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
     for option in (explained(option, needs, free) for option in placements(needs, free)):
         elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)
@@ -290,8 +287,7 @@ def halved(needs: Needs, free: Free, mode: str) -> bool:
 
 
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
-    """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
-    networks that are loaded again."""
+    """All placements, best first: disk costs most, then a coarser decoder, then tiles, then reloading."""
     dits: tuple[Transformer, ...] = ("resident", "disk") if free.shared else get_args(Transformer)
     texts = TEXTS[free.kind]
     decoders = [(*one, away) for one in needs.decoders(free.shared) for away in ((False, True) if one[1] else (True,))]

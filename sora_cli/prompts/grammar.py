@@ -78,8 +78,7 @@ def expand_with(prompt: str, parsed: Parsed) -> str:
 
 
 def chosen(seed: int) -> Choice:
-    """Where a seed puts a subject and which beat comes first, whatever the prompt: a dozen seeds in a row are all
-    different, and two neighbours differ in both side and beat."""
+    """A seed's side, height and beat: a dozen seeds in a row differ, two neighbours in both side and beat."""
     height = "high" if random.Random(seed).random() < 0.5 else "low"
     sides, beats = list(SIDES), list(BEATS)
     return Choice(sides[(seed + 1) % len(sides)], height, beats[seed % len(beats)])
@@ -132,8 +131,7 @@ def inhabitant(place: str | None) -> str:
 
 
 def habit(subject: str, place: str) -> str:
-    """What a subject does when the prompt does not say: guests of the ocean surf, fliers that look at us
-    rise, the others go where they look."""
+    """What a subject does by default: guests of the ocean surf, frontal fliers rise, others go where they look."""
     who = SUBJECTS[subject]
     if place == "ocean" and who.home != "ocean" and not who.flies:
         return "surfing"

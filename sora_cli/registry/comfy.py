@@ -102,8 +102,7 @@ def like_of(path: Path) -> Entry:
 
 
 def halves_of(path: Path) -> list[Path]:
-    """The files of the transformers for high and for low noise, of which one is this; or this alone, if its name tells
-    of neither. SoraError if the other one is nowhere."""
+    """The files of both transformers if a name says high or low, else this one. SoraError if one is missing."""
     if not (found := HALF.search(path.name)):
         return [path]
     begin = path.name[: found.start()] + other(found[1])

@@ -40,8 +40,7 @@ TYPES = ("in_channels", "out_channels", "num_attention_heads", "attention_head_d
 
 
 def of_folder(name: str) -> Entry:
-    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
-    encoder in it, with the shared one."""
+    """The model of an exported or a diffusers folder; the latter may use the shared text encoder."""
     folder = Path(name).expanduser()
     if "://" in name:
         raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
@@ -80,8 +79,7 @@ def of_export(name: str, folder: Path) -> Entry:
 
 
 def of_repository(name: str) -> Entry:
-    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
-    fetched. How large it is, is known when it is pulled."""
+    """The diffusers model of hf:OWNER/NAME[@REVISION], by its small files; its size is known when pulled."""
     from sora_cli.registry import hub_client
 
     repo, _, revision = name.removeprefix(HUB).partition("@")

@@ -268,8 +268,7 @@ def residual(
 
 
 def middle(width: int, stride: int, frames: int) -> Iterator[Layer]:
-    """Two blocks around the attention among a frame's cells, of which the products alone are counted:
-    other layers take more than its scores."""
+    """Two blocks around the attention in a frame, whose products alone count: other layers take more memory."""
     yield from residual(width, width, 1, stride, frames)
     yield Layer(width, 3 * width, 1, 1, stride, frames)
     yield Layer(width, width, 1, 1, stride, frames)
@@ -307,8 +306,7 @@ class Text:
         return 2 * tokens * self.layers * self.block
 
     def buffers(self, tokens: int, size: int) -> float:
-        """Bytes inside a block: in the MLP its two halves and their product, in attention the biases of all pairs of
-        tokens, looked up and put in order."""
+        """Bytes inside a block: in the MLP two halves and their product, in attention the biases of all pairs."""
         mlp = size * tokens * (2 * self.width + 4 * self.hidden)
         attention = size * tokens * 5 * self.width + tokens**2 * (2 * size * self.heads + 3 * 8)
         return max(mlp, attention)
@@ -336,8 +334,7 @@ CONFIGS = {  # our names of sizes, and those of a published config.json
 
 
 def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
-    """The sizes of a model and its text encoder by role; None where one of them is not told, as for the encoder
-    itself. ValueError for sizes that no network has."""
+    """The sizes of a model by role; None if one is unknown. ValueError for sizes that no network has."""
     if not said.keys() >= KINDS.keys():
         return None
     try:
@@ -365,8 +362,7 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
 
 
 def fitting(size: Any, before: Any) -> bool:
-    """Whether a value of a configuration can take the place of a size: a positive whole number of one, a truth of a
-    truth, and several of several."""
+    """Whether a value of a configuration can replace a size: of the same type and, if a number, above 0."""
     if isinstance(before, tuple):
         return isinstance(size, tuple) and len(size) > 0 and all(fitting(item, before[0]) for item in size)
     return type(size) is type(before) and (isinstance(size, bool) or size > 0)

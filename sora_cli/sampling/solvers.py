@@ -172,8 +172,7 @@ def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[flo
 
 
 def trained_level(t: float, shift: float = DMD_SHIFT) -> float:
-    """The level, among those that a network was trained on, nearest to a timestep: the distilled networks saw the
-    noise of that one under the timestep's name."""
+    """The level nearest to a timestep that a network was trained on: distilled ones saw that one's noise."""
     s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED
     s = shift * s / (1 + (shift - 1) * s)
     return float(s[(s - t / TRAINED).abs().argmin()])

@@ -38,8 +38,7 @@ class Aim(Protocol):
 
 
 class Geometry:
-    """The field of the world (see `world.field`), cell by cell: the cover of each subject, and u and v as sines and
-    cosines where there is a subject."""
+    """The world's field (`world.field`), cell by cell: each subject's cover, and u and v as sines and cosines."""
 
     numbers, side, weight = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2, PATCH, 4.0
 

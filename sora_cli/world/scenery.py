@@ -68,8 +68,7 @@ class View:
         return height
 
     def scatter(self, count: int, depth: float, drift: float, salt: float) -> tuple[Tensor, Tensor]:
-        """About `count` places a 2.4 units: x [N, K] now, and a number in [0, 1) for each [K]. `drift` is their speed
-        at the beginning of the bar, from where they sway."""
+        """About `count` places a 2.4 units: x [N, K] now and a random number [K]; `drift` is their first speed."""
         span = max(2.4, self.wide + 0.8)
         k = torch.arange(round(count * span / 2.4), device=self.x.device)
         start = (k * 0.7548776662 + salt) % 1 * span

@@ -217,8 +217,7 @@ class Store:
         self.settle(work, FAILED)
 
     def settle(self, work: Work, status: str) -> None:
-        """A job is over: on the disk first, so that nobody is promised what a crash could take. Where the disk takes
-        nothing, it is failed until the next start, which finds it as it was."""
+        """End a job, on the disk first; where that fails, it is failed until the next start finds it as it was."""
         work.completed = time.time()
         try:
             self.save(work, status)

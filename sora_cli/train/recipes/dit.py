@@ -56,8 +56,7 @@ RATE, DISTIL_RATE = 2e-3, 5e-4
 
 
 def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
-    """The v-space loss of one pack, the mean over everything that had to be made, where the grids keep it; and how far
-    what a middle block tells is from what is known."""
+    """The v-space loss of a pack over what is to be made and kept, and that of what a middle block predicts."""
     grids = grids or tuple(grid_of(video) for e in examples for video in e.clean)
     one = torch.ones(len(grids), device=text.device)
     t, cond_mask, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])

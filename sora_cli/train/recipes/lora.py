@@ -172,8 +172,7 @@ def clips_of(options: LoraOptions) -> Clips:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Clips at random, each cut to what a model sees at once: Wan's first latent is a frame, so that its clips begin
-    where they were encoded from."""
+    """Clips at random, cut to what a model sees at once; Wan's begin at the start, where latent 0 is a frame."""
 
     clips: Clips
     count: int

@@ -70,8 +70,7 @@ def progress(out: Path) -> Progress:
 
 def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
          optims: Sequence[torch.optim.Optimizer]) -> None:  # fmt: skip
-    """Write a checkpoint in place of the one before. All processes call this together. Failed, with the one before
-    left alone, where something is not finite."""
+    """Replace the checkpoint; all processes call this. Failed, keeping the old one, if something is not finite."""
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
     state |= {f"average.{k}": v for k, v in average.state.items()}
     for i, optim in enumerate(optims):

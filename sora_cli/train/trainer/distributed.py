@@ -37,8 +37,7 @@ def init(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
 
 
 def rendezvous(backend: str) -> None:
-    """Meet the other processes. Where torchrun starts them again after a failure, its store may still have the
-    addresses of those that are gone, so every attempt has keys of its own."""
+    """Meet the other processes; every attempt has its own keys, as torchrun's store may have stale ones."""
     store, rank, size = next(dist.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
@@ -115,8 +114,7 @@ class GradAccumulator:
             self.objective = nn.parallel.DistributedDataParallel(self.objective, find_unused_parameters=True)
 
     def __call__(self, step: int) -> tuple[dict[str, float], float]:
-        """Add the gradients of a step to the weights'; its losses, the mean over all batches, and the seconds that a
-        process waited for them."""
+        """Add a step's gradients to the weights'; its mean losses, and the seconds of waiting for batches."""
         rank = dist.get_rank() if world_size() > 1 else 0
         mine = range(step * self.batches + rank, (step + 1) * self.batches, world_size())
         sums: dict[str, Tensor] = {}
@@ -219,8 +217,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in one piece. Those that are spread over the processes, which must all ask, go to the leader's main
-    memory alone, one after the other."""
+    """Whole tensors, for which all processes ask; sharded ones go to the main process, one by one."""
     found = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):
