@@ -341,7 +341,7 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
         seen.append(set(networks))
     next(run.frames())
     assert [*seen, set(networks)] == [set(), {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
-    assert run.glance() == []  # it would send the transformer away
+    assert run.preview_frames() == []  # it would send the transformer away
 
 
 def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:

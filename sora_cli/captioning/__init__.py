@@ -24,7 +24,7 @@ __all__ = ["COCA", "POCKET", "Captioner", "Told", "check_model", "is_human", "is
 POCKET, COCA = "pocket", "coca"
 
 
-class Told(NamedTuple):
+class Caption(NamedTuple):
     text: str  # one line of what is to be seen
     doubt: str = ""  # why it may be wrong
 
@@ -33,7 +33,7 @@ class Captioner(Protocol):
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         """The frames of a file that it looks at; SoraError for one that cannot be read."""
 
-    def tell(self, frames: list[Frame]) -> Told:
+    def tell(self, frames: list[Frame]) -> Caption:
         """What is to be seen in them."""
 
 

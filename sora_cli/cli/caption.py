@@ -82,7 +82,7 @@ def caption(
     check_model(asked.model)
     if sidecars:
         check_sidecars(files)
-    beside_them, wrong = told_beside(files) if sidecars or keep_human is not None else ({}, {})
+    beside_them, wrong = captions_beside(files) if sidecars or keep_human is not None else ({}, {})
     if wrong and keep_human is not None:
         raise SoraError(next(iter(wrong.values())))
     human = {} if keep_human is None else beside_them
@@ -176,7 +176,7 @@ def check_sidecars(files: Sequence[str]) -> None:
             raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")
 
 
-def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The captions that lie beside files, on one line; and of files that have none but one that cannot be read, why."""
     texts: dict[str, str] = {}
     wrong: dict[str, str] = {}

@@ -330,8 +330,8 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
-        making.hear(p.path, p.sound, p.left_out)
-        making.heard(p.sound, p.start, p.count)
+        making.expect_sound(p.path, p.sound, p.left_out)
+        making.place_sound(p.sound, p.start, p.count)
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:

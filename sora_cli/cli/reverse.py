@@ -91,7 +91,7 @@ def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[byte
     """The output's raw frames: what leads up to the given ones, and these as they are."""
     yield from connector.connect(shot, head=passing.head)
     yield from passing.frames()
-    connector.making.heard(passing.source.sound, shot.frames, passing.count)
+    connector.making.place_sound(passing.source.sound, shot.frames, passing.count)
 
 
 def backwards(model: str) -> str:

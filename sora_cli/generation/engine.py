@@ -299,8 +299,8 @@ class Generation:
         return Preview(self.pipeline, self.plan)
 
     @torch.inference_mode()
-    def glance(self, most: int = 8) -> list[np.ndarray]:
-        """Some of the key frames, spread over the video, as far as they can be told: how it takes shape."""
+    def preview_frames(self, most: int = 8) -> list[np.ndarray]:
+        """Some key frames, spread over the video, as it takes shape: uint8 [h, w, 3] each."""
         assert self.latents is not None
         with self.timed("preview"):
             return self.preview.look(self.latents, self.done, self.guess, most)

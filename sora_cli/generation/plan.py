@@ -12,7 +12,7 @@ from sora_cli.errors import SoraError
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
-from sora_cli.registry import Entry, Usage
+from sora_cli.registry import Entry, SamplingDefaults
 from sora_cli.sampling import planner
 from sora_cli.shot import Shot
 
@@ -78,7 +78,7 @@ class Plan:
         return latents_of(self.shot, self.span)
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> SamplingDefaults:
         return self.entry.usage
 
     @property

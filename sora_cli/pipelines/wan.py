@@ -38,7 +38,7 @@ from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.prompts.grammar import captions_of
 from sora_cli.registry import TINY, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
-from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
+from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, timestep_of, unipc
 from sora_cli.shot import Lora, Shot
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder", TINY: "tiny decoder"}
@@ -200,7 +200,7 @@ class Wan:
         return f"transformer for {EXPERTS[role]} noise" if self.two and role in EXPERTS else NAMES[role]
 
     def watch_blocks(self, network: nn.Module, at: str) -> None:
-        """Have it told how far a network is in each of its passes."""
+        """Report the progress of each pass of a network."""
         replace(network, at, Watched(network.get_submodule(at), partial(self.watch, "layers")))
 
     # ---- words --------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ class Wan:
     def expert(self, sigma: Tensor) -> str:
         """The transformer for a noise level, by its role."""
         usage = self.entry.usage
-        high = not self.two or bool(told_time(usage.solver, sigma) >= usage.boundary * TRAINED)
+        high = not self.two or bool(timestep_of(usage.solver, sigma) >= usage.boundary * TRAINED)
         return "dit" if high else "dit_low"
 
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> Tensor:

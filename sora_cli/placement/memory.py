@@ -3,7 +3,7 @@
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
 frames are decoded in tiles. Weights that are packed take what their files do, and a matrix as it is unpacked; `python
-benchmarks/packed.py` measures it. MB told, and measured as the peak of networks of the real widths on a CPU:
+benchmarks/packed.py` measures it. MB predicted, and measured as the peak of networks of the real widths on a CPU:
 
     transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
     decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
@@ -75,7 +75,7 @@ class Needs:
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
            half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
-        """A model whose sizes are not told has those of the smallest one with such latents."""
+        """A model of unknown sizes has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
         if not known or entry.kind != "wan":

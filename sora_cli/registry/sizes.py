@@ -25,9 +25,9 @@ class Dit:
     heads: int
     hidden: int
     layers: int
-    paced: bool = False  # is told the frame rate
+    paced: bool = False  # whether the frame rate is an input
     text_width: int = 4096
-    waves: int = 256  # sinusoids that a timestep is told in
+    waves: int = 256  # sinusoids of a timestep's embedding
     given: int = 0  # channels of its input beside the latent, for what is given
 
     @property

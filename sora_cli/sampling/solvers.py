@@ -77,14 +77,14 @@ def timesteps(sigmas: Tensor) -> Tensor:
     return (sigmas * TRAINED).long()
 
 
-def told_time(solver: str, sigma: Tensor) -> Tensor:
+def timestep_of(solver: str, sigma: Tensor) -> Tensor:
     """The timestep that a network is told for a noise level; LightX2V's are no whole numbers."""
     return sigma * TRAINED if solver == "lightx2v" else timesteps(sigma)
 
 
 def steps_above(boundary: float, solver: str, steps: int, shift: float) -> int:
     """How many of a solver's steps are taken at timesteps from a boundary on, which is a share of the training's."""
-    times = told_time(solver, levels_of(solver, steps, shift)[:-1])
+    times = timestep_of(solver, levels_of(solver, steps, shift)[:-1])
     return int((times >= boundary * TRAINED).sum())
 
 

@@ -22,19 +22,19 @@ from sora_cli.models.sora.patches import PATCH, Grid, layout
 from sora_cli.world.field import SUBJECTS_MOST
 
 MIDDLE = 3  # the block that is asked
-TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines that u and v are told as
+TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines of u and v
 
 
 class Aim(Protocol):
-    """What is to be told of every patch: `numbers` of them. It is known of `side` x `side` cells of a patch, and counts
-    `weight` times beside the loss of the latents."""
+    """What is predicted of every patch: `numbers` of them, of `side` x `side` cells. Its loss counts `weight` times
+    beside that of the latents."""
 
     numbers: int
     side: int
     weight: float
 
     def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
-        """How far what is told [P, numbers] is from what is known of the patches [P, K]."""
+        """How far predictions [P, numbers] are from the targets of the patches [P, K]."""
 
 
 class Geometry:

@@ -32,7 +32,7 @@ SkyReelsV2Transformer3DModel = reference("diffusers", "SkyReelsV2Transformer3DMo
 SkyReelsPipeline = reference("diffusers", "SkyReelsV2DiffusionForcingImageToVideoPipeline")
 PreTrainedTokenizerFast = reference("transformers", "PreTrainedTokenizerFast")
 
-USAGE = registry.Usage(96, 64, 24.0, 17, 6, 5.0, "bad", "sliding", "unipc", 5.0, window=5, context=2)
+USAGE = registry.SamplingDefaults(96, 64, 24.0, 17, 6, 5.0, "bad", "sliding", "unipc", 5.0, window=5, context=2)
 SHOT = Shot("a cat  &amp; a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=6, guidance=5.0, model="tiny", plan="sliding")
 CALL: dict[str, Any] = {
     "prompt": SHOT.prompt, "negative_prompt": "bad", "height": 64, "width": 96, "num_frames": 17, "guidance_scale": 5.0,

@@ -245,9 +245,9 @@ def reason(body: bytes) -> str:
     """What a refusal says: its message if it is OpenAI's kind of JSON, or its first line."""
     text = body.decode(errors="replace")
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        told = json.loads(text)
-        told = told.get("error") or told.get("message") or told.get("detail") or ""
-        return str(told.get("message", "") if isinstance(told, dict) else told)
+        found = json.loads(text)
+        found = found.get("error") or found.get("message") or found.get("detail") or ""
+        return str(found.get("message", "") if isinstance(found, dict) else found)
     return (text.strip().splitlines() or [""])[0]
 
 

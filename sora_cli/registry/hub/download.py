@@ -1,6 +1,6 @@
 """Fetching a model: what is missing, whether it may and can be fetched, and then file by file.
 
-Nothing is fetched before size, room and licence have been told and agreed to. Whatever stops a download, the files
+Nothing is fetched before the user has seen size, room and licence, and agreed. Whatever stops a download, the files
 that have arrived stay, and the next one goes on in the middle of the one that was not finished.
 """
 

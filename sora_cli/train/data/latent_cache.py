@@ -25,7 +25,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.sampling.conditioning import NULL_TIME
-from sora_cli.train.data.packing import TOLD, Clip
+from sora_cli.train.data.packing import TIMED, Clip
 from sora_cli.train.data.tasks import sample_strides
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
@@ -140,7 +140,7 @@ class LatentCache:
 def begin(rng: random.Random, frames: int) -> tuple[float, float]:
     """When a sample begins, in seconds of its scene, and the time that the transformer gets: NULL_TIME, or the same.
     The world repeats itself, so that most samples are from its first bar."""
-    if frames > 1 and rng.random() >= TOLD:
+    if frames > 1 and rng.random() >= TIMED:
         return rng.uniform(0, BAR), NULL_TIME
     start = rng.uniform(0, BAR if rng.random() < 0.8 else NULL_TIME - 1)
     return start, start
