@@ -172,9 +172,7 @@ class Canvas:
 
 
 @cache
-def canvas(
-    width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS
-) -> Canvas:
+def canvas(width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS) -> Canvas:
     """The token grid of about `tokens` tokens that covers the aspect width:height with little waste.
 
     1280x720 -> 10x6 tokens = 320x192 pixels, of which the centred 320x180 are kept.

@@ -42,9 +42,7 @@ class Own:
         """The captioner of a shipped model, or of a file or folder of weights."""
         where = pick_device(device)
         check_own(model)
-        tensors, metadata = (
-            weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM)
-        )
+        tensors, metadata = (weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM))
         try:
             network = from_weights(tensors, metadata).to(where)
             vocabulary, grammars, usual = (json.loads(metadata[key]) for key in ("vocabulary", "grammar", "usual"))

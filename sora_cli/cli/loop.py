@@ -41,9 +41,7 @@ class Turning(Input):
     res: Annotated[
         str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of VIDEO" + PROMPTED)
     ] = None
-    fps: Annotated[
-        float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)
-    ] = None
+    fps: Annotated[float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)] = None
 
 
 @flattened

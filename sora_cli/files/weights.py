@@ -136,16 +136,12 @@ def find_part(folder: Path, stem: str) -> list[Path]:
     return [whole]
 
 
-def merge(
-    parts: list[tuple[dict[str, "Tensor"], dict[str, str]]],
-) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+def merge(parts: list[tuple[dict[str, "Tensor"], dict[str, str]]]) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     tensors = {name: tensor for some, _ in parts for name, tensor in some.items()}
     return tensors, parts[0][1]
 
 
-def save(
-    path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
-) -> None:
+def save(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """One safetensors file, written under a temporary name, flushed to the disk and renamed."""
     from safetensors.torch import save as serialise
 

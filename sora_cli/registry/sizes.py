@@ -254,9 +254,7 @@ class Tiny:
         yield Layer(self.widths[-1], 3 * self.patch**2, 1, 3, stride, frames)
 
 
-def residual(
-    inputs: int, outputs: int, blocks: int, stride: int, frames: int, held: float = 0
-) -> Iterator[Layer]:  # fmt: skip
+def residual(inputs: int, outputs: int, blocks: int, stride: int, frames: int, held: float = 0) -> Iterator[Layer]:
     """The blocks of a stage. What comes to a block stays until the result is added to it."""
     for block in range(blocks):
         came = outputs if block else inputs

@@ -151,9 +151,7 @@ class Layer(nn.Module):
 class Block(nn.Module):
     def __init__(self, c: Umt5Config) -> None:
         super().__init__()
-        self.layer = nn.Sequential(
-            Layer(c, "SelfAttention", Attention(c)), Layer(c, "DenseReluDense", GatedMlp(c))
-        )  # fmt: skip
+        self.layer = nn.Sequential(Layer(c, "SelfAttention", Attention(c)), Layer(c, "DenseReluDense", GatedMlp(c)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)

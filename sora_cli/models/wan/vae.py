@@ -194,9 +194,7 @@ class DownStage(nn.Module):
 class UpStage(nn.Module):
     """A stage of either decoder; `shortcut` is that of Wan 2.2, and the two name their upsampling differently."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, up: Up | None, longer: bool, shortcut: bool
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: int, outputs: int, blocks: int, up: Up | None, longer: bool, shortcut: bool) -> None:
         super().__init__()
         self.outputs, self.time, self.shortcut = outputs, 1 + longer, shortcut and up is not None
         self.resnets = nn.ModuleList([ResBlock(outputs if i else inputs, outputs) for i in range(blocks + 1)])

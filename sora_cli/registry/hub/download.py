@@ -72,9 +72,7 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dic
     return cache.locate(entry)
 
 
-def pull(
-    entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None
-) -> None:
+def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None) -> None:
     """Have all files of a model on this machine.
 
     `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
@@ -266,9 +264,7 @@ class Bars:
             self.screen.show("checking", done, self.bytes)
 
 
-def obtain_all(
-    entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None
-) -> dict[Wanted, str | None]:
+def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None) -> dict[Wanted, str | None]:
     """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
     arrived: dict[Wanted, str | None] = {}
     total, before = sum(one.file.bytes for one in wanted), 0

@@ -68,8 +68,7 @@ def progress(out: Path) -> Progress:
         raise SoraError(f"{found[-1]} is damaged, or from an older version; begin anew with --fresh") from None
 
 
-def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
-         optims: Sequence[torch.optim.Optimizer]) -> None:  # fmt: skip
+def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
     """Replace the checkpoint; all processes call this. Failed, keeping the old one, if something is not finite."""
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
     state |= {f"average.{k}": v for k, v in average.state.items()}
