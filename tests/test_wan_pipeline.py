@@ -44,7 +44,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
-        monkeypatch.setattr(memory, "place", lambda *words: placement)
+        monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
         return Engine("tiny", "cpu", "float32")
 
     return make

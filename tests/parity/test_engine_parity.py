@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: {role: place / name for role, name in roles.items()})
     placement = Placement("cpu", "resident", "float32", 0, 0, True)
-    monkeypatch.setattr(memory, "place", lambda *words: placement)
+    monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 
