@@ -41,7 +41,8 @@ from sora_cli.train.data.packing import Clip, pack_of
 from sora_cli.train.data.tasks import sample_strides
 from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.export import export
-from sora_cli.train.options import DitOptions, ExportOptions
+from sora_cli.train.frozen import Frozen
+from sora_cli.train.options import ExportOptions
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes.captioner import marks, shares
 from sora_cli.train.trainer.config import TrainerConfig, generator
@@ -152,7 +153,8 @@ def main() -> None:
     told = {"true": [dense(scene) for scene in scenes], "captioner": captions(Own.load(asked.captioner, "cpu"), scenes)}
     right = shares(marks(text, scene) for text, scene in zip(told["captioner"], scenes, strict=True))
     note("latents ...")
-    vae, read = recipe.load_stages(DitOptions(device="cpu"), CPU)
+    frozen = Frozen.load(None, None, CPU)
+    vae, read = frozen.vae, frozen.encoder
     samples = [latents(vae, scenes, bucket, rng) for bucket, _ in SHAPES]
     parts = (vae.config.space, vae.config.time)
     found = {name: arm(asked, text, samples, read, parts) for name, text in told.items() if asked.only in (None, name)}

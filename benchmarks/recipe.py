@@ -21,7 +21,7 @@ from measuring import Row, grid, note, parser, show
 from torch import Tensor
 
 from sora_cli import registry
-from sora_cli.models.sora.dit import Conditions
+from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import grid_of, patchify
 from sora_cli.sampling import flow
 from sora_cli.train.align import Geometry, Learner
@@ -29,6 +29,7 @@ from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin, encode_
 from sora_cli.train.data.noising import patch_cover
 from sora_cli.train.data.packing import Clip, Pack, pack_of
 from sora_cli.train.data.world_packs import PHASES, PICTURES, bucket_of
+from sora_cli.train.frozen import Frozen
 from sora_cli.train.options import DitOptions
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.trainer.config import TrainerConfig, generator
@@ -64,7 +65,8 @@ class Pictures:
 
     def __init__(self, count: int) -> None:
         self.options = DitOptions(coarse=True)
-        self.vae, self.conditioner = recipe.load_stages(self.options, CPU)
+        frozen = Frozen.load(None, None, CPU)
+        self.vae, self.conditioner = frozen.vae, frozen.encoder
         cache = LatentCache(self.vae, 0, SAMPLES, count, 1.0, CPU, torch.float32)
         rng, self.blocks = random.Random(0), dict[Bucket, list[list[Clip]]]()
         for number in range(count // SAMPLES):
@@ -100,7 +102,7 @@ def train(pictures: Pictures, variant: Variant, minutes: float) -> tuple[Learner
     """Learn for so many minutes of processor time; the averaged weights and the steps taken."""
     torch.manual_seed(0)
     vae, text = pictures.vae.config, pictures.conditioner.tower.config
-    dit = recipe.begin(pictures.options, pictures.vae, text)
+    dit = Dit(recipe.config_of(pictures.options, vae, text))
     model = Learner(dit, Geometry() if variant.geometry else None)
     parts = recipe.parts_of(dit.config, vae)
     plan = TrainerConfig(steps=10**9, batch=BATCH, rate=recipe.RATE, warmup=200, average=0.998)

@@ -17,6 +17,10 @@ class Failed(SoraError):
     exit_code = 1
 
 
+def no_op(*_: object) -> None:
+    """Where progress and notes go that nobody wants."""
+
+
 def meant(word: str, known: Iterable[str]) -> str:
     """`, did you mean pocket?`, where a word is nearly one of those that are known."""
     return "".join(f", did you mean {near}?" for near in difflib.get_close_matches(word, list(known), 1))

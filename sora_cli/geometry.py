@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from sora_cli.errors import SoraError
 
@@ -107,6 +108,12 @@ def key_frames(start: int, frames: int) -> tuple[int, int]:
     return first, max(0, (start + frames - 1) // TIME_STRIDE - first + 1)
 
 
+def runs(numbers: Iterable[int]) -> list[list[int]]:
+    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]."""
+    apart = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    return [[number for _, number in run] for _, run in apart]
+
+
 @dataclass(frozen=True)
 class Span:
     """The frames that are generated, of which those in [lead, lead + frames) are shown.
@@ -165,9 +172,7 @@ class Canvas:
 
 
 @cache
-def canvas(
-    width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS
-) -> Canvas:
+def canvas(width: int, height: int, stride: int = SPACE_STRIDE, patch: int = PATCH, tokens: int = TOKENS) -> Canvas:
     """The token grid of about `tokens` tokens that covers the aspect width:height with little waste.
 
     1280x720 -> 10x6 tokens = 320x192 pixels, of which the centred 320x180 are kept.

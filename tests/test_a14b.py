@@ -22,7 +22,7 @@ from sora_cli.pipelines.wan_velocity import mask
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
-from sora_cli.sampling.solvers import even_sigmas, levels_of, steps_above, told_time
+from sora_cli.sampling.solvers import even_sigmas, levels_of, steps_above, timestep_of
 from sora_cli.shot import Lora, Shot
 
 T2V, I2V = wan_folders.A14B, wan_folders.A14B_I2V
@@ -46,7 +46,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         placement = Placement("cpu", dit, "float32", 0, 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
-        monkeypatch.setattr(memory, "place", lambda *words: placement)
+        monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
         return Engine("tiny", "cpu", "float32", loras=loras)
 
     return make
@@ -118,7 +118,7 @@ def test_four_steps_of_lightx2v_are_rows_of_the_shifted_table() -> None:
     due = torch.cat([table[[1000 - row for row in (1000, 750, 500, 250)]], torch.zeros(1, dtype=torch.float64)])
     assert torch.allclose(even_sigmas(4, 5.0), due, atol=1e-12, rtol=0)
     assert [round(float(sigma), 4) for sigma in due] == [1, 0.9375, 0.8333, 0.625, 0]
-    assert told_time("lightx2v", due[1]) == 937.5, "they need not be whole"
+    assert timestep_of("lightx2v", due[1]) == 937.5, "they need not be whole"
     eight = [round(1000 * float(sigma), 4) for sigma in levels_of("lightx2v", 8, 5.0)]
     assert eight[1:4] == [972.2222, 937.5, 892.8571], "as its authors have them for eight"
 

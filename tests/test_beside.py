@@ -10,7 +10,7 @@ import pytest
 from test_data import built, clips, make, manifest, picture, run, tiny  # noqa: F401
 from typer.testing import CliRunner
 
-from sora_cli.captioning import Told
+from sora_cli.captioning import Caption
 from sora_cli.cli import app
 from sora_cli.dataset import beside
 from sora_cli.dataset.captions import Captions, read_table
@@ -183,8 +183,8 @@ class Parrot:
     def watch(self, name: str, say: object = None) -> list[Any]:
         return []
 
-    def tell(self, frames: list[Any]) -> Told:
-        return Told("a card")
+    def tell(self, frames: list[Any]) -> Caption:
+        return Caption("a card")
 
 
 def test_what_caption_writes_is_what_data_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

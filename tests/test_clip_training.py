@@ -13,7 +13,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
-from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, Preset, misheard, train
+from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, Preset, train, word_dropout
 from sora_cli.train.unread import note_unread
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
@@ -101,11 +101,11 @@ def test_batches_tell_different_captions_apart(tmp_path: Path) -> None:
 
 def test_words_are_misheard_now_and_then_but_nothing_else(tmp_path: Path) -> None:
     tokens = torch.tensor([[1, *range(3, 103), 103, 0, 0]]).expand(20, -1)
-    heard = misheard(tokens, 0.1, "0/1", end=103)
+    heard = word_dropout(tokens, 0.1, "0/1", end=103)
     lost = heard == UNKNOWN
     assert 0.05 < float(lost[:, 1:101].float().mean()) < 0.15
     assert torch.equal(heard[~lost], tokens[~lost]) and not lost[:, [0, 101, 102, 103]].any()
-    assert torch.equal(misheard(tokens, 0.0, "0/1", end=103), tokens)
+    assert torch.equal(word_dropout(tokens, 0.0, "0/1", end=103), tokens)
 
 
 @pytest.mark.parametrize("captions", [["a cat"] * 3, ["", ""]])

@@ -29,7 +29,8 @@ from sora_cli.registry.sizes import Dit, Network, Text, Vae
 TEXT = UMT5 | {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64}  # sides that blocks of 32 numbers fit into
 TRANSFORMER = WAN | {"attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
 NETWORK = Network(Dit(4, 32, 2, 64, 2), Vae(4, 4, 4), Text(50, 32, 2, 64, 2, 16))
-USAGE = registry.Usage(96, 64, 24.0, 17, 2, 2.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=())
+USAGE = registry.SamplingDefaults(96, 64, 24.0, 17, 2, 2.0, "", "sliding", "unipc", 5.0, window=5, context=2,
+                                  trained=())
 LLAMA = {  # of llama.cpp, as ComfyUI-GGUF translates them
     "encoder.final_layer_norm": "enc.output_norm", "encoder.block.": "enc.blk.", "shared": "token_embd",
     "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b", "layer.0.SelfAttention.": "attn_",

@@ -23,7 +23,7 @@ from sora_cli.shot import PLANS, Cue, Shot
 from sora_cli.storage.latent_file import Header, save
 from sora_cli.world.captions import words
 
-TINY = registry.Entry("tiny", "sora", "a test", usage=registry.Usage(window=4, context=2, grammar=True))
+TINY = registry.Entry("tiny", "sora", "a test", usage=registry.SamplingDefaults(window=4, context=2, grammar=True))
 SHOT = Shot("a cat surfing", width=128, height=96, frames=22, steps=2, seed=5, model="tiny")
 
 

@@ -52,7 +52,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metadata = {"config": json.dumps(asdict(config)), "vocabulary": json.dumps(vocabulary)}
         weights.save(path := tmp_path / f"{stem}.safetensors", network.state_dict(), metadata)
         files.append(WeightFile(path, path.stat().st_size, weights.hash_of(path)))
-    entry = Entry("tiny", "sora", "", tuple(files), usage=registry.Usage(window=4, context=2))
+    entry = Entry("tiny", "sora", "", tuple(files), usage=registry.SamplingDefaults(window=4, context=2))
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
     monkeypatch.setattr(throughput, "MEASURED", 0.01)
     return tmp_path

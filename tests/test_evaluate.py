@@ -202,7 +202,7 @@ def test_the_judge_looks_often_enough_to_tell_all_motions_apart() -> None:
 def test_shift_moves_channels_through_time_and_never_between_clips() -> None:
     n = FRAMES
     x = torch.arange(2.0 * n).view(2 * n, 1, 1, 1).expand(2 * n, 4, 1, 1)        # two clips
-    moved = shift(x)[..., 0, 0]
+    moved = shift(x, n)[..., 0, 0]
     assert moved[:, 0].tolist() == [0, *range(n - 1), 0, *range(n, 2 * n - 1)]
     assert moved[:, 1].tolist() == [*range(1, n), 0, *range(n + 1, 2 * n), 0]
     assert moved[:, 2:].tolist() == x[:, 2:, 0, 0].tolist()

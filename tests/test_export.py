@@ -72,7 +72,7 @@ def test_prompts_become_captions_of_the_world_where_it_was_learned_and_so_were_i
         weights.save_part(runs / "dit", "dit", numbers, told | {"data": json.dumps(data)})
         export()
         usage, pocket = registry.entry("./mine").usage, registry.entry("pocket").usage
-        assert usage == (pocket if grammar else registry.Usage(window=pocket.window, context=pocket.context))
+        assert usage == (pocket if grammar else registry.SamplingDefaults(window=pocket.window, context=pocket.context))
 
 
 def test_changed_weights_are_refused(runs: Path) -> None:

@@ -174,3 +174,7 @@ def test_a_canvas_within_the_native_size(asked, stride, native, made, kept) -> N
     canvas = geometry.canvas_within(*asked, stride, native[0] * native[1])
     assert (canvas.width, canvas.height) == made
     assert (canvas.crop_width, canvas.crop_height) == kept
+
+
+def test_runs_are_cut_where_a_number_is_missing() -> None:
+    assert geometry.runs((0, 1, 5, 6, 9)) == [[0, 1], [5, 6], [9]] and geometry.runs([]) == []

@@ -26,7 +26,6 @@ from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed
 from sora_cli.generation.engine import Engine, Generation
-from sora_cli.generation.preview import neighbours
 from sora_cli.pipelines.wan import Wan
 from sora_cli.sampling.solvers import euler, euler_sigmas, unipc, unipc_sigmas
 from sora_cli.shot import Shot
@@ -218,14 +217,14 @@ def test_looking_changes_nothing_and_pictures_come_to_be(sora: Sora) -> None:
     counts = []
     for progress in seen.denoise():
         if progress.done:
-            counts.append(len(seen.glance(9)))
+            counts.append(len(seen.preview_frames(9)))
     assert alone.latents is not None and torch.equal(alone.latents, seen.latents)
     assert counts[0] > 0 and counts == sorted(counts) and counts[-1] == 9 == seen.plan.latents
     assert seen.preview.final == set(range(9)) and seen.timings["preview"] > 0
-    made, pictures = list(seen.frames()), seen.glance(9)
+    made, pictures = list(seen.frames()), seen.preview_frames(9)
     key = Image.fromarray(made[8]).resize(pictures[2].shape[1::-1], Image.Resampling.BOX)
     assert np.abs(np.asarray(key).astype(int) - pictures[2]).mean() < 8
-    assert len(seen.glance(3)) == 3
+    assert len(seen.preview_frames(3)) == 3
 
 
 def test_a_preview_that_fails_ends_and_the_video_goes_on(sora: Sora, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,9 +233,8 @@ def test_a_preview_that_fails_ends_and_the_video_goes_on(sora: Sora, monkeypatch
         run.preview.over = False
         monkeypatch.setattr(type(run.pipeline), "sketches", lambda *words, error=error: (_ for _ in ()).throw(error))
         for _ in run.denoise():
-            assert run.glance() == []
+            assert run.preview_frames() == []
         assert run.preview.over and run.latents is not None
-    assert list(neighbours([1, 2, 4, 7, 8])) == [[1, 2], [4], [7, 8]] and list(neighbours([])) == []
 
 
 # ---- the file ----------------------------------------------------------------------------------------------
@@ -342,7 +340,7 @@ def test_previews_take_their_share_of_the_time_and_no_more() -> None:
         now, looked = [0.0], []
 
         class Slow:
-            def glance(self, most: int, cost: float = cost, now: list[float] = now) -> list[np.ndarray]:
+            def preview_frames(self, most: int, cost: float = cost, now: list[float] = now) -> list[np.ndarray]:
                 now[0] += cost
                 looked.append(now[0])  # noqa: B023
                 return []

@@ -5,8 +5,16 @@ import torch
 from torch import Generator, Tensor
 
 from sora_cli.errors import SoraError
-from sora_cli.sampling.conditioning import Timeline, visible
+from sora_cli.models.sora.dit import relative_time_features
+from sora_cli.sampling.conditioning import Timeline
 from sora_cli.train.data.tasks import MIX, sample_strides, sample_task
+
+
+def visible(order: Tensor) -> Tensor:
+    """What the transformer's mask lets each frame see: [T] or [V, T] -> bool [..., T, T]."""
+    batch = order if order.ndim > 1 else order[None]
+    _, mask = relative_time_features(torch.zeros(batch.shape), batch)
+    return (mask == 0)[:, 0].reshape(*order.shape, -1)
 
 
 def table(drawing: str) -> Tensor:

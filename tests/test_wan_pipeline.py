@@ -44,7 +44,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
-        monkeypatch.setattr(memory, "place", lambda *words: placement)
+        monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
         return Engine("tiny", "cpu", "float32")
 
     return make
@@ -341,7 +341,7 @@ def test_one_network_at_a_time(tiny: Tiny) -> None:
         seen.append(set(networks))
     next(run.frames())
     assert [*seen, set(networks)] == [set(), {"text"}, *[{"dit"}] * (len(seen) - 2), {"vae"}]
-    assert run.glance() == []  # it would send the transformer away
+    assert run.preview_frames() == []  # it would send the transformer away
 
 
 def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import wan_folders
 
 from sora_cli import registry
-from sora_cli.registry import Usage
+from sora_cli.registry import SamplingDefaults
 from sora_cli.registry.sizes import Network
 from sora_cli.shot import Shot
 
-USAGE = Usage(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
+USAGE = SamplingDefaults(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))
 SHOT = Shot("a cat on a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=3, guidance=5.0, model="tiny", plan="sliding")
 ROLES = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
 CELLS = {wan_folders.WAN22: 16, wan_folders.WAN21: 8, wan_folders.SKYREELS2: 8}

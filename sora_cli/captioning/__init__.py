@@ -1,9 +1,9 @@
 """Videos and pictures in words: by pocket's own captioner, by a pretrained CoCa, or by a server that can see.
 
-    finding    where captioners of our own are
-    grammar    the sentences that there are, and the likeliest of them
-    watching   the frames that a captioner looks at
-    own        the network that `sora-cli train captioner` makes
+    locate     where captioners of our own are
+    frames     the frames that a captioner looks at
+    pocket     the network that `sora-cli train captioner` makes
+    constrained_decoding   the sentences that there are, and the likeliest of them
     coca       open_clip's CoCa, from the Hub
     server     any server that speaks OpenAI's protocol
     mixing     captions by people and by machines
@@ -24,7 +24,7 @@ __all__ = ["COCA", "POCKET", "Captioner", "Told", "check_model", "is_human", "is
 POCKET, COCA = "pocket", "coca"
 
 
-class Told(NamedTuple):
+class Caption(NamedTuple):
     text: str  # one line of what is to be seen
     doubt: str = ""  # why it may be wrong
 
@@ -33,7 +33,7 @@ class Captioner(Protocol):
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         """The frames of a file that it looks at; SoraError for one that cannot be read."""
 
-    def tell(self, frames: list[Frame]) -> Told:
+    def tell(self, frames: list[Frame]) -> Caption:
         """What is to be seen in them."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from sora_cli.captioning import Told
+from sora_cli.captioning import Caption
 from sora_cli.captioning.constrained_decoding import Said, likeliest
 from sora_cli.captioning.frames import spread, watch
 from sora_cli.media import Frame
@@ -43,7 +43,7 @@ class Coca:
 
         with hub_client.hub_errors(REPO, "main"):
             if sys.stderr.isatty():
-                enable_progress_bars()  # which `told` silences: nothing else shows how far so large a file is
+                enable_progress_bars()  # which `hub_errors` disables; it is a large file
             path = open_clip.download_pretrained(open_clip.get_pretrained_cfg(NAME, TAG))
         network, _, prepare = open_clip.create_model_and_transforms(NAME, pretrained=path, device=where)
         return cls(network, prepare)
@@ -52,7 +52,7 @@ class Coca:
         return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
 
     @torch.inference_mode()
-    def tell(self, frames: list[Frame]) -> Told:
+    def tell(self, frames: list[Frame]) -> Caption:
         from open_clip.tokenizer import decode
 
         pictures = torch.stack([self.prepare(Image.fromarray(frame)) for frame in frames]).to(self.device)
@@ -64,4 +64,4 @@ class Coca:
             return found["logits"][:, -1]
 
         text: str = decode(torch.tensor(likeliest(scores, lambda said: WORDS, END, MOST)))
-        return Told(" ".join(text.split()).removesuffix(" ."))
+        return Caption(" ".join(text.split()).removesuffix(" ."))

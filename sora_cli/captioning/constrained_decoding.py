@@ -59,9 +59,7 @@ def vocabulary(grammars: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
     return sorted({word for text in texts for word in words(text)})
 
 
-def likeliest(
-    scores: Callable[[Said], Tensor], allowed: Callable[[Said], Sequence[int]], end: int, most: int
-) -> Said:
+def likeliest(scores: Callable[[Said], Tensor], allowed: Callable[[Said], Sequence[int]], end: int, most: int) -> Said:
     """A text word by word, the likeliest of what is allowed each time, until its end or `most` words.
 
     `scores` of what was said are those of the next word, [looks, vocabulary]: several looks at one video agree on one

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import registry
-from sora_cli.captioning import Told
+from sora_cli.captioning import Caption
 from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest
 from sora_cli.captioning.frames import spread, watch
 from sora_cli.captioning.locate import STEM, check_own, file_of, is_path
@@ -42,9 +42,7 @@ class Own:
         """The captioner of a shipped model, or of a file or folder of weights."""
         where = pick_device(device)
         check_own(model)
-        tensors, metadata = (
-            weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM)
-        )
+        tensors, metadata = (weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM))
         try:
             network = from_weights(tensors, metadata).to(where)
             vocabulary, grammars, usual = (json.loads(metadata[key]) for key in ("vocabulary", "grammar", "usual"))
@@ -56,12 +54,12 @@ class Own:
         return watch(name, RATE, (WIDTH, HEIGHT), say=say)
 
     @torch.inference_mode()
-    def tell(self, frames: list[Frame]) -> Told:
+    def tell(self, frames: list[Frame]) -> Caption:
         video = torch.from_numpy(np.stack(looks(frames))).to(self.device)
         video = rearrange(video, "b t h w c -> b t c h w").float() / 255
         seen = self.network.video(video)
         text = self.say(seen, self.still if len(frames) == 1 else self.clip)
-        return Told(text, "" if self.alike(seen, text) >= self.usual else STRANGE)
+        return Caption(text, "" if self.alike(seen, text) >= self.usual else STRANGE)
 
     def say(self, seen: Tensor, grammar: Grammar) -> str:
         """The likeliest sentence about the tokens [looks, N, D] of one video."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from sora_cli.captioning import Told
+from sora_cli.captioning import Caption
 from sora_cli.captioning.frames import spread, watch
 from sora_cli.media import Frame
 from sora_cli.prompts import llm
@@ -31,11 +31,11 @@ class Server:
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
 
-    def tell(self, frames: list[Frame]) -> Told:
+    def tell(self, frames: list[Frame]) -> Caption:
         asked = PICTURE if len(frames) == 1 else VIDEO.format(count=len(frames))
         content = [*({"type": "image_url", "image_url": {"url": picture(frame)}} for frame in frames),
                    {"type": "text", "text": asked}]  # fmt: skip
-        return Told(self.server.answer([{"role": "user", "content": content}], MOST))
+        return Caption(self.server.answer([{"role": "user", "content": content}], MOST))
 
 
 def picture(frame: Frame) -> str:

@@ -178,8 +178,7 @@ class Asking:
         return values
 
     def seed(self, verb: Verb, values: Mapping[str, Any]) -> str:
-        """A seed for a job that leaves it to chance: the same whenever the list is read, and another where the same is
-        asked again."""
+        """A seed for a job that asks for a random one: the same at every reading, another for the same job again."""
         asked = json.dumps([verb.name, values], sort_keys=True)
         self.drawn[asked] += 1
         digest = hashlib.sha256(f"{asked} {self.drawn[asked]}".encode()).digest()

@@ -77,8 +77,7 @@ class Counts:
 
 
 class BatchScreen(Hearing):
-    """A bar over all jobs above those of the one at work, and a line for each that is over. What jobs note is in their
-    records."""
+    """A bar over all jobs above those of the current one, and a line for each finished job."""
 
     def __init__(self, quiet: bool = False, as_json: bool = False, preview: bool = False) -> None:
         super().__init__(quiet, preview)

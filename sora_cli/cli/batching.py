@@ -90,8 +90,7 @@ class Batch:
         return list(found.items())
 
     def check_whole(self, sheet: Path | None, here: bool = True) -> None:
-        """Refuse what disks have no room for, a sheet that cannot be drawn, and models that are not here if they have
-        to be."""
+        """Refuse what the disks have no room for, a sheet that cannot be drawn, and missing models if needed."""
         if sheet:
             check_output(sheet, (".png",), force=True)
             if any(real(str(sheet)) in written(item.job) for item in self.items):

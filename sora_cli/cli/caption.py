@@ -23,7 +23,6 @@ from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
-BLANK = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\v\f"  # and marks of an encoding
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def caption(
     check_model(asked.model)
     if sidecars:
         check_sidecars(files)
-    beside_them, wrong = told_beside(files) if sidecars or keep_human is not None else ({}, {})
+    beside_them, wrong = captions_beside(files) if sidecars or keep_human is not None else ({}, {})
     if wrong and keep_human is not None:
         raise SoraError(next(iter(wrong.values())))
     human = {} if keep_human is None else beside_them
@@ -166,11 +165,6 @@ def beside(name: str) -> Path:
     return Path(name).with_suffix(BESIDE)
 
 
-def has_caption(name: str) -> bool:
-    """Whether something lies beside a file that may be its caption: a blank one is none."""
-    return beside(name).exists() and (not beside(name).is_file() or beside(name).read_bytes().strip(BLANK) != b"")
-
-
 def check_sidecars(files: Sequence[str]) -> None:
     """Refuse files that have no place for a sidecar, or would share one."""
     owners: dict[Path, str] = {}
@@ -182,7 +176,7 @@ def check_sidecars(files: Sequence[str]) -> None:
             raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")
 
 
-def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The captions that lie beside files, on one line; and of files that have none but one that cannot be read, why."""
     texts: dict[str, str] = {}
     wrong: dict[str, str] = {}
@@ -198,8 +192,7 @@ def told_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def tell(files: Sequence[str], known: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
-    """Files with their captions, those that are known and those of the model. One that cannot be read or gets no answer
-    is noted and left out, unless it is the only one."""
+    """Files with captions, known or the model's; a file that fails is noted and left out unless it is the only one."""
     by = (asked.model, asked.device, asked.served, asked.timeout)
     captioner = open_captioner(*by) if set(files) - set(known) else None
     for name in screen.track(files, "caption", len(files)):

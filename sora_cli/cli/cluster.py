@@ -239,8 +239,7 @@ class Cluster:
                 self.busy[ref] = hand, item
 
     def hire(self, wanted: int) -> None:
-        """Ask for more workers than there are, as long as there is work for them: one that the cluster has no room for
-        begins when a node joins, or takes the place of one that died."""
+        """Ask for workers while there is work: one without room begins when a node joins or another one dies."""
         there = len(self.idle) + len(self.busy)
         while len(self.starting) < min(max(1, there), wanted - there):
             hand = Hand(self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores))

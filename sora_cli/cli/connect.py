@@ -51,7 +51,7 @@ class Connector:
     @classmethod
     def of(cls, source: media.Source, engine: "Engine", making: Making) -> "Connector":
         """One that goes on from a source, whose sound is expected in the output."""
-        making.hear(source.name, source.sound, source.left_out)
+        making.expect_sound(source.name, source.sound, source.left_out)
         return cls(engine, source.format, making)
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli import geometry
-from sora_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
-    JsonOption,
-    QuietOption,
-)
+from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError, among, be, counted, have

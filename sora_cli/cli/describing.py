@@ -19,7 +19,7 @@ from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
 
 Found = dict[str, Any]
-TOLD_BY = "sora"  # the tag of a file that holds its shot
+SHOT_TAG = "sora"  # the tag of a file that holds its shot
 MODELS = ("weights.toml", "model_index.json")  # of an export, of diffusers
 
 
@@ -59,7 +59,7 @@ def describe_video(file: Path) -> Found:
         "container": seen.container.split(",")[0], "rotated": turned, "hdr": HDR.get(seen.transfer or ""),
         "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.still and seen.fps != seen.nominal,
         "alpha": seen.alpha and seen.pix_fmt != "pal8", "sound": list(seen.sounds), "others": list(seen.others),
-        "shot": read_shot(found.metadata.get(TOLD_BY, "")),
+        "shot": read_shot(found.metadata.get(SHOT_TAG, "")),
     }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def describe_image(file: Path) -> Found:
 
     try:
         with Image.open(file) as image:
-            (width, height), text = image.size, image.info.get(TOLD_BY, "")
+            (width, height), text = image.size, image.info.get(SHOT_TAG, "")
             if getattr(image, "n_frames", 1) > 1 and image.format in ("WEBP", "PNG", "AVIF"):
                 return describe_moving(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

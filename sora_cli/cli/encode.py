@@ -107,8 +107,7 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
 
 
 def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
-    """What latents hold less of than a source, beside what its reader has said already (transparency, HDR, a rate that
-    varies)."""
+    """What latents lose of a source, beyond what its reader has said already (transparency, HDR, varying rate)."""
     size, small = source.format.seen, (canvas.crop_width, canvas.crop_height)
     if small[0] < size[0] or small[1] < size[1]:
         yield f"{size[0]}x{size[1]} is encoded at {small[0]}x{small[1]}; decode enlarges it again"
@@ -120,8 +119,7 @@ def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
 
 
 def make(source: media.Source, header: latent_file.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
-    """The latents [C, T, h, w] of a whole video, and how many frames it has. They grow with its length, by a
-    few kilobytes a frame; what is needed to make them does not."""
+    """The latents [C, T, h, w] of a video and its number of frames; only the latents grow with its length."""
     import torch
 
     canvas = header.canvas

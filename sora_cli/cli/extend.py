@@ -106,7 +106,8 @@ def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: 
     if "before" in shots:
         yield from connector.connect(shots["before"], head=passing.head, name="before")
     yield from passing.frames()
-    connector.making.heard(passing.source.sound, shots["before"].frames if "before" in shots else 0, passing.count)
+    start = shots["before"].frames if "before" in shots else 0
+    connector.making.place_sound(passing.source.sound, start, passing.count)
     if "after" in shots:
         kept = own.end() if own and own.header.frames == passing.count else None
         yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=kept)

@@ -13,7 +13,7 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.describing import shot_in
-from sora_cli.cli.jobs import Job, Networks, cost_of, windows_of
+from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names, room_of
@@ -21,7 +21,7 @@ from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
-from sora_cli.generation.plan import check_given, made
+from sora_cli.generation.plan import Given, Plan, check_given, made, plan
 from sora_cli.media import blend
 from sora_cli.registry import lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sora_cli.generation.engine import Generation
     from sora_cli.placement.estimate import Estimate
+    from sora_cli.sampling.planner import Window
 
 PLAIN = ("negative", "fps", "steps", "model", "plan", "fit")  # options that are fields of a shot
 SUITED = ("negative", "steps", "guidance", "guidance_low", "plan", "loras")  # fields that another model has others of
@@ -137,6 +138,10 @@ class Order:
                 for one in self.first.anchors if one.path in starts]  # fmt: skip
         return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
 
+    def plan(self, shot: Shot) -> Plan:
+        """That of a shot with the anchors of the first."""
+        return plan(shot, registry.entry(shot.model), [Given(one.start, one.count) for one in self.placed])
+
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
         return cost_of(self.made, compute, self.placed, retiming=self.retiming)
@@ -160,7 +165,6 @@ class Order:
 
     def notes(self) -> Iterator[str]:
         """What would be said if it was made, without an LLM and without weights."""
-        from sora_cli.generation.plan import Given, plan
         from sora_cli.pipelines import heard
         from sora_cli.prompts import grammar
 
@@ -171,7 +175,7 @@ class Order:
         yield from self.given()
         yield from heard.notes(shot)
         yield from map(lora.note, shot.loras)
-        yield from plan(made(shot, entry), entry, [Given(one.start, one.count) for one in self.placed]).notes()
+        yield from self.plan(made(shot, entry)).notes()
 
 
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
@@ -288,15 +292,13 @@ def show_plan(order: "Order", jobs: Sequence[Job], compute: Compute, keeping: Ke
     with Screen(showing.quiet) as screen:
         for note in order.notes():
             screen.note(note)
-    show_cost(order, compute, keeping.as_json)
+    show_cost(order.cost(compute), order.plan(order.made).windows, order.retiming, keeping.as_json)
 
 
-def show_cost(order: Order, compute: Compute, as_json: bool) -> None:
+def show_cost(cost: "Estimate", windows: Sequence["Window"], rates: media.Retiming | None, as_json: bool) -> None:
     """What a shot would take: its windows, and what they cost on this machine."""
     from rich.console import Console
 
-    cost, rates = order.cost(compute), order.retiming
-    windows = windows_of(order.made, [(one.start, one.count) for one in order.placed])
     if as_json:
         more = {"rate": rates.record()} if rates else {}
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))
@@ -310,13 +312,7 @@ def show_cost(order: Order, compute: Compute, as_json: bool) -> None:
 
 def spelled(frames: Sequence[int]) -> str:
     """(0, 1, 2, 5) -> "0-2 5": latent frames, for a line of text."""
-    runs: list[list[int]] = []
-    for frame in frames:
-        if runs and frame == runs[-1][-1] + 1:
-            runs[-1].append(frame)
-        else:
-            runs.append([frame])
-    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return " ".join("-".join(dict.fromkeys(f"{end}" for end in (run[0], run[-1]))) for run in geometry.runs(frames))
 
 
 # ---- the work ---------------------------------------------------------------------------------------------
@@ -336,8 +332,8 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
-        making.hear(p.path, p.sound, p.left_out)
-        making.heard(p.sound, p.start, p.count)
+        making.expect_sound(p.path, p.sound, p.left_out)
+        making.place_sound(p.sound, p.start, p.count)
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:

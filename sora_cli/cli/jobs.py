@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sora_cli.generation.engine import Engine
     from sora_cli.pipelines.codec import Codec
     from sora_cli.placement.estimate import Estimate, Pictures
-    from sora_cli.sampling.planner import Window
 
 Loaded = TypeVar("Loaded")
 FULL = "full"  # decoder, as against the tiny one of drafts
@@ -149,8 +148,7 @@ def check_rooms(jobs: Sequence[Job]) -> None:
 
 def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
             retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
-    """What a shot takes on this machine; shots that differ only in what they show take the same. With a `retiming` it
-    gets to another rate, with so many given frames `around` it."""
+    """A shot's cost here, whatever it shows; a `retiming` counts `around` given frames too."""
     from sora_cli.placement.estimate import Pictures
 
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
@@ -162,16 +160,11 @@ def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: 
 @cache
 def measured(shot: Shot, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...],
              pictures: "Pictures") -> "Estimate":  # fmt: skip
+    from sora_cli.generation.plan import Given, plan
     from sora_cli.placement.estimate import dry_run
 
-    return dry_run(shot, windows_of(shot, placed), *where, pictures)
-
-
-def windows_of(shot: Shot, placed: Sequence[tuple[int, int]]) -> "Sequence[Window]":
-    """The windows of a shot in which frames are given, each run of them by its first and how many they are."""
-    from sora_cli.generation.plan import Given, plan
-
-    return plan(shot, registry.entry(shot.model), [Given(start, count) for start, count in placed]).windows
+    planned = plan(shot, registry.entry(shot.model), [Given(start, count) for start, count in placed])
+    return dry_run(shot, planned.windows, *where, pictures)
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:

@@ -48,8 +48,7 @@ def read(name: str) -> str:
 
 
 def lines(name: str, text: str, known: Sequence[str]) -> list[Line]:
-    """The jobs of a list. What it is, its name or its first line tells: objects begin with a brace, and all
-    columns of a table are `known` options."""
+    """The jobs of a list, in the form that its name or first line shows; columns of a table are `known` options."""
     suffix, first = Path(name).suffix.lower(), next((line for line in text.split("\n") if line.strip()), "")
     if suffix in JSONL or first.lstrip()[:1] in ("{", "["):
         found = objects(text)
@@ -143,8 +142,7 @@ def plain(name: str) -> str:
 
 
 def grid(line: Line, many: Sequence[str]) -> list[Line]:
-    """All combinations of a line's choices: `{cat|dog}` and `{0..9}` in its texts, and lists where an option has
-    but one value. `many` are the options that may have several."""
+    """All combinations of `{cat|dog}`, `{0..9}` and lists in a line; options in `many` take lists whole."""
     choices = {name: list(itertools.islice(alternatives(value, plain(name) in many), MOST + 1))
                for name, value in line.options.items()}  # fmt: skip
     count = 1

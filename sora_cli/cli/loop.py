@@ -41,9 +41,7 @@ class Turning(Input):
     res: Annotated[
         str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of VIDEO" + PROMPTED)
     ] = None
-    fps: Annotated[
-        float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)
-    ] = None
+    fps: Annotated[float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)] = None
 
 
 @flattened
@@ -212,7 +210,7 @@ def repeated(passing: Passing, connector: Connector, shot: Shot, reopened: Calla
              times: int) -> Iterator[bytes]:  # fmt: skip
     """The video and its connector, again and again; the connector is made once."""
     yield from passing.frames()
-    connector.making.heard(passing.source.sound, 0, passing.count, times)
+    connector.making.place_sound(passing.source.sound, 0, passing.count, times)
     between = []
     for raw in connector.connect(shot, list(passing.tail), passing.head):
         yield raw

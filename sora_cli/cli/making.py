@@ -94,7 +94,7 @@ class Making:
             self.drift.add(frame)
             yield frame
 
-    def hear(self, name: str, sound: media.Sound | None, left_out: Iterable[str] = ()) -> None:
+    def expect_sound(self, name: str, sound: media.Sound | None, left_out: Iterable[str] = ()) -> None:
         """Expect a given video's sound, or say in a line what of the video beside its pictures is left out."""
         holds = media.holds_sound(self.target.name)
         if sound and self.target.audio and holds:
@@ -105,7 +105,7 @@ class Making:
             why = f" ({into} holds none)" if lost else ""
             self.screen.note(f"{name}: left out: {', '.join([*lost, *left_out])}{why}")
 
-    def heard(self, sound: media.Sound | None, start: int, count: int, times: int = 1) -> None:
+    def place_sound(self, sound: media.Sound | None, start: int, count: int, times: int = 1) -> None:
         """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
         if self.sound:
             self.sound.times = times
@@ -129,8 +129,7 @@ class Making:
         self.target.check_format(replace(format, rate=self.retiming.shown if self.retiming else format.rate))
 
     def write_given(self, raw: Iterable[bytes], format: media.Format, tags: Mapping[str, object]) -> int:
-        """Write given frames and what is made beside them, in one format, at the rate that is asked; returns how many
-        are shown."""
+        """Write given and made frames in one format, at the rate that is asked; returns how many are shown."""
         rate = self.retiming.shown if self.retiming else format.rate
         return self.write(media.retimed(raw, format, self.retiming), replace(format, rate=rate), tags)
 

@@ -16,8 +16,7 @@ from sora_cli.shot import Lora, Shot, check_range
 
 
 def check_model(model: str, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
-    """Refuse, before any work, a model that is unknown, damaged or not here; a Hub model may be fetched if the user
-    agrees, in silence if `quiet`."""
+    """Refuse a model that is unknown, damaged or missing; a Hub model may be fetched, in silence if `quiet`."""
     entry = registry.entry(model)
     if entry.kind == "sora":
         registry.verify(entry)

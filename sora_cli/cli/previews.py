@@ -36,7 +36,7 @@ class Previews:
         now = self.clock()
         if self.spent > SHARE * (now - self.began):
             return
-        if pictures := run.glance(MOST):
+        if pictures := run.preview_frames(MOST):
             self.screen.picture([pictures[n] for n in np.linspace(0, len(pictures) - 1, min(IN_A_ROW, len(pictures)))
                                  .round().astype(int)])  # fmt: skip
             self.write(pictures, run.shot.seconds / min(MOST, run.plan.latents))

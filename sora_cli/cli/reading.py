@@ -43,8 +43,7 @@ class Asked:
                 check_range(what, fps, 1, 120)
 
     def open(self, screen: Screen | None = None, rgb: bool = False) -> media.Source:
-        """The source at the size and rate that are asked, its RGB left as it is with `rgb`; what had to be changed on
-        the way is noted on the screen."""
+        """The source at the size and rate asked for, in RGB with `rgb`; changes on the way are noted on the screen."""
         source = self.open_slow(screen, rgb=rgb)
         if faster := self.faster(source):
             self.retime(source, faster, screen)

@@ -79,8 +79,7 @@ def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: 
 
 
 def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:
-    """How many frames lead up to a picture that is the last of so many seconds; and how it stays the last where others
-    are put between."""
+    """How many frames lead up to a picture that ends so many seconds, and how it stays last between others."""
     if rates is None:
         return None, max(1, geometry.frames_for(seconds, shot.fps) - 1)
     shown = replace(shot, fps=float(rates.shown), frames=geometry.frames_for(seconds, float(rates.shown)))
@@ -92,7 +91,7 @@ def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[byte
     """The output's raw frames: what leads up to the given ones, and these as they are."""
     yield from connector.connect(shot, head=passing.head)
     yield from passing.frames()
-    connector.making.heard(passing.source.sound, shot.frames, passing.count)
+    connector.making.place_sound(passing.source.sound, shot.frames, passing.count)
 
 
 def backwards(model: str) -> str:

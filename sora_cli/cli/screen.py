@@ -43,8 +43,7 @@ class Amount(ProgressColumn):
 
 
 class Bars(Progress):
-    """rich's progress bars below a row of pictures, if there is one, and above what is being done, if that is said: a
-    spinner and for how long already."""
+    """rich's progress bars, below a row of pictures and above a spinner with the current activity."""
 
     row: Row | None = None
     doing, since = "", 0.0

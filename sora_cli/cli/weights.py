@@ -20,9 +20,7 @@ weights = typer.Typer(help="List, download, verify and remove models.", invoke_w
 NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
-FolderArgument = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="ComfyUI's folder, or its models folder.")
-]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="ComfyUI's folder, or its models folder.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
 
 

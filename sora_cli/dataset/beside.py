@@ -24,8 +24,7 @@ FOREIGN = 0.25                           # of the letters of a text in Windows-1
 
 @dataclass(frozen=True)
 class Said:
-    """What a file says: `text` on one line, or `wrong`, the reason why it is no caption; `guess` is the encoding where
-    nothing in the file tells it."""
+    """A file's caption: `text` on one line, or why it is `wrong`; `guess` is the encoding where it is guessed."""
 
     text: str = ""
     wrong: str = ""

@@ -219,8 +219,7 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
 
 
 def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
-    """Every file as it is known from an earlier run, or examined now; broken ones are tried again. What is found is
-    kept at once."""
+    """Every file, known from an earlier run or examined now and recorded at once; broken ones are tried again."""
     asked.out.mkdir(parents=True, exist_ok=True)
     for left in asked.out.glob("*.part"):  # of a process that is gone: this one has the folder
         left.unlink(missing_ok=True)

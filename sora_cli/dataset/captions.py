@@ -93,8 +93,7 @@ class Captions:
 
 
 class Names:
-    """Files of a folder by whatever a table calls them: as they lie below the folder, below the working folder or the
-    table's, or by their whole paths, with / or \\ between the parts."""
+    """Files by what a table calls them: below the folder, the working folder or the table's, or by full path."""
 
     def __init__(self, folder: Path, files: Iterable[str], home: Path) -> None:
         self.folder, self.homes = folder, (Path(), home)
@@ -116,8 +115,7 @@ Row = tuple[str, str, str]       # where it stands, a file, its caption
 
 
 def read_table(path: Path) -> tuple[list[Row], str]:
-    """The rows of a CSV file with the columns file and caption, or of a JSONL file with these keys, and its encoding if
-    that is a guess; SoraError, naming the row, for anything else."""
+    """The rows of a CSV or JSONL file with file and caption, and its encoding if guessed; SoraError by row."""
     if path.suffix.lower() not in TABLES:
         raise SoraError(f"--captions {path} must be a {', '.join(TABLES)} file with file and caption")
     try:

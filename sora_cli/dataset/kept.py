@@ -12,8 +12,7 @@ SHARDS = "?????-????????????.tar"
 
 
 def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:
-    """The shards of a folder that are whole, with their checksums; the others are removed, since they are made again,
-    and what was wrong with them is told."""
+    """The whole shards of a folder with their checksums; damaged ones are removed and reported."""
     header, _ = indexed(folder)
     bad = shards.damage(folder, header, whole=True)
     known = {name: due for name, due in header.get("shards", {}).items() if name not in bad}

@@ -42,8 +42,7 @@ Planes = list[np.ndarray]        # luma, and two of chroma, [h, w] of 8 bits in 
 
 @dataclass
 class Looks:
-    """Of every frame: whether a subject stands out, its difference to the one before in %, and its means in blocks
-    [3, h, w]."""
+    """Of every frame: whether a subject stands out, its change in %, and its means in blocks [3, h, w]."""
 
     subject: list[bool] = field(default_factory=list)
     change: list[float] = field(default_factory=list)
@@ -182,8 +181,7 @@ def mixed(blocks: np.ndarray, half: int) -> np.ndarray:
 
 
 def shots(seen: Looks) -> list[tuple[int, int]]:
-    """The first frames of shots and how many they have, one after another. What parts two shots by showing nothing, as
-    a fade through black does, is one by itself."""
+    """The first frame and the length of every shot; what shows nothing, as a fade does, is a shot by itself."""
     begins = [0, *cuts(seen)]
     found = []
     for begin, end in zip(begins, [*begins[1:], seen.frames], strict=True):

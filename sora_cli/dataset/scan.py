@@ -74,8 +74,7 @@ class Record:
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
-    """Every file below a folder, sorted, with the reason why it is no footage by its place and name, if there is one;
-    those of the dataset that lies in it left out."""
+    """Every file below a folder, sorted, but for the dataset in it, each with why it is no footage, if so."""
     return {file: reason or unread(file) for file, reason in walk(folder, leave_out)}
 
 

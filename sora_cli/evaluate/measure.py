@@ -196,8 +196,7 @@ def estimates(found: Sequence[dict[str, float]]) -> Estimates:
 
 
 def drifting(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Long clips in slices: colour drift from the first slice, and whether what is seen stays right, and like the
-    scene itself."""
+    """Long clips in slices: colour drift from the first, whether what is seen stays right, likeness to the scene."""
     found: dict[str, list[dict[str, list[float]]]] = {"generated": [], "real": []}
     length = SLICES * SLICE
     for number, scene in enumerate(exam.track(scenes, "drift")):
@@ -219,8 +218,7 @@ def sliced(pictures: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def followed(judge: Evaluator, slices: Iterable[Tensor], scene: Scene) -> dict[str, list[float]]:
-    """A long clip by slice: its colour, whether the judge names what was asked for, and PSNR (dB) in the cells of the
-    subject against the scene itself."""
+    """A long clip by slice: colour, what the judge names, and PSNR (dB) in the subject's cells to the scene."""
     small, found = [], []
     for number, part in enumerate(slices):
         times = seconds(SLICE) + number * SLICE / FPS

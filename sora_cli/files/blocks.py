@@ -42,8 +42,7 @@ def looked_up(table: Tensor, numbers: Tensor) -> Tensor:
 
 
 def suspect(kind: str, raw: Tensor) -> bool:
-    """Whether NaN or infinity may be among the numbers, by what is quickly seen: fp8 has bytes for them; in blocks
-    scales alone can be such."""
+    """Whether NaN or infinity may be there: by the bytes that fp8 has for them, in blocks by the scales."""
     if kind in EIGHT_BITS:
         least = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C}[kind]
         return bool(raw.numel()) and int((raw & 0x7F).max()) >= least
@@ -60,8 +59,7 @@ def half(raw: Tensor, at: int) -> Tensor:
 
 
 def digits(raw: Tensor, group: int, bits: int) -> Tensor:
-    """Whole numbers of so many bits, uint8 [n, 8 / bits B]: of every `group` of bytes the lowest bits of each, then
-    those above."""
+    """Whole numbers of `bits` bits, uint8 [n, 8 / bits B]: of every `group` of bytes the lowest bits first."""
     parts = [raw.unflatten(1, (-1, group)) >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
     return torch.stack(parts, 2).flatten(1)
 

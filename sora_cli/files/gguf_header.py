@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.headers import PACKED, Stored, block_of, shortened
 
-Told = dict[str, Any]  # what a file says of itself; lists but for short ones are left out
+Metadata = dict[str, Any]  # what a file says of itself; lists but for short ones are left out
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
@@ -30,7 +30,7 @@ MOST_TEXT, MOST_ENTRIES, MOST_KEPT = 1_000_000, 100_000, 8
 SHAPE = "comfy.gguf.orig_shape."  # of tensors that were reshaped to be packed
 
 
-def contents(path: Path) -> tuple[Told, list[Stored]]:
+def contents(path: Path) -> tuple[Metadata, list[Stored]]:
     """What a file says of itself, and its tensors, whose shapes are as torch has them.
 
     Failed if it is damaged, SoraError if its numbers are of a type that is not read."""
@@ -55,7 +55,7 @@ def architecture(path: Path) -> str:
 
 
 def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: int, begin: int,
-              metadata: Told) -> Stored:  # fmt: skip
+              metadata: Metadata) -> Stored:  # fmt: skip
     if kind not in DTYPES:
         packed = REFUSED.get(kind, f"type {kind} of GGUF")
         raise SoraError(f"{path} is packed as {packed} ({shortened(key)}), which is not read; read are "
@@ -77,7 +77,7 @@ def aligned(position: int, to: object) -> int:
 # ---- the bytes ---------------------------------------------------------------------------------------------
 
 
-def header(file: BinaryIO) -> tuple[Told, list[tuple[str, tuple[int, ...], int, int]]]:
+def header(file: BinaryIO) -> tuple[Metadata, list[tuple[str, tuple[int, ...], int, int]]]:
     """What a file says of itself; and of every tensor name, sides with the innermost first, type and offset."""
     if file.read(4) != b"GGUF":
         raise ValueError("it does not begin with GGUF")

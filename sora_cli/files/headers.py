@@ -64,27 +64,33 @@ class Stored:
 # ---- what is in a file: 8 bytes of length, JSON, then the numbers ----------------------------------------------
 
 
+def head(path: Path, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
+    """The JSON at the head of a safetensors file, where the numbers begin behind it, and where the file ends. SoraError
+    for what is none, or has more bytes than `most`; OSError if it cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise SoraError("it is truncated, or no safetensors")
+        if length > most:
+            raise SoraError(f"its header has {length} bytes; at most {most} are read")
+        try:
+            return json.loads(file.read(length), object_pairs_hook=once), 8 + length, size
+        except (ValueError, RecursionError) as error:
+            raise SoraError("its header is not JSON") from error
+
+
 def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
-    """What a safetensors file says of itself, and all its tensors, every claim of its header checked against its size;
-    Failed if one is false."""
+    """A safetensors file's metadata and tensors, every claim checked against its size; Failed if one is false."""
     try:
-        with path.open("rb") as file:
-            if what := instead(path):
-                raise Failed(f"{path} holds no weights: {what}")
-            size = path.stat().st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise SoraError("it is truncated, or no safetensors")
-            if length > MOST_HEADER_BYTES:
-                raise SoraError(f"its header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
-            found = json.loads(file.read(length), object_pairs_hook=once)
-        listed = tensors(path, found, 8 + length, size)
+        if what := instead(path):
+            raise Failed(f"{path} holds no weights: {what}")
+        found, begin, size = head(path)
+        listed = tensors(path, found, begin, size)
         metadata = found.get("__metadata__")
         return metadata if isinstance(metadata, dict) else {}, listed
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise Failed(f"{path} is damaged: its header is not JSON; fetch it again") from error
     except Failed:
         raise
     except SoraError as error:

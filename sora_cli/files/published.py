@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files import gguf_header, headers, quantised
 from sora_cli.files.headers import Stored, label, lengths, shortened, some
 from sora_cli.files.quantised import check_types
@@ -34,43 +34,43 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 Rename = Callable[[str], str | None]  # a file's key -> the network's, or None for what no network needs
-Progress = Callable[[int, int], None]  # is told bytes read and bytes in all
+Progress = Callable[[int, int], None]  # called with bytes read and bytes in all
 
 
 # ---- which files -------------------------------------------------------------------------------------------
 
 
-def files_of(place: Path) -> list[Path]:
+def files_of(part: Path) -> list[Path]:
     """The safetensors files of a part: those its index names, or the single one. Every one is there.
 
     SoraError if there is no such part, or it is no safetensors; Failed if shards are missing."""
-    if place.is_file():
-        if place.suffix not in SINGLE:
-            what = "a pickle, which runs code" if pickled(place) else "no .safetensors file"
-            raise SoraError(f"{place} is {what}; only .safetensors and .gguf files are read")
-        return [place]
-    if not place.is_dir():
-        raise SoraError(f"there is no checkpoint {place}")
-    indexes = sorted(place.glob("*.safetensors.index.json"))
+    if part.is_file():
+        if part.suffix not in SINGLE:
+            what = "a pickle, which runs code" if pickled(part) else "no .safetensors file"
+            raise SoraError(f"{part} is {what}; only .safetensors and .gguf files are read")
+        return [part]
+    if not part.is_dir():
+        raise SoraError(f"there is no checkpoint {part}")
+    indexes = sorted(part.glob("*.safetensors.index.json"))
     if len(indexes) > 1:
-        raise SoraError(f"{place} holds several checkpoints ({some(p.name for p in indexes)}); keep one")
+        raise SoraError(f"{part} holds several checkpoints ({some(p.name for p in indexes)}); keep one")
     if indexes:
-        return [member(place, name) for name in shards(inside(place, indexes[0].name))]
-    return [inside(place, alone(place))]
+        return [member(part, name) for name in shards(inside(part, indexes[0].name))]
+    return [inside(part, alone(part))]
 
 
-def alone(place: Path) -> str:
+def alone(part: Path) -> str:
     """The name of the one safetensors file of a folder that has no index."""
-    there = sorted(path.name for path in place.glob("*.safetensors"))
+    there = sorted(path.name for path in part.glob("*.safetensors"))
     if len(there) == 1 and not SHARD.search(there[0]):
         return there[0]
     if any(SHARD.search(name) for name in there):
-        raise Failed(f"{place} holds shards without their index (X.safetensors.index.json); fetch it too")
+        raise Failed(f"{part} holds shards without their index (X.safetensors.index.json); fetch it too")
     if there:
-        raise SoraError(f"{place} holds several checkpoints ({some(there)}); name one of these files")
-    if bad := sorted(path.name for path in place.iterdir() if pickled(path)):
-        raise SoraError(f"{place} holds pickles ({some(bad)}), which run code; only .safetensors files are read")
-    raise SoraError(f"{place} holds no .safetensors file; name the folder of one part, as transformer/ or vae/")
+        raise SoraError(f"{part} holds several checkpoints ({some(there)}); name one of these files")
+    if bad := sorted(path.name for path in part.iterdir() if pickled(path)):
+        raise SoraError(f"{part} holds pickles ({some(bad)}), which run code; only .safetensors files are read")
+    raise SoraError(f"{part} holds no .safetensors file; name the folder of one part, as transformer/ or vae/")
 
 
 def pickled(path: Path) -> bool:
@@ -85,18 +85,18 @@ def shards(index: Path) -> list[str]:
     return sorted(set(listing.values()))
 
 
-def member(place: Path, name: str) -> Path:
+def member(part: Path, name: str) -> Path:
     """A shard that an index names, which must be a plain name of a file that is there."""
     if not re.fullmatch(r"[\w.-]+\.safetensors", name, re.ASCII) or name.startswith("."):
-        raise Failed(f"the index of {place} names {shortened(name)}, which is no plain name of a .safetensors file")
-    if not (place / name).is_file():
-        raise Failed(f"{place} lacks {name}, which its index names; fetch the rest")
-    return inside(place, name)
+        raise Failed(f"the index of {part} names {shortened(name)}, which is no plain name of a .safetensors file")
+    if not (part / name).is_file():
+        raise Failed(f"{part} lacks {name}, which its index names; fetch the rest")
+    return inside(part, name)
 
 
-def inside(place: Path, name: str) -> Path:
+def inside(part: Path, name: str) -> Path:
     """A file of a folder; links must stay in it, or lead to the blobs of the Hugging Face cache that it is in."""
-    path, homes = place / name, [place.resolve()]
+    path, homes = part / name, [part.resolve()]
     for above in homes[0].parents:
         if above.name == "snapshots" and not (blobs := above.parent / "blobs").is_symlink():
             homes.append(blobs)
@@ -105,27 +105,27 @@ def inside(place: Path, name: str) -> Path:
     return path
 
 
-def loaded(place: Path) -> list[Path]:
+def loaded(part: Path) -> list[Path]:
     """All files that a network is loaded from, and none that lie beside them; errors are those of `files_of`."""
-    return [*files_of(place), *([inside(place, "config.json")] if has_config(place) else [])]
+    return [*files_of(part), *([inside(part, "config.json")] if has_config(part) else [])]
 
 
-def bytes_of(place: Path, names: Iterable[str]) -> int:
+def bytes_of(part: Path, names: Iterable[str]) -> int:
     """What lies in a file, or in a folder under these names."""
-    if place.is_file():
-        return place.stat().st_size
-    return sum(path.stat().st_size for name in names for path in place.glob(name))
+    if part.is_file():
+        return part.stat().st_size
+    return sum(path.stat().st_size for name in names for path in part.glob(name))
 
 
-def has_config(place: Path) -> bool:
-    return place.is_dir() and (place / "config.json").exists()
+def has_config(part: Path) -> bool:
+    return part.is_dir() and (part / "config.json").exists()
 
 
-def read_config(place: Path) -> dict[str, Any]:
+def read_config(part: Path) -> dict[str, Any]:
     """The config.json of a part; SoraError if it has none, Failed if it is damaged."""
-    if not has_config(place):
-        raise SoraError(f"{place} has no config.json; name the folder of one part, as transformer/ or vae/")
-    return read_json(inside(place, "config.json"))
+    if not has_config(part):
+        raise SoraError(f"{part} has no config.json; name the folder of one part, as transformer/ or vae/")
+    return read_json(inside(part, "config.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -205,10 +205,6 @@ def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files
 # ---- reading -----------------------------------------------------------------------------------------------
 
 
-def quietly(done: int, total: int) -> None:
-    """Tell nobody."""
-
-
 def never(name: str) -> bool:
     return False
 
@@ -220,7 +216,7 @@ def fill(
     device: "torch.device",
     keep: Callable[[str], bool] = never,
     rename: Rename | None = None,
-    progress: Progress = quietly,
+    progress: Progress = no_op,
 ) -> None:
     """Read a checkpoint into a network that was built on the meta device, all of it or an error (see `survey`).
 
@@ -234,7 +230,7 @@ def put(
     dtype: "torch.dtype",
     device: "torch.device",
     keep: Callable[[str], bool] = never,
-    progress: Progress = quietly,
+    progress: Progress = no_op,
 ) -> None:
     """Read parameters from where they lie; Failed if a file is damaged or holds NaN or infinity."""
     import torch
@@ -255,8 +251,7 @@ def assign(network: "nn.Module", name: str, value: "Tensor") -> None:
 
 
 def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tensor":
-    """One tensor, unpacked and cast piece by piece, or as it is stored if it is `kept`; Failed if it is not finite
-    before and after."""
+    """One tensor, unpacked and cast in pieces, or as stored if it is `kept`; Failed if it is not finite."""
     import torch
 
     if stored.changes:
@@ -277,8 +272,7 @@ def read(stored: Stored, dtype: "torch.dtype", device: "torch.device") -> "Tenso
 def read_kept(
     stored: Stored, dtype: "torch.dtype", device: "torch.device", unpack: Callable[["Tensor", int], "Tensor"]
 ) -> "Tensor":
-    """A tensor as it is stored, to be unpacked into dtype later. Numbers are looked at only where the bytes, or the
-    short range of float16, leave a doubt."""
+    """A tensor as stored, to be unpacked into dtype later; its numbers are checked where its bytes may hide NaN."""
     import torch
 
     from sora_cli.files.blocks import suspect
@@ -297,8 +291,7 @@ def read_kept(
 
 
 def pieces(stored: Stored) -> Iterator[tuple[int, "Tensor"]]:
-    """The bytes of a tensor some at a time, each with the number that it begins with, valid until the next is asked
-    for; Failed if there are fewer."""
+    """A tensor's bytes in pieces with the number each begins with, valid until the next; Failed if truncated."""
     import torch
 
     numbers, size = headers.block_of(stored.dtype)

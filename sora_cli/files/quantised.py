@@ -37,7 +37,7 @@ MOST_CONF = 10_000  # bytes
 
 
 def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]]) -> list[Stored]:
-    """Weights with their scales, without what else the quantised files hold; `told`: what their headers say.
+    """Weights with their scales, without what else the quantised files hold; `metadata`: what their headers say.
 
     SoraError naming a quantisation that is not read."""
     listed = list(listed)
@@ -129,7 +129,7 @@ def unpacker(
     stored: Stored, read: Callable[[Stored, "torch.dtype", "torch.device"], "Tensor"]
 ) -> Callable[["Tensor", int], "Tensor"]:
     """What turns bytes of a tensor into numbers that can be cast: float32, or the stored type where it is one. It is
-    told which number of the tensor is the first. `read` reads the scale."""
+    given the number of the first one in the tensor. `read` reads the scale."""
     import torch
 
     from sora_cli.files.blocks import unpacked

@@ -20,8 +20,7 @@ SAYS = ("error", "error_description", "message", "detail", "title", "reason")  #
 
 
 def instead(path: Path) -> str:
-    """What a file under the name of weights is, in words for one line; "" if it may be weights. OSError if it cannot be
-    read."""
+    """What a file under the name of weights is, on one line; "" if it may be weights. OSError if unreadable."""
     with path.open("rb") as file:
         head = file.read(READ)
     if head[7:9] == b"\x00{":

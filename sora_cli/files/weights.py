@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files.headers import head
 from sora_cli.files.owned import writing
 from sora_cli.files.sniff import instead
 
@@ -55,8 +56,7 @@ def hash_of(path: Path) -> str:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A sha256 that tells checkpoints apart without reading all of them: over the names and sizes of their files, and
-    over the first and the last megabyte of each."""
+    """A sha256 over names, sizes, and the first and last megabyte of files, to tell checkpoints apart."""
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -111,12 +111,10 @@ def read_header(*paths: Path) -> Header:
         check(path)
         check_kind(path)
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                listing = json.loads(file.read(min(length, path.stat().st_size)))
+            listing, *_ = head(path)
             metadata = listing.pop("__metadata__", {}) | metadata
             shapes |= {name: tuple(tensor["shape"]) for name, tensor in listing.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, SoraError, LookupError, TypeError, AttributeError) as error:
             raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
     return Header(shapes, metadata)
 
@@ -138,16 +136,12 @@ def find_part(folder: Path, stem: str) -> list[Path]:
     return [whole]
 
 
-def merge(
-    parts: list[tuple[dict[str, "Tensor"], dict[str, str]]],
-) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+def merge(parts: list[tuple[dict[str, "Tensor"], dict[str, str]]]) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     tensors = {name: tensor for some, _ in parts for name, tensor in some.items()}
     return tensors, parts[0][1]
 
 
-def save(
-    path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
-) -> None:
+def save(path: Path | str, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """One safetensors file, written under a temporary name, flushed to the disk and renamed."""
     from safetensors.torch import save as serialise
 
@@ -156,8 +150,7 @@ def save(
 
 
 def in_order(content: bytes) -> tuple[bytes, memoryview]:
-    """A safetensors file with its header sorted, and the numbers behind it: as it comes, the same tensors make
-    another file every time."""
+    """A safetensors file with its header sorted, so that equal tensors make equal files, and its numbers."""
     length = int.from_bytes(content[:8], "little")
     found = json.loads(content[8 : 8 + length])
     tags = {"__metadata__": dict(sorted(found.pop("__metadata__", {}).items()))}

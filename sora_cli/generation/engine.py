@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, count
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,19 +23,20 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.generation.given import GivenClip, runs, seen, used
 from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
-from sora_cli.pipelines import Velocity, Watch, WindowInputs, no_progress
+from sora_cli.pipelines import Velocity, Watch, WindowInputs
 from sora_cli.pipelines.codec import pictures_of
-from sora_cli.pipelines.stages import Tell, silent
+from sora_cli.pipelines.stages import Tell
 from sora_cli.placement import estimate
 from sora_cli.registry import lora
 from sora_cli.sampling import planner
 from sora_cli.sampling.conditioning import NULL_TIME, Timeline
 from sora_cli.shot import Lora, Shot
+from sora_cli.storage.resume import Windows
 
 # What of a model's usage determines a video, beside its shot
 DECISIVE = ("solver", "shift", "window", "context", "known_noise", "grammar", "bar", "boundary", "conditioned")
@@ -49,23 +49,11 @@ class Progress:
     total: int
 
 
-class Store(Protocol):
-    """Where finished windows are kept, so that a run that was killed goes on from there; and what is given, as it was
-    encoded, since that depends on how much memory was free."""
-
-    def finished(self) -> Iterator[Tensor]: ...
-
-    def read(self, number: int, kind: str = "window") -> Tensor | None: ...
-
-    def put(self, number: int, latents: Tensor, kind: str = "window") -> None: ...
-
-
 class Engine:
-    """The models of one checkpoint on one device. Weights are verified when they are loaded; `watch` is called with how
-    far that is, since large ones take a while."""
+    """The models of one checkpoint on one device, verified when loaded; `watch` is called with the progress."""
 
     def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_progress, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
+                 watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
         self.model, self.loras, self.draft = model, tuple(loras), decoder != pipelines.FULL
         self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
@@ -95,8 +83,8 @@ class Generation:
     latents: Tensor | None = None
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
-    store: Store | None = None
-    say: Tell = silent  # hears notes that come up on the way
+    store: Windows | None = None
+    say: Tell = no_op  # hears notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
@@ -160,7 +148,7 @@ class Generation:
         return self.pipeline.codec.shown(self.plan.canvas)
 
     @torch.inference_mode()
-    def denoise(self, store: Store | None = None) -> Iterator[Progress]:
+    def denoise(self, store: Windows | None = None) -> Iterator[Progress]:
         """Make the latents [C, T, h, w], window by window; yields before the first solver step and after each. Windows
         that the store holds are taken from it, new ones are put there."""
         self.store = store
@@ -224,8 +212,7 @@ class Generation:
         )  # fmt: skip
 
     def condition(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> Tensor | None:
-        """What a window's model sees of given frames, and of those made before, in channels of its own; None where it
-        has no such channels."""
+        """What a window's model sees of the frames before it in channels of its own; None without such channels."""
         if not self.pipeline.conditioned:
             return None
         others = [frame for frame in window.frames if frame not in self.pictured]
@@ -284,8 +271,7 @@ class Generation:
 
     @torch.inference_mode()
     def frames(self) -> Iterator[np.ndarray]:
-        """Decoded frames, uint8 [h, w, 3] of `source_size`: those shown, after the `lead` and without the
-        trail. A few latents are in memory at a time."""
+        """The decoded frames to show, uint8 [h, w, 3] of `source_size`, without lead and trail, a few at a time."""
         yield from self.stages.autoencoder.follow(self.decoded)
 
     def decoded(self) -> Iterator[np.ndarray]:
@@ -313,8 +299,8 @@ class Generation:
         return Preview(self.pipeline, self.plan)
 
     @torch.inference_mode()
-    def glance(self, most: int = 8) -> list[np.ndarray]:
-        """Some of the key frames, spread over the video, as far as they can be told: how it takes shape."""
+    def preview_frames(self, most: int = 8) -> list[np.ndarray]:
+        """Some key frames, spread over the video, as it takes shape: uint8 [h, w, 3] each."""
         assert self.latents is not None
         with self.timed("preview"):
             return self.preview.look(self.latents, self.done, self.guess, most)
@@ -330,8 +316,7 @@ class Generation:
         return pictures_of(codec.vae.decode(alone)[0], self.plan.canvas)[0]
 
     def identity(self) -> str:
-        """All that determines the video, as JSON: going on with anything else would mix two. Where the networks lie
-        does not, so that it may go on with less memory."""
+        """All that determines the video, as JSON, so that no two mix; where the networks lie does not."""
         given = hashlib.sha256()
         for piece, placed in zip(self.given, self.plan.placed, strict=True):
             given.update(json.dumps(astuple(placed)).encode())

@@ -62,8 +62,7 @@ def seen(frames: Sequence[int], pieces: Iterable[tuple[int, Iterable[np.ndarray]
 
 
 def runs(frames: Sequence[int], made: Sequence[bool]) -> Iterator[range]:
-    """Latents of a window that are made, in runs without a gap, each with what is made of the few before it. made: of
-    every latent of the video."""
+    """Latents of a window that are made, in runs, each with a few made before it; `made` is of all latents."""
     wanted = sorted(frame for frame in frames if made[frame])
     while wanted:
         first = start = wanted[0]

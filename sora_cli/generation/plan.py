@@ -12,7 +12,7 @@ from sora_cli.errors import SoraError
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
-from sora_cli.registry import Entry, Usage
+from sora_cli.registry import Entry, SamplingDefaults
 from sora_cli.sampling import planner
 from sora_cli.shot import Shot
 
@@ -78,7 +78,7 @@ class Plan:
         return latents_of(self.shot, self.span)
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> SamplingDefaults:
         return self.entry.usage
 
     @property
@@ -94,8 +94,7 @@ class Plan:
 
     @property
     def bars(self) -> int:
-        """How often the world that the model knows repeats itself in a loop; 0 where that is no whole number, give or
-        take an eighth, by which it then goes faster or slower."""
+        """How often the model's world repeats in a loop; 0 if that is no whole number, give or take an eighth."""
         often = self.shot.seconds / self.usage.bar if self.usage.bar else 0.0
         return round(often) if abs(often - round(often)) <= STRETCH * round(often) else 0
 
@@ -193,8 +192,7 @@ def made_whole(one: Placed, frame: int, entry: Entry) -> bool:
 
 
 def windows_of(shot_plan: Plan) -> list[planner.Window]:
-    """The windows in which the rest is made. Where there is nothing but the very end to begin with, the way is from
-    there back to the start."""
+    """The windows that make the rest, backwards where nothing but the very end is there to begin with."""
     shot, usage, latents = shot_plan.shot, shot_plan.usage, shot_plan.latents
     given_latents, ends = shot_plan.context, shot_plan.end_frames
     clocked = bool(usage.bar) and not given_latents and not ends  # then a time says almost all of a frame

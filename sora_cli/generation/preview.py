@@ -1,7 +1,7 @@
 """What a video will look like, while it is made: at every step of the sampler the velocity points at some data, and
 that is decoded, fast rather than fine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sora_cli import geometry
 from sora_cli.errors import Failed
 from sora_cli.generation.plan import Plan
 from sora_cli.pipelines import Pipeline, Velocity, WindowInputs
@@ -19,8 +20,7 @@ LARGEST = 384  # pixels along the longer side of a picture
 
 
 class Guess:
-    """A velocity field that keeps the data it pointed at last: x - t v, as noise is t of the way (sampling/flow.py).
-    It changes nothing of the velocity."""
+    """A velocity field that keeps the data it pointed at last, x - t v, and changes nothing (sampling/flow.py)."""
 
     def __init__(self, velocity: Velocity, inputs: WindowInputs) -> None:
         self.velocity, self.inputs = velocity, inputs
@@ -42,8 +42,7 @@ class Guess:
 
 @dataclass
 class Preview:
-    """The key frames of one video, those that are final decoded once. It ends where it takes too much memory or finds
-    what cannot be shown: the video goes on."""
+    """The key frames of a video, final ones decoded once; without enough memory it ends and the video goes on."""
 
     pipeline: Pipeline
     plan: Plan
@@ -64,7 +63,7 @@ class Preview:
         if self.pipeline.codec.vae.independent:
             stale &= shown
         try:
-            for group in [] if self.over else neighbours(sorted(stale)):
+            for group in [] if self.over else geometry.runs(sorted(stale)):
                 made = self.pipeline.sketches(latents[:, group], self.plan.canvas)
                 self.pictures |= dict(zip(group, map(small, made), strict=False))
         except (RuntimeError, MemoryError, Failed) as error:
@@ -80,15 +79,3 @@ def small(picture: np.ndarray) -> np.ndarray:
     image = Image.fromarray(picture)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     return np.asarray(image)
-
-
-def neighbours(frames: Iterable[int]) -> Iterator[list[int]]:
-    """Ascending numbers in runs without a gap."""
-    run: list[int] = []
-    for frame in frames:
-        if run and frame != run[-1] + 1:
-            yield run
-            run = []
-        run.append(frame)
-    if run:
-        yield run

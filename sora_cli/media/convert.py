@@ -72,8 +72,7 @@ def from_rgb(
 
 
 def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
-    """Raw frames at another rate; without a retiming as they are. Planes of more than 8 bits are interpolated in 8,
-    and those of RGB in YUV."""
+    """Raw frames at another rate, if any; above 8 bits they are interpolated in 8, RGB in YUV."""
     if retiming is None or not retiming.raises:
         yield from retiming.dropped(frames) if retiming else frames
         return

@@ -164,8 +164,7 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
 
 
 def stamps(path: Path) -> tuple[list[float], float]:
-    """When each frame of a file is shown, in seconds, and how finely times are told; nothing is decoded. None if some
-    are not told."""
+    """When each frame is shown, in seconds, and the precision of these times; None if some are missing."""
     command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
     listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
     base = re.search(r"#tb 0: (\d+)/(\d+)", listing)

@@ -117,8 +117,7 @@ class Padded(Generic[Item]):
         yield from islice(chain(again, again, again), BEHIND)
 
     def limited(self, shown: Iterable[Item]) -> Iterator[tuple[int, Item]]:
-        """What the filter made, numbered, up to the end of the video. It is behind what it was given, so that the end
-        is known when it comes."""
+        """What the filter made, numbered, up to the end of the video, which is known when the filter gets there."""
         for number, frame in enumerate(shown):
             if self.over and number >= self.retiming.count(self.count):
                 return

@@ -17,7 +17,6 @@ from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
 from sora_cli.media.y4m import Format, Size
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
-BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
 
 

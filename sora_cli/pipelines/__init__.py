@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sora_cli import geometry, registry
+from sora_cli.errors import no_op
 from sora_cli.pipelines.codec import Codec
-from sora_cli.pipelines.stages import Stages, Tell, silent
+from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.registry import Entry
 from sora_cli.registry.lora import check_alone
 from sora_cli.shot import Lora, Shot
@@ -67,11 +68,10 @@ class Pipeline(Protocol):
         ...
 
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: geometry.Canvas) -> Tensor | None:
-        """The 1 + 4n frames of a window, uint8 [h, w, 3] of the cropped canvas or None where nothing is given ->
-        [D, 1 + n, h, w] on the CPU; None of networks that have no such channels."""
+        """A window's 1 + 4n frames, uint8 [h, w, 3] or None -> [D, 1 + n, h, w] on the CPU; or None."""
         ...
 
-    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = silent,
+    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = no_op,
                   encodes: bool = True) -> Stages:  # fmt: skip
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
         video of so many, and whether pictures are encoded, too. `tell` hears of it when memory runs out and they go
@@ -108,11 +108,7 @@ class Pipeline(Protocol):
         ...
 
 
-def no_progress(what: str, done: int, total: int) -> None:
-    """No progress."""
-
-
-def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_progress,
+def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_op,
          loras: Sequence[Lora] = (), decoder: str = FULL, preview: bool = False) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind, with LoRAs merged into it; `decoder` is full, or tiny for drafts, and with
     `preview` it sketches fast, if it has a tiny decoder. SoraError for a model or device that is not there, Failed for
@@ -131,7 +127,7 @@ def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "a
 
 
 def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-               watch: Watch = no_progress, tell: Tell = silent, decoder: str = FULL) -> Codec:  # fmt: skip
+               watch: Watch = no_op, tell: Tell = no_op, decoder: str = FULL) -> Codec:  # fmt: skip
     """A model's autoencoder alone, or its tiny decoder, for pictures of this canvas."""
     if registry.entry(model).kind == "sora":
         return Codec.of(model, device, dtype)

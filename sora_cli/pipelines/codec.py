@@ -150,8 +150,7 @@ def whole_chunks(pictures: Iterable[Picture]) -> Iterator[Picture]:
 
 
 def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
-    """Decoded frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3], without the borders of the canvas. Failed for those
-    that are no numbers, and would be black."""
+    """Frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3] without borders. Failed if they are not finite."""
     zoom = video.shape[-1] // canvas.width
     left, top, width, height = (zoom * n for n in (canvas.left, canvas.top, canvas.crop_width, canvas.crop_height))
     shown = rearrange(video[:, :, top : top + height, left : left + width], "C T h w -> T h w C")

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 import torch
 from torch import nn
 
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, no_op
 from sora_cli.files import gguf_header
 from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
@@ -24,7 +24,6 @@ from sora_cli.files.published import (
     fill,
     has_config,
     put,
-    quietly,
     read_config,
     survey,
     weights_in,
@@ -100,8 +99,7 @@ TINY = Kind(
 
 
 def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
-    """See that parts, by role, are what their networks need, and LoRAs too, as far as headers tell; the errors are
-    those of `load_dit`."""
+    """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
     experts = {"dit": "high", "dit_low": "low"} if "dit_low" in places else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
@@ -113,12 +111,12 @@ def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
         survey_text(places["text"])
 
 
-def dit_config(place: Path) -> WanConfig:
-    return bare(place, files_of(place), DIT)[0].config
+def dit_config(part: Path) -> WanConfig:
+    return bare(part, files_of(part), DIT)[0].config
 
 
 def load_dit(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    part: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = no_op,
     loras: Sequence[Lora] = (), unpacked: bool = False, expert: str = "",
 ) -> WanDit:  # fmt: skip
     """The transformer, or one of two (high, low), with LoRAs merged into it; norms, the timestep's embedding and the
@@ -126,8 +124,8 @@ def load_dit(
     `unpacked` at once.
 
     SoraError if it is another network than is supported, Failed if files are damaged."""
-    files = files_of(place)
-    network, rename = bare(place, files, DIT)
+    files = files_of(part)
+    network, rename = bare(part, files, DIT)
     places = survey_with(loras, network, files, rename, expert)
     if not unpacked:
         places = pack(network, places, dtype, in_float)
@@ -137,29 +135,28 @@ def load_dit(
     return network.eval()
 
 
-def load_vae(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> WanVae:
+def load_vae(part: Path, device: torch.device, dtype: torch.dtype, progress: Progress = no_op) -> WanVae:
     """The autoencoder; errors are those of `load_dit`."""
-    files = files_of(place)
-    network, rename = bare(place, files, VAE)
+    files = files_of(part)
+    network, rename = bare(part, files, VAE)
     fill(network, files, dtype, device, rename=rename, progress=progress)
     return network.eval()
 
 
-def load_tiny(place: Path, device: torch.device, dtype: torch.dtype, progress: Progress = quietly) -> TinyDecoder:
+def load_tiny(part: Path, device: torch.device, dtype: torch.dtype, progress: Progress = no_op) -> TinyDecoder:
     """The tiny decoder; errors are those of `load_dit`."""
-    files = files_of(place)
+    files = files_of(part)
     network, rename = recognised(files, TINY)
     fill(network, files, dtype, device, rename=rename, progress=progress)
     return network.eval()
 
 
 def load_text(
-    place: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = quietly,
+    part: Path, device: torch.device, dtype: torch.dtype, streamed: bool = False, progress: Progress = no_op,
     unpacked: bool = False,
 ) -> Umt5:  # fmt: skip
-    """The text encoder; errors are those of `load_dit`. Streamed, its table too is on disk, and only the rows of a
-    prompt's tokens are read."""
-    network, places = survey_text(place)
+    """The text encoder; errors are those of `load_dit`. Streamed, of its table only the rows in use are read."""
+    network, places = survey_text(part)
     if streamed:
         network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
     if not unpacked:
@@ -170,10 +167,10 @@ def load_text(
     return network.eval()
 
 
-def survey_text(place: Path) -> tuple[Umt5, dict[str, Stored]]:
+def survey_text(part: Path) -> tuple[Umt5, dict[str, Stored]]:
     """The text encoder on the meta device, and where its parameters lie; the table may be there under two names."""
-    files = files_of(place)
-    network, _ = bare(place, files, TEXT)
+    files = files_of(part)
+    network, _ = bare(part, files, TEXT)
     keys = {stored.key for stored in weights_in(files)}
     return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
 
@@ -196,16 +193,16 @@ def in_float(name: str) -> bool:
 # ---- which network it is -----------------------------------------------------------------------------------
 
 
-def bare(place: Path, files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename | None]:
+def bare(part: Path, files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename | None]:
     """The network on the meta device, as configuration or shapes tell, and how to read the files' keys."""
-    if has_config(place):
-        return configured(place, kind), None
+    if has_config(part):
+        return configured(part, kind), None
     return recognised(files, kind)
 
 
-def configured(place: Path, kind: Kind[C, N]) -> N:
+def configured(part: Path, kind: Kind[C, N]) -> N:
     """The network of a config.json; SoraError if that describes no network of this kind."""
-    config, where = read_config(place), place / "config.json"
+    config, where = read_config(part), part / "config.json"
     for key in ("num_layers", "num_res_blocks"):
         if not isinstance(count := config.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
             raise SoraError(f"{where} asks for {key} {ascii(count)[:40]}; supported are 1 to {MOST_LAYERS}")

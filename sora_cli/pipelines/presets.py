@@ -50,6 +50,4 @@ VAE21 = WanVaeConfig(
     channels=16, width=96, decoder_width=96, multiples=(1, 2, 4, 4), blocks=2, halves_time=(False, True, True),
     residual=False, patch=1, mean=MEAN21, std=STD21,
 )  # fmt: skip
-VAE22 = replace(
-    VAE21, channels=48, width=160, decoder_width=256, residual=True, patch=2, mean=MEAN22, std=STD22
-)
+VAE22 = replace(VAE21, channels=48, width=160, decoder_width=256, residual=True, patch=2, mean=MEAN22, std=STD22)

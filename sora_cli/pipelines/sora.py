@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import registry
+from sora_cli.errors import no_op
 from sora_cli.geometry import Canvas
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
@@ -15,7 +16,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.pipelines import Velocity, WindowInputs, copies_of, heard
 from sora_cli.pipelines.codec import Codec, pictures_of
-from sora_cli.pipelines.stages import Stages, Tell, silent
+from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
 from sora_cli.registry.lora import merged
 from sora_cli.sampling import flow
@@ -54,7 +55,7 @@ class Sora:
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> None:
         return None
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent, encodes: bool = True) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
         return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:

@@ -15,6 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Protocol, TypeVar
 
+from sora_cli.errors import no_op
 from sora_cli.placement.machine import short_of
 
 Made = TypeVar("Made")
@@ -25,17 +26,12 @@ class Movable(Protocol):
     """Networks that can be placed so that they take less memory."""
 
     def lower(self, stage: str, memory: str) -> str:
-        """Take the next placement for a stage that ran out of a memory; returns what is new, "" if that was the
-        last one."""
+        """Take the next placement for a stage that ran out of a memory; returns what is new, "" after the last."""
         ...
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are used."""
         ...
-
-
-def silent(line: str) -> None:
-    """Tell nobody."""
 
 
 class Attempt:
@@ -59,7 +55,7 @@ class Stage:
 
     name: str  # as a placement counts its memory: text, denoising, decoding
     networks: Movable | None = None
-    tell: Tell = silent
+    tell: Tell = no_op
 
     def __iter__(self) -> Iterator[Attempt]:
         again = True
@@ -100,7 +96,7 @@ DOING = {"text": "reading the prompt", "denoising": "denoising", "decoding": "de
 class Stages:
     """All of a video's. Networks that cannot be moved (None) have one attempt."""
 
-    def __init__(self, networks: Movable | None = None, tell: Tell = silent, note: str = "") -> None:
+    def __init__(self, networks: Movable | None = None, tell: Tell = no_op, note: str = "") -> None:
         self.text = Stage("text", networks, tell)
         self.transformer = Stage("denoising", networks, tell)
         self.autoencoder = Stage("decoding", networks, tell)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sora_cli import registry
-from sora_cli.errors import SoraError, counted
+from sora_cli.errors import SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
 from sora_cli.models.wan.dit import WanConfig
@@ -26,9 +26,9 @@ from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, heard, loading, no_progress
+from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, heard, loading
 from sora_cli.pipelines.codec import Codec, pictures_of
-from sora_cli.pipelines.stages import Stages, Tell, silent
+from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
@@ -37,7 +37,7 @@ from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
-from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, told_time, unipc
+from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, timestep_of, unipc
 from sora_cli.shot import Lora, Shot
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder", TINY: "tiny decoder"}
@@ -49,7 +49,7 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_progress, roles: Sequence[str] = registry.ROLES,
+                 watch: Watch = no_op, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = (), decoder: str = FULL) -> None:  # fmt: skip
         self.entry = registry.entry(model)
         self.device = pick_device(device)
@@ -118,7 +118,7 @@ class Wan:
             videos = (self.codec.vae.decode(latent[None]) for latent in latents.split(1, 1))
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = silent, encodes: bool = True) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
         encodes |= self.decoder == FULL  # with the network that decodes
         before = self.placed
         if before is None or before[0] != canvas or before[1] < window or before[3] != encodes:
@@ -159,8 +159,7 @@ class Wan:
         return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
-        """A network, loaded; whatever else is loaded goes first, unless there is room for both. Two transformers are
-        never there together."""
+        """A network, loaded; others go first where there is no room, and one of two transformers always."""
         if role not in self.networks:
             if role in EXPERTS and [self.networks.pop(other) for other in EXPERTS if other in self.networks]:
                 free_caches(self.device)
@@ -195,7 +194,7 @@ class Wan:
         return f"transformer for {EXPERTS[role]} noise" if self.two and role in EXPERTS else NAMES[role]
 
     def watch_blocks(self, network: nn.Module, at: str) -> None:
-        """Have it told how far a network is in each of its passes."""
+        """Report the progress of each pass of a network."""
         replace(network, at, Watched(network.get_submodule(at), partial(self.watch, "layers")))
 
     # ---- words --------------------------------------------------------------------------------------------
@@ -265,7 +264,7 @@ class Wan:
     def expert(self, sigma: Tensor) -> str:
         """The transformer for a noise level, by its role."""
         usage = self.entry.usage
-        high = not self.two or bool(told_time(usage.solver, sigma) >= usage.boundary * TRAINED)
+        high = not self.two or bool(timestep_of(usage.solver, sigma) >= usage.boundary * TRAINED)
         return "dit" if high else "dit_low"
 
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> Tensor:
@@ -326,8 +325,7 @@ class Autoencoder:
         return self.network.encode_stream(chunks(frame.to(like) for frame in frames), self.tiling)
 
     def decode_stream(self, pieces: Iterable[Tensor], previous: Tensor | None = None) -> Iterator[Tensor]:
-        """Latents [B, C, k, h, w] in pieces -> videos [B, 3, t, H, W] in [-1, 1], latent by latent; `previous` are
-        latents that come before."""
+        """Latents [B, C, k, h, w] -> videos [B, 3, t, H, W] in [-1, 1], one by one; `previous` latents come before."""
         before = previous.split(1, 2) if previous is not None else ()
         singles = (one for piece in pieces for one in piece.split(1, 2))
         network = self.decoder

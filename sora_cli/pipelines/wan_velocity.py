@@ -1,7 +1,7 @@
 """The velocity of one window by Wan's transformers: what they are shown at every noise level, and their guidance.
 
 What is given is shown in one of three ways, as a network was trained, or can bear. Networks with a timestep for every
-frame see it clean, or with a little noise, and are told so. Networks with one timestep for all see it with as much
+frame see it clean, or with a little noise, at that timestep. Networks with one timestep for all see it with as much
 noise as the rest (Ho et al. 2022, Video Diffusion Models: the replacement method). Networks that are conditioned see
 it in channels of their own, beside the noise, and make everything.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import WindowInputs, copies_of
 from sora_cli.registry import Entry
-from sora_cli.sampling.solvers import TRAINED, told_time
+from sora_cli.sampling.solvers import TRAINED, timestep_of
 
 STEADY = 1.0  # guidance that changes nothing
 
@@ -73,7 +73,7 @@ class Guided:
 
     def times(self, sigma: Tensor) -> Tensor:
         """The timestep of every slot [1, T + end_frames]."""
-        t = told_time(self.usage.solver, sigma).to(self.pipeline.device)
+        t = timestep_of(self.usage.solver, sigma).to(self.pipeline.device)
         frames, end_frames = len(self.inputs.frames), len(self.inputs.end_frames)
         if self.inputs.condition is not None or follows(self.usage.known_noise):
             return t.expand(1, frames + end_frames)

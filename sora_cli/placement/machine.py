@@ -69,8 +69,7 @@ def device_free(device: "torch.device") -> float:
 
 
 def host_free(root: Path = Path("/")) -> float:
-    """Bytes of main memory that a program can still take, within its control groups. Where the system does not say
-    (macOS), half of what is built in."""
+    """Bytes of main memory that are free within the control groups; half of what is built in if unknown."""
     limits = [meminfo(root), *(room(folder) for folder in groups(root, "memory"))]
     built_in = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min((free for free in limits if free is not None), default=built_in / 2)
@@ -82,8 +81,7 @@ def meminfo(root: Path) -> float | None:
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups, of either version, that limit this process in something, and of their
-    parents."""
+    """The folders of the control groups, of either version, that limit this process, and of their parents."""
     for line in lines_of(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):

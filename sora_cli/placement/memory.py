@@ -3,7 +3,7 @@
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
 frames are decoded in tiles. Weights that are packed take what their files do, and a matrix as it is unpacked; `python
-benchmarks/packed.py` measures it. MB told, and measured as the peak of networks of the real widths on a CPU:
+benchmarks/packed.py` measures it. MB predicted, and measured as the peak of networks of the real widths on a CPU:
 
     transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
     decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
@@ -75,7 +75,7 @@ class Needs:
     @classmethod
     def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
            half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
-        """A model whose sizes are not told has those of the smallest one with such latents."""
+        """A model of unknown sizes has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
         known = [network for network in (entry.network, *others) if network is not None]
         if not known or entry.kind != "wan":
@@ -228,8 +228,7 @@ def place(
     entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
     mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement:  # fmt: skip
-    """The placement here and now, for windows of so many latent frames; with none, for decoding and encoding alone.
-    SoraError if the model does not fit."""
+    """The placement for windows of so many latents, 0 to encode and decode alone. SoraError if nothing fits."""
     return choose(needs_of(entry, canvas, window, latents or window, dtype, loras, draft), Free.on(device), mode)
 
 
@@ -247,8 +246,7 @@ def lower_place(
     now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
     device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (), draft: bool = False,
 ) -> Placement | None:  # fmt: skip
-    """The placement to go on with when a stage (text, denoising, decoding) ran out of memory after all; None if nothing
-    takes less, or nobody knows."""
+    """The placement after a stage (text, denoising, decoding) ran out of memory; None if nothing takes less."""
     with suppress(SoraError):
         needs = needs_of(entry, canvas, window, latents, dtype, loras, draft)
         return lower(now, stage, memory, needs, Free.on(device))
@@ -272,8 +270,7 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 
 
 def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> Placement | None:
-    """The best placement that takes less than the present one of the memory that a stage ran out of, and elsewhere no
-    more than that or than is free; None where there is no such."""
+    """The best placement that takes less where memory ran out, and elsewhere no more than is there; or None."""
     short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
     for option in (explained(option, needs, free) for option in placements(needs, free)):
         elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)
@@ -290,8 +287,7 @@ def halved(needs: Needs, free: Free, mode: str) -> bool:
 
 
 def placements(needs: Needs, free: Free) -> Iterator[Placement]:
-    """All there are, the best first: a transformer from disk costs most, then a coarser decoder, then tiles, then
-    networks that are loaded again."""
+    """All placements, best first: disk costs most, then a coarser decoder, then tiles, then reloading."""
     dits: tuple[Transformer, ...] = ("resident", "disk") if free.shared else get_args(Transformer)
     texts = TEXTS[free.kind]
     decoders = [(*one, away) for one in needs.decoders(free.shared) for away in ((False, True) if one[1] else (True,))]
@@ -307,8 +303,7 @@ def explained(option: Placement, needs: Needs, free: Free) -> Placement:
 
 
 def peaks(option: Placement, needs: Needs, free: Free) -> dict[str, float]:
-    """The most bytes on the device in each stage, and in main memory in any; where both are the same memory, all
-    counts in each stage."""
+    """The most bytes on the device by stage, and in main memory; where both are one memory, all by stage."""
     size, gpu = SIZES[option.vae], free.kind != "cpu"
     near = option.text in ("device", "first")
     weights = {

@@ -43,8 +43,7 @@ def captions_of(shot: Shot, grammar: bool) -> list[str]:
 
 
 def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iterator[str]:
-    """What is read otherwise than it is written, or not at all, a line each. `raw` are unknown words of texts that are
-    read as they are."""
+    """What is read otherwise than written, or not at all, a line each; `raw`: unknown words of texts read as typed."""
     both = zip(shot.prompts, captions_of(shot, grammar), strict=True)
     found = [expand(prompt) for prompt, caption in both if prompt.strip() and prompt != caption]
     if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
@@ -62,14 +61,12 @@ def caption_of(prompt: str, seed: int) -> str:
 
 
 def expand(prompt: str, seed: int = 0) -> Expansion:
-    """Fill in what the prompt leaves open: home place, fitting action, large, normal speed, camera still, and what the
-    seed chooses."""
+    """Fill in what the prompt leaves open: home place, fitting action, usual attributes, and the seed's choices."""
     return complete(parse(prompt), seed)
 
 
 def expand_with(prompt: str, parsed: Parsed) -> str:
-    """The caption filled in as somebody else tells it, without what is left for a seed to choose; what the prompt says
-    stays."""
+    """The caption with another's choices, without what is left for a seed; what the prompt says stays."""
     said = parse(prompt)
     both = replace(said, **{name: getattr(said, name) or getattr(parsed, name) for name in SAID + Choice._fields})
     found = complete(both)
@@ -81,23 +78,20 @@ def expand_with(prompt: str, parsed: Parsed) -> str:
 
 
 def chosen(seed: int) -> Choice:
-    """Where a seed puts a subject and which beat comes first, whatever the prompt: a dozen seeds in a row are all
-    different, and two neighbours differ in both side and beat."""
+    """A seed's side, height and beat: a dozen seeds in a row differ, two neighbours in both side and beat."""
     height = "high" if random.Random(seed).random() < 0.5 else "low"
     sides, beats = list(SIDES), list(BEATS)
     return Choice(sides[(seed + 1) % len(sides)], height, beats[seed % len(beats)])
 
 
 def reseeded(shot: Shot, seed: int) -> Shot:
-    """A shot with another seed, which chooses anew in its captions what the old one chose; all else in them stays,
-    whoever wrote them."""
+    """A shot with another seed, which chooses anew what the old one chose in its captions; all else stays."""
     captions = zip(shot.prompts, shot.captions, strict=True) if shot.captions else ()
     return replace(shot, seed=seed, captions=tuple(rechosen(*both, shot.seed, seed) for both in captions))
 
 
 def rechosen(prompt: str, caption: str, old: int, new: int) -> str:
-    """A caption with what the new seed chooses where it has what the old one chose. Other words than the world's own
-    stay as they are."""
+    """A caption with the new seed's choices in place of the old one's; words that are not the world's stay."""
     said, scene = parse(prompt), expand(caption).scene
     if dense(scene) != caption:
         return caption
@@ -137,8 +131,7 @@ def inhabitant(place: str | None) -> str:
 
 
 def habit(subject: str, place: str) -> str:
-    """What a subject does when the prompt does not say: guests of the ocean surf, fliers that look at us
-    rise, the others go where they look."""
+    """What a subject does by default: guests of the ocean surf, frontal fliers rise, others go where they look."""
     who = SUBJECTS[subject]
     if place == "ocean" and who.home != "ocean" and not who.flies:
         return "surfing"

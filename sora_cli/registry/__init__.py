@@ -5,7 +5,6 @@ parts of repositories on the Hugging Face Hub, which `hub` fetches. Users add th
 may name a folder or a repository instead. No torch.
 """
 
-import json
 import math
 import os
 import re
@@ -68,7 +67,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Usage:
+class SamplingDefaults:
     """How a model is best used, where the user does not say. Sizes in pixels."""
 
     width: int = 1280
@@ -83,7 +82,7 @@ class Usage:
     shift: float | None = None  # of the noise levels; None: by the number of tokens
     window: int = 8  # latent frames made together, as many as the longest training clips had
     context: int = 4  # of which so many are known where a window goes on from others
-    known_noise: int = 0  # timestep, of 1000, that known frames are noised to and told as; 1000: that of the others
+    known_noise: int = 0  # timestep, of 1000, of given frames; 1000: that of the others
     boundary: float = 0.0  # noise level, from which on the transformer for high noise is used; 0: there is one alone
     guidance_low: float = 0.0  # below that level; 0: the same as above it
     conditioned: bool = False  # whether given frames come in channels of their own, without which it makes nothing
@@ -113,7 +112,7 @@ class Entry:
     memory: float = 0  # bytes on a GPU, as its authors measured
     speed: str = ""  # and how fast
     cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
-    usage: Usage = Usage()
+    usage: SamplingDefaults = SamplingDefaults()
     network: Network | None = None  # of a Hub model
     sought: str = ""  # of a model of single files: what was looked for, and where
     tiny: Part | None = None  # a tiny decoder of its latents, which it can do without
@@ -235,7 +234,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         files=read_files(model, home),
         parts=tuple(part for part in parts if part not in apart),
         tiny=apart[0] if apart else None,
-        usage=Usage(**usage),
+        usage=SamplingDefaults(**usage),
         network=sizes.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
         **{key: value for key, value in model.items() if key in plain},
     )
@@ -274,18 +273,6 @@ def read_part(part: Mapping[str, Any], home: Path) -> Part:
     return replace(made, bytes=published.bytes_of(made.path, made.names)) if made.path and not made.bytes else made
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Failed(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise Failed(f"{path} holds no configuration")
-    return found
-
-
-
-
 # ---- shipped models ---------------------------------------------------------------------------------------
 
 
@@ -306,7 +293,7 @@ def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[s
 
 
 def load_network(stem: str, path: Path | None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """A network of ours from a file, from the folder of a run or an export, or where none is told, as it is shipped."""
+    """A network of ours from a file, from the folder of a run or an export, or the shipped one by default."""
     if path is None:
         return load_model_files("pocket", stem)
     return weights.load_part(path, stem) if path.is_dir() else weights.load(path)

@@ -9,6 +9,7 @@ differ in `high` and `low`; either of them names both. No torch.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,20 +45,20 @@ def of_file(name: str) -> Entry:
         parts.append(Part(role, "", "", "", half.stat().st_size, path=half))
         with_ += [half.name] if half.name != path.name else []
     for role in WHAT:
-        places = places_of(role, path)
-        if beside := best(candidates(places, fitting(role, like.network), path)):
+        folders = folders_of(role, path)
+        if beside := best(candidates(folders, fitting(role, like.network), path)):
             parts.append(Part(role, "", "", "", beside.stat().st_size, path=beside))
             with_.append(beside.name)
         else:
-            sought.append(f"no {WHAT[role]} that fits is in {', '.join(map(str, places))}")
+            sought.append(f"no {WHAT[role]} that fits is in {', '.join(map(str, folders))}")
             parts += [part for part in like.parts if part.role == role]
             with_.append(f"the {WHAT[role]} of {like.name}")
-    if folder := next((place for place in tokenizers(path) if (place / TOKENIZER).is_file()), None):
+    if folder := next((folder for folder in tokenizers(path) if (folder / TOKENIZER).is_file()), None):
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
     else:
         sought.append(f"no {TOKENIZER} is beside the text encoder")
     about = f"used like {like.name}, with {', '.join(with_[:-1])} and {with_[-1]}"
-    return registry.replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
+    return replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
 def file_called(name: str) -> Path:
@@ -65,12 +66,12 @@ def file_called(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    places = [place for home in homes(None) for place in under(home, "dit")]
-    if there := [place / name for place in places if (place / name).is_file()]:
+    folders = [folder for home in homes(None) for folder in under(home, "dit")]
+    if there := [folder / name for folder in folders if (folder / name).is_file()]:
         return there[0]
-    if there := sorted(file for place in places for file in files_in(place) if file.name == name):
+    if there := sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
-    known = f", nor in {', '.join(map(str, places))}" if places else f" ({HOME} names ComfyUI's folder)"
+    known = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
     raise SoraError(f"there is no file {name} here{known}")
 
 
@@ -101,14 +102,13 @@ def like_of(path: Path) -> Entry:
 
 
 def halves_of(path: Path) -> list[Path]:
-    """The files of the transformers for high and for low noise, of which one is this; or this alone, if its name tells
-    of neither. SoraError if the other one is nowhere."""
+    """The files of both transformers if a name says high or low, else this one. SoraError if one is missing."""
     if not (found := HALF.search(path.name)):
         return [path]
     begin = path.name[: found.start()] + other(found[1])
     name = begin + path.name[found.end() :]
     folders = [path.parent, path.parent.with_name(HALF.sub(lambda half: other(half[1]), path.parent.name))]
-    folders += [place for home in homes(path) for place in under(home, "dit")]
+    folders += [folder for home in homes(path) for folder in under(home, "dit")]
     there = [file for folder in dict.fromkeys(folders) if folder.is_dir() for file in files_in(folder)]
     same = [file for file in there if file.name == name] or [file for file in there if file.name.startswith(begin)]
     if not same:
@@ -126,8 +126,7 @@ def other(half: str) -> str:
 
 
 def homes(path: Path | None) -> list[Path]:
-    """The `models` folders: that of a file, that of the environment, and those that are linked; the last two may also
-    name ComfyUI's own folder."""
+    """The `models` folders: around a file, of the environment, and linked; the last two may name ComfyUI's own."""
     found = []
     for above in path.absolute().parents if path else ():
         if above.name in (*FOLDERS["dit"], "checkpoints"):
@@ -178,25 +177,24 @@ def under(home: Path, role: str) -> list[Path]:
     return [home / name for name in FOLDERS[role]]
 
 
-def places_of(role: str, path: Path) -> list[Path]:
-    return [*(place for home in homes(path) for place in under(home, role)), path.absolute().parent]
+def folders_of(role: str, path: Path) -> list[Path]:
+    return [*(folder for home in homes(path) for folder in under(home, role)), path.absolute().parent]
 
 
 def tokenizers(path: Path) -> Iterator[Path]:
-    for place in places_of("text", path):
-        yield from (place, place / "tokenizer")
+    for folder in folders_of("text", path):
+        yield from (folder, folder / "tokenizer")
 
 
-def files_in(place: Path) -> list[Path]:
-    return sorted(file for file in place.rglob("*") if file.suffix in published.SINGLE and file.is_file())
+def files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in published.SINGLE and file.is_file())
 
 
-def candidates(places: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
-    """The files of the first place that has any that fit; damaged ones are none. Beside the file itself, no folders
-    are gone into."""
-    for place in places:
-        own = place == path.absolute().parent
-        there = [file for file in files_in(place) if not own or file.parent == place]
+def candidates(folders: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
+    """The whole files that fit of the first place that has any; beside the file itself, folders are not searched."""
+    for folder in folders:
+        own = folder == path.absolute().parent
+        there = [file for file in files_in(folder) if not own or file.parent == folder]
         if found := [file for file in there if fits(safe_shapes(file))]:
             return found
     return []
@@ -257,7 +255,7 @@ def is_text(shapes: Shapes, text: Text) -> bool:
 
 def recognised() -> list[str]:
     """The transformers in ComfyUI's folders that can be used, by the names that `of_file` takes."""
-    there = (file for home in homes(None) for place in under(home, "dit") for file in files_in(place))
+    there = (file for home in homes(None) for folder in under(home, "dit") for file in files_in(folder))
     return list(dict.fromkeys(file.name for file in there if is_known(file) and halves_of(file)[0] == file))
 
 

@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -133,12 +133,8 @@ class Counted(FileIO):
         return len(piece)
 
 
-def unheard(done: int) -> None:
-    """Nobody is told how far something is."""
-
-
 def fetch(
-    repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None], checked: Callable[[int], None] = unheard
+    repo: str, file: RemoteFile, commit: str, moved: Callable[[int], None], checked: Callable[[int], None] = no_op
 ) -> str:
     """Have a file of a repository in the client's cache, going on where an earlier attempt stopped: its sha256.
 
@@ -198,7 +194,7 @@ def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str 
     return sha256 if found == right else None
 
 
-def hash_of(path: Path, moved: Callable[[int], None] = unheard) -> str:
+def hash_of(path: Path, moved: Callable[[int], None] = no_op) -> str:
     """The sha256 of a file; `moved` is called with the number of bytes that have been read."""
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:

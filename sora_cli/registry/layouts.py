@@ -14,6 +14,7 @@ from typing import Any
 from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.files import published
+from sora_cli.files.published import read_json
 from sora_cli.registry import (
     EXPORTED,
     FOLDERS,
@@ -24,7 +25,6 @@ from sora_cli.registry import (
     UNKNOWN,
     Entry,
     Part,
-    read_config,
     read_registry,
     sizes,
 )
@@ -40,8 +40,7 @@ TYPES = ("in_channels", "out_channels", "num_attention_heads", "attention_head_d
 
 
 def of_folder(name: str) -> Entry:
-    """The model of a folder that was exported here, or of one in the diffusers layout; the latter, without a text
-    encoder in it, with the shared one."""
+    """The model of an exported or a diffusers folder; the latter may use the shared text encoder."""
     folder = Path(name).expanduser()
     if "://" in name:
         raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
@@ -57,17 +56,17 @@ def of_folder(name: str) -> Entry:
     for config in configs:
         if not config.is_file():
             raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
-    index = read_config(folder / INDEX) if (folder / INDEX).is_file() else {}
+    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
     second = folder / SECOND / "config.json"
     if not second.is_file() and names_two(index):
         raise SoraError(f"{folder} lacks {SECOND}/, which its {INDEX} names; fetch the rest of the model")
-    like = like_of(read_config(configs[0]), name, read_config(second) if second.is_file() else None)
+    like = like_of(read_json(configs[0]), name, read_json(second) if second.is_file() else None)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
     folders = folders_of(second.is_file(), all(texts))
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
-    said = {role: read_config(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
+    said = {role: read_json(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
     return replace(bounded(entry, index), network=sizes.sized(entry.network, said))
 
 
@@ -84,8 +83,7 @@ def of_export(name: str, folder: Path) -> Entry:
 
 
 def of_repository(name: str) -> Entry:
-    """The model of hf:OWNER/NAME or hf:OWNER/NAME@REVISION, in the diffusers layout; its small configuration is
-    fetched. How large it is, is known when it is pulled."""
+    """The diffusers model of hf:OWNER/NAME[@REVISION], by its small files; its size is known when pulled."""
     from sora_cli.registry import hub_client
 
     repo, _, revision = name.removeprefix(HUB).partition("@")
@@ -96,14 +94,14 @@ def of_repository(name: str) -> Entry:
     if config is None:
         raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
     second = hub_client.small_file(repo, f"{SECOND}/config.json", revision)
-    like = registry.registry()[like_of(read_config(config), name, read_config(second) if second else None)]
+    like = registry.registry()[like_of(read_json(config), name, read_json(second) if second else None)]
     texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
     folders = folders_of(second is not None, all(texts))
     parts = tuple(Part(role, repo, revision, there, 0, NAMES[role]) for role, there in folders.items())
     entry = entry_like(like, name, f"the model of the repository {repo}", parts)
     index = hub_client.small_file(repo, INDEX, revision) if second else None
-    entry = bounded(entry, read_config(index) if index else {})
-    return replace(entry, network=sizes.sized(entry.network, {"dit": read_config(config)}))
+    entry = bounded(entry, read_json(index) if index else {})
+    return replace(entry, network=sizes.sized(entry.network, {"dit": read_json(config)}))
 
 
 def folders_of(two: bool, reads: bool) -> dict[str, str]:

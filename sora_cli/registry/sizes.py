@@ -25,9 +25,9 @@ class Dit:
     heads: int
     hidden: int
     layers: int
-    paced: bool = False  # is told the frame rate
+    paced: bool = False  # whether the frame rate is an input
     text_width: int = 4096
-    waves: int = 256  # sinusoids that a timestep is told in
+    waves: int = 256  # sinusoids of a timestep's embedding
     given: int = 0  # channels of its input beside the latent, for what is given
 
     @property
@@ -254,9 +254,7 @@ class Tiny:
         yield Layer(self.widths[-1], 3 * self.patch**2, 1, 3, stride, frames)
 
 
-def residual(
-    inputs: int, outputs: int, blocks: int, stride: int, frames: int, held: float = 0
-) -> Iterator[Layer]:  # fmt: skip
+def residual(inputs: int, outputs: int, blocks: int, stride: int, frames: int, held: float = 0) -> Iterator[Layer]:
     """The blocks of a stage. What comes to a block stays until the result is added to it."""
     for block in range(blocks):
         came = outputs if block else inputs
@@ -268,8 +266,7 @@ def residual(
 
 
 def middle(width: int, stride: int, frames: int) -> Iterator[Layer]:
-    """Two blocks around the attention among a frame's cells, of which the products alone are counted:
-    other layers take more than its scores."""
+    """Two blocks around the attention in a frame, whose products alone count: other layers take more memory."""
     yield from residual(width, width, 1, stride, frames)
     yield Layer(width, 3 * width, 1, 1, stride, frames)
     yield Layer(width, width, 1, 1, stride, frames)
@@ -307,8 +304,7 @@ class Text:
         return 2 * tokens * self.layers * self.block
 
     def buffers(self, tokens: int, size: int) -> float:
-        """Bytes inside a block: in the MLP its two halves and their product, in attention the biases of all pairs of
-        tokens, looked up and put in order."""
+        """Bytes inside a block: in the MLP two halves and their product, in attention the biases of all pairs."""
         mlp = size * tokens * (2 * self.width + 4 * self.hidden)
         attention = size * tokens * 5 * self.width + tokens**2 * (2 * size * self.heads + 3 * 8)
         return max(mlp, attention)
@@ -336,8 +332,7 @@ CONFIGS = {  # our names of sizes, and those of a published config.json
 
 
 def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
-    """The sizes of a model and its text encoder by role; None where one of them is not told, as for the encoder
-    itself. ValueError for sizes that no network has."""
+    """The sizes of a model by role; None if one is unknown. ValueError for sizes that no network has."""
     if not said.keys() >= KINDS.keys():
         return None
     try:
@@ -365,8 +360,7 @@ def sized(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Net
 
 
 def fitting(size: Any, before: Any) -> bool:
-    """Whether a value of a configuration can take the place of a size: a positive whole number of one, a truth of a
-    truth, and several of several."""
+    """Whether a value of a configuration can replace a size: of the same type and, if a number, above 0."""
     if isinstance(before, tuple):
         return isinstance(size, tuple) and len(size) > 0 and all(fitting(item, before[0]) for item in size)
     return type(size) is type(before) and (isinstance(size, bool) or size > 0)

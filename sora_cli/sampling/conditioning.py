@@ -22,11 +22,6 @@ SPACE, TIME = 0, 1  # rows of a conditioning mask
 NULL_TIME = 64.0  # seconds from where on a time does not tell how long ago the scene began
 
 
-def visible(order: Tensor) -> Tensor:
-    """[..., T] stages -> bool [..., T, T]: row i sees column j iff order[j] <= order[i]."""
-    return rearrange(order, "... j -> ... 1 j") <= rearrange(order, "... i -> ... i 1")
-
-
 def expand_mask(cond_mask: Tensor, parts: tuple[int, int]) -> Tensor:
     """A mask of parts [2, T] -> the same for every channel, [C, T, 1, 1]."""
     counts = torch.tensor(parts, device=cond_mask.device)

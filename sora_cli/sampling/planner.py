@@ -64,9 +64,7 @@ class Done:
 Context = Callable[[Sequence[int], Done, int], Iterable[int]]  # (latent, done, budget) -> observed
 
 
-def plan(
-    total: int, scheme: str, given: frozenset[int] = frozenset(), size: int = 16, step: int = 8
-) -> list[Window]:
+def plan(total: int, scheme: str, given: frozenset[int] = frozenset(), size: int = 16, step: int = 8) -> list[Window]:
     """Windows which make every frame of `range(total)` that is not `given`, each exactly once.
 
     A window holds at most `size` frames (`full` excepted) and makes `step` of them, or more while there

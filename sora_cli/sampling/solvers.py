@@ -77,14 +77,14 @@ def timesteps(sigmas: Tensor) -> Tensor:
     return (sigmas * TRAINED).long()
 
 
-def told_time(solver: str, sigma: Tensor) -> Tensor:
+def timestep_of(solver: str, sigma: Tensor) -> Tensor:
     """The timestep that a network is told for a noise level; LightX2V's are no whole numbers."""
     return sigma * TRAINED if solver == "lightx2v" else timesteps(sigma)
 
 
 def steps_above(boundary: float, solver: str, steps: int, shift: float) -> int:
     """How many of a solver's steps are taken at timesteps from a boundary on, which is a share of the training's."""
-    times = told_time(solver, levels_of(solver, steps, shift)[:-1])
+    times = timestep_of(solver, levels_of(solver, steps, shift)[:-1])
     return int((times >= boundary * TRAINED).sum())
 
 
@@ -172,8 +172,7 @@ def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[flo
 
 
 def trained_level(t: float, shift: float = DMD_SHIFT) -> float:
-    """The level, among those that a network was trained on, nearest to a timestep: the distilled networks saw the
-    noise of that one under the timestep's name."""
+    """The level nearest to a timestep that a network was trained on: distilled ones saw that one's noise."""
     s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED
     s = shift * s / (1 + (shift - 1) * s)
     return float(s[(s - t / TRAINED).abs().argmin()])

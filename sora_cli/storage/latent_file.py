@@ -8,16 +8,16 @@ torch is imported only where tensors are touched.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
+from sora_cli.files.headers import head
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -200,37 +200,18 @@ def read_layout(path: Path | str) -> Layout:
     if not path.is_file():
         raise SoraError(f"there is no file {path}")
     try:
-        with path.open("rb") as file:
-            return parse(*read_json(file))
+        found, begin, end = head(path, MOST_HEADER_BYTES)
+        return parse(found, end - begin)
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except SoraError as error:
         raise Failed(f"{path} is no file of latents: {error}") from error
 
 
-# ---- the header of a safetensors file: 8 bytes of length, JSON, then the numbers ----------------------------
-
-
-def read_json(file: IO[bytes]) -> tuple[dict[str, Any], int]:
-    """The JSON object at the head of a safetensors file, and how many bytes follow it."""
-    size = os.fstat(file.fileno()).st_size
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > size - 8:
-        raise SoraError("it is truncated, or no safetensors file")
-    if length > MOST_HEADER_BYTES:
-        raise SoraError(f"its header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
-    try:
-        found = json.loads(file.read(length).decode())
-    except (ValueError, RecursionError) as error:
-        raise SoraError("its header is not JSON") from error
+def parse(found: Any, room: int) -> Layout:
+    """A safetensors header and the bytes that follow it -> the layout, every claim checked."""
     if not isinstance(found, dict):
         raise SoraError("its header is not a JSON object")
-    return found, size - 8 - length
-
-
-def parse(found: dict[str, Any], room: int) -> Layout:
-    """A safetensors header and the bytes that follow it -> the layout, every claim checked."""
     tags, entry = found.get("__metadata__"), found.get(TENSOR)
     if not isinstance(tags, dict) or tags.get("format") != FORMAT:
         raise SoraError(f"its header does not say {FORMAT}")

@@ -22,24 +22,23 @@ from sora_cli.models.sora.patches import PATCH, Grid, layout
 from sora_cli.world.field import SUBJECTS_MOST
 
 MIDDLE = 3  # the block that is asked
-TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines that u and v are told as
+TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines of u and v
 
 
 class Aim(Protocol):
-    """What is to be told of every patch: `numbers` of them. It is known of `side` x `side` cells of a patch, and counts
-    `weight` times beside the loss of the latents."""
+    """What is predicted of every patch: `numbers` of them, of `side` x `side` cells. Its loss counts `weight` times
+    beside that of the latents."""
 
     numbers: int
     side: int
     weight: float
 
     def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
-        """How far what is told [P, numbers] is from what is known of the patches [P, K]."""
+        """How far predictions [P, numbers] are from the targets of the patches [P, K]."""
 
 
 class Geometry:
-    """The field of the world (see `world.field`), cell by cell: the cover of each subject, and u and v as sines and
-    cosines where there is a subject."""
+    """The world's field (`world.field`), cell by cell: each subject's cover, and u and v as sines and cosines."""
 
     numbers, side, weight = SUBJECTS_MOST * (1 + 4 * len(TURNS)) * PATCH**2, PATCH, 4.0
 

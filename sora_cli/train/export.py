@@ -18,9 +18,9 @@ from sora_cli import registry
 from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
-from sora_cli.registry import Usage
+from sora_cli.registry import SamplingDefaults
+from sora_cli.train.frozen import check_frozen
 from sora_cli.train.options import ExportOptions
-from sora_cli.train.recipes.dit import check_frozen
 from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
@@ -60,7 +60,7 @@ def check(networks: Mapping[str, Network]) -> None:
     check_frozen(networks["dit"][1], {stem: identity(*networks[stem]) for stem in ("vae", "text")})
 
 
-def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
+def usage_of(headers: Mapping[str, Mapping[str, str]]) -> SamplingDefaults:
     """How the model is best used. One that learned from the world, and whose text tower has its words, is used as
     pocket is: prompts become captions of the world's grammar, which say everything, so that it needs no guidance.
     Others read prompts as they are typed."""
@@ -68,7 +68,7 @@ def usage_of(headers: Mapping[str, Mapping[str, str]]) -> Usage:
     own = bool(json.loads(headers["dit"].get("data", "{}")))
     if not own and set(words()) <= set(json.loads(headers["text"]["vocabulary"])):
         return usual
-    return Usage(window=usual.window, context=usual.context)
+    return SamplingDefaults(window=usual.window, context=usual.context)
 
 
 def last_line(run: Path) -> dict[str, Any]:
@@ -76,11 +76,11 @@ def last_line(run: Path) -> dict[str, Any]:
     return next((line for line in reversed(read_lines(run / "log.jsonl")) if "step" in line), {})
 
 
-def table(title: str, files: list[Path], usage: Usage) -> str:
+def table(title: str, files: list[Path], usage: SamplingDefaults) -> str:
     """The weights.toml of the folder, of the registry's form."""
     rows = "".join(f"  {{ name = {json.dumps(path.name)}, bytes = {path.stat().st_size}, "
                    f'sha256 = "{weights.hash_of(path)}" }},\n' for path in files)  # fmt: skip
-    usual = asdict(Usage())
+    usual = asdict(SamplingDefaults())
     said = "".join(f"{key} = {toml(value)}\n" for key, value in asdict(usage).items() if value != usual[key])
     return (f'[{json.dumps(title)}]\nkind = "sora"\nabout = "trained by sora-cli train"\nlicence = "unknown"\n'
             f"files = [\n{rows}]\n[{json.dumps(title)}.usage]\n{said}")  # fmt: skip
@@ -90,10 +90,9 @@ def toml(value: object) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: Usage, last: Mapping[str, Any],
+def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: SamplingDefaults, last: Mapping[str, Any],
          curves: bool) -> str:  # fmt: skip
-    """The model card: what is in the folder, what it learned from and how that went, and the options of every training
-    as its weights tell them."""
+    """The model card: what is in the folder, what it learned from, how that went, and the options of every training."""
     parts = "\n".join(f"| {stem} | {sizes(headers[stem])} |" for stem in STEMS)
     trained = "\n".join(f"- **{stem}**: {learned_from(headers[stem])}" for stem in STEMS)
     picture = "\n![Loss, error and gradient norm of the transformer's training](curves.png)\n" if curves else ""

@@ -3,7 +3,4 @@
 from sora_cli.world.captions import Parsed, dense, parse, sparse, tokens, words
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 
-__all__ = [
-    "HELD_OUT", "Parsed", "Scene", "Split",
-    "dense", "parse", "sample_scene", "sparse", "tokens", "words",
-]
+__all__ = ["HELD_OUT", "Parsed", "Scene", "Split", "dense", "parse", "sample_scene", "sparse", "tokens", "words"]

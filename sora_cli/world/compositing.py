@@ -71,8 +71,7 @@ def _tight(picture: Tensor) -> bool:
 
 
 class _Box:
-    """Equal boxes around the layer's centres: as small as the largest needs on the CPU, elsewhere the whole
-    frame, where one large operation is cheaper than many small ones."""
+    """Equal boxes around a layer's centres: tight on the CPU, elsewhere the whole frame in one operation."""
 
     def __init__(self, picture: Tensor, layer: Layer, half_wide: np.ndarray, half_tall: np.ndarray):
         self.picture, self.frame = picture, layer.frame

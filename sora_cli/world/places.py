@@ -89,8 +89,7 @@ def city(view: View) -> None:
     line(view, road + 0.07, 0.008, "#e9d27a", 0.5)
 
 
-def _blocks(view: View, width: float, least: float, code: str, lit: str | None, depth: float,
-            salt: float) -> None:
+def _blocks(view: View, width: float, least: float, code: str, lit: str | None, depth: float, salt: float) -> None:
     """A row of houses `width` apart; windows go on and off."""
     x = view.along(depth) / width + salt
     house = torch.floor(x)

@@ -68,8 +68,7 @@ class View:
         return height
 
     def scatter(self, count: int, depth: float, drift: float, salt: float) -> tuple[Tensor, Tensor]:
-        """About `count` places a 2.4 units: x [N, K] now, and a number in [0, 1) for each [K]. `drift` is their speed
-        at the beginning of the bar, from where they sway."""
+        """About `count` places a 2.4 units: x [N, K] now and a random number [K]; `drift` is their first speed."""
         span = max(2.4, self.wide + 0.8)
         k = torch.arange(round(count * span / 2.4), device=self.x.device)
         start = (k * 0.7548776662 + salt) % 1 * span
@@ -174,8 +173,7 @@ def stars(view: View, count: int, bottom: float, salt: float = 0.31) -> None:
 
 def flakes(view: View, count: int, speed: int, size: float, colour: str, sway: float = 0.03,
            salt: float = 0.57, low: float = 1.1, high: float = -0.1, alpha: float = 0.9) -> None:
-    """Things that fall (speed > 0, falls a bar, and one more for every second of them) or rise, swaying, between two
-    heights."""
+    """Things that fall (speed > 0: a bar plus one more a second of them) or rise, swaying, between two heights."""
     x, u = view.scatter(count, 0.5, 0.0, salt)
     v = (u * 13.7) % 1
     falls = speed * (1 + (2 * v).floor())

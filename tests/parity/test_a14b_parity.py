@@ -43,7 +43,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     tiny = entry_of(kind, shift=12.0 if kind == wan_folders.A14B else 5.0)
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: locate(place))
-    monkeypatch.setattr(memory, "place", lambda *words: Placement("cpu", "resident", "float32", 0, 0, True))
+    monkeypatch.setattr(memory, "place", lambda *words, **how: Placement("cpu", "resident", "float32", 0, 0, True))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 

@@ -32,7 +32,7 @@ SkyReelsV2Transformer3DModel = reference("diffusers", "SkyReelsV2Transformer3DMo
 SkyReelsPipeline = reference("diffusers", "SkyReelsV2DiffusionForcingImageToVideoPipeline")
 PreTrainedTokenizerFast = reference("transformers", "PreTrainedTokenizerFast")
 
-USAGE = registry.Usage(96, 64, 24.0, 17, 6, 5.0, "bad", "sliding", "unipc", 5.0, window=5, context=2)
+USAGE = registry.SamplingDefaults(96, 64, 24.0, 17, 6, 5.0, "bad", "sliding", "unipc", 5.0, window=5, context=2)
 SHOT = Shot("a cat  &amp; a boat", "bad", 96, 64, 17, 24.0, seed=3, steps=6, guidance=5.0, model="tiny", plan="sliding")
 CALL: dict[str, Any] = {
     "prompt": SHOT.prompt, "negative_prompt": "bad", "height": 64, "width": 96, "num_frames": 17, "guidance_scale": 5.0,
@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: {role: place / name for role, name in roles.items()})
     placement = Placement("cpu", "resident", "float32", 0, 0, True)
-    monkeypatch.setattr(memory, "place", lambda *words: placement)
+    monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 

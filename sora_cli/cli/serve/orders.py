@@ -161,7 +161,7 @@ class Orders:
             raise Refusal(507, "the disk has no room for the job", "no_room") from error
 
     def public(self, error: Exception, work: Work) -> str:
-        """What a client is told of an error, who knows nothing of the job's folder."""
+        """An error as a client sees it, without the job's folder."""
         message = str(error).replace(f"{self.store.folder_of(work)}{os.sep}", "")
         return public(message.replace(work.reference, "input_reference") if work.reference else message)
 

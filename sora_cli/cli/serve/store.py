@@ -94,8 +94,7 @@ class Store:
     # -- what an earlier server left ----------------------------------------------------------------------------
 
     def load(self, warn: Callable[[str], None]) -> None:
-        """Take up the jobs of an earlier server: what it had begun is queued again. Images are not: whoever waited for
-        them is gone."""
+        """Take up the jobs of an earlier server, begun ones as queued, but no images: nobody waits for them."""
         found: list[Work] = []
         for folder in self.folder.iterdir():
             if not ID.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink():
@@ -183,8 +182,7 @@ class Store:
     # -- the worker's side --------------------------------------------------------------------------------------
 
     def take(self, loaded: str) -> Work | None:
-        """The next job, now begun: the oldest, or the oldest of the model that is `loaded`. Waits for one; None when
-        the server ends."""
+        """Begin the oldest job, or the oldest of the `loaded` model. Waits for one; None when the server ends."""
         with self.changed:
             while not self.closed:
                 queued = [work for work in self.works.values() if work.status == QUEUED]
@@ -219,8 +217,7 @@ class Store:
         self.settle(work, FAILED)
 
     def settle(self, work: Work, status: str) -> None:
-        """A job is over: on the disk first, so that nobody is promised what a crash could take. Where the disk takes
-        nothing, it is failed until the next start, which finds it as it was."""
+        """End a job, on the disk first; where that fails, it is failed until the next start finds it as it was."""
         work.completed = time.time()
         try:
             self.save(work, status)

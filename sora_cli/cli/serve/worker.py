@@ -128,7 +128,7 @@ class Worker(threading.Thread):
             draw(job.target.path, self.store.file(work, THUMBNAIL))
 
     def reason(self, error: Exception, work: Work) -> str:
-        """What a client is told."""
+        """The error as a client sees it."""
         if isinstance(error, SoraError):
             return self.orders.public(error, work)
         if isinstance(error, RuntimeError | MemoryError) and (memory := short_of(error)):

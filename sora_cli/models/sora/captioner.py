@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from sora_cli.models.sora.conv import shift
+
 HEIGHT, WIDTH = 72, 120
 FRAMES, RATE = 9, 4.0  # of one look: frames, and how many of them make a second
 STRIDE = 4  # of the first layer, in pixels
@@ -43,8 +45,7 @@ class CaptionerConfig:
 
 
 class ShiftedConv(nn.Module):
-    """A 3x3 convolution that sees a quarter of its channels one frame early and a quarter one frame late:
-    motion at the price of a picture (temporal shift, Lin et al. 2019)."""
+    """A 3x3 convolution of temporally shifted channels."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -52,11 +53,7 @@ class ShiftedConv(nn.Module):
         self.norm = nn.BatchNorm2d(outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        clip = rearrange(x, "(b t) c h w -> b t h w c", t=FRAMES)  # channels last, as they lie in memory
-        early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 2), dim=-1)
-        early, late = F.pad(early, (0, 0) * 3 + (1, 0))[:, :-1], F.pad(late, (0, 0) * 3 + (0, 1))[:, 1:]
-        x = rearrange(torch.cat([early, late, here], dim=-1), "b t h w c -> (b t) c h w")
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.norm(self.conv(shift(x, FRAMES))))
 
 
 class VideoTower(nn.Module):

@@ -73,6 +73,15 @@ def fold_channels(x: Tensor, channels: int) -> Tensor:
     return rearrange(x[:, : groups * channels], "B (C n) h w -> B C n h w", n=groups).mean(2)
 
 
+def shift(x: Tensor, frames: int) -> Tensor:
+    """A quarter of the channels of [(B T), C, H, W] one frame later and a quarter one earlier: motion at the price of a
+    picture (temporal shift, Lin et al. 2019)."""
+    clip = rearrange(x, "(b t) c h w -> b t h w c", t=frames)  # channels last, as they lie in memory
+    early, late, here = clip.tensor_split((x.shape[1] // 4, x.shape[1] // 4 * 2), dim=-1)
+    early, late = F.pad(early, (0, 0) * 3 + (1, 0))[:, :-1], F.pad(late, (0, 0) * 3 + (0, 1))[:, 1:]
+    return rearrange(torch.cat([early, late, here], dim=-1), "b t h w c -> (b t) c h w")
+
+
 class Memory(nn.Module):
     """Causal attention over one pooled token a key frame, looking back on a bounded window."""
 

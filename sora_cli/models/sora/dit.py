@@ -227,8 +227,7 @@ class Dit(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
     def time_relations(self, where: Layout, grids: tuple[Grid, ...], given: Conditions) -> TimeRelations:
-        """For every temporal group: signed log-distances [V, T, T, 3] and the order-of-generation mask
-        [V, 1, T, T] (0 or -inf), with zeros at the videos of other groups."""
+        """For every temporal group log-distances [V, T, T, 3] and mask [V, 1, T, T] (0 or -inf), else zeros."""
         frames = [g.frames for g in grids]
         seconds, order = given.seconds.split(frames), given.order.split(frames)
         found = []

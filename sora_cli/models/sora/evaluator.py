@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from sora_cli.models.sora.conv import shift
+
 HEIGHT, WIDTH = 72, 120
 FRAMES, GAP = 10, 5 / 24              # what it looks at: frames, and seconds between them; no motion repeats so soon
 SPAN = (FRAMES - 1) * GAP             # seconds of one look
@@ -46,8 +48,7 @@ class Labels(NamedTuple):
 
 
 class Conv(nn.Module):
-    """A convolution; where it is `shifted` it sees a quarter of its channels one frame early and a quarter one frame
-    late: motion at the price of a picture (temporal shift, Lin et al. 2019)."""
+    """A convolution, of temporally shifted channels where it is `shifted`."""
 
     def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1, shifted: bool = False) -> None:
         super().__init__()
@@ -56,17 +57,7 @@ class Conv(nn.Module):
         self.shifted = shifted
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(shift(x) if self.shifted else x)))
-
-
-def shift(x: Tensor) -> Tensor:
-    """The first quarter of the channels of [(B T), C, H, W] one frame later, the second one earlier."""
-    clip = rearrange(x, "(b t) c h w -> b t h w c", t=FRAMES)  # channels last, as they lie in memory
-    quarter = x.shape[1] // 4
-    early, late, here = clip.split((quarter, quarter, x.shape[1] - 2 * quarter), dim=-1)
-    nothing = torch.zeros_like(early[:, :1])
-    early, late = torch.cat([nothing, early[:, :-1]], 1), torch.cat([late[:, 1:], nothing], 1)
-    return rearrange(torch.cat([early, late, here], dim=-1), "b t h w c -> (b t) c h w")
+        return F.relu(self.norm(self.conv(shift(x, FRAMES) if self.shifted else x)))
 
 
 def stages(channels: tuple[int, ...], strides: tuple[int, ...], shifted: bool) -> nn.Sequential:

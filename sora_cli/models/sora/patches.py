@@ -50,7 +50,7 @@ def grid_of(latents: Tensor) -> Grid:
 
 
 def patchify(videos: Sequence[Tensor] | Tensor, grids: Sequence[Grid] = (), side: int = PATCH) -> Tensor:
-    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; where grids are told, those that they keep. Videos
+    """Videos of latents, each [C, T, 2h, 2w] -> patches [N, 4C]; with `grids` those that they keep. Videos
     that are all alike may come as one tensor [V, C, T, 2h, 2w]. What is no latents may have a patch of another side."""
     if isinstance(videos, Tensor):
         x = rearrange(videos, "V C T (h p) (w q) -> V T (h w) (C p q)", p=side, q=side)

@@ -111,8 +111,7 @@ class Encoder(nn.Module):
 
 
 class DetailEncoder(nn.Module):
-    """Key frames -> moments of what the rest of the space latent does not show. It is a network of its own, so that
-    details can be learned beside latents that stay as they are."""
+    """Key frames -> moments of details, a network of its own, learned beside latents that stay."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -132,8 +131,7 @@ def almost_noiseless(head: Conv) -> None:
 
 
 class Decoder(nn.Module):
-    """Latents -> frames. Key frames come from s alone; the three between them from both key
-    frames' features and tau."""
+    """Latents -> frames: key frames from s alone, the three between from both key frames' features and tau."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -160,8 +158,7 @@ class Decoder(nn.Module):
         return self.deep(x + fold_channels(s[:, : self.coarse], x.shape[1]).to(x.dtype))
 
     def between(self, before: Tensor, after: Tensor, tau: Tensor) -> Tensor:
-        """Features of two neighbouring key frames [N, deep, h, w] and the motion [N, c, h, w] ->
-        features of the three frames between them [N, 3, deep, h, w]."""
+        """Features of two key frames [N, deep, h, w] and motion [N, c, h, w] -> three between [N, 3, deep, h, w]."""
         x = self.fuse(torch.cat([before, after, tau], 1))
         change = rearrange(x, "N (f C) h w -> N f C h w", f=CHUNK - 1)
         share = torch.arange(1, CHUNK, device=x.device).view(1, -1, 1, 1, 1).to(before.dtype) / CHUNK
@@ -261,8 +258,7 @@ class Vae(nn.Module):
         return self.decode_raw(self.denormalise(latents))[0].clamp(-1, 1)
 
     def key_features(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B, C, K, h, w] -> features of their last key frame [B, deep, h, w], with which
-        decoding goes on after it; the same bits as if all K had been decoded."""
+        """Normalised latents [B, C, K, h, w] -> features of their last key frame [B, deep, h, w], bit for bit."""
         s = self.denormalise(latents.to(self.mean))[:, : self.config.space]
         g = self.decoder.keys(rearrange(s, "B C K h w -> (B K) C h w"))
         return rearrange(g, "(B K) C h w -> B K C h w", K=s.shape[2])[:, -1]

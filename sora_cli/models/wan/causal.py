@@ -20,8 +20,7 @@ class Stream:
     tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
     def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:
-        """A frame and before it so many that the layer saw last, or fewer at the beginning, side by side as channels:
-        [B, (1 + count) C, h, w]."""
+        """A frame with up to `count` that the layer saw last before it, side by side: [B, (1 + count) C, h, w]."""
         seen = [*self.tails.get(layer, []), x]
         self.tails[layer] = seen[-count:]
         return torch.cat(seen, 1)
@@ -43,13 +42,11 @@ class CausalConv(nn.Conv3d):
         return self.mixed(stream.after(self, x, self.kernel_size[0] - 1))
 
     def mixed(self, x: Tensor) -> Tensor:
-        """Frames that follow one another, side by side as channels, to one. Those that would lie before the video's
-        beginning are zero, and left out."""
+        """Consecutive frames, side by side as channels, to one; those before the video's beginning are left out."""
         return F.conv2d(x, self.kernel()[:, -x.shape[1] :], self.bias, padding=self.kernel_size[1] // 2)
 
     def kernel(self) -> Tensor:
-        """The weights as those of an image convolution, [outputs, (T inputs), h, w]. They are laid out for that once;
-        names, shapes and values stay."""
+        """The weights as [outputs, (T inputs), h, w] of an image convolution, laid out so once; values stay."""
         weight = rearrange(self.weight, "O I T h w -> O h w T I")
         if not weight.is_contiguous():
             self.weight.data = rearrange(weight.contiguous(), "O h w T I -> O I T h w")

@@ -39,9 +39,9 @@ class WanConfig:
     layers: int
     hidden: int  # features inside the MLP
     text_width: int
-    waves: int  # sinusoids that a timestep is told in
+    waves: int  # sinusoids of a timestep's embedding
     eps: float
-    paced: bool  # is told the frame rate
+    paced: bool  # whether the frame rate is an input
 
     def __post_init__(self) -> None:
         if self.head_width % 2 or self.waves % 2:
@@ -201,7 +201,7 @@ class WanDit(nn.Module):
         """Noisy latents [B, C, T, H, W] -> their velocity.
 
         t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
-        [B, L, text_width], zeros behind its end; fps: frames a second, for a network that is told them; places: where
+        [B, L, text_width], zeros behind its end; fps: frames a second, if they are an input; places: where
         the latent frames stand in time, [T], one after another by default."""
         T, h, w = latent_grid(x)
         places = torch.arange(T) if places is None else places
@@ -221,10 +221,10 @@ class WanDit(nn.Module):
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def frame_rate(self, fps: float | None) -> Tensor | float:
-        """What a frame rate adds to the modulation, [6, D]; nothing in a network that is not told it."""
+        """What a frame rate adds to the modulation, [6, D]; nothing where it is no input."""
         if not self.config.paced:
             return 0.0
-        assert fps is not None, "this network is told the frame rate"
+        assert fps is not None, "the frame rate is an input of this network"
         row = self.fps_embedding.weight[0 if fps == SLOW else 1]
         return rearrange(self.fps_projection(row), "(six D) -> six D", six=6)
 
@@ -265,8 +265,7 @@ def spare(x: Tensor) -> Tensor:
 
 
 def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
-    """Timesteps [...] as cosines and sines [..., width], with periods from 2 pi to 20,000 pi; on the CPU, since not
-    every device has float64."""
+    """Timesteps [...] as cosines and sines [..., width], of periods 2 pi to 20,000 pi; float64 needs the CPU."""
     steps = torch.arange(width // 2, dtype=precision, device="cpu")
     angles = t.to("cpu", precision)[..., None] * torch.exp(-math.log(10000) * steps / (width // 2))
     return torch.cat([angles.cos(), angles.sin()], -1)
@@ -287,8 +286,7 @@ def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch
 
 
 def turns(width: int, places: Tensor) -> Tensor:
-    """Rotations [count, width / 2] of positions [count], complex; their angles in float64 on the CPU, since not every
-    device has it."""
+    """Rotations [count, width / 2] of positions [count], complex; angles in float64 on the CPU, as MPS has none."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     angles = places.to("cpu", torch.float64)[:, None] * speeds
     return torch.complex(angles.cos().float(), angles.sin().float())

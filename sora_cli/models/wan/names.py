@@ -150,8 +150,7 @@ UMT5 = Names(
 
 
 def text_to_ours(key: str, tied: bool) -> str | None:
-    """UMT5 in its published names, or those of Wan's authors or of llama.cpp. `tied`: the file has the table by both
-    names, so that one of them is left out; None for what is left out."""
+    """UMT5's keys of any program as ours; None for one that is left out, as the second table of two `tied`."""
     if key == TOKENIZER or (key == TIED and tied):
         return None
     return TABLE if key == TIED else UMT5.original_to_ours(key)

@@ -164,9 +164,7 @@ class Layer(nn.Module):
 class Block(nn.Module):
     def __init__(self, c: Umt5Config) -> None:
         super().__init__()
-        self.layer = nn.Sequential(
-            Layer(c, "SelfAttention", Attention(c)), Layer(c, "DenseReluDense", GatedMlp(c))
-        )  # fmt: skip
+        self.layer = nn.Sequential(Layer(c, "SelfAttention", Attention(c)), Layer(c, "DenseReluDense", GatedMlp(c)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
@@ -199,8 +197,7 @@ class Umt5(nn.Module):
 
 
 def distances(length: int, config: Umt5Config, device: torch.device) -> Tensor:
-    """The bucket of every pair's distance [L, L]: half of them for keys that come later; in each half the near
-    distances one by one, then logarithmically up to `reach`."""
+    """Every pair's bucket [L, L]: half for later keys; near ones one by one, then logarithmic up to `reach`."""
     places = torch.arange(length, device=device)
     gap = places[None, :] - places[:, None]  # (query, key)
     half, exact = config.buckets // 2, config.buckets // 4

@@ -72,8 +72,7 @@ class TinyDecoder(nn.Module):
         self.decoder = nn.ModuleList(layers(config))
 
     def decode_stream(self, latents: Iterable[Tensor], keys: bool = False) -> Iterator[Tensor]:
-        """Frames of latents [B, C, k, h, w] as they come: one of the first latent, then four of each. With `keys` the
-        key frames alone, one of each, for a quarter of the work."""
+        """Frames of latents [B, C, k, h, w]: one of the first, then four each; with `keys` the key frames alone."""
         memory: dict[int, Tensor] = {}
         for number, latent in enumerate(one for piece in latents for one in piece.unbind(2)):
             frames = list(self.frames(latent, 0, memory, keys))

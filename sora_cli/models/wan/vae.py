@@ -154,8 +154,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double the size and, where asked, the number of frames; the video's first frame stays alone, and the others
-    do not look back on it."""
+    """Double the size and, where asked, the frames; the video's first stays alone, and none looks back on it."""
 
     def __init__(self, inputs: int, outputs: int, time: bool) -> None:
         super().__init__()
@@ -198,9 +197,7 @@ class DownStage(nn.Module):
 class UpStage(nn.Module):
     """A stage of either decoder; `shortcut` is that of Wan 2.2, and the two name their upsampling differently."""
 
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, up: Up | None, longer: bool, shortcut: bool
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: int, outputs: int, blocks: int, up: Up | None, longer: bool, shortcut: bool) -> None:
         super().__init__()
         self.outputs, self.time, self.shortcut = outputs, 1 + longer, shortcut and up is not None
         self.resnets = nn.ModuleList([ResBlock(outputs if i else inputs, outputs) for i in range(blocks + 1)])
@@ -319,8 +316,7 @@ class WanVae(nn.Module):
         return rearrange(patches, "B (C b a) T h w -> B C T (h a) (w b)", a=self.config.patch, b=self.config.patch)
 
     def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the latents' channels, [C, 1, 1, 1] each; no buffers, so that a network built without
-        memory loads whole."""
+        """Mean and deviation of the latents' channels, [C, 1, 1, 1] each; buffers would stay on the meta device."""
         mean, std = like.new_tensor(self.config.mean), like.new_tensor(self.config.std)
         return rearrange(mean, "C -> C 1 1 1"), rearrange(std, "C -> C 1 1 1")
 
@@ -367,8 +363,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 def averaged(frames: list[Tensor], channels: int, time: int, side: int) -> Tensor:
-    """Fold one or two frames, and cells of theirs, into channels and average them to so many; a video's first frame
-    has a black one before it."""
+    """Fold one or two frames (the first of a video after a black one) and their cells into averaged channels."""
     black = [torch.zeros_like(frames[0])] * (time - len(frames))
     x = rearrange([*black, *frames], "a B C (h b) (w c) -> B (C a b c) h w", b=side, c=side)
     return reduce(x, "B (C n) h w -> B C h w", "mean", C=channels)

@@ -49,8 +49,7 @@ class Writing:
 
     @property
     def interpolated(self) -> int:
-        """Pixels of a frame that goes through the interpolation: with given ones in their size, else before it is
-        enlarged; 0 without one."""
+        """Pixels of an interpolated frame: full size beside given frames, else as decoded; 0 if none is."""
         size = self.shot.width * self.shot.height if self.pictures.given else self.decoded
         return size if self.pictures.interpolates else 0
 

@@ -48,8 +48,7 @@ class Server:
 
     @classmethod
     def at(cls, address: str, model: str | None = None, patience: float | None = None) -> "Server":
-        """That of http://HOST:PORT, with or without /v1, and with #MODEL if it is not told; SoraError for what is no
-        address. Patience is that of SORA_LLM_TIMEOUT by default."""
+        """That of http://HOST:PORT[/v1][#MODEL]; SoraError for no address. Patience defaults to SORA_LLM_TIMEOUT."""
         parts = parse(address)
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         if not any(step[:1] == "v" and step[1:2].isdigit() for step in path.split("/")):
@@ -86,8 +85,7 @@ class Server:
     # ---- on the way -----------------------------------------------------------------------------------------
 
     def asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What the JSON of an answer says. A busy server is asked again as long as patience lasts, a broken one a few
-        times; Failed in one line."""
+        """The JSON of an answer. A busy server is asked again while patience lasts, a broken one a few times."""
         end, tries = monotonic() + self.patience, 0
         while True:
             reply = self.reply(method, path, body, end)
@@ -247,9 +245,9 @@ def reason(body: bytes) -> str:
     """What a refusal says: its message if it is OpenAI's kind of JSON, or its first line."""
     text = body.decode(errors="replace")
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        told = json.loads(text)
-        told = told.get("error") or told.get("message") or told.get("detail") or ""
-        return str(told.get("message", "") if isinstance(told, dict) else told)
+        found = json.loads(text)
+        found = found.get("error") or found.get("message") or found.get("detail") or ""
+        return str(found.get("message", "") if isinstance(found, dict) else found)
     return (text.strip().splitlines() or [""])[0]
 
 

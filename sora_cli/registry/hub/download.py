@@ -1,6 +1,6 @@
 """Fetching a model: what is missing, whether it may and can be fetched, and then file by file.
 
-Nothing is fetched before size, room and licence have been told and agreed to. Whatever stops a download, the files
+Nothing is fetched before the user has seen size, room and licence, and agreed. Whatever stops a download, the files
 that have arrived stay, and the next one goes on in the middle of the one that was not finished.
 """
 
@@ -72,9 +72,7 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dic
     return cache.locate(entry)
 
 
-def pull(
-    entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None
-) -> None:
+def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None) -> None:
     """Have all files of a model on this machine.
 
     `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
@@ -266,9 +264,7 @@ class Bars:
             self.screen.show("checking", done, self.bytes)
 
 
-def obtain_all(
-    entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None
-) -> dict[Wanted, str | None]:
+def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None) -> dict[Wanted, str | None]:
     """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
     arrived: dict[Wanted, str | None] = {}
     total, before = sum(one.file.bytes for one in wanted), 0

@@ -20,11 +20,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import CHUNK, Vae
 from sora_cli.sampling.conditioning import NULL_TIME
-from sora_cli.train.data.packing import TOLD, Clip
+from sora_cli.train.data.packing import TIMED, Clip
 from sora_cli.train.data.tasks import sample_strides
 from sora_cli.world.captions import dense
 from sora_cli.world.field import field
@@ -139,7 +140,7 @@ class LatentCache:
 def begin(rng: random.Random, frames: int) -> tuple[float, float]:
     """When a sample begins, in seconds of its scene, and the time that the transformer gets: NULL_TIME, or the same.
     The world repeats itself, so that most samples are from its first bar."""
-    if frames > 1 and rng.random() >= TOLD:
+    if frames > 1 and rng.random() >= TIMED:
         return rng.uniform(0, BAR), NULL_TIME
     start = rng.uniform(0, BAR if rng.random() < 0.8 else NULL_TIME - 1)
     return start, start
@@ -152,7 +153,7 @@ def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, .
               size: tuple[int, int], dtype: torch.dtype) -> Tensor:  # fmt: skip
     """Latents [B, C, T, h, w] of scenes at chosen latent frames; runs of neighbours are encoded together."""
     found, device = [], vae.mean.device
-    for run in runs(index):
+    for run in geometry.runs(index):
         first = max(0, run[0] - 1) * CHUNK  # a chunk is read together with the key frame before it
         frames = torch.arange(first, run[-1] * CHUNK + 1)
         video = render(scenes, starts[:, None] + frames / fps, *size, device)
@@ -160,14 +161,3 @@ def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, .
             latents = vae.encode(rearrange(video, "B T C H W -> B C T H W") * 2 - 1)
         found.append(latents[:, :, -len(run) :].float())
     return torch.cat(found, 2)
-
-
-def runs(index: tuple[int, ...]) -> list[list[int]]:
-    """Cut sorted numbers into runs of neighbours: (0, 1, 5) -> [[0, 1], [5]]."""
-    found: list[list[int]] = []
-    for i in index:
-        if found and i == found[-1][-1] + 1:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found

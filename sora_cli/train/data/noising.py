@@ -25,8 +25,7 @@ NOISY, WIDE_APART = 1.2, 1.4
 
 @dataclass(frozen=True)
 class NoisedSample:
-    """V videos of one shape: noisy input, target, what counts in the loss, frame conditions, and what is known
-    besides."""
+    """V videos of one shape: noisy input, target, weight in the loss, frame conditions, and what else is known."""
 
     noisy: Tensor  # [V, C, T, h, w]
     clean: Tensor

@@ -26,7 +26,7 @@ from sora_cli.train.data.tasks import sample_strides
 from sora_cli.train.trainer.config import generator
 
 DROP_TEXT = 0.1
-TOLD = 0.7  # the share of clips whose seconds are those of their scene
+TIMED = 0.7  # the share of clips whose seconds are those of their scene
 STILLS = 0.1  # the share of clips that are shown as one frame
 LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays longer for it
 TRIES = 20  # clips that are drawn for a place
@@ -75,9 +75,9 @@ class Pack:
 
 def pack_of(clips: list[Clip], text: Tensor, rng: torch.Generator, drop: float = 0.0) -> Pack:
     """A pack of these clips and features of their captions, some of which are dropped, as are positions."""
-    heard = torch.rand(len(clips), generator=rng) >= DROP_TEXT
+    with_text = torch.rand(len(clips), generator=rng) >= DROP_TEXT
     grids = tuple(thinned(grid_of(clip.latents), drop, rng, clip.cover) for clip in clips)
-    return Pack(clips, grids, text * heard.to(text)[:, None, None], rng)
+    return Pack(clips, grids, text * with_text.to(text)[:, None, None], rng)
 
 
 def thinned(grid: Grid, drop: float, rng: torch.Generator, cover: Tensor | None = None) -> Grid:
@@ -180,7 +180,7 @@ class Packs:
         """So many frames of a clip: all, a range, or a subset."""
         latents, seconds, caption = self.source[index]
         chosen = list(some(latents.shape[1], frames, rng))
-        adrift = 0.0 if torch.rand((), generator=rng) < TOLD else NULL_TIME
+        adrift = 0.0 if torch.rand((), generator=rng) < TIMED else NULL_TIME
         aim = self.encoder.look(latents, seconds, chosen) if self.encoder else None
         return Clip(latents[:, chosen].float(), seconds[chosen] + adrift, caption, chosen[0] == 0, aim)
 

@@ -58,8 +58,7 @@ class Schedule:
         self.starts = json.loads(path.read_text()) if path and path.exists() else [0]
 
     def reached(self, pack: int, share: float) -> None:
-        """At this pack, such a share of the run is over: what begins with it does so with the next packs that nobody
-        has asked for yet."""
+        """This share of the run is over at this pack: phases that are due begin with the next packs to be asked for."""
         while len(self.starts) < len(self.phases) and self.phases[len(self.starts)].start <= share:
             self.starts.append(pack)
             if self.path and distributed.is_main():

@@ -47,7 +47,7 @@ LARGEST_SCALE = 100.0        # of the logits, as in Radford et al. 2021
 WORDS = 0.2                  # weight of the loss on words
 CONTEXT = 24                 # at least: start, 20 words of a dense caption of the world, end, and two to spare
 MOST_WORDS, MOST_DIFFERENT = 32, 10_000    # words of a caption, and of a dataset, that are read
-MISHEARD = 0.05              # the share of a dataset's words that are read as unknown, so that such words say nothing
+WORD_DROPOUT = 0.05          # the share of a dataset's words that are read as unknown, so that such words say nothing
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Clips(Protocol):
     channels: int                # of a moment
     halvings: int                # of a moment's sides that make it a few cells
     most: int                    # clips that can be told apart by their captions
-    misheard: float              # the share of words that are read as unknown
+    word_dropout: float              # the share of words that are read as unknown
     latents: str                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
 
     def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
@@ -87,7 +87,7 @@ class Clips(Protocol):
 class World:
     """Scenes that are rendered as they are asked for; captions are half dense, half sparse."""
 
-    context, channels, halvings, most, misheard, latents = CONTEXT, 3, 4, 1 << 62, 0.0, ""
+    context, channels, halvings, most, word_dropout, latents = CONTEXT, 3, 4, 1 << 62, 0.0, ""
 
     def __init__(self, device: torch.device) -> None:
         self.vocabulary, self.device = words(), device
@@ -105,7 +105,7 @@ class Footage:
     """The latents of a dataset that have captions. A batch has no caption twice: contrast would take the same for
     different. Nothing is held out, for a word that stands in one caption alone would never be learned."""
 
-    halvings, misheard = 3, MISHEARD
+    halvings, word_dropout = 3, WORD_DROPOUT
 
     def __init__(self, folder: str) -> None:
         self.dataset = Dataset(folder)
@@ -148,7 +148,7 @@ def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfi
     return config, clip
 
 
-def misheard(tokens: Tensor, share: float, seed: str, end: int) -> Tensor:
+def word_dropout(tokens: Tensor, share: float, seed: str, end: int) -> Tensor:
     """Tokens [B, L], so many of whose words are unknown."""
     if not share:
         return tokens
@@ -202,7 +202,7 @@ class ClipStage(Stage[ClipOptions]):
     def embed(self, seed: str, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings [B, embed_dim] of length 1 of a batch of clips and of their captions; the loss on words."""
         moments, captions = self.clips.draw(self.config.batch, seed, split)
-        tokens = misheard(self.tokenizer.encode(captions), self.clips.misheard, seed, self.tokenizer.end)
+        tokens = word_dropout(self.tokenizer.encode(captions), self.clips.word_dropout, seed, self.tokenizer.end)
         tokens = tokens.to(self.device)
         with self.autocast():
             video, (features, text) = self.model.encode_image(moments.to(self.device)), read(self.model, tokens)

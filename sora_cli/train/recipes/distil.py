@@ -2,7 +2,7 @@
 
 Both are inputs from the start, fed 1 and 0. Here the network learns what they mean:
 
-- at step size 0 its target is the guided prediction of a frozen teacher (Meng et al. 2023), untold + g (told - untold);
+- at step size 0 its target is the guided prediction of a frozen teacher (Meng et al. 2023), uncond + g (cond - uncond);
 - at step size d it is the mean velocity of two of its own steps of d / 2, without gradients (shortcut models, Frans et
   al. 2024, eq. 5).
 

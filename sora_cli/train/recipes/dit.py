@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
 from sora_cli.models.sora.text import TextConfig
-from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
-from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
@@ -35,9 +33,8 @@ from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, tran
 from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
-from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, SHOWN, Schedule, WorldPacks
-from sora_cli.train.frozen import check_frozen, frozen
+from sora_cli.train.frozen import Frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
@@ -59,8 +56,7 @@ RATE, DISTIL_RATE = 2e-3, 5e-4
 
 
 def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
-    """The v-space loss of one pack, the mean over everything that had to be made, where the grids keep it; and how far
-    what a middle block tells is from what is known."""
+    """The v-space loss of a pack over what is to be made and kept, and that of what a middle block predicts."""
     grids = grids or tuple(grid_of(video) for e in examples for video in e.clean)
     one = torch.ones(len(grids), device=text.device)
     t, cond_mask, seconds, order = (torch.cat([getattr(e, name).flatten(0, 1) for e in examples])
@@ -128,13 +124,6 @@ def without_details(pack: Pack, parts: tuple[int, int, int]) -> Pack:
     return replace(pack, clips=clips)
 
 
-def load_stages(options: DitOptions, device: torch.device) -> tuple[Vae, CachedTextEncoder]:
-    """The frozen VAE and text tower."""
-    tokenizer, tower = text_from_weights(*registry.load_network("text", options.text))
-    vae = vae_from_weights(*registry.load_network("vae", options.vae))
-    return vae.to(device), CachedTextEncoder(tower, tokenizer, device)
-
-
 def config_of(options: DitOptions, vae: VaeConfig, text: TextConfig) -> DitConfig:
     """The sizes of a preset for latents and text features of these kinds."""
     width, depth, heads = (COARSE_WIDTHS if options.coarse else WIDTHS)[options.preset]
@@ -144,57 +133,9 @@ def config_of(options: DitOptions, vae: VaeConfig, text: TextConfig) -> DitConfi
                      bar=BAR)  # fmt: skip
 
 
-def begin(options: DitOptions, vae: Vae, text: TextConfig) -> Dit:
-    """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
-    config = config_of(options, vae.config, text)
-    if not options.init:
-        return Dit(config)
-    tensors, metadata = registry.load_network("dit", options.init)
-    if options.distil:
-        check_frozen(metadata, frozen(options))
-    dit = Dit(config_from(metadata) if options.distil else config)
-    grow_dit(dit, tensors, metadata, parts_of(dit.config, vae.config))
-    return dit
-
-
 def parts_of(dit: DitConfig, vae: VaeConfig) -> tuple[int, int]:
     """Channels of space and of time that a transformer makes."""
     return dit.channels - vae.time, vae.time
-
-
-def encoder_of(options: DitOptions, vae: Vae) -> Encoder | None:
-    """What a middle block is aligned with where no renderer knows the geometry, if it is with anything."""
-    if options.aim in ("off", "geometry"):
-        return None
-    if options.aim != "clip":
-        return pretrained.Pretrained(options.aim, vae)
-    assert options.tower
-    return tower.load(options.tower, frozen(options)["vae"]).to(vae.mean.device)
-
-
-def aim_of(options: DitOptions, encoder: Encoder | None) -> Aim | None:
-    """What a middle block is to tell."""
-    if encoder:
-        return Features(encoder.numbers)
-    return Geometry() if options.aim == "geometry" else None
-
-
-def data_of(options: DitOptions, recipe: TrainerConfig, vae: Vae, conditioner: CachedTextEncoder, conditions: int,
-            dtype: torch.dtype, encoder: Encoder | None) -> WorldPacks | DatasetPacks:  # fmt: skip
-    """Packs of what was asked for: of one shape each where blocks are fused or steps distilled."""
-    if options.data == WORLD:
-        device = conditioner.device
-        fresh = 0.5 if device.type == "cpu" else recipe.batch / SAMPLES
-        window = LatentCache(vae, options.seed, SAMPLES, WINDOW, fresh, device, dtype, options.folder)
-        phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-        schedule = Schedule(phases, options.folder / "phases.json")
-        return WorldPacks(window, conditioner, recipe.batch, options.seed, schedule, options.drop_tokens)
-    networks = frozen(options)
-    dataset = Dataset(options.data, networks["vae"])
-    note_unread(dataset.captions, conditioner.tokenizer.most)
-    budget = ROUND * max(1, round(recipe.batch * (BUDGET + conditions) / ROUND))
-    return DatasetPacks(dataset, conditioner, conditions, budget, options.seed, options.drop_tokens, options.distil,
-                 networks["text"], encoder)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,28 +153,73 @@ class DitStage(Stage[DitOptions]):
 
     def __init__(self, options: DitOptions, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(options, device, dtype)
-        self.vae, self.conditioner = load_stages(options, device)
+        self.frozen = Frozen.load(options.vae, options.text, device)
+        self.vae, self.conditioner = self.frozen.vae, self.frozen.encoder
+        self.config = trainer_config(options)
         torch.manual_seed(options.seed)  # weight initialisation alone
-        self.dit = begin(options, self.vae, self.conditioner.tower.config).to(device)
+        self.dit = self.begun().to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
         self.parts = parts_of(self.dit.config, self.vae.config)
-        self.config = trainer_config(options)
-        encoder = encoder_of(options, self.vae)
-        conditions = self.dit.config.conditions
-        self.data = data_of(options, self.config, self.vae, self.conditioner, conditions, dtype, encoder)
-        self.model: Learner = Learner(self.dit, aim_of(options, encoder)).to(device)
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
+        prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
+        encoder = self.aligned_with()
+        self.data = self.world() if options.data == WORLD else self.dataset(encoder)
+        self.model: Learner = Learner(self.dit, self.aim(encoder)).to(device)
         drawn = options.data == WORLD and not options.distil
         self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
-        prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
 
-    @cached_property
-    def frozen(self) -> dict[str, str]:
-        """The networks that stay as they are, by their identities: those of the first step."""
-        return frozen(self.options)
+    # ---- what it is built of ------------------------------------------------------------------------------
+
+    def begun(self) -> Dit:
+        """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
+        options, config = self.options, config_of(self.options, self.vae.config, self.conditioner.tower.config)
+        if not options.init:
+            return Dit(config)
+        tensors, metadata = registry.load_network("dit", options.init)
+        if options.distil:
+            self.frozen.check(metadata)
+        dit = Dit(config_from(metadata) if options.distil else config)
+        grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
+        return dit
+
+    def aligned_with(self) -> Encoder | None:
+        """The encoder that a middle block is aligned with where no renderer knows the geometry, if it is with any."""
+        options = self.options
+        if options.aim in ("off", "geometry"):
+            return None
+        if options.aim != "clip":
+            return pretrained.Pretrained(options.aim, self.vae)
+        assert options.tower
+        return tower.load(options.tower, self.frozen.ids["vae"]).to(self.device)
+
+    def aim(self, encoder: Encoder | None) -> Aim | None:
+        """What a middle block is to tell."""
+        if encoder:
+            return Features(encoder.numbers)
+        return Geometry() if self.options.aim == "geometry" else None
+
+    def world(self) -> WorldPacks:
+        """Packs of the world, of one shape each."""
+        options, batch = self.options, self.config.batch
+        fresh = 0.5 if self.device.type == "cpu" else batch / SAMPLES
+        cache = LatentCache(self.vae, options.seed, SAMPLES, WINDOW, fresh, self.device, self.dtype, options.folder)
+        phases = DISTILLED if options.distil else GROWN if options.init else PHASES
+        schedule = Schedule(phases, options.folder / "phases.json")
+        return WorldPacks(cache, self.conditioner, batch, options.seed, schedule, options.drop_tokens)
+
+    def dataset(self, encoder: Encoder | None) -> DatasetPacks:
+        """Packs of a dataset, of one shape each where steps are distilled."""
+        options, conditions = self.options, self.dit.config.conditions
+        dataset = Dataset(options.data, self.frozen.ids["vae"])
+        note_unread(dataset.captions, self.conditioner.tokenizer.most)
+        budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
+        return DatasetPacks(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
+                            options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        return {"aim": self.options.aim} | self.frozen
+        return {"aim": self.options.aim} | self.frozen.ids
+
+    # ---- a step -------------------------------------------------------------------------------------------
 
     def batch(self, number: int) -> Batch:
         pack = self.data.at(number)
@@ -290,7 +276,7 @@ class DitStage(Stage[DitOptions]):
         """Write OUT/dit-*.safetensors without the head; returns OUT."""
         options = self.options
         metadata = {"config": json.dumps(asdict(self.dit.config)), "training": options.record(),
-                    "frozen": json.dumps(self.frozen), "data": json.dumps(data_record(options.data))}  # fmt: skip
+                    "frozen": json.dumps(self.frozen.ids), "data": json.dumps(data_record(options.data))}  # fmt: skip
         metadata |= {"distilled": "guidance, steps"} if options.distil else {}
         tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
         weights.save_part(options.folder, "dit", tensors, metadata)
@@ -343,5 +329,3 @@ def compile_blocks(*dits: Dit) -> None:
     torch._dynamo.config.recompile_limit = 64
     for block in (block for dit in dits for block in dit.blocks):
         block.compile(dynamic=False)
-
-

@@ -41,8 +41,7 @@ PAINTED = ("decoder.up.", "decoder.wide.", "decoder.up2.", "decoder.tail.", "dec
 
 @torch.no_grad()
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
-    """Details beside the channels of the space latent, and another painter, which begins anew where its layers are of
-    other sizes; all else is of the same size."""
+    """Details beside the space latent's channels, and a painter that begins anew where sizes differ."""
     now, state = vae.config, vae.state_dict()
     taps, channels = blocks(9, was.space, now.space), channels_of((was.space, was.time), (now.space, now.time))
     special: dict[str, Sequence[Tensor | None]] = {

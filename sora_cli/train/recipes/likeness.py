@@ -42,7 +42,7 @@ class Pictures:
 
     @property
     def moments(self) -> Tensor:
-        """The seconds of the bar, as the transformer is told [B, 1]."""
+        """The seconds of the bar, as the transformer gets them [B, 1]."""
         return self.seconds + torch.tensor([[scene.begins] for scene in self.scenes])
 
     @property

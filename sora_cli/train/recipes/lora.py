@@ -128,8 +128,7 @@ class Clips(Protocol):
 
 
 class Encoded:
-    """A folder of latents that `sora-cli encode` made, each with its caption beside it (NAME.txt), or else with the
-    prompt that it was made of."""
+    """A folder of latents of `sora-cli encode`, each with its caption in NAME.txt, or else its own prompt."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.paths = sorted(folder.glob("*.safetensors"))
@@ -173,8 +172,7 @@ def clips_of(options: LoraOptions) -> Clips:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Clips at random, each cut to what a model sees at once: Wan's first latent is a frame, so that its clips begin
-    where they were encoded from."""
+    """Clips at random, cut to what a model sees at once; Wan's begin at the start, where latent 0 is a frame."""
 
     clips: Clips
     count: int

@@ -151,8 +151,7 @@ def spreads(vae: Vae, z: Tensor) -> Tensor:
 
 
 def units(vae: Vae, z: Tensor) -> Tensor:
-    """What is 1 once latents are normalised [C, 1, 1, 1]: their spread; but details are fainter than the rest on
-    purpose."""
+    """What normalisation makes 1 [C, 1, 1, 1]: the spread, but fainter on purpose for details."""
     coarse, details, motion = vae.config.parts
     size = torch.tensor([1.0] * coarse + [FAINT] * details + [1.0] * motion, device=z.device)
     return spreads(vae, z) / size.view(-1, 1, 1, 1)
@@ -244,8 +243,7 @@ def config_of(options: VaeOptions) -> VaeConfig:
 
 
 def freeze(vae: Vae, options: VaeOptions) -> None:
-    """Keep what must stay as it is: of the encoder all but new details, or all of it, so that latents stay what they
-    are."""
+    """Freeze what must not change: all of the encoder but new details, or all of it."""
     if options.details or options.decoder_only:
         vae.encoder.requires_grad_(False)
     if options.details and vae.encoder.detail:

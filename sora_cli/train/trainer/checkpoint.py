@@ -68,10 +68,8 @@ def progress(out: Path) -> Progress:
         raise SoraError(f"{found[-1]} is damaged, or from an older version; begin anew with --fresh") from None
 
 
-def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
-         optims: Sequence[torch.optim.Optimizer]) -> None:  # fmt: skip
-    """Write a checkpoint in place of the one before. All processes call this together. Failed, with the one before
-    left alone, where something is not finite."""
+def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
+    """Replace the checkpoint; all processes call this. Failed, keeping the old one, if something is not finite."""
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
     state |= {f"average.{k}": v for k, v in average.state.items()}
     for i, optim in enumerate(optims):
@@ -99,8 +97,7 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema,
 
 
 def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> Progress:
-    """Restore what `save` wrote last, in place; nothing where there is no checkpoint. SoraError for one of another
-    network."""
+    """Restore in place what `save` wrote last, if anything. SoraError for a checkpoint of another network."""
     reached = progress(out)
     if not reached.step:
         return reached

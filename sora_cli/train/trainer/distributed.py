@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.placement.device import pick_device, pick_dtype
@@ -37,8 +37,7 @@ def init(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
 
 
 def rendezvous(backend: str) -> None:
-    """Meet the other processes. Where torchrun starts them again after a failure, its store may still have the
-    addresses of those that are gone, so every attempt has keys of its own."""
+    """Meet the other processes; every attempt has its own keys, as torchrun's store may have stale ones."""
     store, rank, size = next(dist.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=size)
@@ -101,8 +100,7 @@ class Objective(nn.Module):
 
 
 class GradAccumulator:
-    """Gradients of one step, averaged over `batches` batches and all processes. A model that is sharded sees to its
-    gradients itself."""
+    """Gradients of a step, the mean over `batches` batches in all processes; a sharded model reduces its own."""
 
     def __init__(self, model: nn.Module, loss: Callable[[Any], dict[str, Tensor]], batches: int, feed: Prefetcher,
                  shards: "FsdpModel | None" = None) -> None:  # fmt: skip
@@ -116,8 +114,7 @@ class GradAccumulator:
             self.objective = nn.parallel.DistributedDataParallel(self.objective, find_unused_parameters=True)
 
     def __call__(self, step: int) -> tuple[dict[str, float], float]:
-        """Add the gradients of a step to the weights'; its losses, the mean over all batches, and the seconds that a
-        process waited for them."""
+        """Add a step's gradients to the weights'; its mean losses, and the seconds of waiting for batches."""
         rank = dist.get_rank() if world_size() > 1 else 0
         mine = range(step * self.batches + rank, (step + 1) * self.batches, world_size())
         sums: dict[str, Tensor] = {}
@@ -220,8 +217,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in one piece. Those that are spread over the processes, which must all ask, go to the leader's main
-    memory alone, one after the other."""
+    """Whole tensors, for which all processes ask; sharded ones go to the main process, one by one."""
     found = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):
@@ -236,10 +232,3 @@ def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def number(x: Tensor) -> float:
     """A tensor of one number, which may be spread over the processes."""
     return float(x.full_tensor() if isinstance(x, DTensor) else x)
-
-
-def distribute_like(x: Tensor, like: Tensor) -> Tensor:
-    """The leader's tensor, spread as another one is, or as it came if that is in one piece or of another shape."""
-    if not isinstance(like, DTensor) or x.shape != like.shape:
-        return x
-    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements)

@@ -40,8 +40,7 @@ def optimizers(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Opti
 
 
 def train(kind: Callable[[Options, torch.device, torch.dtype], Stage[Options]], options: Options) -> Path:
-    """Meet the other processes, build a stage, have it learn, and export it in one of them; returns what it made, or
-    the run folder elsewhere."""
+    """Build a stage, have it learn, and export it in the main process; returns what it made, or the run folder."""
     if options.threads:
         torch.set_num_threads(options.threads)
     stage = kind(options, *distributed.init(options))

@@ -35,8 +35,7 @@ class Stage(Generic[Options]):
         return number
 
     def loss(self, batch: Any) -> Losses:
-        """Named losses of a batch, of which "loss" is differentiated; those named in `logger.COUNTED` are how much
-        there was of something."""
+        """Named losses of a batch; "loss" is differentiated, those named in `logger.COUNTED` are counts."""
         raise NotImplementedError
 
     def reached(self, batch: int, share: float) -> None:
