@@ -165,7 +165,7 @@ class Order:
 
     def notes(self) -> Iterator[str]:
         """What would be said if it was made, without an LLM and without weights."""
-        from sora_cli.pipelines import heard
+        from sora_cli.pipelines import prompt_notes
         from sora_cli.prompts import grammar
 
         shot, entry = self.first, registry.entry(self.first.model)
@@ -173,7 +173,7 @@ class Order:
         if trained and not shot.captions and isinstance(self.how, str):
             shot = replace(shot, captions=tuple(grammar.captions_of(shot, self.how == expanding.GRAMMAR)))
         yield from self.given()
-        yield from heard.notes(shot)
+        yield from prompt_notes.notes(shot)
         yield from map(lora.note, shot.loras)
         yield from self.plan(made(shot, entry)).notes()
 

@@ -14,7 +14,7 @@ from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
-from sora_cli.pipelines import Velocity, WindowInputs, copies_of, heard
+from sora_cli.pipelines import Velocity, WindowInputs, copies_of, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
@@ -59,7 +59,7 @@ class Sora:
         return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        yield from heard.by_ours(self.entry, shot, self.tokenizer)
+        yield from prompt_notes.by_ours(self.entry, shot, self.tokenizer)
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
         texts = [prompt if prompt.strip() else "" for prompt in prompts]

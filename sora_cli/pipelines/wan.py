@@ -26,7 +26,7 @@ from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import CHUNK, WanVae
-from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, heard, loading
+from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
@@ -147,12 +147,12 @@ class Wan:
             free_at_once()  # whoever reads block by block has little memory
 
     def notes(self, shot: Shot) -> Iterator[str]:
-        yield from heard.by_wan(self.entry, shot)
+        yield from prompt_notes.by_wan(self.entry, shot)
         for one in self.loras if self.conditioned else ():
             if count := lora.left_out(one):
                 some = counted(count, "tensor")
                 yield f"LoRA {one}: left out: {some} for an image encoder, which {self.entry.name} does without"
-        yield from heard.unread_by_wan(self.entry, shot, self.tokenizer)
+        yield from prompt_notes.unread_by_wan(self.entry, shot, self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> Umt5Tokenizer:
