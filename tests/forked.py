@@ -14,7 +14,8 @@ from typing import IO, Any, Self
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
     "tiny", "sora_cli.cli", "sora_cli.generation.engine", "sora_cli.dataset.build",
-    "toy_run", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard", "matplotlib.pyplot",
+    "toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard",
+    "matplotlib.pyplot",
 ])  # fmt: skip
 
 
