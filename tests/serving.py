@@ -3,11 +3,7 @@
 import http.client
 import io
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -19,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 import tiny
+from forked import Forked
 from PIL import Image
 
 from sora_cli import cli
@@ -30,13 +27,12 @@ SMALL = {"seconds": "0.375", "size": "64x64", "extra_body": {"seed": 3, "steps":
 PLAIN = {"prompt": "a cat", "seconds": 0.375, "size": "64x64", "seed": 3, "steps": 1, "guidance": 1}
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tiny
 from sora_cli import cli
 tiny.install(setattr)
-cli.main(sys.argv[2:])
+cli.main(sys.argv[1:])
 """
 
 
@@ -138,13 +134,10 @@ def served(folder: Path, *words: str, token: str = "") -> Iterator[Served]:
 
 
 @contextmanager
-def process(folder: Path, *words: str) -> Iterator[tuple[Served, subprocess.Popen[bytes]]]:
+def process(folder: Path, *words: str) -> Iterator[tuple[Served, Forked]]:
     """The same as a process of its own, which is killed at the end if it still runs."""
     port = free_port()
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), "serve", "--dir", str(folder),
-               "--port", str(port), "--device", "cpu", *words]  # fmt: skip
-    child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    try:
+    with Forked(CHILD, "serve", "--dir", str(folder), "--port", str(port), "--device", "cpu", *words) as child:
         while True:
             assert child.poll() is None, "it did not start"
             try:
@@ -153,10 +146,6 @@ def process(folder: Path, *words: str) -> Iterator[tuple[Served, subprocess.Pope
             except OSError:
                 time.sleep(0.05)
         yield Served(port, folder), child
-    finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGKILL)
-        child.wait()
 
 
 # ---- fixtures ---------------------------------------------------------------------------------------------

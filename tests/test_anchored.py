@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from forked import Forked
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -81,11 +81,11 @@ def test_anchors_come_out_as_they_are(sora: Sora, words: tuple[str, ...], places
     assert sora(*new("--frames", 22, *words, "-o", "out.y4m")) == 0
     found = frames_of("out.y4m")
     assert len(found) == 22
+    given = {name: as_given(name) for name in places}
     for name, at in places.items():
-        own = as_given(name)
-        assert found[at : at + len(own)] == own, name
-    made = [frame for frame in found if frame not in {raw for name in places for raw in as_given(name)}]
-    assert len(made) == 22 - sum(len(as_given(name)) for name in places)
+        assert found[at : at + len(given[name])] == given[name], name
+    made = [frame for frame in found if frame not in {raw for own in given.values() for raw in own}]
+    assert len(made) == 22 - sum(map(len, given.values()))
 
 
 @pytest.mark.parametrize("fit", media.FITS)
@@ -206,8 +206,6 @@ def test_a_pipe_gets_a_stream_and_nothing_else(
 
 
 PIPED = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import tiny
 from sora_cli import cli
 tiny.install(setattr)
@@ -216,13 +214,10 @@ cli.main(["generate", "a cat", *tiny.QUICK, "--res", "640x480", "--frames", "40"
 
 
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PIPED, str(Path(__file__).parent)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout and process.stderr
-    assert process.stdout.read(9) == y4m.MAGIC
-    process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(timeout=300) == 1 and said == b"" and tiny.everything(tmp_path) == []
+    with Forked(PIPED, folder=tmp_path) as process:
+        assert process.stdout and process.stdout.read(9) == y4m.MAGIC
+        process.stdout.close()
+        assert process.wait() == 1 and process.said() == "" and tiny.everything(tmp_path) == []
 
 
 @pytest.mark.parametrize("option", ["--image", "--end", "--anchor"])

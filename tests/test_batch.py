@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import tiny
 from PIL import Image
@@ -349,9 +348,7 @@ def test_the_parts_of_many_are_about_as_large() -> None:
 
 def killed(seed: int, *words: str) -> tuple[list[int], list[dict[str, Any]]]:
     """Exit codes and events of a batch that is killed at random moments, and repeated until it ends by itself."""
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(seed), "batch", *words, *DEFAULTS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = forked.run(KILLED, str(seed), "batch", *words, *DEFAULTS)
     assert done.returncode == 0, done.stderr
     *events, codes = done.stdout.splitlines()
     return [int(code) for code in codes.split()], [json.loads(event) for event in events]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 
 from sora_cli import cli, geometry, media, registry
 from sora_cli.cli import models
@@ -427,7 +427,6 @@ def test_version_and_help(sora: Callable[..., int], capsys: pytest.CaptureFixtur
 
 STOPPED = """
 import sys, types
-sys.path.insert(0, sys.argv[1])
 from test_cli import FakeEngine, FakeRun
 from sora_cli import cli, registry
 import time
@@ -448,17 +447,12 @@ cli.main(["generate", "a cat", "--frames", "400", "--res", "96x64", "-o", "a.mp4
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, str(Path(__file__).parent)],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
-    )  # fmt: skip
-    assert process.stdout
-    for _ in range(3):
-        process.stdout.readline()
-    os.killpg(process.pid, sent)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
+    with Forked(STOPPED, folder=tmp_path) as process:
+        assert process.stdout
+        for _ in range(3):
+            process.stdout.readline()
+        os.killpg(process.pid, sent)
+        assert process.wait() == code, process.said()
     assert everything(tmp_path) == BEGUN
 
 

@@ -70,6 +70,7 @@ def dataset(folder: Path, captions: Sequence[str]) -> str:
 
 def test_the_words_of_a_dataset_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the exam is quick here
+    monkeypatch.setitem(PRESETS, "nano", TINY)
     data = dataset(tmp_path / "data", SAID)
     tensors, metadata = weights.load(train(options(tmp_path / "run", data=data, steps=400)))
     tokenizer, _ = from_weights(tensors, metadata)

@@ -1,17 +1,16 @@
 """From a folder of clips to a dataset: every file accounted for, nothing done twice, nothing lost to a kill."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -363,9 +362,7 @@ def test_a_killed_run_goes_on(clips: Path, tmp_path: Path, monkeypatch: pytest.M
     out, whole = tmp_path / "cut", tmp_path / "whole"
     words = ["data", "build", str(clips), "-o", str(out), "--size", "64x64", "--device", "cpu", "--dtype", "float32"]
     script = KILLED.format(step=step, scanning=scanning)
-    paths = os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])
-    killed = subprocess.run([sys.executable, "-c", script, *words, "--workers", "1"], capture_output=True,
-                            cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": paths})  # fmt: skip
+    killed = forked.run(script, *words, "--workers", "1")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "index.jsonl").exists()
     with pytest.raises(SoraError, match="is not finished; `sora-cli data build` goes on with it"):

@@ -1,5 +1,6 @@
 """The measures against closed forms, the definition and real renders; the judge's shapes; the whole exam on a fake."""
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -361,15 +362,22 @@ class Copier:
         return latents
 
 
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    torch.manual_seed(0)
+    judge = weights.load(exported(Evaluator(CONFIG).eval(), tmp_path_factory.mktemp("judge")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
+        patch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
+        patch.setattr(measure, "Engine", FakeEngine)
+        for name_, value in {"SLICES": 2, "SIZES": ((64, 32), (32, 64))}.items():
+            patch.setattr(measure, name_, value)
+        return measure.evaluate("pocket", clips=2, seed=0, device="cpu")
+
+
 @pytest.fixture
-def result(network: Evaluator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
-    judge = weights.load(exported(network, tmp_path))
-    monkeypatch.setattr(measure.registry, "load_model_files", lambda model, part: judge)
-    monkeypatch.setattr(measure.autoencoder, "from_weights", lambda tensors, metadata: Copier())
-    monkeypatch.setattr(measure, "Engine", FakeEngine)
-    for name_, value in {"SLICES": 2, "SIZES": ((64, 32), (32, 64))}.items():
-        monkeypatch.setattr(measure, name_, value)
-    return measure.evaluate("pocket", clips=2, seed=0, device="cpu")
+def result(exam: dict) -> dict:
+    return copy.deepcopy(exam)
 
 
 def printed(result: dict) -> str:

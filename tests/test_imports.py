@@ -97,44 +97,41 @@ def test_the_table_is_complete() -> None:
     assert modules | packages == {*TABLE, *EVERYTHING}
 
 
-def loaded(code: str, module: str) -> bool:
-    """Is `module` in sys.modules after running `code` in a fresh interpreter?"""
-    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('{module}' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return result.stdout.splitlines()[-1] == "True"
+def loaded(module: str, *codes: str) -> list[str]:
+    """After which of these, run one after the other in a fresh interpreter, `module` is in sys.modules."""
+    script = ["import sys", "found = []"]
+    for code in codes:
+        script += ["try:", f"    {code}", "except SystemExit:", "    pass",
+                   f"if '{module}' in sys.modules: found.append({code!r})"]  # fmt: skip
+    command = [sys.executable, "-c", "\n".join([*script, "print(*found, sep='\\n')"])]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [code for code in codes if code in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["generate", "--help"],
-        ["generate", "x", "--res", "0x0"],
-        ["encode", "nowhere.mp4"],
-        ["decode", "nowhere.safetensors"],
-        ["info", "nowhere.mp4"],
-        ["serve", "--host", "0.0.0.0"],
-    ],
-)
-def test_help_and_refusals_never_load_torch(words: list[str]) -> None:
-    assert not loaded(f"from sora_cli.cli import main; main({words})", "torch")
+def commands(*lines: str) -> list[str]:
+    return [f"from sora_cli.cli import main; main({line.split()})" for line in lines]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["weights", "--help"], ["generate", "x", "--res", "0x0"]])
-def test_the_client_of_the_hub_waits_until_it_is_needed(words: list[str]) -> None:
-    assert not loaded(f"from sora_cli.cli import main; main({words})", "huggingface_hub")
+def test_help_and_refusals_never_load_torch() -> None:
+    lines = ("--help", "generate --help", "generate x --res 0x0", "encode nowhere.mp4", "decode nowhere.safetensors",
+             "info nowhere.mp4", "serve --host 0.0.0.0")  # fmt: skip
+    assert not loaded("torch", *commands(*lines))
+
+
+def test_the_client_of_the_hub_waits_until_it_is_needed() -> None:
+    assert not loaded("huggingface_hub", *commands("--help", "weights --help", "generate x --res 0x0"))
 
 
 @pytest.mark.parametrize("module", ["starlette", "uvicorn", "asyncio"])
 def test_the_server_waits_until_it_is_needed(module: str) -> None:
-    assert not loaded("from sora_cli.cli import main; main(['serve', '--help'])", module)
+    assert not loaded(module, *commands("serve --help"))
 
 
 def test_these_parts_do_without_torch() -> None:
     names = ", ".join(f"sora_cli.{part}" for part in WITHOUT_TORCH)
-    assert not loaded(f"import {names}", "torch")
+    assert not loaded("torch", f"import {names}")
 
 
 def test_this_test_can_fail() -> None:
-    assert loaded("import json", "json")
+    assert loaded("json", "import sys", "import json", "import re") == ["import json", "import re"]
     assert imports(PACKAGE / "cli" / "generate.py") >= {"geometry", "media", "shot", "generation"}

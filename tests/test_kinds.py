@@ -1,10 +1,9 @@
 """What is a picture, an animation or a video, and what nobody put into a folder as footage: alike for all verbs."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,12 +59,12 @@ def test_too_large_is_not_broken_and_nothing_of_pythons_is_said(tmp_path: Path) 
     Image.new("L", (9001, 10002)).save(tmp_path / "in" / "warned.png")  # more than Pillow likes
     Image.new("L", (14000, 14000)).save(tmp_path / "in" / "refused.png")  # more than it opens
     make(tmp_path / "in" / "long.mp4", "-frames:v", "1", "-pix_fmt", "yuv420p", source="color=s=8400x64")
-    script = "import sys; sys.path.insert(0, 'tests')\nfrom test_engine import tiny_part\n"
+    script = "from test_engine import tiny_part\n"
     script += "from sora_cli import registry\n"
     script += "registry.load_model_files = lambda model, stem: tiny_part('tiny', stem)\n"
     words = ["data", "build", str(tmp_path / "in"), "-o", str(tmp_path / "o")]
     script += f"from sora_cli.cli import main; main({words})"
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    told = forked.run(script)
     assert told.returncode == 2 and "Warning" not in told.stderr, told.stderr
     reasons = {file: line["reason"] for file, line in manifest(tmp_path / "o").items()}
     assert reasons["warned.png"].startswith("too large: it is 9001x10002")

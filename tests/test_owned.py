@@ -1,16 +1,16 @@
 """One process at a time in a folder of work, and no work that goes on as another."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import tiny
+from forked import Forked
 from test_data import RUNNER, built, picture, run, state
 from test_training import options, toy_run
 
@@ -25,19 +25,17 @@ from sora_cli.train.options import DitOptions
 from sora_cli.train.trainer import run_folder
 from sora_cli.train.trainer.checkpoint import checkpoints
 
-HERE = str(Path(__file__).parent)
 GENERATE = ("generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41", "-q")
 
 # The command line on tiny models, which waits in its first forward pass until it is killed.
 WAITING = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 import tiny
 from sora_cli import cli
 from sora_cli.models.sora.dit import Dit
 tiny.install(setattr)
 Dit.forward = lambda *words: (print("here", flush=True), time.sleep(99))
-cli.main(sys.argv[2:])
+cli.main(sys.argv[1:])
 """
 
 
@@ -49,15 +47,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def waiting(script: str, *words: str) -> Iterator[subprocess.Popen]:
+def waiting(script: str, *words: str) -> Iterator[Forked]:
     """Another process that runs a script until it prints a line, and is killed in the end."""
-    process = subprocess.Popen([sys.executable, "-c", script, HERE, *words], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout and process.stdout.readline() == "here\n"
+    with Forked(script, *words) as process:
+        assert process.stdout and process.stdout.readline() == b"here\n", process.said()
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 # -- The object -----------------------------------------------------------------------------------------------
@@ -68,7 +62,7 @@ import sys, time
 from pathlib import Path
 from typing import Any
 from sora_cli.files.owned import Owned
-with Owned(Path(sys.argv[2])):
+with Owned(Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(99)
 """
@@ -105,7 +99,7 @@ def test_other_work_is_refused_by_its_first_difference() -> None:
 
 
 def test_half_written_files_of_dead_processes_go_and_those_of_others_stay() -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead = Forked("")
     dead.wait()
     with waiting(HOLDING, "b") as other:
         stale, alive = Path(f"a.txt.{dead.pid}.part"), Path(f"a.txt.{other.pid}.part")
@@ -186,17 +180,15 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> None:
 # `data build`, which waits at its first clip until it is killed; and one that kills itself at a random moment.
 BUILDING = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
 import tiny
 from sora_cli import cli
 from sora_cli.dataset import build
 tiny.install(setattr)
 build.Networks.encode = lambda *words: (print("here", flush=True), time.sleep(99))
-cli.main(sys.argv[2:])
+cli.main(sys.argv[1:])
 """
 DYING = """
 import os, random, signal, sys
-sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tiny
@@ -220,7 +212,7 @@ while not codes or codes[-1] == -signal.SIGKILL:
         left = [moment]
         os.fsync, os.replace = dying(os.fsync, left), dying(os.replace, left)
         scan.examine, build.Networks.encode = dying(scan.examine, left), dying(build.Networks.encode, left)
-        cli.main(sys.argv[2:])
+        cli.main(sys.argv[1:])
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(*codes)
 """
@@ -316,8 +308,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again(monkeypatch: pytest.Monkey
 
 def test_a_dataset_that_is_killed_again_and_again_is_the_undisturbed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = pictures("clips", 8)
-    words = [sys.executable, "-c", DYING, HERE, "data", "build", "clips", "-o", "ds", "--workers", "1", "-q", *BUILD]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = forked.run(DYING, "data", "build", "clips", "-o", "ds", "--workers", "1", "-q", *BUILD)
     assert done.returncode == 0, done.stderr
     *died, code = map(int, done.stdout.split("\n")[-2].split())
     assert code == 0 and len(died) >= 2, (died, code)

@@ -6,13 +6,13 @@ import os
 import pty
 import re
 import select
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
+import forked
 import pytest
+from forked import Forked
 from hub_server import Hub, environment
 
 from sora_cli import media
@@ -64,11 +64,10 @@ SLOW = """
 class Terminal:
     """A command in a terminal of its own."""
 
-    def __init__(self, *words: str, **env: str) -> None:
+    def __init__(self, script: str, **env: str) -> None:
         self.ours, theirs = pty.openpty()
-        shown = {"TERM": "xterm-256color", "COLUMNS": "99", "PYTHONPATH": os.pathsep.join(sys.path)}
-        ends = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": theirs}
-        self.process = subprocess.Popen([sys.executable, *words], env=os.environ | shown | env, **ends)
+        shown = {"TERM": "xterm-256color", "COLUMNS": "99"}
+        self.process = Forked(textwrap.dedent(script), env=os.environ | shown | env, stdin=theirs, stderr=theirs)
         os.close(theirs)
         self.text = ""
 
@@ -105,7 +104,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_stage_says_what_it_does_while_it_does_it(here: Path) -> None:
-    terminal = Terminal("-c", textwrap.dedent(SLOW))
+    terminal = Terminal(SLOW)
     missing = []
     for stage, words in STAGES.items():
         if not terminal.wait_for(words):
@@ -119,8 +118,8 @@ def test_every_stage_says_what_it_does_while_it_does_it(here: Path) -> None:
 def test_where_there_is_no_terminal_nothing_moves(here: Path, words: tuple[str, ...]) -> None:
     for stage in STAGES:
         Path(stage).touch()
-    command, path = [sys.executable, "-c", textwrap.dedent(SLOW), *words], os.pathsep.join(sys.path)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": path})
+    done = forked.run(textwrap.dedent(SLOW), *words)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == "a.mp4\n" and "\x1b" not in done.stderr and "\r" not in done.stderr
     assert not any(said in done.stderr for said in STAGES.values()) and bool(done.stderr) == (not words)
 
@@ -148,7 +147,7 @@ def test_fetching_and_verifying_say_so(server: Hub, here: Path) -> None:
         hub_client.hash_of = slowly
         sys.exit(code or cli.run(["weights", "verify", "tiny"]))
     """
-    terminal = Terminal("-c", textwrap.dedent(script), **environment(server.url, here))
+    terminal = Terminal(script, **environment(server.url, here))
     assert terminal.wait_for("asking the Hub")
     Path("asking").touch()
     assert terminal.wait_for("tiny is here"), terminal.text

@@ -1,7 +1,6 @@
 """Several processes learn what one does, and a run goes on with more or fewer of them."""
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_run
+from forked import FORKS
 
 from sora_cli.errors import SoraError
 from sora_cli.train.trainer import distributed
@@ -18,10 +18,6 @@ from sora_cli.train.trainer.checkpoint import checkpoints
 from sora_cli.train.trainer.prefetch import Prefetcher
 
 PATH = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(  # imported once for all processes
-    ["toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard"]
-)
 
 
 def run(processes: int, out: Path, *asked: object) -> list[int | None]:

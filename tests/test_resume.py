@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import tiny
 
@@ -17,7 +16,6 @@ GENERATE = ["generate", "a cat", *tiny.QUICK, "--res", "64x64", "--frames", "41"
 # Forks: every child has its own random moment, counted in forward passes, flushes and renames, and kills itself.
 KILLED = """
 import os, random, signal, sys
-sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import tiny
@@ -38,10 +36,10 @@ def child(moment, words):
     cli.main(words)
 
 tiny.install(setattr)
-draw, codes = random.Random(int(sys.argv[2])), []
+draw, codes = random.Random(int(sys.argv[1])), []
 while not codes or codes[-1] == -signal.SIGKILL:
     assert len(codes) < 60, codes
-    words = sys.argv[3:] + (["--resume"] if codes else [])
+    words = sys.argv[2:] + (["--resume"] if codes else [])
     moment = draw.randint(1, 9)
     if (pid := os.fork()) == 0:
         child(moment, words)
@@ -59,9 +57,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def killed(seed: int, *words: str) -> list[int]:
     """Exit codes of a command that is killed again and again, and resumed until it ends by itself."""
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(seed), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = forked.run(KILLED, str(seed), *words)
     assert done.returncode == 0, done.stderr
     return [int(code) for code in done.stdout.split("\n")[-2].split()]
 

@@ -7,6 +7,7 @@ Letters: N tokens, D width, F features inside an MLP, L text tokens.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes
@@ -146,10 +147,10 @@ class Vae:
         """Pixels along each side of a latent cell."""
         return self.patch * 2 ** len(self.halves_time)
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """All but the gains of norms, one in ten thousand."""
-        return sum(layer.weights for layers in (self.encoder(), self.decoder()) for layer in layers)
+        return sum(layer.weights for layer in (*self.encoder, *self.decoder))
 
     @property
     def tiny(self) -> "Tiny":
@@ -158,20 +159,28 @@ class Vae:
 
     def decoding(self, pixels: int) -> float:
         """FLOP to decode one latent of a long video, on frames of so many pixels."""
-        return sum(layer.work(pixels) for layer in self.decoder())
+        return sum(layer.work(pixels) for layer in self.decoder)
 
     def encoding(self, pixels: int) -> float:
-        return sum(layer.work(pixels) for layer in self.encoder())
+        return sum(layer.work(pixels) for layer in self.encoder)
 
     def tails(self, pixels: int) -> float:
         """Numbers that the decoder keeps of a video's last frames."""
-        return sum(layer.tail(pixels) for layer in self.decoder())
+        return sum(layer.tail(pixels) for layer in self.decoder)
 
     def buffers(self, pixels: int, size: int, gpu: bool) -> float:
         """Bytes of the layer of the decoder that takes most; the encoder's take less."""
-        return max(layer.buffers(pixels, size, gpu) for layer in self.decoder())
+        return max(layer.buffers(pixels, size, gpu) for layer in self.decoder)
 
-    def decoder(self) -> Iterator[Layer]:
+    @cached_property
+    def decoder(self) -> tuple[Layer, ...]:
+        return tuple(self.from_latents())
+
+    @cached_property
+    def encoder(self) -> tuple[Layer, ...]:
+        return tuple(self.from_pixels())
+
+    def from_latents(self) -> Iterator[Layer]:
         """A stage holds its input to its end where it is carried around, and what it becomes until all of that is made
         larger, frame by frame; larger cells of these count as fewer channels."""
         stride, frames, inputs, held = self.stride, 1, self.decoder_width * self.multiples[-1], 0.0
@@ -191,7 +200,7 @@ class Vae:
                 yield Layer(outputs, after, 1, 3, stride, frames, held)
         yield Layer(outputs, 3 * self.patch**2, 3, 3, stride, frames, held + outputs, normed=held + outputs)
 
-    def encoder(self) -> Iterator[Layer]:
+    def from_pixels(self) -> Iterator[Layer]:
         """The frames of a layer are those of one latent, four where the video comes in."""
         stride, frames, inputs = self.patch, 2 ** sum(self.halves_time), self.width
         yield Layer(3 * self.patch**2, inputs, 3, 3, stride, frames)
