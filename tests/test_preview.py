@@ -410,6 +410,24 @@ def test_a_draft_says_so_and_is_as_long(wan: Command, capsys: pytest.CaptureFixt
     assert "decoder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [(), ("--image", "start.png")])
+def test_a_draft_is_placed_as_its_plan_says(
+    wan: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], given: tuple[str, ...]
+) -> None:
+    """The autoencoder is read for given pictures alone, and memory is that of the plan."""
+    Image.new("RGB", (96, 64)).save("start.png")
+    words = ("generate", "a cat", *given, "--decoder", "tiny", "--frames", 13, "-o", "a.mp4", "--dtype", "float32")
+    assert wan(*words, "--dry-run", "--json")[0] == 0
+    told = json.loads(capfd.readouterr().out)["memory"]
+    taken, loaded = [], []
+    take, load = Wan.take, Wan.load
+    monkeypatch.setattr(Wan, "take", lambda self, placement: (taken.append(placement), take(self, placement)))
+    monkeypatch.setattr(Wan, "load", lambda self, role: (loaded.append(role), load(self, role))[1])
+    assert wan(*words)[0] == 0
+    assert ("vae" in loaded) is bool(given)
+    assert taken[-1].peak["decoding"] == pytest.approx(told["decoding"]) and len(taken) == 1
+
+
 def test_what_has_no_tiny_decoder_says_so_in_a_line(
     wan: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
