@@ -152,17 +152,25 @@ def test_every_option_and_script_that_a_page_mentions_is_there(page: Path) -> No
             assert re.search(rf"^{name} \?=", makefile, re.M), name
 
 
-def test_what_readme_types_in_a_row_does_not_stand_in_its_own_way() -> None:
-    """Each output has a name that no earlier one has, unless it is overwritten or gone on with on purpose."""
-    written: dict[str, str] = {}
-    for line in calls(blocks(ROOT / "README.md")):
-        words = words_of(line)
-        makes = words[0] in ("generate", "loop", "extend", "reverse", "encode", "decode")
-        if not makes or {"--dry-run", "--force", "--resume"} & set(words):
-            continue
-        name = words[words.index("-o") + 1] if "-o" in words else {
-            "generate": f"{slug(words[1])}.mp4", "loop": f"{Path(words[1]).stem}-loop.mp4",
-            "extend": f"{Path(words[1]).stem}-extended.mp4", "reverse": f"{Path(words[1]).stem}-reverse.mp4",
-        }[words[0]]  # fmt: skip
-        assert name == "-" or name not in written, f"{line} and {written[name]} both write {name}"
-        written[name] = line
+def row_of(page: Path) -> list[str]:
+    """What a reader types in a row: all of README, and a block of another page."""
+    texts = [text for _, text in BLOCK.findall(page.read_text())]
+    return ["\n".join(texts)] if page.parent == ROOT else texts
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_what_is_typed_in_a_row_is_not_in_its_own_way(page: Path) -> None:
+    """Each output has a name that no earlier one has, unless it is overwritten or continued on purpose."""
+    for text in row_of(page):
+        written: dict[str, str] = {}
+        for line in calls(text):
+            words = words_of(line)
+            makes = words[0] in ("generate", "loop", "extend", "reverse", "encode", "decode")
+            if not makes or {"--dry-run", "--force", "--resume"} & set(words):
+                continue
+            name = words[words.index("-o") + 1] if "-o" in words else {
+                "generate": f"{slug(words[1])}.mp4", "loop": f"{Path(words[1]).stem}-loop.mp4",
+                "extend": f"{Path(words[1]).stem}-extended.mp4", "reverse": f"{Path(words[1]).stem}-reverse.mp4",
+            }[words[0]]  # fmt: skip
+            assert name == "-" or name not in written, f"{line} and {written[name]} both write {name}"
+            written[name] = line

@@ -435,6 +435,10 @@ def test_what_has_no_tiny_decoder_says_so_in_a_line(
     assert capsys.readouterr().err == (
         "sora-cli: pocket has no tiny decoder; leave out --decoder tiny: its own is full\n"
     )
+    for more in (("--preview",), ("--decoder", "tiny")):
+        assert cli.run(["generate", "a cat", "--model", "./model", *more, "-o", "a.mp4"]) == 1
+        assert capsys.readouterr().err == ("sora-cli: the tiny decoder of ./model (22.8 MB) is not on this machine; "
+                                           "`sora-cli weights pull ./model` fetches it\n")  # fmt: skip
     wan_folders.write_tiny(Path("tiny.safetensors"), 48, 2)
     assert wan("generate", "a cat", "-o", "a.mp4", "--decoder", "tiny")[0] == 2
     assert "tiny.safetensors is for latents of 16 pixels a cell, and those of small have 8" in capsys.readouterr().err
