@@ -437,7 +437,7 @@ def test_what_has_no_tiny_decoder_says_so_in_a_line(
     )
     for more in (("--preview",), ("--decoder", "tiny")):
         assert cli.run(["generate", "a cat", "--model", "./model", *more, "-o", "a.mp4"]) == 1
-        assert capsys.readouterr().err == ("sora-cli: the tiny decoder of ./model (22.8 MB) is not on this machine; "
+        assert capsys.readouterr().err == ("sora-cli: the tiny decoder of ./model (22.6 MB) is not on this machine; "
                                            "`sora-cli weights pull ./model` fetches it\n")  # fmt: skip
     wan_folders.write_tiny(Path("tiny.safetensors"), 48, 2)
     assert wan("generate", "a cat", "-o", "a.mp4", "--decoder", "tiny")[0] == 2
