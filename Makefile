@@ -29,8 +29,8 @@ parity: $(READY)
 evaluate: $(READY)
 	$(BIN)/python benchmarks/bar.py
 
-# Pocket from nothing, in the order of what needs what. Every line goes on where it was stopped, and a finished one is
-# passed over. MINUTES are those of all stages together: five hours of two cores, or half an hour of a GPU with PRESET=mini.
+# Pocket from nothing, in the order of what needs what. Every line continues where it was stopped, and a finished one is
+# skipped. MINUTES are those of all stages together: five hours of two cores, or half an hour of a GPU with PRESET=mini.
 # On a processor two processes beat two threads: PROCESSES=2.
 PRESET ?= nano
 MINUTES ?= 300
@@ -38,7 +38,7 @@ PROCESSES ?= 1
 RUNS ?= runs/pocket-$(PRESET)
 LAUNCH = $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES)
 TRAIN = $(LAUNCH) -m sora_cli train
-share = --steps 10000000 --minutes $(shell echo "$(MINUTES) * $(1) / 100" | bc -l)
+share = --steps 10000000 --minutes $(shell awk 'BEGIN { print $(MINUTES) * $(1) / 100 }')
 TEXT = --text $(RUNS)/clip
 pocket: $(READY)
 	$(TRAIN) clip --preset $(PRESET) --out $(RUNS)/clip

@@ -14,7 +14,8 @@ ffmpeg -sseof -5 -i "$1" -vf "reverse,trim=end_frame=$CONTEXT,reverse" -c:v ffv1
 ffmpeg -i "$2" -vf "trim=end_frame=$CONTEXT" -c:v ffv1 "$work/head.mkv"
 $SORA generate "$PROMPT" --anchor "$work/tail.mkv@0" --anchor "$work/head.mkv@-1" \
   --frames $((CONTEXT + BETWEEN + CONTEXT)) --res "$RES" --fps "$FPS" --steps "$STEPS" \
-  --no-metadata -o "$work/bridge.mp4"
+  --no-metadata -o "$work/bridge.mp4" > /dev/null
 ffmpeg -i "$1" -i "$work/bridge.mp4" -i "$2" -filter_complex \
   "[1]trim=start_frame=$CONTEXT:end_frame=$((CONTEXT + BETWEEN)),setpts=PTS-STARTPTS[new];[0][new][2]concat=n=3" \
   -r "$FPS" -pix_fmt yuv420p -crf 18 "$3"
+echo "$3"

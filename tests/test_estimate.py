@@ -21,7 +21,7 @@ from sora_cli.models.sora.patches import Grid
 from sora_cli.models.sora.text import TextConfig, TextTower
 from sora_cli.models.sora.vae import Vae, VaeConfig
 from sora_cli.pipelines import codec
-from sora_cli.placement.estimate import Estimate, Model, cost, dry_run, slowness, throughput, wan
+from sora_cli.placement.estimate import Estimate, Model, Pictures, cost, dry_run, slowness, throughput, wan
 from sora_cli.placement.estimate import sora as estimates
 from sora_cli.placement.estimate.sora import decoding_of, estimate
 from sora_cli.placement.estimate.throughput import Rates
@@ -243,6 +243,28 @@ def test_the_times_published_for_an_h200(no_cache: Path) -> None:
     assert hub_cost(free=GPU, rates=rates).seconds["denoising"] == pytest.approx(95.2, rel=0.25)
     told = hub_cost(five, [Window((), tuple(range(31)))], GPU, rates)
     assert told.seconds["denoising"] == pytest.approx(157.2, rel=0.25)
+
+
+@pytest.mark.parametrize("model", ["wan2.1-1.3b", "fastwan-5b", "wan2.2-a14b"])
+def test_a_draft_saves_what_its_decoder_does(no_cache: Path, model: str) -> None:
+    """The work is 1/25 or 1/200 of the decoder's, whose weights and buffers are not there; 23 MB are to be fetched.
+    With given pictures the whole autoencoder encodes them, and only the work is less."""
+    entry = registry.entry(model)
+    assert entry.network is not None
+    usage = entry.usage
+    shot = Shot("a", "b", usage.width, usage.height, usage.frames, usage.fps, steps=4, guidance=1, model=model)
+    windows, small = [Window((), tuple(range(usage.window)))], Free("cuda", 80e9, 64e9)
+
+    def cost(draft: bool, given: bool = False) -> Estimate:
+        return wan.estimate(shot, windows, entry, RATES, small, 2, pictures=Pictures(given, draft))
+
+    whole, draft, both = cost(draft=False), cost(draft=True), cost(draft=True, given=True)
+    ratio = 25 if entry.cell == 8 else 200
+    assert whole.decoding / draft.decoding == pytest.approx(ratio, rel=0.2) and both.decoding == draft.decoding
+    assert draft.time < whole.time and draft.seconds["decoding"] < 0.1 * whole.seconds["decoding"]
+    assert draft.memory["decoding"] < whole.memory["decoding"] and both.memory == cost(False, given=True).memory
+    assert draft.download["tiny"] == pytest.approx(23e6, rel=0.02) and "tiny" not in whole.download
+    assert (draft.products, draft.attention, draft.disk) == (whole.products, whole.attention, whole.disk)
 
 
 def test_a_cpu_is_called_slow_in_hours(no_cache: Path) -> None:

@@ -408,6 +408,24 @@ def test_a_draft_says_so_and_is_as_long(wan: Command, capsys: pytest.CaptureFixt
     assert "decoder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [(), ("--image", "start.png")])
+def test_a_draft_is_placed_as_its_plan_says(
+    wan: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], given: tuple[str, ...]
+) -> None:
+    """The autoencoder is read for given pictures alone, and memory is that of the plan."""
+    Image.new("RGB", (96, 64)).save("start.png")
+    words = ("generate", "a cat", *given, "--decoder", "tiny", "--frames", 13, "-o", "a.mp4", "--dtype", "float32")
+    assert wan(*words, "--dry-run", "--json")[0] == 0
+    told = json.loads(capfd.readouterr().out)["memory"]
+    taken, loaded = [], []
+    take, load = Wan.take, Wan.load
+    monkeypatch.setattr(Wan, "take", lambda self, placement: (taken.append(placement), take(self, placement)))
+    monkeypatch.setattr(Wan, "load", lambda self, role: (loaded.append(role), load(self, role))[1])
+    assert wan(*words)[0] == 0
+    assert ("vae" in loaded) is bool(given)
+    assert taken[-1].peak["decoding"] == pytest.approx(told["decoding"]) and len(taken) == 1
+
+
 def test_what_has_no_tiny_decoder_says_so_in_a_line(
     wan: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,6 +433,10 @@ def test_what_has_no_tiny_decoder_says_so_in_a_line(
     assert capsys.readouterr().err == (
         "sora-cli: pocket has no tiny decoder; leave out --decoder tiny: its own is full\n"
     )
+    for more in (("--preview",), ("--decoder", "tiny")):
+        assert cli.run(["generate", "a cat", "--model", "./model", *more, "-o", "a.mp4"]) == 1
+        assert capsys.readouterr().err == ("sora-cli: the tiny decoder of ./model (22.6 MB) is not on this machine; "
+                                           "`sora-cli weights pull ./model` fetches it\n")  # fmt: skip
     wan_folders.write_tiny(Path("tiny.safetensors"), 48, 2)
     assert wan("generate", "a cat", "-o", "a.mp4", "--decoder", "tiny")[0] == 2
     assert "tiny.safetensors is for latents of 16 pixels a cell, and those of small have 8" in capsys.readouterr().err

@@ -15,8 +15,11 @@ from PIL import Image
 from test_sound import clap, heard, onsets
 
 from sora_cli import cli, media, registry
-from sora_cli.generation.plan import made
+from sora_cli.cli import models
+from sora_cli.generation.engine import Engine
+from sora_cli.generation.plan import made, plan
 from sora_cli.media import Retiming
+from sora_cli.placement.estimate.cost import INTERPOLATE, INTERPOLATED
 from sora_cli.shot import Anchor, Cue, Shot
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene
@@ -191,6 +194,45 @@ def test_what_was_begun_goes_on_and_plans_say_the_rate(sora: Sora, capsys: pytes
     capsys.readouterr()
     assert sora(*words, "-o", "a.y4m", "--resume") == 0
     assert "made already" in capsys.readouterr().err
+
+
+def test_plans_count_the_frames_that_are_shown_and_made(sora: Sora, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the same video, a higher rate takes the interpolation, memory for it and more of the encoder's time; a lower
+    one less of that; and neither calls for a rate that the model was not trained for."""
+    words = ("generate", "a cat", "--res", "64x64", "--seconds", 1, "--dry-run")
+
+    def cost(fps: float, *more: object) -> dict[str, Any]:
+        assert sora(*words, "--fps", fps, "--json", *more) == 0
+        said = capsys.readouterr()
+        assert "frame rate" not in said.err
+        return json.loads(said.out)
+
+    plain, fast, slow = cost(16), cost(48), cost(8)
+    assert {one["latents"] for one in (plain, fast, slow)} == {5} and "interpolation" not in plain["seconds"]
+    assert fast["seconds"]["encoder"] == pytest.approx(3 * plain["seconds"]["encoder"])
+    assert fast["disk"]["video"] == pytest.approx(3 * plain["disk"]["video"])
+    assert slow["disk"]["video"] == pytest.approx(plain["disk"]["video"] / 2)
+    assert "interpolation" not in slow["seconds"] and slow["peak"] == plain["peak"]
+    shot = Shot("a cat", width=64, height=64, frames=16, fps=16, steps=1)
+    width, height = (2 * side for side in Engine("pocket", "cpu").start(shot).source_size)  # zoom, as shipped
+    assert fast["seconds"]["interpolation"] == pytest.approx(INTERPOLATE * 48 * width * height)
+    assert fast["peak"] - plain["peak"] == pytest.approx(INTERPOLATED * width * height)
+    Image.new("RGB", (64, 64)).save("a.png")  # with given pictures, frames are interpolated in their size
+    given = cost(48, "--image", "a.png")
+    assert given["seconds"]["interpolation"] == pytest.approx(INTERPOLATE * 48 * 64 * 64)
+
+
+@pytest.mark.parametrize("model", ["wan2.1-1.3b", "wan2.2-5b", "skyreels2-1.3b", "wan2.2-a14b", "pocket"])
+@pytest.mark.parametrize("fps", [60, 59.94, 25, 12, 120])
+def test_another_rate_alone_asks_for_no_more_than_a_model_makes(model: str, fps: float) -> None:
+    """81 frames at 16 a second fill a window of Wan 2.1, and the 82nd would take another."""
+    entry, shot = registry.entry(model), models.usual(model)
+    shown = replace(shot, fps=fps, frames=models.frames_at(fps, shot, entry.usage))
+    assert abs(shown.seconds - shot.seconds) <= 0.1
+    usual, windows = (len(plan(one, entry).windows) for one in (shot, made(shown, entry)))
+    assert windows <= usual or model == "pocket"
+    if model == "pocket":  # which makes any rate up to 30
+        assert shown.seconds == pytest.approx(5, abs=0.5 / fps)
 
 
 def test_loops(sora: Sora) -> None:

@@ -1,4 +1,4 @@
-"""The README's file tree and commands are those of the project."""
+"""The file tree, the table of models and the recipes of the pages are those of the project."""
 
 import os
 import re
@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from typer.testing import CliRunner
+import pytest
 
-from sora_cli.cli import app
+from sora_cli import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -54,18 +54,15 @@ def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None
     assert re.match(r"a \w+ cat .*, snow,", said("-c", asked))
 
 
-def test_every_option_in_the_readme_exists() -> None:
-    runner = CliRunner()
-    for line in re.findall(r"^sora-cli (.+)$", README, re.M):
-        words = line.split()[:2]
-        command = words if words[0] in ("weights", "data", "train") else words[:1]
-        told = runner.invoke(app, [*command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-        assert told.exit_code == 0, line
-        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
-            assert option in told.output, f"{option} in: sora-cli {line}"
-
-
 def test_the_table_of_models_is_that_of_the_registry() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "model_table.py")]
     told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     assert told.count("\n") > 4 and told in README, "python scripts/model_table.py --write puts it right"
+
+
+def test_a_model_is_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every part is a line of its own, the tiny decoder too, and what does not apply is left out."""
+    assert cli.run(["weights", "show", "wan2.2-5b"]) == 0
+    shown = capsys.readouterr().out
+    assert "  tiny           Kijai/WanVideo_comfy@main taew2_2.safetensors, 22.8 MB\n" in shown
+    assert "{" not in shown and "conditioned" not in shown and "  shift          5\n" in shown

@@ -57,6 +57,15 @@ def test_a_video_from_asking_to_deleting(server: Served, tmp_path: Path, monkeyp
         assert not (server.folder / gone).exists()
 
 
+def test_another_rate_is_no_other_length(server: Served) -> None:
+    """Pocket makes five seconds where nothing is said, whatever the rate."""
+    for fps in (12, 30):
+        video = server.ask("POST", "/v1/videos", {"prompt": "a cat", "size": "64x64", "steps": 1, "fps": fps})
+        answer = json.loads(video.body)
+        assert (video.status, answer["seconds"], answer["fps"]) == (200, "5", fps)
+        server.client.videos.delete(answer["id"])
+
+
 def test_lists_are_paged(server: Served) -> None:
     client = server.client
     made = [client.videos.create(prompt=f"a cat {n}", **SMALL).id for n in range(5)]  # type: ignore[arg-type]

@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 import wan_folders
 from safetensors.torch import load_file, save_file
+from test_memory import Living
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder, needed
 from sora_cli.pipelines import loading
+from sora_cli.registry.sizes import FLOAT32, Vae
 
 CASES = [("taew2_1", 16, 1), ("taew2_2", 48, 2)]
 CPU = torch.device("cpu")
@@ -56,6 +59,30 @@ def test_it_is_what_is_described(name: str, channels: int, patch: int) -> None:
         expected = described(state, latents[0].transpose(0, 1), patch, growth).transpose(0, 1)
         assert made.shape == (1, 3, 3 if keys else 9, 24 * patch, 32 * patch)
         torch.testing.assert_close((made[0] + 1) / 2, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "channels", "patch"), CASES)
+@torch.inference_mode()
+def test_it_costs_what_is_predicted(name: str, channels: int, patch: int) -> None:
+    """Weights, FLOP of a later latent by torch's own count, and the bytes that it remembers and needs."""
+    network, told = decoder(channels, patch), Vae(channels, 1, 1, patch).tiny
+    assert told.weights == pytest.approx(sum(value.numel() for value in network.state_dict().values()), rel=1e-3)
+    counts = []
+    for length in (2, 3):
+        with FlopCounterMode(display=False) as counter:
+            list(network.decode_stream([torch.zeros(1, channels, length, 4, 6)]))
+        counts.append(counter.get_total_flops())
+    pixels = 4 * 6 * (8 * patch) ** 2
+    assert told.decoding(pixels) == pytest.approx(counts[1] - counts[0], rel=0.01)
+    with torch.device("meta"):
+        latents, large = torch.zeros(1, channels, 2, 32, 48), TinyDecoder(TinyConfig(channels, patch))
+    with Living() as living:
+        for video in large.decode_stream([latents]):
+            del video
+    pixels = 32 * 48 * (8 * patch) ** 2
+    frames = 2 * 3 * 4 * FLOAT32 * pixels  # of a latent, apart and together
+    needed = FLOAT32 * told.tails(pixels) + told.buffers(pixels, FLOAT32, gpu=False) + frames
+    assert living.most == pytest.approx(needed, rel=0.05)
 
 
 @torch.inference_mode()

@@ -216,7 +216,7 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     if given & {"seconds", "frames"}:
         wanted["frames"] = frame_count(options["seconds"], options["frames"], fps)
     elif "fps" in given:
-        wanted["frames"] = models.frames_at(fps, base, wanted.get("model", base.model))
+        wanted["frames"] = models.frames_at(fps, base, registry.entry(wanted.get("model", base.model)).usage)
     if given & {"anchor", "image", "end"}:
         wanted["anchors"] = anchors_of(options)
     if given & {"prompt", "prompt_at", "model", "expand", "expand_model"}:

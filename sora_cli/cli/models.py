@@ -31,11 +31,10 @@ def usual(model: str, prompt: str = "") -> Shot:
                 plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
 
 
-def frames_at(fps: float, shot: Shot, model: str) -> int:
+def frames_at(fps: float, shot: Shot, usage: registry.Usage) -> int:
     """Frames of a shot that is as long at another rate. A model that makes one rate alone makes as many as before for
     it: one more would take a window of its own."""
     check_range("fps", fps, 1, 120)
-    usage = registry.entry(model).usage
     if "fps" in usage.trained or shot.fps != usage.fps:
         return geometry.frames_for(shot.seconds, fps)
     ratio = Fraction(fps).limit_denominator(1000) / Fraction(shot.fps).limit_denominator(1000)

@@ -231,7 +231,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def part_line(part: dict[str, Any]) -> str:
     file = f"/{part['names'][0]}" if len(part["names"]) == 1 and "*" not in part["names"][0] else ""
-    where = part["path"] or f"{part['repo']}@{part['revision']} {part['folder']}{file}"
+    inside = f"{part['folder']}{file}".removeprefix("/")
+    where = part["path"] or f"{part['repo']}@{part['revision']} {inside}"
     return f"{where}, {size(part['bytes'])}"
 
 

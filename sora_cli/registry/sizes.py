@@ -242,10 +242,11 @@ class Tiny:
         return sum(3 * width * count for width, count in zip(self.widths, cells, strict=False))
 
     def buffers(self, pixels: int, size: int, gpu: bool) -> float:
-        """Bytes behind the last stage, where cells are smallest: the frame and what it grows into wait while the
-        first of these goes on, through a convolution, whose sides a GPU may copy, and a ReLU."""
+        """Bytes behind the last stage, where cells are smallest. At every stage a frame and what it grows into wait
+        while the first of these goes on, here through a convolution, whose sides a GPU may copy, and a ReLU."""
         inside, outside = self.widths[-2:]
-        waiting = inside * (1 + self.growth[-1])
+        stages = zip(reversed(self.widths[:-1]), reversed(self.growth), strict=True)
+        waiting = sum(width * (1 + grown) / 4**above for above, (width, grown) in enumerate(stages))
         return size * (waiting + (inside + outside) * (1 + gpu)) * pixels / self.patch**2
 
     def decoder(self) -> Iterator[Layer]:

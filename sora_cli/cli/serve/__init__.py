@@ -173,4 +173,4 @@ def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable
         Listening(config, server.worker.begin_to_stop).run(sockets=[listener])
     if not server.worker.stop(ENDING):
         os._exit(0)  # in the middle of a long step; finished windows are on the disk, and so are all jobs
-    log("ended; what was begun goes on at the next start")
+    log("ended; unfinished jobs continue at the next start")

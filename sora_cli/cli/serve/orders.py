@@ -123,7 +123,7 @@ class Orders:
     def lasting(self, shot: Shot, value: Any) -> Shot:
         most, usual = self.limits.max_seconds, models.usual(shot.model)
         if value is None and usual.seconds <= most:
-            return replace(shot, frames=models.frames_at(shot.fps, usual, shot.model))
+            return replace(shot, frames=models.frames_at(shot.fps, usual, registry.entry(shot.model).usage))
         seconds = most if value is None else number("seconds", value)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",

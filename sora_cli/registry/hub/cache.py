@@ -52,6 +52,10 @@ def lack(entry: Entry) -> str:
     """One line about a model that is not (all) here."""
     found = status(entry)
     size = f" ({gigabytes(found.total)})" if found.total else ""
+    tiny = entry.only(registry.TINY)
+    if tiny.parts and status(entry.without(registry.TINY)).state == PRESENT:
+        return (f"the tiny decoder of {entry.name} ({gigabytes(tiny.bytes)}) is not on this machine; "
+                f"`sora-cli weights pull {entry.name}` fetches it")  # fmt: skip
     here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
     sought = f" ({entry.sought})" if entry.sought else ""
     return f"{here} on this machine{sought}; `sora-cli weights pull {entry.name}` fetches it"
