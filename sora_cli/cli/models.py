@@ -31,7 +31,7 @@ def usual(model: str, prompt: str = "") -> Shot:
                 plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
 
 
-def frames_at(fps: float, shot: Shot, usage: registry.Usage) -> int:
+def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
     """Frames of a shot that is as long at another rate. A model that makes one rate alone makes as many as before for
     it: one more would take a window of its own."""
     check_range("fps", fps, 1, 120)
