@@ -66,3 +66,11 @@ def test_a_model_is_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "  tiny           Kijai/WanVideo_comfy@main taew2_2.safetensors, 22.8 MB\n" in shown
     assert "{" not in shown and "conditioned" not in shown and "  shift          5\n" in shown
+
+
+def test_help_lists_options_by_topic() -> None:
+    said = CliRunner().invoke(app, ["extend", "--help"], env={"COLUMNS": "100", "TERM": "dumb"}).output
+    topics = re.findall(r"^╭─ (\w+)", said, re.M)
+    assert topics == ["Arguments", "Options", "Input", "Sampling", "Compute", "Output", "Terminal"]
+    assert said.index("─ Compute") < said.index("--decoder") < said.index("--threads") < said.index("─ Output")
+    assert said.index("--after") < said.index("─ Input") < said.index("--input-res") < said.index("─ Sampling")

@@ -6,10 +6,11 @@ Those that belong together are the fields of a frozen dataclass; a command takes
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
@@ -39,15 +40,30 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def options_of(bundle: Any) -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters, its own before those that it inherits."""
+    """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help."""
     hints, known = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
-    names = dict.fromkeys(name for kind in bundle.__mro__ for name in vars(kind).get("__annotations__", ()))
+    panels = {name: vars(kind).get("panel") for kind in reversed(bundle.__mro__) for name in annotated(kind)}
+    names = dict.fromkeys(name for kind in bundle.__mro__ for name in annotated(kind))
 
     def default(field: "Field[Any]") -> Any:
         return inspect.Parameter.empty if field.default is MISSING else field.default
 
     return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(known[name]),
-                              annotation=hints[name]) for name in names if name in known]  # fmt: skip
+                              annotation=under(hints[name], panels[name]))
+            for name in names if name in known]  # fmt: skip
+
+
+def annotated(kind: type) -> tuple[str, ...]:
+    """What a class itself declares."""
+    return tuple(vars(kind).get("__annotations__", ()))
+
+
+def under(hint: Any, panel: str | None) -> Any:
+    """An option under a heading of the help."""
+    options = [copy(option) for option in hint.__metadata__]
+    for option in options:
+        option.rich_help_panel = panel
+    return Annotated[hint.__origin__, *options]
 
 
 # ---- one by one -------------------------------------------------------------------------------------------
@@ -92,6 +108,8 @@ PlanOption = Annotated[
 class Input:
     """How a video is read: at another size or rate, or raw and in need of both."""
 
+    panel: ClassVar[str] = "Input"
+
     res: ResOption = None
     fps: FpsOption = None
     input_res: Annotated[
@@ -103,6 +121,8 @@ class Input:
 @dataclass(frozen=True)
 class Compute:
     """Where networks run."""
+
+    panel: ClassVar[str] = "Compute"
 
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
@@ -134,6 +154,8 @@ class Compute:
 class Decoding(Compute):
     """The same where latents become frames."""
 
+    panel: ClassVar[str] = Compute.panel
+
     decoder: Annotated[
         Literal["full", "tiny"],
         typer.Option(help="The model's own decoder, or for drafts a tiny one: many times faster, a little less fine."),
@@ -143,6 +165,8 @@ class Decoding(Compute):
 @dataclass(frozen=True)
 class Sampling:
     """How a video is sampled."""
+
+    panel: ClassVar[str] = "Sampling"
 
     seed: Annotated[
         str,
@@ -180,6 +204,8 @@ class Sampling:
 class Keeping:
     """What becomes of a video that is made, and what is kept beside it."""
 
+    panel: ClassVar[str] = "Output"
+
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False
     metadata: Annotated[
         bool,
@@ -197,6 +223,8 @@ class Keeping:
 @dataclass(frozen=True)
 class Showing:
     """What the terminal shows."""
+
+    panel: ClassVar[str] = "Terminal"
 
     preview: PreviewOption = False
     quiet: QuietOption = False

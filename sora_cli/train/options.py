@@ -22,6 +22,7 @@ class TrainOptions:
     """Options of every training; None means that the preset decides."""
 
     stage: ClassVar[str]
+    panel: ClassVar[str] = "Every training"
 
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps in total.")] = None
     minutes: Annotated[float | None, typer.Option(help="Stop after this much time in total.")] = None
