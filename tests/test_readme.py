@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from sora_cli.cli import app
+
 import pytest
 
 from sora_cli import cli
