@@ -23,7 +23,6 @@ from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
 
 BESIDE = ".txt"
-BLANK = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\v\f"  # and marks of an encoding
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,6 @@ def files_of(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def beside(name: str) -> Path:
     return Path(name).with_suffix(BESIDE)
-
-
-def has_caption(name: str) -> bool:
-    """Whether something lies beside a file that may be its caption: a blank one is none."""
-    return beside(name).exists() and (not beside(name).is_file() or beside(name).read_bytes().strip(BLANK) != b"")
 
 
 def check_sidecars(files: Sequence[str]) -> None:
