@@ -121,3 +121,39 @@ def test_a_dataset_has_no_bars(where: str, tmp_path: Path) -> None:
     assert a.shape == b.shape and np.abs(a - b).mean() < 12
     row = build.about(other)
     assert footage.bars_in(row) == Bars(*found["bars.mp4"].bars)
+
+
+def on_black(draw: str, moving: bool) -> list[np.ndarray]:
+    """Lines, an outline, a rectangle or one with a picture in it, drawn on black; a spot may move inside."""
+    found = []
+    for n in range(6):
+        picture = np.zeros((H, W, 3), np.uint8)
+        if draw == "lines":
+            picture[20:23], picture[-23:-20] = 220, 220
+        else:
+            picture[20:-20, 30:-30] = (200, 40, 40)
+        if draw == "outline":
+            picture[23:-23, 33:-33] = 0
+        if draw == "picture":
+            picture[20:-20, 30:-30] = np.random.default_rng(1).integers(60, 220, (H - 40, W - 60, 3))
+        if moving:
+            picture[50:70, 50 + 6 * n : 70 + 6 * n] = np.random.default_rng(2).integers(0, 255, (20, 20, 3))
+        found.append(picture)
+    return found
+
+
+@pytest.mark.parametrize(("draw", "moving"), [("lines", False), ("lines", True), ("outline", False), ("outline", True),
+                                              ("filled", False), ("filled", True), ("picture", False)])  # fmt: skip
+def test_what_is_drawn_on_black_has_no_bars(draw: str, moving: bool) -> None:
+    assert not Bars.around(on_black(draw, moving))
+
+
+@pytest.mark.parametrize("bars", [Bars(16, 16), Bars(0, 0, 20, 20)])
+def test_a_product_on_white_has_its_bars(bars: Bars) -> None:
+    """Its border has one colour as that of a rectangle does, but its bars are as wide as the picture."""
+    pictures = []
+    for n in range(6):
+        picture = bars.put_back(np.full((*reversed(bars.within((W, H))), 3), 250, np.uint8))
+        picture[50:70, 50 + 6 * n : 70 + 6 * n] = 90
+        pictures.append(picture)
+    assert Bars.around(pictures) == bars

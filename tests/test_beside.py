@@ -243,3 +243,26 @@ def test_what_a_download_left_is_no_caption(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(text)
     said = beside.read(tmp_path / "a.txt")
     assert said.text == "" and said.wrong.startswith("it is a")
+
+
+@pytest.mark.parametrize("content", [b"{\\rtf1\\ansi a boat}", b"\xef\xbb\xbf{\\rtf1 a boat}", b"\n{\\rtf1 x}"])
+def test_rich_text_is_no_caption(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert beside.read(tmp_path / "a.txt").wrong == "it is rich text; save it as plain text"
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff\u2060", "\u00a0\u3000", "\u200e \u202e"])
+def test_what_is_not_seen_is_blank(tmp_path: Path, blank: str) -> None:
+    (tmp_path / "a.txt").write_bytes(blank.encode())
+    assert beside.read(tmp_path / "a.txt") == beside.Said()
+
+
+@pytest.mark.parametrize(("name", "content", "where"), [
+    ("t.csv", "file,caption,text\na.mp4,,a boat\n", "it has caption and text"),
+    ("t.tsv", "file\tfile_name\ttext\na.mp4\tb.mp4\ta boat\n", "it has file and file_name"),
+    ("t.jsonl", '{"file_name": "a.mp4", "text": "x", "caption": "y"}\n', "line 1: it has caption and text"),
+])  # fmt: skip
+def test_a_table_that_says_two_things_is_refused(tmp_path: Path, name: str, content: str, where: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SoraError, match=where):
+        read_table(tmp_path / name)

@@ -609,3 +609,11 @@ def test_coca_that_is_not_here_is_told_in_a_line(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
     code, out, err = say(capsys, "in", model="coca")
     assert (code, out, err.count("\n")) == (1, "", 1) and "is not on this machine" in err
+
+
+def test_what_a_clip_suffers_is_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    cutout = Image.fromarray(noise(1)[0]).convert("RGBA")
+    cutout.putalpha(100)
+    cutout.save(folder / "in" / "c.png")
+    code, _, err = say(capsys, "in")
+    assert code == 0 and err.splitlines() == ["in/c.png: transparent parts, if any, are shown on black"]

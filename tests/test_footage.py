@@ -1,6 +1,7 @@
 """What verbs make of footage that is not like their own: shapes, notes, full colours."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import tiny
 from PIL import Image
 
 from sora_cli import cli, media
+from sora_cli.media.y4m import depth_of
 from sora_cli.storage import latent_file
 
 Sora = Callable[..., int]
@@ -31,6 +33,10 @@ def clip(name: str, filters: str = "null", *words: object, size: str = "96x64", 
     command = [media.ffmpeg(), "-v", "error", "-y", "-f", "lavfi", "-i", source, "-frames:v", frames, *codec, name]
     subprocess.run(list(map(str, command)), check=True)
     return name
+
+
+def ffmpeg(*words: object) -> None:
+    subprocess.run([media.ffmpeg(), "-v", "error", "-y", *map(str, words)], check=True)
 
 
 # ---- shapes -----------------------------------------------------------------------------------------------
@@ -119,3 +125,76 @@ def test_a_given_picture_keeps_its_colours(sora: Sora, name: str) -> None:
     with media.open_source(name) as source:
         first = next(iter(media.to_rgb(source, source.format, (64, 64))))
     assert np.abs(first.astype(int) - card()).mean() < 3
+
+
+# ---- more than 8 bits -------------------------------------------------------------------------------------
+
+
+def deep(name: str, pix_fmt: str, *words: str) -> str:
+    """A clip, or a picture, whose samples have more than 8 bits and use the lowest of them."""
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64:r=24", "-vf", f"format=gbrp16,noise=alls=30,format={pix_fmt}",
+           "-frames:v", "2" if words else "1", *words, name)  # fmt: skip
+    return name
+
+
+def deepest(name: str) -> np.ndarray:
+    """The first frame in 16 bits."""
+    command = [media.ffmpeg(), "-v", "error", "-i", name, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb48le"]
+    command.append("pipe:1")
+    return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, "<u2")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "grey.png"])
+@pytest.mark.parametrize("out", ["x%05d.png", "x.apng"])
+def test_16_bits_stay_as_they_are(sora: Sora, capsys: pytest.CaptureFixture[str], name: str, out: str) -> None:
+    deep(name, "gray16be" if "grey" in name else "rgb48be")
+    assert sora("extend", name, "a cat", "--after", "0.1", "-o", out) == 0
+    assert "bits" not in capsys.readouterr().err
+    first = deepest(out.replace("%05d", "00001"))
+    assert np.array_equal(first, deepest(name)) and len(np.unique(first % 257)) > 1
+
+
+REDUCED = {
+    "x.mp4": ("extend", "a.png", "x.mp4: 8 bits of each colour instead of 16"),
+    "x.webp": ("extend", "a.png", "x.webp: 8 bits of each colour instead of 16"),
+    "x.mov": ("extend", "a.mkv", "x.mov: 8 bits of each colour instead of 10"),
+    "x%05d.png": ("generate", "a.png", "a.png: its 16 bits of each colour are taken as 8"),
+    "y%05d.png": ("extend", "alpha.png", "alpha.png: its 16 bits of each colour are taken as 8"),
+}
+
+
+@pytest.mark.parametrize("out", REDUCED)
+def test_what_has_fewer_bits_says_so(sora: Sora, capsys: pytest.CaptureFixture[str], out: str) -> None:
+    verb, name, line = REDUCED[out]
+    pix_fmt = {"a.png": "rgb48be", "a.mkv": "yuv420p10le", "alpha.png": "rgba64be"}[name]
+    deep(name, pix_fmt, *["-c:v", "ffv1"][: 2 * name.endswith(".mkv")])
+    extending = [name, "a cat", "--after", "0.1"]
+    making = ["a cat", "--image", name, "--frames", 3, "--res", "64x64"]
+    assert sora(verb, *(extending if verb == "extend" else making), "-o", out) == 0
+    assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("pix_fmt", "bits"), [("yuv420p", 8), ("yuv420p10le", 10), ("p010le", 10), ("rgb48be", 16),
+    ("rgba64le", 16), ("gray12le", 12), ("rgb565le", 8), ("x2rgb10le", 10), ("grayf32le", 32)])  # fmt: skip
+def test_bits_by_the_name_of_pixels(pix_fmt: str, bits: int) -> None:
+    assert depth_of(pix_fmt) == bits
+
+
+# ---- what else comes along --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["timecode", "attachments", "chapters", "a cover"])
+def test_what_lies_beside_pictures_is_named(sora: Sora, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=24:d=0.5"]
+    Path("f.ttf").write_bytes(b"\0\1\0\0" + bytes(300))
+    Path("c.txt").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=300\ntitle=one\n")
+    Image.new("RGB", (64, 64), "red").save("c.png")
+    words, name = {
+        "timecode": (["-timecode", "01:00:00:00"], "a.mov"),
+        "attachments": (["-attach", "f.ttf", "-metadata:s:t", "mimetype=application/x-truetype-font"], "a.mkv"),
+        "chapters": (["-i", "c.txt", "-map_metadata", "1"], "a.mp4"),
+        "a cover": (["-i", "c.png", "-map", "0", "-map", "1", "-disposition:v:1", "attached_pic"], "a.mp4"),
+    }[kind]
+    ffmpeg(*source, *words, "-c:v:0", "libx264", *["-c:v:1", "png"][: 2 * ("cover" in kind)], name)
+    assert sora("extend", name, "a cat", "--after", "0.1", "-o", "x.mp4") == 0
+    assert re.search(rf"{name}: left out: .*{kind}", capsys.readouterr().err)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from test_data import built, make, manifest, picture, run, tiny  # noqa: F401
 
+from sora_cli import media
 from sora_cli.cli.caption import files_of
 from sora_cli.dataset import footage
 from sora_cli.errors import SoraError
@@ -107,3 +108,20 @@ def test_endings_are_of_one_kind_each() -> None:
     known = [*kinds.VIDEOS, *kinds.IMAGES, *kinds.UNREADABLE]
     assert len(known) == len(set(known)) and all(name == name.lower() and name[0] == "." for name in known)
     assert all(kinds.foreign(name) == "" for name in ("a.mp4", "deep/er/a.b.mp4", "@home/a.mp4", "trash/a.mp4"))
+
+
+def test_what_footage_suffers_in_a_dataset_is_said(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    tags = "setparams=color_primaries=bt2020:color_trc={}:colorspace=bt2020nc"
+    source = f"testsrc2=s=96x72:r=24,format=yuv420p10le,{tags}"
+    transfers = {"a.mkv": "smpte2084", "b.mkv": "smpte2084", "c.mkv": "arib-std-b67", "d.mkv": "bt709"}
+    for name, transfer in transfers.items():
+        subprocess.run([media.ffmpeg(), "-v", "error", "-f", "lavfi", "-i", source.format(transfer), "-frames:v", "24",
+                        "-c:v", "ffv1", clips / name], check=True)  # fmt: skip
+    for _ in range(2):  # what is known from before is said again
+        said = built(clips, tmp_path / "out")
+        assert "a.mkv, b.mkv: its HDR light (PQ) is" in said and "c.mkv: its HDR light (HLG) is" in said
+    lines = manifest(tmp_path / "out")
+    assert [bool(lines[name]["notes"]) for name in ("a.mkv", "b.mkv", "c.mkv", "d.mkv")] == [True, True, True, False]
+    assert "(HLG)" in lines["c.mkv"]["notes"][0]

@@ -1,17 +1,19 @@
 """Servers of language models: how long and with what they are asked, and what of their answers is a sentence."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.prompts.llm import KEY, TIMEOUT, Server, client, sentence
+from sora_cli.prompts.llm import KEY, TIMEOUT, Server, answers, client, sentence, wording
 from sora_cli.prompts.llm.client import OPENAI_KEY, key_for, pause_of
 
 ASKED = [{"role": "user", "content": "?"}]
@@ -293,3 +295,30 @@ def test_long_answers_take_no_time() -> None:
         text = text * (10_000 // len(text))
         with pytest.raises(Failed):
             sentence(text, "stop", "it")
+
+
+@pytest.mark.parametrize("mark", ["<think>", "\u25c1think\u25b7", "<think>x</think>", "</think>", "</think><think>"])
+def test_marks_by_the_thousand_are_read_in_one_pass(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one search has read, no later one reads again."""
+    read = 0
+
+    def counting(pattern: re.Pattern[str]) -> Any:
+        def search(text: str, at: int = 0) -> re.Match[str] | None:
+            nonlocal read
+            found = pattern.search(text, at)
+            read += (found.end() if found else len(text)) - at
+            return found
+
+        return SimpleNamespace(search=search, split=pattern.split, match=pattern.match)
+
+    answer = mark * 5000 + "a boat"
+    for name in ("OPEN", "CLOSE"):
+        monkeypatch.setattr(wording, name, counting(getattr(wording, name)))
+    answers.thoughtless(answer)
+    assert read <= 3 * len(answer)
+
+
+def test_thoughts_are_taken_out_as_pairs() -> None:
+    assert answers.thoughtless("a<think>b<think>c</think>d</think>e<thought>f</thinking>g<think>h") == (
+        "ad</think>eg<think>h")
+    assert answers.within("<output><answer>a boat</Answer>") == "a boat" and answers.within("<answer>a") == "<answer>a"

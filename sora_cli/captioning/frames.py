@@ -16,9 +16,10 @@ Item = TypeVar("Item")
 def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0,
           say: Callable[[str], None] | None = None) -> list[media.Frame]:  # fmt: skip
     """Frames of the first minute of a video at a rate, or the one frame of a picture: stretched to `size`, or as large
-    as fits into a square of `within` pixels. `say` is told if it is damaged."""
+    as fits into a square of `within` pixels. `say` is told what it had to suffer on the way in."""
     with media.open_source(name, size, fps) as source:
-        source.listener = say
+        if say:
+            source.tell(say)
         shape = size or fitted(source.format, (within, within), "contain")
         with closing(media.to_rgb(source, source.format, shape)) as frames:  # type: ignore[type-var]
             return list(islice(frames, round(LONGEST * fps)))

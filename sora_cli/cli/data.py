@@ -86,7 +86,10 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     for line in left_out(filter(None, files.values())):
         screen.note(line)
     if framed := [record.file for record in used if any(record.bars)]:
-        screen.note(f"{len(framed)} videos have black bars, which are cut off: {some(framed)}")
+        count = len(framed)
+        screen.note(f"{counted(count, 'video')} {have(count)} black bars, which are cut off: {some(framed)}")
+    for note in dict.fromkeys(note for record in used for note in record.notes):
+        screen.note(f"{some([record.file for record in used if note in record.notes])}: {note}")
     there, bad = sound(asked.out)
     if bad:
         screen.note(f"{counted(len(bad), 'shard')} {be(len(bad))} made again: {some(bad)}")

@@ -13,8 +13,11 @@ from sora_cli.errors import SoraError
 ENDINGS = (".txt", ".caption", ".json")  # the first one that says something is the caption
 KEYS = ("caption", "text", "prompt")     # of JSON; the last one in records of our own videos
 UNKNOWN = "its encoding is unknown, or it is damaged; save it as UTF-8"
-PAGE = re.compile(r"\s*<(!doctype|html|\?xml)\b", re.IGNORECASE)
-LFS = re.compile(r"version https://git-lfs")
+FOREIGNERS = {
+    "a web page": re.compile(r"\s*<(!doctype|html|\?xml)\b", re.IGNORECASE),
+    "rich text; save it as plain text": re.compile(r"\s*\{\\rtf\d"),
+    "a Git LFS pointer": re.compile(r"version https://git-lfs"),
+}
 LARGEST = 1_000_000                      # bytes
 MARKS = (("utf-8-sig", codecs.BOM_UTF8), ("utf-32", codecs.BOM_UTF32_LE), ("utf-32", codecs.BOM_UTF32_BE),
          ("utf-16", codecs.BOM_UTF16_LE), ("utf-16", codecs.BOM_UTF16_BE))  # fmt: skip
@@ -78,8 +81,8 @@ def read(path: Path) -> Said:
         if path.stat().st_size > LARGEST:
             return Said(wrong=f"it has {path.stat().st_size} bytes, which is no caption")
         text, guess = decoded(path.read_bytes())
-        if foreign := PAGE.match(text) and "it is a web page" or LFS.match(text) and "it is a Git LFS pointer":
-            return Said(wrong=foreign)
+        if foreign := next((what for what, pattern in FOREIGNERS.items() if pattern.match(text)), ""):
+            return Said(wrong=f"it is {foreign}")
         return Said(one_line(text_within(text) if path.suffix.lower() == ".json" else text), guess=guess)
     except SoraError as error:
         return Said(wrong=str(error))
@@ -115,7 +118,9 @@ def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """A text on one line; "" if there is nothing to see in it."""
+    line = " ".join(text.split())
+    return line if any(letter.isprintable() for letter in line.replace(" ", "")) else ""
 
 
 def decoded(content: bytes) -> tuple[str, str]:

@@ -147,13 +147,21 @@ def of_csv(text: str, marks: str) -> Iterator[Row]:
 
 
 def column(names: tuple[str, ...], columns: list[str]) -> str:
-    """Which of the names a table uses; SoraError if it has none, or one twice."""
-    found = next((name for name in names if name in columns), None)
+    """Which of the names a table uses; SoraError if it has none, or one twice, or several."""
+    found = only(names, columns)
     if found is None:
         raise SoraError(f"it has no column {names[0]}; there are {few(filter(None, columns)) or 'none'}")
     if columns.count(found) > 1:
         raise SoraError(f"it has {columns.count(found)} columns {found}")
     return found
+
+
+def only(names: tuple[str, ...], there: Iterable[str]) -> str | None:
+    """The one of several names that is there; SoraError if more are, since nobody says which is meant."""
+    found = [name for name in names if name in there]
+    if len(found) > 1:
+        raise SoraError(f"it has {' and '.join(found)}, which mean the same; leave one out")
+    return found[0] if found else None
 
 
 def few(names: Iterable[str]) -> str:
@@ -174,7 +182,10 @@ def of_jsonl(text: str) -> Iterator[Row]:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
         if not isinstance(found, dict):
             raise SoraError(f"{where} is no object with file and caption")
-        values = [next((found[name] for name in names if name in found), None) for names in (FILE, CAPTION)]
+        try:
+            values = [found.get(only(names, found)) for names in (FILE, CAPTION)]
+        except SoraError as error:
+            raise SoraError(f"{where}: {error}") from error
         for names, value in zip((FILE, CAPTION), values, strict=True):
             if not isinstance(value, str):
                 raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")

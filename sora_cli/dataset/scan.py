@@ -47,6 +47,7 @@ class Record:
     takes: tuple[Take, ...] = ()
     bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # black rows above and below, columns on the left and right
     reason: str = ""             # why it is of no use
+    notes: tuple[str, ...] = ()  # what it has to suffer where it is read
 
     @property
     def size(self) -> media.Size:
@@ -70,7 +71,8 @@ class Record:
         """The inverse of `line`, which may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
-        return cls(**plain | {"bars": tuple(plain.get("bars", cls.bars))}, takes=takes)
+        tuples = {name: tuple(plain.get(name, getattr(cls, name))) for name in ("bars", "notes")}
+        return cls(**plain | tuples, takes=takes)
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
@@ -122,10 +124,11 @@ def of_image(path: Path) -> dict[str, Any]:
 
 def of_video(path: Path, most: float) -> dict[str, Any]:
     with media.open_source(str(path)) as source:
-        format = source.format
+        format, notes = source.format, tuple(source.notes)
     width, height = max(1, round(format.width * format.pixel_aspect)), format.height
     fps = footage.thinned(format.fps, most)
-    found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps}
+    found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps,
+                             "notes": notes}  # fmt: skip
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)

@@ -83,7 +83,9 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
         raise SoraError(f"anchor {path} has {counted(count, 'frame')} and would lie at {start} to {start + count - 1} "
                         f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
     sound = source.sound if count > 1 else None
-    return Placed(path, start, count, shot.fps, shot.fit, tuple(source.notes), sound, source.left_out)
+    depth, mapped = source.format.depth, any("HDR" in note for note in source.notes)
+    notes = [*source.notes, *[f"its {depth} bits of each colour are taken as 8"] * (depth > 8 and not mapped)]
+    return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out)
 
 
 def count_frames(path: str, fps: float) -> tuple[int, media.Source]:

@@ -10,6 +10,8 @@ from sora_cli.media.y4m import Size
 THIN = 8  # every so many pixels along an edge are looked at
 DARK = 28  # of 255: what black comes to after compression
 EDGE = 24  # of 255: by how much the picture beside a bar is lighter, along its border
+LINE, CLOSE = 4, 0.2  # rows of a line that is drawn; within so much of a side it is black again behind it
+SAME, FEW = 24, 1e-3  # of 255: by how much one colour varies; of all pixels: as many do where nothing moves
 NARROW, WIDE = 0.02, 0.75  # of a side: what counts as a bar, and what all bars of a side may take
 
 
@@ -26,21 +28,25 @@ class Bars:
     def around(cls, pictures: Iterable[np.ndarray]) -> "Bars":
         """The bars that pictures [h, w, 3] have in common. The picture inside reaches them in most of them: what moves
         before a black background leaves no bars."""
-        light, upright, across = None, [], []
+        upright, across = [], []
+        low = high = None
         for picture in pictures:
             one = picture.max(2)
-            light = one if light is None else np.maximum(light, one)
+            low = picture if low is None else np.minimum(low, picture)
+            high = picture if high is None else np.maximum(high, picture)
             upright.append(one[:, ::THIN] > DARK)
             across.append(one[::THIN].T > DARK)
-        if light is None:
+        if low is None or high is None:
             return cls()
+        light = high.max(2)
         rows, columns = ends(light, upright), ends(light.T, across)
         if -1 in rows:
             columns = 0, 0
         if -1 in columns:
             rows = 0, 0
         (top, bottom), (left, right) = ((max(0, n) for n in side) for side in (rows, columns))
-        return cls(top, bottom, left, right)
+        bars = cls(top, bottom, left, right)
+        return cls() if bars and drawn(bars, bars.inside(low), bars.inside(high), len(upright)) else bars
 
     def __bool__(self) -> bool:
         return any((self.top, self.bottom, self.left, self.right))
@@ -75,6 +81,29 @@ def ends(light: np.ndarray, lit: Sequence[np.ndarray]) -> tuple[int, int]:
              for n, side, those in zip(found, sharp, reached, strict=True)]  # fmt: skip
     found = [n + n % 2 if n > 0 else n for n in found]  # colours are told for two rows at once
     return (found[0], found[1]) if sum(found) < WIDE * len(light) else (0, 0)
+
+
+def drawn(bars: Bars, low: np.ndarray, high: np.ndarray, count: int) -> bool:
+    """Whether what is inside of bars is drawn on black: lines, behind which it is black again, or a rectangle of which
+    no side is one of the whole picture, and that has one colour along its border or does not move.
+
+    low, high: [h, w, 3], the extremes of every pixel inside in so many pictures."""
+    sides = [(np.rot90(low, turn), np.rot90(high, turn)) for turn, width in
+             enumerate((bars.top, bars.right, bars.bottom, bars.left)) if width]  # fmt: skip
+    if all(thin(most.max(2) > DARK) for _, most in sides):
+        return True
+    if not (bars.top and bars.bottom and bars.left and bars.right):
+        return False
+    rims = [(least[2, LINE:-LINE].min(0), most[2, LINE:-LINE].max(0)) for least, most in sides]
+    flat = np.max([most for _, most in rims], 0).astype(int) - np.min([least for least, _ in rims], 0) <= SAME
+    moved = high.astype(int) - low > SAME
+    return bool(flat.all()) or (count > 1 and float(moved.mean()) < FEW)
+
+
+def thin(lit: np.ndarray) -> bool:
+    """Whether what is lit at the top of [h, w] is a line, below which it is dark again."""
+    line, below = np.flatnonzero(lit[:LINE].any(0)), lit[LINE : max(LINE + 1, round(CLOSE * len(lit)))]
+    return len(line) > 0 and float((~below[:, line]).any(0).mean()) >= 0.9
 
 
 def reaches(n: int, lit: Sequence[np.ndarray]) -> bool:

@@ -23,7 +23,7 @@ RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
 YUV = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p"  # in which minterpolate works
 SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 WIDE = ("bt2020", "smpte431", "smpte432")
-FROM_PLANES, TO_PLANES = "mergeplanes=0x000102:gbrp", "mergeplanes=0x000102:yuv444p"  # of y4m, which knows no RGB
+PLANES = "mergeplanes=0x000102:"  # to RGB and back in y4m, which knows no RGB
 
 
 def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stretch") -> Iterator[Frame]:
@@ -53,7 +53,7 @@ def from_rgb(
     if retiming and not retiming.raises:
         frames, retiming = retiming.dropped(frames), None
     width, height = format.size
-    filters, planes = f"scale={width}:{height}:{SHARP}", "gbrp" if format.rgb else format.pix_fmt
+    filters, planes = f"scale={width}:{height}:{SHARP}", format.rgb_planes if format.rgb else format.pix_fmt
     if not format.rgb:
         filters += f":out_color_matrix={format.matrix}:out_range={'pc' if format.full_range else 'tv'}"
     between = f"{YUV},{retiming.filter}," if retiming else ""
@@ -72,12 +72,12 @@ def from_rgb(
 
 
 def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
-    """Raw frames at another rate, if any; above 8 bits they are interpolated in 8, RGB in YUV."""
+    """Raw frames at another rate; unchanged without a retiming. New ones are made in 8 bits, in YUV."""
     if retiming is None or not retiming.raises:
         yield from retiming.dropped(frames) if retiming else frames
         return
     padded = Padded(frames, retiming)
-    planar = f"{YUV},{retiming.filter},format=gbrp,{TO_PLANES}"
+    planar = f"{YUV},{retiming.filter},format={format.rgb_planes},{PLANES}{format.pix_fmt}"
     filters = f"{declare(format)},{planar if format.rgb else f'{retiming.filter},format={format.pix_fmt}'}"
     command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-strict", "-1", "pipe:1"]
@@ -107,15 +107,17 @@ def declare(format: Format) -> str:
     """Filters that tell the next ones which colours these are; y4m cannot say it all."""
     named = f"color_primaries={format.primaries}:color_trc={format.transfer}"
     if format.rgb:
-        return f"{FROM_PLANES},setparams=colorspace=gbr:{named}:range=pc"
+        return f"{PLANES}{format.rgb_planes},setparams=colorspace=gbr:{named}:range=pc"
     return f"setparams=colorspace={format.matrix}:{named}:range={'pc' if format.full_range else 'tv'}"
 
 
-def in_rgb(format: Format) -> str:
-    """Filters to RGB that says of itself that it is sRGB, as which a video's is shown; wider colours say theirs."""
+def in_rgb(format: Format, most: int = 8) -> str:
+    """Filters to RGB of 8 bits, or of 16 where frames have more than 8 and `most` allows it. It says of itself that it
+    is sRGB, as which a video's is shown; wider colours say theirs."""
+    pixels = "rgb48be" if min(most, format.depth) > 8 else "rgb24"
     primaries = format.primaries if format.primaries in WIDE else "bt709"
     srgb = f"setparams=color_primaries={primaries}:color_trc=iec61966-2-1"
-    return f"{declare(format)},scale={SHARP},format=rgb24,{srgb}"
+    return f"{declare(format)},scale={SHARP},format={pixels},{srgb}"
 
 
 def fitting(format: Format, size: Size, fit: str) -> str:

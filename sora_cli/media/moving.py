@@ -60,14 +60,14 @@ class Shared:
         options = [f"--res {made.seen[0]}x{made.seen[1]}"] * small + [f"--fps {made.fps:g}"] * slow
         return f"{name}: for sharing, {' and '.join(parts)}; {' '.join(options)} keeps all" if parts else ""
 
-    def filters(self, made: Format) -> list[str]:
-        """From frames as they were made to those that are written, in RGB."""
+    def filters(self, made: Format, most: int = 8) -> list[str]:
+        """From frames as they were made to those that are written, in RGB of at most so many bits."""
         above, below = self.keep.as_integer_ratio()
         thinned = [f"select='lt(mod(n*{above},{below}),{above})'", f"settb={1 / self.format.rate}", "setpts=N",
                    f"fps={self.format.rate}:eof_action=pass"]  # fmt: skip
         scaled = [f"scale={self.format.width}:{self.format.height}:{SHARP}", "setsar=1"]
         small = self.format.size != made.size
-        return [*thinned * (self.keep != 1), in_rgb(made), *scaled * small]
+        return [*thinned * (self.keep != 1), in_rgb(made, most), *scaled * small]
 
 
 def smaller(made: Format) -> tuple[int, int]:
@@ -88,7 +88,8 @@ def slower(rate: Fraction) -> Fraction:
 
 def moving_image(path: Path, format: Format, loops: int, shared: Shared) -> FileSink:
     """A sink for raw frames of `format` that plays `loops` times, 0 is for ever."""
-    suffix, filters = path.suffix.lower(), ",".join(shared.filters(format))
+    suffix = path.suffix.lower()
+    filters = ",".join(shared.filters(format, 16 if suffix == ".apng" else 8))
     if suffix == ".gif":
         return GifSink(path, format, filters, loops)
     if suffix == ".apng":

@@ -10,7 +10,7 @@ from pathlib import Path
 from sora_cli.errors import Failed, counted
 from sora_cli.media.names import readable
 from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
-from sora_cli.media.y4m import LARGEST, MATRICES, PRIMARIES, TRANSFERS
+from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
 STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
@@ -23,6 +23,7 @@ LOOK, WOVEN = 48, 4              # first frames that are looked at; so many wove
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
 FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
           "bottom coded first (swapped)": "tff", "progressive": ""}  # fmt: skip
+USUAL_FPS = 24.0                 # of what has no rate
 ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
 
 
@@ -111,8 +112,18 @@ class Picture:
         return self.container in ("gif", "apng", "webp", "webp_anim")
 
     @property
+    def unsaid(self) -> bool:
+        """Whether it may be woven of two fields, which nobody says."""
+        return self.fields is None and not self.still and not self.animated and self.height in ROWS
+
+    @property
     def alpha(self) -> bool:
         return bool(re.match(r"yuva|rgba|bgra|argb|abgr|gbrap|ya\d|yaf|ayuv|vuya|pal8", self.pix_fmt))
+
+    @property
+    def depth(self) -> int:
+        """Bits of a sample."""
+        return depth_of(self.pix_fmt)
 
     @property
     def rgb(self) -> bool:
@@ -149,7 +160,8 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
     as where a file is too small for the time that it says it lasts, or does not say."""
     path = Path(words[-1].removeprefix("file:"))
     size = path.stat().st_size if path.is_file() else 0
-    likely = picture.seconds and size > picture.seconds * picture.fps * FEW_BYTES and picture.seconds < LONG
+    quick = picture.fps * SPARSE >= 1 and picture.seconds < LONG
+    likely = quick and picture.seconds and size > picture.seconds * picture.fps * FEW_BYTES
     if picture.still or (likely and not picture.animated) or not size:
         return None
     times, _ = stamps(path)
@@ -179,12 +191,15 @@ def steadied(picture: Picture, words: list[str]) -> Picture:
     """Frames at a steady rate of which ffmpeg says otherwise, as it does of few, slow or field-coded ones."""
     if picture.container in RAW and picture.fps:
         return replace(picture, nominal=picture.fps)
-    if picture.fps and picture.fps == picture.nominal:
+    if picture.fps == picture.nominal and 0 < picture.fps <= FASTEST:
         return picture
     times, tick = stamps(Path(words[-1].removeprefix("file:")))
     gaps = [after - before for before, after in pairwise(times) if after > before]
-    if not gaps:
-        return replace(picture, nominal=picture.fps or picture.nominal)
+    if not gaps:  # of one frame, some containers tell the ticks of their clock
+        fps = picture.fps or picture.nominal
+        if fps > FASTEST:
+            return replace(picture, fps=USUAL_FPS, nominal=USUAL_FPS, measured=True)
+        return replace(picture, nominal=fps)
     fps = len(gaps) / sum(gaps)
     steady = max(gaps) - min(gaps) <= STEADY_TICKS * tick
     if picture.fps:
@@ -205,31 +220,37 @@ def seconds_of(output: str) -> float:
 
 
 def parse_others(output: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """What there is beside the pictures: rates of sound tracks that can be read, and kinds of all other streams."""
-    streams = re.findall(r"^ *Stream #0:\d.*?: (\w+): (.*)$", output, re.MULTILINE)
-    heard = [line for kind, line in streams if kind == "Audio" and not line.startswith(("none", "unknown"))]
-    rates = (re.search(r"(\d+) Hz", line) for line in heard)
-    others = [kind.lower() for kind, line in streams if kind != "Audio" and "(attached pic)" not in line]
+    """What there is beside the pictures: rates of sound tracks that can be read, and kinds of all else."""
+    rates: list[int] = []
+    others = ["chapters"] * ("\n  Chapters:" in output)
+    for kind, line in re.findall(r"^ *Stream #0:\d.*?: (\w+): (.*)$", output, re.MULTILINE):
+        rate = re.search(r"(\d+) Hz", line)
+        if kind == "Audio" and rate and not line.startswith(("none", "unknown")):
+            rates.append(int(rate[1]))
+        else:
+            others.append("cover" if "(attached pic)" in line else kind.lower())
     others.remove("video")
-    return tuple(int(rate[1]) for rate in rates if rate), tuple(others)
+    return tuple(rates), tuple(others)
 
 
 def looked_at(words: list[str], name: str) -> Picture:
-    """What `describe` says of a file, and whether its first frames are woven of two fields, where it does not say so. A
-    pattern of fine lines looks woven, too, so that only frames as tall as interlaced ones are looked at."""
+    """What `describe` says of a file, its rate and its fields looked for where it does not say them."""
     picture = describe(words, name)
-    if picture.still:
-        return picture
-    picture = steadied(picture, words)
-    if picture.fields is not None or picture.animated or picture.height not in ROWS:
+    return picture if picture.still else woven(steadied(picture, words), words)
+
+
+def woven(picture: Picture, words: list[str], head: bytes = b"") -> Picture:
+    """The same, knowing whether its first frames, of a file or of the `head` of a pipe, are woven of two fields, where
+    nobody says so. A pattern of fine lines looks woven, too: only frames as tall as interlaced ones are looked at."""
+    if not picture.unsaid:
         return picture
     command = [ffmpeg(), *INFO, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(LOOK)]
     command += ["-vf", "idet", "-f", "null", "-"]
-    output = subprocess.run(command, capture_output=True, text=True, errors="replace").stderr
+    output = subprocess.run(command, input=head, capture_output=True).stderr.decode(errors="replace")
     counts = re.findall(r"Multi frame detection: TFF: *(\d+) *BFF: *(\d+) *Progressive: *(\d+)", output)
     top, bottom, progressive = map(int, counts[-1]) if counts else (0, 0, 0)
-    woven = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
-    return replace(picture, fields=("tff" if top > bottom else "bff") if woven else "")
+    two = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
+    return replace(picture, fields=("tff" if top > bottom else "bff") if two else "")
 
 
 def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture | None:
@@ -238,9 +259,12 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
     if not match:
         return None
     words = (match[3] or "").split(", ")
+    fps, nominal = rate(line, "fps"), rate(line, "tbr")
+    if fps > 2 * nominal > 0:  # ticks of a clock, as of DV
+        fps = nominal
     fields = next((FIELDS[word] for word in words if word in FIELDS), None)
     return Picture(
-        container, match[1], match[2], int(match[4]), int(match[5]), rate(line, "fps"), rate(line, "tbr"),
+        container, match[1], match[2], int(match[4]), int(match[5]), fps, nominal,
         False, *colours(words), fields=fields, metadata=metadata,
     )  # fmt: skip
 

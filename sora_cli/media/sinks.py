@@ -86,6 +86,12 @@ def holds_sound(name: str) -> bool:
     return name != STREAM and Path(name).suffix.lower() in VIDEOS
 
 
+def depth_held(name: str, format: Format) -> int:
+    """Bits of each colour that an output keeps."""
+    deep = name == STREAM or Path(name).suffix.lower() in (".y4m", ".apng") or sequence_of(name)
+    return format.depth if deep else min(8, format.depth)
+
+
 def check_format(path: Path, format: Format) -> None:
     """Refuse frames that this kind of file cannot hold."""
     suffix, (width, height) = path.suffix.lower(), format.size
@@ -144,7 +150,7 @@ class ImagesSink(FileSink):
     """Raw frames into numbered PNGs, each put in place as it comes, the first with the number 1."""
 
     def __init__(self, sequence: Sequence, format: Format, force: bool) -> None:
-        super().__init__(sequence.path(1), format, ["-vf", in_rgb(format)])
+        super().__init__(sequence.path(1), format, ["-vf", in_rgb(format, 16)])
         self.sequence = sequence
         if self.path.exists() and not force:
             raise SoraError(f"{self.path} exists already; write the images to another folder or overwrite them")

@@ -18,32 +18,32 @@ import numpy as np
 
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import y4m
-from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb, retimed
+from sora_cli.media.convert import PLANES, SHARP, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
-from sora_cli.media.mending import coloured, mending, whole
+from sora_cli.media.mending import HDR, coloured, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
+from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times, describe, looked_at, woven
 from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
 
-STILL_FPS = 24.0                 # of images, by default
 CUT_OFF = "partial file|ended prematurely"
 LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
 # Of a pipe, whose times are not known before: a frame that is shown too late (see `check_times`) follows the one before
 # it at once, so that nothing is filled up, and its time is printed as an error, once.
 BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
               r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
-HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is
+HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is, ...
+WOVEN_HEAD = HEADS[2]            # ... and whether it is woven of two fields
 FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
 
 Y4M = ("-strict", "-1", "-f", "yuv4mpegpipe")
 NATIVE = "format=" + "|".join(sorted({*y4m.PIX_FMTS.values()} - {"yuva444p"}))
 FIRST = "trim=end_frame=1,fps={rate}:eof_action=pass,trim=end_frame=1"      # however short or long it is shown
-FROM_RGB = ("scale=out_color_matrix=bt709:out_range=tv", "format=yuv444p")
 
-
+OTHERS = {"video": "other pictures", "audio": "sound that cannot be read", "subtitle": "subtitles",
+          "data": "data such as timecode", "attachment": "attachments", "cover": "a cover", "chapters": "chapters"}
 Started = tuple[Format, Iterator[bytes], Through] | None
 
 
@@ -191,7 +191,7 @@ def open_file(name: str, wish: Wish, held: ExitStack) -> Source:
 def open_images(name: str, wish: Wish, held: ExitStack) -> Source:
     sequence = sequence_of(name)
     assert sequence
-    rate = rational(wish.input_fps or STILL_FPS)
+    rate = rational(wish.input_fps or USUAL_FPS)
     begin = ["-f", "image2", "-pattern_type", "sequence", "-start_number", str(sequence.numbers()[0])]
     return decode([*begin, "-framerate", rate, "-i", as_file(sequence.pattern())], name, wish, held)
 
@@ -247,7 +247,7 @@ def resample(frames: Iterator[bytes], format: Format, name: str, wish: Wish, hel
     command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf"]
     found = run([*command, ",".join(filters), *Y4M, "pipe:1"], name, held, y4m.stream(chain([first], frames), format))
     if found is None:  # too short for one frame at this rate
-        filters = [FIRST.format(rate=rational(wish.fps or STILL_FPS)), *replace(wish, fps=None).filters]
+        filters = [FIRST.format(rate=rational(wish.fps or USUAL_FPS)), *replace(wish, fps=None).filters]
         found = run([*command, ",".join(filters), *Y4M, "pipe:1"], name, held, y4m.stream([first], format))
     assert found
     made, changed, _ = found
@@ -279,8 +279,10 @@ def open_container(stream: IO[bytes], head: bytes, name: str, wish: Wish, held: 
         except Failed as error:
             reason = error
             continue
+        if picture.unsaid and longest < WOVEN_HEAD:
+            continue
         feed = chain([head], iter(partial(available, stream), b""))
-        return decode(["-i", "pipe:0"], name, wish, held, picture, feed)
+        return decode(["-i", "pipe:0"], name, wish, held, woven(picture, ["-i", "pipe:0"], head), feed)
     if "moov" in str(reason):
         raise Failed(f"{name} is an MP4 with its index at the end, which no pipe can carry; give its file name")
     raise reason
@@ -300,17 +302,17 @@ def decode(
     feed: Iterator[bytes] | None = None,
 ) -> Source:
     """What ffmpeg decodes from `words`, upright, whole, at a constant rate, in its own planes if y4m can hold them."""
-    picture = picture or looked_at(words, name) if feed is None else picture or describe(words, name)
+    picture = picture or looked_at(words, name)
     packets = check_times(words, name, picture) if feed is None else None
     still = picture.still or (picture.animated and packets == 1)
-    usual = wish.input_fps or wish.fps or STILL_FPS
+    usual = wish.input_fps or wish.fps or USUAL_FPS
     if picture.timeless and "-framerate" not in words:
         words = ["-framerate", rational(usual), *words]  # one frame at any rate
     rate, notes = pace(picture, wish)
-    fields, woven = whole(picture.fields)
+    fields, fielded = whole(picture.fields)
     mended, said = mending(picture)
     exact = wish.rgb and (picture.alpha or picture.rgb)
-    planes = ["format=gbrp", TO_PLANES] if exact else FROM_RGB if picture.alpha or picture.rgb else [NATIVE]
+    planes = planes_of(picture, exact) if picture.alpha or picture.rgb else [NATIVE]
     filters = [*mended, *replace(wish, fps=None).filters, *planes]
     sound = None if still else heard(words, picture, held, feed is not None)
     spool = spooling(sound) if sound and feed is not None else []
@@ -322,18 +324,28 @@ def decode(
 
     first = FIRST.format(rate=rational(usual))
     found = start(first if still and not picture.timeless else f"fps={rate}")
-    if found is None and wish.fps and feed is None:      # too short for one frame at this rate
+    if found is None and feed is None:   # too short for one frame at this rate
         found = start(first)
     if found is None:
         raise Failed(f"{name} has no frames")
     format, frames, through = found
     if exact:
         format = replace(format, tags=y4m.RGB)
+    if picture.depth > format.depth:
+        notes = [*notes, f"its {picture.depth} bits of each colour are taken as {format.depth}"]
     due = round(picture.seconds * format.rate) if picture.seconds else 0
-    source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
+    source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *fielded, *said], sound)
     source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
     source.left_out, source.still = left_out(picture), bool(still)
     return source
+
+
+def planes_of(picture: Picture, exact: bool) -> list[str]:
+    """The filters from RGB to planes that y4m can hold: these very colours if `exact`, else brightness and colour."""
+    deep = picture.depth > 8 and not picture.alpha and picture.transfer not in HDR  # what mends these has 8 bits
+    if exact:
+        return [f"format={'gbrp16le' if deep else 'gbrp'}", f"{PLANES}yuv444p{'16le' if deep else ''}"]
+    return ["scale=out_color_matrix=bt709:out_range=tv", f"format=yuv444p{'16le' if deep else ''}"]
 
 
 def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, wrong: str) -> Iterator[bytes]:
@@ -374,8 +386,7 @@ def left_out(picture: Picture) -> tuple[str, ...]:
     """In words, the streams beside the first pictures and the first sound."""
     count = len(picture.sounds) - 1
     more = [counted(count, "more sound track")] if count > 0 else []
-    kinds = {"video": "other pictures", "subtitle": "subtitles"}
-    return (*more, *dict.fromkeys(kinds[other] for other in picture.others if other in kinds))
+    return (*more, *dict.fromkeys(OTHERS[other] for other in picture.others if other in OTHERS))
 
 
 def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:

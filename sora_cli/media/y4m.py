@@ -15,7 +15,7 @@ LONGEST_LINE = 1024              # bytes of a header that is read
 LONGEST_READ = 128               # that ffmpeg reads (MAX_YUV4_HEADER of libavformat/yuv4mpegdec.c)
 RGB = ("COLORRANGE=FULL", "COLORMATRIX=GBR")     # tags of 4:4:4 planes that are green, blue and red
 LARGEST = 8192                   # pixels along a side
-FASTEST = 240                    # frames per second
+SLOWEST, FASTEST = Fraction(1, 1800), 240        # frames per second; nobody shows one for longer than half an hour
 
 DEPTHS = ("p9", "p10", "p12", "p14", "p16")
 GREYS = ("9", "10", "12", "16")
@@ -62,8 +62,9 @@ class Format:
     def __post_init__(self) -> None:
         if not (1 <= self.width <= LARGEST and 1 <= self.height <= LARGEST):
             raise SoraError(f"a size of {self.width}x{self.height} is not possible; 1x1 to {LARGEST}x{LARGEST} are")
-        if not 0 < self.rate <= FASTEST:
-            raise SoraError(f"a rate of {float(self.rate):g} frames a second is not possible; up to {FASTEST} are")
+        if not SLOWEST <= self.rate <= FASTEST:
+            possible = f"{SLOWEST} to {FASTEST} are"
+            raise SoraError(f"a rate of {float(self.rate):g} frames a second is not possible; {possible}")
         if self.chroma not in PIX_FMTS:
             raise SoraError(f"unknown y4m chroma {self.chroma!r}; known are {', '.join(PIX_FMTS)}")
 
@@ -120,9 +121,19 @@ class Format:
         return (luma * (1 + (self.chroma == "444alpha")) + 2 * chroma) * depth
 
     @property
+    def depth(self) -> int:
+        """Bits of a sample."""
+        return depth_of(self.pix_fmt)
+
+    @property
     def rgb(self) -> bool:
         """Whether the planes are green, blue and red, which keeps every bit of a picture; only ours are."""
-        return self.chroma == "444" and RGB[1] in self.tags
+        return self.chroma in ("444", "444p16") and RGB[1] in self.tags
+
+    @property
+    def rgb_planes(self) -> str:
+        """ffmpeg's name of green, blue and red planes of this depth."""
+        return "gbrp16le" if self.chroma == "444p16" else "gbrp"
 
     @property
     def full_range(self) -> bool:
@@ -158,6 +169,15 @@ class Format:
         """Width to height of a pixel; 1 where it is unknown."""
         across, down = map(int, self.aspect.split(":"))
         return Fraction(across, down) if across and down else Fraction(1)
+
+
+def depth_of(pix_fmt: str) -> int:
+    """Bits of a sample by ffmpeg's name of a pixel format: 10 of yuv420p10le and p010le, 16 of rgb48be; 8 of all that
+    have no more, and 32 of floating point."""
+    found = re.search(r"(\d+)(?:le|be)$", pix_fmt)
+    number = int(found[1]) % 100 if found else 8
+    whole_pixels = {30: 10, 36: 12, 48: 16, 64: 16}
+    return whole_pixels.get(number, number if number in (9, 10, 12, 14, 16, 32) else 8)
 
 
 def rank(tag: str) -> int:

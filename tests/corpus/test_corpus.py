@@ -460,3 +460,37 @@ def test_slow_clips_have_the_rate_that_they_say(rate: str, name: str, tmp_path: 
     words = ("-c:v", "libvpx", "-deadline", "realtime", "-pix_fmt", "yuv420p") if name == "a.webm" else H264
     format, frames, _ = read(drawn(tmp_path / name, *words, rate=rate))
     assert format.rate == int(rate) and numbers(frames) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("kind", ["a.dv", "a.avi", "a.ts"])
+def test_fields_come_through_a_pipe(kind: str, tmp_path: Path) -> None:
+    """Where a container does not say so, the beginning of the pipe is looked at, as a file is."""
+    codec = {"a.dv": ("-c:v", "dvvideo", "-pix_fmt", "yuv420p"), "a.avi": ("-c:v", "utvideo", "-pix_fmt", "yuv422p"),
+             "a.ts": ("-c:v", "mpeg2video", "-flags", "+ilme+ildct", "-b:v", "20M")}[kind]  # fmt: skip
+    woven = "testsrc2=s=720x576:r=50,tinterlace=interleave_bottom,setfield=bff"
+    ffmpeg("-f", "lavfi", "-i", woven, "-frames:v", 40, *codec, tmp_path / kind)
+    with (tmp_path / kind).open("rb") as pipe, media.open_source("-", stream=pipe) as source:
+        assert source.notes == ["it is interlaced; its fields are made into whole frames"]
+        assert source.format.rate == 25 and sum(1 for _ in source) == 40
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.nut", "a.mp4"])
+def test_whole_frames_through_a_pipe_stay_whole(name: str, tmp_path: Path) -> None:
+    mpeg4 = ("-c:v", "mpeg4", "-q:v", 1, "-movflags", "frag_keyframe+empty_moov")
+    codec = mpeg4 if name == "a.mp4" else ("-c:v", "ffv1")
+    ffmpeg("-f", "lavfi", "-i", "mandelbrot=s=720x576:r=25", "-frames:v", 30, *codec, tmp_path / name)
+    with (tmp_path / name).open("rb") as pipe, media.open_source("-", stream=pipe) as source:
+        assert not source.notes and sum(1 for _ in source) == 30
+
+
+@pytest.mark.parametrize("rate", ["F1:1000000", "F1:1801", "F0:1"])
+def test_a_stream_that_shows_a_frame_for_hours_is_refused(rate: str, tmp_path: Path) -> None:
+    (tmp_path / "a.y4m").write_bytes(f"YUV4MPEG2 W16 H16 {rate} Cmono\n".encode() + (b"FRAME\n" + bytes(256)) * 3)
+    with pytest.raises(SoraError, match="is not possible"):
+        media.open_source(str(tmp_path / "a.y4m"), fps=4)
+
+
+def test_one_frame_of_a_container_that_tells_ticks_has_the_usual_rate(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64", "-frames:v", 1, "-c:v", "wmv2", tmp_path / "a.wmv")
+    format, frames, _ = read(tmp_path / "a.wmv")
+    assert format.rate == 24 and len(frames) == 1

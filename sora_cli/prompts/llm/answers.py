@@ -68,13 +68,33 @@ def aloud(answer: str) -> str:
     if channels := list(wording.CHANNEL.finditer(answer)):
         last = channels[-1]
         answer = answer[last.end() :] if last[1].lower() == "final" else ""
-    answer = wording.THOUGHT.sub("", wording.BARE_CHANNEL.sub("", answer))
+    answer = thoughtless(wording.BARE_CHANNEL.sub("", answer))
     answer = wording.CLOSE.split(answer)[-1]  # templates put the opening mark into the question
     answer = wording.OPEN.split(answer)[0] if not wording.OPEN.match(answer.strip()) else ""
     answer = next((piece for piece in wording.ENDS.split(answer) if piece.strip()), "")
     answer = wording.SPEAKER.sub("", answer)
-    wrapped = wording.WRAPPED.search(answer)
-    return wording.SOLUTION.sub("", wrapped[2] if wrapped else answer)
+    return wording.SOLUTION.sub("", within(answer))
+
+
+def thoughtless(answer: str) -> str:
+    """An answer without all that is between opening and closing marks of thoughts, read once however many there are."""
+    kept, at = [], 0
+    while (begin := wording.OPEN.search(answer, at)) and (end := wording.CLOSE.search(answer, begin.end())):
+        kept.append(answer[at : begin.start()])
+        at = end.end()
+    return "".join([*kept, answer[at:]])
+
+
+def within(answer: str) -> str:
+    """What is in the first pair of tags around an answer; all of it where there are none."""
+    unclosed = set()
+    for begin in wording.WRAPPING.finditer(answer):
+        tag = begin[1].lower()
+        end = None if tag in unclosed else re.compile(f"</{tag}>", re.IGNORECASE).search(answer, begin.end())
+        if end:
+            return answer[begin.end() : end.start()]
+        unclosed.add(tag)
+    return answer
 
 
 def out_of_fence(text: str) -> str:

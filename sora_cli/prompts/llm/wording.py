@@ -16,17 +16,17 @@ _OPEN = either(rf"<{_THINKING}>", rf"\[{_THINKING}\]", rf"◁{_THINKING}▷", r"
                r"<\|channel>thought", "<unused94>thought")  # fmt: skip
 _CLOSE = either(rf"</{_THINKING}>", rf"\[/{_THINKING}\]", rf"◁/{_THINKING}▷", r"<\|end_of_thought\|>",
                 r"<channel\|>", "<unused95>")  # fmt: skip
-THOUGHT, OPEN, CLOSE = re.compile(f"{_OPEN}.*?{_CLOSE}", ANY), re.compile(_OPEN, ANY), re.compile(_CLOSE, ANY)
+OPEN, CLOSE = re.compile(_OPEN, ANY), re.compile(_CLOSE, ANY)
 CHANNEL = re.compile(r"<\|channel\|>\s*(\w+).*?<\|message\|>", re.DOTALL)
 BARE_CHANNEL = re.compile(r"\A\s*analysis.*assistantfinal", re.DOTALL)  # whose marks some servers drop
 ENDS = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end|return|start|call|eos|user|assistant)\|>|</?s>|<eos>"
                   r"|<(?:end|start)_of_turn>|\[/?INST\]")  # fmt: skip
 SPEAKER = re.compile(r"\A\s*(?:assistant|model)\s*\n")
-WRAPPED = re.compile(r"<(answer|output|caption|final|result|response|description|prompt)>(.*?)</\1>", ANY)
+WRAPPING = re.compile(r"<(answer|output|caption|final|result|response|description|prompt)>", ANY)
 SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|box)\|>")
 MARKS = re.compile(r"<\|[^>]*>|<[a-z_]*\|>|</?[a-z_:]+/?>|\[/?(?:INST|IMG|THINK)\]|◁|▷", re.IGNORECASE)
 FENCE = re.compile(r"```[\w-]*\n?(.*?)(?:```|\Z)", re.DOTALL)
-LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
 BOLD = re.compile(r"(\*{1,3}|__)(?=\S)(.+?)(?<=\S)\1")
 BULLET = re.compile(r"^\s*(?:#{1,6}\s+|>\s+|[-*•]\s+|1[.)]\s+)", re.MULTILINE)
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "«": "»", "‘": "’", "「": "」", "『": "』"}
