@@ -1,5 +1,6 @@
 """What is a picture, an animation or a video, and what nobody put into a folder as footage: alike for all verbs."""
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 
