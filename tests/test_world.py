@@ -209,7 +209,7 @@ def test_what_the_camera_does_is_not_what_a_subject_does(
     ("a cat in the forest, then on the moon", ["moon"]),
     ("a dog at night in the desert", ["night"]),
     ("a big cat and a small dog", ["small"]),
-    ("a cat on the left, then on the right", ["rightside"]),
+    ("a cat on the left, then on the right", ["right side"]),
     ("a cat surfing in the ocean, in the waves of the sea", []),
     ("a balloon floating to the left", []),
     ("a dog running, walking and trotting to the right", []),
