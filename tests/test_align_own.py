@@ -173,8 +173,8 @@ def test_footage_is_aligned_with_its_tower(folder: Path, monkeypatch: pytest.Mon
     lines = [json.loads(line) for line in Path("runs/dit/log.jsonl").read_text().splitlines()]
     assert all(0 < line["aim"] < 2 for line in lines if "loss" in line)
     assert 'holds another training run: aim was "clip" and is now "off"; --fresh starts over' in refused(
-        "train", "dit", "--data", "dataset", "--text", "runs/words", "--steps", "2", "--batch", "2", "--drop-tokens", "0.5",
-        "--eager", "--out", "runs/dit", *CPU)  # fmt: skip
+        "train", "dit", "--data", "dataset", "--text", "runs/words", "--steps", "2", "--batch", "2",
+        "--drop-tokens", "0.5", "--eager", "--out", "runs/dit", *CPU)  # fmt: skip
     tensors, metadata = weights.load_part("runs/dit", "dit")
     assert not any(name.startswith(("head", "dit.")) for name in tensors)
     assert json.loads(metadata["training"])["align"] == "clip"
