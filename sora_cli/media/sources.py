@@ -22,8 +22,8 @@ from sora_cli.media.convert import SHARP, TO_PLANES, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
 from sora_cli.media.mending import coloured, mending, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at
-from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
+from sora_cli.media.probing import LONG, SPARSE, Picture, check_times, describe, looked_at, strictness
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
@@ -89,6 +89,7 @@ class Source:
         self.held = ExitStack()                              # what to close with it
         self.again: Callable[[], Source] | None = None       # opens it once more, where that is possible
         self.listener: Callable[[str], None] | None = None
+        self.unsaid: Callable[[], str] = str                 # looks for damage that no decoder speaks of; "" for none
         rest = iter(frames)
         first = next(rest, None)
         if first is None:
@@ -309,6 +310,7 @@ def decode(
     rate, notes = pace(picture, wish)
     fields, woven = whole(picture.fields)
     mended, said = mending(picture)
+    strict = strictness(picture, words) if feed is None else []
     exact = wish.rgb and (picture.alpha or picture.rgb)
     planes = ["format=gbrp", TO_PLANES] if exact else FROM_RGB if picture.alpha or picture.rgb else [NATIVE]
     filters = [*mended, *replace(wish, fps=None).filters, *planes]
@@ -317,8 +319,8 @@ def decode(
 
     def start(timed: str) -> Started:
         graph = ",".join(["setpts=PTS-STARTPTS", *([] if feed is None else [BELIEVABLE]), *fields, timed, *filters])
-        command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", graph, "-fps_mode", "passthrough"]
-        return run([*command, *Y4M, "pipe:1", *spool], name, held, feed)
+        command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-vf", graph]
+        return run([*command, "-fps_mode", "passthrough", *Y4M, "pipe:1", *spool], name, held, feed)
 
     first = FIRST.format(rate=rational(usual))
     found = start(first if still and not picture.timeless else f"fps={rate}")
@@ -331,13 +333,14 @@ def decode(
         format = replace(format, tags=y4m.RGB)
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *woven, *said], sound)
-    source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
+    source.unsaid = partial(unsaid, Path(words[-1].removeprefix("file:")), picture.container)
+    source.raw = attended(source, source.raw, through, due)
     source.left_out, source.still = left_out(picture), bool(still)
     return source
 
 
-def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, wrong: str) -> Iterator[bytes]:
-    """A source's frames; after the last one, a note if the decoder had anything to say against them, or `wrong`."""
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -> Iterator[bytes]:
+    """A source's frames; after the last one, a note if they are damaged, as the decoder says or the file shows."""
     count = 0
     try:
         for count, frame in enumerate(raw, 1):  # noqa: B007
@@ -348,7 +351,7 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, w
             raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
                          "few of them; its time stamps are damaged") from error  # fmt: skip
         raise
-    said = through.said or wrong
+    said = through.said or source.unsaid()
     if said:
         of = f", of about {due}" if due > count + 1 else ""
         source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")
