@@ -53,6 +53,10 @@ JSON = st.recursive(
 BYTES = st.binary(max_size=2000)
 
 
+def number_of(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
 @contextmanager
 def in_bounds(folder: Path | None = None) -> Iterator[None]:
     """Nothing but a SoraError of one line gets out, memory stays small, and a folder keeps what is in it."""
@@ -127,11 +131,33 @@ def test_y4m(line: bytes, good: bytes, rest: bytes) -> None:
             assert len(frame) == format.frame_bytes
 
 
-@FUZZ
-@given(BYTES, st.booleans())
-def test_gifs(data: bytes, whole: bool) -> None:
-    with in_bounds():
-        assert isinstance(damage.of_gif(BytesIO((b"GIF89a" if whole else b"") + data)), str)
+@pytest.mark.parametrize("container", damage.WALKS)
+def test_forms_of_containers(container: str) -> None:
+    beginnings = st.sampled_from(BEGINNINGS[container])
+
+    anything = beginnings | st.binary(max_size=300) | st.integers(0, 2**64 - 1).map(number_of)
+
+    @FUZZ
+    @given(beginnings, st.lists(anything, max_size=9))
+    def tried(head: bytes, parts: list[bytes]) -> None:
+        with in_bounds():
+            assert isinstance(damage.WALKS[container](BytesIO(head + b"".join(parts))), str)
+
+    tried()
+
+
+BEGINNINGS = {
+    "asf": [bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), damage.ASF_FILE, damage.ASF_DATA, b"\x20" + bytes(7)],
+    "avi": [b"RIFF\xff\0\0\0AVI ", b"LIST\x80\0\0\0movi", b"00dc\x04\0\0\0abcd", b"LIST\x0c\0\0\0rec "],
+    "gif": [b"GIF89a", b"!\xf9\x04", b",", b";"],
+    "matroska,webm": [b"\x1a\x45\xdf\xa3\x80", damage.MATROSKA_SEGMENT + b"\x01" + b"\xff" * 7, b"\xec\x81\0",
+                      b"\x1f\x43\xb6\x75\x88" + damage.MATROSKA_CRC],
+    "mpeg": [b"\0\0\1\xba\x44" + bytes(9), b"\0\0\1\xba\x21" + bytes(7), b"\0\0\1\xe0\0\x01a", bytes(20)],
+    "mpegts": [(b"\x47\x40\0\x10" + bytes(184)) * 9, b"\x47\x41\0\x31\xff" + bytes(183),
+               b"\x47\x41\0\x12" + bytes(184)],
+    "mxf": [damage.MXF_KEY + bytes(12) + b"\x83\0\0\x01a", damage.MXF_KEY],
+    "ogg": [b"OggS\0\x02" + bytes(20) + b"\x01\x02ab", b"OggS\0\0" + bytes(12) + b"\x01" + bytes(8)],
+}  # fmt: skip
 
 
 # ---- weights ----------------------------------------------------------------------------------------------

@@ -150,7 +150,14 @@ SOURCES: dict[str, Callable[[], tuple[str, list[float]]]] = {
     "longer than its pictures": lambda: (clap("a.mkv", seconds=3), [0.25, 0.75]),
     "shorter than its pictures": lambda: (clap("a.mkv", seconds=0.4), [0.25]),
     "late": lambda: (late("a.mkv"), [0.45, 0.95]),
-    "later pictures": lambda: (clap("a.mkv", "-filter:v", "setpts=PTS+0.25/TB"), [0.0, 0.5]),
+    **{
+        f"later pictures, {name[2:]}": lambda name=name, codec=codec: (
+            clap(name, "-filter:v", "setpts=PTS+0.25/TB", "-c:a", codec), [0.0, 0.5])
+        for name, codec in {"a.mkv": "flac", "a.mp4": "aac", "a.flv": "aac", "a.wmv": "wmav2", "a.ogv": "flac",
+                            "a.nut": "mp2", "a.mpg": "mp2", "a.ts": "mp2", "a.m2ts": "ac3"}.items()
+    },
+    "later sound, ts": lambda: (clap("a.ts", "-c:a", "mp2", before=("-itsoffset", "0.2")), [0.45, 0.95]),
+    "WMA": lambda: (clap("a.wmv", "-c:a", "wmav2"), [0.25, 0.75]),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid, patchify, unpatchify
@@ -140,6 +140,17 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp
     model = Toy()
     average, optims = Ema(model, 0.9), optimizers(model, TrainerConfig(1, 1, 1.0))
     assert checkpoint.load(tmp_path, model, average, optims).step == 10
+
+
+@pytest.mark.parametrize("about", [
+    '{"step": 3, "batches": 1, "seconds": null}', '{"step": "3"}', '{"step": -1}', '{"step": 3, "batches": 0}', "[]",
+    '{"step": true}', '{"step": 3, "seconds": NaN}', '{"step": 3, "seconds": 1e999}', '{"steps": 3}', "",
+])  # fmt: skip
+def test_a_record_of_a_run_that_says_nothing_of_it(tmp_path: Path, about: str) -> None:
+    (tmp_path / "checkpoint-0000003").mkdir()
+    (tmp_path / "checkpoint-0000003" / checkpoint.ABOUT).write_text(about)
+    with pytest.raises(SoraError, match="is damaged, or from an older version"):
+        checkpoint.progress(tmp_path)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:

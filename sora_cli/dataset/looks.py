@@ -16,7 +16,7 @@ from einops import rearrange, reduce
 from PIL import Image
 
 from sora_cli import media
-from sora_cli.media.process import LOCAL, QUIET, Through, buffered, ffmpeg
+from sora_cli.media.process import CHECKED, LOCAL, Through, buffered, ffmpeg
 
 LOOKED_AT = (160, 96)            # pixels: what frames of videos are judged at
 PICTURE = 640                    # pixels along the longer side: the same of pictures
@@ -89,8 +89,8 @@ def frames_of(path: Path, fps: float) -> Iterator[Planes]:
     """The frames of a video, small; Failed where it is damaged."""
     width, height = LOOKED_AT
     filters = f"setpts=PTS-STARTPTS,fps={media.rational(fps)},scale={width}:{height}:flags=area:out_range=tv"
-    command = [ffmpeg(), *QUIET, *LOCAL, "-i", media.as_file(path), "-map", "0:V:0", "-vf", f"{filters},format=yuv444p"]
-    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
+    command = [ffmpeg(), *CHECKED, *LOCAL, "-i", media.as_file(path), "-map", "0:V:0"]
+    command += ["-vf", f"{filters},format=yuv444p", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
     with closing(Through(command, blame=f"{path} is damaged", fatal=".")) as through:
         stream = buffered(through)
         while raw := stream.read(3 * width * height):

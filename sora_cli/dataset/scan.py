@@ -12,7 +12,7 @@ import numpy as np
 
 from sora_cli import media
 from sora_cli.dataset import footage, looks
-from sora_cli.errors import SoraError
+from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
 from sora_cli.media.kinds import IMAGES, ending, unread, walk
@@ -124,7 +124,7 @@ def of_image(path: Path) -> dict[str, Any]:
 
 def of_video(path: Path, most: float) -> dict[str, Any]:
     with media.open_source(str(path)) as source:
-        format, notes = source.format, tuple(source.notes)
+        format, notes, unsaid = source.format, tuple(source.notes), source.unsaid
     width, height = max(1, round(format.width * format.pixel_aspect)), format.height
     fps = footage.thinned(format.fps, most)
     found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps,
@@ -132,6 +132,8 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)
+    if wrong := unsaid():
+        raise Failed(f"{path} is damaged: {wrong}")
     if not seen.frames:  # at this rate; the source had at least one
         return found | {"reason": f"too short: less than {1 / fps:.2g} s"}
     bars = footage.bars_of(path, seen.frames, fps, (width, height)) if seen.framed else footage.WHOLE

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from sora_cli.media import y4m
+from sora_cli.media.convert import PLANES
 from sora_cli.media.probing import Picture
 from sora_cli.media.y4m import Format
 
@@ -63,3 +64,11 @@ def coloured(format: Format, picture: Picture) -> Format:
             "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
     tags = [f"{tag}={value}" for tag, (value, unless) in params.items() if value and value != unless]
     return replace(format, tags=(*format.tags, *tags))
+
+
+def planes_of(picture: Picture, exact: bool) -> list[str]:
+    """The filters from RGB to planes that y4m can hold: these very colours if `exact`, else brightness and colour."""
+    deep = picture.depth > 8 and not picture.alpha and picture.transfer not in HDR  # what mends these has 8 bits
+    if exact:
+        return [f"format={'gbrp16le' if deep else 'gbrp'}", f"{PLANES}yuv444p{'16le' if deep else ''}"]
+    return ["scale=out_color_matrix=bt709:out_range=tv", f"format=yuv444p{'16le' if deep else ''}"]

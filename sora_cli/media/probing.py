@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sora_cli.errors import Failed, counted
 from sora_cli.media.names import readable
-from sora_cli.media.process import LOCAL, QUIET, as_file, explain, ffmpeg
+from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg
 from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
@@ -21,6 +21,9 @@ UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
 STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
+# Of frames that nowhere say where they end, only what is left over shows that they were read wrongly. Some encoders
+# fill them up, though.
+ENDLESS, SOME, ODD = r"msmpeg4v\d|wmv[12]", 12, 3  # codecs, first frames that are looked at, filled ones among them
 FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
           "bottom coded first (swapped)": "tff", "progressive": ""}  # fmt: skip
 USUAL_FPS = 24.0                 # of what has no rate
@@ -168,7 +171,7 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
     if not times:
         return None
     gaps = [after - before for before, after in pairwise(times)]
-    lasts = max(sum(gaps), picture.seconds)
+    lasts = sum(gaps) if picture.container == "avi" else max(sum(gaps), picture.seconds)  # into a pipe, its head lies
     if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(times)):
         raise Failed(f"{name} says that its {counted(len(times), 'frame')} last {lasts / 3600:.1f} hours, which is too "
                      "long for so few of them; its time stamps are damaged")  # fmt: skip
@@ -251,6 +254,17 @@ def woven(picture: Picture, words: list[str], head: bytes = b"") -> Picture:
     top, bottom, progressive = map(int, counts[-1]) if counts else (0, 0, 0)
     two = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
     return replace(picture, fields=("tff" if top > bottom else "bff") if two else "")
+
+
+def strictness(picture: Picture, words: list[str]) -> list[str]:
+    """ffmpeg's words for what is an error in an input, beside wrong checksums: what is left over of a frame, unless
+    its first ones are like that."""
+    if not re.fullmatch(ENDLESS, picture.codec):
+        return []
+    strict = ["-err_detect", "crccheck+buffer"]
+    command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(SOME), "-f", "null", "-"]
+    odd = complaints(subprocess.run(command, capture_output=True).stderr)
+    return strict if len(odd) < ODD else []
 
 
 def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture | None:

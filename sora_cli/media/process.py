@@ -14,6 +14,10 @@ from typing import IO
 from sora_cli.errors import Failed
 
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+# with checksums looked at; that a frame is damaged which comes none the less is a warning
+CHECKED = ("-hide_banner", "-nostdin", "-loglevel", "repeat+level+warning", "-err_detect", "crccheck")
+DAMAGED = "corrupt decoded frame"                # ffmpeg's words for what its decoders mark as such
+LEVEL = re.compile(r"^(?:\[[^\]]*\] )*?\[(panic|fatal|error|warning)\] ")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
 BLOCK = 1 << 16
 PIPE = 1 << 18    # bytes that wait between two processes, where the system lets us say
@@ -57,10 +61,19 @@ def start(
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
 
-def explain(complaint: bytes) -> str:
+def complaints(stderr: bytes) -> list[str]:
+    """The lines of ffmpeg's stderr that say what is wrong; where it tells their levels, not its warnings."""
+    spoken = stderr.decode(errors="replace").splitlines()
+    levels = [LEVEL.match(line) for line in spoken]
+    if not any(levels):
+        return spoken
+    pairs = zip(spoken, levels, strict=True)
+    return [line for line, level in pairs if level and (level[1] != "warning" or DAMAGED in line)]
+
+
+def explain(stderr: bytes) -> str:
     """The line of ffmpeg's stderr that names the cause, without its prefixes."""
-    spoken = complaint.decode(errors="replace").splitlines()
-    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in spoken]
+    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in complaints(stderr)]
     telling = (line for pattern in CAUSES for line in lines if re.search(pattern, line, re.IGNORECASE))
     return next(telling, "")
 
@@ -139,7 +152,7 @@ class Through(io.RawIOBase):
         self.complaints.seek(0)
         said = self.complaints.read()
         self.said = explain(said)
-        if code != 0 or (self.fatal and re.search(self.fatal, said.decode(errors="replace"))):
+        if code != 0 or (self.fatal and re.search(self.fatal, "\n".join(complaints(said)))):
             raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")
 
     def close(self) -> None:

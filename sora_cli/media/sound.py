@@ -17,6 +17,10 @@ USUAL_RATE = 48000
 # samples at a steady rate from the first of the file on; what is missing in between is silence
 STEADY = "aresample={rate}:async=1:min_hard_comp=0.01:first_pts=0"
 OPUS = "aformat=channel_layouts=mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"      # others have no order of channels there
+# of a file, as ffmpeg lists it; at the clock's own rate, and sound as it is
+FIRST_PICTURE = ("-map", "0:V:0", "-frames:v", "1", "-fps_mode", "passthrough", "-enc_time_base", "demux",
+                 "-f", "framecrc", "pipe:1")  # fmt: skip
+FIRST_SOUND = ("-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "framecrc", "pipe:2")
 AUDIO = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
 
 
@@ -30,15 +34,25 @@ class Sound:
 
     @cached_property
     def begins(self) -> float:
-        """Where its first picture lies, in seconds of the file."""
+        """Where its first picture lies, in seconds of the sound as it comes alone, and before it if that is negative:
+        some containers (transport streams) have no beginning but that of the streams that are read."""
         if self.start is not None:
             return self.start
-        command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(self.path), "-map", "0:V:0", "-frames:v", "1",
-                   "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1"]  # fmt: skip
-        listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-        base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
-        first = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-        return int(first[1]) * int(base[1]) / int(base[2]) if base and first else 0.0
+        picture, beside = self.firsts(*FIRST_PICTURE, *FIRST_SOUND)
+        return picture + self.firsts(*FIRST_SOUND)[1] - beside
+
+    def firsts(self, *wanted: str) -> tuple[float, float]:
+        """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
+        command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
+        found = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        return first(found.stdout), first(found.stderr)
+
+
+def first(listing: str) -> float:
+    """The first time that framecrc tells, in seconds."""
+    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
+    found = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
+    return int(found[1]) * int(base[1]) / int(base[2]) if base and found else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,9 @@ def stretch(heard: Heard, frames: int, fps: Fraction, rate: int) -> str:
     """The filters that cut one source's sound, fade it where made frames are next to it, and put it in its place."""
     length = float(heard.count / fps)
     short = min(FADE, length / 2)
-    chain = [STEADY.format(rate=rate), f"atrim=start={heard.sound.begins:.6f}:duration={length:.6f}"]
+    begins = heard.sound.begins
+    chain = [STEADY.format(rate=rate), f"adelay={max(0, round(-begins * rate))}S:all=1"]
+    chain += [f"atrim=start={max(0.0, begins):.6f}:duration={length:.6f}"]
     chain += ["asetpts=PTS-STARTPTS", f"apad=whole_dur={length:.6f}"]
     if heard.start:
         chain.append(f"afade=in:d={short:.6f}")

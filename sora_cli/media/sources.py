@@ -18,12 +18,12 @@ import numpy as np
 
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import y4m
-from sora_cli.media.convert import PLANES, SHARP, Frame, from_rgb, retimed
+from sora_cli.media.convert import SHARP, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
-from sora_cli.media.mending import HDR, coloured, mending, whole
+from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times, describe, looked_at, woven
-from sora_cli.media.process import BLOCK, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
+from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times, describe, looked_at, strictness, woven
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import MAGIC, Format, Size
@@ -89,6 +89,7 @@ class Source:
         self.held = ExitStack()                              # what to close with it
         self.again: Callable[[], Source] | None = None       # opens it once more, where that is possible
         self.listener: Callable[[str], None] | None = None
+        self.unsaid: Callable[[], str] = str                 # looks for damage that no decoder speaks of; "" for none
         rest = iter(frames)
         first = next(rest, None)
         if first is None:
@@ -311,6 +312,7 @@ def decode(
     rate, notes = pace(picture, wish)
     fields, fielded = whole(picture.fields)
     mended, said = mending(picture)
+    strict = strictness(picture, words) if feed is None else []
     exact = wish.rgb and (picture.alpha or picture.rgb)
     planes = planes_of(picture, exact) if picture.alpha or picture.rgb else [NATIVE]
     filters = [*mended, *replace(wish, fps=None).filters, *planes]
@@ -319,8 +321,8 @@ def decode(
 
     def start(timed: str) -> Started:
         graph = ",".join(["setpts=PTS-STARTPTS", *([] if feed is None else [BELIEVABLE]), *fields, timed, *filters])
-        command = [ffmpeg(), *QUIET, *LOCAL, *words, "-map", "0:V:0", "-vf", graph, "-fps_mode", "passthrough"]
-        return run([*command, *Y4M, "pipe:1", *spool], name, held, feed)
+        command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-vf", graph]
+        return run([*command, "-fps_mode", "passthrough", *Y4M, "pipe:1", *spool], name, held, feed)
 
     first = FIRST.format(rate=rational(usual))
     found = start(first if still and not picture.timeless else f"fps={rate}")
@@ -335,21 +337,14 @@ def decode(
         notes = [*notes, f"its {picture.depth} bits of each colour are taken as {format.depth}"]
     due = round(picture.seconds * format.rate) if picture.seconds else 0
     source = Source(name, coloured(format, picture), frames, picture.metadata, [*notes, *fielded, *said], sound)
-    source.raw = attended(source, source.raw, through, due, unsaid(words, picture))
+    source.unsaid = partial(unsaid, Path(words[-1].removeprefix("file:")), picture.container)
+    source.raw = attended(source, source.raw, through, due)
     source.left_out, source.still = left_out(picture), bool(still)
     return source
 
 
-def planes_of(picture: Picture, exact: bool) -> list[str]:
-    """The filters from RGB to planes that y4m can hold: these very colours if `exact`, else brightness and colour."""
-    deep = picture.depth > 8 and not picture.alpha and picture.transfer not in HDR  # what mends these has 8 bits
-    if exact:
-        return [f"format={'gbrp16le' if deep else 'gbrp'}", f"{PLANES}yuv444p{'16le' if deep else ''}"]
-    return ["scale=out_color_matrix=bt709:out_range=tv", f"format=yuv444p{'16le' if deep else ''}"]
-
-
-def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, wrong: str) -> Iterator[bytes]:
-    """A source's frames; after the last one, a note if the decoder had anything to say against them, or `wrong`."""
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -> Iterator[bytes]:
+    """A source's frames; after the last one, a note if they are damaged, as the decoder says or the file shows."""
     count = 0
     try:
         for count, frame in enumerate(raw, 1):  # noqa: B007
@@ -360,7 +355,7 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int, w
             raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
                          "few of them; its time stamps are damaged") from error  # fmt: skip
         raise
-    said = through.said or wrong
+    said = through.said or source.unsaid()
     if said:
         of = f", of about {due}" if due > count + 1 else ""
         source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")

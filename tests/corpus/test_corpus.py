@@ -19,6 +19,7 @@ from sora_cli import media
 from sora_cli.dataset import scan
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import probing
+from sora_cli.media.process import explain
 
 STEP, SIZE, COUNT = 4, (128, 96), 24
 Notes = list[str]
@@ -305,6 +306,128 @@ def test_damage_makes_a_file_of_a_dataset_broken(tmp_path: Path) -> None:
     data[len(data) // 2 : len(data) // 2 + 16] = bytes(16)
     path.write_bytes(data)
     assert scan.examine(tmp_path, scan.outside(tmp_path, "a.avi"), 30).reason.startswith("broken: it is damaged")
+
+
+NOISY = ",noise=alls=30:allf=t"
+WMV = {"a.wmv": ("-c:v", "wmv2", "-q:v", "2"), "b.avi": ("-c:v", "wmv1", "-q:v", "2")}
+COUNTED = {  # by its frames, packets, pages, chunks or checksums
+    "MPEG-1": ("a.mpg", ("-c:v", "mpeg1video", "-q:v", "2")),
+    "MPEG-2 in TS": ("a.ts", ("-c:v", "mpeg2video", "-q:v", "2")),
+    "H.264 in M2TS": ("a.m2ts", H264),
+    "MPEG-4 in AVI": ("a.avi", ("-c:v", "mpeg4", "-q:v", "2")),
+    "WMV 2": ("a.wmv", WMV["a.wmv"]),
+    "Theora": ("a.ogv", ("-c:v", "libtheora", "-q:v", "9")),
+    "HuffYUV in MKV": ("a.mkv", ("-c:v", "huffyuv")),
+    "VP8 in MKV": ("a.mkv", ("-c:v", "libvpx", "-deadline", "realtime", "-b:v", "2M")),
+    "H.265 with hashes": ("a.mp4", ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=0:hash=1")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [200, 4000])
+@pytest.mark.parametrize("kind", COUNTED)
+def test_damage_that_is_seen_is_said(kind: str, size: int, tmp_path: Path) -> None:
+    name, words = COUNTED[kind]
+    path = drawn(tmp_path / name, *words, "-pix_fmt", "yuv422p" if "huffyuv" in words else "yuv420p", extra=NOISY,
+                 rate=25)  # fmt: skip
+    data, (_, whole, notes) = path.read_bytes(), read(path)
+    assert notes == []
+    for seed, where in enumerate((0.1, 0.45, 0.92)):
+        at = int(where * len(data))
+        path.write_bytes(data[:at] + np.random.default_rng(seed).bytes(size) + data[at + size :])
+        try:
+            _, frames, notes = read(path)
+        except Failed:
+            continue
+        same = len(frames) == len(whole) and all(map(np.array_equal, frames, whole))
+        assert same or any("damaged" in note for note in notes), (where, len(frames))
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.m2ts", "a.ogv", "a.wmv", "a.mpg", "a.avi"])
+def test_whole_units_that_are_missing_are_noticed(name: str, tmp_path: Path) -> None:
+    """Exactly some packets, pages or chunks out of the middle, so that every decoder is content."""
+    codec = {"a.ogv": "libtheora", "a.wmv": "wmv2", "a.avi": "mjpeg", "a.mpg": "mpeg1video"}.get(name, "mpeg2video")
+    planes = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = drawn(tmp_path / name, "-c:v", codec, "-q:v", "2", "-pix_fmt", planes, rate=25, extra=NOISY)
+    data = path.read_bytes()
+    units = {"a.ts": 188, "a.m2ts": 192, "a.wmv": 3200, "a.mpg": 2048}
+    if name == "a.ogv":
+        begin, end = (match.start() for match in list(re.finditer(b"OggS", data))[4:6])
+    elif name == "a.avi":
+        begin, end = (match.start() for match in list(re.finditer(b"00dc", data))[8:10])
+    else:
+        begin = len(data) // units[name] // 2 * units[name]
+        end = begin + 3 * units[name]
+    path.write_bytes(data[:begin] + data[end:])
+    assert any("damaged" in note for note in read(path)[2])
+
+
+def test_files_behind_one_another_are_whole(tmp_path: Path) -> None:
+    """What `cat` makes of them, and what standards put between packets."""
+    words = ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv420p")
+    for name in ("a.ts", "a.m2ts", "a.vob", "a.mpg"):
+        clips = [drawn(tmp_path / f"{n}{name}", *words, rate=25, count=n).read_bytes() for n in (31, 12)]
+        for number in range(3):
+            (tmp_path / name).write_bytes(clips[0] + number * clips[1] + clips[0])
+            assert [note for note in read(tmp_path / name)[2] if "damaged" in note] == []
+    (tmp_path / "z.vob").write_bytes((tmp_path / "31a.vob").read_bytes() + b"\0\0\1\xb9" + bytes(5000))
+    assert read(tmp_path / "z.vob")[2] == []
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=352x240:r=30000/1001:d=1", "-f", "lavfi", "-i", "sine=440:d=1",
+           "-target", "ntsc-vcd", tmp_path / "v.mpg")  # fmt: skip
+    assert read(tmp_path / "v.mpg")[2] == []
+
+
+@pytest.mark.parametrize("sound", [0.5, 2])
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg", "a.avi", "a.wmv", "a.ogv", "a.mkv", "a.mov"])
+def test_sound_of_another_length_is_no_damage(name: str, sound: float, tmp_path: Path) -> None:
+    path = tmp_path / name
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25:d=1", "-f", "lavfi", "-i", f"sine=440:d={sound}", path)
+    assert [note for note in read(path)[2] if "damaged" in note] == []
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg", "rawvideo"])
+def test_an_avi_that_was_written_into_a_pipe(codec: str, tmp_path: Path) -> None:
+    """Nobody wrote into its head how long it is."""
+    words = ("-frames:v", COUNT, "-c:v", codec, "-f", "avi", "pipe:1")
+    with (tmp_path / "a.avi").open("wb") as file:
+        subprocess.run([media.ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=s=128x96:r=24", *map(str, words)],
+                       stdout=file, check=True)  # fmt: skip
+    _, frames, notes = read(tmp_path / "a.avi")
+    assert len(frames) in (COUNT, COUNT + 1) and [note for note in notes if "damaged" in note] == []
+
+
+@pytest.mark.parametrize("name", WMV)
+def test_frames_that_an_encoder_fills_up_are_whole(name: str, tmp_path: Path) -> None:
+    path = drawn(tmp_path / "b.avi", *WMV[name], "-pix_fmt", "yuv420p", rate=25)
+    data, out, whole = path.read_bytes(), b"", read(path)[1]
+    place = begin = data.index(b"movi") + 4
+    while data[place : place + 4] == b"00dc":
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        out += b"00dc" + (length + 32).to_bytes(4, "little") + data[place + 8 : place + 8 + length] + b"\x5a" * 32
+        out += bytes(length % 2)
+        place += 8 + length + length % 2
+    movi = (len(out) + 4).to_bytes(4, "little") + b"movi" + out
+    data = data[4 + 4 : begin - 8] + movi
+    path.write_bytes(b"RIFF" + len(data).to_bytes(4, "little") + data)
+    _, frames, notes = read(path)
+    assert notes == [] and all(map(np.array_equal, frames, whole)) and len(frames) == COUNT
+
+
+def test_what_a_file_lacks_makes_it_broken_in_a_dataset(tmp_path: Path) -> None:
+    words = ("-c:v", "mpeg4", "-q:v", "2", "-g", "1")
+    data = drawn(tmp_path / "a.avi", *words, extra=NOISY, count=48).read_bytes()
+    assert scan.examine(tmp_path, scan.outside(tmp_path, "a.avi"), 30).reason == ""
+    begin, end = (match.start() for match in list(re.finditer(b"00dc", data))[20:22])
+    (tmp_path / "a.avi").write_bytes(data[:begin] + data[end:])
+    assert scan.examine(tmp_path, scan.outside(tmp_path, "a.avi"), 30).reason.startswith("broken: it is damaged")
+
+
+def test_warnings_are_no_damage() -> None:
+    said = (b"[mov @ 0x5] [warning] Could not find codec parameters for stream 1\nConsider increasing the value\n"
+            b"[aist#0:1/pcm @ 0x5] [warning] Guessed Channel Layout: mono\n")  # fmt: skip
+    assert explain(said) == ""
+    assert explain(said + b"[vist#0:0/h264 @ 0x5] [dec:h264 @ 0x6] [warning] corrupt decoded frame\n") != ""
+    assert explain(said + b"[h264 @ 0x5] [error] ac-tex damaged at 3 4\n") == "ac-tex damaged at 3 4"
+    assert explain(b"x: Invalid data found\n") == "x: Invalid data found"
 
 
 def test_a_transport_stream_that_stops_inside_a_packet(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ class Progress:
     batches: int = 1
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (type(self.step) is type(self.batches) is int and type(self.seconds) in (int, float)):
+            raise TypeError("not numbers")
+        if not (self.step >= 0 and self.batches >= 1 and 0 <= self.seconds < float("inf")):
+            raise ValueError("numbers that no run has")
+
 
 class Ema:
     """An exponential moving average of a model's weights, warmed up so that early steps count less."""
