@@ -1,9 +1,16 @@
 """Fixtures of more than one file of tests."""
 
 import os
+from functools import cache
+
+import typer
+import typer.testing
 
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # nobody looks how busy the machine is meanwhile
 
 from hub_cases import folders, server, sora
 
 __all__ = ["folders", "server", "sora"]
+
+# a tree of commands is built for every command line, of which only tests have more than one in a process
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]

@@ -1,12 +1,17 @@
 """`python -c` of tests, forked from a process that has imported already what takes two seconds to import."""
 
+import marshal
 import multiprocessing
 import os
 import signal
+import socket
+import socketserver
 import sys
 import tempfile
-from collections.abc import Mapping
-from multiprocessing import reduction
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import connection, reduction
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import IO, Any, Self
@@ -17,6 +22,17 @@ FORKS.set_forkserver_preload([
     "toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard",
     "matplotlib.pyplot",
 ])  # fmt: skip
+
+SORA_CLI = "from sora_cli.cli import main; main()"
+ASKING = """#!{python} -IS
+import marshal, os, socket, sys
+with socket.socket(socket.AF_UNIX) as starter:
+    starter.connect({address!r})
+    asked = marshal.dumps((sys.argv[1:], os.getcwd(), dict(os.environ)))
+    socket.send_fds(starter, [len(asked).to_bytes(8)], [0, 1, 2])
+    starter.sendall(asked)
+    sys.exit(starter.recv(1)[0])
+"""
 
 
 class End:
@@ -112,3 +128,38 @@ def run(script: str, *words: str, **more: Any) -> CompletedProcess[str]:
         assert process.stdout
         out = process.stdout.read().decode()
         return CompletedProcess(list(words), process.wait(), out, process.said())
+
+
+class Starter(socketserver.StreamRequestHandler):
+    """One process that a program asks for: its words, folder and environment, and the three ends that it has. It does
+    not outlive the program."""
+
+    server: "Starters"
+
+    def handle(self) -> None:
+        size, ends, *_ = socket.recv_fds(self.request, 8, 3)
+        words, folder, env = marshal.loads(self.rfile.read(int.from_bytes(size)))
+        script, (stdin, stdout, stderr) = self.server.script, ends
+        with Forked(script, *words, folder=folder, env=env, stdin=stdin, stdout=stdout, stderr=stderr) as process:
+            for end in ends:
+                os.close(end)  # a pipe ends when nobody else holds it
+            if self.request not in connection.wait([process.process.sentinel, self.request]):
+                self.wfile.write(bytes([process.wait() % 256]))
+
+
+class Starters(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    script: str
+
+
+@contextmanager
+def program(script: str = SORA_CLI) -> Iterator[Path]:
+    """`python -c script` as a program that others can start, `sora-cli` unless told otherwise. It is forked here."""
+    with tempfile.TemporaryDirectory() as folder, Starters(f"{folder}/starter", Starter) as starters:
+        made = Path(folder) / "program"
+        made.write_text(ASKING.format(python=sys.executable, address=starters.server_address))
+        made.chmod(0o755)
+        starters.script = script
+        threading.Thread(target=starters.serve_forever, daemon=True).start()
+        yield made
+        starters.shutdown()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,15 +58,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def server(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@contextmanager
+def published(folders: Path, home: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub of this machine with these models, that this process asks, and a home for what comes from there."""
     with serving() as server:
         server.publish("tiny/wan22", folders / "wan22")
         server.publish("tiny/wan21", folders / "wan21")
-        connect(monkeypatch, server.url, tmp_path)
-        monkeypatch.setattr(os, "fsync", lambda number: None)  # a disk takes its time
-        (tmp_path / "config" / "sora-cli").mkdir(parents=True)
-        (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(MODELS)
+        connect(patch, server.url, home)
+        patch.setattr(os, "fsync", lambda number: None)  # a disk takes its time
+        (home / "config" / "sora-cli").mkdir(parents=True, exist_ok=True)
+        (home / "config" / "sora-cli" / "weights.toml").write_text(MODELS)
+        yield server
+
+
+@pytest.fixture
+def server(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with published(folders, tmp_path, monkeypatch) as server:
         yield server
 
 

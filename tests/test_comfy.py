@@ -52,7 +52,7 @@ def renamed(key: str, table: dict[str, str]) -> str:
     return key
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def weights() -> dict[str, Tensors]:
     """Of every network, by our names; they are float16 numbers, so that a float16 file holds them exactly."""
     made = {

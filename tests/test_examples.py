@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -18,6 +20,14 @@ SMALL = {"RES": "64x64", "STEPS": "1", "FPS": "24", "SECONDS_LONG": "0.25"}
 PROGRAMS = ("awk", "basename", "bash", "cat", "mkdir", "mktemp", "rm")  # that every system has; no ffmpeg
 
 
+@pytest.fixture(scope="module", autouse=True)
+def program() -> Iterator[None]:
+    """`sora-cli` of the scripts."""
+    with forked.program() as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SORA", str(made))
+        yield
+
+
 def run(folder: Path, script: str, *words: str, **settings: str) -> None:
     """One example in a folder of its own, without a system's ffmpeg; stderr is shown if it fails."""
     programs = folder.with_name(folder.name + "-bin")
@@ -26,7 +36,7 @@ def run(folder: Path, script: str, *words: str, **settings: str) -> None:
         if not (programs / name).exists():
             (programs / name).symlink_to(shutil.which(name) or name)
     kept = {name: value for name, value in os.environ.items() if name not in ("FFMPEG", "SORA_FFMPEG")}
-    tools = {"SORA": f"{sys.executable} -m sora_cli", "PYTHONPATH": str(ROOT), "PATH": str(programs)}
+    tools = {"PATH": str(programs)}
     command = ["bash", str(ROOT / "examples" / script), *words]
     done = subprocess.run(command, cwd=folder, env={**kept, **tools, **SMALL, **settings},
                           capture_output=True, text=True)  # fmt: skip
@@ -90,7 +100,7 @@ def test_endless_loop(tmp_path: Path) -> None:
 def test_story(tmp_path: Path) -> None:
     run(tmp_path, "story.sh", SECONDS_LONG="0.5")
     assert len(frames(tmp_path / "story.mp4")) == 12
-    carried = media.read_metadata(tmp_path / "story.mp4")["sora"]
+    carried = media.probe(tmp_path / "story.mp4").metadata["sora"]
     assert all(at in carried for at in ("0.125s", "0.25s", "0.375s")) and "in the snow" in carried
 
 

@@ -4,23 +4,20 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+import forked
 import pytest
+from forked import Forked
 from hub_cases import FILES, MODELS, SHARD, VAE, assert_whole, pull, sent_from, tiny
 from hub_server import CHUNK, Hub, connect, environment
 
 from sora_cli.errors import Failed
 from sora_cli.registry import hub, hub_client
-
-MAIN = "from sora_cli.cli import main; main()"
-
 
 # -- Fetching ---------------------------------------------------------------------------------------------
 
@@ -173,22 +170,18 @@ def test_what_arrived_of_a_file_is_not_sent_again(server: Hub, folders: Path) ->
 def test_an_interrupt_keeps_what_arrived(server: Hub, folders: Path, tmp_path: Path) -> None:
     server.fail(SHARD, cut=60_000, times=1)
     server.fail(SHARD, wait=20, times=1)  # the client's second attempt waits here
-    script = f"from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}; {MAIN}"
-    words = [sys.executable, "-c", script, "weights", "pull", "tiny", "--yes"]
-    told = environment(server.url, tmp_path) | {"HF_HUB_DOWNLOAD_TIMEOUT": "30"}
-    process = subprocess.Popen(
-        words, stderr=subprocess.PIPE, text=True, env=told,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
-    )  # fmt: skip
-    while sum(fault.times for fault in server.faults):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
+    script = f"from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}; {forked.SORA_CLI}"
+    words, told = ["weights", "pull", "tiny", "--yes"], environment(server.url, tmp_path)
+    with Forked(script, *words, env=told | {"HF_HUB_DOWNLOAD_TIMEOUT": "30"}) as process:
+        while sum(fault.times for fault in server.faults):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        said = process.said()
     assert said.splitlines()[-2:] == ["what has arrived is kept; the next pull goes on from there",
                                       "sora-cli: interrupted"]  # fmt: skip
-    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, env=told)
+    done = forked.run(script, *words, env=told)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert_whole(folders)
     starts = sent_from(server, SHARD)

@@ -14,6 +14,7 @@ from clips import format_of, write_frames
 
 from sora_cli import media
 from sora_cli.errors import Failed, SoraError
+from sora_cli.media import probing
 
 TRICKY = '{"prompt": "a=b; #1 \\\\ [x] \'cat\' ☃"}'
 
@@ -182,3 +183,80 @@ def test_garbage_is_refused(tmp_path: Path) -> None:
         list(media.read_frames(tmp_path / "a.mp4"))
     with pytest.raises(SoraError, match="there is no file"):
         media.probe(tmp_path / "b.mp4")
+
+
+# -- What is known of a file that has not changed ---------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands by which ffmpeg is asked what a file holds."""
+    found: list[list[str]] = []
+    run = subprocess.run
+
+    def counted(command: list[str], **more: object) -> object:
+        found.append(command)
+        return run(command, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(probing.subprocess, "run", counted)
+    return found
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    found = probing.describe(["-i", media.as_file(path)], path.name)
+    return found.width, found.height
+
+
+def test_a_file_is_looked_at_once(tmp_path: Path, looks: list[list[str]]) -> None:
+    path = write(tmp_path / "a.mp4", count=1)
+    assert size_of(path) == size_of(path) == (320, 192)
+    assert len(looks) == 1
+    assert size_of(path.rename(tmp_path / "b.mp4")) == (320, 192)  # another name, by which errors call it
+    assert len(looks) == 2
+
+
+def picture(path: Path, width: int, height: int) -> bytes:
+    """A portable pixmap, of which the size of its file does not tell that of the picture."""
+    path.write_bytes(b"P6\n%d %d\n255\n" % (width, height) + bytes(3 * width * height))
+    return path.read_bytes()
+
+
+def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.ppm"
+    before = picture(path, 32, 16)
+    assert size_of(path) == (32, 16)
+    old = path.stat()
+    assert len(picture(path, 16, 32)) == len(before)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # in its place, no longer, and as if nobody had touched it
+    assert (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) == (
+        old.st_size, old.st_mtime_ns, old.st_ino)  # fmt: skip
+    assert size_of(path) == (16, 32)
+    picture(tmp_path / "b", 64, 8)
+    os.replace(tmp_path / "b", path)
+    assert size_of(path) == (64, 8)
+    path.unlink()
+    with pytest.raises(Failed, match="not a readable video"):
+        size_of(path)
+    path.symlink_to(tmp_path / "c.ppm")
+    for width, height in ((8, 24), (24, 8)):
+        picture(tmp_path / "c.ppm", width, height)
+        assert size_of(path) == (width, height)
+
+
+def test_what_is_no_single_file_is_looked_at_every_time(tmp_path: Path) -> None:
+    """A pipe, whose name says nothing, and a list, whose parts change without it."""
+    (tmp_path / "list").write_text("ffconcat version 1.0\nfile part.ppm\n")
+    for width, height in ((32, 16), (16, 32)):
+        sent = picture(tmp_path / "part.ppm", width, height)
+        assert size_of(tmp_path / "list") == (width, height)
+        piped = probing.describe(["-i", "pipe:0"], "pipe", sent)
+        assert (piped.width, piped.height) == (width, height)
+    os.mkfifo(tmp_path / "pipe")
+    assert not any(map(probing.state_of, ("pipe:0", str(tmp_path), str(tmp_path / "pipe"), str(tmp_path / "%03d.png"))))
+
+
+def test_what_is_not_readable_is_said_every_time(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video" * 99)
+    for _ in range(2):
+        with pytest.raises(Failed, match=r"a\.mp4 is not a readable video"):
+            size_of(tmp_path / "a.mp4")

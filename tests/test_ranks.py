@@ -1,12 +1,10 @@
 """Several processes learn what one does, and a run goes on with more or fewer of them."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import toy_run
@@ -16,8 +14,6 @@ from sora_cli.errors import SoraError
 from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.checkpoint import checkpoints
 from sora_cli.train.trainer.prefetch import Prefetcher
-
-PATH = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def run(processes: int, out: Path, *asked: object) -> list[int | None]:
@@ -90,9 +86,9 @@ def test_a_run_goes_on_with_more_processes(alone_with_four: Path, tmp_path: Path
 
 
 def test_torchrun_starts_a_killed_run_again(alone: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               "--max-restarts", "1", toy_run.__file__, str(tmp_path), "20", "2", "26"]  # fmt: skip
-    made = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **PATH})
+    with forked.program("import sys, toy_run; toy_run.main(sys.argv[1], *map(int, sys.argv[2:]))") as toy:
+        made = forked.run("from torch.distributed.run import main; main()", "--standalone", "--nproc-per-node", "2",
+                          "--max-restarts", "1", "--no-python", str(toy), str(tmp_path), "20", "2", "26")  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert_same(alone, tmp_path)
 

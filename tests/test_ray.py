@@ -20,6 +20,7 @@ from sora_cli.cli.batch import LOCAL, WithAddress
 from sora_cli.cli.cluster import Cluster, Worker, last_line
 
 WORDS = ("--frames", "5", "--res", "64x64", "--steps", "1", "--device", "cpu")
+SIZE = {"num_cpus": 1, "object_store_memory": 10**8}  # of a node
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ def nodes() -> Iterator[Any]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
     from ray.cluster_utils import Cluster as Nodes
 
-    found = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
-    yield found, found.add_node(num_cpus=1, object_store_memory=10**8)
+    found = Nodes(initialize_head=True, head_node_args={**SIZE, "include_dashboard": False, "no_monitor": True})
+    yield found, found.add_node(**SIZE)
     found.shutdown()
 
 

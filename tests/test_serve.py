@@ -82,7 +82,7 @@ def test_lists_are_paged(server: Served) -> None:
 
 
 def test_ranges_of_a_video(server: Served) -> None:
-    id = server.client.videos.create_and_poll(prompt="a cat", **SMALL).id  # type: ignore[arg-type]
+    id = server.client.videos.create_and_poll(prompt="a cat", poll_interval_ms=20, **SMALL).id  # type: ignore[arg-type]
     path = f"/v1/videos/{id}/content"
     whole = server.ask("GET", path)
     assert whole.headers["content-type"] == "video/mp4" and whole.headers["accept-ranges"] == "bytes"
@@ -125,7 +125,7 @@ def test_models_and_health(server: Served) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_picture_is_the_first_frame(server: Served, kind: str, tmp_path: Path) -> None:
     name = ("../../../evil.png", picture(kind))
-    id = server.client.videos.create_and_poll(prompt="a cat", input_reference=name, **SMALL).id  # type: ignore[arg-type]
+    id = server.client.videos.create_and_poll(prompt="a cat", input_reference=name, poll_interval_ms=20, **SMALL).id  # type: ignore[arg-type]
     path = tmp_path / "a.mp4"
     path.write_bytes(server.client.videos.download_content(id).read())
     assert re.fullmatch(r"reference\.(png|jpg|webp)", *[one.name for one in (server.folder / id).glob("ref*")])
@@ -296,7 +296,7 @@ def test_the_page_needs_nothing_from_elsewhere(server: Served) -> None:
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs a browser")
 def test_the_page_in_a_browser(server: Served) -> None:
     prompt = "<img src=x onerror=alert(1)>"
-    id = server.client.videos.create_and_poll(prompt=prompt, **SMALL).id  # type: ignore[arg-type]
+    id = server.client.videos.create_and_poll(prompt=prompt, poll_interval_ms=20, **SMALL).id  # type: ignore[arg-type]
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000",
                "--dump-dom", f"http://127.0.0.1:{server.port}/"]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout

@@ -167,7 +167,7 @@ def test_a_token_is_asked_for_before_anything_is_read(tmp_path: Path) -> None:
         assert server.ask("GET", "/healthz", authorization="").status == 200
         assert b"token" in server.ask("GET", "/", authorization="").body
         assert server.ask("GET", "/v1/videos", host="video.example.org", origin="https://a.example").status == 200
-        video = server.client.videos.create_and_poll(prompt="a cat", **SMALL)  # type: ignore[arg-type]
+        video = server.client.videos.create_and_poll(prompt="a cat", poll_interval_ms=20, **SMALL)  # type: ignore[arg-type]
         link = video.model_extra["url"].split(str(server.port))[1]  # type: ignore[index]
         assert server.ask("GET", link, authorization="").body == server.client.videos.download_content(video.id).read()
         thumbnail = server.ask("GET", f"{link}&variant=thumbnail", authorization="")

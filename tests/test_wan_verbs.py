@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import wan_folders
+from hub_cases import published
 from hub_server import Hub
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -39,17 +40,25 @@ trained = ["start"]
 Sora = Callable[..., tuple[int, str]]
 
 
+@pytest.fixture(scope="module")
+def pulled(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where `tiny` was pulled from the Hub."""
+    home = tmp_path_factory.mktemp("pulled")
+    with pytest.MonkeyPatch.context() as patch, published(folders, home, patch):
+        assert cli.run(["weights", "pull", "tiny", "--yes", "--quiet"]) == 0
+    return home
+
+
 @pytest.fixture
-def wan(server: Hub, sora: Sora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sora:
-    """A command line in an empty folder, where `tiny` is a Wan 2.2 that was pulled from the Hub."""
+def wan(pulled: Path, server: Hub, sora: Sora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sora:
+    """A command line in an empty folder, where `tiny` is a Wan 2.2 that is here already."""
+    shutil.copytree(pulled, tmp_path, symlinks=True, dirs_exist_ok=True)
     models = tmp_path / "config" / "sora-cli" / "weights.toml"
     text = models.read_text()
     models.write_text(text.replace("usage = { steps = 8 }\n\n[tiny21]", USAGE + "\n[tiny21]"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    code, said = sora("weights", "pull", "tiny", "--yes", "--quiet")
-    assert code == 0, said
     return lambda *words: sora(*words, *(("--model", "tiny", "--device", "cpu") if words[0] != "info" else ()))
 
 

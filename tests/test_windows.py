@@ -3,11 +3,10 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -217,9 +216,7 @@ print(kept)
 def test_sigkill_leaves_a_prefix(tmp_path: Path) -> None:
     """Sixty lives, each killed at a random call; the next goes on where the last one stopped."""
     here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, here, str(tmp_path / "a")], capture_output=True, text=True, timeout=600
-    )
+    done = forked.run(KILLED, here, str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
     kept = json.loads(done.stdout)
     assert {0, 1, 2, 3, 4, 5} == set(kept), kept  # it died early, late and in between, and it got there

@@ -8,7 +8,7 @@ from sora_cli.media.convert import FITS, Frame, from_rgb, read_frames, retimed, 
 from sora_cli.media.kinds import is_footage
 from sora_cli.media.moving import Shared
 from sora_cli.media.names import STREAM, check_input, same_file
-from sora_cli.media.probing import Media, probe, read_metadata
+from sora_cli.media.probing import Media, probe
 from sora_cli.media.process import as_file, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sinks import SUFFIXES, Sink, check_format, check_name, depth_held, holds_sound, open_sink
@@ -20,6 +20,6 @@ from sora_cli.media.y4m import RGB, Format, Size
 __all__ = [
     "FITS", "RGB", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Retiming", "Shared", "Sink", "Size", "Sound",
     "Soundtrack", "Source", "as_file", "check_format", "check_input", "check_name", "depth_held", "ffmpeg", "from_rgb",
-    "holds_sound", "is_footage", "open_sink", "open_source", "part_of", "probe", "rational", "read_frames",
-    "read_metadata", "retimed", "same_file", "to_rgb", "write_image", "write_moving",
+    "holds_sound", "is_footage", "open_sink", "open_source", "part_of", "probe", "rational", "read_frames", "retimed",
+    "same_file", "to_rgb", "write_image", "write_moving",
 ]  # fmt: skip

@@ -1,9 +1,13 @@
 """What a video file holds: by decoding it once (`probe`), or from its beginning alone (`describe`)."""
 
+import os
 import re
+import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS,
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
 STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
+LISTS = ("hls", "concat", "dash", "imf")  # name other files, which may change by themselves
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
 UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
@@ -54,9 +59,11 @@ class Media:
 def probe(path: Path | str) -> Media:
     """Decode `path` once and say what is in it; SoraError if it is not there, Failed if it is no video."""
     path = readable(path)
-    found = subprocess.run(
-        [*reading(path, INFO), "-f", "framecrc", "pipe:1"], capture_output=True, text=True, errors="replace"
-    )
+    with tempfile.TemporaryFile("w+", errors="replace") as tags:
+        command = [*reading(path, INFO), "-f", "framecrc", "pipe:1", "-f", "ffmetadata", f"pipe:{tags.fileno()}"]
+        found = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=[tags.fileno()])
+        tags.seek(0)
+        metadata = parse_metadata(tags.read())
     stream = re.search(r"Stream #.*?: Video: (\w+)[^,]*, (\w+)", found.stderr)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
     base = re.search(r"#tb 0: (\d+)/(\d+)", found.stdout)
@@ -65,7 +72,7 @@ def probe(path: Path | str) -> Media:
     frames = [line for line in found.stdout.splitlines() if line.startswith("0,")]
     rate = Fraction(int(base[2]), int(base[1]) * step(frames))
     width, height = int(size[1]), int(size[2])
-    return Media(width, height, float(rate), len(frames), stream[1], stream[2], read_metadata(path))
+    return Media(width, height, float(rate), len(frames), stream[1], stream[2], metadata)
 
 
 def step(frames: list[str]) -> int:
@@ -136,9 +143,34 @@ class Picture:
 def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
     """What `source` (ffmpeg's words for an input) holds; of a pipe, `head` is what is known of it.
 
-    Failed, naming `name`, if it is no video, has only sound, or is too large.
+    Failed, naming `name`, if it is no video, has only sound, or is too large. A file that has not changed since it was
+    last asked for is not read again.
     """
-    command = [ffmpeg(), *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"]
+    state = state_of(source[-1].removeprefix("file:"))
+    if state and not head:
+        known = remembered(ffmpeg(), tuple(source), name, state)
+        if known.container not in LISTS:
+            return known
+    return asked(ffmpeg(), tuple(source), name, head)
+
+
+def state_of(file: str) -> tuple[int, ...]:
+    """What is another as soon as a file is written to; () of all that is no file."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return ()
+    is_file = stat.S_ISREG(found.st_mode)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if is_file else ()
+
+
+@lru_cache(1024)
+def remembered(program: str, source: tuple[str, ...], name: str, state: tuple[int, ...]) -> Picture:
+    return asked(program, source, name)
+
+
+def asked(program: str, source: tuple[str, ...], name: str, head: bytes = b"") -> Picture:
+    command = [program, *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"]
     found = subprocess.run(command, input=head, capture_output=True)
     output = found.stderr.decode(errors="replace")
     container = re.search(r"^Input #0, (.*?), from ", output, re.MULTILINE)
@@ -298,12 +330,6 @@ def rate(line: str, unit: str) -> float:
     """29.97 from `..., 29.97 fps, ...`, 1000 from `1k tbr`, 0 where it is not said."""
     match = re.search(rf", ([\d.]+)(k?) {unit}\b", line)
     return float(match[1]) * (1000 if match[2] else 1) if match else 0.0
-
-
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """The tags of a file, for example `sora`, the shot as JSON."""
-    command = [ffmpeg(), *QUIET, "-i", as_file(readable(path)), "-f", "ffmetadata", "pipe:1"]
-    return parse_metadata(subprocess.run(command, capture_output=True, text=True, errors="replace").stdout)
 
 
 def parse_metadata(listing: str) -> dict[str, str]:

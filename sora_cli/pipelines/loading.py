@@ -7,7 +7,7 @@ loaded is trained. `streamed` leaves the blocks on disk, from where each is read
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
@@ -105,14 +105,16 @@ def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
     for role, kind in kinds.items():
         if role in places:
             files = files_of(places[role])
-            network, rename = bare(places[role], files, kind)
+            config, rename = which(places[role], files, kind)
+            network = outline(kind.build, config)
             survey_with(loras if role in experts else (), network, files, rename, experts.get(role, ""))
     if "text" in places:
-        survey_text(places["text"])
+        files = files_of(places["text"])
+        survey_text(files, outline(TEXT.build, which(places["text"], files, TEXT)[0]))
 
 
 def dit_config(part: Path) -> WanConfig:
-    return bare(part, files_of(part), DIT)[0].config
+    return which(part, files_of(part), DIT)[0]
 
 
 def load_dit(
@@ -146,7 +148,8 @@ def load_vae(part: Path, device: torch.device, dtype: torch.dtype, progress: Pro
 def load_tiny(part: Path, device: torch.device, dtype: torch.dtype, progress: Progress = no_op) -> TinyDecoder:
     """The tiny decoder; errors are those of `load_dit`."""
     files = files_of(part)
-    network, rename = recognised(files, TINY)
+    config, rename = recognised(files, TINY)
+    network = on_meta(TINY.build, config)
     fill(network, files, dtype, device, rename=rename, progress=progress)
     return network.eval()
 
@@ -156,7 +159,9 @@ def load_text(
     unpacked: bool = False,
 ) -> Umt5:  # fmt: skip
     """The text encoder; errors are those of `load_dit`. Streamed, of its table only the rows in use are read."""
-    network, places = survey_text(part)
+    files = files_of(part)
+    network, _ = bare(part, files, TEXT)
+    places = survey_text(files, network)
     if streamed:
         network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
     if not unpacked:
@@ -167,12 +172,10 @@ def load_text(
     return network.eval()
 
 
-def survey_text(part: Path) -> tuple[Umt5, dict[str, Stored]]:
-    """The text encoder on the meta device, and where its parameters lie; the table may be there under two names."""
-    files = files_of(part)
-    network, _ = bare(part, files, TEXT)
+def survey_text(files: list[Path], network: nn.Module) -> dict[str, Stored]:
+    """Where the parameters of a text encoder lie; the table may be there under two names."""
     keys = {stored.key for stored in weights_in(files)}
-    return network, survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
+    return survey(network, files, partial(names.text_to_ours, tied={names.TABLE, names.TIED} <= keys))
 
 
 def survey_with(
@@ -194,20 +197,28 @@ def in_float(name: str) -> bool:
 
 
 def bare(part: Path, files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename | None]:
-    """The network on the meta device, as configuration or shapes tell, and how to read the files' keys."""
+    """The network on the meta device, and how to read the files' keys."""
+    config, rename = which(part, files, kind)
+    return on_meta(kind.build, config), rename
+
+
+def which(part: Path, files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename | None]:
+    """The network that a config.json or shapes tell, and how to read the files' keys."""
     if has_config(part):
         return configured(part, kind), None
     return recognised(files, kind)
 
 
-def configured(part: Path, kind: Kind[C, N]) -> N:
-    """The network of a config.json; SoraError if that describes no network of this kind."""
-    config, where = read_config(part), part / "config.json"
+def configured(part: Path, kind: Kind[C, N]) -> C:
+    """What a config.json says; SoraError if that describes no network of this kind."""
+    said, where = read_config(part), part / "config.json"
     for key in ("num_layers", "num_res_blocks"):
-        if not isinstance(count := config.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
+        if not isinstance(count := said.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
             raise SoraError(f"{where} asks for {key} {ascii(count)[:40]}; supported are 1 to {MOST_LAYERS}")
     try:
-        return on_meta(kind.build, checked(kind.from_hub(config)))
+        config = checked(kind.from_hub(said))
+        outline(kind.build, config)
+        return config
     except KeyError as error:
         raise SoraError(
             f"{where} lacks {error}, which diffusers writes for a Wan {kind.what}; of another layout, name the "
@@ -235,18 +246,17 @@ def sane(value: object, kind: type) -> bool:
     return type(value) in (int, kind) and (-MOST if kind is float else 0) <= value <= MOST  # type: ignore[operator]
 
 
-def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
+def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
     for path in files:
         if path.suffix == ".gguf" and (family := gguf_header.architecture(path)) not in kind.architectures:
             raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():
-        network = on_meta(kind.build, config)
-        due = {name: tuple(value.shape) for name, value in network.named_parameters()}
+        due = {name: tuple(value.shape) for name, value in outline(kind.build, config).named_parameters()}
         found = {rename(stored.key): stored.shape for stored in listed}
         if all(found.get(name) == due.get(name) for name in kind.telling):
-            return network, rename
+            return config, rename
     seems = families.seems(stored.key for stored in listed)
     raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}; "
                     f"it seems to be {seems}")  # fmt: skip
@@ -255,3 +265,9 @@ def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
 def on_meta(build: Callable[[C], N], config: C) -> N:
     with torch.device("meta"):
         return build(config)
+
+
+@lru_cache(16)
+def outline(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """The same, to be looked at alone: it is built once, and nothing may be put into it."""
+    return on_meta(build, config)

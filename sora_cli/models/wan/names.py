@@ -7,6 +7,7 @@ diffusers' conversion scripts have them.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 PREFIX = "model.diffusion_model."  # of files that were saved together with their sampler
 VAE_PREFIX = "model."  # of some autoencoders
@@ -18,19 +19,35 @@ class Names:
 
     rows: dict[str, str]
 
+    @cached_property
+    def to_ours(self) -> "Patterns":
+        return patterns(self.rows)
+
+    @cached_property
+    def to_original(self) -> "Patterns":
+        return patterns({ours: theirs for theirs, ours in self.rows.items()})
+
     def original_to_ours(self, key: str) -> str:
-        return translated(key.removeprefix(PREFIX).removeprefix(VAE_PREFIX), self.rows)
+        return translated(key.removeprefix(PREFIX).removeprefix(VAE_PREFIX), self.to_ours)
 
     def ours_to_original(self, key: str) -> str:
-        return translated(key, {ours: theirs for theirs, ours in self.rows.items()})
+        return translated(key, self.to_original)
 
 
-def translated(key: str, rows: dict[str, str]) -> str:
-    for source, target in rows.items():
-        pattern = re.escape(source).replace(r"\#", r"(\d+)")
-        if found := re.fullmatch(pattern + r"(\.(?:weight|bias|gamma))?", key):
+Patterns = list[tuple[re.Pattern[str], str]]  # of keys, and what to format with the numbers that were found
+
+
+def patterns(rows: dict[str, str]) -> Patterns:
+    sources = (re.escape(source).replace(r"\#", r"(\d+)") for source in rows)
+    made = (re.compile(source + r"(\.(?:weight|bias|gamma))?") for source in sources)
+    return list(zip(made, (target.replace("#", "{}") for target in rows.values()), strict=True))
+
+
+def translated(key: str, table: Patterns) -> str:
+    for pattern, target in table:
+        if found := pattern.fullmatch(key):
             *numbers, leaf = found.groups(default="")
-            return target.replace("#", "{}").format(*numbers) + leaf
+            return target.format(*numbers) + leaf
     return key
 
 
