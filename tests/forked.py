@@ -18,9 +18,9 @@ from typing import IO, Any, Self
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "tiny", "sora_cli.cli", "sora_cli.generation.engine", "sora_cli.dataset.build",
+    "tiny", "sora_cli.cli", "sora_cli.generation.engine", "sora_cli.pipelines.sora", "sora_cli.dataset.build",
     "toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard",
-    "matplotlib.pyplot",
+    "matplotlib.pyplot", "filelock", "imageio_ffmpeg", "safetensors.torch", "typer._adapters", "numpy.ctypeslib",
 ])  # fmt: skip
 
 SORA_CLI = "from sora_cli.cli import main; main()"
