@@ -1,5 +1,6 @@
 """`python -c` of tests, forked from a process that has imported already what takes two seconds to import."""
 
+import gc
 import marshal
 import multiprocessing
 import os
@@ -18,9 +19,9 @@ from typing import IO, Any, Self
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "tiny", "sora_cli.cli", "sora_cli.generation.engine", "sora_cli.dataset.build",
+    "tiny", "command_tree", "sora_cli.generation.engine", "sora_cli.pipelines.sora", "sora_cli.dataset.build",
     "toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard",
-    "matplotlib.pyplot",
+    "matplotlib.pyplot", "filelock", "imageio_ffmpeg", "safetensors.torch", "numpy.ctypeslib",
 ])  # fmt: skip
 
 SORA_CLI = "from sora_cli.cli import main; main()"
@@ -55,6 +56,7 @@ def begin(script: str, words: tuple[str, ...], folder: str, env: dict[str, str],
         os.dup2(end, number)
         os.close(end)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    gc.freeze()  # all that is there is shared until it is written to, as collecting garbage does
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

@@ -1,6 +1,5 @@
 """A tiny model on a Hub of this machine, and what tests of it share: fixtures, and what must be here in the end."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +64,6 @@ def published(folders: Path, home: Path, patch: pytest.MonkeyPatch) -> Iterator[
         server.publish("tiny/wan22", folders / "wan22")
         server.publish("tiny/wan21", folders / "wan21")
         connect(patch, server.url, home)
-        patch.setattr(os, "fsync", lambda number: None)  # a disk takes its time
         (home / "config" / "sora-cli").mkdir(parents=True, exist_ok=True)
         (home / "config" / "sora-cli" / "weights.toml").write_text(MODELS)
         yield server

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sora_cli"
@@ -130,6 +131,11 @@ def test_the_server_waits_until_it_is_needed(module: str) -> None:
 def test_these_parts_do_without_torch() -> None:
     names = ", ".join(f"sora_cli.{part}" for part in WITHOUT_TORCH)
     assert not loaded("torch", f"import {names}")
+
+
+def test_our_models_do_without_the_tokenizers_of_others() -> None:
+    done = forked.run("import sys, sora_cli.pipelines.sora; print('tokenizers' in sys.modules)")
+    assert done.stdout == "False\n"
 
 
 def test_this_test_can_fail() -> None:

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora import text as ours
-from sora_cli.models.wan.text import CONTEXT, Umt5Tokenizer
 from sora_cli.prompts import grammar
 from sora_cli.registry import Entry, hub
 from sora_cli.shot import Shot
+
+if TYPE_CHECKING:
+    from sora_cli.models.wan.text import Umt5Tokenizer  # whose library takes a while, and models of ours do without
 
 
 def notes(shot: Shot) -> Iterator[str]:
@@ -22,6 +25,8 @@ def notes(shot: Shot) -> Iterator[str]:
     yield from by_wan(entry, shot)
     with suppress(Failed):  # of a model that is not here
         if folder := hub.locate(entry.only("tokenizer")).get("tokenizer"):
+            from sora_cli.models.wan.text import Umt5Tokenizer
+
             yield from unread_by_wan(entry, shot, Umt5Tokenizer(folder / "tokenizer.json"))
 
 
@@ -45,8 +50,10 @@ def by_wan(entry: Entry, shot: Shot) -> Iterator[str]:
         raise SoraError(f"{entry.name} is distilled to {due} steps; leave out --steps {shot.steps}")
 
 
-def unread_by_wan(entry: Entry, shot: Shot, tokenizer: Umt5Tokenizer) -> Iterator[str]:
+def unread_by_wan(entry: Entry, shot: Shot, tokenizer: "Umt5Tokenizer") -> Iterator[str]:
     """What lies behind the tokens that a Wan reads."""
+    from sora_cli.models.wan.text import CONTEXT
+
     for text in (*grammar.captions_of(shot, False), shot.negative):  # a token is a byte at least
         if len(text.encode()) >= CONTEXT - 1 and (unread := tokenizer.unread(text)):
             yield f'{entry.name} reads {CONTEXT} tokens of a prompt; not read: "{unread[:60]}..."'

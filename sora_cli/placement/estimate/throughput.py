@@ -33,8 +33,9 @@ def rates(device: "torch.device", dtype: "torch.dtype") -> Rates:
     return Rates(products[dtype], attention_rate(rows, device, dtype), products[torch.float32])
 
 
+@cache
 def product_rate(rows: int, width: int, device: "torch.device", dtype: "torch.dtype") -> float:
-    """FLOP/s of [rows, D] x [D, 4 D], the best of repeated products."""
+    """FLOP/s of [rows, D] x [D, 4 D], the best of repeated products; measured once in a process."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

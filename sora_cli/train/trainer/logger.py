@@ -38,7 +38,6 @@ class Log:
         self.device, self.dtype = device, pick_dtype(options.dtype, device)
         self.seconds, self.steps = 0.0, 0
         self.sums: dict[str, float] = defaultdict(float)
-        self.rate = 0.0
         self.board = board(options.folder / "tensorboard", start) if distributed.is_main() else None
         if distributed.is_main():
             self.begin(options, start)
@@ -99,8 +98,8 @@ class Log:
         if "tokens" in counts:
             found["tokens"] = round(counts["tokens"], 1)
         if "flops" in counts:
-            self.rate = self.rate or product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
-            found["mfu"] = round(counts["flops"] / (self.rate * distributed.world_size()), 4)
+            rate = product_rate(ROWS[self.device.type], WIDTH, self.device, self.dtype)
+            found["mfu"] = round(counts["flops"] / (rate * distributed.world_size()), 4)
         return found
 
     def warn(self, text: str) -> None:
