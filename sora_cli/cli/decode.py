@@ -73,8 +73,8 @@ def decode(
     record = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.drafted}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
-    target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
-                    timed=one or fps is not None, asked=record, sources=(str(source),))  # fmt: skip
+    target = Target(name=name, force=force, metadata=False, as_json=as_json, lossless=lossless, asked=record,
+                    sized=one or res is not None, timed=one or fps is not None, sources=(str(source),))  # fmt: skip
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
                 partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip

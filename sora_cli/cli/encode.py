@@ -45,9 +45,9 @@ def encode(
     compute: options.Compute,
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
-    asked = Asked(video, **vars(reading))
+    asked = Asked(name=video, **vars(reading))
     record = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
-    target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=record,
+    target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
                 partial(write, asked, model, compute), roles=("vae",))]  # fmt: skip

@@ -119,9 +119,9 @@ class Making:
         """Frames that are given, as the output counts them."""
         return range(round(self.shown(made.start)), round(self.shown(made.stop)))
 
-    def bounds(self, start: int, stop: int) -> list[int]:
+    def bounds(self, frames: range) -> list[int]:
         """The same for the record: the first of them, and the first behind them."""
-        found = self.given(range(start, stop))
+        found = self.given(frames)
         return [found.start, found.stop]
 
     def check_format(self, format: media.Format) -> None:

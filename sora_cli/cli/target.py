@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sora_cli import media
+from sora_cli.cli.options import Keeping
 from sora_cli.cli.outputs import check_output
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
@@ -20,18 +21,11 @@ from sora_cli.shot import check_text
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
 
-@dataclass(frozen=True)
-class Target:
+@dataclass(frozen=True, kw_only=True)
+class Target(Keeping):
     """Where a video goes (`-` is standard output) and what is kept beside it."""
 
     name: str
-    force: bool = False
-    resume: bool = False
-    metadata: bool = True
-    sheet: Path | None = None
-    as_json: bool = False
-    audio: bool = True
-    lossless: bool = False
     sized: bool = False  # whether its size was asked for, ...
     timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from sora_cli.cli.serve import limits
 from sora_cli.cli.serve.gate import Gate
-from sora_cli.cli.serve.orders import Orders, picture_of, text
+from sora_cli.cli.serve.orders import Orders, picture_of
 from sora_cli.cli.serve.refusal import Refusal, missing
 from sora_cli.cli.serve.store import COMPLETED, FAILED, IMAGE, QUEUED, VIDEO, Work
 from sora_cli.cli.serve.wire import answer
@@ -86,11 +86,7 @@ class Server:
         source = self.video(request)
         with self.store.room():
             wanted, _ = await read(request)
-            fields = {name: value for name, value in wanted.items() if value is not None}
-            if unknown := [name for name in fields if name != "prompt"]:
-                raise Refusal(400, f"unknown field {unknown[0][:40]!a}; a remix has a prompt", "unknown_parameter")
-            checked = self.orders.video({"prompt": text("prompt", fields.get("prompt", "")), "model": source.model})
-            work = Work(checked.id, VIDEO, source.model, checked.prompt, source.settings, source.reference, source.id)
+            work = self.orders.remix(wanted, source)
             reference = self.store.file(source, source.reference) if source.reference else None
             await self.queue(work, reference=reference)
         return self.status_of(request, work)
