@@ -105,7 +105,7 @@ def describe_tensors(file: Path) -> Found:
     if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
                 **trained(header.metadata)}  # fmt: skip
-    if parts := lora.modules(file):
+    if parts := lora.File.of(file).modules:
         ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
         return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
                 "base": header.metadata.get("base_model", "")}  # fmt: skip

@@ -157,6 +157,11 @@ def contents(path: Path) -> list[Stored]:
     return about(path)[1]
 
 
+def architecture(said: Mapping[str, Any]) -> str:
+    """The model that a GGUF says it is for; "" if it does not, as for other programs than llama.cpp and ComfyUI."""
+    return str(said.get("general.architecture", ""))
+
+
 def weights_in(files: Iterable[Path]) -> list[Stored]:
     """The weights of files, with their scales where they are quantised; SoraError naming other quantisations."""
     found = {path: about(path) for path in files}

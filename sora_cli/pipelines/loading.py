@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from sora_cli.errors import SoraError, no_op
-from sora_cli.files import gguf_header
 from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
     Progress,
     Rename,
+    about,
+    architecture,
     files_of,
     fill,
     has_config,
@@ -238,7 +239,7 @@ def sane(value: object, kind: type) -> bool:
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[N, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
     for path in files:
-        if path.suffix == ".gguf" and (family := gguf_header.architecture(path)) not in kind.architectures:
+        if path.suffix == ".gguf" and (family := architecture(about(path)[0])) not in kind.architectures:
             raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():

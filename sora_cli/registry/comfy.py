@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files import gguf_header, published
+from sora_cli.files import published
 from sora_cli.files.weights import write
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
@@ -77,9 +77,7 @@ def file_called(name: str) -> Path:
 
 def like_of(path: Path) -> Entry:
     """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
-    published.files_of(path)
-    shapes = shapes_of(path)
-    architecture = gguf_header.architecture(path) if path.suffix == ".gguf" else ""
+    shapes, architecture = shapes_of(path)
     what = families.seems(shapes, architecture)
     known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
     if what == "a Wan transformer":
@@ -209,20 +207,22 @@ def best(found: list[Path]) -> Path | None:
 # ---- shapes ------------------------------------------------------------------------------------------------
 
 
-def shapes_of(path: Path) -> Shapes:
-    """The shapes in a file's header, by their names without a prefix; Failed if it is damaged."""
+def shapes_of(path: Path) -> tuple[Shapes, str]:
+    """The shapes in a file's header, by their names without a prefix, and the architecture that it says it is of;
+    Failed if it is damaged."""
     known = path.stat()
     return read_shapes(path, known.st_mtime_ns, known.st_size)
 
 
 @lru_cache(maxsize=256)
-def read_shapes(path: Path, changed: int, size: int) -> Shapes:
-    return {families.bare(stored.key): stored.shape for stored in published.contents(path)}
+def read_shapes(path: Path, changed: int, size: int) -> tuple[Shapes, str]:
+    said, listed = published.about(path)
+    return {families.bare(stored.key): stored.shape for stored in listed}, published.architecture(said)
 
 
 def safe_shapes(path: Path) -> Shapes:
     try:
-        return shapes_of(path)
+        return shapes_of(path)[0]
     except (Failed, SoraError, OSError):
         return {}
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
-from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
-from sora_cli.files.published import PIECE, contents, files_of, read
+from sora_cli.files.headers import Change, Stored, contents, label, lengths, shortened, some
+from sora_cli.files.published import PIECE, files_of, read
 from sora_cli.files.quantised import check_types
 from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora
@@ -50,6 +50,29 @@ BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd
 STRANGE_KINDS = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
                  ("vera_lambda", "a VeRA"), ("dora_scale", "a DoRA"), ("lora_magnitude_vector", "a DoRA"),
                  ("on_input", "an IA3"), ("lora_mid", "a LoCon with a middle factor"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class File:
+    """A LoRA's file: what its header says, and its tensors."""
+
+    path: Path
+    header: Mapping[str, str]
+    listed: Sequence[Stored]
+
+    @classmethod
+    def of(cls, path: Path) -> "File":
+        """Failed if it is damaged."""
+        return cls(path, *contents(path))
+
+    @property
+    def modules(self) -> dict[str, dict[str, Stored]]:
+        """The tensors by the modules that they name, and by what they are."""
+        parts: dict[str, dict[str, Stored]] = {}
+        for stored in self.listed:
+            if found := parsed(stored.key):
+                parts.setdefault(found[0], {})[found[2]] = stored
+        return parts
 
 
 # ---- what is added ----------------------------------------------------------------------------------------
@@ -127,10 +150,10 @@ def merged(tensors: Mapping[str, "Tensor"], loras: Sequence[Lora]) -> dict[str, 
 def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
             ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
     """The changes of one file by the parameters that they are for, every one of them fitting."""
-    path = file_of(lora)
+    file = File.of(path := file_of(lora))
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
-    listed = of_expert(path, expert)
-    if not listed and contents(path):  # it is all for the other one
+    listed = of_expert(file, expert)
+    if not listed and file.listed:  # it is all for the other one
         if lora.expert:
             raise SoraError(f"{path} has nothing for the transformer for {lora.expert} noise")
         return
@@ -157,7 +180,7 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     check_types((stored for part in parts.values() for role, stored in part.items() if role != "alpha"), "F64")
     if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
         raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
-    found = list(scaled(path, parts, lora.strength, expert))
+    found = list(scaled(file, parts, lora.strength, expert))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
         first = change.up if isinstance(change, LowRank) else change.whole
@@ -168,13 +191,12 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     yield from found
 
 
-def of_expert(path: Path, expert: str) -> list[Stored]:
+def of_expert(file: File, expert: str) -> Sequence[Stored]:
     """The tensors of a file that are for one of two transformers, or for the only one. Files of diffusers that have
     both say so by `transformer.` and `transformer_2.`; all others are for either."""
-    listed = contents(path)
-    second = [bool(SECOND.match(stored.key)) for stored in listed]
+    listed, second = file.listed, [bool(SECOND.match(stored.key)) for stored in file.listed]
     if any(second) and not expert:
-        raise SoraError(f"{path} is for a model of two transformers, which it calls transformer and transformer_2")
+        raise SoraError(f"{file.path} is for a model of two transformers, which it calls transformer and transformer_2")
     if not any(second):
         return listed
     return [stored for stored, is_second in zip(listed, second, strict=True) if is_second == (expert == "low")]
@@ -188,7 +210,7 @@ def sees_pictures(shapes: Shapes) -> bool:
 
 def left_out(lora: Lora) -> int:
     """Tensors of a file that are for an image encoder's features."""
-    return sum(bool(IMAGE.match(stored.key)) for stored in contents(file_of(lora)))
+    return sum(bool(IMAGE.match(stored.key)) for stored in File.of(file_of(lora)).listed)
 
 
 def check_alone(loras: Sequence[Lora], model: str) -> None:
@@ -243,9 +265,9 @@ def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     return names[rest], role
 
 
-def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
+def scaled(file: File, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
-    found = shares(path, parts, expert)
+    found = shares(file, parts, expert)
     for name, part in parts.items():
         if "diff" in part:
             yield name, Difference(part["diff"], strength)
@@ -253,13 +275,14 @@ def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: floa
             yield name, LowRank(part["down"], part["up"], strength * found[name])
 
 
-def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
+def shares(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
     """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself, perhaps
     for one of two transformers."""
-    alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
+    alphas = numbers_of(file.path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
     ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
              if "down" in part}  # fmt: skip
-    usual = scale_rule(path, {rank for name, rank in ranks.items() if name not in alphas}, expert)
+    untold = {rank for name, rank in ranks.items() if name not in alphas}
+    usual = scale_rule(file.path, file.header, untold, expert)
     return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
@@ -283,31 +306,21 @@ def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
 def check(loras: Sequence[Lora]) -> None:
     """Refuse, before any work, files that are not there or damaged."""
     for lora in loras:
-        path = file_of(lora)
-        shares(path, modules(path))
+        file = File.of(file_of(lora))
+        shares(file, file.modules)
 
 
 def note(lora: Lora) -> str:
     """What is used and how much of it, and what it was trained for as far as it says so."""
-    path = file_of(lora)
-    header = weights.read_header(path).metadata
-    base = next((header[key] for key in BASES if header.get(key)), "")
-    parts = modules(path)
-    found = shares(path, parts)
+    file = File.of(file_of(lora))
+    base = next((file.header[key] for key in BASES if file.header.get(key)), "")
+    parts = file.modules
+    found = shares(file, parts)
     used = sorted(set(found.values()))
     share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
     idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())
     return (f"LoRA {lora} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
             + (", which changes nothing: all that it adds is 0" if idle else ""))  # fmt: skip
-
-
-def modules(path: Path) -> dict[str, dict[str, Stored]]:
-    """The tensors of a file by the modules that it names, and by what they are."""
-    parts: dict[str, dict[str, Stored]] = {}
-    for stored in contents(path):
-        if found := parsed(stored.key):
-            parts.setdefault(found[0], {})[found[2]] = stored
-    return parts
 
 
 def changes_something(part: Mapping[str, Stored], share: float) -> bool:
