@@ -14,6 +14,7 @@ from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.registry import Entry, comfy, hub
+from sora_cli.registry.schema import EVERYTHING
 
 weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
 
@@ -189,7 +190,7 @@ def size(count: int) -> str:
 def anchors(row: dict[str, Any]) -> str:
     """What a model was trained to begin from."""
     trained = row["anchors"]
-    if set(trained) == set(registry.EVERYTHING):
+    if set(trained) == set(EVERYTHING):
         return "everything"
     return ", ".join([*(["text"] if row["text"] else []), *trained])
 
