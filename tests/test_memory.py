@@ -293,7 +293,7 @@ def test_without_a_window_only_frames_count() -> None:
     five = registry.entry("wan2.2-5b")
     told = choose(Needs.of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
     assert set(told.peak) == {"decoding", "host"}
-    placed = memory.place(five, five.canvas(64, 64), 0, torch.device("cpu"), torch.bfloat16, "low")
+    placed = choose(Needs.of(five, five.canvas(64, 64), 0, 0, 2), Free.on(torch.device("cpu")), "low")
     assert placed.on_device < 3e9
 
 
@@ -482,7 +482,7 @@ def test_frames_are_decoded_in_the_shorter_numbers_of_the_transformer() -> None:
     """A card without bfloat16 has float16."""
     five = registry.entry("wan2.2-5b")
     for dtype in (torch.float16, torch.bfloat16):
-        one = memory.needs_of(five, five.canvas(1280, 704), 31, 31, dtype)
+        one = Needs.of(five, five.canvas(1280, 704), 31, 31, 2, memory.half_of(dtype))
         found = choose(one, machine("cuda", 8, 32))
         assert f"torch.{found.vae}" == str(dtype) and f"whole in {found.vae}" in found.why
         assert {option.vae for option in memory.placements(one, machine("cuda", 8, 32))} == {"float32", found.vae}

@@ -32,7 +32,8 @@ from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
-from sora_cli.placement.memory import Placement
+from sora_cli.placement.machine import Free
+from sora_cli.placement.memory import Needs, Placement, half_of
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, hub, lora
@@ -65,7 +66,7 @@ class Wan:
             self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.networks: dict[str, nn.Module] = {}
         self.ahead: Sequence[str] = ()
-        self.placed: tuple[Canvas, int, int, bool] | None = None  # canvas, window, latents, whether pictures come in
+        self.needs: Needs | None = None  # of what the networks are placed for
         self.stages = Stages()
 
     @property
@@ -119,22 +120,20 @@ class Wan:
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
     def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
-        encodes |= self.decoder == FULL  # with the network that decodes
-        before = self.placed
-        if before is None or before[0] != canvas or before[1] < window or before[3] != encodes:
+        draft, before = not (encodes or self.decoder == FULL), self.needs  # the whole network that decodes also encodes
+        size = canvas.width, canvas.height
+        if not before or (before.width, before.height) != size or before.window < window or before.draft != draft:
             self.release()  # what is loaded would be counted as taken
-            how = self.device, self.dtype, self.memory, latents
-            self.take(memory.place(self.entry, canvas, window, *how, self.asked, draft=not encodes))
-            self.placed = canvas, window, latents, encodes
+            self.needs = Needs.of(self.entry, canvas, window, latents or window, self.dtype.itemsize,
+                                  half_of(self.dtype), self.asked, draft)  # fmt: skip
+            self.take(memory.choose(self.needs, Free.on(self.device), self.memory))
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
 
     def lower(self, stage: str, short: str) -> str:
         """Take a placement that needs less where memory ran short; returns what is new, "" if there is none."""
-        assert self.placed is not None, "on_device first"
-        canvas, window, latents, encodes = self.placed
-        found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
-                                   latents, self.asked, draft=not encodes)  # fmt: skip
+        assert self.needs is not None, "on_device first"
+        found = memory.lower(self.placement, stage, short, self.needs, Free.on(self.device))
         if found is None:
             return ""
         new = memory.difference(self.placement, found, self.entry.cell)
