@@ -341,8 +341,8 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
-    captioned_shots = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
-    making.finish(captioned_shots, [range(p.start, p.stop) for p in placed])
+    record = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
+    making.finish(record, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":

@@ -174,9 +174,5 @@ def choices(inside: str) -> Sequence[str]:
     if "|" in inside:
         return inside.split("|")
     first, last, step = (int(number) for number in [*inside.split(".."), "1"][:3])
-    return range_of(first, last, step)
-
-
-def range_of(first: int, last: int, step: int) -> Sequence[str]:
     numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
     return [str(number) for number in numbers[: MOST + 1]]

@@ -204,11 +204,16 @@ class Making:
 
 
 def format_of(shot: Shot, name: str = "") -> media.Format:
-    """The raw frames of a new video. Images are RGB in the end, and y4m keeps what is given: all colours are there."""
-    suffix = Path(name).suffix.lower()
-    full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
-    tags = media.RGB if suffix in IMAGES else ("COLORRANGE=LIMITED",)
-    return media.Format(shot.width, shot.height, rate_of(shot.fps), "444" if full else "420mpeg2", tags=tags)
+    """The raw frames of a new video; y4m keeps all colours of what is given."""
+    given = bool(shot.anchors) and Path(name).suffix.lower() == ".y4m"
+    return raw_format(name, (shot.width, shot.height), shot.fps, full=given)
+
+
+def raw_format(name: str, size: media.Size, fps: float, full: bool = False) -> media.Format:
+    """The raw frames of an output of this name. Images are RGB in the end, so that all their colours are there."""
+    images = Path(name).suffix.lower() in IMAGES
+    tags = media.RGB if images else ("COLORRANGE=LIMITED",)
+    return media.Format(*size, rate_of(fps), "444" if full or images else "420mpeg2", tags=tags)
 
 
 @cache

@@ -34,7 +34,8 @@ def root(context: typer.Context) -> None:
 @weights.command("list")
 def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List models with size, state, licence and what they were trained for."""
-    found, files = [*registry_rows(), *other_rows()], file_rows()
+    found = [*(row(registry.entry(name)) for name in registry.names()), *other_rows()]
+    files = [row(registry.entry(name)) for name in comfy.recognised()]  # single ones, in ComfyUI's folders
     if as_json:
         typer.echo(json.dumps([*found, *files], ensure_ascii=False))
         return
@@ -156,10 +157,6 @@ def removable(name: str) -> Entry:
     return entry
 
 
-def registry_rows() -> list[dict[str, Any]]:
-    return [row(registry.entry(name)) for name in registry.names()]
-
-
 def row(entry: Entry) -> dict[str, Any]:
     found, usage = hub.status(entry), entry.usage
     return {"name": entry.name, "bytes": found.total, "here": found.bytes, "state": found.state,
@@ -176,11 +173,6 @@ def other_rows() -> Iterator[dict[str, Any]]:
             yield {"name": name, "bytes": found.total, "here": found.bytes, "state": found.state,
                    "licence": registry.UNKNOWN, "anchors": [], "size": "", "fps": 0, "about": "",
                    "text": True}  # fmt: skip
-
-
-def file_rows() -> list[dict[str, Any]]:
-    """Models of single files in ComfyUI's folder."""
-    return [row(registry.entry(name)) for name in comfy.recognised()]
 
 
 def size(count: int) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from sora_cli import registry
@@ -19,7 +19,7 @@ from sora_cli.files import published
 from sora_cli.files.weights import write
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
-from sora_cli.registry.sizes import Dit, Network, Text, Vae
+from sora_cli.registry.sizes import Dit, Network
 
 HOME, LINKED = "SORA_COMFY", "folders.txt"
 FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
@@ -46,7 +46,7 @@ def of_file(name: str) -> Entry:
         with_ += [half.name] if half.name != path.name else []
     for role in WHAT:
         folders = folders_of(role, path)
-        if beside := best(candidates(folders, fitting(role, like.network), path)):
+        if beside := best(candidates(folders, partial(fits, role, like.network), path)):
             parts.append(Part(role, "", "", "", beside.stat().st_size, path=beside))
             with_.append(beside.name)
         else:
@@ -188,12 +188,12 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in published.SINGLE and file.is_file())
 
 
-def candidates(folders: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
+def candidates(folders: Iterable[Path], wanted: Callable[[Shapes], bool], path: Path) -> list[Path]:
     """The whole files that fit of the first place that has any; beside the file itself, folders are not searched."""
     for folder in folders:
         own = folder == path.absolute().parent
         there = [file for file in files_in(folder) if not own or file.parent == folder]
-        if found := [file for file in there if fits(safe_shapes(file))]:
+        if found := [file for file in there if wanted(safe_shapes(file))]:
             return found
     return []
 
@@ -227,10 +227,13 @@ def safe_shapes(path: Path) -> Shapes:
         return {}
 
 
-def fitting(role: str, network: Network) -> Callable[[Shapes], bool]:
-    if role == "vae":
-        return lambda shapes: is_vae(shapes, network.vae)
-    return lambda shapes: is_text(shapes, network.text)
+def fits(role: str, network: Network, shapes: Shapes) -> bool:
+    """Whether these are the shapes of a model's autoencoder (`vae`) or text encoder (`text`)."""
+    vae, text = network.vae, network.text
+    if role == "text":
+        return any(shapes.get(name) == (text.vocabulary, text.width) for name in TABLES)
+    first = shapes.get("decoder.conv1.weight", shapes.get("decoder.conv_in.weight", ()))
+    return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
 
 
 def is_dit(shapes: Shapes, dit: Dit) -> bool:
@@ -239,15 +242,6 @@ def is_dit(shapes: Shapes, dit: Dit) -> bool:
     layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     found = shapes["patch_embedding.weight"][:2], inner[0], layers, "fps_embedding.weight" in shapes
     return found == ((dit.width, dit.inputs), dit.hidden, dit.layers, dit.paced)
-
-
-def is_vae(shapes: Shapes, vae: Vae) -> bool:
-    first = shapes.get("decoder.conv1.weight", shapes.get("decoder.conv_in.weight", ()))
-    return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
-
-
-def is_text(shapes: Shapes, text: Text) -> bool:
-    return any(shapes.get(name) == (text.vocabulary, text.width) for name in TABLES)
 
 
 # ---- all of them -------------------------------------------------------------------------------------------

@@ -91,12 +91,8 @@ def others() -> dict[str, Status]:
 # ---- parts ------------------------------------------------------------------------------------------------
 
 
-def repo_of(source: str) -> str:
-    return source.partition("@")[0]
-
-
 def path_of(source: str, name: str, record: Record) -> Path:
-    return hub_client.snapshot(repo_of(source), record.commit) / name
+    return hub_client.snapshot(source.partition("@")[0], record.commit) / name
 
 
 def is_here(source: str, name: str, record: Record) -> bool:
