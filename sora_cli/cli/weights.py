@@ -45,13 +45,13 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
 
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
-    for row in found:
-        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row), row["size"])
+    for one in found:
+        table.add_row(one["name"], size(one["bytes"]), here(one), one["licence"], anchors(one), one["size"])
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
         typer.echo("\nsingle files of ComfyUI's folders, which --model takes by these names:")
-    for row in files:
-        typer.echo(f"  {row['name']}: {size(row['bytes'])}, here: {here(row)}; {row['about']}")
+    for one in files:
+        typer.echo(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}")
 
 
 @weights.command()

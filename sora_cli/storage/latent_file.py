@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.files.headers import NUMBERS, head, lengths, shortened, tensors
+from sora_cli.files.headers import NUMBERS, head, lengths, tensors
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -264,3 +264,8 @@ READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 def check_hash(what: str, text: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise SoraError(f"{what} is {shortened(text)}, which is no sha256")
+
+
+def shortened(text: str) -> str:
+    """What a stranger wrote, fit for one line of a terminal, in quotes."""
+    return ascii(text)[:60]
