@@ -511,8 +511,8 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
     keys = {stored.key for stored in reading.contents(path)}
     assert "transformer.blocks.0.attn1.to_out.0.lora_A.weight" in keys and len(keys) == 2 * 2 * 10
-    merged = load_dit(pipeline.places["dit"], CPU, FLOAT, loras=[Lora(str(path))])
-    base = load_dit(pipeline.places["dit"], CPU, FLOAT)
+    merged = load_dit(pipeline.paths["dit"], CPU, FLOAT, loras=[Lora(str(path))])
+    base = load_dit(pipeline.paths["dit"], CPU, FLOAT)
     assert error(merged, pipeline, tmp_path / "clips") < 0.8 * error(base, pipeline, tmp_path / "clips")
 
 

@@ -28,7 +28,7 @@ from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_caches, pick_dtype
 from sora_cli.placement.machine import Free, host_free
-from sora_cli.placement.memory import Needs, Placement, choose, peaks, places
+from sora_cli.placement.memory import Needs, Placement, choose, peaks, tiles_along
 from sora_cli.registry import sizes
 from sora_cli.registry.sizes import FLOAT32, Dit, Network, Text, Vae, read, sized
 
@@ -299,8 +299,8 @@ def test_without_a_window_only_frames_count() -> None:
 
 @pytest.mark.parametrize(("cells", "tile", "overlap"), [(80, 32, 4), (44, 32, 4), (60, 64, 8), (104, 24, 8), (9, 8, 2)])
 def test_tiles_are_counted_as_they_are_cut(cells: int, tile: int, overlap: int) -> None:
-    assert places(cells, tile, overlap) == len(Tiling(tile, overlap).starts(cells))
-    assert places(cells, 0, overlap) == 1
+    assert tiles_along(cells, tile, overlap) == len(Tiling(tile, overlap).starts(cells))
+    assert tiles_along(cells, 0, overlap) == 1
 
 
 def test_longer_windows_and_larger_frames_take_more() -> None:

@@ -1,6 +1,6 @@
 """Frames that lead from one given clip to another: what `extend`, `loop` and `reverse` have in common.
 
-All of them are one request: some frames are known before, or behind, or on both sides, and those between are
+All of them are one request: some frames are given before, or behind, or on both sides, and those between are
 to be made. Given frames stay the raw planes that they came as; only copies of a few are looked at.
 """
 
@@ -124,7 +124,7 @@ class Connector:
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
                 kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
-        what is known before is not encoded again. `name` tells the runs of one output apart. Black bars around given
+        what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
         bars = WHOLE if kept else Bars.around(self.full([*tail, *head]))
         if bars:

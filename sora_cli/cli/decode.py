@@ -95,10 +95,10 @@ def parse_frames(text: str | None, total: int) -> range:
 
 def maker(source: Path, header: latent_file.Header) -> str:
     """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
-    known = registry.names()
-    if header.model not in known:
+    names = registry.names()
+    if header.model not in names:
         raise SoraError(f"{source} was made with {header.model}, which is not registered here; known models: "
-                        f"{', '.join(known)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
+                        f"{', '.join(names)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
     return header.model
 
 

@@ -66,11 +66,11 @@ def write(asked: Asked, model: str, compute: options.Compute, target: Target, ne
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
     with asked.open(screen) as source:
-        begun = begin(asked, source, model, screen)
-        made, count = make(source, begun, networks.codec(model, begun.canvas, compute, screen), screen)
-        if begun.video and begun.video != weights.hash_of(Path(video)):
+        header = begin(asked, source, model, screen)
+        made, count = make(source, header, networks.codec(model, header.canvas, compute, screen), screen)
+        if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
-        header = replace(begun, frames=count)
+        header = replace(header, frames=count)
         latent_file.save(target.path, made, header)
     record = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

@@ -350,7 +350,7 @@ def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) 
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
-    pieces = [piece(run, p, size) for p in placed]  # with stills that are made before the decoder is at work
+    pieces = [piece(run, p, size) for p in placed]  # with key frames that are made before the decoder is at work
     return blend.joined(shown, run.shot.frames, pieces, size)
 
 

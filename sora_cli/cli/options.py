@@ -49,7 +49,7 @@ def bundled(kind: Any, given: dict[str, Any]) -> Any:
 def options_of(bundle: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help;
     of a field that is a dataclass, its fields."""
-    hints, known = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
+    hints, by_name = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
     panels = {name: vars(kind).get("panel") for kind in reversed(bundle.__mro__) for name in annotated(kind)}
     names = dict.fromkeys(name for kind in bundle.__mro__ for name in annotated(kind))
 
@@ -57,11 +57,11 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
         return inspect.Parameter.empty if field.default is MISSING else field.default
 
     found: list[inspect.Parameter] = []
-    for name in (name for name in names if name in known):
+    for name in (name for name in names if name in by_name):
         if is_dataclass(hints[name]):
             found += options_of(hints[name])
         else:
-            found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(known[name]),
+            found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(by_name[name]),
                                            annotation=under(hints[name], panels[name])))  # fmt: skip
     return found
 

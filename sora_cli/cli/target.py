@@ -41,14 +41,14 @@ class Target(Keeping):
         return Path(self.name)
 
     @property
-    def begun(self) -> Path:
+    def resume_folder(self) -> Path:
         """The folder of what is finished of an unfinished video."""
         return self.path.with_name(self.path.name + ".resume")
 
     @property
     def own(self) -> Owned:
         """The right to make the video, which one process has."""
-        return Owned(self.begun, kind="video", name=self.name)
+        return Owned(self.resume_folder, kind="video", name=self.name)
 
     @property
     def replaces(self) -> bool:
@@ -117,7 +117,8 @@ class Target(Keeping):
         """Whether the very video that is asked for is there, and not just one of its name."""
         if not self.keeps or not (made := self.recorded.get("asked")):
             return False
-        newest = max((path.stat().st_mtime_ns for path in self.begun.rglob("*") if path.name != LOCK), default=0)
+        kept = (path for path in self.resume_folder.rglob("*") if path.name != LOCK)
+        newest = max((path.stat().st_mtime_ns for path in kept), default=0)
         return newest <= self.record.stat().st_mtime_ns and made == self.identity
 
     def settle(self) -> None:
@@ -171,7 +172,7 @@ class Target(Keeping):
         """Remove all finished windows of the video."""
         from sora_cli.storage.resume import clear
 
-        for folder in (*self.begun.glob("*/"), self.begun):
+        for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
             clear(folder)
 
 

@@ -84,7 +84,7 @@ class Generation:
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
     store: Windows | None = None
-    say: Tell = no_op  # hears notes that come up on the way
+    say: Tell = no_op  # called with notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span

@@ -99,17 +99,17 @@ TINY = Kind(
 )
 
 
-def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
+def check(paths: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
     """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
-    experts = {"dit": "high", "dit_low": "low"} if "dit_low" in places else {"dit": ""}
+    experts = {"dit": "high", "dit_low": "low"} if "dit_low" in paths else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
-        if role in places:
-            files = files_of(places[role])
-            network, rename = bare(places[role], files, kind)
+        if role in paths:
+            files = files_of(paths[role])
+            network, rename = bare(paths[role], files, kind)
             survey_with(loras if role in experts else (), network, files, rename, experts.get(role, ""))
-    if "text" in places:
-        survey_text(places["text"])
+    if "text" in paths:
+        survey_text(paths["text"])
 
 
 def dit_config(part: Path) -> WanConfig:
@@ -127,12 +127,12 @@ def load_dit(
     SoraError if it is another network than is supported, Failed if files are damaged."""
     files = files_of(part)
     network, rename = bare(part, files, DIT)
-    places = survey_with(loras, network, files, rename, expert)
+    locations = survey_with(loras, network, files, rename, expert)
     if not unpacked:
-        places = pack(network, places, dtype, in_float)
+        locations = pack(network, locations, dtype, in_float)
     if streamed:
-        places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
-    put(network, places, dtype, device, in_float, progress)
+        locations = leave_on_disk(network, "blocks", locations, dtype, device, in_float)
+    put(network, locations, dtype, device, in_float, progress)
     return network.eval()
 
 
@@ -157,14 +157,14 @@ def load_text(
     unpacked: bool = False,
 ) -> Umt5:  # fmt: skip
     """The text encoder; errors are those of `load_dit`. Streamed, of its table only the rows in use are read."""
-    network, places = survey_text(part)
+    network, locations = survey_text(part)
     if streamed:
-        network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
+        network.shared = Rows(locations.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
     if not unpacked:
-        places = pack(network, places, dtype)
+        locations = pack(network, locations, dtype)
     if streamed:
-        places = leave_on_disk(network, "encoder.block", places, dtype, device)
-    put(network, places, dtype, device, progress=progress)
+        locations = leave_on_disk(network, "encoder.block", locations, dtype, device)
+    put(network, locations, dtype, device, progress=progress)
     return network.eval()
 
 
@@ -180,11 +180,11 @@ def survey_with(
     loras: Sequence[Lora], network: nn.Module, files: list[Path], rename: Rename | None, expert: str = ""
 ) -> dict[str, Stored]:
     """Where a network's parameters lie, and what LoRAs add to them whenever they are read."""
-    places = survey(network, files, rename)
-    shapes = {name: stored.shape for name, stored in places.items()}
+    locations = survey(network, files, rename)
+    shapes = {name: stored.shape for name, stored in locations.items()}
     for name, added in changes(loras, shapes, names.DIT.ours_to_original, expert).items():
-        places[name] = replace(places[name], changes=added)
-    return places
+        locations[name] = replace(locations[name], changes=added)
+    return locations
 
 
 def in_float(name: str) -> bool:

@@ -96,9 +96,9 @@ def beside(weights: Held, loras: Sequence[Lora]) -> Held:
 
 
 @lru_cache(maxsize=16)
-def of_files(known: tuple[tuple[Path, int, int], ...]) -> Held | None:
+def of_files(files: tuple[tuple[Path, int, int], ...]) -> Held | None:
     """Of files, which are read again when they change; None if nothing is packed."""
-    return counted(published.weights_in(path for path, *_ in known))
+    return counted(published.weights_in(path for path, *_ in files))
 
 
 def counted(listed: Iterable[Stored]) -> Held | None:

@@ -77,10 +77,10 @@ class Needs:
            half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
         """A model of unknown sizes has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
-        known = [network for network in (entry.network, *others) if network is not None]
-        if not known or entry.kind != "wan":
+        networks = [network for network in (entry.network, *others) if network is not None]
+        if not networks or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
-        network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
+        network = networks[0] if entry.network else min(networks, key=lambda network: network.dit.weights)
         return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
                    held(entry, loras), draft)  # fmt: skip
 
@@ -161,7 +161,7 @@ class Needs:
         """How many tiles a frame has, and how many pixels a tile."""
         stride = self.network.vae.stride
         sides = self.height // stride, self.width // stride
-        count = math.prod(places(side, tile, self.overlap) for side in sides)
+        count = math.prod(tiles_along(side, tile, self.overlap) for side in sides)
         return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
 
     @property
@@ -186,7 +186,7 @@ class Needs:
         return 3 * FLOAT32 * self.latents * self.numbers + ENCODER + ENCODER_PIXEL * self.width * self.height
 
 
-def places(cells: int, tile: int, overlap: int) -> int:
+def tiles_along(cells: int, tile: int, overlap: int) -> int:
     """Tiles along so many cells."""
     return 1 if not tile or cells <= tile else math.ceil((cells - overlap) / (tile - overlap))
 

@@ -143,9 +143,9 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
     if "like" not in model:
         return model
-    known = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
-    if model["like"] not in known:
-        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
+    alike = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
+    if model["like"] not in alike:
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(alike) or 'none'}")
     like = completed(model["like"], shipped()[model["like"]])
     taken = {key: like[key] for key in ("cell", *schema.SHARED) if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}

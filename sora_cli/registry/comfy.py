@@ -71,17 +71,17 @@ def file_called(name: str) -> Path:
         return there[0]
     if there := sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
-    known = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
-    raise SoraError(f"there is no file {name} here{known}")
+    searched = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
+    raise SoraError(f"there is no file {name} here{searched}")
 
 
 def like_of(path: Path) -> Entry:
     """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
     shapes, architecture = shapes_of(path)
     what = families.seems(shapes, architecture)
-    known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
+    supported = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
     if what == "a Wan transformer":
-        fitting = [entry for entry in known if entry.network and is_dit(shapes, entry.network.dit)]
+        fitting = [entry for entry in supported if entry.network and is_dit(shapes, entry.network.dit)]
         halved = [entry for entry in fitting if bool(entry.usage.boundary) == bool(HALF.search(path.name))]
         steps = [entry for entry in halved if (entry.usage.solver == "lightx2v") == bool(DISTILLED.search(path.name))]
         if found := [*steps, *halved]:
@@ -92,7 +92,7 @@ def like_of(path: Path) -> Entry:
             raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, and its name does not tell "
                             "which; have it say high_noise or low_noise")  # fmt: skip
         what = f"{what}, {families.sized(shapes)}"
-    names = ", ".join(entry.name for entry in known)
+    names = ", ".join(entry.name for entry in supported)
     raise SoraError(f"{path} seems to be {what}; files of transformers are taken that are made like {names}")
 
 
@@ -210,8 +210,8 @@ def best(found: list[Path]) -> Path | None:
 def shapes_of(path: Path) -> tuple[Shapes, str]:
     """The shapes in a file's header, by their names without a prefix, and the architecture that it says it is of;
     Failed if it is damaged."""
-    known = path.stat()
-    return read_shapes(path, known.st_mtime_ns, known.st_size)
+    stat = path.stat()
+    return read_shapes(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)

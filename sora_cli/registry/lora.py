@@ -159,18 +159,18 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
         return
     if sees_pictures(shapes):
         listed = [stored for stored in listed if not IMAGE.match(stored.key)]
-    placed = [(place_of(stored.key, names), stored) for stored in listed]
-    if strange := [stored for place, stored in placed if place is None]:
+    matched = [(parameter_of(stored.key, names), stored) for stored in listed]
+    if strange := [stored for target, stored in matched if target is None]:
         if kind := next((kind for mark, kind in STRANGE_KINDS for stored in strange if f".{mark}" in stored.key), ""):
             raise SoraError(f"{path} is {kind}, which is not supported; merge it into a plain LoRA, or take another")
         match = "matches" if len(strange) == 1 else "match"
-        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(placed), 'tensor')} "
+        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(matched), 'tensor')} "
                         f"{match} nothing in it, the first is {shortened(strange[0].key)}"
-                        + (NAMELESS if len(strange) == len(placed) and fitting(strange, shapes) else ""))  # fmt: skip
+                        + (NAMELESS if len(strange) == len(matched) and fitting(strange, shapes) else ""))  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
-    for place, stored in placed:
-        assert place
-        name, role = place
+    for target, stored in matched:
+        assert target
+        name, role = target
         if parts.setdefault(name, {}).setdefault(role, stored) is not stored:
             raise SoraError(f"{path} gives twice what it adds to {name}: {shortened(stored.key)}")
     if half := [name for name, part in parts.items() if ("up" in part) != ("down" in part) or part.keys() == {"alpha"}]:
@@ -228,10 +228,10 @@ def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
 
 def file_of(lora: Lora) -> Path:
     """The one safetensors file of a LoRA, which may be named by its folder; SoraError if there is none."""
-    place = Path(lora.path).expanduser()
-    if not place.exists():
+    path = Path(lora.path).expanduser()
+    if not path.exists():
         raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, as style.safetensors:0.8")
-    files = files_of(place)
+    files = files_of(path)
     if files[0].suffix == ".gguf":
         raise SoraError(f"{lora.path} is a GGUF; a LoRA is read from a .safetensors file")
     if len(files) > 1:
@@ -252,7 +252,7 @@ def parsed(key: str) -> tuple[str, str, str] | None:
     return found[1], LEAVES.get(kind, "weight"), ROLES.get(kind, kind)
 
 
-def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
+def parameter_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     """The parameter that a file's tensor is for, and as what; None if there is no such parameter."""
     if not (found := parsed(key)):
         return None
@@ -286,16 +286,16 @@ def shares(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = 
     return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
-def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
+def numbers_of(path: Path, tensors: Mapping[str, Stored]) -> dict[str, float]:
     """Tensors of one number each, of whatever type: alphas are often whole numbers."""
     from safetensors import safe_open
 
-    for stored in places.values():
+    for stored in tensors.values():
         if math.prod(stored.shape) != 1:
             raise SoraError(f"{label(stored)} is {lengths(stored.shape)}; an alpha is one number")
     with safe_open(path, framework="pt") as file:
-        found = {name: float(file.get_tensor(stored.key)) for name, stored in places.items()}
-    if bad := [places[name].key for name, value in found.items() if not math.isfinite(value)]:
+        found = {name: float(file.get_tensor(stored.key)) for name, stored in tensors.items()}
+    if bad := [tensors[name].key for name, value in found.items() if not math.isfinite(value)]:
         raise SoraError(f"{path} has an alpha that is no number: {some(bad)}")
     return found
 

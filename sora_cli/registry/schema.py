@@ -73,7 +73,7 @@ class SamplingDefaults:
     solver: str = "euler"
     shift: float | None = None  # of the noise levels; None: by the number of tokens
     window: int = 8  # latent frames made together, as many as the longest training clips had
-    context: int = 4  # of which so many are known where a window goes on from others
+    context: int = 4  # of which so many are given where a window goes on from others
     known_noise: int = 0  # timestep, of 1000, of given frames; 1000: that of the others
     boundary: float = 0.0  # noise level, from which on the transformer for high noise is used; 0: there is one alone
     guidance_low: float = 0.0  # below that level; 0: the same as above it
@@ -187,9 +187,9 @@ def check_usage(name: str, model: Mapping[str, Any]) -> None:
     check_table(f"[{name}] usage", usage, USAGE_KEYS)
     if model["kind"] == "wan" and not usage and "like" not in model:
         raise SoraError(f"[{name}] needs usage, or the name of a shipped model that it is used like as `like`")
-    for key, known in CHOICES.items():
-        if usage.get(key, known[0]) not in known:
-            raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(known)}")
+    for key, choices in CHOICES.items():
+        if usage.get(key, choices[0]) not in choices:
+            raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(choices)}")
 
 
 def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context: int, boundary: float = 0.0) -> None:

@@ -102,10 +102,10 @@ class Server:
             raise Refusal(400, "order must be asc or desc", "invalid_value", "order")
         works = self.store.listed(VIDEO)[:: 1 if order == "asc" else -1]
         if after := request.query_params.get("after"):
-            known = [work.id for work in works]
-            if after not in known:
+            ids = [work.id for work in works]
+            if after not in ids:
                 raise missing("video")
-            works = works[known.index(after) + 1 :]
+            works = works[ids.index(after) + 1 :]
         shown = works[: int(limit)]
         ends = {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
         data = [self.video_of(request, work) for work in shown]
