@@ -37,6 +37,7 @@ from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
 from sora_cli.cli.loop import round_shot
 from sora_cli.cli.making import Making, format_of
+from sora_cli.cli.options import Input
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.evaluate.clips import held_out
@@ -117,7 +118,7 @@ def plain(bench: Bench, shot: Shot) -> Clip:
 
 def loops(bench: Bench, scene: Scene, number: int) -> Row:
     shot = bench.shot(scene, number)
-    loop = round_shot(shot, None, None, shot.seconds)
+    loop = round_shot(shot, Input(), shot.seconds)
     seam, cut = seam_score(plain(bench, loop)), seam_score(straight(bench, loop))
     return {"ours": seam.position, "ours, motion": seam.velocity, "cut": cut.position, "cut, motion": cut.velocity}
 
@@ -152,7 +153,7 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     """A clip and what `extend` adds to it."""
     format = format_of(shot)
     with Screen(quiet=True) as screen:
-        making = Making(Target(media.STREAM), screen, shot.fps)
+        making = Making(Target(name=media.STREAM), screen, shot.fps)
         passing = Passing(media.Source("scene", format, raw_of(given, format.size, shot)), shot.model)
         raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
         return seen(raw, shot)

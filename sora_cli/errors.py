@@ -21,9 +21,9 @@ def no_op(*_: object) -> None:
     """Where progress and notes go that nobody wants."""
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def meant(word: str, names: Iterable[str]) -> str:
     """`, did you mean pocket?`, where a word is nearly one of those that are known."""
-    return "".join(f", did you mean {near}?" for near in difflib.get_close_matches(word, list(known), 1))
+    return "".join(f", did you mean {near}?" for near in difflib.get_close_matches(word, list(names), 1))
 
 
 def counted(count: float, one: str, many: str = "") -> str:

@@ -133,11 +133,11 @@ class Span:
 def lead_for(images: Iterable[int], clips: Iterable[int] = ()) -> int:
     """The lead, 0 to 3 frames, that brings single given frames nearest to key frames; where that leaves a choice,
     the one that loses the fewest frames of given clips (by their first frames) before their first key frame."""
-    at, begun = list(images), list(clips)
+    at, clip_starts = list(images), list(clips)
 
     def lost(lead: int) -> tuple[int, int]:
         away = sum(abs(snap(frame + lead)[1] - frame - lead) for frame in at)
-        return away, sum(-(frame + lead) % TIME_STRIDE for frame in begun)
+        return away, sum(-(frame + lead) % TIME_STRIDE for frame in clip_starts)
 
     return min(range(TIME_STRIDE), key=lost)
 

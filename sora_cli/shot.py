@@ -254,13 +254,13 @@ def typed(name: str, value: Any, kind: type) -> Any:
 
 def records(name: str, value: Any, kind: type) -> tuple[Any, ...]:
     """A list of objects as a tuple of frozen records; SoraError otherwise."""
-    known: dict[str, Any] = {field.name: field.type for field in fields(kind)}
+    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
     fit = isinstance(value, list) and all(
-        isinstance(item, dict) and set(known) - LATER <= item.keys() <= set(known) for item in value
+        isinstance(item, dict) and set(types) - LATER <= item.keys() <= set(types) for item in value
     )
     if not fit:
-        raise SoraError(f"not a shot: {name} is not a list of objects with {' and '.join(sorted(known))}")
-    return tuple(kind(**{key: typed(f"{name}.{key}", it, known[key]) for key, it in item.items()}) for item in value)
+        raise SoraError(f"not a shot: {name} is not a list of objects with {' and '.join(sorted(types))}")
+    return tuple(kind(**{key: typed(f"{name}.{key}", it, types[key]) for key, it in item.items()}) for item in value)
 
 
 LATER = {"expert"}  # fields of records that older shots do not have

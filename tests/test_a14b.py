@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import wan_folders
+import wan_tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from wan_tiny import SHOT, TWO, entry_of, locate
@@ -19,7 +20,6 @@ from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.generation.given import runs, seen
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan_velocity import mask
-from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
 from sora_cli.sampling.solvers import even_sigmas, levels_of, steps_above, timestep_of
@@ -46,7 +46,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         placement = Placement("cpu", dit, "float32", 0, 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
-        monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
+        wan_tiny.place(monkeypatch, placement)
         return Engine("tiny", "cpu", "float32", loras=loras)
 
     return make

@@ -22,6 +22,7 @@ from sora_cli.cli import app
 from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published as reading
+from sora_cli.files.weights import read_header
 from sora_cli.generation.engine import Engine
 from sora_cli.models.wan import names
 from sora_cli.models.wan.dit import WanConfig, WanDit
@@ -194,10 +195,12 @@ def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, head
 def test_each_of_two_transformers_has_its_own_alpha(tmp_path: Path) -> None:
     header = {ADAPTED_BY: json.dumps({"transformer.lora_alpha": 6, "transformer_2.lora_alpha": 1})}
     path = write(tmp_path / "a.safetensors", "transformer.", plain, *PEFT, None, header)
-    assert [scale_rule(path, {RANK}, expert)(RANK) for expert in ("high", "low", "")] == [2, 1 / 3, 2]
+    shares = [scale_rule(path, read_header(path).metadata, {RANK}, expert)(RANK) for expert in ("high", "low", "")]
+    assert shares == [2, 1 / 3, 2]
     alone = {ADAPTED_BY: json.dumps({"transformer.lora_alpha": 6})}
     path = write(tmp_path / "b.safetensors", "transformer.", plain, *PEFT, None, alone)
-    assert [scale_rule(path, {RANK}, expert)(RANK) for expert in ("high", "low", "")] == [2, 2, 2]
+    shares = [scale_rule(path, read_header(path).metadata, {RANK}, expert)(RANK) for expert in ("high", "low", "")]
+    assert shares == [2, 2, 2]
 
 
 @pytest.mark.parametrize(("names", "kind"), [(("lokr_w1", "lokr_w2"), "a LoKr"), (("hada_w1_a", "hada_w1_b"), "a LoHa"),
@@ -508,8 +511,8 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
     keys = {stored.key for stored in reading.contents(path)}
     assert "transformer.blocks.0.attn1.to_out.0.lora_A.weight" in keys and len(keys) == 2 * 2 * 10
-    merged = load_dit(pipeline.places["dit"], CPU, FLOAT, loras=[Lora(str(path))])
-    base = load_dit(pipeline.places["dit"], CPU, FLOAT)
+    merged = load_dit(pipeline.paths["dit"], CPU, FLOAT, loras=[Lora(str(path))])
+    base = load_dit(pipeline.paths["dit"], CPU, FLOAT)
     assert error(merged, pipeline, tmp_path / "clips") < 0.8 * error(base, pipeline, tmp_path / "clips")
 
 

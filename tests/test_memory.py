@@ -28,7 +28,7 @@ from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_caches, pick_dtype
 from sora_cli.placement.machine import Free, host_free
-from sora_cli.placement.memory import Needs, Placement, choose, peaks, places
+from sora_cli.placement.memory import Needs, Placement, choose, peaks, tiles_along
 from sora_cli.registry import sizes
 from sora_cli.registry.sizes import FLOAT32, Dit, Network, Text, Vae, read, sized
 
@@ -293,14 +293,14 @@ def test_without_a_window_only_frames_count() -> None:
     five = registry.entry("wan2.2-5b")
     told = choose(Needs.of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
     assert set(told.peak) == {"decoding", "host"}
-    placed = memory.place(five, five.canvas(64, 64), 0, torch.device("cpu"), torch.bfloat16, "low")
+    placed = choose(Needs.of(five, five.canvas(64, 64), 0, 0, 2), Free.on(torch.device("cpu")), "low")
     assert placed.on_device < 3e9
 
 
 @pytest.mark.parametrize(("cells", "tile", "overlap"), [(80, 32, 4), (44, 32, 4), (60, 64, 8), (104, 24, 8), (9, 8, 2)])
 def test_tiles_are_counted_as_they_are_cut(cells: int, tile: int, overlap: int) -> None:
-    assert places(cells, tile, overlap) == len(Tiling(tile, overlap).starts(cells))
-    assert places(cells, 0, overlap) == 1
+    assert tiles_along(cells, tile, overlap) == len(Tiling(tile, overlap).starts(cells))
+    assert tiles_along(cells, 0, overlap) == 1
 
 
 def test_longer_windows_and_larger_frames_take_more() -> None:
@@ -482,7 +482,7 @@ def test_frames_are_decoded_in_the_shorter_numbers_of_the_transformer() -> None:
     """A card without bfloat16 has float16."""
     five = registry.entry("wan2.2-5b")
     for dtype in (torch.float16, torch.bfloat16):
-        one = memory.needs_of(five, five.canvas(1280, 704), 31, 31, dtype)
+        one = Needs.of(five, five.canvas(1280, 704), 31, 31, 2, memory.half_of(dtype))
         found = choose(one, machine("cuda", 8, 32))
         assert f"torch.{found.vae}" == str(dtype) and f"whole in {found.vae}" in found.why
         assert {option.vae for option in memory.placements(one, machine("cuda", 8, 32))} == {"float32", found.vae}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from sora_cli.errors import Failed
-from sora_cli.media.contact_sheet import BORDER, KNOWN, LABEL, MARGIN, Sheet, evenly
+from sora_cli.media.contact_sheet import BORDER, GIVEN, LABEL, MARGIN, Sheet, evenly
 
 
 def filled(sheet: Sheet, frames: int, size: tuple[int, int] = (36, 64)) -> np.ndarray:
@@ -37,13 +37,13 @@ def test_evenly() -> None:
 
 
 def test_known_frames_have_a_border_and_others_have_none() -> None:
-    page = filled(Sheet(8, 4, count=8, known=range(3), width=64), 8)
+    page = filled(Sheet(8, 4, count=8, given=range(3), width=64), 8)
     for place in range(8):
         y, x = corner(place)
         picture = page[y : y + 36, x : x + 64]
         ring, inside = picture[:BORDER], picture[BORDER:-BORDER, BORDER:-BORDER]
         assert (inside == 2 * place).all()
-        assert (ring == (ImageColor.getrgb(KNOWN) if place < 3 else 2 * place)).all()
+        assert (ring == (ImageColor.getrgb(GIVEN) if place < 3 else 2 * place)).all()
 
 
 def test_times_are_written_below() -> None:

@@ -16,7 +16,6 @@ from wan_tiny import SHOT, entry_of, locate
 
 from sora_cli import cli, registry
 from sora_cli.cli import models
-from sora_cli.errors import SoraError
 from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.pipelines.stages import Stage, Stages
 from sora_cli.placement import memory
@@ -220,7 +219,7 @@ def test_where_the_networks_lie_is_not_what_a_video_is(engine: Engine, tmp_path:
     shot, clip = replace(SHOT, frames=41), np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
     whole = engine.start(shot, [GivenClip(0, clip)])
     list(whole.denoise(Windows(tmp_path / "a", whole.identity())))
-    engine.pipeline.placed, engine.pipeline.memory = None, "low"
+    engine.pipeline.needs, engine.pipeline.memory = None, "low"
     again = engine.start(shot, [GivenClip(0, clip)])
     assert again.pipeline.placement != Placement("cpu", "resident", "float32", 0, 0, True)
     (tmp_path / "a" / "window-00002.safetensors").unlink()
@@ -276,16 +275,6 @@ def test_what_is_not_there_is_not_taken() -> None:
     while now.dit == "resident" and lower is not None and lower.dit == "resident":
         now, lower = lower, memory.lower(lower, "denoising", GPU, one, Free("cuda", 4 * GB, 4 * GB))
     assert lower is not None and lower.dit == "disk"
-
-
-def test_nobody_knows_how_large_a_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then its own error ends the run."""
-    monkeypatch.setattr(Needs, "of", lambda *words: (_ for _ in ()).throw(SoraError("nothing says how large")))
-    five = registry.entry("wan2.2-5b")
-    canvas = five.canvas(64, 64)
-    now = Placement("cpu", "resident", "float32", 0, 0, True)
-    cpu, half = torch.device("cpu"), torch.bfloat16
-    assert memory.lower_place(now, "text", GPU, five, canvas, 5, cpu, half, 5) is None
 
 
 # ---- attempts ---------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_native_tower_equals_open_clip(tokenizer: Tokenizer) -> None:
                                     attn_mask=theirs.attn_mask)  # fmt: skip
     pooled = pooled / pooled.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(features.pooled, pooled, atol=1e-5, rtol=1e-5)
-    expected = theirs.ln_final(hidden) * features.known[..., None]
+    expected = theirs.ln_final(hidden) * features.mask[..., None]
     torch.testing.assert_close(features.tokens, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_features_behind_the_end_are_zero_and_do_not_matter(tokenizer: Tokenizer
     tokens = tokenizer.encode(["a cat"])
     dirty = tokens.clone()
     dirty[0, 4:] = 3                                                 # start a cat end | anything
-    assert tower(tokens).known.sum() == 4
+    assert tower(tokens).mask.sum() == 4
     assert not tower(tokens).tokens[0, 4:].any()
     torch.testing.assert_close(tower(tokens).pooled, tower(dirty).pooled)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import wan_folders
+import wan_tiny
 from torch import Tensor, nn
 from wan_tiny import ROLES, SHOT, entry_of, locate
 
@@ -44,7 +45,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         placement = Placement(text, dit, "float32", tile, 1 if tile else 0, keep)  # type: ignore[arg-type]
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
-        monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
+        wan_tiny.place(monkeypatch, placement)
         return Engine("tiny", "cpu", "float32")
 
     return make
@@ -360,11 +361,11 @@ def test_text_is_first_and_leaves_room_for_the_rest(tiny: Tiny) -> None:
 
 def test_a_prompt_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tiny().pipeline
-    first.placement = memory.place()
+    first.placement = memory.choose()
     told = first.read(["a  cat", "a cat"], None)
     assert set(first.networks) == {"text"} and torch.equal(told[0], told[1])
     again = tiny().pipeline
-    again.placement = memory.place()
+    again.placement = memory.choose()
     assert torch.equal(again.read(["a cat"], None)[0], told[0]) and not again.networks, "it was read again"
     assert told.shape == padded(torch.zeros(3, told.shape[-1])).expand(2, -1, -1).shape
 

@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import wan_folders
 
 from sora_cli import registry
+from sora_cli.geometry import Canvas
+from sora_cli.placement import memory
+from sora_cli.placement.memory import Placement
 from sora_cli.registry import SamplingDefaults
 from sora_cli.registry.sizes import Network
 from sora_cli.shot import Shot
@@ -27,6 +32,16 @@ def entry_of(kind: str, network: Network | None = None, **usage: Any) -> registr
     usage = TWO.get(kind, {}) | usage
     return registry.Entry("tiny", "wan", "a test", cell=CELLS.get(kind, 8), usage=replace(USAGE, **usage),
                           network=network)  # fmt: skip
+
+
+def place(monkeypatch: pytest.MonkeyPatch, placement: Placement) -> None:
+    """Networks lie like this, whatever is free: of tiny ones nobody says how large they are."""
+    def needs(entry: registry.Entry, canvas: Canvas, window: int, latents: int, size: int, half: str, loras: Any,
+              draft: bool) -> SimpleNamespace:  # fmt: skip
+        return SimpleNamespace(width=canvas.width, height=canvas.height, window=window, draft=draft)
+
+    monkeypatch.setattr(memory.Needs, "of", needs)
+    monkeypatch.setattr(memory, "choose", lambda *words: placement)
 
 
 def locate(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from sora_cli.captioning.locate import check_own
 from sora_cli.captioning.mixing import is_human, mixed
 from sora_cli.media import Frame
 
-__all__ = ["COCA", "POCKET", "Captioner", "Told", "check_model", "is_human", "is_server", "mixed", "open_captioner"]
+__all__ = ["COCA", "POCKET", "Caption", "Captioner", "check_model", "is_human", "is_server", "mixed", "open_captioner"]
 
 POCKET, COCA = "pocket", "coca"
 

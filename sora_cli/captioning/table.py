@@ -29,7 +29,7 @@ class Table:
         self.own.check_free()
         if self.force:
             return
-        if self.path.exists() and self.own.begun() is None:
+        if self.path.exists() and self.own.stored_identity() is None:
             raise SoraError(f"{self.path} exists already; --force overwrites it, -o names another file")
         self.own.check()
 

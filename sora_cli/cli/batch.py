@@ -160,13 +160,14 @@ def asked(
     root = context.parent
     assert root is not None
     commands: dict[str, Any] = root.command.commands  # type: ignore[attr-defined]
-    verbs = {known: Verb(known, commands[known], context) for known in VERBS}
+    verbs = {one: Verb(one, commands[one], context) for one in VERBS}
     if verb not in verbs:
         raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
-    given = {key: as_text(defaults[key]) for key in sorted(generate.given(context) & defaults.keys())}
+    found = {key: defaults[key] for key in sorted(generate.given(context) & defaults.keys())}
+    given = {key: value if isinstance(value, bool | list) else str(value) for key, value in found.items()}
     reader = Asking(verbs, verb, given, preview)
-    known = {option for one in verbs.values() for option in one.names} | {"verb", "line", "error"}
-    listed = lines(name, read(name), sorted(known))
+    columns = {option for one in verbs.values() for option in one.names} | {"verb", "line", "error"}
+    listed = lines(name, read(name), sorted(columns))
     if expand:
         many = sorted({option for one in verbs.values() for option in one.many})
         listed = [combination for line in listed for combination in grid(line, many)]
@@ -182,11 +183,6 @@ def asked(
     if not wrong and (unused := [key for key in given if key not in reader.used]):
         raise SoraError(f"--{unused[0].replace('_', '-')} is for none of the jobs of {name}")
     return items, wrong
-
-
-def as_text(value: Any) -> Any:
-    """A value of the command line as a line would have it."""
-    return value if isinstance(value, bool | list) else str(value)
 
 
 def refuse(name: str, wrong: Wrong) -> None:

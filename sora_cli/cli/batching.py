@@ -26,17 +26,17 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, tuple[Any, bool]] = {}
+        self.entries: dict[str, tuple[Any, bool]] = {}
         stem = glob.escape(path.name.split(".done")[0])
         for file in sorted(path.parent.glob(f"{stem}.done*.jsonl")):  # of other shards, too
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
-                    self.known[entry["output"]] = entry["asked"], entry["made"]
+                    self.entries[entry["output"]] = entry["asked"], entry["made"]
 
     def knows(self, target: Target, made: bool) -> bool:
         """Whether this very output was made, or at least begun."""
-        asked, finished = self.known.get(target.name, (None, False))
+        asked, finished = self.entries.get(target.name, (None, False))
         return asked is not None and finished >= made and asked == target.identity
 
     def add(self, target: Target, made: bool) -> None:
@@ -108,7 +108,7 @@ class Batch:
         left, again = set(self.left), []
         with self.screen as screen:
             for item in (item for item in self.mine if item not in left):
-                if item.job.target.begun.exists():
+                if item.job.target.resume_folder.exists():
                     item.job.target.settle()
                 screen.over("skipped", item, "is made already")
             for item, outcome in self.outcomes(self.left, crew):

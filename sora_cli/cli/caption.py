@@ -191,13 +191,14 @@ def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str
     return {names[clip]: text for clip, text in texts.items()}, {names[clip]: text for clip, text in wrong.items()}
 
 
-def tell(files: Sequence[str], known: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
-    """Files with captions, known or the model's; a file that fails is noted and left out unless it is the only one."""
+def tell(files: Sequence[str], existing: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
+    """Files with their captions, `existing` ones or the model's; a file that fails is noted and left out unless it is
+    the only one."""
     by = (asked.model, asked.device, asked.served, asked.timeout)
-    captioner = open_captioner(*by) if set(files) - set(known) else None
+    captioner = open_captioner(*by) if set(files) - set(existing) else None
     for name in screen.track(files, "caption", len(files)):
-        if captioner is None or name in known:
-            yield name, known[name]
+        if captioner is None or name in existing:
+            yield name, existing[name]
             continue
         try:
             answer = captioner.tell(captioner.watch(name, screen.note))

@@ -129,7 +129,7 @@ def folders(target: Target) -> list[Path]:
 
 def produced(target: Target, folder: Path) -> list[Path]:
     """The files of a target in a folder of its own, the record last: with it, all is there."""
-    files = [path for path in folder.rglob("*") if path.is_file() and target.begun not in path.parents]
+    files = [path for path in folder.rglob("*") if path.is_file() and target.resume_folder not in path.parents]
     return sorted(files, key=lambda path: (path == target.record, path))
 
 

@@ -1,43 +1,116 @@
 """Frames that lead from one given clip to another: what `extend`, `loop` and `reverse` have in common.
 
-All of them are one request: some frames are known before, or behind, or on both sides, and those between are
+All of them are one request: some frames are given before, or behind, or on both sides, and those between are
 to be made. Given frames stay the raw planes that they came as; only copies of a few are looked at.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from sora_cli import geometry, media, registry
+from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making
-from sora_cli.errors import counted
+from sora_cli.cli.options import Continuing
+from sora_cli.cli.reading import Asked, Kept, shot_like
+from sora_cli.cli.screen import Screen
+from sora_cli.cli.target import Target
+from sora_cli.errors import SoraError, counted
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
+from sora_cli.registry import lora
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sora_cli.generation.engine import Engine, Generation
-
-
+    from sora_cli.placement.estimate import Estimate
 
 WHOLE = Bars()  # pictures without bars
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
-    the video shows, and the seconds of its scene at the first of them, if they are known."""
+class Request:
+    """What a verb is asked for beside the frames of a video: new ones that follow from them."""
 
-    latents: "Tensor"
-    hidden: int
-    clock: float | None = None
+    verb: str
+    video: Asked
+    settings: Shot
+    options: Continuing
+    how: "expanding.How"
+
+    @classmethod
+    def of(cls, verb: str, name: str, options: Continuing, prompt: str, plan: str | None = None) -> Self:
+        sampling = options.sampling
+        settings = models.asked(sampling, prompt, plan)
+        how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
+        return cls(verb, Asked(name=name, **vars(options.reading)), settings, options, how)
+
+    # -- before anything is made --------------------------------------------------------------------------------
+
+    def job(self, name: str, length: Callable[[Shot], int], make: Callable[[Target, Networks, Screen], None],
+            record: Mapping[str, Any], times: int = 1) -> Job:  # fmt: skip
+        """The video of this name, which `make` makes. `length` says how many frames of a shot like the given video are
+        new, `record` what else determines them."""
+        model, loras, options = self.settings.model, self.settings.loras, self.options
+        return Job(self.target(name, **record), model, options.compute, options.showing, partial(self.check, times),
+                   make, loras, cost=partial(self.cost, length, times))  # fmt: skip
+
+    def target(self, name: str, **more: Any) -> Target:
+        """Where the video goes, with all that determines it."""
+        reading = {name: value for name, value in vars(self.video).items() if name != "name"}
+        record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": expanding.spelled(self.how),
+                  "reading": reading, **more, **self.options.compute.drafted}  # fmt: skip
+        given = [self.video.name] if self.video.name != media.STREAM else []
+        sources = (*given, *(str(lora.file_of(one)) for one in self.settings.loras))
+        return Target(name=name, **vars(self.options.keeping), asked=record, sources=sources,
+                      sized=self.video.res is not None, timed=self.video.fps is not None)  # fmt: skip
+
+    def check(self, times: int, target: Target) -> None:
+        """All that can be refused before anything is read: the input, the output."""
+        if times > 1 and self.video.name == media.STREAM:
+            raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
+        self.video.check()
+        if media.same_file(self.video.name, target.name):
+            raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
+        target.check()
+
+    def cost(self, length: Callable[[Shot], int], times: int = 1) -> "Estimate":
+        """What it takes to make what is new; given and new frames are shown so many times."""
+        with self.video.open_slow(model=self.settings.model) as source:
+            shot = shot_like(source, self.settings)
+            new, given = replace(shot, frames=length(shot)), source.frames or 0
+            around = times * given + (times - 1) * new.frames
+            return cost_of(new, self.options.compute, given=True, retiming=self.video.faster(source), around=around)
+
+    # -- while it is made ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self, target: Target, screen: Screen) -> Iterator[tuple[media.Source, Shot]]:
+        """The video, and the settings as a shot of its size and rate."""
+        with self.video.open_slow(screen, self.settings.model, target.images) as source:
+            seeds.announce(self.options.sampling.seed, self.settings.seed, screen)
+            yield source, shot_like(source, self.settings, anew=self.options.sampling.expand != "auto")
+
+    def connector(self, shot: Shot, source: media.Source, making: Making, where: str,
+                  networks: Networks) -> "tuple[Shot, Connector]":  # fmt: skip
+        """The shot with its captions, to which the given frames have the relation `where`, and what makes it."""
+        making.check_format(source.format)
+        shot = expanding.expanded(shot, self.how, making.screen, [f"{expanding.named(self.video.name)}, {where}"])
+        making.expect_sound(source.name, source.sound, source.left_out)
+        return shot, Connector(networks.engine(shot, self.options.compute, making.screen), source.format, making)
+
+    def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
+        """Put a record beside so many frames, of which those of the video are `given`."""
+        record = {"verb": self.verb, "input": self.video.name, "frames": frames, **more, "given": making.bounds(given)}
+        making.finish(record, [given])
 
 
 @dataclass
@@ -48,16 +121,10 @@ class Connector:
     format: media.Format
     making: Making
 
-    @classmethod
-    def of(cls, source: media.Source, engine: "Engine", making: Making) -> "Connector":
-        """One that goes on from a source, whose sound is expected in the output."""
-        making.expect_sound(source.name, source.sound, source.left_out)
-        return cls(engine, source.format, making)
-
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
                 kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
-        what is known before is not encoded again. `name` tells the runs of one output apart. Black bars around given
+        what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
         bars = WHOLE if kept else Bars.around(self.full([*tail, *head]))
         if bars:

@@ -3,7 +3,6 @@
 import re
 import time
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +12,11 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import FULL, Job, Networks
+from sora_cli.cli.making import raw_format
 from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
-from sora_cli.cli.target import IMAGES, Target
+from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
@@ -34,12 +34,8 @@ class Wanted:
 
     @property
     def format(self) -> media.Format:
-        """Its raw frames. Images are RGB in the end, so that nothing of their colours is left out on the way."""
-        images = Path(self.name).suffix.lower() in IMAGES
-        rate = Fraction(media.rational(self.fps))
-        if images:
-            return media.Format(*self.size, rate, "444", tags=media.RGB)
-        return media.Format(*self.size, rate, tags=("COLORRANGE=LIMITED",))
+        """Its raw frames."""
+        return raw_format(self.name, self.size, self.fps)
 
 
 @options.flattened
@@ -68,13 +64,17 @@ def decode(
     header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
-    wanted = Wanted(name, chosen, parse_size(res, header), parse_fps(fps, header), shot_for(chosen, header))
+    size = geometry.parse_res(res) if res else (header.width, header.height)
+    shot = latent_file.carried(header.shot) if len(chosen) == header.frames else ""  # of the whole video
+    if fps is not None:
+        check_range("--fps", fps, 1, 120)
+    wanted = Wanted(name, chosen, size, header.fps if fps is None else fps, shot)
     model = model or maker(source, header)
     record = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.drafted}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
-    target = Target(name, force, metadata=False, as_json=as_json, lossless=lossless, sized=one or res is not None,
-                    timed=one or fps is not None, asked=record, sources=(str(source),))  # fmt: skip
+    target = Target(name=name, force=force, metadata=False, as_json=as_json, lossless=lossless, asked=record,
+                    sized=one or res is not None, timed=one or fps is not None, sources=(str(source),))  # fmt: skip
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
                 partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip
@@ -93,28 +93,12 @@ def parse_frames(text: str | None, total: int) -> range:
     return range(first, end)
 
 
-def parse_size(res: str | None, header: latent_file.Header) -> tuple[int, int]:
-    return (header.width, header.height) if res is None else geometry.parse_res(res)
-
-
-def parse_fps(fps: float | None, header: latent_file.Header) -> float:
-    if fps is None:
-        return header.fps
-    check_range("--fps", fps, 1, 120)
-    return fps
-
-
-def shot_for(chosen: range, header: latent_file.Header) -> str:
-    """The shot to write into the video: that of the latents, where all of them are shown."""
-    return latent_file.carried(header.shot) if len(chosen) == header.frames else ""
-
-
 def maker(source: Path, header: latent_file.Header) -> str:
     """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
-    known = registry.names()
-    if header.model not in known:
+    names = registry.names()
+    if header.model not in names:
         raise SoraError(f"{source} was made with {header.model}, which is not registered here; known models: "
-                        f"{', '.join(known)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
+                        f"{', '.join(names)}; --model hf:OWNER/NAME or --model ./FOLDER names another")  # fmt: skip
     return header.model
 
 

@@ -105,7 +105,7 @@ def describe_tensors(file: Path) -> Found:
     if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
                 **trained(header.metadata)}  # fmt: skip
-    if parts := lora.modules(file):
+    if parts := lora.File.of(file).modules:
         ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
         return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
                 "base": header.metadata.get("base_model", "")}  # fmt: skip
@@ -132,13 +132,13 @@ def trained(metadata: dict[str, str]) -> Found:
 
 def describe_folder(folder: Path) -> Found:
     """A dataset, a run, a model, or what is finished of a video."""
-    known: tuple[tuple[bool, Callable[[Path], Found]], ...] = (
+    candidates: tuple[tuple[bool, Callable[[Path], Found]], ...] = (
         (shards.is_dataset(folder), describe_dataset),
         (any((folder / name).is_file() for name in MODELS), describe_model),
-        (any(folder.rglob("window-*.safetensors")), describe_begun),
+        (any(folder.rglob("window-*.safetensors")), describe_unfinished),
         ((folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file(), describe_run),
     )
-    for fits, facts in known:
+    for fits, facts in candidates:
         if fits:
             return facts(folder)
     names = [name for name, why in kinds.walk(folder) if not why]
@@ -160,7 +160,7 @@ def describe_model(path: Path) -> Found:
     return {"kind": "model", "model": described(registry.entry(name))}
 
 
-def describe_begun(folder: Path) -> Found:
+def describe_unfinished(folder: Path) -> Found:
     """The finished windows of a video that waits for `--resume`."""
     return {"kind": "unfinished video", "windows": len(list(folder.rglob("window-*.safetensors"))),
             "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}  # fmt: skip
@@ -168,8 +168,8 @@ def describe_begun(folder: Path) -> Found:
 
 def describe_run(folder: Path) -> Found:
     """A training run: what is trained, and how far it is."""
-    begun = Owned(folder).begun()
-    identity: Found = begun if isinstance(begun, dict) else {}
+    stored = Owned(folder).stored_identity()
+    identity: Found = stored if isinstance(stored, dict) else {}
     last = next((line for line in reversed(shards.read_lines(folder / "log.jsonl")) if "step" in line), {})
     saved = sorted(path.name for path in folder.glob("checkpoint-???????"))
     return {"kind": "run", "stage": identity.get("stage", ""), "preset": identity.get("preset", ""), **last,

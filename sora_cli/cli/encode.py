@@ -45,9 +45,9 @@ def encode(
     compute: options.Compute,
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
-    asked = Asked(video, **vars(reading))
+    asked = Asked(name=video, **vars(reading))
     record = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
-    target = Target(str(output or named_after(video)), force, metadata=False, as_json=as_json, asked=record,
+    target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
     return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
                 partial(write, asked, model, compute), roles=("vae",))]  # fmt: skip
@@ -66,11 +66,11 @@ def write(asked: Asked, model: str, compute: options.Compute, target: Target, ne
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
     with asked.open(screen) as source:
-        begun = begin(asked, source, model, screen)
-        made, count = make(source, begun, networks.codec(model, begun.canvas, compute, screen), screen)
-        if begun.video and begun.video != weights.hash_of(Path(video)):
+        header = begin(asked, source, model, screen)
+        made, count = make(source, header, networks.codec(model, header.canvas, compute, screen), screen)
+        if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
-        header = replace(begun, frames=count)
+        header = replace(header, frames=count)
         latent_file.save(target.path, made, header)
     record = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

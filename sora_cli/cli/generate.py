@@ -120,9 +120,14 @@ class Order:
         return expanding.spelled(self.how)
 
     @cached_property
+    def entry(self) -> registry.Entry:
+        """The model of all of them."""
+        return registry.entry(self.first.model)
+
+    @cached_property
     def made(self) -> Shot:
         """The first as its model makes it, perhaps at another rate than it is shown at."""
-        return made(self.first, registry.entry(self.first.model))
+        return made(self.first, self.entry)
 
     @cached_property
     def placed(self) -> list[anchors.Placed]:
@@ -140,7 +145,7 @@ class Order:
 
     def plan(self, shot: Shot) -> Plan:
         """That of a shot with the anchors of the first."""
-        return plan(shot, registry.entry(shot.model), [Given(one.start, one.count) for one in self.placed])
+        return plan(shot, self.entry, [Given(one.start, one.count) for one in self.placed])
 
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
@@ -168,14 +173,13 @@ class Order:
         from sora_cli.pipelines import prompt_notes
         from sora_cli.prompts import grammar
 
-        shot, entry = self.first, registry.entry(self.first.model)
-        trained = entry.usage.grammar
-        if trained and not shot.captions and isinstance(self.how, str):
+        shot = self.first
+        if self.entry.usage.grammar and not shot.captions and isinstance(self.how, str):
             shot = replace(shot, captions=tuple(grammar.captions_of(shot, self.how == expanding.GRAMMAR)))
         yield from self.given()
         yield from prompt_notes.notes(shot)
         yield from map(lora.note, shot.loras)
-        yield from self.plan(made(shot, entry)).notes()
+        yield from self.plan(made(shot, self.entry)).notes()
 
 
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
@@ -183,7 +187,7 @@ def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping
     shot = order.shots[number]
     asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand, **compute.drafted}
     one = shot.frames == 1
-    target = Target(name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
+    target = Target(name=name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
                     asked=asked, sources=sources(shot))  # fmt: skip
     return Job(
         target, shot.model, compute, showing,
@@ -272,7 +276,7 @@ def sources(shot: Shot) -> tuple[str, ...]:
 
 def check(shot: Shot, order: Order, target: Target) -> None:
     """All that can be refused without torch: anchors, names, folders."""
-    check_given(registry.entry(shot.model), bool(order.placed))
+    check_given(order.entry, bool(order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
         raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
@@ -325,10 +329,9 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     shot, placed = order.captioned(screen)[number], order.placed
     engine = networks.engine(shot, compute, screen)
     making = Making(target, screen, order.made.fps, shot.frames, order.retiming)
-    entry = registry.entry(shot.model)
-    canvas = entry.canvas(shot.width, shot.height)
+    canvas = order.entry.canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height
-    run = making.denoise(engine.start(made(shot, entry), [GivenClip(p.start, p.opened(small)) for p in placed]))
+    run = making.denoise(engine.start(made(shot, order.entry), [GivenClip(p.start, p.opened(small)) for p in placed]))
     format = format_of(shot, making.target.name)
     size = format.size if placed else run.source_size
     for p in placed:
@@ -338,8 +341,8 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     count = making.write(raw, format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
-    captioned_shots = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
-    making.finish(captioned_shots, [range(p.start, p.stop) for p in placed])
+    record = {"verb": "generate", "frames": count, "shot": shot.to_dict()}
+    making.finish(record, [range(p.start, p.stop) for p in placed])
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":
@@ -347,7 +350,7 @@ def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) 
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
-    pieces = [piece(run, p, size) for p in placed]  # with stills that are made before the decoder is at work
+    pieces = [piece(run, p, size) for p in placed]  # with key frames that are made before the decoder is at work
     return blend.joined(shown, run.shot.frames, pieces, size)
 
 

@@ -135,7 +135,7 @@ def run_rows(found: Found) -> Iterator[Row]:
     yield "weights", ", ".join(found["weights"]) or "none yet"
 
 
-def begun_rows(found: Found) -> Iterator[Row]:
+def unfinished_rows(found: Found) -> Iterator[Row]:
     yield "kind", f"unfinished video, {quantity(found['bytes'], 'B')}"
     yield "finished", counted(found["windows"], "window")
     yield "goes on", "when the same command is given with --resume"
@@ -159,7 +159,7 @@ def folder_rows(found: Found) -> Iterator[Row]:
 WORDS: dict[str, Callable[[Found], Iterator[Row]]] = {
     "video": video_rows, "image": image_rows, "images": image_rows, "latents": latent_rows, "lora": lora_rows,
     "network": network_rows, "model": model_rows, "dataset": dataset_rows, "run": run_rows,
-    "unfinished video": begun_rows, "record": record_rows, "folder": folder_rows,
+    "unfinished video": unfinished_rows, "record": record_rows, "folder": folder_rows,
 }  # fmt: skip
 
 

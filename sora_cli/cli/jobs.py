@@ -123,13 +123,6 @@ class Job:
         return self.model, self.needs, self.compute.words, self.loras
 
 
-def check_jobs(jobs: Sequence[Job]) -> None:
-    """Refuse, before any work, what cannot be made: outputs, the room for them."""
-    for job in jobs:
-        job.check_output()
-    check_rooms(jobs)
-
-
 def check_models(jobs: Sequence[Job], quiet: bool) -> None:
     """Refuse models that are unknown, damaged or not here, each once."""
     for model, roles in dict.fromkeys((job.model, job.needs) for job in jobs):
@@ -176,7 +169,9 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
     with screen.doing("checking what is given"):
         done = [job.target.resume and job.target.done for job in jobs]
         left = [job for job, there in zip(jobs, done, strict=True) if not there]
-        check_jobs(left)
+        for job in left:
+            job.check_output()
+        check_rooms(left)
     check_models(left, showing.quiet)
     with screen:
         for job, there in zip(jobs, done, strict=True):

@@ -47,13 +47,13 @@ def read(name: str) -> str:
         raise SoraError(f"{name}:{line}: not valid {error.encoding.upper()}; save the list as UTF-8") from error
 
 
-def lines(name: str, text: str, known: Sequence[str]) -> list[Line]:
-    """The jobs of a list, in the form that its name or first line shows; columns of a table are `known` options."""
+def lines(name: str, text: str, columns: Sequence[str]) -> list[Line]:
+    """The jobs of a list, in the form that its name or first line shows; a table has some of these `columns`."""
     suffix, first = Path(name).suffix.lower(), next((line for line in text.split("\n") if line.strip()), "")
     if suffix in JSONL or first.lstrip()[:1] in ("{", "["):
         found = objects(text)
-    elif suffix in TABLES or delimiter(first, known):
-        found = rows(text, delimiter(first, known) or ("\t" if suffix == ".tsv" else ","))
+    elif suffix in TABLES or delimiter(first, columns):
+        found = rows(text, delimiter(first, columns) or ("\t" if suffix == ".tsv" else ","))
     else:
         found = prompts(text)
     if not (listed := list(found)):
@@ -90,11 +90,11 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def delimiter(header: str, known: Sequence[str]) -> str:
+def delimiter(header: str, columns: Sequence[str]) -> str:
     """What separates the columns of a header, all of which are known; "" if there are no such columns."""
     for mark in DELIMITERS:
         names = [name.strip().strip('"') for name in header.split(mark)]
-        if (len(names) > 1 or names == ["prompt"]) and all(plain(name) in known for name in names):
+        if (len(names) > 1 or names == ["prompt"]) and all(plain(name) in columns for name in names):
             return mark
     return ""
 
@@ -174,9 +174,5 @@ def choices(inside: str) -> Sequence[str]:
     if "|" in inside:
         return inside.split("|")
     first, last, step = (int(number) for number in [*inside.split(".."), "1"][:3])
-    return range_of(first, last, step)
-
-
-def range_of(first: int, last: int, step: int) -> Sequence[str]:
     numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
     return [str(number) for number in numbers[: MOST + 1]]

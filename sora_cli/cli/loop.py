@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli import expanding, models, options, seeds
-from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli import expanding, options, seeds
+from sora_cli.cli.connect import Connector, Passing, Request
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
+from sora_cli.cli.options import Compute, Continuing, Input, flattened
 from sora_cli.cli.outputs import room_of, slug
-from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
+from sora_cli.cli.reading import beside
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
@@ -44,6 +44,13 @@ class Turning(Input):
     fps: Annotated[float | None, typer.Option(help="Frames per second; by default those of VIDEO" + PROMPTED)] = None
 
 
+@dataclass(frozen=True)
+class Looping(Continuing):
+    """The options of `loop`."""
+
+    reading: Turning
+
+
 @flattened
 def loop(
     what: Annotated[str, typer.Argument(metavar="VIDEO|PROMPT", help="A video to close into a loop, or a prompt.")],
@@ -54,34 +61,23 @@ def loop(
     times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
     output: options.OutputOption = None,
     *,
-    reading: Turning,
-    sampling: Sampling,
-    compute: Decoding,
-    keeping: Keeping,
-    showing: Showing,
+    more: Looping,
 ) -> list[Job]:
     """Make a seamless loop from a prompt, or close a video into one."""
-    how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
-    settings = models.asked(sampling, prompt)
-    asked = Asked(what, **vars(reading))
-    name = output or (beside(what, "loop") if is_video(what) else f"{slug(what)}-loop.mp4")
+    request = Request.of("loop", what, more, prompt)
     if is_video(what):
         length = CONNECTOR_SECONDS if seconds is None else seconds
-        closed = Closed(asked, settings, length, times, sampling)
-        record = wanted_of("loop", asked, settings, how, seconds=length, times=times, **compute.drafted)
-        target = Target(name, **vars(keeping), **record)
-        return [Job(target, settings.model, compute, showing, closed.check, partial(close, closed, how, compute),
-                    settings.loras, cost=partial(closed.cost, compute))]  # fmt: skip
+        record = {"seconds": length, "times": times}
+        return [request.job(output or beside(what, "loop"), partial(connector_frames, length),
+                            partial(close, request, length, times), record, times)]  # fmt: skip
     if prompt:
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-    entry = registry.entry(settings.model)
-    length = entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
-    shot = round_shot(replace(settings, prompt=what), reading.res, reading.fps, length)
-    record = wanted_of("loop", replace(asked, name=media.STREAM), shot, how, times=times, **compute.drafted)
-    target = Target(name, **vars(keeping), **record)
-    return [Job(target, shot.model, compute, showing, partial(check_making, shot),
-                partial(make, shot, how, times, sampling.seed, compute), shot.loras,
-                room=room_of(shot) * times, cost=partial(cost, shot, times, compute))]  # fmt: skip
+    shot = round_shot(replace(request.settings, prompt=what), request.video, seconds)
+    request = replace(request, settings=shot, video=replace(request.video, name=media.STREAM))
+    target = request.target(output or f"{slug(what)}-loop.mp4", times=times)
+    return [Job(target, shot.model, more.compute, more.showing, partial(check_making, shot),
+                partial(make, request, times), shot.loras, room=room_of(shot) * times,
+                cost=partial(cost, shot, times, more.compute))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -92,10 +88,12 @@ def is_video(what: str) -> bool:
 # ---- from a prompt ----------------------------------------------------------------------------------------
 
 
-def round_shot(settings: Shot, res: str | None, fps: float | None, seconds: float) -> Shot:
+def round_shot(settings: Shot, reading: Input, seconds: float | None = None) -> Shot:
     """A loop of whole chunks, as near to the length asked as they come."""
-    width, height = geometry.parse_res(res) if res else (settings.width, settings.height)
-    rate = settings.fps if fps is None else fps
+    width, height = geometry.parse_res(reading.res) if reading.res else (settings.width, settings.height)
+    rate = settings.fps if reading.fps is None else reading.fps
+    if seconds is None:
+        seconds = registry.entry(settings.model).usage.bar or LOOP_SECONDS
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
@@ -114,14 +112,13 @@ def check_making(shot: Shot, target: Target) -> None:
     target.check_format(format_of(shot, target.name))
 
 
-def make(shot: Shot, how: "expanding.How", times: int, seed: str, compute: Compute, target: Target,
-         networks: Networks, screen: Screen) -> None:  # fmt: skip
+def make(request: Request, times: int, target: Target, networks: Networks, screen: Screen) -> None:
     """A loop of its own: all latents are made on a circle."""
-    seeds.announce(seed, shot.seed, screen)
-    shot = expanding.expanded(shot, how, screen)
+    seeds.announce(request.options.sampling.seed, request.settings.seed, screen)
+    shot = expanding.expanded(request.settings, request.how, screen)
     turn = made(shot, registry.entry(shot.model))
     making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
-    run = making.denoise(networks.engine(shot, compute, screen).start(turn))
+    run = making.denoise(networks.engine(shot, request.options.compute, screen).start(turn))
     changes = Changes()
 
     def once(number: int) -> "Iterator[np.ndarray]":
@@ -151,58 +148,22 @@ def rates_of(shot: Shot, turn: Shot, times: int) -> media.Retiming | None:
 # ---- from a video -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Closed:
-    """A video that is to be closed, with a connector of so many seconds."""
-
-    asked: Asked
-    settings: Shot
-    seconds: float
-    times: int
-    sampling: Sampling
-
-    def check(self, target: Target) -> None:
-        """All that can be refused before anything is read or shown."""
-        if self.times > 1 and self.asked.name == media.STREAM:
-            raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
-        check_source(self.asked, target)
-
-    def connector(self, source: media.Source) -> Shot:
-        shot = shot_like(source, self.settings, self.sampling.expand != "auto")
-        return replace(shot, frames=connector_length(self.seconds, shot.fps))
-
-    def cost(self, compute: Compute) -> "Estimate":
-        """What it takes to make what is new."""
-        with self.asked.open_slow(model=self.settings.model) as source:
-            new, given = self.connector(source), source.frames or 0
-            around = self.times * given + (self.times - 1) * new.frames
-            return cost_of(new, compute, given=True, retiming=self.asked.faster(source), around=around)
-
-
-def close(closed: Closed, how: "expanding.How", compute: Compute, target: Target, networks: Networks,
-          screen: Screen) -> None:  # fmt: skip
+def close(request: Request, seconds: float, times: int, target: Target, networks: Networks, screen: Screen) -> None:
     """A given video and a connector from its end to its beginning, which fits both."""
-    asked, times = closed.asked, closed.times
-    with asked.open_slow(screen, closed.settings.model, target.images) as source:
-        seeds.announce(closed.sampling.seed, closed.settings.seed, screen)
-        shot = closed.connector(source)
-        faster = asked.faster(source)
+    with request.opened(target, screen) as (source, shot):
+        shot, faster = replace(shot, frames=connector_frames(seconds, shot)), request.video.faster(source)
         making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
-        making.check_format(source.format)
-        around = f"{expanding.named(asked.name)}, from whose end it leads back to the start"
-        shot = expanding.expanded(shot, how, screen, [around])
-        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
+        where = "from whose end it leads back to the start"
+        shot, connector = request.connector(shot, source, making, where, networks)
         passing = Passing(source, shot.model)
-        raw = repeated(passing, connector, shot, partial(asked.open_slow, rgb=target.images), times)
+        raw = repeated(passing, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
         count = making.write_given(raw, source.format, {"sora": shot.to_json()})
-        given = making.bounds(0, passing.count)
-        record = {"verb": "loop", "input": asked.name, "frames": count, "times": times, "given": given}
-        making.finish(record, [range(0, passing.count)])
+        request.finish(making, count, range(passing.count), times=times)
 
 
-def connector_length(seconds: float, fps: float) -> int:
+def connector_frames(seconds: float, shot: Shot) -> int:
     """Frames from one key frame to another, both given: 3, 7, 11, ..."""
-    chunks = max(1, round((geometry.frames_for(seconds, fps) + 1) / geometry.TIME_STRIDE))
+    chunks = max(1, round((geometry.frames_for(seconds, shot.fps) + 1) / geometry.TIME_STRIDE))
     return chunks * geometry.TIME_STRIDE - 1
 
 

@@ -81,12 +81,12 @@ class Making:
         if len(self.runs) == 1 and not self.target.resume:
             self.target.forget()
         try:
-            return Windows(self.target.begun / part, run.identity())
+            return Windows(self.target.resume_folder / part, run.identity())
         except SoraError:  # windows of another video
             if not self.target.force:
                 raise
             self.target.forget()
-            return Windows(self.target.begun / part, run.identity())
+            return Windows(self.target.resume_folder / part, run.identity())
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
         """New frames on their way through, looked at for the drift."""
@@ -119,9 +119,9 @@ class Making:
         """Frames that are given, as the output counts them."""
         return range(round(self.shown(made.start)), round(self.shown(made.stop)))
 
-    def bounds(self, start: int, stop: int) -> list[int]:
+    def bounds(self, frames: range) -> list[int]:
         """The same for the record: the first of them, and the first behind them."""
-        found = self.given(range(start, stop))
+        found = self.given(frames)
         return [found.start, found.stop]
 
     def check_format(self, format: media.Format) -> None:
@@ -154,10 +154,10 @@ class Making:
             self.screen.note(note)
         return count
 
-    def finish(self, about: dict[str, Any], known: Iterable[range] = ()) -> None:
+    def finish(self, about: dict[str, Any], given: Iterable[range] = ()) -> None:
         """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
         if self.target.sheet:
-            draw(self.target, self.shared, about["frames"], list(map(self.given, known)))
+            draw(self.target, self.shared, about["frames"], list(map(self.given, given)))
         found = self.report(about)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
@@ -204,11 +204,16 @@ class Making:
 
 
 def format_of(shot: Shot, name: str = "") -> media.Format:
-    """The raw frames of a new video. Images are RGB in the end, and y4m keeps what is given: all colours are there."""
-    suffix = Path(name).suffix.lower()
-    full = suffix in IMAGES or (suffix == ".y4m" and bool(shot.anchors))
-    tags = media.RGB if suffix in IMAGES else ("COLORRANGE=LIMITED",)
-    return media.Format(shot.width, shot.height, rate_of(shot.fps), "444" if full else "420mpeg2", tags=tags)
+    """The raw frames of a new video; y4m keeps all colours of what is given."""
+    given = bool(shot.anchors) and Path(name).suffix.lower() == ".y4m"
+    return raw_format(name, (shot.width, shot.height), shot.fps, full=given)
+
+
+def raw_format(name: str, size: media.Size, fps: float, full: bool = False) -> media.Format:
+    """The raw frames of an output of this name. Images are RGB in the end, so that all their colours are there."""
+    images = Path(name).suffix.lower() in IMAGES
+    tags = media.RGB if images else ("COLORRANGE=LIMITED",)
+    return media.Format(*size, rate_of(fps), "444" if full or images else "420mpeg2", tags=tags)
 
 
 @cache
@@ -237,11 +242,11 @@ def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> 
         latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
-def draw(target: Target, shared: media.Shared, made: int, known: Sequence[range]) -> None:
+def draw(target: Target, shared: media.Shared, made: int, ranges: Sequence[range]) -> None:
     """A contact sheet of the finished video, of whose frames `shared` says which are there."""
     assert target.sheet
-    given = frozenset(int(frame * shared.keep) for frame in chain.from_iterable(known))
-    page = Sheet(shared.count(made), shared.format.fps, known=given)
+    given = frozenset(int(frame * shared.keep) for frame in chain.from_iterable(ranges))
+    page = Sheet(shared.count(made), shared.format.fps, given=given)
     with media.open_source(target.name) as source:
         for index, frame in enumerate(media.to_rgb(source, source.format, source.format.seen)):
             page.add(index, frame)

@@ -30,7 +30,7 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def flat(**given: Any) -> Any:
         for name, kind in bundles.items():
-            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            given[name] = bundled(kind, given)
         return command(**given)
 
     named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
@@ -39,18 +39,31 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
     return flat
 
 
+def bundled(kind: Any, given: dict[str, Any]) -> Any:
+    """A dataclass from the options of a command line, which are taken out of them."""
+    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
+    return kind(**{name: bundled(hint, given) if is_dataclass(hint) else given.pop(name)
+                   for name, hint in hints.items()})  # fmt: skip
+
+
 def options_of(bundle: Any) -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help."""
-    hints, known = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
+    """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help;
+    of a field that is a dataclass, its fields."""
+    hints, by_name = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
     panels = {name: vars(kind).get("panel") for kind in reversed(bundle.__mro__) for name in annotated(kind)}
     names = dict.fromkeys(name for kind in bundle.__mro__ for name in annotated(kind))
 
     def default(field: "Field[Any]") -> Any:
         return inspect.Parameter.empty if field.default is MISSING else field.default
 
-    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(known[name]),
-                              annotation=under(hints[name], panels[name]))
-            for name in names if name in known]  # fmt: skip
+    found: list[inspect.Parameter] = []
+    for name in (name for name in names if name in by_name):
+        if is_dataclass(hints[name]):
+            found += options_of(hints[name])
+        else:
+            found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(by_name[name]),
+                                           annotation=under(hints[name], panels[name])))  # fmt: skip
+    return found
 
 
 def annotated(kind: type) -> tuple[str, ...]:
@@ -229,3 +242,14 @@ class Showing:
     preview: PreviewOption = False
     quiet: QuietOption = False
     debug: DebugOption = False
+
+
+@dataclass(frozen=True)
+class Continuing:
+    """The options of a verb that goes on from a video."""
+
+    reading: Input
+    sampling: Sampling
+    compute: Decoding
+    keeping: Keeping
+    showing: Showing

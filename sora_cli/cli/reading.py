@@ -3,16 +3,13 @@
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli import expanding
-from sora_cli.cli.connect import Kept
+from sora_cli.cli.options import Input
 from sora_cli.cli.screen import Screen
-from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.registry import lora
 from sora_cli.shot import Shot, check_range
 from sora_cli.storage import latent_file
 
@@ -20,16 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
-@dataclass(frozen=True)
-class Asked:
+@dataclass(frozen=True, kw_only=True)
+class Asked(Input):
     """A video to read, and how: at another size or rate, or raw and in need of both."""
 
     name: str
-    res: str | None = None
-    fps: float | None = None
-    input_res: str | None = None
-    input_fps: float | None = None
 
     @property
     def changed(self) -> bool:
@@ -85,23 +77,6 @@ class Asked:
             screen.note(f"{self.name}: {retiming.note()}")
 
 
-def wanted_of(verb: str, asked: Asked, settings: Shot, how: "expanding.How", **more: Any) -> dict[str, Any]:
-    """What a target says of a video that is made from another."""
-    reading = {name: value for name, value in vars(asked).items() if name != "name"}
-    record = {"verb": verb, "shot": settings.to_dict(), "expand": expanding.spelled(how), "reading": reading, **more}
-    files = [asked.name] if asked.name != media.STREAM else []
-    return {"asked": record, "sources": (*files, *(str(lora.file_of(one)) for one in settings.loras)),
-            "sized": asked.res is not None, "timed": asked.fps is not None}  # fmt: skip
-
-
-def check_source(asked: Asked, target: Target) -> None:
-    """All that can be refused before anything is read: the input, the output."""
-    asked.check()
-    if media.same_file(asked.name, target.name):
-        raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
-    target.check()
-
-
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:
     """The output's name by default: `clip.mov` -> `clip-extended.mp4`; a pipe leads to a pipe."""
     if name == media.STREAM:
@@ -122,6 +97,16 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
         own = Shot.from_json(record)
         prompt, captions = own.prompt, () if anew or own.model != settings.model else own.captions[:1]
     return replace(settings, prompt=prompt, captions=captions, width=width, height=height, fps=source.format.fps)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
+    the video shows, and the seconds of its scene at the first of them, if they are known."""
+
+    latents: "Tensor"
+    hidden: int
+    clock: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli import expanding, models, options, seeds
-from sora_cli.cli.connect import Connector, Passing
-from sora_cli.cli.jobs import Job, Networks, cost_of
+from sora_cli.cli import options
+from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Making
-from sora_cli.cli.options import Compute, Decoding, Input, Keeping, Sampling, Showing, flattened
-from sora_cli.cli.reading import Asked, beside, check_source, shot_like, wanted_of
+from sora_cli.cli.options import Continuing, flattened
+from sora_cli.cli.reading import beside
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
-
-if TYPE_CHECKING:
-    from sora_cli.placement.estimate import Estimate
 
 
 @flattened
@@ -30,52 +27,31 @@ def reverse(
     output: options.OutputOption = None,
     plan: options.PlanOption = None,
     *,
-    reading: Input,
-    sampling: Sampling,
-    compute: Decoding,
-    keeping: Keeping,
-    showing: Showing,
+    more: Continuing,
 ) -> list[Job]:
     """Make the video that leads up to an image or clip."""
-    asked = Asked(anchor, **vars(reading))
-    settings = models.asked(sampling, prompt, plan or backwards(sampling.model))
-    how = expanding.asked(sampling.expand, sampling.expand_model, settings.model)
-    record = wanted_of("reverse", asked, settings, how, seconds=seconds, **compute.drafted)
-    target = Target(output or beside(anchor, "reverse"), **vars(keeping), **record)
-    work = partial(make, asked, settings, sampling, seconds, how, compute)
-    return [Job(target, settings.model, compute, showing, partial(check_source, asked), work, settings.loras,
-                cost=partial(cost, asked, settings, seconds, compute))]  # fmt: skip
+    request = Request.of("reverse", anchor, more, prompt, plan or backwards(more.sampling.model))
+    return [request.job(output or beside(anchor, "reverse"), partial(new_frames, seconds),
+                        partial(make, request, seconds), {"seconds": seconds})]  # fmt: skip
 
 
-def cost(asked: Asked, settings: Shot, seconds: float, compute: Compute) -> "Estimate":
-    """What it takes to make what is new."""
-    with asked.open_slow(model=settings.model) as source:
-        shot = shot_like(source, settings)
-        shot = replace(shot, frames=geometry.frames_for(seconds, shot.fps))
-        return cost_of(shot, compute, given=True, retiming=asked.faster(source), around=source.frames or 0)
+def new_frames(seconds: float, shot: Shot) -> int:
+    return geometry.frames_for(seconds, shot.fps)
 
 
-def make(asked: Asked, settings: Shot, sampling: Sampling, seconds: float, how: "expanding.How", compute: Compute,
-         target: Target, networks: Networks, screen: Screen) -> None:  # fmt: skip
+def make(request: Request, seconds: float, target: Target, networks: Networks, screen: Screen) -> None:
     """What leads up to the anchor, and the anchor."""
-    with asked.open_slow(screen, settings.model, target.images) as source:
-        seeds.announce(sampling.seed, settings.seed, screen)
-        passing = Passing(source, settings.model)
-        shot = shot_like(source, settings, anew=sampling.expand != "auto")
-        rates = asked.faster(source)
+    with request.opened(target, screen) as (source, shot):
+        passing, rates = Passing(source, shot.model), request.video.faster(source)
         if len(passing.head) == 1:
             rates, frames = up_to_picture(seconds, shot, rates)
         else:
-            frames = geometry.frames_for(seconds, shot.fps)
-        shot = replace(shot, frames=frames)
+            frames = new_frames(seconds, shot)
         making = Making(target, screen, shot.fps, retiming=rates)
-        making.check_format(source.format)
-        shot = expanding.expanded(shot, how, screen, [f"{expanding.named(asked.name)}, with which it ends"])
-        connector = Connector.of(source, networks.engine(shot, compute, screen), making)
+        shot = replace(shot, frames=frames)
+        shot, connector = request.connector(shot, source, making, "with which it ends", networks)
         count = making.write_given(leading(connector, passing, shot), source.format, {"sora": shot.to_json()})
-        given = making.bounds(shot.frames, shot.frames + passing.count)
-        record = {"verb": "reverse", "input": asked.name, "frames": count, "given": given}
-        making.finish(record, [range(shot.frames, shot.frames + passing.count)])
+        request.finish(making, count, range(frames, frames + passing.count))
 
 
 def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:

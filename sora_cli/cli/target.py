@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sora_cli import media
+from sora_cli.cli.options import Keeping
 from sora_cli.cli.outputs import check_output
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
@@ -20,18 +21,11 @@ from sora_cli.shot import check_text
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
 
-@dataclass(frozen=True)
-class Target:
+@dataclass(frozen=True, kw_only=True)
+class Target(Keeping):
     """Where a video goes (`-` is standard output) and what is kept beside it."""
 
     name: str
-    force: bool = False
-    resume: bool = False
-    metadata: bool = True
-    sheet: Path | None = None
-    as_json: bool = False
-    audio: bool = True
-    lossless: bool = False
     sized: bool = False  # whether its size was asked for, ...
     timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
@@ -47,14 +41,14 @@ class Target:
         return Path(self.name)
 
     @property
-    def begun(self) -> Path:
+    def resume_folder(self) -> Path:
         """The folder of what is finished of an unfinished video."""
         return self.path.with_name(self.path.name + ".resume")
 
     @property
     def own(self) -> Owned:
         """The right to make the video, which one process has."""
-        return Owned(self.begun, kind="video", name=self.name)
+        return Owned(self.resume_folder, kind="video", name=self.name)
 
     @property
     def replaces(self) -> bool:
@@ -123,7 +117,8 @@ class Target:
         """Whether the very video that is asked for is there, and not just one of its name."""
         if not self.keeps or not (made := self.recorded.get("asked")):
             return False
-        newest = max((path.stat().st_mtime_ns for path in self.begun.rglob("*") if path.name != LOCK), default=0)
+        kept = (path for path in self.resume_folder.rglob("*") if path.name != LOCK)
+        newest = max((path.stat().st_mtime_ns for path in kept), default=0)
         return newest <= self.record.stat().st_mtime_ns and made == self.identity
 
     def settle(self) -> None:
@@ -177,7 +172,7 @@ class Target:
         """Remove all finished windows of the video."""
         from sora_cli.storage.resume import clear
 
-        for folder in (*self.begun.glob("*/"), self.begun):
+        for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
             clear(folder)
 
 

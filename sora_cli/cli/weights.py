@@ -14,6 +14,7 @@ from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.registry import Entry, comfy, hub
+from sora_cli.registry.schema import EVERYTHING
 
 weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
 
@@ -33,7 +34,8 @@ def root(context: typer.Context) -> None:
 @weights.command("list")
 def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List models with size, state, licence and what they were trained for."""
-    found, files = [*registry_rows(), *other_rows()], file_rows()
+    found = [*(row(registry.entry(name)) for name in registry.names()), *other_rows()]
+    files = [row(registry.entry(name)) for name in comfy.recognised()]  # single ones, in ComfyUI's folders
     if as_json:
         typer.echo(json.dumps([*found, *files], ensure_ascii=False))
         return
@@ -43,13 +45,13 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
 
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
-    for row in found:
-        table.add_row(row["name"], size(row["bytes"]), here(row), row["licence"], anchors(row), row["size"])
+    for one in found:
+        table.add_row(one["name"], size(one["bytes"]), here(one), one["licence"], anchors(one), one["size"])
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
         typer.echo("\nsingle files of ComfyUI's folders, which --model takes by these names:")
-    for row in files:
-        typer.echo(f"  {row['name']}: {size(row['bytes'])}, here: {here(row)}; {row['about']}")
+    for one in files:
+        typer.echo(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}")
 
 
 @weights.command()
@@ -155,10 +157,6 @@ def removable(name: str) -> Entry:
     return entry
 
 
-def registry_rows() -> list[dict[str, Any]]:
-    return [row(registry.entry(name)) for name in registry.names()]
-
-
 def row(entry: Entry) -> dict[str, Any]:
     found, usage = hub.status(entry), entry.usage
     return {"name": entry.name, "bytes": found.total, "here": found.bytes, "state": found.state,
@@ -177,11 +175,6 @@ def other_rows() -> Iterator[dict[str, Any]]:
                    "text": True}  # fmt: skip
 
 
-def file_rows() -> list[dict[str, Any]]:
-    """Models of single files in ComfyUI's folder."""
-    return [row(registry.entry(name)) for name in comfy.recognised()]
-
-
 def size(count: int) -> str:
     return hub.gigabytes(count) if count else "?"
 
@@ -189,7 +182,7 @@ def size(count: int) -> str:
 def anchors(row: dict[str, Any]) -> str:
     """What a model was trained to begin from."""
     trained = row["anchors"]
-    if set(trained) == set(registry.EVERYTHING):
+    if set(trained) == set(EVERYTHING):
         return "everything"
     return ", ".join([*(["text"] if row["text"] else []), *trained])
 

@@ -74,17 +74,17 @@ class Asked:
             if path is not None and not path.exists():
                 raise SoraError(f"there is no file {path}")
         self.own.check_free()
-        begun = self.begun()
-        if begun is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
+        stored_source = self.stored_source()
+        if stored_source is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
             raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
-        if begun and Path(begun) != self.source.resolve() and Path(begun).is_dir():
-            raise SoraError(f"{self.out} is the dataset of {begun}; give another -o for {self.source}")
+        if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
+            raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
     def check_sources(self, there: Collection[str]) -> None:
         """Refuse, before anything is lost, to lose most of the dataset: a disk may be away, or the folder another."""
         lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
         used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
-        same = self.begun() == str(self.source.resolve())
+        same = self.stored_source() == str(self.source.resolve())
         gone = [file for file, size in used.items() if file not in there
                 or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
         if 2 * len(gone) > len(used) and not self.prune:
@@ -92,7 +92,7 @@ class Asked:
                             f"{be(len(gone))} not in {self.source}: is its disk there? --prune removes their samples, "
                             "another -o keeps them")  # fmt: skip
 
-    def begun(self) -> str | None:
+    def stored_source(self) -> str | None:
         """The folder that a dataset in `out` is of; None if there is none."""
         lines = shards.read_lines(self.out / INDEX)[:1] or shards.read_lines(self.out / SCAN)[:1]
         return lines[0].get("source") if lines else None
@@ -224,16 +224,16 @@ def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
     for left in asked.out.glob("*.part"):  # of a process that is gone: this one has the folder
         left.unlink(missing_ok=True)
     lines = shards.read_lines(asked.out / MANIFEST) + shards.read_lines(asked.out / SCAN)[1:]
-    known = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
+    examined = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
 
     def one(file: str) -> tuple[Record, bool]:
-        begun = scan.outside(asked.source, file, files[file])
-        if file in known and known[file].fits(begun, asked.fps):
-            return known[file], False
-        return scan.examine(asked.source, begun, asked.fps), True
+        record = scan.outside(asked.source, file, files[file])
+        if file in examined and examined[file].fits(record, asked.fps):
+            return examined[file], False
+        return scan.examine(asked.source, record, asked.fps), True
 
-    begun = {"format": FORMAT, "source": str(asked.source.resolve())}
-    shards.write_lines(asked.out / SCAN, [begun, *(record.line() for record in known.values())])
+    header = {"format": FORMAT, "source": str(asked.source.resolve())}
+    shards.write_lines(asked.out / SCAN, [header, *(record.line() for record in examined.values())])
     with (asked.out / SCAN).open("a", encoding="utf-8") as notes:
         for record, new in ahead(one, files, asked.workers):
             if new:

@@ -15,17 +15,17 @@ def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:
     """The whole shards of a folder with their checksums; damaged ones are removed and reported."""
     header, _ = indexed(folder)
     bad = shards.damage(folder, header, whole=True)
-    known = {name: due for name, due in header.get("shards", {}).items() if name not in bad}
+    checksums = {name: due for name, due in header.get("shards", {}).items() if name not in bad}
     for path in sorted(folder.glob(SHARDS)):
-        if path.name not in known and path.name not in bad:
+        if path.name not in checksums and path.name not in bad:
             try:
                 list(shards.rows_of(path))
-                known[path.name] = shards.checksum(path)
+                checksums[path.name] = shards.checksum(path)
             except Failed:
                 bad[path.name] = "is damaged"
     for name in bad:
         (folder / name).unlink(missing_ok=True)
-    return known, [f"{name} {what}" for name, what in bad.items()]
+    return checksums, [f"{name} {what}" for name, what in bad.items()]
 
 
 def indexed(folder: Path) -> tuple[Row, list[Row]]:
@@ -37,10 +37,10 @@ def indexed(folder: Path) -> tuple[Row, list[Row]]:
 
 def rows(folder: Path) -> Iterator[Row]:
     """All samples that lie in a folder: as its index says, and of shards that were written after it."""
-    known = indexed(folder)[1]
+    rows = indexed(folder)[1]
     there = {path.name: path for path in sorted(folder.glob(SHARDS))}
-    yield from (row for row in known if row["shard"] in there)
-    for name in there.keys() - {row["shard"] for row in known}:
+    yield from (row for row in rows if row["shard"] in there)
+    for name in there.keys() - {row["shard"] for row in rows}:
         yield from shards.rows_of(there[name])
 
 

@@ -91,19 +91,19 @@ def outside(folder: Path, file: str, reason: str = "") -> Record:
     return Record(file, status.st_size, status.st_mtime_ns)
 
 
-def examine(folder: Path, begun: Record, most: float) -> Record:
+def examine(folder: Path, record: Record, most: float) -> Record:
     """A file opened and judged; nothing that is in it can stop a scan."""
-    path = folder / begun.file
+    path = folder / record.file
     found: dict[str, Any] = {}
-    if begun.reason:
-        return begun
-    if not path.is_file() or not media.is_footage(begun.file):
+    if record.reason:
+        return record
+    if not path.is_file() or not media.is_footage(record.file):
         found["reason"] = "no video or image by its name"
-    elif not begun.bytes:
+    elif not record.bytes:
         found["reason"] = "broken: it is empty"
     else:
         try:
-            picture = footage.still(path) or ending(begun.file) in (*IMAGES, ".gif") and not footage.moves(path)
+            picture = footage.still(path) or ending(record.file) in (*IMAGES, ".gif") and not footage.moves(path)
             found = of_image(path) if picture else of_video(path, most)
         except TooLarge as error:
             found["reason"] = "too large: " + " ".join(str(error).replace(str(path), "it").split())
@@ -111,7 +111,7 @@ def examine(folder: Path, begun: Record, most: float) -> Record:
             found["reason"] = "broken: " + " ".join(str(error).replace(str(path), "it").split())
         except OSError as error:
             found["reason"] = f"broken: {(error.strerror or 'unreadable').lower()}"
-    return Record(begun.file, begun.bytes, begun.modified, **found)
+    return Record(record.file, record.bytes, record.modified, **found)
 
 
 def of_image(path: Path) -> dict[str, Any]:

@@ -70,16 +70,16 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def rows_of(path: Path) -> Iterator[Row]:
     """What the samples of a shard say of themselves, and where they lie."""
-    place: Row = {}
+    position: Row = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
                 stem, _, kind = entry.name.partition(".")
                 content = tar.extractfile(entry)
                 if kind == "safetensors" and content:
-                    place = {"offset": entry.offset_data, "bytes": entry.size, "crc32": zlib.crc32(content.read())}
+                    position = {"offset": entry.offset_data, "bytes": entry.size, "crc32": zlib.crc32(content.read())}
                 elif kind == "json" and content:
-                    yield {"name": stem, **json.load(content), "shard": path.name, **place}
+                    yield {"name": stem, **json.load(content), "shard": path.name, **position}
     except (OSError, ValueError, TypeError, tarfile.TarError) as error:
         raise Failed(f"{path} is damaged ({error}); {AGAIN}") from error
 

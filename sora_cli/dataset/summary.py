@@ -75,8 +75,8 @@ def sheet(folder: Path, path: Path) -> None:
     across = min(COLUMNS, len(shown))
     page = Image.new("RGB", (MARGIN + across * (WIDE + MARGIN), MARGIN + -(-len(shown) // across) * tall), PAPER)
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for place, (picture, row) in enumerate(shown):
-        x, y = MARGIN + place % across * (WIDE + MARGIN), MARGIN + place // across * tall
+    for number, (picture, row) in enumerate(shown):
+        x, y = MARGIN + number % across * (WIDE + MARGIN), MARGIN + number // across * tall
         page.paste(picture, (x, y))
         for number, line in enumerate(label(row)):
             pen.text((x, y + picture.height + 2 + number * LINE), line, fill=INK, font=font)

@@ -40,11 +40,11 @@ def reconstruction(result: dict[str, Any]) -> Table:
 
 def adherence(result: dict[str, Any]) -> Table:
     title = f"Prompt adherence: {result['clips']} held-out combinations"
-    kinds, known = (*KINDS, "all"), trusted(result["judge"])
+    kinds, judged = (*KINDS, "all"), trusted(result["judge"])
     shown = grid(title, "", *kinds, "motion")
     for source, score in result["adherence"].items():
         motion = result["motion"].get(source)
-        shares = [share(score[kind]) if kind in known or source == "real" else "?" for kind in kinds]
+        shares = [share(score[kind]) if kind in judged or source == "real" else "?" for kind in kinds]
         shown.add_row(SOURCES[source], *shares, "" if motion is None else f"{motion:.4f}")
     return shown
 
@@ -59,12 +59,12 @@ def alike(result: dict[str, Any]) -> Table:
 
 
 def drift(result: dict[str, Any]) -> Table:
-    found, known = result["drift"], trusted(result["judge"])
+    found, judged = result["drift"], trusted(result["judge"])
     edges = [f"{i * found['seconds_per_slice']:.0f} s" for i in range(len(found["real"]["colour"]))]
     shown = grid(f"Drift over time: {found['clips']} long clips, by the start of the slice", "", *edges)
     for source in ("generated", "real"):
         shown.add_row(f"colour, {SOURCES[source]}", *(f"{value:.3f}" for value in found[source]["colour"]))
-        for what in (kind for kind in KINDS if kind in known):
+        for what in (kind for kind in KINDS if kind in judged):
             shown.add_row(f"{what}, {SOURCES[source]}", *(f"{value:.0%}" for value in found[source][what]))
     shown.add_row("subject's cells, generated", *(f"{value:.1f} dB" for value in found["generated"]["like"]))
     return shown

@@ -49,11 +49,6 @@ def contents(path: Path) -> tuple[Metadata, list[Stored]]:
     return metadata, listed
 
 
-def architecture(path: Path) -> str:
-    """The model that a file says it is for; "" if it does not, as for other programs than llama.cpp and ComfyUI."""
-    return str(contents(path)[0].get("general.architecture", ""))
-
-
 def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: int, begin: int,
               metadata: Metadata) -> Stored:  # fmt: skip
     if kind not in DTYPES:

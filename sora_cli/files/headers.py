@@ -71,7 +71,7 @@ def head(path: Path, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise SoraError("it is truncated, or no safetensors")
+            raise SoraError("it is truncated or no safetensors")
         if length > most:
             raise SoraError(f"its header has {length} bytes; at most {most} are read")
         try:
@@ -83,18 +83,16 @@ def head(path: Path, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
 def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
     """A safetensors file's metadata and tensors, every claim checked against its size; Failed if one is false."""
     try:
-        if what := instead(path):
-            raise Failed(f"{path} holds no weights: {what}")
         found, begin, size = head(path)
         listed = tensors(path, found, begin, size)
         metadata = found.get("__metadata__")
         return metadata if isinstance(metadata, dict) else {}, listed
     except OSError as error:
         raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except Failed:
-        raise
     except SoraError as error:
-        raise Failed(f"{path} is damaged: {error}; fetch it again") from error
+        what = instead(path)
+        said = f"{path} holds no weights: {what}" if what else f"{path} is damaged: {error}; fetch it again"
+        raise Failed(said) from error
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Owned:
 
     # -- One work in a folder -------------------------------------------------------------------------------
 
-    def begun(self) -> Any:
+    def stored_identity(self) -> Any:
         """The identity of the work in the folder; None if there is none that can be read."""
         with suppress(OSError, ValueError, RecursionError):
             return json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
@@ -87,15 +87,15 @@ class Owned:
 
     def check(self) -> None:
         """SoraError naming the first difference if the folder holds other work."""
-        begun = self.begun()
-        if begun not in (None, self.identity):
-            found = min(differences(begun, self.identity), key=lambda line: "..." in line)  # one that can be read
+        stored = self.stored_identity()
+        if stored not in (None, self.identity):
+            found = min(differences(stored, self.identity), key=lambda line: "..." in line)  # one that can be read
             raise SoraError(f"{self.folder} holds another {self.kind}: {found}; {self.otherwise}")
 
     def begin(self) -> None:
         """Say in the folder whose it is, or SoraError if it holds other work."""
         self.check()
-        if self.begun() is None:
+        if self.stored_identity() is None:
             with suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
             content = json.dumps(self.identity, ensure_ascii=False, indent=1)
@@ -121,13 +121,13 @@ class Owned:
         return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
 
 
-def differences(begun: Any, asked: Any, name: str = "") -> list[str]:
+def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
     """What was asked then and is asked now, one line for each field that differs, however deep it lies."""
-    if isinstance(begun, dict) and isinstance(asked, dict):
-        keys = [*asked, *(key for key in begun if key not in asked)]  # as they are listed: the first tells most
-        parts = [differences(begun.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        keys = [*asked, *(key for key in stored if key not in asked)]  # as they are listed: the first tells most
+        parts = [differences(stored.get(key), asked.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
         return [line for part in parts for line in part]
-    return [] if begun == asked else [f"{name or 'it'} was {short(begun)} and is now {short(asked)}"]
+    return [] if stored == asked else [f"{name or 'it'} was {short(stored)} and is now {short(asked)}"]
 
 
 def short(value: Any, longest: int = 50) -> str:

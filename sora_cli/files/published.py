@@ -157,6 +157,11 @@ def contents(path: Path) -> list[Stored]:
     return about(path)[1]
 
 
+def architecture(said: Mapping[str, Any]) -> str:
+    """The model that a GGUF says it is for; "" if it does not, as for other programs than llama.cpp and ComfyUI."""
+    return str(said.get("general.architecture", ""))
+
+
 def weights_in(files: Iterable[Path]) -> list[Stored]:
     """The weights of files, with their scales where they are quantised; SoraError naming other quantisations."""
     found = {path: about(path) for path in files}
@@ -226,7 +231,7 @@ def fill(
 
 def put(
     network: "nn.Module",
-    places: Mapping[str, Stored],
+    locations: Mapping[str, Stored],
     dtype: "torch.dtype",
     device: "torch.device",
     keep: Callable[[str], bool] = never,
@@ -235,8 +240,8 @@ def put(
     """Read parameters from where they lie; Failed if a file is damaged or holds NaN or infinity."""
     import torch
 
-    done, total = 0, sum(stored.bytes for stored in places.values())
-    for name, stored in places.items():
+    done, total = 0, sum(stored.bytes for stored in locations.values())
+    for name, stored in locations.items():
         assign(network, name, read(stored, torch.float32 if keep(name) else dtype, device))
         done += stored.bytes
         progress(done, total)

@@ -78,15 +78,15 @@ def formats(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]]
     for path, about in metadata.items():
         layers = as_object(about.get(ABOUT)).get("layers")
         for layer, config in (layers if isinstance(layers, dict) else {}).items():
-            found[layer] = known(path, layer, config)
+            found[layer] = type_named(path, layer, config)
     for stored in listed:
         if stored.key.endswith(BESIDE):
             layer = stored.key.removesuffix(BESIDE)
-            found[layer] = known(stored.path, layer, as_object(text_of(stored)))
+            found[layer] = type_named(stored.path, layer, as_object(text_of(stored)))
     return found
 
 
-def known(path: Path, layer: str, config: object) -> str:
+def type_named(path: Path, layer: str, config: object) -> str:
     name = config.get("format") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in FORMATS:
         raise SoraError(f"{path} is quantised as {shortened(str(name))} ({shortened(layer)}), which is not read; "

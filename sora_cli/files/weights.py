@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.headers import head
+from sora_cli.files.headers import contents
 from sora_cli.files.owned import writing
-from sora_cli.files.sniff import instead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,16 +37,6 @@ def check(path: Path, sha256: str | None = None, size: int | None = None) -> Non
         raise Failed(f"weights {path} are damaged: {path.stat().st_size} bytes instead of {size}; {AGAIN}")
     if sha256 is not None and hash_of(path) != sha256:
         raise Failed(f"weights {path} are damaged or changed: sha256 is not {sha256[:12]}...; {AGAIN}")
-
-
-def check_kind(path: Path) -> None:
-    """Failed if the file is something else than weights, as downloads that went wrong are."""
-    try:
-        what = instead(path)
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    if what:
-        raise Failed(f"weights {path} are none: {what}")
 
 
 def hash_of(path: Path) -> str:
@@ -76,7 +65,7 @@ def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor
     if not path.is_file():
         raise SoraError(f"there is no checkpoint {path}")
     check(path, sha256)
-    check_kind(path)
+    contents(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -104,18 +93,14 @@ class Header:
 def read_header(*paths: Path) -> Header:
     """The header of a safetensors file, or of all shards of a part, without its tensors and without torch.
 
-    Failed if a file is not there or does not begin with a safetensors header."""
+    Failed if a file is not there or damaged."""
     shapes: dict[str, tuple[int, ...]] = {}
     metadata: dict[str, str] = {}
     for path in paths:
         check(path)
-        check_kind(path)
-        try:
-            listing, *_ = head(path)
-            metadata = listing.pop("__metadata__", {}) | metadata
-            shapes |= {name: tuple(tensor["shape"]) for name, tensor in listing.items()}
-        except (OSError, SoraError, LookupError, TypeError, AttributeError) as error:
-            raise Failed(f"weights {path} are truncated or no safetensors; fetch them again") from error
+        header, listed = contents(path)
+        metadata = header | metadata
+        shapes |= {stored.key: stored.shape for stored in listed}
     return Header(shapes, metadata)
 
 

@@ -84,7 +84,7 @@ class Generation:
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
     store: Windows | None = None
-    say: Tell = no_op  # hears notes that come up on the way
+    say: Tell = no_op  # called with notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
@@ -232,9 +232,10 @@ class Generation:
         every = zip(self.given, self.plan.placed, strict=True)
         return {frame for piece, placed in every if piece.images is not None for frame in placed.frames}
 
-    def decode(self, latents: Tensor) -> Iterator[np.ndarray]:
-        """Frames of some latents [C, k, h, w], the first of which is taken for the first of a video."""
-        for video in self.pipeline.codec.vae.stream(latents[None], self.pipeline.codec.group):
+    def decode(self, latents: Tensor, cyclic: bool = False) -> Iterator[np.ndarray]:
+        """Frames of some latents [C, k, h, w], the first of which is taken for the first of a video, or in a circle
+        follows the last."""
+        for video in self.pipeline.codec.vae.stream(latents[None], self.pipeline.codec.group, cyclic=cyclic):
             yield from pictures_of(video[0], self.plan.canvas)
 
     def redone(self, window: planner.Window) -> Tensor | None:
@@ -277,14 +278,11 @@ class Generation:
     def decoded(self) -> Iterator[np.ndarray]:
         """The frames, as the autoencoder is placed now."""
         assert self.latents is not None, "denoise first"
-        codec = self.pipeline.codec
-        videos = codec.vae.stream(self.latents[None], codec.group, cyclic=self.shot.loop)
-        left = self.span.lead + self.shot.frames
-        while left > 0:
+        decoding = self.decode(self.latents, self.shot.loop)
+        for _ in range(self.span.lead + self.shot.frames):
             with self.timed("decode"):
-                images = pictures_of(next(videos)[0, :, :left], self.plan.canvas)
-            left -= len(images)
-            yield from images
+                frame = next(decoding)
+            yield frame
 
     def decode_keyframe(self, frame: int) -> np.ndarray:
         """What the decoder makes of a given key frame, [h, w, 3]; it needs no other latents."""

@@ -50,14 +50,14 @@ class GivenClip:
 def seen(frames: Sequence[int], pieces: Iterable[tuple[int, Iterable[np.ndarray]]]) -> list[np.ndarray | None]:
     """The 1 + 4n frames of a window of latents, None where nothing is given. pieces: pictures from a frame of the video
     on; of those on the same frame the last one counts."""
-    places = {TIME_STRIDE * latent - back: TIME_STRIDE * place - back
-              for place, latent in enumerate(frames) for back in range(TIME_STRIDE if place else 1)}  # fmt: skip
+    positions = {TIME_STRIDE * latent - back: TIME_STRIDE * index - back
+                 for index, latent in enumerate(frames) for back in range(TIME_STRIDE if index else 1)}  # fmt: skip
     found: list[np.ndarray | None] = [None] * (1 + TIME_STRIDE * (len(frames) - 1))
-    last = max(places)
+    last = max(positions)
     for first, pictures in pieces:
         for frame, picture in enumerate(islice(pictures, max(0, last + 1 - first)), first):
-            if frame in places:
-                found[places[frame]] = picture
+            if frame in positions:
+                found[positions[frame]] = picture
     return found
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet of a video: frames evenly spaced over it with their times, known ones in a border. No torch."""
+"""A contact sheet of a video: frames evenly spaced over it with their times, given ones in a border. No torch."""
 
 import math
 from collections.abc import Container, Sequence
@@ -9,20 +9,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sora_cli import media
 
-PAPER, INK, KNOWN = "white", "black", "#d95f02"
-BORDER, MARGIN, LABEL = 4, 10, 22        # pixels: around a known frame, between frames, for the time below
+PAPER, INK, GIVEN = "white", "black", "#d95f02"
+BORDER, MARGIN, LABEL = 4, 10, 22        # pixels: around a given frame, between frames, for the time below
 
 
 class Sheet:
     """Fed every frame of a clip in any order, it keeps the `count` frames it shows, small; `save` writes the page.
 
-    `frames` and `fps` are the clip's, `known` are the numbers of frames that were given and not made.
+    `frames` and `fps` are the clip's, `given` are the numbers of frames that were given and not made.
     """
 
     def __init__(
-        self, frames: int, fps: float, count: int = 12, known: Container[int] = (), columns: int = 4, width: int = 320
+        self, frames: int, fps: float, count: int = 12, given: Container[int] = (), columns: int = 4, width: int = 320
     ) -> None:
-        self.fps, self.known, self.columns, self.width = fps, known, columns, width
+        self.fps, self.given, self.columns, self.width = fps, given, columns, width
         self.chosen = evenly(frames, count)
         self.kept: dict[int, Image.Image] = {}
 
@@ -49,18 +49,18 @@ class Sheet:
         return self.width + MARGIN, tallest + LABEL + MARGIN
 
     def paste(self, page: Image.Image, index: int, x: int, y: int) -> None:
-        """One frame at (x, y) with its time; a known one has a border and is called so."""
+        """One frame at (x, y) with its time; a given one has a border and is called so."""
         picture, pen = self.kept[index], ImageDraw.Draw(page)
-        known = index in self.known
+        given = index in self.given
         page.paste(picture, (x, y))
-        if known:
-            pen.rectangle((x, y, x + picture.width - 1, y + picture.height - 1), outline=KNOWN, width=BORDER)
+        if given:
+            pen.rectangle((x, y, x + picture.width - 1, y + picture.height - 1), outline=GIVEN, width=BORDER)
         font = ImageFont.load_default(15)
-        pen.text((x, y + picture.height + 2), self.label(index), fill=KNOWN if known else INK, font=font)
+        pen.text((x, y + picture.height + 2), self.label(index), fill=GIVEN if given else INK, font=font)
 
     def label(self, index: int) -> str:
         """What stands below a frame."""
-        return f"{index / self.fps:.2f} s{', given' if index in self.known else ''}"
+        return f"{index / self.fps:.2f} s{', given' if index in self.given else ''}"
 
     def save(self, path: Path | str) -> None:
         """The page as a PNG, written whole or not at all; Failed if it cannot be."""

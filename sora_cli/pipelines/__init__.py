@@ -74,7 +74,7 @@ class Pipeline(Protocol):
     def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = no_op,
                   encodes: bool = True) -> Stages:  # fmt: skip
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
-        video of so many, and whether pictures are encoded, too. `tell` hears of it when memory runs out and they go
+        video of so many, and whether pictures are encoded, too. `tell` is called when memory runs out and they go
         elsewhere."""
         ...
 

@@ -84,9 +84,9 @@ class Codec:
         for attempt in self.stage:
             with attempt:
                 pieces = self.vae.encode_stream(chain(head, frames), ENCODED)
-                begun = list(islice(pieces, first))
+                first_pieces = list(islice(pieces, first))
         head.clear()
-        for piece in chain(begun, pieces):
+        for piece in chain(first_pieces, pieces):
             latents = piece[0].float().cpu()
             if not latents.isfinite().all():
                 raise Failed("the encoded latents are not finite; try --dtype float32, or verify the weights")

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from sora_cli.errors import SoraError, no_op
-from sora_cli.files import gguf_header
 from sora_cli.files.headers import Stored
 from sora_cli.files.published import (
     Progress,
     Rename,
+    about,
+    architecture,
     files_of,
     fill,
     has_config,
@@ -98,19 +99,19 @@ TINY = Kind(
 )
 
 
-def check(places: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
+def check(paths: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
     """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
-    experts = {"dit": "high", "dit_low": "low"} if "dit_low" in places else {"dit": ""}
+    experts = {"dit": "high", "dit_low": "low"} if "dit_low" in paths else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
-        if role in places:
-            files = files_of(places[role])
-            config, rename = which(places[role], files, kind)
+        if role in paths:
+            files = files_of(paths[role])
+            config, rename = which(paths[role], files, kind)
             network = outline(kind.build, config)
             survey_with(loras if role in experts else (), network, files, rename, experts.get(role, ""))
-    if "text" in places:
-        files = files_of(places["text"])
-        survey_text(files, outline(TEXT.build, which(places["text"], files, TEXT)[0]))
+    if "text" in paths:
+        files = files_of(paths["text"])
+        survey_text(files, outline(TEXT.build, which(paths["text"], files, TEXT)[0]))
 
 
 def dit_config(part: Path) -> WanConfig:
@@ -128,12 +129,12 @@ def load_dit(
     SoraError if it is another network than is supported, Failed if files are damaged."""
     files = files_of(part)
     network, rename = bare(part, files, DIT)
-    places = survey_with(loras, network, files, rename, expert)
+    locations = survey_with(loras, network, files, rename, expert)
     if not unpacked:
-        places = pack(network, places, dtype, in_float)
+        locations = pack(network, locations, dtype, in_float)
     if streamed:
-        places = leave_on_disk(network, "blocks", places, dtype, device, in_float)
-    put(network, places, dtype, device, in_float, progress)
+        locations = leave_on_disk(network, "blocks", locations, dtype, device, in_float)
+    put(network, locations, dtype, device, in_float, progress)
     return network.eval()
 
 
@@ -161,14 +162,14 @@ def load_text(
     """The text encoder; errors are those of `load_dit`. Streamed, of its table only the rows in use are read."""
     files = files_of(part)
     network, _ = bare(part, files, TEXT)
-    places = survey_text(files, network)
+    locations = survey_text(files, network)
     if streamed:
-        network.shared = Rows(places.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
+        network.shared = Rows(locations.pop(names.TABLE), dtype, device)  # type: ignore[assignment]
     if not unpacked:
-        places = pack(network, places, dtype)
+        locations = pack(network, locations, dtype)
     if streamed:
-        places = leave_on_disk(network, "encoder.block", places, dtype, device)
-    put(network, places, dtype, device, progress=progress)
+        locations = leave_on_disk(network, "encoder.block", locations, dtype, device)
+    put(network, locations, dtype, device, progress=progress)
     return network.eval()
 
 
@@ -182,11 +183,11 @@ def survey_with(
     loras: Sequence[Lora], network: nn.Module, files: list[Path], rename: Rename | None, expert: str = ""
 ) -> dict[str, Stored]:
     """Where a network's parameters lie, and what LoRAs add to them whenever they are read."""
-    places = survey(network, files, rename)
-    shapes = {name: stored.shape for name, stored in places.items()}
+    locations = survey(network, files, rename)
+    shapes = {name: stored.shape for name, stored in locations.items()}
     for name, added in changes(loras, shapes, names.DIT.ours_to_original, expert).items():
-        places[name] = replace(places[name], changes=added)
-    return places
+        locations[name] = replace(locations[name], changes=added)
+    return locations
 
 
 def in_float(name: str) -> bool:
@@ -249,7 +250,7 @@ def sane(value: object, kind: type) -> bool:
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
     for path in files:
-        if path.suffix == ".gguf" and (family := gguf_header.architecture(path)) not in kind.architectures:
+        if path.suffix == ".gguf" and (family := architecture(about(path)[0])) not in kind.architectures:
             raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():

@@ -121,8 +121,8 @@ class Guided:
         )  # fmt: skip
         patches = patchify([x] * copies).to(pipeline.dtype)
         made = pipeline.dit(patches, (grid,) * copies, given).float()
-        prompt_index, *uncond = unpatchify(made, (grid,) * copies)
-        clean = uncond[0] + self.inputs.shot.guidance * (prompt_index - uncond[0]) if uncond else prompt_index
+        cond, *uncond = unpatchify(made, (grid,) * copies)
+        clean = uncond[0] + self.inputs.shot.guidance * (cond - uncond[0]) if uncond else cond
         return flow.velocity(x, clean, t) * (1 - self.channel_mask)
 
     def step(self, t: Tensor) -> Tensor:

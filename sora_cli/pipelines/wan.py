@@ -2,8 +2,8 @@
 
 The networks are large, so that they are loaded when their turn comes and stay only where there is room for all. Of two
 transformers, one for high noise and one for low, one is there at a time: they take turns once a window.
-Known frames stand in the sequence at timestep 0. What a picture shows is one frame, while any latent but the first
-stands for four: a picture that is known later than that is a slot of its own, behind the latent that it ends, as
+Given frames stand in the sequence at timestep 0. What a picture shows is one frame, while any latent but the first
+stands for four: a picture that is given later than that is a slot of its own, behind the latent that it ends, as
 SkyReels-V2 was trained.
 """
 
@@ -32,7 +32,8 @@ from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
-from sora_cli.placement.memory import Placement
+from sora_cli.placement.machine import Free
+from sora_cli.placement.memory import Needs, Placement, half_of
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, hub, lora
@@ -54,18 +55,18 @@ class Wan:
         self.entry = registry.entry(model)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, large=True)
-        self.places = hub.locate(self.entry.only(*roles))
-        own = [Lora(str(self.places[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
-               if role in self.places]  # fmt: skip
+        self.paths = hub.locate(self.entry.only(*roles))
+        own = [Lora(str(self.paths[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
+               if role in self.paths]  # fmt: skip
         self.memory, self.watch, self.asked, self.loras = memory, watch, tuple(loras), (*own, *loras)
         self.decoder = decoder
-        loading.check(self.places, self.loras)
+        loading.check(self.paths, self.loras)
         self.check_channels()
-        if "tokenizer" in self.places:
+        if "tokenizer" in self.paths:
             self.tokenizer  # noqa: B018 (SoraError if it is none)
         self.networks: dict[str, nn.Module] = {}
         self.ahead: Sequence[str] = ()
-        self.placed: tuple[Canvas, int, int, bool] | None = None  # canvas, window, latents, whether pictures come in
+        self.needs: Needs | None = None  # of what the networks are placed for
         self.stages = Stages()
 
     @property
@@ -74,7 +75,7 @@ class Wan:
 
     @cached_property
     def config(self) -> WanConfig:
-        return loading.dit_config(self.places["dit"])
+        return loading.dit_config(self.paths["dit"])
 
     @property
     def two(self) -> bool:
@@ -88,7 +89,7 @@ class Wan:
     def check_channels(self) -> None:
         """SoraError if a transformer takes other channels than the registry says, or the two are of different sizes."""
         name = self.entry.name
-        for config in (loading.dit_config(self.places[role]) for role in EXPERTS if role in self.places):
+        for config in (loading.dit_config(self.paths[role]) for role in EXPERTS if role in self.paths):
             given, due = config.inputs - config.outputs, CHUNK + config.outputs if self.conditioned else 0
             if given != due:
                 raise SoraError(f"the transformer of {name} takes {given} channels beside the latent; used with "
@@ -103,15 +104,15 @@ class Wan:
     @cached_property
     def tiny(self) -> TinyDecoder:
         """It stays loaded: it takes some 20 MB."""
-        place, cell = self.places[TINY], self.entry.cell
-        network = loading.load_tiny(place, self.device, self.dtype, partial(self.watch, NAMES[TINY]))
+        path, cell = self.paths[TINY], self.entry.cell
+        network = loading.load_tiny(path, self.device, self.dtype, partial(self.watch, NAMES[TINY]))
         if network.config.stride != cell:
-            raise SoraError(f"{place} is for latents of {network.config.stride} pixels a cell, and those of "
+            raise SoraError(f"{path} is for latents of {network.config.stride} pixels a cell, and those of "
                             f"{self.entry.name} have {cell}")  # fmt: skip
         return network
 
     def sketches(self, latents: Tensor, canvas: Canvas) -> Iterator[np.ndarray]:
-        if TINY in self.places:
+        if TINY in self.paths:
             videos = self.tiny.decode_stream([latents[None].to(self.device, self.dtype)], keys=True)
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
         elif self.placement.keep:  # else it would send the transformer away
@@ -119,22 +120,20 @@ class Wan:
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
     def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
-        encodes |= self.decoder == FULL  # with the network that decodes
-        before = self.placed
-        if before is None or before[0] != canvas or before[1] < window or before[3] != encodes:
+        draft, before = not (encodes or self.decoder == FULL), self.needs  # the whole network that decodes also encodes
+        size = canvas.width, canvas.height
+        if not before or (before.width, before.height) != size or before.window < window or before.draft != draft:
             self.release()  # what is loaded would be counted as taken
-            how = self.device, self.dtype, self.memory, latents
-            self.take(memory.place(self.entry, canvas, window, *how, self.asked, draft=not encodes))
-            self.placed = canvas, window, latents, encodes
+            self.needs = Needs.of(self.entry, canvas, window, latents or window, self.dtype.itemsize,
+                                  half_of(self.dtype), self.asked, draft)  # fmt: skip
+            self.take(memory.choose(self.needs, Free.on(self.device), self.memory))
         self.stages = Stages(self, tell, self.placement.why)
         return self.stages
 
     def lower(self, stage: str, short: str) -> str:
         """Take a placement that needs less where memory ran short; returns what is new, "" if there is none."""
-        assert self.placed is not None, "on_device first"
-        canvas, window, latents, encodes = self.placed
-        found = memory.lower_place(self.placement, stage, short, self.entry, canvas, window, self.device, self.dtype,
-                                   latents, self.asked, draft=not encodes)  # fmt: skip
+        assert self.needs is not None, "on_device first"
+        found = memory.lower(self.placement, stage, short, self.needs, Free.on(self.device))
         if found is None:
             return ""
         new = memory.difference(self.placement, found, self.entry.cell)
@@ -156,7 +155,7 @@ class Wan:
 
     @cached_property
     def tokenizer(self) -> Umt5Tokenizer:
-        return Umt5Tokenizer(self.places["tokenizer"] / "tokenizer.json")
+        return Umt5Tokenizer(self.paths["tokenizer"] / "tokenizer.json")
 
     def use(self, role: str) -> Any:
         """A network, loaded; others go first where there is no room, and one of two transformers always."""
@@ -176,16 +175,16 @@ class Wan:
         free_caches(self.device)
 
     def load(self, role: str) -> nn.Module:
-        place, how, watch = self.places[role], self.placement, partial(self.watch, self.called(role))
+        path, how, watch = self.paths[role], self.placement, partial(self.watch, self.called(role))
         if role == "text":
-            return loading.load_text(place, self.reads_on, self.text_dtype, how.text == "streamed", watch)
+            return loading.load_text(path, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
-            return loading.load_vae(place, self.device, getattr(torch, how.vae), watch)
+            return loading.load_vae(path, self.device, getattr(torch, how.vae), watch)
         expert = EXPERTS[role] if self.two else ""
         if how.dit != "streamed":
             disk = how.dit == "disk"
-            return loading.load_dit(place, self.device, self.dtype, disk, watch, self.loras, expert=expert)
-        dit = loading.load_dit(place, torch.device("cpu"), self.dtype, False, watch, self.loras, expert=expert)
+            return loading.load_dit(path, self.device, self.dtype, disk, watch, self.loras, expert=expert)
+        dit = loading.load_dit(path, torch.device("cpu"), self.dtype, False, watch, self.loras, expert=expert)
         keep_on_host(dit, "blocks", self.device)
         return dit
 
@@ -284,12 +283,12 @@ class Wan:
         return 2.0 * c.layers * block * copies
 
     def identity(self) -> Mapping[str, str]:
-        return {role: weights.fingerprint(self.files(role)) for role in self.places if role != TINY}
+        return {role: weights.fingerprint(self.files(role)) for role in self.paths if role != TINY}
 
     def files(self, role: str) -> list[Path]:
         """What is loaded in a role."""
-        place = self.places[role]
-        return [place / "tokenizer.json"] if role == "tokenizer" else published.loaded(place)
+        path = self.paths[role]
+        return [path / "tokenizer.json"] if role == "tokenizer" else published.loaded(path)
 
 
 class Autoencoder:

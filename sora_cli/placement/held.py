@@ -61,7 +61,9 @@ def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
         if (role := part.role.partition("_")[0]) in found:
             with suppress(SoraError, OSError):
                 whole = is_whole(part, lock)
-                one = of_part(part, lock) if whole else by_name(entry, role, part)
+                files = published.files_of(folder_of(part, lock)) if whole else []
+                seen = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+                one = of_files(seen) if whole else by_name(entry, role, part)
                 if one and role == "dit":
                     one = beside(one, [added for added in every if added.expert in ("", EXPERTS.get(part.role))])
                 if one or whole:
@@ -69,11 +71,6 @@ def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
     packed = {role: [one for one in parts if one] for role, parts in found.items()}
     return {role: max(parts, key=lambda one: one.whole.at(FLOAT32)) for role, parts in packed.items()
             if parts and len(parts) == len(found[role])}  # fmt: skip
-
-
-def of_part(part: Part, lock: Lock) -> Held | None:
-    files = published.files_of(folder_of(part, lock))
-    return of_files(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 
 
 def by_name(entry: Entry, role: str, part: Part) -> Held | None:
@@ -99,9 +96,9 @@ def beside(weights: Held, loras: Sequence[Lora]) -> Held:
 
 
 @lru_cache(maxsize=16)
-def of_files(known: tuple[tuple[Path, int, int], ...]) -> Held | None:
+def of_files(files: tuple[tuple[Path, int, int], ...]) -> Held | None:
     """Of files, which are read again when they change; None if nothing is packed."""
-    return counted(published.weights_in(path for path, *_ in known))
+    return counted(published.weights_in(path for path, *_ in files))
 
 
 def counted(listed: Iterable[Stored]) -> Held | None:

@@ -77,10 +77,10 @@ class Needs:
            half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
         """A model of unknown sizes has those of the smallest one with such latents."""
         others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
-        known = [network for network in (entry.network, *others) if network is not None]
-        if not known or entry.kind != "wan":
+        networks = [network for network in (entry.network, *others) if network is not None]
+        if not networks or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
-        network = known[0] if entry.network else min(known, key=lambda network: network.dit.weights)
+        network = networks[0] if entry.network else min(networks, key=lambda network: network.dit.weights)
         return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
                    held(entry, loras), draft)  # fmt: skip
 
@@ -161,7 +161,7 @@ class Needs:
         """How many tiles a frame has, and how many pixels a tile."""
         stride = self.network.vae.stride
         sides = self.height // stride, self.width // stride
-        count = math.prod(places(side, tile, self.overlap) for side in sides)
+        count = math.prod(tiles_along(side, tile, self.overlap) for side in sides)
         return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
 
     @property
@@ -186,7 +186,7 @@ class Needs:
         return 3 * FLOAT32 * self.latents * self.numbers + ENCODER + ENCODER_PIXEL * self.width * self.height
 
 
-def places(cells: int, tile: int, overlap: int) -> int:
+def tiles_along(cells: int, tile: int, overlap: int) -> int:
     """Tiles along so many cells."""
     return 1 if not tile or cells <= tile else math.ceil((cells - overlap) / (tile - overlap))
 
@@ -224,33 +224,9 @@ class Placement:
         return max(bytes for stage, bytes in self.peak.items() if stage != "host")
 
 
-def place(
-    entry: Entry, canvas: geometry.Canvas, window: int, device: "torch.device", dtype: "torch.dtype",
-    mode: str = "auto", latents: int | None = None, loras: Sequence[Lora] = (), draft: bool = False,
-) -> Placement:  # fmt: skip
-    """The placement for windows of so many latents, 0 to encode and decode alone. SoraError if nothing fits."""
-    return choose(needs_of(entry, canvas, window, latents or window, dtype, loras, draft), Free.on(device), mode)
-
-
-def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, dtype: "torch.dtype",
-             loras: Sequence[Lora] = (), draft: bool = False) -> Needs:  # fmt: skip
-    return Needs.of(entry, canvas, window, latents, dtype.itemsize, half_of(dtype), loras, draft)
-
-
 def half_of(dtype: "torch.dtype") -> Decoder:
     """The shorter numbers of an autoencoder beside a transformer in such numbers."""
     return "float16" if str(dtype) == "torch.float16" else "bfloat16"
-
-
-def lower_place(
-    now: Placement, stage: str, memory: str, entry: Entry, canvas: geometry.Canvas, window: int,
-    device: "torch.device", dtype: "torch.dtype", latents: int, loras: Sequence[Lora] = (), draft: bool = False,
-) -> Placement | None:  # fmt: skip
-    """The placement after a stage (text, denoising, decoding) ran out of memory; None if nothing takes less."""
-    with suppress(SoraError):
-        needs = needs_of(entry, canvas, window, latents, dtype, loras, draft)
-        return lower(now, stage, memory, needs, Free.on(device))
-    return None
 
 
 def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
@@ -270,7 +246,8 @@ def choose(needs: Needs, free: Free, mode: str = "auto") -> Placement:
 
 
 def lower(now: Placement, stage: str, memory: str, needs: Needs, free: Free) -> Placement | None:
-    """The best placement that takes less where memory ran out, and elsewhere no more than is there; or None."""
+    """The best placement that takes less where memory ran out in a stage (text, denoising, decoding), and elsewhere no
+    more than is there; None if nothing does."""
     short, taken = "host" if memory == MAIN and not free.shared else stage, peaks(now, needs, free)
     for option in (explained(option, needs, free) for option in placements(needs, free)):
         elsewhere = ((bytes, max(taken[at], there(at, free))) for at, bytes in option.peak.items() if at != short)

@@ -218,17 +218,17 @@ class FromDisk(nn.Module):
     """Stands for a list of blocks on the meta device whose weights are read each time they come up.
 
     Iterating yields the blocks with their weights on the device, each valid until the next is asked for; a thread
-    reads the next one meanwhile. Failed if a file is damaged. places: of each block, where its parameters lie and
+    reads the next one meanwhile. Failed if a file is damaged. locations: of each block, where its parameters lie and
     which type they are to be."""
 
     def __init__(
         self,
         blocks: Iterable[nn.Module],
-        places: list[dict[str, tuple[Stored, torch.dtype]]],
+        locations: list[dict[str, tuple[Stored, torch.dtype]]],
         device: torch.device,
     ) -> None:
         super().__init__()
-        self.blocks, self.places, self.device = list(blocks), places, device
+        self.blocks, self.locations, self.device = list(blocks), locations, device
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -247,8 +247,8 @@ class FromDisk(nn.Module):
 
     def weights(self, number: int) -> dict[str, Tensor]:
         """A block's weights in host memory; none behind the last."""
-        places = self.places[number] if number < len(self.places) else {}
-        return {name: read(stored, dtype, torch.device("cpu")) for name, (stored, dtype) in places.items()}
+        locations = self.locations[number] if number < len(self.locations) else {}
+        return {name: read(stored, dtype, torch.device("cpu")) for name, (stored, dtype) in locations.items()}
 
 
 class Rows(nn.Module):
@@ -266,13 +266,13 @@ class Rows(nn.Module):
 def leave_on_disk(
     network: nn.Module,
     at: str,
-    places: Mapping[str, Stored],
+    locations: Mapping[str, Stored],
     dtype: torch.dtype,
     device: torch.device,
     keep: Callable[[str], bool] = never,
 ) -> dict[str, Stored]:
     """Put `FromDisk` in the place of the list of blocks called `at`; returns where all other parameters lie."""
-    blocks, rest = list(network.get_submodule(at).children()), dict(places)
+    blocks, rest = list(network.get_submodule(at).children()), dict(locations)
     of_block: list[dict[str, tuple[Stored, torch.dtype]]] = []
     for number, block in enumerate(blocks):
         full = {name: f"{at}.{number}.{name}" for name, _ in block.named_parameters()}

@@ -103,11 +103,11 @@ STANDS_FOR: dict[type[nn.Module], Callable[..., Packed]] = {nn.Linear: PackedLin
 
 
 def pack(
-    network: nn.Module, places: Mapping[str, Stored], dtype: torch.dtype, keep: Callable[[str], bool] = never
+    network: nn.Module, locations: Mapping[str, Stored], dtype: torch.dtype, keep: Callable[[str], bool] = never
 ) -> dict[str, Stored]:
     """Have the matrices of a network on the meta device that are stored in few bits stay so; returns where all
     parameters lie. Those that are to be float32, and those that are changed otherwise than by factors, are unpacked."""
-    found = dict(places)
+    found = dict(locations)
     for name, layer in list(network.named_modules()):
         stored, make = found.get(f"{name}.weight"), STANDS_FOR.get(type(layer))
         if stored and make and stays(stored) and not keep(f"{name}.weight"):

@@ -5,29 +5,25 @@ parts of repositories on the Hugging Face Hub, which `hub` fetches. Users add th
 may name a folder or a repository instead. No torch.
 """
 
-import math
 import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError, meant
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
 from sora_cli.registry import schema, sizes
-from sora_cli.registry.schema import ROLES, TEXT, TINY
-from sora_cli.registry.sizes import Network
+from sora_cli.registry.schema import NETWORK, ROLES, TEXT, TINY, Entry, Part, SamplingDefaults, WeightFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = Path(__file__).parent.parent
-EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 PAGE = re.compile(  # of a repository of models, perhaps at a revision; none of a file, a space or a data set
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?!(?:spaces|datasets|collections|papers|docs|api)/)"
     r"([\w.-]+/[\w.-]+)(?:/tree/([^/?#]+)(?:/[\w./-]*)?)?/?(?:[?#]\S*)?"
@@ -39,110 +35,7 @@ MAIN, UNKNOWN = "main", "unknown"
 # of the networks of a model: the folders of the diffusers layout, and what has to be in those of the text encoder
 FOLDERS = {"dit": "transformer", "vae": "vae", "text": "text_encoder", "tokenizer": "tokenizer"}
 TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
-NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
 NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A file of a shipped model."""
-
-    path: Path
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one network of a model is made of: files in one folder of a repository, or in one of this machine."""
-
-    role: str  # one of schema.ROLES
-    repo: str
-    revision: str
-    folder: str  # "" for the root
-    bytes: int  # about
-    names: tuple[str, ...] = NETWORK
-    sha256: tuple[tuple[str, str], ...] = ()  # (name in the folder, hash) of files whose hashes are known
-    path: Path | None = None  # the folder, or the file, of a model that is no repository's
-
-
-@dataclass(frozen=True)
-class SamplingDefaults:
-    """How a model is best used, where the user does not say. Sizes in pixels."""
-
-    width: int = 1280
-    height: int = 720
-    fps: float = 24.0
-    frames: int = 120
-    steps: int = 8
-    guidance: float = 3.0
-    negative: str = ""
-    plan: str = "hierarchy"
-    solver: str = "euler"
-    shift: float | None = None  # of the noise levels; None: by the number of tokens
-    window: int = 8  # latent frames made together, as many as the longest training clips had
-    context: int = 4  # of which so many are known where a window goes on from others
-    known_noise: int = 0  # timestep, of 1000, of given frames; 1000: that of the others
-    boundary: float = 0.0  # noise level, from which on the transformer for high noise is used; 0: there is one alone
-    guidance_low: float = 0.0  # below that level; 0: the same as above it
-    conditioned: bool = False  # whether given frames come in channels of their own, without which it makes nothing
-    trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
-    grammar: bool = False  # whether its captions were those of the rendered world
-    bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
-    fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
-
-    def rate(self, fps: float) -> float:
-        """What a video for `fps` is made at: the model's own, or an even part of it if it was trained for others."""
-        return fps / math.ceil(fps / self.fastest) if "fps" in self.trained else self.fps
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the registry, or one that a folder or a repository holds."""
-
-    name: str
-    kind: str  # the architecture: sora, wan; or umt5, the text encoder of the latter
-    about: str
-    files: tuple[WeightFile, ...] = ()  # of a shipped model, sorted by name
-    parts: tuple[Part, ...] = ()  # of a Hub model, with those of its text encoder
-    licence: str = "Apache-2.0"
-    licence_url: str = ""
-    accept: bool = False  # whether the licence has to be accepted before the first use
-    parameters: float = 0  # of the transformer
-    memory: float = 0  # bytes on a GPU, as its authors measured
-    speed: str = ""  # and how fast
-    cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
-    usage: SamplingDefaults = SamplingDefaults()
-    network: Network | None = None  # of a Hub model
-    sought: str = ""  # of a model of single files: what was looked for, and where
-    tiny: Part | None = None  # a tiny decoder of its latents, which it can do without
-
-    def canvas(self, width: int, height: int) -> geometry.Canvas:
-        """The size that this model makes for a video of width x height pixels."""
-        if self.kind == "sora":
-            return geometry.canvas(width, height)
-        return geometry.canvas_within(width, height, self.cell, self.usage.width * self.usage.height)
-
-    def part(self, stem: str) -> tuple[WeightFile, ...]:
-        """The file or the shards of one part of a shipped model: `text`, `vae`, `dit`, `evaluator`."""
-        return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
-
-    def only(self, *roles: str) -> "Entry":
-        """The model as far as some of its networks: what nobody needs is not fetched."""
-        return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
-
-    def without(self, role: str) -> "Entry":
-        """The model but for one of its networks."""
-        return replace(self, parts=tuple(part for part in self.parts if part.role != role))
-
-    @property
-    def whole(self) -> "Entry":
-        """The model with all that there is for it."""
-        return replace(self, parts=(*self.parts, self.tiny), tiny=None) if self.tiny else self
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files) + sum(part.bytes for part in self.parts)
 
 
 def registry_path() -> Path:
@@ -228,7 +121,6 @@ def read_registry(
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
-    plain = {field.name for field in fields(Entry)} - {"name", "files", "parts", "tiny", "usage", "network"}
     model = completed(name, model)
     parts = [read_part(part, home) for part in (*model.get("parts", ()), *schema.shared_parts(name, model, others))]
     apart = [part for part in parts if part.role == TINY and model["kind"] != TINY]
@@ -240,7 +132,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         tiny=apart[0] if apart else None,
         usage=SamplingDefaults(**usage),
         network=sizes.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
-        **{key: value for key, value in model.items() if key in plain},
+        **{key: value for key, value in model.items() if key in schema.PLAIN},
     )
     roles, use = [part.role for part in read.parts], read.usage
     schema.check_whole(name, read.kind, roles, use.window, use.context, use.boundary)
@@ -251,9 +143,9 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
     if "like" not in model:
         return model
-    known = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
-    if model["like"] not in known:
-        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(known) or 'none'}")
+    alike = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
+    if model["like"] not in alike:
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(alike) or 'none'}")
     like = completed(model["like"], shipped()[model["like"]])
     taken = {key: like[key] for key in ("cell", *schema.SHARED) if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}

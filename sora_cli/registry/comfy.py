@@ -10,16 +10,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files import gguf_header, published
+from sora_cli.files import published
 from sora_cli.files.weights import write
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
-from sora_cli.registry.sizes import Dit, Network, Text, Vae
+from sora_cli.registry.sizes import Dit, Network
 
 HOME, LINKED = "SORA_COMFY", "folders.txt"
 FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
@@ -46,7 +46,7 @@ def of_file(name: str) -> Entry:
         with_ += [half.name] if half.name != path.name else []
     for role in WHAT:
         folders = folders_of(role, path)
-        if beside := best(candidates(folders, fitting(role, like.network), path)):
+        if beside := best(candidates(folders, partial(fits, role, like.network), path)):
             parts.append(Part(role, "", "", "", beside.stat().st_size, path=beside))
             with_.append(beside.name)
         else:
@@ -71,19 +71,17 @@ def file_called(name: str) -> Path:
         return there[0]
     if there := sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
-    known = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
-    raise SoraError(f"there is no file {name} here{known}")
+    searched = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
+    raise SoraError(f"there is no file {name} here{searched}")
 
 
 def like_of(path: Path) -> Entry:
     """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
-    published.files_of(path)
-    shapes = shapes_of(path)
-    architecture = gguf_header.architecture(path) if path.suffix == ".gguf" else ""
+    shapes, architecture = shapes_of(path)
     what = families.seems(shapes, architecture)
-    known = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
+    supported = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
     if what == "a Wan transformer":
-        fitting = [entry for entry in known if entry.network and is_dit(shapes, entry.network.dit)]
+        fitting = [entry for entry in supported if entry.network and is_dit(shapes, entry.network.dit)]
         halved = [entry for entry in fitting if bool(entry.usage.boundary) == bool(HALF.search(path.name))]
         steps = [entry for entry in halved if (entry.usage.solver == "lightx2v") == bool(DISTILLED.search(path.name))]
         if found := [*steps, *halved]:
@@ -94,7 +92,7 @@ def like_of(path: Path) -> Entry:
             raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, and its name does not tell "
                             "which; have it say high_noise or low_noise")  # fmt: skip
         what = f"{what}, {families.sized(shapes)}"
-    names = ", ".join(entry.name for entry in known)
+    names = ", ".join(entry.name for entry in supported)
     raise SoraError(f"{path} seems to be {what}; files of transformers are taken that are made like {names}")
 
 
@@ -190,12 +188,12 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in published.SINGLE and file.is_file())
 
 
-def candidates(folders: Iterable[Path], fits: Callable[[Shapes], bool], path: Path) -> list[Path]:
+def candidates(folders: Iterable[Path], wanted: Callable[[Shapes], bool], path: Path) -> list[Path]:
     """The whole files that fit of the first place that has any; beside the file itself, folders are not searched."""
     for folder in folders:
         own = folder == path.absolute().parent
         there = [file for file in files_in(folder) if not own or file.parent == folder]
-        if found := [file for file in there if fits(safe_shapes(file))]:
+        if found := [file for file in there if wanted(safe_shapes(file))]:
             return found
     return []
 
@@ -209,28 +207,33 @@ def best(found: list[Path]) -> Path | None:
 # ---- shapes ------------------------------------------------------------------------------------------------
 
 
-def shapes_of(path: Path) -> Shapes:
-    """The shapes in a file's header, by their names without a prefix; Failed if it is damaged."""
-    known = path.stat()
-    return read_shapes(path, known.st_mtime_ns, known.st_size)
+def shapes_of(path: Path) -> tuple[Shapes, str]:
+    """The shapes in a file's header, by their names without a prefix, and the architecture that it says it is of;
+    Failed if it is damaged."""
+    stat = path.stat()
+    return read_shapes(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=256)
-def read_shapes(path: Path, changed: int, size: int) -> Shapes:
-    return {families.bare(stored.key): stored.shape for stored in published.contents(path)}
+def read_shapes(path: Path, changed: int, size: int) -> tuple[Shapes, str]:
+    said, listed = published.about(path)
+    return {families.bare(stored.key): stored.shape for stored in listed}, published.architecture(said)
 
 
 def safe_shapes(path: Path) -> Shapes:
     try:
-        return shapes_of(path)
+        return shapes_of(path)[0]
     except (Failed, SoraError, OSError):
         return {}
 
 
-def fitting(role: str, network: Network) -> Callable[[Shapes], bool]:
-    if role == "vae":
-        return lambda shapes: is_vae(shapes, network.vae)
-    return lambda shapes: is_text(shapes, network.text)
+def fits(role: str, network: Network, shapes: Shapes) -> bool:
+    """Whether these are the shapes of a model's autoencoder (`vae`) or text encoder (`text`)."""
+    vae, text = network.vae, network.text
+    if role == "text":
+        return any(shapes.get(name) == (text.vocabulary, text.width) for name in TABLES)
+    first = shapes.get("decoder.conv1.weight", shapes.get("decoder.conv_in.weight", ()))
+    return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
 
 
 def is_dit(shapes: Shapes, dit: Dit) -> bool:
@@ -239,15 +242,6 @@ def is_dit(shapes: Shapes, dit: Dit) -> bool:
     layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     found = shapes["patch_embedding.weight"][:2], inner[0], layers, "fps_embedding.weight" in shapes
     return found == ((dit.width, dit.inputs), dit.hidden, dit.layers, dit.paced)
-
-
-def is_vae(shapes: Shapes, vae: Vae) -> bool:
-    first = shapes.get("decoder.conv1.weight", shapes.get("decoder.conv_in.weight", ()))
-    return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
-
-
-def is_text(shapes: Shapes, text: Text) -> bool:
-    return any(shapes.get(name) == (text.vocabulary, text.width) for name in TABLES)
 
 
 # ---- all of them -------------------------------------------------------------------------------------------

@@ -279,17 +279,12 @@ def obstacle(error: BaseException, repo: str, name: str) -> str:
     numbers = [cause.errno for cause in causes if isinstance(cause, OSError)]
     if any(number in FULL for number in numbers):
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room and pull again: what has arrived is kept"
-    if numbers and numbers[0] is not None and is_local(causes[0]):
+    if numbers and numbers[0] is not None and getattr(error, "filename", None) is not None:  # of this machine
         return f"cannot write {what} to {constants.HF_HUB_CACHE}: {os.strerror(numbers[0])}; HF_HOME says where else"
     if any("Timeout" in type(cause).__name__ for cause in causes):
         return f"{constants.ENDPOINT} does not answer in time; try {what} again: what has arrived is kept"
     why = (str(error).splitlines() or [type(error).__name__])[0]
     return f"the connection to {constants.ENDPOINT} broke at {what} ({why}); try again: what has arrived is kept"
-
-
-def is_local(error: BaseException) -> bool:
-    """An error about a file of this machine."""
-    return isinstance(error, OSError) and error.filename is not None
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
-from sora_cli.files.headers import Change, Stored, label, lengths, shortened, some
-from sora_cli.files.published import PIECE, contents, files_of, read
+from sora_cli.files.headers import Change, Stored, contents, label, lengths, shortened, some
+from sora_cli.files.published import PIECE, files_of, read
 from sora_cli.files.quantised import check_types
 from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora
@@ -50,6 +50,29 @@ BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd
 STRANGE_KINDS = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
                  ("vera_lambda", "a VeRA"), ("dora_scale", "a DoRA"), ("lora_magnitude_vector", "a DoRA"),
                  ("on_input", "an IA3"), ("lora_mid", "a LoCon with a middle factor"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class File:
+    """A LoRA's file: what its header says, and its tensors."""
+
+    path: Path
+    header: Mapping[str, str]
+    listed: Sequence[Stored]
+
+    @classmethod
+    def of(cls, path: Path) -> "File":
+        """Failed if it is damaged."""
+        return cls(path, *contents(path))
+
+    @property
+    def modules(self) -> dict[str, dict[str, Stored]]:
+        """The tensors by the modules that they name, and by what they are."""
+        parts: dict[str, dict[str, Stored]] = {}
+        for stored in self.listed:
+            if found := parsed(stored.key):
+                parts.setdefault(found[0], {})[found[2]] = stored
+        return parts
 
 
 # ---- what is added ----------------------------------------------------------------------------------------
@@ -127,27 +150,27 @@ def merged(tensors: Mapping[str, "Tensor"], loras: Sequence[Lora]) -> dict[str, 
 def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
             ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
     """The changes of one file by the parameters that they are for, every one of them fitting."""
-    path = file_of(lora)
+    file = File.of(path := file_of(lora))
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
-    listed = of_expert(path, expert)
-    if not listed and contents(path):  # it is all for the other one
+    listed = of_expert(file, expert)
+    if not listed and file.listed:  # it is all for the other one
         if lora.expert:
             raise SoraError(f"{path} has nothing for the transformer for {lora.expert} noise")
         return
     if sees_pictures(shapes):
         listed = [stored for stored in listed if not IMAGE.match(stored.key)]
-    placed = [(place_of(stored.key, names), stored) for stored in listed]
-    if strange := [stored for place, stored in placed if place is None]:
+    matched = [(parameter_of(stored.key, names), stored) for stored in listed]
+    if strange := [stored for target, stored in matched if target is None]:
         if kind := next((kind for mark, kind in STRANGE_KINDS for stored in strange if f".{mark}" in stored.key), ""):
             raise SoraError(f"{path} is {kind}, which is not supported; merge it into a plain LoRA, or take another")
         match = "matches" if len(strange) == 1 else "match"
-        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(placed), 'tensor')} "
+        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(matched), 'tensor')} "
                         f"{match} nothing in it, the first is {shortened(strange[0].key)}"
-                        + (NAMELESS if len(strange) == len(placed) and fitting(strange, shapes) else ""))  # fmt: skip
+                        + (NAMELESS if len(strange) == len(matched) and fitting(strange, shapes) else ""))  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
-    for place, stored in placed:
-        assert place
-        name, role = place
+    for target, stored in matched:
+        assert target
+        name, role = target
         if parts.setdefault(name, {}).setdefault(role, stored) is not stored:
             raise SoraError(f"{path} gives twice what it adds to {name}: {shortened(stored.key)}")
     if half := [name for name, part in parts.items() if ("up" in part) != ("down" in part) or part.keys() == {"alpha"}]:
@@ -157,7 +180,7 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     check_types((stored for part in parts.values() for role, stored in part.items() if role != "alpha"), "F64")
     if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
         raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
-    found = list(scaled(path, parts, lora.strength, expert))
+    found = list(scaled(file, parts, lora.strength, expert))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
         first = change.up if isinstance(change, LowRank) else change.whole
@@ -168,13 +191,12 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     yield from found
 
 
-def of_expert(path: Path, expert: str) -> list[Stored]:
+def of_expert(file: File, expert: str) -> Sequence[Stored]:
     """The tensors of a file that are for one of two transformers, or for the only one. Files of diffusers that have
     both say so by `transformer.` and `transformer_2.`; all others are for either."""
-    listed = contents(path)
-    second = [bool(SECOND.match(stored.key)) for stored in listed]
+    listed, second = file.listed, [bool(SECOND.match(stored.key)) for stored in file.listed]
     if any(second) and not expert:
-        raise SoraError(f"{path} is for a model of two transformers, which it calls transformer and transformer_2")
+        raise SoraError(f"{file.path} is for a model of two transformers, which it calls transformer and transformer_2")
     if not any(second):
         return listed
     return [stored for stored, is_second in zip(listed, second, strict=True) if is_second == (expert == "low")]
@@ -188,7 +210,7 @@ def sees_pictures(shapes: Shapes) -> bool:
 
 def left_out(lora: Lora) -> int:
     """Tensors of a file that are for an image encoder's features."""
-    return sum(bool(IMAGE.match(stored.key)) for stored in contents(file_of(lora)))
+    return sum(bool(IMAGE.match(stored.key)) for stored in File.of(file_of(lora)).listed)
 
 
 def check_alone(loras: Sequence[Lora], model: str) -> None:
@@ -206,10 +228,10 @@ def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
 
 def file_of(lora: Lora) -> Path:
     """The one safetensors file of a LoRA, which may be named by its folder; SoraError if there is none."""
-    place = Path(lora.path).expanduser()
-    if not place.exists():
+    path = Path(lora.path).expanduser()
+    if not path.exists():
         raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, as style.safetensors:0.8")
-    files = files_of(place)
+    files = files_of(path)
     if files[0].suffix == ".gguf":
         raise SoraError(f"{lora.path} is a GGUF; a LoRA is read from a .safetensors file")
     if len(files) > 1:
@@ -230,7 +252,7 @@ def parsed(key: str) -> tuple[str, str, str] | None:
     return found[1], LEAVES.get(kind, "weight"), ROLES.get(kind, kind)
 
 
-def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
+def parameter_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     """The parameter that a file's tensor is for, and as what; None if there is no such parameter."""
     if not (found := parsed(key)):
         return None
@@ -243,9 +265,9 @@ def place_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     return names[rest], role
 
 
-def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
+def scaled(file: File, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
-    found = shares(path, parts, expert)
+    found = shares(file, parts, expert)
     for name, part in parts.items():
         if "diff" in part:
             yield name, Difference(part["diff"], strength)
@@ -253,26 +275,27 @@ def scaled(path: Path, parts: Mapping[str, Mapping[str, Stored]], strength: floa
             yield name, LowRank(part["down"], part["up"], strength * found[name])
 
 
-def shares(path: Path, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
+def shares(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
     """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself, perhaps
     for one of two transformers."""
-    alphas = numbers_of(path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
+    alphas = numbers_of(file.path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
     ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
              if "down" in part}  # fmt: skip
-    usual = scale_rule(path, {rank for name, rank in ranks.items() if name not in alphas}, expert)
+    untold = {rank for name, rank in ranks.items() if name not in alphas}
+    usual = scale_rule(file.path, file.header, untold, expert)
     return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
 
 
-def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
+def numbers_of(path: Path, tensors: Mapping[str, Stored]) -> dict[str, float]:
     """Tensors of one number each, of whatever type: alphas are often whole numbers."""
     from safetensors import safe_open
 
-    for stored in places.values():
+    for stored in tensors.values():
         if math.prod(stored.shape) != 1:
             raise SoraError(f"{label(stored)} is {lengths(stored.shape)}; an alpha is one number")
     with safe_open(path, framework="pt") as file:
-        found = {name: float(file.get_tensor(stored.key)) for name, stored in places.items()}
-    if bad := [places[name].key for name, value in found.items() if not math.isfinite(value)]:
+        found = {name: float(file.get_tensor(stored.key)) for name, stored in tensors.items()}
+    if bad := [tensors[name].key for name, value in found.items() if not math.isfinite(value)]:
         raise SoraError(f"{path} has an alpha that is no number: {some(bad)}")
     return found
 
@@ -283,31 +306,21 @@ def numbers_of(path: Path, places: Mapping[str, Stored]) -> dict[str, float]:
 def check(loras: Sequence[Lora]) -> None:
     """Refuse, before any work, files that are not there or damaged."""
     for lora in loras:
-        path = file_of(lora)
-        shares(path, modules(path))
+        file = File.of(file_of(lora))
+        shares(file, file.modules)
 
 
 def note(lora: Lora) -> str:
     """What is used and how much of it, and what it was trained for as far as it says so."""
-    path = file_of(lora)
-    header = weights.read_header(path).metadata
-    base = next((header[key] for key in BASES if header.get(key)), "")
-    parts = modules(path)
-    found = shares(path, parts)
+    file = File.of(file_of(lora))
+    base = next((file.header[key] for key in BASES if file.header.get(key)), "")
+    parts = file.modules
+    found = shares(file, parts)
     used = sorted(set(found.values()))
     share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
     idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())
     return (f"LoRA {lora} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
             + (", which changes nothing: all that it adds is 0" if idle else ""))  # fmt: skip
-
-
-def modules(path: Path) -> dict[str, dict[str, Stored]]:
-    """The tensors of a file by the modules that it names, and by what they are."""
-    parts: dict[str, dict[str, Stored]] = {}
-    for stored in contents(path):
-        if found := parsed(stored.key):
-            parts.setdefault(found[0], {})[found[2]] = stored
-    return parts
 
 
 def changes_something(part: Mapping[str, Stored], share: float) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sora_cli.errors import SoraError
-from sora_cli.files import weights
 from sora_cli.files.headers import shortened, some
 from sora_cli.files.published import read_json
 
@@ -23,12 +22,12 @@ BESIDE = "adapter_config.json"  # where PEFT keeps it
 OTHER_KINDS = ("use_dora", "alpha_pattern")  # settings that make it something else
 
 
-
-def scale_rule(path: Path, ranks: Collection[int], expert: str = "") -> Callable[[int], float]:
+def scale_rule(path: Path, header: Mapping[str, str], ranks: Collection[int],
+               expert: str = "") -> Callable[[int], float]:  # fmt: skip
     """Which share of B A is added at some rank where it has no alpha: trainers keep one in the header or in a file
     beside it, and without any it is all of it. SoraError for kinds of LoRA that are not supported, for settings that
     contradict one another, and for a rank that is none of `ranks`."""
-    settings = configuration(path, expert)
+    settings = configuration(path, header, expert)
     if other := [name for name in OTHER_KINDS if any(one.get(name) for one in settings)]:
         raise SoraError(f"{path} is a LoRA with {other[0]}, which is not supported; merge it into a plain one")
     alpha = number(path, settings, ALPHAS, needed=True) if ranks else None
@@ -62,10 +61,9 @@ def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[st
     return next(iter(found), None)
 
 
-def configuration(path: Path, expert: str = "") -> list[dict[str, Any]]:
+def configuration(path: Path, header: Mapping[str, str], expert: str = "") -> list[dict[str, Any]]:
     """What a file says of itself: its header, what is JSON in there, and PEFT's settings beside it; of two transformers
     what is said of this one, which has only what is said of the first where nothing is said of it."""
-    header = weights.read_header(path).metadata
     found: list[Any] = [header]
     for text in header.values():
         with suppress(ValueError, TypeError, RecursionError):

@@ -1,10 +1,18 @@
-"""What may stand in a weights.toml: its keys, the types of their values, and what must go together. No torch."""
+"""What a model of the registry is, and what may stand in a weights.toml: its keys, the types of their values, and what
+must go together. No torch."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
+from sora_cli import geometry
 from sora_cli.errors import SoraError
+from sora_cli.files import weights
+from sora_cli.registry.sizes import Network
 from sora_cli.shot import PLANS
 
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model
@@ -20,21 +28,135 @@ LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of th
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 CHOICES = {"solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
 
-# keys of a weights.toml, and the types of their values
+EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
+NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
+
+
+# ---- what a model is --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of a shipped model."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one network of a model is made of: files in one folder of a repository, or in one of this machine."""
+
+    role: str  # one of schema.ROLES
+    repo: str
+    revision: str
+    folder: str  # "" for the root
+    bytes: int  # about
+    names: tuple[str, ...] = NETWORK
+    sha256: tuple[tuple[str, str], ...] = ()  # (name in the folder, hash) of files whose hashes are known
+    path: Path | None = None  # the folder, or the file, of a model that is no repository's
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How a model is best used, where the user does not say. Sizes in pixels."""
+
+    width: int = 1280
+    height: int = 720
+    fps: float = 24.0
+    frames: int = 120
+    steps: int = 8
+    guidance: float = 3.0
+    negative: str = ""
+    plan: str = "hierarchy"
+    solver: str = "euler"
+    shift: float | None = None  # of the noise levels; None: by the number of tokens
+    window: int = 8  # latent frames made together, as many as the longest training clips had
+    context: int = 4  # of which so many are given where a window goes on from others
+    known_noise: int = 0  # timestep, of 1000, of given frames; 1000: that of the others
+    boundary: float = 0.0  # noise level, from which on the transformer for high noise is used; 0: there is one alone
+    guidance_low: float = 0.0  # below that level; 0: the same as above it
+    conditioned: bool = False  # whether given frames come in channels of their own, without which it makes nothing
+    trained: tuple[str, ...] = EVERYTHING  # what it may be asked for beyond a prompt
+    grammar: bool = False  # whether its captions were those of the rendered world
+    bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
+    fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
+
+    def rate(self, fps: float) -> float:
+        """What a video for `fps` is made at: the model's own, or an even part of it if it was trained for others."""
+        return fps / math.ceil(fps / self.fastest) if "fps" in self.trained else self.fps
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the registry, or one that a folder or a repository holds."""
+
+    name: str
+    kind: str  # the architecture: sora, wan; or umt5, the text encoder of the latter
+    about: str
+    files: tuple[WeightFile, ...] = ()  # of a shipped model, sorted by name
+    parts: tuple[Part, ...] = ()  # of a Hub model, with those of its text encoder
+    licence: str = "Apache-2.0"
+    licence_url: str = ""
+    accept: bool = False  # whether the licence has to be accepted before the first use
+    parameters: float = 0  # of the transformer
+    memory: float = 0  # bytes on a GPU, as its authors measured
+    speed: str = ""  # and how fast
+    cell: int = geometry.SPACE_STRIDE  # pixels along each side of a latent cell
+    usage: SamplingDefaults = SamplingDefaults()
+    network: Network | None = None  # of a Hub model
+    sought: str = ""  # of a model of single files: what was looked for, and where
+    tiny: Part | None = None  # a tiny decoder of its latents, which it can do without
+
+    def canvas(self, width: int, height: int) -> geometry.Canvas:
+        """The size that this model makes for a video of width x height pixels."""
+        if self.kind == "sora":
+            return geometry.canvas(width, height)
+        return geometry.canvas_within(width, height, self.cell, self.usage.width * self.usage.height)
+
+    def part(self, stem: str) -> tuple[WeightFile, ...]:
+        """The file or the shards of one part of a shipped model: `text`, `vae`, `dit`, `evaluator`."""
+        return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
+
+    def only(self, *roles: str) -> "Entry":
+        """The model as far as some of its networks: what nobody needs is not fetched."""
+        return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
+
+    def without(self, role: str) -> "Entry":
+        """The model but for one of its networks."""
+        return replace(self, parts=tuple(part for part in self.parts if part.role != role))
+
+    @property
+    def whole(self) -> "Entry":
+        """The model with all that there is for it."""
+        return replace(self, parts=(*self.parts, self.tiny), tiny=None) if self.tiny else self
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files) + sum(part.bytes for part in self.parts)
+
+
+# ---- what its table may say -------------------------------------------------------------------------------
+
+
+def keys_of(kind: type) -> dict[str, type]:
+    """The fields of a dataclass as a table has them: tuples are lists, paths are texts, dataclasses tables."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        one = get_args(hint)[0] if NoneType in get_args(hint) else hint
+        plain = get_origin(one) or one
+        found[name] = dict if is_dataclass(plain) else {tuple: list, Path: str}.get(plain, plain)
+    return found
+
+
 FILE_KEYS = {"name": str, "bytes": int, "sha256": str}
-PART_KEYS = {
-    "role": str, "repo": str, "revision": str, "folder": str, "bytes": int, "names": list, "sha256": dict, "path": str,
-}  # fmt: skip
-MODEL_KEYS = {
-    "kind": str, "about": str, "folder": str, "files": list, "parts": list, "text": str, TINY: str, "like": str,
-    "licence": str, "licence_url": str, "accept": bool, "parameters": float, "memory": float, "speed": str, "cell": int,
-    "usage": dict, "network": dict,
-}  # fmt: skip
-USAGE_KEYS = {
-    "width": int, "height": int, "fps": float, "frames": int, "steps": int, "guidance": float, "negative": str,
-    "plan": str, "solver": str, "shift": float, "window": int, "context": int, "known_noise": int, "trained": list,
-    "grammar": bool, "bar": float, "fastest": float, "boundary": float, "guidance_low": float, "conditioned": bool,
-}  # fmt: skip
+PART_KEYS = keys_of(Part) | {"sha256": dict}
+USAGE_KEYS = keys_of(SamplingDefaults)
+APART = ("name", "files", "parts", "tiny", "usage", "network", "sought")  # fields of an entry that are no plain keys
+PLAIN = {key: kind for key, kind in keys_of(Entry).items() if key not in APART}
+MODEL_KEYS = PLAIN | {"folder": str, "files": list, "parts": list, "text": str, TINY: str, "like": str, "usage": dict,
+                      "network": dict}  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table",
@@ -65,9 +187,9 @@ def check_usage(name: str, model: Mapping[str, Any]) -> None:
     check_table(f"[{name}] usage", usage, USAGE_KEYS)
     if model["kind"] == "wan" and not usage and "like" not in model:
         raise SoraError(f"[{name}] needs usage, or the name of a shipped model that it is used like as `like`")
-    for key, known in CHOICES.items():
-        if usage.get(key, known[0]) not in known:
-            raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(known)}")
+    for key, choices in CHOICES.items():
+        if usage.get(key, choices[0]) not in choices:
+            raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(choices)}")
 
 
 def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context: int, boundary: float = 0.0) -> None:

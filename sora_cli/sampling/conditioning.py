@@ -64,8 +64,8 @@ class Timeline:
         start = self._index(at, clip.shape[1])
         if start == 0:
             return self.with_clip(0, clip)
-        begun = self.with_image(start, clip[: self.parts[SPACE], 0])
-        return begun.with_clip(start + 1, clip[:, 1:]) if clip.shape[1] > 1 else begun
+        timeline = self.with_image(start, clip[: self.parts[SPACE], 0])
+        return timeline.with_clip(start + 1, clip[:, 1:]) if clip.shape[1] > 1 else timeline
 
     def _with(self, at: int, anchor: Tensor, parts: int) -> Self:
         channels, length, *size = anchor.shape

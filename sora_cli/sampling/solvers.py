@@ -78,7 +78,7 @@ def timesteps(sigmas: Tensor) -> Tensor:
 
 
 def timestep_of(solver: str, sigma: Tensor) -> Tensor:
-    """The timestep that a network is told for a noise level; LightX2V's are no whole numbers."""
+    """The timestep that a network takes for a noise level; LightX2V's are no whole numbers."""
     return sigma * TRAINED if solver == "lightx2v" else timesteps(sigma)
 
 

@@ -57,7 +57,7 @@ class Windows:
 
     def put(self, number: int, latents: "Tensor", kind: str = "window") -> None:
         """Keep a finished window, or latents of another kind. When this returns it has reached the disk."""
-        if self.own.begun() is None:
+        if self.own.stored_identity() is None:
             self.own.begin()
         weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.seal(number, latents, kind)})
 

@@ -59,10 +59,10 @@ def meant(word: str, meanings: Mapping[str, object]) -> str | None:
     their order and number, up to seven one letter, and two from eight on."""
     if word in WORDS or len(word) < 3:
         return None
-    near = {known: slips(word, known) for known in meanings if known[0] == word[0]}
-    near = {known: count for known, count in near.items() if count <= allowed(known)}
-    nearest = sorted(known for known, count in near.items() if count == min(near.values()))
-    return nearest[0] if len({meanings[known] for known in nearest}) == 1 else None
+    near = {candidate: slips(word, candidate) for candidate in meanings if candidate[0] == word[0]}
+    near = {candidate: count for candidate, count in near.items() if count <= allowed(candidate)}
+    nearest = sorted(candidate for candidate, count in near.items() if count == min(near.values()))
+    return nearest[0] if len({meanings[candidate] for candidate in nearest}) == 1 else None
 
 
 def allowed(word: str) -> float:
@@ -70,24 +70,24 @@ def allowed(word: str) -> float:
     return 0.5 if size < 5 else 1 if size < 8 or word.endswith("ing") else 2
 
 
-def slips(typed: str, known: str) -> float:
+def slips(typed: str, candidate: str) -> float:
     """How many letters have to be put in, taken out, replaced or swapped with a neighbour to get from one word to
     the other (Damerau's distance, each letter touched once); half where only neighbours are swapped once, or letters
     are there too often or not often enough."""
-    if squeezed(typed) == squeezed(known):
+    if squeezed(typed) == squeezed(candidate):
         return 0.5
-    if abs(len(typed) - len(known)) > 2:
+    if abs(len(typed) - len(candidate)) > 2:
         return 9
-    rows = [list(range(len(known) + 1))]
+    rows = [list(range(len(candidate) + 1))]
     for i, letter in enumerate(typed, 1):
         row = [i]
-        for j, right in enumerate(known, 1):
+        for j, right in enumerate(candidate, 1):
             best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != right))
-            if i > 1 and j > 1 and letter == known[j - 2] and typed[i - 2] == right:
+            if i > 1 and j > 1 and letter == candidate[j - 2] and typed[i - 2] == right:
                 best = min(best, rows[-2][j - 2] + 1)
             row.append(best)
         rows.append(row)
-    return 0.5 if rows[-1][-1] == 1 and sorted(typed) == sorted(known) else rows[-1][-1]
+    return 0.5 if rows[-1][-1] == 1 and sorted(typed) == sorted(candidate) else rows[-1][-1]
 
 
 def squeezed(word: str) -> str:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sora_cli.world.sprites import CELL, COLUMNS, NAMES, atlas
 
-_MARGIN = 1.3                      # a still is this much larger than what is seen of it
+_MARGIN = 1.3                      # an image is this much larger than what is seen of it
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def generic(n: int, frames: int, height: int, width: int, generator: torch.Gener
     return torch.stack(clips)
 
 
-def still(rng: Random, height: int, width: int) -> Tensor:
+def image(rng: Random, height: int, width: int) -> Tensor:
     """A picture [3, H, W] of a random kind, on the CPU."""
     return rng.choice((leaves, leaves, noise, gradient, glyphs, stickers))(rng, height, width).clamp(0, 1)
 
@@ -108,10 +108,10 @@ def _colour(rng: Random) -> Tensor:
 
 
 def _clip(rng: Random, frames: int, height: int, width: int, device: torch.device) -> Tensor:
-    """[T, 3, H, W]: a still under a moving camera; half the time another passes in front, in an ellipse."""
+    """[T, 3, H, W]: an image under a moving camera; half the time another passes in front, in an ellipse."""
 
     def moving() -> Tensor:
-        picture = still(rng, round(height * _MARGIN), round(width * _MARGIN)).to(device)
+        picture = image(rng, round(height * _MARGIN), round(width * _MARGIN)).to(device)
         return _panned(rng, picture, frames, height, width)
 
     clip = moving()

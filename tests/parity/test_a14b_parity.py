@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import wan_folders
+import wan_tiny
 from PIL import Image
 from safetensors.torch import save_file
 from test_engine_parity import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel, parts
@@ -21,7 +22,6 @@ from wan_tiny import SHOT, entry_of, locate
 
 from sora_cli import registry
 from sora_cli.generation.engine import Engine, GivenClip
-from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
 from sora_cli.shot import Lora, Shot
@@ -43,7 +43,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     tiny = entry_of(kind, shift=12.0 if kind == wan_folders.A14B else 5.0)
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: locate(place))
-    monkeypatch.setattr(memory, "place", lambda *words, **how: Placement("cpu", "resident", "float32", 0, 0, True))
+    wan_tiny.place(monkeypatch, Placement("cpu", "resident", "float32", 0, 0, True))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 

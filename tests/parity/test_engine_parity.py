@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import wan_folders
+import wan_tiny
 from PIL import Image
 from reference import reference
 from test_solver_parity import UniPCMultistepScheduler
@@ -17,7 +18,6 @@ from wan_cases import distance, told
 
 from sora_cli import registry
 from sora_cli.generation.engine import Engine, GivenClip
-from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import hub
 from sora_cli.shot import Shot
@@ -49,7 +49,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": tiny})
     monkeypatch.setattr(hub, "locate", lambda entry: {role: place / name for role, name in roles.items()})
     placement = Placement("cpu", "resident", "float32", 0, 0, True)
-    monkeypatch.setattr(memory, "place", lambda *words, **how: placement)
+    wan_tiny.place(monkeypatch, placement)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return place
 

@@ -138,12 +138,12 @@ def home() -> Path:
 
 def listening(address: Address, name: str) -> socket.socket:
     """A socket at one address, and at no other."""
-    family, kind, protocol, _, place = address
+    family, kind, protocol, _, sockaddr = address
     listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
+        listener.bind(sockaddr)
         listener.listen(WAITING)
     except OSError as error:
         listener.close()

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from sora_cli.cli.serve import limits
 from sora_cli.cli.serve.gate import Gate
-from sora_cli.cli.serve.orders import Orders, picture_of, text
+from sora_cli.cli.serve.orders import Orders, picture_of
 from sora_cli.cli.serve.refusal import Refusal, missing
 from sora_cli.cli.serve.store import COMPLETED, FAILED, IMAGE, QUEUED, VIDEO, Work
 from sora_cli.cli.serve.wire import answer
@@ -86,11 +86,7 @@ class Server:
         source = self.video(request)
         with self.store.room():
             wanted, _ = await read(request)
-            fields = {name: value for name, value in wanted.items() if value is not None}
-            if unknown := [name for name in fields if name != "prompt"]:
-                raise Refusal(400, f"unknown field {unknown[0][:40]!a}; a remix has a prompt", "unknown_parameter")
-            checked = self.orders.video({"prompt": text("prompt", fields.get("prompt", "")), "model": source.model})
-            work = Work(checked.id, VIDEO, source.model, checked.prompt, source.settings, source.reference, source.id)
+            work = self.orders.remix(wanted, source)
             reference = self.store.file(source, source.reference) if source.reference else None
             await self.queue(work, reference=reference)
         return self.status_of(request, work)
@@ -106,10 +102,10 @@ class Server:
             raise Refusal(400, "order must be asc or desc", "invalid_value", "order")
         works = self.store.listed(VIDEO)[:: 1 if order == "asc" else -1]
         if after := request.query_params.get("after"):
-            known = [work.id for work in works]
-            if after not in known:
+            ids = [work.id for work in works]
+            if after not in ids:
                 raise missing("video")
-            works = works[known.index(after) + 1 :]
+            works = works[ids.index(after) + 1 :]
         shown = works[: int(limit)]
         ends = {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
         data = [self.video_of(request, work) for work in shown]

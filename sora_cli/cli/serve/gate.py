@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from sora_cli.cli.serve.refusal import Refusal
 from sora_cli.errors import Failed, SoraError
@@ -40,12 +40,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def host_of(address: str) -> str:
-    """`localhost:8000` -> localhost, `[::1]:8000` -> ::1; "" of nonsense."""
+def split(address: str) -> SplitResult:
+    """The parts of an address, all of them empty of nonsense."""
     try:
-        return urlsplit(f"//{address}").hostname or ""
+        return urlsplit(address)
     except ValueError:
-        return ""
+        return urlsplit("")
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,11 @@ def same(one: str, other: str) -> bool:
 def check_local(method: str, path: str, headers: Mapping[str, str]) -> None:
     """Refusal for what a page of another site has a browser ask."""
     host = headers.get("host", "")
-    if not is_loopback(host_of(host)):
+    if not is_loopback(split(f"//{host}").hostname or ""):
         raise Refusal(403, "without a token, only localhost and 127.0.0.1 are answered as Host", "wrong_host")
     origin = headers.get("origin")
-    if origin is not None and urlsplit_netloc(origin) != host.lower():
+    if origin is not None and split(origin).netloc.lower() != host.lower():
         raise Refusal(403, "pages of other origins are not answered", "wrong_origin")
     visit = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
     if not visit and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise Refusal(403, "pages of other origins are not answered", "wrong_origin")
-
-
-def urlsplit_netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""

@@ -1,13 +1,12 @@
 """What a server lends to its clients. No torch, and nothing of the extra."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from sora_cli import geometry
 
-PANEL = "Limits"
 MOST_STEPS = 100       # of the sampler, that a client may ask for
 MOST_IMAGES = 10       # of one request
 MOST_JSON = 1_000_000  # bytes; pictures are uploaded as files
@@ -18,29 +17,18 @@ MOST_PIXELS = 50_000_000  # of an uploaded picture
 class Limits:
     """Options of `sora-cli serve`; sizes in pixels, bytes in millions."""
 
-    max_res: Annotated[
-        str, typer.Option(metavar="WxH", help="Largest picture, by its number of pixels.", rich_help_panel=PANEL)
-    ] = "1280x720"
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video.", rich_help_panel=PANEL)] = 20.0
-    max_queue: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Jobs that may wait; more are answered 429.", rich_help_panel=PANEL)
-    ] = 32
-    max_body: Annotated[
-        float, typer.Option(min=0.01, help="Largest request, in MB; more is answered 413.", rich_help_panel=PANEL)
-    ] = 32.0
-    max_connections: Annotated[
-        int, typer.Option(min=4, help="Connections at once; more are answered 503.", rich_help_panel=PANEL)
-    ] = 256
+    panel: ClassVar[str] = "Limits"
+
+    max_res: Annotated[str, typer.Option(metavar="WxH", help="Largest picture, by its number of pixels.")] = "1280x720"
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video.")] = 20.0
+    max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Jobs that may wait; more are answered 429.")] = 32
+    max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, in MB; more is answered 413.")] = 32.0
+    max_connections: Annotated[int, typer.Option(min=4, help="Connections at once; more are answered 503.")] = 256
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds in which a request must arrive, and in which a reader must read on.",
-                            rich_help_panel=PANEL)
-    ] = 60.0  # fmt: skip
-    keep: Annotated[
-        int, typer.Option(min=1, help="Finished results that are kept; the oldest go first.", rich_help_panel=PANEL)
-    ] = 200
-    keep_disk: Annotated[
-        float, typer.Option(min=1, help="MB of them that are kept; the oldest go first.", rich_help_panel=PANEL)
-    ] = 10_000.0
+        float, typer.Option(min=0.1, help="Seconds in which a request must arrive, and in which a reader must read on.")
+    ] = 60.0
+    keep: Annotated[int, typer.Option(min=1, help="Finished results that are kept; the oldest go first.")] = 200
+    keep_disk: Annotated[float, typer.Option(min=1, help="MB of them that are kept; the oldest go first.")] = 10_000.0
 
     @property
     def pixels(self) -> int:

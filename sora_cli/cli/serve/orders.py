@@ -24,9 +24,11 @@ from sora_cli.files import sniff
 from sora_cli.shot import Anchor, Shot, check_prompt
 
 EXTRAS = ("negative_prompt", "fps", "seed", "steps", "guidance")  # ours, beside what OpenAI's API has
+REMIX = "remix"
 FIELDS = {
     VIDEO: ("prompt", "model", "seconds", "size", "input_reference", *EXTRAS),
     IMAGE: ("prompt", "model", "size", "n", "response_format", "output_format", *EXTRAS),
+    REMIX: ("prompt",),
 }
 IGNORED = ("user", "quality", "style", "background", "moderation", "output_compression")  # of images: say nothing here
 SETTINGS = (  # of a shot, that a job keeps
@@ -52,6 +54,11 @@ class Orders:
         """The job that a request for a video describes; Refusal for what it cannot be."""
         fields = self.checked(VIDEO, wishes)
         return self.work(VIDEO, fields, fields.get("seconds"), reference)
+
+    def remix(self, wishes: Mapping[str, Any], source: Work) -> Work:
+        """The job of a video like another one, with another prompt."""
+        made = self.video(self.checked(REMIX, wishes) | {"model": source.model})
+        return replace(made, settings=source.settings, reference=source.reference, remixed_from=source.id)
 
     def images(self, wishes: Mapping[str, Any]) -> list[Work]:
         """One job for each image of a request, with seeds that follow one another."""

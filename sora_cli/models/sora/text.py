@@ -61,8 +61,8 @@ class Tokenizer:
         """Token numbers [B, L]; what does not fit the context is cut off before the end-of-text token."""
         rows = torch.full((len(texts), self.context), PAD)
         for row, text in zip(rows, texts, strict=True):
-            known = [self.ids.get(word, UNKNOWN) for word in words(text)][: self.most]
-            row[: len(known) + 2] = torch.tensor([START, *known, self.end])
+            ids = [self.ids.get(word, UNKNOWN) for word in words(text)][: self.most]
+            row[: len(ids) + 2] = torch.tensor([START, *ids, self.end])
         return rows                                                                 # type: ignore[return-value]
 
     def unknown(self, text: str) -> list[str]:
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
 class TextFeatures(NamedTuple):
     tokens: Tensor       # B L D, after the last norm, zero behind the end-of-text token
     pooled: Tensor       # B embed_dim, of length 1
-    known: Tensor        # B L bool: which tokens are text and not padding
+    mask: Tensor        # B L bool: which tokens are text and not padding
 
 
 class TextTower(nn.Module):
@@ -148,12 +148,12 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tensor) -> TextFeatures:
         end = tokens.argmax(-1, keepdim=True)                                       # B 1
-        known = torch.arange(tokens.shape[1], device=tokens.device) <= end          # B L
+        mask = torch.arange(tokens.shape[1], device=tokens.device) <= end          # B L
         x = self.token_embedding(tokens) + self.positional_embedding                # B L D
         x = self.ln_final(self.transformer(x))                                      # B L D
         pooled = x.take_along_dim(end[..., None], dim=1)[:, 0]                      # B D
         pooled = F.normalize(pooled @ self.text_projection, dim=-1)                 # B embed_dim
-        return TextFeatures(x * known[..., None], pooled, known)
+        return TextFeatures(x * mask[..., None], pooled, mask)
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[Tokenizer, TextTower]:

@@ -323,5 +323,5 @@ def _joined(s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 def _with_still(moments: Tensor, time: int) -> tuple[Tensor, Tensor]:
     """Space moments of one frame [B, 1, 2c, h, w] -> mean and log-variance [B, c + time, 1, h, w]."""
     mean, logvar = rearrange(moments, "B K C h w -> B C K h w").chunk(2, 1)
-    still = torch.zeros_like(mean[:, :1]).expand(-1, time, -1, -1, -1)
-    return torch.cat([mean, still], 1), torch.cat([logvar, still], 1)
+    motionless = torch.zeros_like(mean[:, :1]).expand(-1, time, -1, -1, -1)
+    return torch.cat([mean, motionless], 1), torch.cat([logvar, motionless], 1)

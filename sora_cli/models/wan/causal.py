@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Stream:
     """What the layers remember of the frames of one video that they have seen."""
 
-    begun: bool = False  # is the first frame behind us
+    started: bool = False  # is the first frame behind us
     tails: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
 
     def after(self, layer: nn.Module, x: Tensor, count: int) -> Tensor:

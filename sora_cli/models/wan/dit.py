@@ -2,7 +2,7 @@
 
 Every block is full self-attention over all tokens of the clip with rotary positions along time, height and
 width, cross-attention to the text, and a GELU MLP; the timestep modulates both (adaLN, Peebles & Xie 2023).
-The timestep belongs to a latent frame, so that known frames stand in the sequence at t = 0. SkyReels is told
+The timestep belongs to a latent frame, so that given frames stand in the sequence at t = 0. SkyReels takes
 the frame rate as well. Parameter names are those of the published checkpoints in the diffusers layout.
 
 Where no gradients are asked for, what a layer has made for itself alone is overwritten by the next.
@@ -196,16 +196,16 @@ class WanDit(nn.Module):
             self.fps_projection = FeedForward(c.width, c.width, 6 * c.width, F.silu)
 
     def forward(
-        self, x: Tensor, t: Tensor, text: Tensor, fps: float | None = None, places: Tensor | None = None
+        self, x: Tensor, t: Tensor, text: Tensor, fps: float | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """Noisy latents [B, C, T, H, W] -> their velocity.
 
         t: timesteps 0..1000, [B, 1] one a clip, [B, T] one a latent frame or [B, T, h, w] one a token; text:
-        [B, L, text_width], zeros behind its end; fps: frames a second, if they are an input; places: where
+        [B, L, text_width], zeros behind its end; fps: frames a second, if they are an input; positions: where
         the latent frames stand in time, [T], one after another by default."""
         T, h, w = latent_grid(x)
-        places = torch.arange(T) if places is None else places
-        rope = rotations(self.config.head_width, places, h, w, x.device)
+        positions = torch.arange(T) if positions is None else positions
+        rope = rotations(self.config.head_width, positions, h, w, x.device)
         tokens = self.embedded(x)  # (B, T, S, D)
         time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
         pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
@@ -271,11 +271,11 @@ def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
+def rotations(width: int, positions: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
     """What turns the pairs of a head's features at every token, as complex numbers of length one [N, 1, width / 2].
-    A third of the features is for height, a third for width, the rest for time, where the frames stand at `places`."""
-    side, frames = 2 * (width // 6), len(places)
-    time = turns(width - 2 * side, places)
+    A third of the features is for height, a third for width, the rest for time, with frames at `positions`."""
+    side, frames = 2 * (width // 6), len(positions)
+    time = turns(width - 2 * side, positions)
     row, column = turns(side, torch.arange(rows)), turns(side, torch.arange(columns))
     along = [
         time.to(device)[:, None, None].expand(-1, rows, columns, -1),
@@ -285,10 +285,10 @@ def rotations(width: int, places: Tensor, rows: int, columns: int, device: torch
     return rearrange(torch.cat(along, -1), "T h w d -> (T h w) 1 d")
 
 
-def turns(width: int, places: Tensor) -> Tensor:
+def turns(width: int, positions: Tensor) -> Tensor:
     """Rotations [count, width / 2] of positions [count], complex; angles in float64 on the CPU, as MPS has none."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    angles = places.to("cpu", torch.float64)[:, None] * speeds
+    angles = positions.to("cpu", torch.float64)[:, None] * speeds
     return torch.complex(angles.cos().float(), angles.sin().float())
 
 

@@ -198,8 +198,8 @@ class Umt5(nn.Module):
 
 def distances(length: int, config: Umt5Config, device: torch.device) -> Tensor:
     """Every pair's bucket [L, L]: half for later keys; near ones one by one, then logarithmic up to `reach`."""
-    places = torch.arange(length, device=device)
-    gap = places[None, :] - places[:, None]  # (query, key)
+    positions = torch.arange(length, device=device)
+    gap = positions[None, :] - positions[:, None]  # (query, key)
     half, exact = config.buckets // 2, config.buckets // 4
     far = torch.log(gap.abs().clamp_min(1).float() / exact) / math.log(config.reach / exact) * (half - exact)
     far = (exact + far.long()).clamp_max(half - 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Place = tuple[int, int]  # top and left of a tile, in cells
+Corner = tuple[int, int]  # top and left of a tile, in cells
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Tiling:
 WHOLE = Tiling(side=1 << 30, overlap=0)
 
 
-def blended(process: Callable[[Place, Tensor], Tensor], x: Tensor, tiling: Tiling, unit: int = 1) -> Tensor:
-    """process(place, tile) for every tile of x [..., h * unit, w * unit], put together to [..., h * n, w * n], where n
+def blended(process: Callable[[Corner, Tensor], Tensor], x: Tensor, tiling: Tiling, unit: int = 1) -> Tensor:
+    """process(corner, tile) for every tile of x [..., h * unit, w * unit], put together to [..., h * n, w * n], where n
     is the size of a cell in what `process` gives back."""
     cells = x.shape[-2] // unit, x.shape[-1] // unit
     size = [min(tiling.side, n) * unit for n in cells]
-    places = [(top, left) for top in tiling.starts(cells[0]) for left in tiling.starts(cells[1])]
-    if len(places) == 1:
-        return process(places[0], x)
+    corners = [(top, left) for top in tiling.starts(cells[0]) for left in tiling.starts(cells[1])]
+    if len(corners) == 1:
+        return process(corners[0], x)
     total = shares = x.new_zeros(0)
-    for top, left in places:
+    for top, left in corners:
         y = process((top, left), x[..., top * unit :, left * unit :][..., : size[0], : size[1]])
         n = y.shape[-2] * unit // size[0]
         if not total.numel():
@@ -59,6 +59,6 @@ def edges(y: Tensor, overlap: int) -> Tensor:
     the edge of the picture is in one tile only, so that it counts whole however little."""
     along = []
     for size in y.shape[-2:]:
-        place = torch.arange(size, device=y.device) + 0.5
-        along.append((torch.minimum(place, size - place) / max(overlap, 0.5)).clamp_max(1))
+        position = torch.arange(size, device=y.device) + 0.5
+        along.append((torch.minimum(position, size - position) / max(overlap, 0.5)).clamp_max(1))
     return (along[0][:, None] * along[1]).to(y.dtype)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sora_cli.errors import SoraError
 from sora_cli.models.attention import attend
 from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
-from sora_cli.models.wan.tiles import WHOLE, Place, Tiling, blended
+from sora_cli.models.wan.tiles import WHOLE, Corner, Tiling, blended
 
 CHUNK = 4  # frames of a latent, after the first
 LEAST = 1e-6  # of a deviation that latents are divided by; published ones are around 1
@@ -214,11 +214,11 @@ class UpStage(nn.Module):
             yield x
             return
         small = up.longer(x, stream)
-        for place, x in enumerate(small, self.time - len(small)):
+        for index, x in enumerate(small, self.time - len(small)):
             if whole is None:
                 yield up.resample(x)
             else:
-                yield up.resample(x).add_(repeated(whole, self.outputs, self.time, place))
+                yield up.resample(x).add_(repeated(whole, self.outputs, self.time, index))
 
 
 class Encoder(nn.Module):
@@ -282,26 +282,26 @@ class WanVae(nn.Module):
 
     def encode_stream(self, chunks: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         """Latents of chunks as they come: 1 + 4n frames first, then 4n each. Every tile is a stream of its own."""
-        streams: dict[Place, Stream] = defaultdict(Stream)
+        streams: dict[Corner, Stream] = defaultdict(Stream)
         for chunk in chunks:
             yield blended(partial(tile, self.encode_chunk, streams, tiling.away), chunk, tiling, self.config.stride)
 
     def decode_stream(self, latents: Iterable[Tensor], tiling: Tiling = WHOLE) -> Iterator[Tensor]:
         """Frames of latents as they come, any number at a time: 1 + 4(K - 1) frames first, then 4K each."""
-        streams: dict[Place, Stream] = defaultdict(Stream)
+        streams: dict[Corner, Stream] = defaultdict(Stream)
         for chunk in latents:
             yield blended(partial(tile, self.decode_chunk, streams, tiling.away), chunk, tiling)
 
     def encode_chunk(self, video: Tensor, stream: Stream) -> Tensor:
         """The latents of a video's next frames, the posterior's mode."""
         B, _, T, H, W = video.shape
-        stride, extra = self.config.stride, T - (not stream.begun)
+        stride, extra = self.config.stride, T - (not stream.started)
         if T == 0 or extra % CHUNK or H % stride or W % stride:
             raise ValueError(f"{T} frames of {W}x{H} are not whole latents: 1 frame, then {CHUNK} each, {stride} wide")
         patches = rearrange(video, "B C T (h a) (w b) -> T B (C b a) h w", a=self.config.patch, b=self.config.patch)
         found = (self.encoder(frame.contiguous(memory_format=LAST), stream) for frame in patches)
         modes = [self.quant_conv(z).chunk(2, 1)[0] for z in found if z is not None]
-        stream.begun = True
+        stream.started = True
         mean, std = self.statistics(video)
         return (torch.stack(modes, 2) - mean) / std
 
@@ -311,7 +311,7 @@ class WanVae(nn.Module):
         frames: list[Tensor] = []
         for z in (latents * std + mean).unbind(2):
             frames += self.decoder(self.post_quant_conv(z.contiguous(memory_format=LAST)), stream)
-        stream.begun = True
+        stream.started = True
         patches = torch.stack(frames, 2).clamp_(-1, 1)
         return rearrange(patches, "B (C b a) T h w -> B C T (h a) (w b)", a=self.config.patch, b=self.config.patch)
 
@@ -322,12 +322,12 @@ class WanVae(nn.Module):
 
 
 def tile(
-    work: Callable[[Tensor, Stream], Tensor], streams: dict[Place, Stream], away: bool, place: Place, piece: Tensor
+    work: Callable[[Tensor, Stream], Tensor], streams: dict[Corner, Stream], away: bool, corner: Corner, piece: Tensor
 ) -> Tensor:  # fmt: skip
     """What work(piece, stream) makes of one tile, while all that others remember waits `away` in main memory."""
     for other, stream in streams.items() if away else ():
-        stream.move(piece.device if other == place else "cpu")
-    return work(piece, streams[place])
+        stream.move(piece.device if other == corner else "cpu")
+    return work(piece, streams[corner])
 
 
 # -- Stages -----------------------------------------------------------------------------------------------
@@ -369,8 +369,8 @@ def averaged(frames: list[Tensor], channels: int, time: int, side: int) -> Tenso
     return reduce(x, "B (C n) h w -> B C h w", "mean", C=channels)
 
 
-def repeated(x: Tensor, channels: int, time: int, place: int) -> Tensor:
-    """Repeat channels and unfold them into cells of twice the size: one, by its place, of so many frames."""
+def repeated(x: Tensor, channels: int, time: int, index: int) -> Tensor:
+    """Repeat channels and unfold them into cells of twice the size: one, by its index, of so many frames."""
     x = x.repeat_interleave(channels * time * 4 // x.shape[1], 1)
-    x = rearrange(x, "B (C a n) h w -> a B (C n) h w", a=time, n=4)[place]
+    x = rearrange(x, "B (C a n) h w -> a B (C n) h w", a=time, n=4)[index]
     return F.pixel_shuffle(x, 2)

@@ -91,12 +91,8 @@ def others() -> dict[str, Status]:
 # ---- parts ------------------------------------------------------------------------------------------------
 
 
-def repo_of(source: str) -> str:
-    return source.partition("@")[0]
-
-
 def path_of(source: str, name: str, record: Record) -> Path:
-    return hub_client.snapshot(repo_of(source), record.commit) / name
+    return hub_client.snapshot(source.partition("@")[0], record.commit) / name
 
 
 def is_here(source: str, name: str, record: Record) -> bool:
@@ -175,7 +171,7 @@ def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
             path = path_of(locks.source(part), name, record)
             sha256 = hub_client.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
             before += record.bytes
-            if sha256 != (known(part, name) or record.sha256):
+            if sha256 != (listed_sha256(part, name) or record.sha256):
                 discard(part.repo, path)
                 bad.append(name)
     if bad:
@@ -183,7 +179,7 @@ def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
         raise Failed(f"{bad[0]}{more} had changed and went; `sora-cli weights pull {entry.name}` fetches it again")
 
 
-def known(part: Part, name: str) -> str | None:
+def listed_sha256(part: Part, name: str) -> str | None:
     """The hash of a file in weights.toml, if it is there."""
     return dict(part.sha256).get(name.removeprefix(f"{part.folder}/"))
 

@@ -175,14 +175,14 @@ def required(part: Part, file: RemoteFile, records: dict[str, Record], update: b
 
     Failed if the Hub says beforehand that it has another one."""
     before = records.get(file.name)
-    right = cache.known(part, file.name) or (before.sha256 if before and not update else None)
+    right = cache.listed_sha256(part, file.name) or (before.sha256 if before and not update else None)
     if right and file.sha256 and right != file.sha256:
         raise Failed(unlike(part, file))
     return right
 
 
 def unlike(part: Part, file: RemoteFile) -> str:
-    if cache.known(part, file.name):
+    if cache.listed_sha256(part, file.name):
         return f"{file.name} of {part.repo} is not the file that weights.toml names by its hash; nothing of it is used"
     return f"{file.name} of {part.repo} changed since it was first fetched; `sora-cli weights pull --update` accepts it"
 
@@ -217,11 +217,11 @@ def link_of(entry: Entry) -> str:
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen | None) -> None:
     """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
-    place, free = room()
+    folder, free = room()
     if free < size:
-        raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {place} has {gigabytes(free)} free; "
+        raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {folder} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
-    line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {place}; licence: {licence}"
+    line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {folder}; licence: {licence}"
     line += link_of(entry)
     if yes:
         if screen:
@@ -303,8 +303,8 @@ def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
         before = files.get(one.file.name)
         models = sorted({model, *(before.models if before else ())})
         same = before is not None and before.etag == one.file.etag and before.commit == one.commit
-        known = sha256 or (before.sha256 if before and same else None)
-        files[one.file.name] = Record(one.commit, one.file.bytes, one.file.etag, known, models)
+        digest = sha256 or (before.sha256 if before and same else None)
+        files[one.file.name] = Record(one.commit, one.file.bytes, one.file.etag, digest, models)
 
 
 def join(entry: Entry) -> None:

@@ -14,7 +14,7 @@ from sora_cli.sampling.conditioning import SPACE
 class Task(NamedTuple):
     """What a training clip of T latent frames shows, and in which order the rest of it is made."""
 
-    cond_mask: Tensor  # [2, T], 1 = known
+    cond_mask: Tensor  # [2, T], 1 = given
     order: Tensor  # [T] long, 0 = anchor
     kind: str      # "family/detail", for logs
 
@@ -121,7 +121,7 @@ def _ends_or_one(rng: Generator, frames: int) -> list[int]:
     return [[0], [last], [0, last], [_integer(rng, 0, last)]][_integer(rng, 0, 3)]
 
 
-ANCHORS: dict[str, tuple[Callable[[Generator, int], list[int]], int]] = {  # and how many parts are known
+ANCHORS: dict[str, tuple[Callable[[Generator, int], list[int]], int]] = {  # and how many parts are given
     "head": (_head, 2),
     "tail": (_tail, 2),
     "both": (_both, 2),

@@ -1,7 +1,7 @@
 """`sora-cli train captioner`: a small CoCa, learned from rendered clips and their captions.
 
 It learns contrast and captioning at once, with open_clip's loss, on clips that are clean, damaged as decoders leave
-them, in several shapes, and some of them short or still: a still is told without what only motion shows.
+them, in several shapes, and some of them short or an image: that is captioned without what only motion shows.
 """
 
 import random

@@ -157,7 +157,7 @@ class DitStage(Stage[DitOptions]):
         self.vae, self.conditioner = self.frozen.vae, self.frozen.encoder
         self.config = trainer_config(options)
         torch.manual_seed(options.seed)  # weight initialisation alone
-        self.dit = self.begun().to(device)
+        self.dit = self.initial_dit().to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
         self.parts = parts_of(self.dit.config, self.vae.config)
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
@@ -170,7 +170,7 @@ class DitStage(Stage[DitOptions]):
 
     # ---- what it is built of ------------------------------------------------------------------------------
 
-    def begun(self) -> Dit:
+    def initial_dit(self) -> Dit:
         """The transformer before the first step: as it is drawn, or grown from weights; distilling keeps their size."""
         options, config = self.options, config_of(self.options, self.vae.config, self.conditioner.tower.config)
         if not options.init:

@@ -15,7 +15,7 @@ from sora_cli.models.sora.dit import Dit, config_from, hidden_width, renamed
 from sora_cli.models.sora.patches import PATCH
 from sora_cli.models.sora.vae import Vae, VaeConfig
 
-Places = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
+Positions = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
 
 
 def blocks(count: int, old: int, new: int) -> Tensor:
@@ -29,8 +29,8 @@ def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(old[0]), new[0] + torch.arange(old[1])])
 
 
-def implant(new: Tensor, old: Tensor, positions: Places) -> Tensor:
-    """`old` at its places in a copy of `new`."""
+def implant(new: Tensor, old: Tensor, positions: Positions) -> Tensor:
+    """`old` at its positions in a copy of `new`."""
     whole = new.clone()
     whole[torch.meshgrid(*positions, indexing="ij")] = old.to(new)
     return whole
@@ -98,6 +98,6 @@ def blocks_of_patch(channels: Tensor) -> Tensor:
     return (channels[:, None] * PATCH**2 + torch.arange(PATCH**2)).flatten()
 
 
-def _filled(old: Tensor, positions: Sequence[Tensor | None] | None) -> Places:
+def _filled(old: Tensor, positions: Sequence[Tensor | None] | None) -> Positions:
     chosen = positions or [None] * old.ndim
     return [torch.arange(n) if position is None else position for n, position in zip(old.shape, chosen, strict=True)]

@@ -270,7 +270,7 @@ def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
     clips = clips_of(options)
     features = read_once(pipeline, clips)
     drawn = Drawn(clips, config.batch, entry.usage.window, anywhere=False)
-    dit = loading.load_dit(pipeline.places["dit"], device, dtype, unpacked=True)
+    dit = loading.load_dit(pipeline.paths["dit"], device, dtype, unpacked=True)
 
     def loss(number: int) -> Losses:
         rng = generator(options.seed, number)

@@ -34,10 +34,10 @@ class Pretrained:
         """Features of these frames of a clip [C, T, h, w]: [N, numbers, h / 2, w / 2]."""
         alone = rearrange(latents[:, list(frames)], "C N h w -> N C 1 h w").to(self.vae.mean)
         pictures = F.interpolate(self.vae.decode(alone)[:, :, 0], self.size, mode="bilinear", antialias=True)
-        settings = self.tower.forward_intermediates((pictures / 2 + 0.5 - self.mean) / self.std, indices=1,
-                                                normalize_intermediates=True, intermediates_only=True)  # fmt: skip
+        found = self.tower.forward_intermediates((pictures / 2 + 0.5 - self.mean) / self.std, indices=1,
+                                                 normalize_intermediates=True, intermediates_only=True)  # fmt: skip
         h, w = latents.shape[-2:]
-        return F.interpolate(settings["image_intermediates"][-1], (h // PATCH, w // PATCH), mode="bilinear")
+        return F.interpolate(found["image_intermediates"][-1], (h // PATCH, w // PATCH), mode="bilinear")
 
 
 def found(model: str, tag: str) -> str:

@@ -233,12 +233,10 @@ def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
     vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
 
 
-def config_of(options: VaeOptions) -> VaeConfig:
+def config_of(options: VaeOptions, was: VaeConfig | None) -> VaeConfig:
     """The sizes of a preset, with the details that are asked for, or that the weights to begin from have."""
     plain = PRESETS[options.preset]
-    details = DETAILS if options.details else 0
-    if options.init:
-        details = max(details, config_from(registry.load_network("vae", options.init)[1]).details)
+    details = max(DETAILS if options.details else 0, was.details if was else 0)
     return replace(plain, space=plain.space + details, details=details, zoom=options.zoom)
 
 
@@ -255,13 +253,14 @@ class VaeStage(Stage[VaeOptions]):
 
     def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(options, device, dtype)
-        network = config_of(options)
+        tensors, metadata = registry.load_network("vae", options.init) if options.init else ({}, {})
+        was = config_from(metadata) if metadata else None
+        network = config_of(options, was)
         self.draw = footage_of(options.data, device, network.zoom)
         torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
         self.model: Vae = Vae(network).to(device)
-        if options.init:
-            tensors, metadata = registry.load_network("vae", options.init)
-            grow_vae(self.model, tensors, config_from(metadata))
+        if was:
+            grow_vae(self.model, tensors, was)
         freeze(self.model, options)
         self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or 8, rate=2e-3,
                                     average=0.998, save_every=250, sample_every=500)  # fmt: skip

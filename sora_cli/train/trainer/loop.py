@@ -50,8 +50,8 @@ def train(kind: Callable[[Options, torch.device, torch.dtype], Stage[Options]], 
 
 def batches_of(options: TrainOptions) -> int:
     """Batches a step: as asked, as they were when the run began, or one for each process."""
-    begun = checkpoint.progress(options.folder) if options.resume else Progress()
-    return options.accumulate or (begun.batches if begun.step else distributed.world_size())
+    resumed = checkpoint.progress(options.folder) if options.resume else Progress()
+    return options.accumulate or (resumed.batches if resumed.step else distributed.world_size())
 
 
 def fit(stage: Stage[Any]) -> dict[str, Tensor]:
@@ -66,10 +66,10 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
     shards = distributed.FsdpModel(model, device) if options.sharded and distributed.world_size() > 1 else None
     average, optims = Ema(model, config.average), optimizers(model, config)
-    begun = checkpoint.load(options.folder, model, average, optims) if options.resume else Progress()
-    start = begun.step
+    resumed = checkpoint.load(options.folder, model, average, optims) if options.resume else Progress()
+    start = resumed.step
     log, watch = Log(options, config, start, batches, device), Monitor()
-    clock = Clock(begun.seconds, options.minutes, device)
+    clock = Clock(resumed.seconds, options.minutes, device)
     with Prefetcher(stage.batch, ahead(options, device), distributed.world_size(), config.steps * batches) as feed, log:
         gradients = distributed.GradAccumulator(model, stage.loss, batches, feed, shards)
         for step in range(start, config.steps):

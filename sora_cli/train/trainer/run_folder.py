@@ -70,7 +70,8 @@ def identity(options: TrainOptions, batch: int, batches: int) -> dict[str, Any]:
     asked = asdict(options)
     found = {"stage": options.stage} | {name: value for name, value in asked.items() if name not in FREE}
     found |= {"batch": batch, "accumulate": batches, "data": data_id(asked.get("data", WORLD)), "version": __version__}
-    found |= {"init": files_id(asked["init"])} if asked.get("init") else {}
+    if init := asked.get("init"):  # which weights these are, of one file or of a folder
+        found["init"] = weights.fingerprint(sorted(init.glob("*.safetensors")) if init.is_dir() else [init])[:16]
     return found
 
 
@@ -84,8 +85,3 @@ def data_id(data: str) -> str:
         samples = [{name: value for name, value in row.items() if name not in WHERE} for row in rows]
         return shards.hash_of([header["vae"], header["text"], samples])[:16]
     return shards.hash_of([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())])[:16]
-
-
-def files_id(path: Path) -> str:
-    """Which weights these are, of one file or of a folder."""
-    return weights.fingerprint(sorted(path.glob("*.safetensors")) if path.is_dir() else [path])[:16]
