@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from sora_cli.errors import Failed
+from sora_cli.media.orphans import Child
 
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
@@ -47,20 +48,36 @@ def rational(fps: float, tolerance: float = 5e-4) -> str:
 
 
 def start(
-    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | None = None
+    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | int | None = None
 ) -> subprocess.Popen[bytes]:
-    """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file."""
+    """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file. It ends with
+    us, however we end."""
     try:
-        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
-                                pipesize=PIPE)  # fmt: skip
+        return Child(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pipesize=PIPE)
     except OSError as error:
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
 
-def explain(complaint: bytes) -> str:
+class Done(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def finished(command: list[str], feed: bytes = b"") -> Done:
+    """What ffmpeg says when it has ended, fed with some bytes."""
+    with start(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE) as process:
+        try:
+            said = process.communicate(feed)
+        except BaseException:
+            process.kill()
+            raise
+    return Done(process.returncode, *(text.decode(errors="replace") for text in said))
+
+
+def explain(complaint: str) -> str:
     """The line of ffmpeg's stderr that names the cause, without its prefixes."""
-    spoken = complaint.decode(errors="replace").splitlines()
-    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in spoken]
+    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in complaint.splitlines()]
     telling = (line for pattern in CAUSES for line in lines if re.search(pattern, line, re.IGNORECASE))
     return next(telling, "")
 
@@ -137,9 +154,9 @@ class Through(io.RawIOBase):
         """Failed if what has been read to its end was not all that there should be."""
         code = self.process.wait()
         self.complaints.seek(0)
-        said = self.complaints.read()
+        said = self.complaints.read().decode(errors="replace")
         self.said = explain(said)
-        if code != 0 or (self.fatal and re.search(self.fatal, said.decode(errors="replace"))):
+        if code != 0 or (self.fatal and re.search(self.fatal, said)):
             raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")
 
     def close(self) -> None:

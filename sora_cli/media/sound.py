@@ -5,12 +5,11 @@ stretch of given frames has its own, faded in and out where made frames begin, a
 """
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
-from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg
+from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
 USUAL_RATE = 48000
@@ -35,7 +34,7 @@ class Sound:
             return self.start
         command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(self.path), "-map", "0:V:0", "-frames:v", "1",
                    "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1"]  # fmt: skip
-        listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+        listing = finished(command).stdout
         base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
         first = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
         return int(first[1]) * int(base[1]) / int(base[2]) if base and first else 0.0

@@ -494,3 +494,34 @@ def test_one_frame_of_a_container_that_tells_ticks_has_the_usual_rate(tmp_path: 
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64", "-frames:v", 1, "-c:v", "wmv2", tmp_path / "a.wmv")
     format, frames, _ = read(tmp_path / "a.wmv")
     assert format.rate == 24 and len(frames) == 1
+
+
+def paced(path: Path, scale: int, rate: int) -> None:
+    """Write into an AVI's header how long its frames are shown: `scale` / `rate` seconds each (dwScale, dwRate)."""
+    header = bytearray(path.read_bytes())
+    at = header.find(b"strh") + 28
+    header[at : at + 8] = scale.to_bytes(4, "little") + rate.to_bytes(4, "little")
+    path.write_bytes(header)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg4 -bf 2", "libx264", "mpeg2video", "mjpeg"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_frames_that_are_shown_for_years_are_refused(codec: str, piped: bool, tmp_path: Path) -> None:
+    """Also where the file says when frames are decoded, and not when they are shown."""
+    path = tmp_path / "a.avi"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.5", "-pix_fmt", "yuvj420p", "-c:v", *codec.split(), path)
+    paced(path, 100_000_000, 1)
+    with path.open("rb") as pipe, pytest.raises(Failed, match="too long for so few of them"):
+        media.open_source("-", stream=pipe) if piped else media.open_source(str(path))
+
+
+@pytest.mark.parametrize("rate", [1000, 100_000_000])
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "ffv1"])
+def test_frames_that_are_shown_for_no_time_are_named(codec: str, rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.5", "-c:v", codec, path)
+    paced(path, 1, rate)
+    with media.open_source(str(path), fps=2) as source:
+        assert source.notes == [f"it says that it has {float(rate):g} frames a second"]
+    with pytest.raises(SoraError, match=r"a rate of .* is not possible"):
+        media.open_source(str(path))
