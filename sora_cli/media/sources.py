@@ -328,8 +328,8 @@ def decode(
     if not found:
         raise Failed(f"{name} has no frames")
     format, frames, through = found
-    if exact:
-        format = replace(format, tags=y4m.RGB)
+    aspect = "1:1" if picture.timeless else format.aspect  # as in browsers: densities are for printers
+    format = replace(format, tags=y4m.RGB if exact else format.tags, aspect=aspect)
     if picture.depth > format.depth:
         notes = [*notes, f"its {picture.depth} bits of each colour are taken as {format.depth}"]
     due = round(picture.seconds * format.rate) if picture.seconds else 0

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sora_cli import media
-from sora_cli.dataset import scan
+from sora_cli.dataset import footage, scan
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import probing
 
@@ -525,3 +525,18 @@ def test_frames_that_are_shown_for_no_time_are_named(codec: str, rate: int, tmp_
         assert source.notes == [f"it says that it has {float(rate):g} frames a second"]
     with pytest.raises(SoraError, match=r"a rate of .* is not possible"):
         media.open_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "unitless.jpg"])
+def test_densities_of_pictures_stretch_nothing(name: str, tmp_path: Path) -> None:
+    """Browsers pass over them, whatever ffmpeg makes of them: both ways in give the size in pixels."""
+    path = tmp_path / name
+    Image.new("RGB", (160, 120)).save(path, dpi=(300, 150))
+    if name == "unitless.jpg":
+        data = bytearray(path.read_bytes())
+        at = data.find(b"JFIF") + 7
+        data[at : at + 5] = bytes([0, 0, 2, 0, 1])  # units of 0: these are the sides of a pixel
+        path.write_bytes(data)
+    with media.open_source(str(path)) as source:
+        assert source.format.seen == (160, 120) and not source.notes
+    assert footage.read_image(path).shape == (120, 160, 3)
