@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -241,6 +242,58 @@ SAID = [
     "The user interface of a phone lights up.", "A robot says that it will not stop.",
     "A queue of people, so long that it ends nowhere.",
 ]  # fmt: skip
+
+
+BESIDE = [  # @ is the answer
+    'Thinking...\nWe need a caption. A cat?\n...done thinking.\n\n@',
+    'assistant: @',
+    'Assistant: @',
+    'ASSISTANT:\n@',
+    'Hier ist die Beschreibung: @',
+    'Hier ist eine kurze Beschreibung des Bildes:\n\n@',
+    'Voici la description : @',
+    'Bien sûr ! Voici une légende :\n@',
+    'Aquí está la descripción: @',
+    '¡Claro! Aquí tienes una descripción:\n@',
+    'Ecco la descrizione: @',
+    'Claro! Aqui está a legenda: @',
+    'Beschreibung: @',
+    'Légende : @',
+    'Описание: @',
+    'Вот описание: @',
+    '描述：@',
+    '以下是图片的描述：\n@',
+    '以下は画像の説明です：\n@',
+    '다음은 설명입니다:\n@',
+    '\\boxed{@}',
+    '$\\boxed{\\text{@}}$',
+    'The answer is \\boxed{@}',
+    '### Reasoning\nThere is a cat? no.\n\n### Caption\n@',
+    '**Reasoning:** A cat? No.\n\n**Caption:** @',
+    '## Analysis\n- grass\n- dog\n\n## Final Answer\n@',
+    'Reasoning: it is a dog.\nCaption: @',
+    '1. **Analysis**: a dog\n2. **Caption**: @',
+    'Natürlich! Hier ist die Bildbeschreibung: @',
+    'Oto opis: @',
+    'Hier is de beschrijving: @',
+]  # fmt: skip
+LISTS = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("text", (LISTS / "captions.txt").read_text(encoding="utf-8").splitlines())
+def test_fair_captions_in_many_languages_pass(text: str) -> None:
+    assert sentence(text, "stop", "it") == text
+
+
+@pytest.mark.parametrize("answer", (LISTS / "no_captions.txt").read_text(encoding="utf-8").splitlines())
+def test_what_tells_of_the_talk_and_not_of_the_picture_is_none(answer: str) -> None:
+    with pytest.raises(Failed, match="it answers"):
+        sentence(answer, "stop", "it")
+
+
+@pytest.mark.parametrize("answer", BESIDE)
+def test_words_beside_an_answer_in_many_languages_are_left_out(answer: str) -> None:
+    assert sentence(answer.replace("@", DOG), "stop", "it") == DOG
 
 
 @pytest.mark.parametrize("answer", WRAPPED)

@@ -1,7 +1,6 @@
 """Pictures that move by themselves, GIF, WebP and APNG: at a size for sharing, or as they were made."""
 
 import os
-import subprocess
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files.owned import part_of
 from sora_cli.media.convert import SHARP, in_rgb
-from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.writer import FileSink
 from sora_cli.media.y4m import Format
 
@@ -117,9 +116,9 @@ class GifSink(FileSink):
         os.replace(self.whole, self.path)
 
     def run(self, *words: str) -> None:
-        done = subprocess.run([ffmpeg(), *QUIET, "-y", *words], capture_output=True)
-        if done.returncode or done.stderr:
-            why = explain(done.stderr) or f"ffmpeg ended with code {done.returncode}"
+        done = finished([ffmpeg(), *QUIET, "-y", *words])
+        if done.code or done.stderr:
+            why = explain(done.stderr) or f"ffmpeg ended with code {done.code}"
             raise Failed(f"ffmpeg could not write {self.path}: {why}")
 
     def abandon(self) -> None:

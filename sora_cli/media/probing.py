@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import subprocess
 import tempfile
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from sora_cli.errors import Failed, counted
 from sora_cli.media.names import readable
-from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg
+from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg, finished
 from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
@@ -61,14 +60,14 @@ def probe(path: Path | str) -> Media:
     path = readable(path)
     with tempfile.TemporaryFile("w+", errors="replace") as tags:
         command = [*reading(path, INFO), "-f", "framecrc", "pipe:1", "-f", "ffmetadata", f"pipe:{tags.fileno()}"]
-        found = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=[tags.fileno()])
+        found = finished(command, keep=[tags.fileno()])
         tags.seek(0)
         metadata = parse_metadata(tags.read())
     stream = re.search(r"Stream #.*?: Video: (\w+)[^,]*, (\w+)", found.stderr)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
     base = re.search(r"#tb 0: (\d+)/(\d+)", found.stdout)
-    if found.returncode or not (stream and size and base):
-        raise Failed(f"{path} is not a readable video: {explain(found.stderr.encode())}")
+    if found.code or not (stream and size and base):
+        raise Failed(f"{path} is not a readable video: {explain(found.stderr)}")
     frames = [line for line in found.stdout.splitlines() if line.startswith("0,")]
     rate = Fraction(int(base[2]), int(base[1]) * step(frames))
     width, height = int(size[1]), int(size[2])
@@ -170,16 +169,15 @@ def remembered(program: str, source: tuple[str, ...], name: str, state: tuple[in
 
 
 def asked(program: str, source: tuple[str, ...], name: str, head: bytes = b"") -> Picture:
-    command = [program, *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"]
-    found = subprocess.run(command, input=head, capture_output=True)
-    output = found.stderr.decode(errors="replace")
+    found = finished([program, *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"], head)
+    output = found.stderr
     container = re.search(r"^Input #0, (.*?), from ", output, re.MULTILINE)
     if not container:
         raise Failed(f"{name} is not a readable video: {explain(found.stderr)}")
     streams = re.findall(r"^ *Stream #0:\d.*?: Video: (?!.*\(attached pic\))(.*)$", output, re.MULTILINE)
     if not streams:
         raise Failed(f"{name} has no pictures in it, only sound or other data")
-    metadata = parse_metadata(found.stdout.decode(errors="replace"))
+    metadata = parse_metadata(found.stdout)
     picture = parse_stream(container[1], streams[0], metadata)
     if picture is None or picture.codec in TEXT_ART:
         raise Failed(f"{name} is not a readable video")
@@ -211,14 +209,18 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
 
 
 def stamps(path: Path) -> tuple[list[float], float]:
-    """When each frame is shown, in seconds, and the precision of these times; None if some are missing."""
+    """When each frame is shown, in seconds, and the precision of these times. Where a container knows in which order
+    frames are decoded, and not when they are shown, as AVI's, the times are those of decoding."""
     command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
-    listing = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
+    listing = finished(command).stdout
     base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
     tick = int(base[1]) / int(base[2]) if base else 0.0
-    times = [int(time) for time in re.findall(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)]
+    pairs = [(int(dts), int(pts)) for dts, pts in re.findall(r"^0, *(-?\d+), *(-?\d+)", listing, re.MULTILINE)]
+    times = [pts for _, pts in pairs]
     if min(times, default=0) < UNSAID:
-        return [], tick
+        times = [dts for dts, _ in pairs]
+        if min(times) < UNSAID:
+            return [], tick
     return sorted(time * tick for time in times), tick
 
 
@@ -281,7 +283,7 @@ def woven(picture: Picture, words: list[str], head: bytes = b"") -> Picture:
         return picture
     command = [ffmpeg(), *INFO, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(LOOK)]
     command += ["-vf", "idet", "-f", "null", "-"]
-    output = subprocess.run(command, input=head, capture_output=True).stderr.decode(errors="replace")
+    output = finished(command, head).stderr
     counts = re.findall(r"Multi frame detection: TFF: *(\d+) *BFF: *(\d+) *Progressive: *(\d+)", output)
     top, bottom, progressive = map(int, counts[-1]) if counts else (0, 0, 0)
     two = max(top, bottom) >= LOOK // 4 and min(top, bottom) + progressive < max(top, bottom) / WOVEN
@@ -295,7 +297,7 @@ def strictness(picture: Picture, words: list[str]) -> list[str]:
         return []
     strict = ["-err_detect", "crccheck+buffer"]
     command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(SOME), "-f", "null", "-"]
-    odd = complaints(subprocess.run(command, capture_output=True).stderr)
+    odd = complaints(finished(command).stderr)
     return strict if len(odd) < ODD else []
 
 
@@ -306,7 +308,7 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
         return None
     words = (match[3] or "").split(", ")
     fps, nominal = rate(line, "fps"), rate(line, "tbr")
-    if fps > 2 * nominal > 0:  # ticks of a clock, as of DV
+    if container == "dv" and nominal:  # of which ffmpeg tells the ticks of the clock
         fps = nominal
     fields = next((FIELDS[word] for word in words if word in FIELDS), None)
     return Picture(

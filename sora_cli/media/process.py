@@ -6,12 +6,13 @@ import re
 import selectors
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from sora_cli.errors import Failed
+from sora_cli.media.orphans import Child
 
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 # with checksums looked at; that a frame is damaged which comes none the less is a warning
@@ -51,19 +52,21 @@ def rational(fps: float, tolerance: float = 5e-4) -> str:
 
 
 def start(
-    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | None = None
-) -> subprocess.Popen[bytes]:
-    """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file."""
+    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | int | None = None,
+    keep: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file. It ends with
+    us, however we end."""
     try:
-        return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
-                                pipesize=PIPE)  # fmt: skip
+        return Child(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pipesize=PIPE,
+                     pass_fds=keep)  # fmt: skip
     except OSError as error:
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
 
-def complaints(stderr: bytes) -> list[str]:
+def complaints(stderr: str) -> list[str]:
     """The lines of ffmpeg's stderr that say what is wrong; where it tells their levels, not its warnings."""
-    spoken = stderr.decode(errors="replace").splitlines()
+    spoken = stderr.splitlines()
     levels = [LEVEL.match(line) for line in spoken]
     if not any(levels):
         return spoken
@@ -71,7 +74,24 @@ def complaints(stderr: bytes) -> list[str]:
     return [line for line, level in pairs if level and (level[1] != "warning" or DAMAGED in line)]
 
 
-def explain(stderr: bytes) -> str:
+class Done(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def finished(command: list[str], feed: bytes = b"", keep: Sequence[int] = ()) -> Done:
+    """What ffmpeg says when it has ended, fed with some bytes; it inherits the files to `keep` open."""
+    with start(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE, keep) as process:
+        try:
+            said = process.communicate(feed)
+        except BaseException:
+            process.kill()
+            raise
+    return Done(process.returncode, *(text.decode(errors="replace") for text in said))
+
+
+def explain(stderr: str) -> str:
     """The line of ffmpeg's stderr that names the cause, without its prefixes."""
     lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line).strip() for line in complaints(stderr)]
     telling = (line for pattern in CAUSES for line in lines if re.search(pattern, line, re.IGNORECASE))
@@ -150,7 +170,7 @@ class Through(io.RawIOBase):
         """Failed if what has been read to its end was not all that there should be."""
         code = self.process.wait()
         self.complaints.seek(0)
-        said = self.complaints.read()
+        said = self.complaints.read().decode(errors="replace")
         self.said = explain(said)
         if code != 0 or (self.fatal and re.search(self.fatal, "\n".join(complaints(said)))):
             raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")

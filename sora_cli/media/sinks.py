@@ -1,7 +1,6 @@
 """Where raw frames go: videos, moving images, numbered images, and y4m to a file or to standard output."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from sora_cli.files.owned import part_of, sweep
 from sora_cli.media.convert import declare, in_rgb, to_rgb
 from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_image
 from sora_cli.media.names import STREAM, Sequence, sequence_of
-from sora_cli.media.process import QUIET, as_file, explain, ffmpeg
+from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.sound import Soundtrack
 from sora_cli.media.writer import H264, MP4, FileSink, tagging, write_image
 from sora_cli.media.y4m import RGB, Format
@@ -137,8 +136,8 @@ class SoundSink(FileSink):
     def copy(self, beside: list[str]) -> str:
         """The finished pictures into their container, with what is `beside` them; what ffmpeg says of it."""
         command = [ffmpeg(), *QUIET, "-y", "-i", as_file(self.part), *beside, "-c:v", "copy", *self.container]
-        done = subprocess.run([*command, as_file(self.whole)], capture_output=True)
-        self.failed = done.returncode != 0
+        done = finished([*command, as_file(self.whole)])
+        self.failed = done.code != 0
         return explain(done.stderr) or ("it failed" if self.failed else "")
 
     def abandon(self) -> None:

@@ -5,12 +5,11 @@ stretch of given frames has its own, faded in and out where made frames begin, a
 """
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
-from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg
+from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
 USUAL_RATE = 48000
@@ -44,8 +43,8 @@ class Sound:
     def firsts(self, *wanted: str) -> tuple[float, float]:
         """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
         command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
-        found = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        return first(found.stdout), first(found.stderr)
+        _, pictures, sounds = finished(command)
+        return first(pictures), first(sounds)
 
 
 def first(listing: str) -> float:

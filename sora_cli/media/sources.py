@@ -26,12 +26,12 @@ from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times
 from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
-from sora_cli.media.y4m import MAGIC, Format, Size
+from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
 
 CUT_OFF = "partial file|ended prematurely"
 LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
-# Of a pipe, whose times are not known before: a frame that is shown too late (see `check_times`) follows the one before
-# it at once, so that nothing is filled up, and its time is printed as an error, once.
+# Whatever was known before: a frame that is shown too late (see `check_times`) follows the one before it at once, so
+# that nothing is filled up, and its time is printed as an error, once.
 BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
               r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is, ...
@@ -310,8 +310,7 @@ def decode(
     if picture.timeless and "-framerate" not in words:
         words = ["-framerate", rational(usual), *words]  # one frame at any rate
     rate, notes = pace(picture, wish)
-    fields, fielded = whole(picture.fields)
-    mended, said = mending(picture)
+    (fields, fielded), (mended, said) = whole(picture.fields), mending(picture)
     strict = strictness(picture, words) if feed is None else []
     exact = wish.rgb and (picture.alpha or picture.rgb)
     planes = planes_of(picture, exact) if picture.alpha or picture.rgb else [NATIVE]
@@ -320,7 +319,7 @@ def decode(
     spool = spooling(sound) if sound and feed is not None else []
 
     def start(timed: str) -> Started:
-        graph = ",".join(["setpts=PTS-STARTPTS", *([] if feed is None else [BELIEVABLE]), *fields, timed, *filters])
+        graph = ",".join(["setpts=PTS-STARTPTS", BELIEVABLE, *fields, timed, *filters])
         command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-vf", graph]
         return run([*command, "-fps_mode", "passthrough", *Y4M, "pipe:1", *spool], name, held, feed)
 
@@ -328,11 +327,11 @@ def decode(
     found = start(first if still and not picture.timeless else f"fps={rate}")
     if found is None and feed is None:   # too short for one frame at this rate
         found = start(first)
-    if found is None:
+    if not found:
         raise Failed(f"{name} has no frames")
     format, frames, through = found
-    if exact:
-        format = replace(format, tags=y4m.RGB)
+    aspect = "1:1" if picture.timeless else format.aspect  # as in browsers: densities are for printers
+    format = replace(format, tags=y4m.RGB if exact else format.tags, aspect=aspect)
     if picture.depth > format.depth:
         notes = [*notes, f"its {picture.depth} bits of each colour are taken as {format.depth}"]
     due = round(picture.seconds * format.rate) if picture.seconds else 0
@@ -391,5 +390,6 @@ def pace(picture: Picture, wish: Wish) -> tuple[str, list[str]]:
     rate = wish.fps or (picture.nominal if sane else picture.fps)
     notes = [f"its frame rate varies; taken at a constant {counted(float(rate), 'frame')} a second"] if varies else []
     if wish.fps:
-        return rational(wish.fps), notes
+        fast = not picture.still and picture.fps > FASTEST
+        return rational(wish.fps), [*notes, *[f"it says that it has {picture.fps:g} frames a second"] * fast]
     return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes

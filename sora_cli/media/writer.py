@@ -84,7 +84,7 @@ class Encoder:
 
     def complaint(self) -> str:
         self.complaints.seek(0)
-        return explain(self.complaints.read())
+        return explain(self.complaints.read().decode(errors="replace"))
 
     def give_up(self) -> None:
         reason = f"it ended with code {self.process.wait()}"

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sora_cli import media
-from sora_cli.dataset import scan
+from sora_cli.dataset import footage, scan
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import probing
 from sora_cli.media.process import explain
@@ -422,12 +422,12 @@ def test_what_a_file_lacks_makes_it_broken_in_a_dataset(tmp_path: Path) -> None:
 
 
 def test_warnings_are_no_damage() -> None:
-    said = (b"[mov @ 0x5] [warning] Could not find codec parameters for stream 1\nConsider increasing the value\n"
-            b"[aist#0:1/pcm @ 0x5] [warning] Guessed Channel Layout: mono\n")  # fmt: skip
+    said = ("[mov @ 0x5] [warning] Could not find codec parameters for stream 1\nConsider increasing the value\n"
+            "[aist#0:1/pcm @ 0x5] [warning] Guessed Channel Layout: mono\n")  # fmt: skip
     assert explain(said) == ""
-    assert explain(said + b"[vist#0:0/h264 @ 0x5] [dec:h264 @ 0x6] [warning] corrupt decoded frame\n") != ""
-    assert explain(said + b"[h264 @ 0x5] [error] ac-tex damaged at 3 4\n") == "ac-tex damaged at 3 4"
-    assert explain(b"x: Invalid data found\n") == "x: Invalid data found"
+    assert explain(said + "[vist#0:0/h264 @ 0x5] [dec:h264 @ 0x6] [warning] corrupt decoded frame\n") != ""
+    assert explain(said + "[h264 @ 0x5] [error] ac-tex damaged at 3 4\n") == "ac-tex damaged at 3 4"
+    assert explain("x: Invalid data found\n") == "x: Invalid data found"
 
 
 def test_a_transport_stream_that_stops_inside_a_packet(tmp_path: Path) -> None:
@@ -617,3 +617,49 @@ def test_one_frame_of_a_container_that_tells_ticks_has_the_usual_rate(tmp_path: 
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64", "-frames:v", 1, "-c:v", "wmv2", tmp_path / "a.wmv")
     format, frames, _ = read(tmp_path / "a.wmv")
     assert format.rate == 24 and len(frames) == 1
+
+
+def paced(path: Path, scale: int, rate: int) -> None:
+    """Write into an AVI's header how long its frames are shown: `scale` / `rate` seconds each (dwScale, dwRate)."""
+    header = bytearray(path.read_bytes())
+    at = header.find(b"strh") + 28
+    header[at : at + 8] = scale.to_bytes(4, "little") + rate.to_bytes(4, "little")
+    path.write_bytes(header)
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg4 -bf 2", "libx264", "mpeg2video", "mjpeg"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_frames_that_are_shown_for_years_are_refused(codec: str, piped: bool, tmp_path: Path) -> None:
+    """Also where the file says when frames are decoded, and not when they are shown."""
+    path = tmp_path / "a.avi"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.5", "-pix_fmt", "yuvj420p", "-c:v", *codec.split(), path)
+    paced(path, 100_000_000, 1)
+    with path.open("rb") as pipe, pytest.raises(Failed, match="too long for so few of them"):
+        media.open_source("-", stream=pipe) if piped else media.open_source(str(path))
+
+
+@pytest.mark.parametrize("rate", [1000, 100_000_000])
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "ffv1"])
+def test_frames_that_are_shown_for_no_time_are_named(codec: str, rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.5", "-c:v", codec, path)
+    paced(path, 1, rate)
+    with media.open_source(str(path), fps=2) as source:
+        assert source.notes == [f"it says that it has {float(rate):g} frames a second"]
+    with pytest.raises(SoraError, match=r"a rate of .* is not possible"):
+        media.open_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "unitless.jpg"])
+def test_densities_of_pictures_stretch_nothing(name: str, tmp_path: Path) -> None:
+    """Browsers pass over them, whatever ffmpeg makes of them: both ways in give the size in pixels."""
+    path = tmp_path / name
+    Image.new("RGB", (160, 120)).save(path, dpi=(300, 150))
+    if name == "unitless.jpg":
+        data = bytearray(path.read_bytes())
+        at = data.find(b"JFIF") + 7
+        data[at : at + 5] = bytes([0, 0, 2, 0, 1])  # units of 0: these are the sides of a pixel
+        path.write_bytes(data)
+    with media.open_source(str(path)) as source:
+        assert source.format.seen == (160, 120) and not source.notes
+    assert footage.read_image(path).shape == (120, 160, 3)

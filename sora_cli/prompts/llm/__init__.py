@@ -2,7 +2,8 @@
 
     client     a server: what it is asked, for how long, with whose key
     answers    the sentence in an answer, where there is one
-    wording    how models say what is none
+    wording    what models say beside an answer, and instead of one
+    refusals   how they speak of themselves, in any language
 
 Nothing here is reached unless somebody gave a URL.
 """

@@ -5,16 +5,18 @@ asks back, says the same over and over, or stops in the middle. No torch.
 import json
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 from sora_cli.errors import Failed
-from sora_cli.prompts.llm import wording
+from sora_cli.prompts.llm import refusals, wording
 
 LONGEST, MOST = 2000, 50_000  # characters of a sentence, and of an answer with all that is thought in it
 CUT = ("length", "max_tokens", "max_length", "model_length", "abort", "error")  # how an answer ends that is not whole
 FILTERED = ("content_filter", "safety", "recitation", "refusal")
 JOINERS = "\u200c\u200d"  # which some scripts and emojis need
+FAULTS = {"error", "errors", "exception", "detail", "code", "status"}  # keys of no answer
 KEYS = ("caption", "description", "answer", "text", "prompt", "sentence", "output", "response", "content", "result")
 
 
@@ -73,7 +75,17 @@ def aloud(answer: str) -> str:
     answer = wording.OPEN.split(answer)[0] if not wording.OPEN.match(answer.strip()) else ""
     answer = next((piece for piece in wording.ENDS.split(answer) if piece.strip()), "")
     answer = wording.SPEAKER.sub("", answer)
-    return wording.SOLUTION.sub("", within(answer))
+    answer = wording.SOLUTION.sub("", within(answer))
+    return titled(boxed[-1] if (boxed := wording.BOXED.findall(answer)) else answer)
+
+
+def titled(answer: str) -> str:
+    """What stands under the last heading that calls it the caption, unless that is the first line."""
+    last = deque(wording.SECTION.finditer(answer), 1)
+    if not last or not answer[: last[0].start()].strip():
+        return answer
+    under = wording.HEADING.split(answer[last[0].end() :])[0]
+    return under if under.strip() else answer
 
 
 def thoughtless(answer: str) -> str:
@@ -115,6 +127,8 @@ def out_of_json(text: str) -> str:
 
 def texts_in(value: Any) -> Iterator[str]:
     """The texts that a value of JSON may be meant to say."""
+    if isinstance(value, dict) and FAULTS & {str(key).lower() for key in value}:
+        return
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -129,6 +143,7 @@ def texts_in(value: Any) -> Iterator[str]:
 def bare(text: str) -> str:
     """A text without courtesies, marks of Markdown and quotes around it."""
     text = wording.BULLET.sub("", wording.BOLD.sub(r"\2", wording.LINK.sub(r"\1", text.strip()))).strip()
+    text = wording.TEX.sub(r"\1", text)
     start = wording.PREAMBLE.match(text.replace("’", "'"))
     text = text[start.end() :] if start and start.end() < len(text) else text
     text = wording.AFTERWORD.sub("", text.replace("\r", "\n")).strip()
@@ -143,14 +158,17 @@ def bare(text: str) -> str:
 def fault_of(text: str, longest: int) -> str:
     """Why a text is no caption; "" for one that may be."""
     plain = re.sub("[’‘ʼ`´＇]", "'", text)
-    unspoken = wording.SPOKEN.sub("", plain)  # what is written on a sign is not said by the model
-    if not any(letter.isalpha() for letter in text) or "\ufffd" in text:
+    unspoken = refusals.QUOTED.sub("", plain)  # what is written on a sign is not said by the model
+    if not any(letter.isalpha() for letter in text) or "\ufffd" in text or wording.NULL.match(text):
         return "with nothing" if not text else "with nonsense"
     if len(text) > longest:
         return f"with {len(text)} characters, of which at most {longest} are read"
     if wording.MARKS.search(text) or wording.ALOUD.match(plain):
         return "with what it thinks"
-    if wording.SORRY.match(plain) or wording.REFUSAL.search(unspoken):
+    if wording.ERROR.match(text):
+        return "with an error"
+    spoken_to = any(pattern.search(unspoken) for pattern in (wording.REFUSAL, wording.REQUEST))
+    if wording.SORRY.match(plain) or spoken_to or refusals.refused(plain):
         return "with a refusal"
     if wording.QUESTION.search(plain):
         return "with a question"
