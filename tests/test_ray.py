@@ -33,6 +33,7 @@ def nodes() -> Iterator[Any]:
     """Two nodes of a core each, on this machine."""
     pytest.importorskip("ray")
     os.environ.update(clusters.QUIET)
+    os.environ.update({"RAY_memory_monitor_refresh_ms": "0"})  # kills no worker where others fill the memory
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))
     from ray.cluster_utils import Cluster as Nodes
 
