@@ -21,6 +21,7 @@ from sora_cli.errors import Failed
 from sora_cli.media import sources
 from sora_cli.media.bars import Bars
 from sora_cli.media.probing import Picture, TooLarge, looked_at
+from sora_cli.media.profiles import to_srgb
 from sora_cli.media.y4m import LARGEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; those of others are a choice
@@ -104,7 +105,7 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
                 raise TooLarge(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
-            upright = plain(ImageOps.exif_transpose(image))
+            upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, which is the most that can be read") from error
     except (OSError, ValueError, SyntaxError) as error:

@@ -20,10 +20,12 @@ from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
+from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times, describe, looked_at, strictness, woven
 from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, rational
+from sora_cli.media.profiles import in_srgb
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
@@ -186,7 +188,10 @@ def open_file(name: str, wish: Wish, held: ExitStack) -> Source:
         known = wish.input_size is not None or file.read(len(MAGIC)) == MAGIC
     if known:
         return open_stream(held.enter_context(open(name, "rb")), name, wish, held)
-    return decode(["-i", as_file(name)], name, wish, held)
+    path, space = held.enter_context(in_srgb(Path(name))) if ending(name) in IMAGES else (Path(name), "")
+    source = decode(["-i", as_file(path)], name, wish, held)
+    source.notes += [f"its colours are converted from {space} to sRGB"] if space else []
+    return source
 
 
 def open_images(name: str, wish: Wish, held: ExitStack) -> Source:

@@ -663,3 +663,51 @@ def test_densities_of_pictures_stretch_nothing(name: str, tmp_path: Path) -> Non
     with media.open_source(str(path)) as source:
         assert source.format.seen == (160, 120) and not source.notes
     assert footage.read_image(path).shape == (120, 160, 3)
+
+
+# ---- colour spaces of pictures ------------------------------------------------------------------------------
+
+
+def wide(name: str) -> bytes:
+    """A matrix profile (ICC.1:2010) with the primaries of Display P3, adapted to D50, and a gamma of 2.2."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(round(value * 65536).to_bytes(4, "big", signed=True) for value in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + fixed(*values)
+
+    said = name.encode("ascii") + b"\0"
+    text = b"desc\0\0\0\0" + len(said).to_bytes(4, "big") + said + bytes(78)
+    curve = b"curv\0\0\0\0" + (1).to_bytes(4, "big") + round(2.2 * 256).to_bytes(2, "big") + b"\0\0"
+    tags = {b"desc": text, b"cprt": b"text\0\0\0\0none\0", b"wtpt": xyz(0.9642, 1, 0.8249),
+            b"rXYZ": xyz(0.5151, 0.2412, -0.0011), b"gXYZ": xyz(0.2920, 0.6922, 0.0419),
+            b"bXYZ": xyz(0.1571, 0.0666, 0.7841)} | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)  # fmt: skip
+    table, body, start = len(tags).to_bytes(4, "big"), b"", 128 + 4 + 12 * len(tags)
+    for tag, data in tags.items():
+        table += tag + (start + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
+        body += data + bytes(-len(data) % 4)
+    whole = bytes(4) + bytes(4) + b"\x02\x10\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header = (whole + fixed(0.9642, 1, 0.8249)).ljust(128, b"\0")
+    return (start + len(body)).to_bytes(4, "big") + header[4:] + table + body
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
+def test_pictures_of_other_colour_spaces_become_srgb(name: str, tmp_path: Path) -> None:
+    """A colour that both spaces have looks as it did; every reader says and sees the same."""
+    path, seen = tmp_path / name, np.array([234, 51, 35])  # sRGB's red at its purest, in Display P3 by Apple's tables
+    lossless = {"lossless": True} if name == "a.webp" else {"quality": 100, "subsampling": 0} if name == "a.jpg" else {}
+    Image.new("RGB", (64, 48), tuple(map(int, seen))).save(path, icc_profile=wide("Display P3"), **lossless)
+    _, frames, notes = read(path)
+    assert notes == ["its colours are converted from Display P3 to sRGB"] and len(frames) == 1
+    with media.open_source(str(path)) as source:
+        [shown] = media.to_rgb(source, source.format, (64, 48))
+    assert np.abs(shown.mean((0, 1)) - [255, 0, 0]).max() < 6
+    assert np.abs(footage.read_image(path).mean((0, 1)) - [255, 0, 0]).max() < 6
+
+
+@pytest.mark.parametrize("profile", [wide("sRGB IEC61966-2.1"), b"no profile", None])
+def test_pictures_in_srgb_stay_as_they_are(profile: bytes | None, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (234, 51, 35)).save(tmp_path / "a.png", icc_profile=profile)
+    assert read(tmp_path / "a.png")[2] == []
+    assert (footage.read_image(tmp_path / "a.png") == [234, 51, 35]).all()
