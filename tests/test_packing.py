@@ -222,3 +222,18 @@ def test_what_learns_from_mixed_sizes_makes_videos_of_others(drop: float) -> Non
     for frames, height, width in ((1, 6, 10), (4, 4, 6), (8, 12, 4), (2, 16, 16)):  # between them, and outside
         video = training.draw(dit.eval(), Flat(), read(["a cat"]), torch.arange(frames)[None] / 2, height, width, 3)  # type: ignore[arg-type]
         assert video.shape == (1, 6, frames, height, width) and video.isfinite().all()
+
+
+@pytest.mark.parametrize("shapes", [[(1, 4, 4)], [(5, 8, 4)], [(1, 4, 4), (3, 4, 8)]])
+def test_looking_on_changes_nothing(shapes: list[tuple[int, int, int]]) -> None:
+    """What is drawn in inference mode leaves layouts behind, with which a training goes on."""
+    layout.cache_clear()
+    torch.manual_seed(0)
+    model = Learner(Dit(CONFIG), None)
+    pack = Packs(Fake(shapes), read, CONFIG.conditions, 256, 3, 0.0).at(0)
+    examples = examples_of(pack, (4, 2))
+    with torch.inference_mode():
+        seen = training.pack_loss(model, examples, pack.text, pack.grids)["loss"]
+    loss = training.pack_loss(model, examples, pack.text, pack.grids)["loss"]
+    loss.backward()
+    assert float(loss) == float(seen) and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -171,6 +171,7 @@ class EvenLayout(Layout):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for trainings, too, whose backward pass may save no tensor of inference
 def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
     if len({(g.frames, g.size) for g in grids}) == 1:

@@ -144,7 +144,7 @@ def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.
     shown.to_empty(device=device)
     shown.load_state_dict(averaged)
     shown.eval()
-    with torch.no_grad():  # inference mode would leave its tensors in the caches of layouts
+    with torch.no_grad():  # tensors of inference mode in some cache would end a training
         sample(shown, path)
     shown.to("meta")
     log.sheet(path, step)
