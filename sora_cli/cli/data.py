@@ -148,13 +148,15 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("skipped", listed(found["skipped"])),
         ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
         ("shots skipped", listed(found["skipped_shots"])),
-        ("samples", f"{found['samples']} of {counted(found['latents'], 'latent')}, {found['bytes'] / 1e6:.1f} MB"),
+        ("samples", f"{found['samples']}, of {counted(found['latents'], 'latent')} in all, "
+                    f"{found['bytes'] / 1e6:.1f} MB"),
         *([("damaged", f"{', '.join(found['damaged'])}; {AGAIN}")] if found["damaged"] else []),
         ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
         ("sizes", listed(found["sizes"])),
         ("canvases", listed(found["canvases"])),
         ("captions", f"{captions['different']} different, of {least} to {counted(most, 'word')} ({mean:g} on average); "
-                     f"{counted(captions['none'], 'file')} {have(captions['none'])} none"),
+                     f"{counted(captions['none'], 'file')} {have(captions['none'])} none"
+                     if captions["different"] else "none"),
         ("vae, text", f"{found['vae']}, {found['text']}"),
     ]  # fmt: skip
 
