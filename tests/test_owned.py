@@ -393,3 +393,16 @@ def test_a_distilled_model_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPat
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors"]).exit_code == 0
     assert RUNNER.invoke(app, ["train", "dit", "--init", "dit.safetensors", "--distil"]).exit_code == 0
     assert seen == [Path("runs/dit-nano"), Path("runs/dit-nano-distilled")]
+
+
+def test_a_training_that_goes_on_sweeps_what_a_killed_one_was_writing(tmp_path: Path) -> None:
+    dead = Forked("")
+    dead.wait()
+    blocks = tmp_path / "run" / "latents-256"
+    blocks.mkdir(parents=True)
+    gone, mine, other = (blocks / name for name in (f"00000007.safetensors.{dead.pid}.part",
+                                                    f"00000008.safetensors.{os.getpid()}.part", "00000007.safetensors"))
+    for path in (gone, mine, other):
+        path.write_bytes(b"half")
+    with run_folder.held(DitOptions(out=tmp_path / "run")):
+        assert not gone.exists() and mine.exists() and other.exists()

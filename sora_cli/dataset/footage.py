@@ -108,7 +108,7 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
             upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, which is the most that can be read") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise Failed(f"{path} is not a readable image: {error}") from error
     if canvas is None:
         return np.asarray(upright)

@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image, ImageCms, ImageOps
 
 MODES = {"RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB"}  # of 8 bits; what they become
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, ImageCms.PyCMSError)
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
@@ -38,7 +37,7 @@ def in_srgb(path: Path) -> Iterator[tuple[Path, str]]:
             moves = getattr(image, "is_animated", False) and image.format != "MPO"  # phones keep a second one
             converted, name = (image, "") if moves else to_srgb(image)
             upright = ImageOps.exif_transpose(converted) if name else None
-    except UNREADABLE:
+    except Exception:  # noqa: BLE001 (decoders of pictures fail in many ways; what is wrong with it, ffmpeg says)
         upright = None
     if upright is None:
         yield path, ""

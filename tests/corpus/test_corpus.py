@@ -711,3 +711,16 @@ def test_pictures_in_srgb_stay_as_they_are(profile: bytes | None, tmp_path: Path
     Image.new("RGB", (64, 48), (234, 51, 35)).save(tmp_path / "a.png", icc_profile=profile)
     assert read(tmp_path / "a.png")[2] == []
     assert (footage.read_image(tmp_path / "a.png") == [234, 51, 35]).all()
+
+
+def test_a_picture_that_its_decoder_gives_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders of pictures raise what they like; what is wrong is said by the reader."""
+    def fails(*_: object) -> None:
+        raise RuntimeError("Failed to decode image: Not implemented")
+
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png", icc_profile=wide("Display P3"))
+    monkeypatch.setattr(Image.Image, "load", fails)
+    with media.open_source(str(tmp_path / "a.png")) as source:
+        assert len(list(source)) == 1 and source.notes == []
+    with pytest.raises(Failed, match="is not a readable image: Failed to decode image"):
+        footage.read_image(tmp_path / "a.png")

@@ -11,7 +11,7 @@ from sora_cli import __version__
 from sora_cli.dataset import shards
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.files.owned import Owned
+from sora_cli.files.owned import Owned, sweep
 from sora_cli.train.options import WORLD, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
@@ -38,6 +38,8 @@ def held(options: TrainOptions) -> Iterator[None]:
         yield
         return
     with Owned(options.folder) as own:
+        for part in options.folder.glob("latents-*/*.part"):  # of a process that was killed
+            sweep(part.with_name(part.name.rsplit(".", 2)[0]))
         if not options.resume:
             check_needed(options)
             own.remove(*WRITTEN, *results(options.stage))
