@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -47,10 +46,10 @@ def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
             kinds = get_args(parameter.annotation)
             option = next((one for one in kinds if isinstance(one, type(typer.Option()))), None)
             if option is not None and name not in (*OWN, *hints):
-                shown = copy(option)
-                shown.rich_help_panel = PANEL
-                shown.help = OUTPUT if name == "output" else shown.help
-                more.setdefault(name, parameter.replace(annotation=Annotated[kinds[0], shown]))
+                hint = options.under(parameter.annotation, PANEL)
+                if name == "output":
+                    hint.__metadata__[0].help = OUTPUT
+                more.setdefault(name, parameter.replace(annotation=hint))
     signature = inspect.Signature([*own, *more.values()])
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
