@@ -170,12 +170,12 @@ def latents_of(vae: autoencoder.Vae) -> Latents:
 
 @cache
 def usual_latents() -> Latents:
-    return latents_of(autoencoder.from_weights(*registry.load_model_files("pocket", "vae")))
+    return latents_of(autoencoder.from_weights(*registry.load_network("vae", None)))
 
 
 @cache
 def conditioner() -> CachedTextEncoder:
-    tokenizer, tower = text_from_weights(*registry.load_model_files("pocket", "text"))
+    tokenizer, tower = text_from_weights(*registry.load_network("text", None))
     return CachedTextEncoder(tower, tokenizer, CPU)
 
 

@@ -93,11 +93,11 @@ class Bench:
 
     @property
     def candidate(self) -> exam.Exam:
-        vae = autoencoder.from_weights(*registry.load_model_files(self.model, "vae"))
-        return exam.Exam(self.model, self.engine, vae, judge(), self.seed, lambda scenes, _: iter(scenes))
+        vae = autoencoder.from_weights(*registry.load_model_files(registry.entry(self.model), "vae"))
+        return exam.Exam(self.engine, vae, judge(), self.seed, lambda scenes, _: iter(scenes))
 
     def shot(self, scene: Scene, number: int, frames: int = SHORT) -> Shot:
-        return clips.shot_of(scene, frames, self.seed + number, self.model)
+        return clips.shot_of(scene, frames, self.seed + number, registry.entry(self.model))
 
 
 # ---- judge ------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Bench:
 
 @cache
 def judge() -> evaluator.Evaluator:
-    return evaluator.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
+    return evaluator.from_weights(*registry.load_model_files(registry.entry(exam.JUDGE), "evaluator"))
 
 
 @cache
@@ -162,7 +162,7 @@ def like_the_scene(alike: dict[str, exam.Estimates]) -> Iterator[Figure]:
 
 
 def picture(bench: Bench) -> Iterator[Figure]:
-    vae = autoencoder.from_weights(*registry.load_model_files(bench.model, "vae"))
+    vae = autoencoder.from_weights(*registry.load_model_files(registry.entry(bench.model), "vae"))
     scenes = clips.held_out(min(bench.clips, exam.MOST_RECONSTRUCTED), bench.seed)
     rows = [exam.reconstruct(vae, scene, HEIGHT, WIDTH) for scene in scenes]
     yield Figure("VAE on held-out scenes", mean(rows, "psnr"), low=34, unit=" dB")
@@ -258,10 +258,11 @@ def features(videos: Iterator[torch.Tensor]) -> torch.Tensor:
 
 FIRST_STEP = """
 import sys
+from sora_cli import registry
 from sora_cli.cli import app
 from sora_cli.generation.engine import Engine
 from sora_cli.shot import Shot
-next(Engine(sys.argv[1]).start(Shot("a cat surfing", frames=480, model=sys.argv[1])).denoise())
+next(Engine(registry.entry(sys.argv[1])).start(Shot("a cat surfing", frames=480, model=sys.argv[1])).denoise())
 print("here", flush=True)
 """
 
@@ -275,7 +276,7 @@ def speed(bench: Bench) -> Iterator[Figure]:
         minute = measure([*asked, "--seconds", "60"])
         made = measure([*asked, "--seconds", "20"])
         said = json.loads(made.said)
-        width, cpu = Model.registered(bench.model).config.width, torch.device("cpu")
+        width, cpu = Model.of(registry.entry(bench.model)).config.width, torch.device("cpu")
         rate = max(product_rate(1920, width, cpu, dtype) for dtype in (torch.float32, torch.bfloat16))
         floor = encode_alone(video, Path(folder))
     yield Figure("20 s at 1280x720", made.wall, high=15, unit=" s")

@@ -117,7 +117,7 @@ def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
 def arm(asked: argparse.Namespace, told: Sequence[str], samples: Sequence[Samples],
         read: CachedTextEncoder, parts: tuple[int, int]) -> dict[str, float]:  # fmt: skip
     """Learn from one kind of caption, and be judged."""
-    tensors, header = registry.load_model_files(asked.model, "dit")
+    tensors, header = registry.load_model_files(registry.entry(asked.model), "dit")
     dit = begin(tensors, header, asked.anew)
     teach(dit, samples, told, asked.steps, read, parts)
     with tempfile.TemporaryDirectory() as name:

@@ -43,7 +43,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "drift.png"
 @cache
 def engine_of(model: str) -> Engine:
     """Loaded when something is to be made, not for results that are kept."""
-    return Engine(model)
+    return Engine(registry.entry(model))
 
 
 def generated(shot: Shot) -> Iterator[np.ndarray]:

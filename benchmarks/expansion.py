@@ -16,7 +16,7 @@ from dataclasses import replace
 from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 
 from sora_cli import registry
-from sora_cli.cli import expanding
+from sora_cli.cli.expanding import OFF, Expansion
 from sora_cli.cli.screen import Screen
 from sora_cli.evaluate import clips
 from sora_cli.evaluate import measure as exam
@@ -51,10 +51,10 @@ def prompts(scenes: list[Scene], seed: int) -> list[str]:
     return [typed(scene, rng, number % 2 == 1) for number, scene in enumerate(scenes)]
 
 
-def ways(shot: Shot, scene: Scene, how: "expanding.How") -> Iterator[tuple[str, Shot]]:
+def ways(shot: Shot, scene: Scene, expansion: Expansion) -> Iterator[tuple[str, Shot]]:
     """The same shot, as it is read in each way."""
-    for name, asked in (("as typed", expanding.OFF), ("expanded", how)):
-        yield name, expanding.expanded(shot, asked, Screen())
+    for name, asked in (("as typed", replace(expansion, how=OFF)), ("expanded", expansion)):
+        yield name, asked.captioned([shot], Screen())[0]
     yield "caption", replace(shot, captions=(dense(scene),))
 
 
@@ -64,10 +64,10 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--expand", default="grammar", help="grammar, or the address of an LLM")
     asked = options.parse_args()
-    how = expanding.asked(asked.expand, None, asked.model)
-    judge = evaluator.from_weights(*registry.load_model_files(exam.JUDGE, "evaluator"))
-    engine, ledger = Engine(asked.model), Ledger(asked.keep, asked.model)
-    usage = registry.entry(asked.model).usage
+    entry = registry.entry(asked.model)
+    expansion, usage = Expansion.asked(asked.expand, None, entry), entry.usage
+    judge = evaluator.from_weights(*registry.load_model_files(registry.entry(exam.JUDGE), "evaluator"))
+    engine, ledger = Engine(entry), Ledger(asked.keep, asked.model)
     scenes = clips.held_out(asked.clips, asked.seed)
 
     def found(shot: Shot, scene: Scene) -> Row:
@@ -79,7 +79,7 @@ def main() -> None:
         plain = Shot(prompt, "", clips.WIDTH, clips.HEIGHT, clips.SHORT, clips.FPS, asked.seed + number, usage.steps,
                      usage.guidance, asked.model)  # fmt: skip
         note(f"{number + 1}/{len(scenes)} {prompt}")
-        for way, shot in ways(plain, scene, how):
+        for way, shot in ways(plain, scene, expansion):
             rows[way].append(ledger.row(shot.to_dict(), lambda shot=shot, scene=scene: found(shot, scene)))  # type: ignore[misc]
 
     shares = {way: {what: share(made, [what]) for what in ASPECTS} | {"all": share(made, ASPECTS)}

@@ -32,7 +32,7 @@ from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli.connect import Connector, Passing, context_of
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
 from sora_cli.cli.loop import round_shot
@@ -94,7 +94,7 @@ class Bench:
 @cache
 def engine_of(model: str) -> Engine:
     """Loaded when something is to be made, not for results that are kept."""
-    return Engine(model)
+    return Engine(registry.entry(model))
 
 
 def raw_of(frames: Iterable[np.ndarray], size: media.Size, shot: Shot) -> Iterable[bytes]:
@@ -154,7 +154,8 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     format = format_of(shot)
     with Screen(quiet=True) as screen:
         making = Making(Target(name=media.STREAM), screen, shot.fps)
-        passing = Passing(media.Source("scene", format, raw_of(given, format.size, shot)), shot.model)
+        source = media.Source("scene", format, raw_of(given, format.size, shot))
+        passing = Passing(source, context_of(bench.engine.entry))
         raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
         return seen(raw, shot)
 

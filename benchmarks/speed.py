@@ -16,6 +16,7 @@ import torch
 from measuring import grid, measure, parser, show
 from rich.table import Table
 
+from sora_cli import registry
 from sora_cli.placement.estimate import Model, product_rate
 
 PROMPT = "a cat surfing"
@@ -30,7 +31,7 @@ def generate(seconds: float, res: str, model: str, folder: Path) -> dict[str, An
 
 def width_of(model: str) -> int:
     """The width D of a model's video transformer, from the header of its weights."""
-    return Model.registered(model).config.width
+    return Model.of(registry.entry(model)).config.width
 
 
 def report(clips: list[dict[str, Any]], rates: dict[str, float]) -> list[Table]:

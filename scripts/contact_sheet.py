@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
+from sora_cli import registry
 from sora_cli.evaluate import clips
 from sora_cli.generation.engine import Engine
 from sora_cli.world.captions import dense
@@ -24,9 +25,9 @@ FRAMES = (0, 16, 32, 48)
 COLUMNS = 3
 
 
-def strip(engine: Engine, scene: Scene, seed: int, model: str) -> Image.Image:
+def strip(engine: Engine, scene: Scene, seed: int) -> Image.Image:
     """Frames of a clip side by side, those of the scene itself below them, and its caption."""
-    made = clips.generated(engine, clips.shot_of(scene, FRAMES[-1] + 1, seed, model))[list(FRAMES)]
+    made = clips.generated(engine, clips.shot_of(scene, FRAMES[-1] + 1, seed, engine.entry))[list(FRAMES)]
     real = clips.rendered(scene, torch.tensor(FRAMES) / clips.FPS, *made.shape[-2:])
     page = Image.new("RGB", (len(FRAMES) * SIZE[0], 2 * SIZE[1] + LABEL), "white")
     for row, video in enumerate((made, real)):
@@ -56,8 +57,8 @@ def main() -> None:
     options.add_argument("--count", type=int, default=24)
     options.add_argument("-o", "--output", type=Path, default=OUT)
     asked = options.parse_args()
-    engine, scenes = Engine(asked.model), clips.held_out(asked.count, 0)
-    strips = [strip(engine, scene, seed, asked.model) for seed, scene in enumerate(scenes)]
+    engine, scenes = Engine(registry.entry(asked.model)), clips.held_out(asked.count, 0)
+    strips = [strip(engine, scene, seed) for seed, scene in enumerate(scenes)]
     sheet(strips).quantize(256, dither=Image.Dither.NONE).save(asked.output, optimize=True)
 
 

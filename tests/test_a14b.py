@@ -47,7 +47,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
         wan_tiny.place(monkeypatch, placement)
-        return Engine("tiny", "cpu", "float32", loras=loras)
+        return Engine(registry.entry("tiny"), "cpu", "float32", loras=loras)
 
     return make
 
@@ -396,6 +396,6 @@ def test_a_model_may_bring_loras_of_its_own(tiny: Tiny, checkpoints: dict[str, P
     plain = tiny()
     there = locate(checkpoints[T2V]) | {"lora": high, "lora_low": low}
     monkeypatch.setattr(hub, "locate", lambda entry: there)
-    own = Engine("tiny", "cpu", "float32")
+    own = Engine(registry.entry("tiny"), "cpu", "float32")
     assert torch.equal(latents(finished(own)), by_hand) and not torch.allclose(latents(finished(plain)), by_hand)
     assert set(own.pipeline.identity()) == set(there), "they are part of what the model is"

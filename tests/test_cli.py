@@ -28,7 +28,7 @@ from sora_cli.storage.resume import Windows
 class FakeRun:
     """A grey ramp, 64x40 before scaling."""
 
-    source_size, plan = (64, 40), types.SimpleNamespace(clock=None)
+    source_size, plan = (64, 40), types.SimpleNamespace(clock=None, entry=registry.entry("pocket"))
 
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
@@ -177,7 +177,7 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
     shot = Shot.from_json(found.metadata["sora"])
     captions = ("a large cat surfing normal, ocean, camera still, middle, low, beat one",)
-    usual = models.usual("pocket", "A cat, surfing!")
+    usual = models.usual(registry.entry("pocket"), "A cat, surfing!")
     assert shot == replace(usual, width=96, height=64, frames=15, fps=30, captions=captions)
     assert sorted(os.listdir()) == beside("a-cat-surfing")
     record = json.loads(Path("a-cat-surfing.json").read_text())

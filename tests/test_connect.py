@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sora_cli import geometry, media
+from sora_cli import geometry, media, registry
 from sora_cli.cli.connect import Connector, Kept, context_of, whole
 from sora_cli.generation.engine import GivenClip
 from sora_cli.shot import Shot
@@ -21,7 +21,7 @@ class Planned(Connector):
     """One whose pictures are numbers."""
 
     def __init__(self) -> None:
-        engine: Any = SimpleNamespace(start=lambda shot, known, span: (known, span))
+        engine: Any = SimpleNamespace(entry=registry.entry("pocket"), start=lambda shot, known, span: (known, span))
         super().__init__(engine, media.Format(64, 64, Fraction(24)), None)  # type: ignore[arg-type]
 
     def pictures(self, raw: Any, shot: Shot, bars: Any) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_whole_chunks_of_the_context(frames: int, chunks: int) -> None:
 
 
 def test_the_context_is_the_models() -> None:
-    assert (context_of("pocket"), context_of("skyreels2-1.3b")) == (13, 17)
+    assert tuple(context_of(registry.entry(name)) for name in ("pocket", "skyreels2-1.3b")) == (13, 17)
 
 
 @given(COUNTS, COUNTS, st.integers(1, 60), st.booleans())

@@ -77,7 +77,7 @@ def test_a_file_holds_what_encode_gives_and_decodes_to_what_decode_gives(
     assert sora("encode", clip, "-o", "a.safetensors", "--dtype", "float32") == 0
     made, header = latent_file.load("a.safetensors")
     assert (header.width, header.height, header.fps, header.frames, header.lead) == (320, 180, 24.0, 22, 0)
-    assert (header.vae, header.shot) == (latent_file.vae_of("pocket"), SHOT.to_json())
+    assert (header.vae, header.shot) == (latent_file.vae_of(registry.entry("pocket")), SHOT.to_json())
     assert header.video == weights.hash_of(clip)
     with media.open_source(str(clip)) as source:
         frames = np.stack([*media.to_rgb(source, source.format, (320, 180))])
@@ -94,7 +94,7 @@ def test_a_file_holds_what_encode_gives_and_decodes_to_what_decode_gives(
 
 def saved(path: Path, vae: Vae, frames: int, **more: object) -> latent_file.Header:
     """Random latents of a 320x180 video."""
-    header = latent_file.Header("pocket", latent_file.vae_of("pocket"), 320, 180, 24.0, frames, **more)  # type: ignore[arg-type]
+    header = latent_file.Header("pocket", latent_file.vae_of(registry.entry("pocket")), 320, 180, 24.0, frames, **more)  # type: ignore[arg-type]
     made = torch.randn(6, header.latents, 12, 20, generator=torch.Generator().manual_seed(0))
     latent_file.save(path, made, header)
     return header

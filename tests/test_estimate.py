@@ -63,7 +63,7 @@ def test_the_header_says_what_the_file_holds(tiny: Path) -> None:
     state = Dit(DIT).state_dict()
     assert header.shapes == {name: tuple(tensor.shape) for name, tensor in state.items()}
     assert header.count() == sum(tensor.numel() for tensor in state.values())
-    assert Model.registered("tiny").config == DIT
+    assert Model.of(registry.entry("tiny")).config == DIT
 
 
 def test_shards_are_one_header(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_what_is_no_header_fails(tmp_path: Path, content: bytes) -> None:
 )
 def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch, change: dict) -> None:
     shot = replace(SHOT, **change)
-    run = engines.Engine("tiny", "cpu", "float32").start(shot)
+    run = engines.Engine(registry.entry("tiny"), "cpu", "float32").start(shot)
     list(run.denoise())
-    told = dry_run(shot, run.plan.windows, "cpu", "float32")
+    told = dry_run(registry.entry("tiny"), shot, run.plan.windows, "cpu", "float32")
     assert told.products == pytest.approx(run.flops, rel=0.15)
     assert told.windows == len(run.plan.windows) and run.latents is not None
     assert told.latents == run.latents.shape[1]
@@ -132,7 +132,7 @@ def test_the_decoder_costs_what_torch_counts() -> None:
 
 def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
     def cost(shot: Shot) -> Estimate:
-        return estimate(shot, windows_of(SHOT), Model.registered("tiny"), 1e9, 4)
+        return estimate(shot, windows_of(SHOT), Model.of(registry.entry("tiny")), 1e9, 4)
 
     base = cost(SHOT)
     assert cost(replace(SHOT, guidance=1)).products * 2 == base.products
@@ -143,7 +143,7 @@ def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
 
 
 def test_a_faster_machine_takes_less_time_and_nothing_else(tiny: Path) -> None:
-    slow, fast = (estimate(SHOT, windows_of(SHOT), Model.registered("tiny"), rate, 4) for rate in (1e9, 2e9))
+    slow, fast = (estimate(SHOT, windows_of(SHOT), Model.of(registry.entry("tiny")), rate, 4) for rate in (1e9, 2e9))
     assert fast.seconds["denoising"] == slow.seconds["denoising"] / 2
     assert replace(fast, seconds=slow.seconds) == slow
 
@@ -152,14 +152,14 @@ def test_long_windows_cost_memory(tiny: Path) -> None:
     """The plan `full` sees everything at once: its scores grow with the square of the video's length."""
     shot = replace(SHOT, frames=4001)
     few, full = (
-        estimate(shot, [Window(tuple(range(n)), (n,))], Model.registered("tiny"), 1e9, 4).memory["denoising"]
+        estimate(shot, [Window(tuple(range(n)), (n,))], Model.of(registry.entry("tiny")), 1e9, 4).memory["denoising"]
         for n in (100, 1000)
     )
     assert full > 20 * few
 
 
 def test_nothing_to_make_costs_no_denoising(tiny: Path) -> None:
-    told = dry_run(SHOT, [], "cpu", "float32")
+    told = dry_run(registry.entry("tiny"), SHOT, [], "cpu", "float32")
     assert told.products == told.attention == told.tokens == told.memory["denoising"] == 0 < told.decoding
 
 
@@ -172,13 +172,13 @@ def test_pocket_as_measured() -> None:
     measured, and of the memory with ffmpeg's, less the 356 MB that torch for CUDA takes more than `PROGRAM`."""
     shot = Shot("a cat surfing", frames=480, steps=5, guidance=1.0)
     windows = planner.plan(121, shot.plan, size=8, step=6)
-    told = estimate(shot, windows, Model.registered("pocket"), 1748e9, 2)
+    told = estimate(shot, windows, Model.of(registry.entry("pocket")), 1748e9, 2)
     assert sum(told.seconds.values()) == pytest.approx(18.0, rel=0.33)
     assert told.peak == pytest.approx(900e6 - 356e6, rel=0.2)
 
 
 def test_the_table_and_json(tiny: Path) -> None:
-    told = dry_run(SHOT, windows_of(SHOT), "cpu", "float32")
+    told = dry_run(registry.entry("tiny"), SHOT, windows_of(SHOT), "cpu", "float32")
     console = Console(file=io.StringIO(), width=120)
     console.print(told.table())
     assert isinstance(console.file, io.StringIO)
@@ -188,12 +188,10 @@ def test_the_table_and_json(tiny: Path) -> None:
 
 
 def test_refusals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SoraError, match="unknown model 'pocket'"):
-        dry_run(replace(SHOT, model="pocket"), windows_of(SHOT))
     other = replace(registry.entry("tiny"), kind="other")
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": other})
     with pytest.raises(SoraError, match="of kind other"):
-        dry_run(SHOT, windows_of(SHOT))
+        dry_run(other, SHOT, windows_of(SHOT))
 
 
 # ---- Hub models -------------------------------------------------------------------------------------------
@@ -294,7 +292,7 @@ def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatc
 def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "MEASURED", 0.01)
     monkeypatch.setattr("sora_cli.placement.machine.host_free", lambda: 64e9)
-    told = dry_run(HUB, WHOLE, "cpu", "float32")
+    told = dry_run(registry.entry(HUB.model), HUB, WHOLE, "cpu", "float32")
     console = Console(file=io.StringIO(), width=150)
     console.print(told.table())
     assert isinstance(console.file, io.StringIO)

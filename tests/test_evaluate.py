@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
+from sora_cli import registry
 from sora_cli.evaluate import clips, measure, table
 from sora_cli.files import weights
 from sora_cli.models.sora.evaluator import (
@@ -321,7 +322,7 @@ def test_pairs_are_two_subjects_and_repeatable() -> None:
 
 def test_clips_are_asked_for_by_the_whole_caption() -> None:
     scene = clips.held_out(1, 0)[0]
-    shot = clips.shot_of(scene, 49, 5, "pocket")
+    shot = clips.shot_of(scene, 49, 5, registry.entry("pocket"))
     assert shot.captions == (dense(scene),) and shot.seed == 5
     assert (shot.width, shot.height) == (clips.CANVAS.width, clips.CANVAS.height)     # nothing is cropped
 
@@ -336,7 +337,8 @@ def test_what_the_judge_misses_it_may_not_judge() -> None:
 class FakeEngine:
     """Paints every frame in one grey; stands in for the engine."""
 
-    def __init__(self, model: str, device: str) -> None:
+    def __init__(self, entry: registry.Entry, device: str) -> None:
+        self.entry = entry
         self.shot: Shot | None = None
 
     def start(self, shot: Shot) -> "FakeEngine":
@@ -372,7 +374,7 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> dict:
         patch.setattr(measure, "Engine", FakeEngine)
         for name_, value in {"SLICES": 2, "SIZES": ((64, 32), (32, 64))}.items():
             patch.setattr(measure, name_, value)
-        return measure.evaluate("pocket", clips=2, seed=0, device="cpu")
+        return measure.evaluate(registry.entry("pocket"), clips=2, seed=0, device="cpu")
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ import pytest
 from test_engine import SHOT, engine  # noqa: F401
 from test_verbs import sora  # noqa: F401
 
+from sora_cli import registry
 from sora_cli.cli import expanding
 from sora_cli.cli.describing import shot_in
+from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
 from sora_cli.prompts import rewriting
@@ -265,18 +267,19 @@ def test_an_llm_is_asked_once_for_several_and_each_is_completed(llm: Llm) -> Non
     shots = [Shot("ein Walross", seed=seed) for seed in range(4)]
     for answer, side in ((LINE, None), (f"{LINE}, middle", "middle")):
         llm.answer = answer
-        told = expanding.each(shots, llm.writer, Screen(), [answer])
+        told = Expansion(llm.writer, trained=True).captioned(shots, Screen(), [answer])
         assert [shot.captions for shot in told] == [(expand(answer, shot.seed).caption,) for shot in shots]
         assert len({shot.captions for shot in told}) == 4
         assert side is None or all(f", {side}, " in shot.captions[0] for shot in told)
     assert len(llm.asked) == 2 and "right side" in llm.asked[0]["messages"][0]["content"]
     llm.answer = 500
-    told = expanding.each([replace(shot, prompt="a kitten") for shot in shots], llm.writer, Screen(quiet=True))
+    kittens = [replace(shot, prompt="a kitten") for shot in shots]
+    told = Expansion(llm.writer, trained=True).captioned(kittens, Screen(quiet=True))
     assert [shot.captions for shot in told] == [(expand("a kitten", seed).caption,) for seed in range(4)]
     assert len(llm.asked) == 2 + client.TRIES
     llm.answer = PROSE
-    hub = [replace(shot, model="wan2.2-5b") for shot in shots]
-    assert {shot.captions for shot in expanding.each(hub, llm.writer, Screen())} == {(PROSE,)}
+    hub = Expansion(llm.writer, trained=False)
+    assert {shot.captions for shot in hub.captioned(shots, Screen())} == {(PROSE,)}
 
 
 def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> None:
@@ -342,22 +345,23 @@ def test_few_answers_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None
 ])  # fmt: skip
 def test_nonsense_is_refused(expand: str, writer: str | None, model: str, complaint: str) -> None:
     with pytest.raises(SoraError, match=complaint) as told:
-        expanding.asked(expand, writer, model)
+        Expansion.asked(expand, writer, registry.entry(model))
     assert "secret" not in str(told.value)
 
 
 def test_how_prompts_are_expanded() -> None:
-    assert [expanding.asked("auto", None, model) for model in ("pocket", "wan2.2-5b")] == ["grammar", "off"]
-    assert expanding.asked("http://a/v1#org/b:7", None, "pocket") == Server("http://a/v1", "org/b:7")
-    assert expanding.asked("http://a/v1", "b", "pocket") == Server("http://a/v1", "b")
+    pocket, wan = map(registry.entry, ("pocket", "wan2.2-5b"))
+    assert [Expansion.asked("auto", None, entry).how for entry in (pocket, wan)] == ["grammar", "off"]
+    assert Expansion.asked("http://a/v1#org/b:7", None, pocket).how == Server("http://a/v1", "org/b:7")
+    assert Expansion.asked("http://a/v1", "b", pocket).how == Server("http://a/v1", "b")
     as_grammar = (expand("a kitten").caption,)
-    for how, model, captions in (
-        ("grammar", "pocket", as_grammar), ("off", "pocket", ("a kitten",)), ("off", "wan2.2-5b", ()),
+    for how, entry, captions in (
+        ("grammar", pocket, as_grammar), ("off", pocket, ("a kitten",)), ("off", wan, ()),
     ):  # fmt: skip
-        shot = Shot("a kitten", model=model)
-        assert expanding.expanded(shot, how, Screen()).captions == captions
+        (shot,) = Expansion.asked(how, None, entry).captioned([Shot("a kitten", model=entry.name)], Screen())
+        assert shot.captions == captions
     kept = Shot("a kitten", captions=("mine",))
-    assert expanding.expanded(kept, "grammar", Screen()) == kept
+    assert Expansion.asked("grammar", None, pocket).captioned([kept], Screen()) == [kept]
 
 
 def test_captions_are_part_of_a_shot() -> None:
@@ -450,7 +454,7 @@ def test_the_benchmark_asks_as_people_type(monkeypatch: pytest.MonkeyPatch) -> N
     for number, (scene, prompt) in enumerate(zip(scenes, prompts, strict=True)):
         said = parse(prompt)
         assert number % 2 or (said.subjects[0], said.action, said.place) == (scene.subject, scene.action, scene.place)
-        read = [shot.captions for _, shot in expansion.ways(Shot(prompt), scene, "grammar")]
+        read = [shot.captions for _, shot in expansion.ways(Shot(prompt), scene, Expansion("grammar", trained=True))]
         assert read == [(prompt,), (expand(prompt).caption,), (expansion.dense(scene),)]
     right = sum(expand(prompt).scene.triples == scene.triples for scene, prompt in zip(scenes, prompts, strict=True))
     assert right >= 20

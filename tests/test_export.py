@@ -81,7 +81,7 @@ def test_changed_weights_are_refused(runs: Path) -> None:
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.raises(Failed, match="damaged or changed"):
-        registry.load_model_files("./mine", "vae")
+        registry.load_model_files(registry.entry("./mine"), "vae")
 
 
 def test_a_run_is_no_model_yet(runs: Path) -> None:

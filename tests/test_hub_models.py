@@ -171,7 +171,7 @@ def test_what_a_verb_fetches_is_told_unless_it_is_quiet(
 ) -> None:
     monkeypatch.setattr(download, "on_terminal", lambda: True)
     monkeypatch.setattr(download, "ask", lambda question: "y")
-    check_model("tiny", quiet)
+    check_model(tiny(), quiet)
     said = capsys.readouterr()
     assert said.out == "" and (said.err == "") == quiet
     assert hub.status(tiny()).state == "present"
@@ -385,7 +385,7 @@ def test_encoding_needs_the_autoencoder_alone(server: Hub) -> None:
 
     hub.ensure(tiny().only("vae"), yes=True)
     assert len(server.fetched()) == 2  # its config.json and its weights
-    codec = load_codec("tiny", Canvas(64, 64, 64, 64), "cpu", "float32")
-    assert codec.vae.channels == 6 and len(vae_of("tiny")) == 64
+    codec = load_codec(tiny(), Canvas(64, 64, 64, 64), "cpu", "float32")
+    assert codec.vae.channels == 6 and len(vae_of(tiny())) == 64
     with pytest.raises(Failed, match="weights pull tiny"):
         hub.locate(tiny())

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.shot import Shot
@@ -29,7 +30,7 @@ SHAPE = (6, 4, 12, 20)  # 1 + 4 * 3 frames hold 2 + 9 of them, on a canvas of 32
 @pytest.mark.parametrize("name", ["wan2.1-1.3b", "pocket"])
 def test_latents_name_the_model_that_decodes_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_file, "vae_of", lambda model: "ab" * 32)
-    assert Header.of(name, 256, 144, 24.0, 9).model == name
+    assert Header.of(registry.entry(name), 256, 144, 24.0, 9).model == name
     assert latent_file.plainly("hf:Some-One/Wan_2.1") == "hf-Some-One-Wan-2-1"
 
 
@@ -241,8 +242,9 @@ def test_poison_is_neither_written_nor_read(tmp_path: Path, poison: float) -> No
 
 def test_another_autoencoder_is_named() -> None:
     with pytest.raises(SoraError, match=r"abababababab of pocket, but that of pocket is [0-9a-f]{12}"):
-        latent_file.check_vae("a.safetensors", HEADER, "pocket")
-    latent_file.check_vae("a.safetensors", replace(HEADER, vae=latent_file.vae_of("pocket")), "pocket")
+        latent_file.check_vae("a.safetensors", HEADER, registry.entry("pocket"))
+    pocket = registry.entry("pocket")
+    latent_file.check_vae("a.safetensors", replace(HEADER, vae=latent_file.vae_of(pocket)), pocket)
 
 
 @pytest.mark.parametrize(

@@ -379,7 +379,7 @@ def test_wan_takes_one_in_every_placement(tiny: Tiny, checkpoints: dict[str, Pat
 
 
 def with_loras(engine: Engine, *loras: Lora) -> Engine:
-    return Engine("tiny", "cpu", "float32", loras=loras)
+    return Engine(registry.entry("tiny"), "cpu", "float32", loras=loras)
 
 
 @pytest.fixture
@@ -422,7 +422,7 @@ def test_the_other_verbs_merge_it_too(pocket: Path) -> None:
 
 
 def test_another_lora_is_another_video(pocket: Path) -> None:
-    engine = Engine("pocket", "cpu", "float32", loras=[Lora("style.safetensors")])
+    engine = Engine(registry.entry("pocket"), "cpu", "float32", loras=[Lora("style.safetensors")])
     run = engine.start(Shot("a cat", width=64, height=64, frames=5, loras=(Lora("style.safetensors"),)))
     before = run.identity()
     assert run.identity() == before
@@ -464,7 +464,7 @@ def encoded(folder: Path, model: str, shape: tuple[int, ...], width: int, height
     folder.mkdir()
     made = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.5 + 1
     frames = 1 + 4 * (shape[1] - 1)
-    files.save(folder / "a.safetensors", made, files.Header.of(model, width, height, fps, frames))
+    files.save(folder / "a.safetensors", made, files.Header.of(registry.entry(model), width, height, fps, frames))
     (folder / "a.txt").write_text("a cat in the snow\n")
 
 

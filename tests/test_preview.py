@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from sora_cli import cli, media
+from sora_cli import cli, media, registry
 from sora_cli.cli import previews
 from sora_cli.cli.preview import Row
 from sora_cli.cli.previews import Previews
@@ -196,7 +196,7 @@ def test_on_a_straight_path_the_first_guess_is_right(sora: Sora, solve: Callable
     from sora_cli.generation.preview import Guess
 
     data, noise = torch.randn(2, 6, 5, 4, 4).unbind()
-    run = Engine("pocket", "cpu").start(clip())
+    run = Engine(registry.entry("pocket"), "cpu").start(clip())
     list(run.denoise())
     window = run.inputs(run.plan.windows[0], torch.zeros(6, 9, 4, 4), torch.zeros(2, 9))
     inputs = replace(window, x=data, cond_mask=torch.zeros(2, 5))
@@ -211,7 +211,7 @@ def test_on_a_straight_path_the_first_guess_is_right(sora: Sora, solve: Callable
 
 def test_looking_changes_nothing_and_pictures_come_to_be(sora: Sora) -> None:
     """Window by window there are more of them, all by the end; what is final is decoded once."""
-    engine = Engine("pocket", "cpu")
+    engine = Engine(registry.entry("pocket"), "cpu")
     alone, seen = engine.start(clip()), engine.start(clip())
     list(alone.denoise())
     counts = []
@@ -228,7 +228,7 @@ def test_looking_changes_nothing_and_pictures_come_to_be(sora: Sora) -> None:
 
 
 def test_a_preview_that_fails_ends_and_the_video_goes_on(sora: Sora, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Engine("pocket", "cpu").start(clip())
+    run = Engine(registry.entry("pocket"), "cpu").start(clip())
     for error in (MemoryError(), Failed("the decoded frames are not finite"), RuntimeError("CUDA out of memory.")):
         run.preview.over = False
         monkeypatch.setattr(type(run.pipeline), "sketches", lambda *words, error=error: (_ for _ in ()).throw(error))

@@ -214,7 +214,8 @@ def test_plans_count_the_frames_that_are_shown_and_made(sora: Sora, capsys: pyte
     assert slow["disk"]["video"] == pytest.approx(plain["disk"]["video"] / 2)
     assert "interpolation" not in slow["seconds"] and slow["peak"] == plain["peak"]
     shot = Shot("a cat", width=64, height=64, frames=16, fps=16, steps=1)
-    width, height = (2 * side for side in Engine("pocket", "cpu").start(shot).source_size)  # zoom, as shipped
+    run = Engine(registry.entry("pocket"), "cpu").start(shot)
+    width, height = (2 * side for side in run.source_size)  # zoom, as shipped
     assert fast["seconds"]["interpolation"] == pytest.approx(INTERPOLATE * 48 * width * height)
     assert fast["peak"] - plain["peak"] == pytest.approx(INTERPOLATED * width * height)
     Image.new("RGB", (64, 64)).save("a.png")  # with given pictures, frames are interpolated in their size
@@ -226,7 +227,7 @@ def test_plans_count_the_frames_that_are_shown_and_made(sora: Sora, capsys: pyte
 @pytest.mark.parametrize("fps", [60, 59.94, 25, 12, 120])
 def test_another_rate_alone_asks_for_no_more_than_a_model_makes(model: str, fps: float) -> None:
     """81 frames at 16 a second fill a window of Wan 2.1, and the 82nd would take another."""
-    entry, shot = registry.entry(model), models.usual(model)
+    entry, shot = registry.entry(model), models.usual(registry.entry(model))
     shown = replace(shot, fps=fps, frames=models.frames_at(fps, shot, entry.usage))
     assert abs(shown.seconds - shot.seconds) <= 0.1
     usual, windows = (len(plan(one, entry).windows) for one in (shot, made(shown, entry)))

@@ -66,11 +66,11 @@ def test_parts_of_a_shipped_model_are_read_from_all_their_shards(
 ) -> None:
     weights.save_part(tmp_path, "dit", tensors(), {"config": "{}"}, limit=2 * 64 * 64 * 4)
     register(monkeypatch, tmp_path)
-    found, metadata = registry.load_model_files("tiny", "dit")
+    found, metadata = registry.load_model_files(registry.entry("tiny"), "dit")
     assert metadata == {"config": "{}"}
     torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
     with pytest.raises(Failed, match="no part 'vae'"):
-        registry.load_model_files("tiny", "vae")
+        registry.load_model_files(registry.entry("tiny"), "vae")
 
 
 def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Failed, match=r"vae\.safetensors are damaged or changed.*reinstall"):
         registry.verify(model)
     with pytest.raises(Failed, match="damaged or changed"):
-        registry.load_model_files("tiny", "vae")
+        registry.load_model_files(registry.entry("tiny"), "vae")
 
 
 def test_missing_and_short_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_own_weights_of_our_architecture(home: Path) -> None:
     told = f'[run]\nkind = "sora"\nabout = "mine"\nfolder = "trained"\nfiles = [{file}]\n'
     (home / "weights.toml").write_text(told)
     registry.verify(registry.entry("run"))
-    found, _ = registry.load_model_files("run", "dit")
+    found, _ = registry.load_model_files(registry.entry("run"), "dit")
     torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
 
 

@@ -19,7 +19,7 @@ import tiny
 from PIL import Image
 from serving import PLAIN, SMALL, TOKEN, Served, held, picture, served, server, tiny_engine
 
-from sora_cli import cli
+from sora_cli import cli, registry
 from sora_cli.cli.serve import check_extra
 from sora_cli.cli.serve.gate import Gate, is_loopback, token_of
 from sora_cli.cli.serve.orders import served_as
@@ -230,8 +230,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_have_names_that_tell_nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert served_as(["pocket"]) == {"pocket": "pocket"}
-    assert served_as(["sora-2=pocket", "pocket"]) == {"sora-2": "pocket", "pocket": "pocket"}
+    pocket = registry.entry("pocket")
+    assert served_as(["pocket"]) == {"pocket": pocket}
+    assert served_as(["sora-2=pocket", "pocket"]) == {"sora-2": pocket, "pocket": pocket}
     monkeypatch.setattr("sora_cli.registry.entry", lambda name: SimpleNamespace(name=name))
     assert list(served_as(["/home/me/my-wan", "./other", "hf:owner/third", "sora-2=./a=b"])) == [
         "my-wan", "other", "third", "sora-2"]  # fmt: skip

@@ -42,7 +42,7 @@ def engine(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Eng
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
     monkeypatch.setattr(hub, "locate", lambda entry: locate(folder))
     monkeypatch.setattr(memory.Free, "on", lambda device: Free("cpu", 100 * GB, 100 * GB))
-    return Engine("tiny", "cpu", "float32")
+    return Engine(registry.entry("tiny"), "cpu", "float32")
 
 
 def refusing(engine: Engine, monkeypatch: pytest.MonkeyPatch, role: str, times: int, error: BaseException,

@@ -33,8 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     of_others = registry.load_model_files
 
-    def load(model: str, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        return tiny_part("tiny", stem) if model == "pocket" else of_others(model, stem)
+    def load(model: registry.Entry, stem: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        return tiny_part("tiny", stem) if model.name == "pocket" else of_others(model, stem)
 
     monkeypatch.setattr(registry, "load_model_files", load)
     monkeypatch.setitem(vae_training.PRESETS, "nano", TINY_VAE)

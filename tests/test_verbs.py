@@ -16,7 +16,7 @@ import tiny
 import torch
 from PIL import Image
 
-from sora_cli import cli, media
+from sora_cli import cli, media, registry
 from sora_cli.files import weights
 from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
@@ -165,7 +165,8 @@ def test_latents_beside_a_video_are_gone_on_from(sora: Sora, encoded: list[int])
         assert torch.equal(now[:, : was.shape[1]], was) and new.frames > old.frames
     assert parts[-1][1].video == weights.hash_of(Path("c.y4m")) and parts[-1][1].frames == 43
     format, shown = tiny.read("c.y4m")
-    decoded = list(media.from_rgb(Codec.of("pocket", "cpu", "auto").decode("c.safetensors"), (64, 64), format))
+    codec = Codec.of(registry.entry("pocket"), "cpu", "auto")
+    decoded = list(media.from_rgb(codec.decode("c.safetensors"), (64, 64), format))
     assert len(decoded) == len(shown) == 43
     for number in (*range(10), *range(10 + 24, 39)):
         raw = [np.frombuffer(raw, np.uint8).astype(int) for raw in (shown[number], decoded[number])]

@@ -46,7 +46,7 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(registry, "registry", lambda: {"tiny": entry})
         monkeypatch.setattr(hub, "locate", lambda entry: locate(checkpoints[kind]))
         wan_tiny.place(monkeypatch, placement)
-        return Engine("tiny", "cpu", "float32")
+        return Engine(registry.entry("tiny"), "cpu", "float32")
 
     return make
 
@@ -100,11 +100,11 @@ def test_what_lies_beside_the_networks_makes_no_other_model(
     """Neither for windows that are gone on with, nor for latents that are decoded."""
     mine = shutil.copytree(checkpoints[wan_folders.WAN22], tmp_path / "mine")
     monkeypatch.setitem(checkpoints, wan_folders.WAN22, mine)
-    before = tiny().pipeline.identity(), vae_of("tiny")
+    before = tiny().pipeline.identity(), vae_of(registry.entry("tiny"))
     assert list(before[0]) == list(ROLES)
     for folder in ROLES.values():
         (mine / folder / ".DS_Store").write_bytes(b"a")
-    assert (tiny().pipeline.identity(), vae_of("tiny")) == before
+    assert (tiny().pipeline.identity(), vae_of(registry.entry("tiny"))) == before
     told = (mine / "tokenizer" / "tokenizer.json").read_text()
     (mine / "tokenizer" / "tokenizer.json").write_text(told + " ")
     changed = {role for role, hash in tiny().pipeline.identity().items() if hash != before[0][role]}
@@ -326,7 +326,7 @@ def test_in_float16_the_text_is_read_in_bfloat16(tiny: Tiny, checkpoints: dict[s
     exact, told = tiny(), {}
     for dtype in ("float16", "bfloat16"):
         tiny()
-        run = finished(Engine("tiny", "cpu", dtype))
+        run = finished(Engine(registry.entry("tiny"), "cpu", dtype))
         parts = {role: {p.dtype for p in run.pipeline.use(role).parameters()} for role in ("text", "dit")}
         assert parts["text"] == {torch.bfloat16} and getattr(torch, dtype) in parts["dit"]
         told[dtype] = float((latents(run) - latents(finished(exact))).abs().mean())

@@ -42,7 +42,8 @@ class Own:
         """The captioner of a shipped model, or of a file or folder of weights."""
         where = pick_device(device)
         check_own(model)
-        tensors, metadata = (weights.load(file_of(model)) if is_path(model) else registry.load_model_files(model, STEM))
+        tensors, metadata = (weights.load(file_of(model)) if is_path(model)
+                             else registry.load_model_files(registry.entry(model), STEM))  # fmt: skip
         try:
             network = from_weights(tensors, metadata).to(where)
             vocabulary, grammars, usual = (json.loads(metadata[key]) for key in ("vocabulary", "grammar", "usual"))

@@ -81,7 +81,7 @@ class Worker:
             import torch
 
             torch.set_num_threads(self.cores)
-        if (models := (job.model, tuple(job.roles))) not in self.checked:
+        if (models := (job.entry, tuple(job.roles))) not in self.checked:
             jobs.check_models([job], quiet=True)
             self.checked.add(models)
         found = job.target.identity["files"]

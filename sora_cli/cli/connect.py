@@ -16,6 +16,7 @@ import numpy as np
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing
@@ -26,7 +27,7 @@ from sora_cli.errors import SoraError, counted
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
-from sora_cli.registry import lora
+from sora_cli.registry import Entry, lora
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
@@ -42,16 +43,18 @@ class Request:
 
     verb: str
     video: Asked
+    entry: Entry
     settings: Shot
     options: Continuing
-    how: "expanding.How"
+    expansion: Expansion
 
     @classmethod
     def of(cls, verb: str, name: str, options: Continuing, prompt: str, plan: str | None = None) -> Self:
         sampling = options.sampling
-        settings = models.asked(sampling, prompt, plan)
-        how = expanding.asked(sampling.expand, sampling.expand_model, sampling.model)
-        return cls(verb, Asked(name=name, **vars(options.reading)), settings, options, how)
+        entry = registry.entry(sampling.model)
+        settings = models.asked(entry, sampling, prompt, plan)
+        expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
+        return cls(verb, Asked(name=name, **vars(options.reading)), entry, settings, options, expansion)
 
     # -- before anything is made --------------------------------------------------------------------------------
 
@@ -59,14 +62,14 @@ class Request:
             record: Mapping[str, Any], times: int = 1) -> Job:  # fmt: skip
         """The video of this name, which `make` makes. `length` says how many frames of a shot like the given video are
         new, `record` what else determines them."""
-        model, loras, options = self.settings.model, self.settings.loras, self.options
-        return Job(self.target(name, **record), model, options.compute, options.showing, partial(self.check, times),
-                   make, loras, cost=partial(self.cost, length, times))  # fmt: skip
+        loras, options = self.settings.loras, self.options
+        return Job(self.target(name, **record), self.entry, options.compute, options.showing,
+                   partial(self.check, times), make, loras, cost=partial(self.cost, length, times))  # fmt: skip
 
     def target(self, name: str, **more: Any) -> Target:
         """Where the video goes, with all that determines it."""
         reading = {name: value for name, value in vars(self.video).items() if name != "name"}
-        record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": expanding.spelled(self.how),
+        record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": str(self.expansion),
                   "reading": reading, **more, **self.options.compute.drafted}  # fmt: skip
         given = [self.video.name] if self.video.name != media.STREAM else []
         sources = (*given, *(str(lora.file_of(one)) for one in self.settings.loras))
@@ -84,18 +87,19 @@ class Request:
 
     def cost(self, length: Callable[[Shot], int], times: int = 1) -> "Estimate":
         """What it takes to make what is new; given and new frames are shown so many times."""
-        with self.video.open_slow(model=self.settings.model) as source:
+        with self.video.open_slow(usage=self.entry.usage) as source:
             shot = shot_like(source, self.settings)
             new, given = replace(shot, frames=length(shot)), source.frames or 0
             around = times * given + (times - 1) * new.frames
-            return cost_of(new, self.options.compute, given=True, retiming=self.video.faster(source), around=around)
+            rates = self.video.faster(source)
+            return cost_of(new, self.entry, self.options.compute, given=True, retiming=rates, around=around)
 
     # -- while it is made ---------------------------------------------------------------------------------------
 
     @contextmanager
     def opened(self, target: Target, screen: Screen) -> Iterator[tuple[media.Source, Shot]]:
         """The video, and the settings as a shot of its size and rate."""
-        with self.video.open_slow(screen, self.settings.model, target.images) as source:
+        with self.video.open_slow(screen, self.entry.usage, target.images) as source:
             seeds.announce(self.options.sampling.seed, self.settings.seed, screen)
             yield source, shot_like(source, self.settings, anew=self.options.sampling.expand != "auto")
 
@@ -103,9 +107,11 @@ class Request:
                   networks: Networks) -> "tuple[Shot, Connector]":  # fmt: skip
         """The shot with its captions, to which the given frames have the relation `where`, and what makes it."""
         making.check_format(source.format)
-        shot = expanding.expanded(shot, self.how, making.screen, [f"{expanding.named(self.video.name)}, {where}"])
+        given = f"{expanding.named(self.video.name)}, {where}"
+        (shot,) = self.expansion.captioned([shot], making.screen, [given])
         making.expect_sound(source.name, source.sound, source.left_out)
-        return shot, Connector(networks.engine(shot, self.options.compute, making.screen), source.format, making)
+        engine = networks.engine(self.entry, shot.loras, self.options.compute, making.screen)
+        return shot, Connector(engine, source.format, making)
 
     def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
         """Put a record beside so many frames, of which those of the video are `given`."""
@@ -144,7 +150,7 @@ class Connector:
             bars: Bars = WHOLE) -> "Generation":  # fmt: skip
         from sora_cli.generation.engine import GivenClip
 
-        most, shot = context_of(shot.model), without(bars, shot, self.format.size)
+        most, shot = context_of(self.engine.entry), without(bars, shot, self.format.size)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         given, lead, trail = [], len(tail), len(head)
         if kept:
@@ -162,7 +168,7 @@ class Connector:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
         if bars:
             return np.stack([bars.inside(frame) for frame in self.full(raw)])
-        canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
+        canvas = self.engine.entry.canvas(shot.width, shot.height)
         size = canvas.crop_width, canvas.crop_height
         return np.stack(list(media.to_rgb(raw, self.format, size)))
 
@@ -209,9 +215,9 @@ def spelled(bars: Bars) -> str:
     return ", ".join(f"{counted(count, what)} {where}" for where, (count, what) in counts.items() if count)
 
 
-def context_of(model: str) -> int:
+def context_of(entry: Entry) -> int:
     """Known frames on each side that a model makes new ones to fit."""
-    return geometry.frames_in(registry.entry(model).usage.context)
+    return geometry.frames_in(entry.usage.context)
 
 
 def whole(frames: int, most: int) -> int:
@@ -225,12 +231,12 @@ class Passing:
     """A source's raw frames on their way through: counted, with the first and the last few kept."""
 
     source: media.Source
-    model: str  # for which they are kept
+    most: int  # that are kept at each end
 
     def __post_init__(self) -> None:
-        self.count, most = 0, context_of(self.model)
-        self.head: list[bytes] = list(islice(self.source, most))
-        self.tail: deque[bytes] = deque(maxlen=most)
+        self.count = 0
+        self.head: list[bytes] = list(islice(self.source, self.most))
+        self.tail: deque[bytes] = deque(maxlen=self.most)
 
     def frames(self) -> Iterator[bytes]:
         for raw in chain(self.head, self.source):

@@ -18,6 +18,7 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
+from sora_cli.registry import Entry
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
 
@@ -69,15 +70,15 @@ def decode(
     if fps is not None:
         check_range("--fps", fps, 1, 120)
     wanted = Wanted(name, chosen, size, header.fps if fps is None else fps, shot)
-    model = model or maker(source, header)
-    record = {"verb": "decode", "model": model, "frames": [chosen.start, chosen.stop], "size": wanted.size,
+    entry = registry.entry(model or maker(source, header))
+    record = {"verb": "decode", "model": entry.name, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.drafted}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
     target = Target(name=name, force=force, metadata=False, as_json=as_json, lossless=lossless, asked=record,
                     sized=one or res is not None, timed=one or fps is not None, sources=(str(source),))  # fmt: skip
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
-    return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
-                partial(write, source, wanted, model, compute), roles=roles)]  # fmt: skip
+    return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
+                partial(write, source, wanted, entry, compute), roles=roles)]  # fmt: skip
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -114,12 +115,12 @@ def check(wanted: Wanted, target: Target) -> None:
     target.check_format(wanted.format)
 
 
-def write(source: Path, wanted: Wanted, model: str, compute: options.Compute, target: Target, networks: Networks,
+def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, target: Target, networks: Networks,
           screen: Screen) -> None:  # fmt: skip
     """The wanted frames of a file of latents, decoded and written one by one."""
     started, canvas = time.perf_counter(), latent_file.read_header(source).canvas
-    latent_file.check_vae(source, latent_file.read_header(source), model)
-    codec = networks.codec(model, canvas, compute, screen)
+    latent_file.check_vae(source, latent_file.read_header(source), entry)
+    codec = networks.codec(entry, canvas, compute, screen)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     tags = {"sora": wanted.shot} if wanted.shot else {}

@@ -211,10 +211,10 @@ def choice(model: Entry) -> Choice:
     """What a model would take for a video of its own size and length."""
     from sora_cli.generation.plan import plan
 
-    shot = models.usual(model.name, "a cat surfing")
+    shot = models.usual(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
-        cost = dry_run(shot, plan(shot, model).windows)
+        cost = dry_run(model, shot, plan(shot, model).windows)
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())

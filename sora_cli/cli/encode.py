@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, media
+from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.outputs import check_output
@@ -19,6 +19,7 @@ from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
+from sora_cli.registry import Entry
 from sora_cli.shot import MOST_FRAMES, check_range
 from sora_cli.storage import latent_file
 
@@ -45,12 +46,12 @@ def encode(
     compute: options.Compute,
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
-    asked = Asked(name=video, **vars(reading))
-    record = {"verb": "encode", "model": model, "reading": {**vars(asked), "name": ""}}
+    asked, entry = Asked(name=video, **vars(reading)), registry.entry(model)
+    record = {"verb": "encode", "model": entry.name, "reading": {**vars(asked), "name": ""}}
     target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
-    return [Job(target, model, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
-                partial(write, asked, model, compute), roles=("vae",))]  # fmt: skip
+    return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
+                partial(write, asked, entry, compute), roles=("vae",))]  # fmt: skip
 
 
 def check(asked: Asked, target: Target) -> None:
@@ -61,13 +62,13 @@ def check(asked: Asked, target: Target) -> None:
     check_output(target.path, (".safetensors",), target.force)
 
 
-def write(asked: Asked, model: str, compute: options.Compute, target: Target, networks: Networks,
+def write(asked: Asked, entry: Entry, compute: options.Compute, target: Target, networks: Networks,
           screen: Screen) -> None:  # fmt: skip
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
     with asked.open(screen) as source:
-        header = begin(asked, source, model, screen)
-        made, count = make(source, header, networks.codec(model, header.canvas, compute, screen), screen)
+        header = begin(asked, source, entry, screen)
+        made, count = make(source, header, networks.codec(entry, header.canvas, compute, screen), screen)
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(header, frames=count)
@@ -84,7 +85,7 @@ def named_after(video: str) -> Path:
     return Path((re.sub(r"%0?\d?d", "", Path(video).stem) or "images") + ".safetensors")
 
 
-def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> latent_file.Header:
+def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> latent_file.Header:
     """What the latents of a source say of themselves but for its length, which nobody knows yet; SoraError if
     it cannot be encoded. H.264 has no odd sides, so they are rounded up, and decoding ends at even ones."""
     seen, why = source.format.seen, "sides must be even" if source.format.pixel_aspect == 1 else "pixels are not square"
@@ -93,7 +94,7 @@ def begin(asked: Asked, source: media.Source, model: str, screen: Screen) -> lat
         screen.note(f"{why}: {source.format.width}x{source.format.height} is taken as {width}x{height}")
     file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
     header = latent_file.Header.of(
-        model=model,
+        entry,
         width=width,
         height=height,
         fps=source.format.fps,

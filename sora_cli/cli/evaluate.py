@@ -28,7 +28,7 @@ def evaluate(
 
     from sora_cli import evaluate as measuring
 
-    result = measuring.evaluate(model, clips, seed, device)
+    result = measuring.evaluate(entry, clips, seed, device)
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:

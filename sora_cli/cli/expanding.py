@@ -1,65 +1,80 @@
 """What a command does with `--expand`: turn the prompts of a shot into the captions that its model reads. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from sora_cli import geometry, media, registry
+from sora_cli import geometry, media
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
+from sora_cli.registry import Entry
 from sora_cli.shot import Anchor, Shot
 
 if TYPE_CHECKING:
     from sora_cli.prompts.llm import Server
 
-    How = str | Server  # off, grammar, or who writes
-
 OFF, GRAMMAR = "off", "grammar"
 
 
-def asked(expand: str, writer: str | None, model: str) -> "How":
-    """How the prompts of a model are expanded, where `auto` is as it was trained; SoraError for what cannot be."""
-    trained = registry.entry(model).usage.grammar
-    if "://" in expand:
-        from sora_cli.prompts.llm import Server
+@dataclass(frozen=True)
+class Expansion:
+    """How prompts become the captions that a model reads."""
 
-        if "#" in expand and writer:
-            raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
-        return Server.at(expand, writer)
-    if expand not in ("auto", OFF, GRAMMAR):
-        raise SoraError(f"unknown --expand {expand!r}; there are auto, off, grammar, or the http:// address of an LLM")
-    if writer is not None:
-        raise SoraError("--expand-model names an LLM; --expand must give its address, http://localhost:11434/v1 or so")
-    if expand == GRAMMAR and not trained:
-        raise SoraError(f"{model} was not trained on pocket's grammar; take --expand off, or the address of an LLM")
-    return GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF
+    how: "str | Server"  # off, grammar, or who writes
+    trained: bool  # whether the model was trained on the captions of the grammar
 
+    @classmethod
+    def asked(cls, expand: str, writer: str | None, entry: Entry) -> Self:
+        """What `--expand` and `--expand-model` say, where `auto` is as the model was trained; SoraError for what cannot
+        be."""
+        trained = entry.usage.grammar
+        if "://" in expand:
+            from sora_cli.prompts.llm import Server
 
-def spelled(how: "How") -> str:
-    """How prompts are expanded, in a word."""
-    return how if isinstance(how, str) else f"{how}#{how.model}"
+            if "#" in expand and writer:
+                raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
+            return cls(Server.at(expand, writer), trained)
+        if expand not in ("auto", OFF, GRAMMAR):
+            raise SoraError(f"unknown --expand {expand!r}; there are auto, off, grammar, or the http:// address of an "
+                            "LLM")  # fmt: skip
+        if writer is not None:
+            raise SoraError("--expand-model names an LLM; --expand must give its address, http://localhost:11434/v1 "
+                            "or so")  # fmt: skip
+        if expand == GRAMMAR and not trained:
+            raise SoraError(f"{entry.name} was not trained on pocket's grammar; take --expand off, or the address of "
+                            "an LLM")  # fmt: skip
+        return cls(GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF, trained)
 
+    def __str__(self) -> str:
+        return self.how if isinstance(self.how, str) else f"{self.how}#{self.how.model}"
 
-def expanded(shot: Shot, how: "How", screen: Screen, given: Sequence[str] = ()) -> Shot:
-    """A shot with its captions, unless it has some from a video that is made again. `given` says which pictures and
-    videos it is to fit. An LLM that fails is made do without, and that is noted."""
-    return each([shot], how, screen, given)[0]
+    def captioned(self, shots: Sequence[Shot], screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
+        """Shots that differ in their seeds, each with captions of its own, unless they have some from a video that is
+        made again. `given` says which pictures and videos they are to fit. An LLM is asked once; one that fails is
+        made do without, and that is noted."""
+        from sora_cli.prompts.grammar import caption_of
 
+        first = shots[0]
+        if first.captions:
+            return list(shots)
+        lines = first.prompts if isinstance(self.how, str) else self.written(first, self.how, screen, given)
+        if self.trained and self.how != OFF:
+            return [replace(shot, captions=tuple(caption_of(line, shot.seed) for line in lines)) for shot in shots]
+        captions = lines if self.trained or lines != first.prompts else ()  # others read prompts as they are
+        return [replace(shot, captions=captions) for shot in shots]
 
-def each(shots: Sequence[Shot], how: "How", screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
-    """The same for shots that differ in their seeds: each has its own captions, but an LLM is asked once."""
-    from sora_cli.prompts.grammar import caption_of
+    def written(self, shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
+        """What an LLM makes of the prompts; the prompts themselves if it fails."""
+        from sora_cli.prompts.rewriting import rewritten
 
-    first = shots[0]
-    if first.captions:
-        return list(shots)
-    trained = registry.entry(first.model).usage.grammar
-    lines = first.prompts if isinstance(how, str) else written(first, how, screen, given)
-    if trained and how != OFF:
-        return [replace(shot, captions=tuple(caption_of(line, shot.seed) for line in lines)) for shot in shots]
-    captions = lines if trained or lines != first.prompts else ()  # others read prompts as they are
-    return [replace(shot, captions=captions) for shot in shots]
+        try:
+            with screen.doing(f"asking {writer.model} what to show"):
+                return rewritten(shot, writer, given, self.trained)
+        except Failed as error:
+            instead = "the grammar expands the prompt" if self.trained else "the prompt is read as it is"
+            screen.warn(f"{error}; {instead}")
+            return shot.prompts
 
 
 def reseeded(shot: Shot, seed: int) -> Shot:
@@ -69,19 +84,6 @@ def reseeded(shot: Shot, seed: int) -> Shot:
     if shot.captions:
         return reseeded(shot, seed)
     return shot if seed == shot.seed else replace(shot, seed=seed)
-
-
-def written(shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
-    """What an LLM makes of the prompts; the prompts themselves if it fails."""
-    from sora_cli.prompts.rewriting import rewritten
-
-    trained = registry.entry(shot.model).usage.grammar
-    try:
-        with screen.doing(f"asking {writer.model} what to show"):
-            return rewritten(shot, writer, given, trained)
-    except Failed as error:
-        screen.warn(f"{error}; {'the grammar expands the prompt' if trained else 'the prompt is read as it is'}")
-        return shot.prompts
 
 
 def described(anchor: Anchor, shot: Shot) -> str:

@@ -13,6 +13,7 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, options, seeds
 from sora_cli.cli.describing import shot_in
+from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
@@ -23,7 +24,7 @@ from sora_cli.errors import SoraError
 from sora_cli.generation import anchors
 from sora_cli.generation.plan import Given, Plan, check_given, made, plan
 from sora_cli.media import blend
-from sora_cli.registry import lora
+from sora_cli.registry import Entry, lora
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from sora_cli.placement.estimate import Estimate
     from sora_cli.sampling.planner import Window
 
-PLAIN = ("negative", "fps", "steps", "model", "plan", "fit")  # options that are fields of a shot
-SUITED = ("negative", "steps", "guidance", "guidance_low", "plan", "loras")  # fields that another model has others of
+PLAIN = ("negative", "fps", "steps", "plan", "fit")  # options that are fields of a shot
+SUITED = ("model", "negative", "steps", "guidance", "guidance_low", "plan", "loras")  # of which each model has its own
 
 
 @flattened
@@ -90,10 +91,10 @@ def generate(
 ) -> list[Job]:
     """Make a video from a prompt."""
     said = given(context)
-    shot = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
-    how = expanding.asked(sampling.expand, sampling.expand_model, shot.model)
+    shot, entry = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
+    expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
     shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, how, sampling.seed, frozenset(said), borrowed(shot, source, said))
+    order = Order(shots, entry, expansion, sampling.seed, frozenset(said), borrowed(shot, source, said))
     jobs = [job(order, n, name, compute, keeping, showing) for n, name in enumerate(output_names(output, shots))]
     if dry_run:
         show_plan(order, jobs, compute, keeping, showing)
@@ -105,7 +106,8 @@ class Order:
     """Videos that differ in their seeds, and what is found out once for all of them."""
 
     shots: list[Shot]
-    how: "expanding.How"
+    entry: Entry
+    expansion: Expansion
     seed: str
     said: frozenset[str] = frozenset()  # the options that were given
     borrowed: str = ""  # what a record makes us read
@@ -114,15 +116,6 @@ class Order:
     @property
     def first(self) -> Shot:
         return self.shots[0]
-
-    @property
-    def expand(self) -> str:
-        return expanding.spelled(self.how)
-
-    @cached_property
-    def entry(self) -> registry.Entry:
-        """The model of all of them."""
-        return registry.entry(self.first.model)
 
     @cached_property
     def made(self) -> Shot:
@@ -149,7 +142,7 @@ class Order:
 
     def cost(self, compute: Compute) -> "Estimate":
         """What each of them takes."""
-        return cost_of(self.made, compute, self.placed, retiming=self.retiming)
+        return cost_of(self.made, self.entry, compute, self.placed, retiming=self.retiming)
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""
@@ -158,7 +151,7 @@ class Order:
             for note in self.given():
                 screen.note(note)
             around = [expanding.described(anchor, self.first) for anchor in self.first.anchors]
-            self.captioned_shots = expanding.each(self.shots, self.how, screen, around)
+            self.captioned_shots = self.expansion.captioned(self.shots, screen, around)
         return self.captioned_shots
 
     def given(self) -> Iterator[str]:
@@ -174,10 +167,10 @@ class Order:
         from sora_cli.prompts import grammar
 
         shot = self.first
-        if self.entry.usage.grammar and not shot.captions and isinstance(self.how, str):
-            shot = replace(shot, captions=tuple(grammar.captions_of(shot, self.how == expanding.GRAMMAR)))
+        if self.entry.usage.grammar and not shot.captions and isinstance(self.expansion.how, str):
+            shot = replace(shot, captions=tuple(grammar.captions_of(shot, self.expansion.how == expanding.GRAMMAR)))
         yield from self.given()
-        yield from prompt_notes.notes(shot)
+        yield from prompt_notes.notes(self.entry, shot)
         yield from map(lora.note, shot.loras)
         yield from self.plan(made(shot, self.entry)).notes()
 
@@ -185,12 +178,12 @@ class Order:
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
     """One video of an order, which goes to a file of this name."""
     shot = order.shots[number]
-    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": order.expand, **compute.drafted}
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.drafted}
     one = shot.frames == 1
     target = Target(name=name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
                     asked=asked, sources=sources(shot))  # fmt: skip
     return Job(
-        target, shot.model, compute, showing,
+        target, order.entry, compute, showing,
         partial(check, shot, order), partial(make, order, number, compute), shot.loras, room=room_of(shot),
         cost=partial(order.cost, compute),
     )  # fmt: skip
@@ -204,23 +197,25 @@ def given(context: typer.Context) -> set[str]:
     return {name for name in context.params if "COMMANDLINE" in str(context.get_parameter_source(name))}
 
 
-def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot:
-    """The shot that the options describe, or that of `source` with what is given changed."""
-    base = remade(source, given) if source else models.usual(options["model"])
+def asked(options: dict[str, Any], given: set[str], source: Path | None) -> tuple[Shot, Entry]:
+    """The shot that the options describe, or that of `source` with what is given changed; and its model."""
+    stored = remade(source, given) if source else None
+    entry = registry.entry(stored.model if stored and "model" not in given else options["model"])
+    usual = models.usual(entry)
+    base = stored or usual
+    if base.model != usual.model:  # another model has other settings
+        base = replace(base, **{name: getattr(usual, name) for name in SUITED})
     if "seed" in given:
         base = expanding.reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
     wanted |= models.guidance_of(options["guidance"])
-    if source and wanted.get("model", base.model) != base.model:  # another model has other settings
-        usual = models.usual(wanted["model"])
-        wanted = {name: getattr(usual, name) for name in SUITED} | wanted
     if "res" in given:
         wanted["width"], wanted["height"] = geometry.parse_res(options["res"])
     fps = wanted.get("fps", base.fps)
     if given & {"seconds", "frames"}:
         wanted["frames"] = frame_count(options["seconds"], options["frames"], fps)
     elif "fps" in given:
-        wanted["frames"] = models.frames_at(fps, base, registry.entry(wanted.get("model", base.model)).usage)
+        wanted["frames"] = models.frames_at(fps, base, entry.usage)
     if given & {"anchor", "image", "end"}:
         wanted["anchors"] = anchors_of(options)
     if given & {"prompt", "prompt_at", "model", "expand", "expand_model"}:
@@ -232,7 +227,7 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> Shot
     shot = replace(base, **wanted)
     if not shot.anchors:
         check_prompt(shot.prompt)
-    return models.fitting(shot)
+    return models.fitting(shot, entry), entry
 
 
 def remade(source: Path, given: set[str]) -> Shot:
@@ -327,7 +322,7 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
     from sora_cli.generation.engine import GivenClip
 
     shot, placed = order.captioned(screen)[number], order.placed
-    engine = networks.engine(shot, compute, screen)
+    engine = networks.engine(order.entry, shot.loras, compute, screen)
     making = Making(target, screen, order.made.fps, shot.frames, order.retiming)
     canvas = order.entry.canvas(shot.width, shot.height)
     small = canvas.crop_width, canvas.crop_height

@@ -17,6 +17,7 @@ from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation.anchors import Placed
 from sora_cli.media import Retiming
+from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 
 if TYPE_CHECKING:
@@ -48,31 +49,31 @@ class Networks:
             self.loaded = None
             gc.collect()
 
-    def engine(self, shot: Shot, compute: Compute, screen: Screen) -> "Engine":
+    def engine(self, entry: Entry, loras: Sequence[Lora], compute: Compute, screen: Screen) -> "Engine":
         with screen.doing("starting"):
             from sora_cli.generation.engine import Engine
 
-        words, how = (shot.model, *compute.words), (compute.decoder, screen.preview)
+        words, how = (entry, *compute.words), (compute.decoder, screen.preview)
 
         def load() -> Engine:
             settle_threads(compute, screen)
-            return Engine(*words, screen.read, shot.loras, *how)
+            return Engine(*words, screen.read, loras, *how)
 
-        with screen.doing(f"loading {shot.model}"):
-            engine = self.held((words, shot.loras, how), load)
-        if texts := self.texts.pop(shot.model, None):
+        with screen.doing(f"loading {entry.name}"):
+            engine = self.held((words, loras, how), load)
+        if texts := self.texts.pop(entry.name, None):
             engine.pipeline.ahead = texts
         return engine
 
-    def codec(self, model: str, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
+    def codec(self, entry: Entry, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
         from sora_cli.pipelines import load_codec
 
         def load() -> "Codec":
             settle_threads(compute, screen)
-            return load_codec(model, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
+            return load_codec(entry, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
 
-        with screen.doing(f"loading {model}"):
-            return self.held((model, canvas, compute), load)
+        with screen.doing(f"loading {entry.name}"):
+            return self.held((entry, canvas, compute), load)
 
 
 def settle_threads(compute: Compute, screen: Screen) -> None:
@@ -89,7 +90,7 @@ class Job:
     """One output, and how it is made. `check` refuses all that can be refused without torch; `make` does the work."""
 
     target: Target
-    model: str
+    entry: Entry
     compute: Compute
     showing: Showing
     check: Callable[[Target], None]
@@ -106,10 +107,10 @@ class Job:
         draft = self.compute.decoder != FULL
         if not (draft or self.showing.preview):
             return tuple(self.roles)
-        entry = registry.entry(self.model)
-        if draft and not entry.tiny:
-            raise SoraError(f"{self.model} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
-        return (*self.roles, *((registry.TINY,) if entry.tiny and registry.TINY not in self.roles else ()))
+        tiny = self.entry.tiny
+        if draft and not tiny:
+            raise SoraError(f"{self.entry.name} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
+        return (*self.roles, *((registry.TINY,) if tiny and registry.TINY not in self.roles else ()))
 
     def check_output(self) -> None:
         """Refuse what cannot be made, and a preview that would overwrite another file."""
@@ -120,13 +121,13 @@ class Job:
     @property
     def networks(self) -> tuple[Any, ...]:
         """What has to be loaded for it."""
-        return self.model, self.needs, self.compute.words, self.loras
+        return self.entry, self.needs, self.compute.words, self.loras
 
 
 def check_models(jobs: Sequence[Job], quiet: bool) -> None:
-    """Refuse models that are unknown, damaged or not here, each once."""
-    for model, roles in dict.fromkeys((job.model, job.needs) for job in jobs):
-        models.check_model(model, quiet, roles)
+    """Refuse models that are damaged or not here, each once."""
+    for entry, roles in dict.fromkeys((job.entry, job.needs) for job in jobs):
+        models.check_model(entry, quiet, roles)
 
 
 def check_rooms(jobs: Sequence[Job]) -> None:
@@ -139,7 +140,7 @@ def check_rooms(jobs: Sequence[Job]) -> None:
         check_room(folder, needed)
 
 
-def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
+def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
             retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
     """A shot's cost here, whatever it shows; a `retiming` counts `around` given frames too."""
     from sora_cli.placement.estimate import Pictures
@@ -147,17 +148,17 @@ def cost_of(shot: Shot, compute: Compute, placed: Sequence[Placed] = (), given: 
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
     shown = retiming.count(shot.frames + around) if retiming else 0
     pictures = Pictures(given or bool(placed), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
-    return measured(same, compute.words, tuple((one.start, one.count) for one in placed), pictures)
+    return measured(same, entry, compute.words, tuple((one.start, one.count) for one in placed), pictures)
 
 
 @cache
-def measured(shot: Shot, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...],
+def measured(shot: Shot, entry: Entry, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...],
              pictures: "Pictures") -> "Estimate":  # fmt: skip
     from sora_cli.generation.plan import Given, plan
     from sora_cli.placement.estimate import dry_run
 
-    planned = plan(shot, registry.entry(shot.model), [Given(start, count) for start, count in placed])
-    return dry_run(shot, planned.windows, *where, pictures)
+    planned = plan(shot, entry, [Given(start, count) for start, count in placed])
+    return dry_run(entry, shot, planned.windows, *where, pictures)
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sora_cli import geometry, media, registry
-from sora_cli.cli import expanding, options, seeds
-from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli import geometry, media
+from sora_cli.cli import options, seeds
+from sora_cli.cli.connect import Connector, Passing, Request, context_of
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, format_of, header_of, keep_latents
-from sora_cli.cli.options import Compute, Continuing, Input, flattened
+from sora_cli.cli.options import Continuing, Input, flattened
 from sora_cli.cli.outputs import room_of, slug
 from sora_cli.cli.reading import beside
 from sora_cli.cli.screen import Screen
@@ -72,12 +72,13 @@ def loop(
                             partial(close, request, length, times), record, times)]  # fmt: skip
     if prompt:
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
-    shot = round_shot(replace(request.settings, prompt=what), request.video, seconds)
+    lasting = request.entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
+    shot = round_shot(replace(request.settings, prompt=what), request.video, lasting)
     request = replace(request, settings=shot, video=replace(request.video, name=media.STREAM))
     target = request.target(output or f"{slug(what)}-loop.mp4", times=times)
-    return [Job(target, shot.model, more.compute, more.showing, partial(check_making, shot),
+    return [Job(target, request.entry, more.compute, more.showing, partial(check_making, request),
                 partial(make, request, times), shot.loras, room=room_of(shot) * times,
-                cost=partial(cost, shot, times, more.compute))]  # fmt: skip
+                cost=partial(cost, request, times))]  # fmt: skip
 
 
 def is_video(what: str) -> bool:
@@ -88,37 +89,36 @@ def is_video(what: str) -> bool:
 # ---- from a prompt ----------------------------------------------------------------------------------------
 
 
-def round_shot(settings: Shot, reading: Input, seconds: float | None = None) -> Shot:
+def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
     """A loop of whole chunks, as near to the length asked as they come."""
     width, height = geometry.parse_res(reading.res) if reading.res else (settings.width, settings.height)
     rate = settings.fps if reading.fps is None else reading.fps
-    if seconds is None:
-        seconds = registry.entry(settings.model).usage.bar or LOOP_SECONDS
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
 
-def cost(shot: Shot, times: int, compute: Compute) -> "Estimate":
+def cost(request: Request, times: int) -> "Estimate":
     """What it takes on this machine."""
-    turn = made(shot, registry.entry(shot.model))
-    return cost_of(turn, compute, retiming=rates_of(shot, turn, times))
+    turn = made(request.settings, request.entry)
+    return cost_of(turn, request.entry, request.options.compute, retiming=rates_of(request.settings, turn, times))
 
 
-def check_making(shot: Shot, target: Target) -> None:
+def check_making(request: Request, target: Target) -> None:
     """All that can be refused before anything is shown."""
-    check_prompt(shot.prompt)
-    check_given(registry.entry(shot.model), False)
+    check_prompt(request.settings.prompt)
+    check_given(request.entry, False)
     target.check()
-    target.check_format(format_of(shot, target.name))
+    target.check_format(format_of(request.settings, target.name))
 
 
 def make(request: Request, times: int, target: Target, networks: Networks, screen: Screen) -> None:
     """A loop of its own: all latents are made on a circle."""
     seeds.announce(request.options.sampling.seed, request.settings.seed, screen)
-    shot = expanding.expanded(request.settings, request.how, screen)
-    turn = made(shot, registry.entry(shot.model))
+    (shot,) = request.expansion.captioned([request.settings], screen)
+    turn = made(shot, request.entry)
     making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
-    run = making.denoise(networks.engine(shot, request.options.compute, screen).start(turn))
+    engine = networks.engine(request.entry, shot.loras, request.options.compute, screen)
+    run = making.denoise(engine.start(turn))
     changes = Changes()
 
     def once(number: int) -> "Iterator[np.ndarray]":
@@ -155,7 +155,7 @@ def close(request: Request, seconds: float, times: int, target: Target, networks
         making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
         where = "from whose end it leads back to the start"
         shot, connector = request.connector(shot, source, making, where, networks)
-        passing = Passing(source, shot.model)
+        passing = Passing(source, context_of(request.entry))
         raw = repeated(passing, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
         count = making.write_given(raw, source.format, {"sora": shot.to_json()})
         request.finish(making, count, range(passing.count), times=times)

@@ -231,7 +231,7 @@ def written(shared: media.Shared, made: int) -> dict[str, Any]:
 def header_of(run: "Generation") -> latent_file.Header:
     """What the latents of a run say of themselves."""
     shot = run.shot
-    return latent_file.Header.of(shot.model, shot.width, shot.height, shot.fps, shot.frames,
+    return latent_file.Header.of(run.plan.entry, shot.width, shot.height, shot.fps, shot.frames,
                              lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
                              clock=-1.0 if run.plan.clock is None else run.plan.clock)  # fmt: skip
 

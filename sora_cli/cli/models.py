@@ -11,24 +11,23 @@ from sora_cli.cli import seeds
 from sora_cli.cli.options import Sampling
 from sora_cli.cli.screen import Transfers
 from sora_cli.errors import SoraError
-from sora_cli.registry import hub, lora
+from sora_cli.registry import Entry, hub, lora
 from sora_cli.shot import Lora, Shot, check_range
 
 
-def check_model(model: str, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
-    """Refuse a model that is unknown, damaged or missing; a Hub model may be fetched, in silence if `quiet`."""
-    entry = registry.entry(model)
+def check_model(entry: Entry, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
+    """Refuse a model that is damaged or missing; a Hub model may be fetched, in silence if `quiet`."""
     if entry.kind == "sora":
         registry.verify(entry)
     else:
         hub.ensure(entry.only(*roles), screen=Transfers(quiet))
 
 
-def usual(model: str, prompt: str = "") -> Shot:
+def usual(entry: Entry, prompt: str = "") -> Shot:
     """A shot of the size, length and settings that suit a model."""
-    u = registry.entry(model).usage
-    return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance, model=model,
-                plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
+    u = entry.usage
+    return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance,
+                model=entry.name, plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
 
 
 def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
@@ -41,12 +40,12 @@ def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
     return int((shot.frames - 1) * ratio) + 1
 
 
-def asked(sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
+def asked(entry: Entry, sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
     """The same with what the user says about it."""
     chosen = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
     said: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)} | guidance_of(sampling.guidance)
-    return fitting(replace(usual(sampling.model, prompt), **said))
+    return fitting(replace(usual(entry, prompt), **said), entry)
 
 
 def guidance_of(text: str | None) -> dict[str, float]:
@@ -64,12 +63,12 @@ def guidance_of(text: str | None) -> dict[str, float]:
     return {"guidance": numbers[0], "guidance_low": numbers[1] if numbers[1:] else 0.0}
 
 
-def fitting(shot: Shot) -> Shot:
+def fitting(shot: Shot, entry: Entry) -> Shot:
     """The shot; SoraError if it says something of two transformers, and its model has one."""
-    if not registry.entry(shot.model).usage.boundary:
-        lora.check_alone(shot.loras, shot.model)
+    if not entry.usage.boundary:
+        lora.check_alone(shot.loras, entry.name)
         if shot.guidance_low:
-            raise SoraError(f"{shot.model} has one transformer; --guidance takes one number for it")
+            raise SoraError(f"{entry.name} has one transformer; --guidance takes one number for it")
     return shot
 
 

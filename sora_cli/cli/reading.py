@@ -5,16 +5,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora_cli import geometry, media, registry
+from sora_cli import geometry, media
 from sora_cli.cli.options import Input
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
+from sora_cli.registry import Entry, SamplingDefaults
 from sora_cli.shot import Shot, check_range
 from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+PLAIN = SamplingDefaults()  # a picture without a model is shown at pocket's rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class Asked(Input):
             self.retime(source, faster, screen)
         return source
 
-    def open_slow(self, screen: Screen | None = None, model: str = "pocket", rgb: bool = False) -> media.Source:
+    def open_slow(self, screen: Screen | None = None, usage: SamplingDefaults = PLAIN,
+                  rgb: bool = False) -> media.Source:  # fmt: skip
         """The same, but at its own rate where a higher one is asked: the frames between are better made of the whole
         video, when a model has gone on from it. A picture has the rate at which the model makes what is asked."""
         size = geometry.parse_res(self.res) if self.res else None
@@ -51,7 +56,6 @@ class Asked(Input):
             source.tell(screen.note)
             self.note_rate(source, raw is not None, screen)
         if source.still:
-            usage = registry.entry(model).usage
             rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps
             source.format = replace(source.format, rate=Fraction(media.rational(rate)))
         elif self.fps and Fraction(media.rational(self.fps)) < source.format.rate:
@@ -118,8 +122,8 @@ class Whole:
     context: int  # latents at its end that new ones are made to fit
 
     @classmethod
-    def beside(cls, video: str, shot: Shot) -> "Whole | None":
-        """Those of a video file, if they are there, of the shot's model and canvas, and of this very file."""
+    def beside(cls, video: str, shot: Shot, entry: Entry) -> "Whole | None":
+        """Those of a video file, if they are there, of the model and the shot's canvas, and of this very file."""
         path = Path(video).with_suffix(".safetensors")
         if video == media.STREAM or not path.is_file() or not Path(video).is_file():
             return None
@@ -127,8 +131,7 @@ class Whole:
             header = latent_file.read_header(path)
         except SoraError:
             return None
-        entry = registry.entry(shot.model)
-        fits = header.vae == latent_file.vae_of(shot.model) and not header.cyclic
+        fits = header.vae == latent_file.vae_of(entry) and not header.cyclic
         fits = fits and header.canvas == entry.canvas(shot.width, shot.height)
         return cls(path, header, entry.usage.context) if fits and header.video == weights.hash_of(Path(video)) else None
 

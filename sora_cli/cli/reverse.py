@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sora_cli import geometry, media, registry
+from sora_cli import geometry, media
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli.cli.connect import Connector, Passing, Request, context_of
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
@@ -30,7 +30,9 @@ def reverse(
     more: Continuing,
 ) -> list[Job]:
     """Make the video that leads up to an image or clip."""
-    request = Request.of("reverse", anchor, more, prompt, plan or backwards(more.sampling.model))
+    request = Request.of("reverse", anchor, more, prompt, plan)
+    if plan is None and request.settings.plan == "hierarchy":  # key frames first would jump away from the anchor
+        request = replace(request, settings=replace(request.settings, plan="autoregressive"))
     return [request.job(output or beside(anchor, "reverse"), partial(new_frames, seconds),
                         partial(make, request, seconds), {"seconds": seconds})]  # fmt: skip
 
@@ -42,7 +44,7 @@ def new_frames(seconds: float, shot: Shot) -> int:
 def make(request: Request, seconds: float, target: Target, networks: Networks, screen: Screen) -> None:
     """What leads up to the anchor, and the anchor."""
     with request.opened(target, screen) as (source, shot):
-        passing, rates = Passing(source, shot.model), request.video.faster(source)
+        passing, rates = Passing(source, context_of(request.entry)), request.video.faster(source)
         if len(passing.head) == 1:
             rates, frames = up_to_picture(seconds, shot, rates)
         else:
@@ -68,9 +70,3 @@ def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[byte
     yield from connector.connect(shot, head=passing.head)
     yield from passing.frames()
     connector.making.place_sound(passing.source.sound, shot.frames, passing.count)
-
-
-def backwards(model: str) -> str:
-    """The plan that goes back from the anchor step by step: key frames first would jump away from it."""
-    usual = registry.entry(model).usage.plan
-    return "autoregressive" if usual == "hierarchy" else usual

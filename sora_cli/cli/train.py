@@ -74,7 +74,7 @@ def lora(options: LoraOptions, debug: DebugOption = False) -> None:
     if options.data == WORLD and registry.entry(options.model).kind != "sora":
         raise SoraError(f"the rendered world is for models of ours; {options.model} learns from --data FOLDER, with "
                         f"latents of clips: sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    learn(options, lambda: models.check_model(options.model))
+    learn(options, lambda: models.check_model(registry.entry(options.model)))
 
 
 @train.command()

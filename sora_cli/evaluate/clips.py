@@ -13,10 +13,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli import geometry, registry
+from sora_cli import geometry
 from sora_cli.generation.engine import Engine
 from sora_cli.models.sora.evaluator import shrink
 from sora_cli.models.sora.vae import Vae
+from sora_cli.registry import Entry
 from sora_cli.shot import Shot
 from sora_cli.world.captions import dense
 from sora_cli.world.field import COVERED, field
@@ -55,11 +56,11 @@ def another(scene: Scene) -> Scene:
     return replace(scene, subject=names[(names.index(scene.subject) + len(names) // 2) % len(names)])
 
 
-def shot_of(scene: Scene, frames: int, seed: int, model: str) -> Shot:
-    """A clip of the scene as `model` is used, asked for by the whole caption."""
-    usage, caption = registry.entry(model).usage, dense(scene)
+def shot_of(scene: Scene, frames: int, seed: int, entry: Entry) -> Shot:
+    """A clip of the scene as the model is used, asked for by the whole caption."""
+    usage, caption = entry.usage, dense(scene)
     return Shot(caption, width=WIDTH, height=HEIGHT, frames=frames, fps=FPS, seed=seed, steps=usage.steps,
-                guidance=usage.guidance, model=model, captions=(caption,))  # fmt: skip
+                guidance=usage.guidance, model=entry.name, captions=(caption,))  # fmt: skip
 
 
 def seconds(frames: int) -> Tensor:

@@ -40,7 +40,6 @@ Estimates = dict[str, dict[str, float]]                 # means by name, with th
 class Exam:
     """A model in front of its judge; `track` shows progress over scenes."""
 
-    model: str
     engine: Engine
     vae: autoencoder.Vae
     judge: Evaluator
@@ -48,20 +47,20 @@ class Exam:
     track: Track
 
 
-def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
-    """Measure `model` on `clips` held-out combinations; a JSON-ready dictionary, see `report.table`.
+def evaluate(model: registry.Entry, clips: int, seed: int, device: str) -> dict[str, Any]:
+    """Measure a model on `clips` held-out combinations; a JSON-ready dictionary, see `report.table`.
 
     Progress goes to stderr. SoraError and Failed as from the engine and the weights."""
-    judge = from_weights(*registry.load_model_files(JUDGE, "evaluator"))
+    judge = from_weights(*registry.load_model_files(registry.entry(JUDGE), "evaluator"))
     vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
     scenes = shown.held_out(clips, seed)
     with progress() as bar:
         def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:
             yield from bar.track(of, description=what)
 
-        exam = Exam(model, Engine(model, device=device), vae, judge, seed, track)
+        exam = Exam(Engine(model, device=device), vae, judge, seed, track)
         return {
-            "model": model, "clips": clips, "seed": seed,
+            "model": model.name, "clips": clips, "seed": seed,
             "judge": gate(judge, scenes, shown.pairs(clips, seed), track),
             "reconstruction": reconstruction(vae, scenes[:MOST_RECONSTRUCTED], track),
             **steering(exam, scenes),
@@ -172,7 +171,7 @@ def steering(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
 def clips_of(exam: Exam, scene: Scene, number: int) -> dict[str, Tensor]:
     """A scene as generated from its caption, through the autoencoder, and as it is."""
     real = rendered(scene, seconds(SHORT))
-    shot = shown.shot_of(scene, SHORT, exam.seed + number, exam.model)
+    shot = shown.shot_of(scene, SHORT, exam.seed + number, exam.engine.entry)
     return {"generated": shown.generated(exam.engine, shot), "decoded": shown.through(exam.vae, real), "real": real}
 
 
@@ -200,7 +199,7 @@ def drifting(exam: Exam, scenes: Sequence[Scene]) -> dict[str, Any]:
     found: dict[str, list[dict[str, list[float]]]] = {"generated": [], "real": []}
     length = SLICES * SLICE
     for number, scene in enumerate(exam.track(scenes, "drift")):
-        shot = shown.shot_of(scene, length, exam.seed + number, exam.model)
+        shot = shown.shot_of(scene, length, exam.seed + number, exam.engine.entry)
         made = sliced(shown.pictures(exam.engine, shot))
         real = (rendered(scene, times) for times in seconds(length).split(SLICE))
         found["generated"].append(followed(exam.judge, made, scene))

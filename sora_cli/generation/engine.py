@@ -1,6 +1,6 @@
 """The story: a shot goes in, latents come into being window by window, frames come out.
 
-    engine = Engine("pocket")
+    engine = Engine(registry.entry("pocket"))
     run = engine.start(shot)
     for progress in run.denoise(): ...
     for frame in run.frames(): ...
@@ -32,7 +32,7 @@ from sora_cli.pipelines import Velocity, Watch, WindowInputs
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.pipelines.stages import Tell
 from sora_cli.placement import estimate
-from sora_cli.registry import lora
+from sora_cli.registry import Entry, lora
 from sora_cli.sampling import planner
 from sora_cli.sampling.conditioning import NULL_TIME, Timeline
 from sora_cli.shot import Lora, Shot
@@ -52,11 +52,15 @@ class Progress:
 class Engine:
     """The models of one checkpoint on one device, verified when loaded; `watch` is called with the progress."""
 
-    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto", memory: str = "auto",
+    def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
-        self.model, self.loras, self.draft = model, tuple(loras), decoder != pipelines.FULL
-        self.pipeline = pipelines.load(model, device, dtype, memory, watch, self.loras, decoder, preview)
+        self.loras, self.draft = tuple(loras), decoder != pipelines.FULL
+        self.pipeline = pipelines.load(entry, device, dtype, memory, watch, self.loras, decoder, preview)
+
+    @property
+    def entry(self) -> Entry:
+        return self.pipeline.entry
 
     def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
         """Plan a shot around what is given; nothing is computed before `denoise`.
@@ -64,9 +68,9 @@ class Engine:
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
-        if shot.model != self.model:
-            raise SoraError(f"the shot is of {shot.model}, and {self.model} is loaded")
-        made = plan(shot, self.pipeline.entry, [piece.given for piece in given], span)
+        if shot.model != self.entry.name:
+            raise SoraError(f"the shot is of {shot.model}, and {self.entry.name} is loaded")
+        made = plan(shot, self.entry, [piece.given for piece in given], span)
         return Generation(self, made, tuple(given))
 
 

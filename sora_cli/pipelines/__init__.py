@@ -108,32 +108,31 @@ class Pipeline(Protocol):
         ...
 
 
-def load(model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_op,
+def load(entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_op,
          loras: Sequence[Lora] = (), decoder: str = FULL, preview: bool = False) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind, with LoRAs merged into it; `decoder` is full, or tiny for drafts, and with
-    `preview` it sketches fast, if it has a tiny decoder. SoraError for a model or device that is not there, Failed for
-    weights that are missing or damaged."""
-    entry = registry.entry(model)
+    `preview` it sketches fast, if it has a tiny decoder. SoraError for a device that is not there, Failed for weights
+    that are missing or damaged."""
     if not entry.usage.boundary:
-        check_alone(loras, model)
+        check_alone(loras, entry.name)
     if entry.kind == "sora":
         from sora_cli.pipelines.sora import Sora
 
-        return Sora(model, device, dtype, loras)
+        return Sora(entry, device, dtype, loras)
     from sora_cli.pipelines.wan import Wan
 
     roles = (*registry.ROLES, *((registry.TINY,) if decoder != FULL or (preview and entry.tiny) else ()))
-    return Wan(model, device, dtype, memory, watch, roles, loras, decoder)
+    return Wan(entry, device, dtype, memory, watch, roles, loras, decoder)
 
 
-def load_codec(model: str, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+def load_codec(entry: Entry, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                watch: Watch = no_op, tell: Tell = no_op, decoder: str = FULL) -> Codec:  # fmt: skip
     """A model's autoencoder alone, or its tiny decoder, for pictures of this canvas."""
-    if registry.entry(model).kind == "sora":
-        return Codec.of(model, device, dtype)
+    if entry.kind == "sora":
+        return Codec.of(entry, device, dtype)
     from sora_cli.pipelines.wan import Wan
 
     roles = ("vae",) if decoder == FULL else (registry.TINY,)
-    pipeline = Wan(model, device, dtype, memory, watch, roles, decoder=decoder)
+    pipeline = Wan(entry, device, dtype, memory, watch, roles, decoder=decoder)
     pipeline.on_device(canvas, 0, 0, tell, encodes=decoder == FULL)
     return pipeline.codec

@@ -21,6 +21,7 @@ from sora_cli.errors import Failed, counted
 from sora_cli.models.sora import vae as vaes
 from sora_cli.pipelines.stages import FIXED, Stage
 from sora_cli.placement.device import pick_device, pick_dtype
+from sora_cli.registry import Entry
 from sora_cli.storage import latent_file
 
 Picture = TypeVar("Picture")
@@ -67,10 +68,10 @@ class Codec:
     stage: Stage = FIXED
 
     @classmethod
-    def of(cls, model: str = "pocket", device: str = "auto", dtype: str = "auto") -> "Codec":
+    def of(cls, entry: Entry, device: str = "auto", dtype: str = "auto") -> "Codec":
         where = pick_device(device)
         how = pick_dtype(dtype, where)
-        vae = vaes.from_weights(*registry.load_model_files(model, "vae"))
+        vae = vaes.from_weights(*registry.load_model_files(entry, "vae"))
         return cls(vae.to(where, how), where, how)
 
     @torch.inference_mode()

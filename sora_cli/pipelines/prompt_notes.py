@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora import text as ours
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
     from sora_cli.models.wan.text import Umt5Tokenizer  # whose library takes a while, and models of ours do without
 
 
-def notes(shot: Shot) -> Iterator[str]:
+def notes(entry: Entry, shot: Shot) -> Iterator[str]:
     """What a run would say, a line each, as far as the tokenizer is on the disk. SoraError for what it would refuse."""
-    entry = registry.entry(shot.model)
     if entry.kind == "sora":
         yield from by_ours(entry, shot, ours.tokenizer_of(weights.read_header(entry.part("text")[0].path).metadata))
         return

@@ -18,6 +18,7 @@ from sora_cli.pipelines import Velocity, WindowInputs, copies_of, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
+from sora_cli.registry import Entry
 from sora_cli.registry.lora import merged
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import expand_mask
@@ -31,19 +32,18 @@ class Sora:
     memory = "auto"
     ahead: Sequence[str] = ()
 
-    def __init__(self, model: str = "pocket", device: str = "auto", dtype: str = "auto",
-                 loras: Sequence[Lora] = ()) -> None:  # fmt: skip
-        self.entry = registry.entry(model)
+    def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", loras: Sequence[Lora] = ()) -> None:
+        self.entry = entry
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         keep_freed()
         load = registry.load_model_files
-        self.tokenizer, tower = texts.from_weights(*load(model, "text"))
+        self.tokenizer, tower = texts.from_weights(*load(entry, "text"))
         self.tower = tower.to(self.device)
-        tensors, header = load(model, "dit")
+        tensors, header = load(entry, "dit")
         self.distilled = "distilled" in header
         self.dit = dits.from_weights(merged(tensors, loras), header).to(self.device, self.dtype)
-        self.vae = vaes.from_weights(*load(model, "vae")).to(self.device, self.dtype)
+        self.vae = vaes.from_weights(*load(entry, "vae")).to(self.device, self.dtype)
         self.codec = Codec(self.vae, self.device, self.dtype)
 
     @property

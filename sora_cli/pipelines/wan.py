@@ -36,7 +36,7 @@ from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Needs, Placement, half_of
 from sora_cli.placement.offload import Watched, keep_on_host, replace
 from sora_cli.prompts.cache import Embeddings, key_of
-from sora_cli.registry import TINY, hub, lora
+from sora_cli.registry import TINY, Entry, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
 from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, timestep_of, unipc
 from sora_cli.shot import Lora, Shot
@@ -49,13 +49,13 @@ PRIMER = 4  # latents decoded again so that a loop's first latent follows its la
 class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
-    def __init__(self, model: str, device: str = "auto", dtype: str = "auto", memory: str = "auto",
+    def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_op, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = (), decoder: str = FULL) -> None:  # fmt: skip
-        self.entry = registry.entry(model)
+        self.entry = entry
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, large=True)
-        self.paths = hub.locate(self.entry.only(*roles))
+        self.paths = hub.locate(entry.only(*roles))
         own = [Lora(str(self.paths[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
                if role in self.paths]  # fmt: skip
         self.memory, self.watch, self.asked, self.loras = memory, watch, tuple(loras), (*own, *loras)

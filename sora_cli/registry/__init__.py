@@ -180,16 +180,16 @@ def verify(model: Entry) -> None:
         weights.check(file.path, file.sha256, file.bytes)
 
 
-def load_model_files(model: str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+def load_model_files(model: Entry, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """One part of a shipped model, verified against the registry: all its tensors and its header."""
-    files = entry(model).part(stem)
+    files = model.part(stem)
     if not files:
-        raise Failed(f"model {model} has no part {stem!r} in weights.toml; {AGAIN}")
+        raise Failed(f"model {model.name} has no part {stem!r} in weights.toml; {AGAIN}")
     return weights.merge([weights.load(file.path, file.sha256) for file in files])
 
 
 def load_network(stem: str, path: Path | None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """A network of ours from a file, from the folder of a run or an export, or the shipped one by default."""
     if path is None:
-        return load_model_files("pocket", stem)
+        return load_model_files(entry("pocket"), stem)
     return weights.load_part(path, stem) if path.is_dir() else weights.load(path)

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import geometry, registry
+from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
 from sora_cli.files.headers import NUMBERS, head, lengths, tensors
-from sora_cli.registry import hub
+from sora_cli.registry import Entry, hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
 if TYPE_CHECKING:
@@ -63,12 +63,11 @@ class Header:
         check_range("clock", self.clock, -1, LONGEST_SECONDS)
 
     @classmethod
-    def of(cls, model: str, width: int, height: int, fps: float, frames: int, **more: Any) -> "Header":
+    def of(cls, entry: Entry, width: int, height: int, fps: float, frames: int, **more: Any) -> "Header":
         """That of latents which a model makes."""
-        entry = registry.entry(model)
         pixels = 0 if entry.kind == "sora" else entry.usage.width * entry.usage.height
         name = entry.name if plain(entry.name) else plainly(entry.name)
-        return cls(name, vae_of(model), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
+        return cls(name, vae_of(entry), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
 
     @property
     def canvas(self) -> geometry.Canvas:
@@ -130,22 +129,21 @@ def plainly(name: str) -> str:
     return "-".join(re.findall(r"[A-Za-z0-9]+", name))[-64:].strip("-")
 
 
-def vae_of(model: str) -> str:
+def vae_of(entry: Entry) -> str:
     """The hash by which latents name the autoencoder they were made with."""
-    entry = registry.entry(model)
     if entry.kind != "sora":
         return weights.fingerprint(published.loaded(hub.locate(entry.only("vae"))["vae"]))
     hashes = [file.sha256 for file in entry.part("vae")]
     if not hashes:
-        raise Failed(f"model {model} has no autoencoder in weights.toml; {weights.AGAIN}")
+        raise Failed(f"model {entry.name} has no autoencoder in weights.toml; {weights.AGAIN}")
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def check_vae(path: Path | str, header: Header, model: str) -> None:
+def check_vae(path: Path | str, header: Header, entry: Entry) -> None:
     """Refuse latents that another autoencoder made: they would decode to noise."""
-    if (own := vae_of(model)) != header.vae:
+    if (own := vae_of(entry)) != header.vae:
         raise SoraError(
-            f"{path} was made with the autoencoder {header.vae[:12]} of {header.model}, but that of {model} "
+            f"{path} was made with the autoencoder {header.vae[:12]} of {header.model}, but that of {entry.name} "
             f"is {own[:12]}; decode it with the model that made it (--model)"
         )
 

@@ -53,7 +53,7 @@ def made(known: Sequence[GivenClip] = (), loras: tuple[Lora, ...] = (), asked: S
          ) -> tuple[Tensor, Tensor, list[str]]:  # fmt: skip
     """The noise that the engine begins with, the frames [1, T, 3, H, W] in 0..1 that it ends with, and which
     transformer took each step."""
-    run = Engine("tiny", "cpu", "float32", loras=loras).start(replace(asked, loras=loras), known)
+    run = Engine(registry.entry("tiny"), "cpu", "float32", loras=loras).start(replace(asked, loras=loras), known)
     noise = torch.randn(run.timeline.latents.shape, generator=torch.Generator().manual_seed(asked.seed))
     used = []
     for _ in run.denoise():

@@ -77,7 +77,7 @@ class Remembering(UniPCMultistepScheduler):
 def made(known: Sequence[GivenClip] = ()) -> tuple[Tensor, Tensor, Tensor]:
     """The noise that the engine begins with, the latents [1, C, T, h, w] and the frames [1, T, 3, H, W] in 0..1 that it
     ends with."""
-    run = Engine("tiny", "cpu", "float32").start(SHOT, known)
+    run = Engine(registry.entry("tiny"), "cpu", "float32").start(SHOT, known)
     noise = torch.randn(run.timeline.latents.shape, generator=torch.Generator().manual_seed(SHOT.seed))
     list(run.denoise())
     assert run.latents is not None

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import typer
 
-from sora_cli.cli import expanding, models, options
+from sora_cli.cli import models, options
+from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.limits import Limits
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import Owned
+from sora_cli.registry import Entry
 
 if TYPE_CHECKING:
     from sora_cli.cli.serve.app import Server
@@ -120,14 +122,14 @@ def check_reach(host: str, address: Address, public_url: str, token: str) -> Non
         raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
 
 
-def served_models(named: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, str]:
+def served_models(named: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, Entry]:
     """Models by the names that clients use, all of them here and whole."""
     from sora_cli.cli.serve.orders import served_as
 
     served = served_as(named)
     for one in served.values():
         models.check_model(one, quiet)
-        expanding.asked(expand, expand_model, one)
+        Expansion.asked(expand, expand_model, one)
     return served
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from sora_cli import geometry, registry
-from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli import models, seeds
+from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.generate import Order, job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
@@ -21,6 +22,7 @@ from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
 from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import sniff
+from sora_cli.registry import Entry
 from sora_cli.shot import Anchor, Shot, check_prompt
 
 EXTRAS = ("negative_prompt", "fps", "seed", "steps", "guidance")  # ours, beside what OpenAI's API has
@@ -41,7 +43,7 @@ KEEPING = Keeping(resume=True, metadata=False, force=True)  # metadata would nam
 class Orders:
     """What is served: `served` are models by the names that clients use, the first one by default."""
 
-    served: Mapping[str, str]
+    served: Mapping[str, Entry]
     store: Store
     limits: Limits
     compute: Compute
@@ -86,15 +88,16 @@ class Orders:
             raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
                           "model_not_found", "model")  # fmt: skip
         prompt = text("prompt", fields.get("prompt", ""))
-        shot = self.shot(self.served[name], prompt, fields)
+        entry = self.served[name]
+        shot = self.shot(entry, prompt, fields)
         if kind == VIDEO:
-            shot = self.lasting(shot, seconds)
+            shot = self.lasting(shot, entry, seconds)
         else:
             shot = replace(shot, frames=1)
         settings = {one: getattr(shot, one) for one in SETTINGS}
         return Work(new_id(kind), kind, name, prompt, settings, reference)
 
-    def shot(self, model: str, prompt: str, fields: Mapping[str, Any]) -> Shot:
+    def shot(self, entry: Entry, prompt: str, fields: Mapping[str, Any]) -> Shot:
         """A shot as it suits the model, with what the fields say."""
         wanted: dict[str, Any] = {"prompt": prompt, "seed": seed_of(fields.get("seed"))}
         if "steps" in fields:
@@ -106,7 +109,7 @@ class Orders:
             wanted["guidance_low"] = 0.0  # one number is for both transformers of a model that has two
         if "negative_prompt" in fields:
             wanted["negative"] = text("negative_prompt", fields["negative_prompt"])
-        usual = models.usual(model)
+        usual = models.usual(entry)
         wanted["width"], wanted["height"] = self.size(fields.get("size"), usual)
         try:
             check_prompt(prompt)
@@ -127,10 +130,10 @@ class Orders:
                           f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
-    def lasting(self, shot: Shot, value: Any) -> Shot:
-        most, usual = self.limits.max_seconds, models.usual(shot.model)
+    def lasting(self, shot: Shot, entry: Entry, value: Any) -> Shot:
+        most, usual = self.limits.max_seconds, models.usual(entry)
         if value is None and usual.seconds <= most:
-            return replace(shot, frames=models.frames_at(shot.fps, usual, registry.entry(shot.model).usage))
+            return replace(shot, frames=models.frames_at(shot.fps, usual, entry.usage))
         seconds = most if value is None else number("seconds", value)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
@@ -144,12 +147,13 @@ class Orders:
 
     def job(self, work: Work) -> Job:
         """The job of a video or image, whose folder has the uploaded picture; SoraError if it can no longer be made."""
-        model = self.served.get(work.model)
-        if model is None:
+        entry = self.served.get(work.model)
+        if entry is None:
             raise SoraError(f"the model {work.model} is no longer served")
         anchors = (Anchor(str(self.store.file(work, work.reference)), "0"),) if work.reference else ()
-        shot = replace(models.usual(model, work.prompt), **work.settings, anchors=anchors)
-        order = Order([shot], expanding.asked(self.expand, self.expand_model, model), str(shot.seed))
+        shot = replace(models.usual(entry, work.prompt), **work.settings, anchors=anchors)
+        expansion = Expansion.asked(self.expand, self.expand_model, entry)
+        order = Order([shot], entry, expansion, str(shot.seed))
         name = str(self.store.file(work, work.result))
         return job(order, 0, name, self.compute, KEEPING, Showing(quiet=True))
 
@@ -243,16 +247,17 @@ def picture_of(path: Path) -> str:
     return suffix
 
 
-def served_as(texts: Sequence[str]) -> dict[str, str]:
+def served_as(texts: Sequence[str]) -> dict[str, Entry]:
     """`--model` as [NAME=]MODEL: models by the names that clients use; SoraError for names that come twice."""
-    found: dict[str, str] = {}
+    found: dict[str, Entry] = {}
     for one in texts:
         name, equals, model = one.partition("=")
         if not equals or "/" in name:
             name, model = "", one
-        name = name or registry.entry(model).name
+        entry = registry.entry(model)
+        name = name or entry.name
         name = Path(name).name if "/" in name else name
         if name in found:
             raise SoraError(f"two models are called {name}; give one of them another name, as --model other={model}")
-        found[name] = model
+        found[name] = entry
     return found

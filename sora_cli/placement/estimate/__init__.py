@@ -7,13 +7,13 @@ is measured with products of matrices.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sora_cli import registry
 from sora_cli.placement.estimate import sora, throughput, wan
 from sora_cli.placement.estimate.cost import PLAIN, Estimate, Pictures, duration, quantity, slowness
 from sora_cli.placement.estimate.sora import Model
 from sora_cli.placement.estimate.throughput import product_rate
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import half_of
+from sora_cli.registry import Entry
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
 
@@ -24,26 +24,25 @@ __all__ = ["Estimate", "Model", "Pictures", "dry_run", "duration", "product_rate
 
 
 def dry_run(
-    shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto", memory: str = "auto",
-    pictures: Pictures = PLAIN,
+    entry: Entry, shot: Shot, windows: Sequence[Window], device: str = "auto", dtype: str = "auto",
+    memory: str = "auto", pictures: Pictures = PLAIN,
 ) -> Estimate:  # fmt: skip
     """The cost of a shot that is made in these windows, on this machine; takes about a second.
 
-    SoraError for a model or a device that is not there, or that does not hold the model; Failed for damaged weights."""
+    SoraError for a device that is not there or does not hold the model; Failed for damaged weights."""
     from sora_cli.placement.device import pick_device, pick_dtype
 
-    entry = registry.entry(shot.model)
     where = pick_device(device)
     numbers = pick_dtype(dtype, where, large=entry.kind == "wan")
     if entry.kind == "wan":
         return of_hub_model(entry, shot, windows, where, numbers, memory, pictures)
-    model = Model.registered(shot.model)
+    model = Model.of(entry)
     rate = product_rate(max(sora.largest(model, shot, windows), 1), model.config.width, where, numbers)
     return sora.estimate(shot, windows, model, rate, numbers.itemsize, where.type, pictures)
 
 
 def of_hub_model(
-    entry: registry.Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
+    entry: Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
     memory: str = "auto", pictures: Pictures = PLAIN,
 ) -> Estimate:  # fmt: skip
     """The cost where the model is known already, and need not be in the registry."""

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sora_cli import geometry, registry
+from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.weights import Header
 from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
 from sora_cli.placement.memory import ENCODER, ENCODER_PIXEL, PROGRAM
+from sora_cli.registry import Entry
 from sora_cli.registry.sizes import FLOAT32
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
@@ -37,10 +38,9 @@ class Model:
     dit: Header
 
     @classmethod
-    def registered(cls, name: str) -> "Model":
-        entry = registry.entry(name)
+    def of(cls, entry: Entry) -> "Model":
         if entry.kind != "sora":
-            raise SoraError(f"there are estimates for models of kind sora, and {name} is of kind {entry.kind}")
+            raise SoraError(f"there are estimates for models of kind sora, and {entry.name} is of kind {entry.kind}")
         files = (entry.part(stem) for stem in ("text", "vae", "dit"))
         return cls(*(weights.read_header(*(file.path for file in part)) for part in files))
 

@@ -130,13 +130,13 @@ class Clips(Protocol):
 class Encoded:
     """A folder of latents of `sora-cli encode`, each with its caption in NAME.txt, or else its own prompt."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, entry: Entry) -> None:
         self.paths = sorted(folder.glob("*.safetensors"))
         if not self.paths:
-            raise SoraError(f"{folder} has no latents; make some: sora-cli encode CLIP --model {model} -o "
+            raise SoraError(f"{folder} has no latents; make some: sora-cli encode CLIP --model {entry.name} -o "
                             f"{folder / 'NAME.safetensors'}, with the caption in NAME.txt")  # fmt: skip
         for path in self.paths:
-            latent_file.check_vae(path, latent_file.read_header(path), model)
+            latent_file.check_vae(path, latent_file.read_header(path), entry)
         self.captions = [caption_of(path, sides) for path, sides in beside.around(self.paths)]
 
     def __len__(self) -> int:
@@ -163,11 +163,11 @@ def clips_of(options: LoraOptions) -> Clips:
     """What is to be learned from: a dataset, or a folder of latents, of the model's own autoencoder."""
     folder, entry = Path(options.data), registry.entry(options.model)
     if not is_dataset(folder):
-        return Encoded(folder, options.model)
+        return Encoded(folder, entry)
     if entry.kind != "sora":
         raise SoraError(f"{folder} has latents of another model; encode the clips for {options.model}, each by itself: "
                         f"sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    return Dataset(folder, identity(*registry.load_model_files(options.model, "vae")))
+    return Dataset(folder, identity(*registry.load_model_files(entry, "vae")))
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Drawn:
 def of_ours(options: LoraOptions, config: TrainerConfig, device: torch.device,
             dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
     """The transformer of a model of ours, and its loss."""
-    load = partial(registry.load_model_files, options.model)
+    load = partial(registry.load_model_files, registry.entry(options.model))
     tokenizer, tower = texts.from_weights(*load("text"))
     vae, dit = vaes.from_weights(*load("vae")).to(device), dits.from_weights(*load("dit")).to(device)
     read = CachedTextEncoder(tower, tokenizer, device)
@@ -259,7 +259,7 @@ class Recomputed(nn.Module):
 def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
            dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
     """The transformer of a Wan model, and the loss of its velocity. Text is read once, before it is loaded."""
-    pipeline = Wan(options.model, options.device, options.dtype)
+    pipeline = Wan(registry.entry(options.model), options.device, options.dtype)
     entry = pipeline.entry
     if entry.usage.solver in DISTILLED:
         raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
