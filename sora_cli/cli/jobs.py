@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sora_cli.generation.engine import Engine
     from sora_cli.pipelines.codec import Codec
     from sora_cli.placement.estimate import Estimate, Pictures
+    from sora_cli.sampling.planner import Window
 
 Loaded = TypeVar("Loaded")
 FULL = "full"  # decoder, as against the tiny one of drafts
@@ -146,19 +147,26 @@ def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed]
     from sora_cli.placement.estimate import Pictures
 
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
+    windows = windows_of(same, entry, tuple((one.start, one.count) for one in placed))
     shown = retiming.count(shot.frames + around) if retiming else 0
     pictures = Pictures(given or bool(placed), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
-    return measured(same, entry, compute.words, tuple((one.start, one.count) for one in placed), pictures)
+    return measured(entry, same, windows, compute.words, pictures)
 
 
 @cache
-def measured(shot: Shot, entry: Entry, where: tuple[str, str, str], placed: tuple[tuple[int, int], ...],
-             pictures: "Pictures") -> "Estimate":  # fmt: skip
+def windows_of(shot: Shot, entry: Entry, placed: tuple[tuple[int, int], ...]) -> "tuple[Window, ...]":
+    """The windows in which a shot is made: those of many jobs are the same."""
     from sora_cli.generation.plan import Given, plan
+
+    return plan(shot, entry, [Given(start, count) for start, count in placed]).windows
+
+
+@cache
+def measured(entry: Entry, shot: Shot, windows: "tuple[Window, ...]", where: tuple[str, str, str],
+             pictures: "Pictures") -> "Estimate":  # fmt: skip
     from sora_cli.placement.estimate import dry_run
 
-    planned = plan(shot, entry, [Given(start, count) for start, count in placed])
-    return dry_run(entry, shot, planned.windows, *where, pictures)
+    return dry_run(entry, shot, windows, *where, pictures)
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
