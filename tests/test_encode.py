@@ -16,6 +16,7 @@ from einops import rearrange
 from typer.testing import CliRunner
 
 from sora_cli import cli, geometry, media, registry
+from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.vae import Vae, VaeConfig
@@ -214,6 +215,19 @@ def test_decode_as_it_was_or_as_asked(
     found = media.probe("part.mp4")
     assert (found.width, found.height, found.fps, found.frames) == (96, 64, 12.0, 10)
     assert "sora" not in found.metadata  # it is not that shot any more
+
+
+def test_one_process_at_a_time_writes_a_file(
+    sora: Callable[..., int], clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sora("encode", clip, "-o", "a.safetensors") == 0
+    for words, out in (("encode", str(clip)), "b.safetensors"), (("decode", "a.safetensors"), "b.mp4"):
+        with Target(name=out).own:
+            capsys.readouterr()
+            assert sora(*words, "-o", out) == 2
+            assert f"{out} is in use by process {os.getpid()} on" in capsys.readouterr().err
+        assert not Path(out).exists() and sora(*words, "-o", out, "--quiet") == 0
+        assert sorted(path.name for path in Path().glob("b.*")) == sorted({"b.safetensors", out})
 
 
 def test_one_frame_is_an_image(sora: Callable[..., int], clip: Path) -> None:

@@ -127,7 +127,8 @@ def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, 
     shared = target.shared(wanted.format)
     if reduced := shared.note(wanted.name, wanted.format):
         screen.note(reduced)
-    with media.open_sink(wanted.name, wanted.format, tags, force=target.force, shared=shared) as opened:
+    sink = partial(media.open_sink, wanted.name, wanted.format, tags, force=target.force, shared=shared)
+    with target.held, sink() as opened:
         for frame in raw:
             opened.write(frame)
     record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,

@@ -66,7 +66,7 @@ def write(asked: Asked, entry: Entry, compute: options.Compute, target: Target, 
           screen: Screen) -> None:  # fmt: skip
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
-    with asked.open(screen) as source:
+    with target.held, asked.open(screen) as source:
         header = begin(asked, source, entry, screen)
         made, count = make(source, header, networks.codec(entry, header.canvas, compute, screen), screen)
         if header.video and header.video != weights.hash_of(Path(video)):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,11 @@ class Target(Keeping):
     def own(self) -> Owned:
         """The right to make the video, which one process has."""
         return Owned(self.resume_folder, kind="video", name=self.name)
+
+    @property
+    def held(self) -> AbstractContextManager[object]:
+        """The same while it is written; anybody may write to a pipe."""
+        return nullcontext() if self.stream else self.own
 
     @property
     def replaces(self) -> bool:
