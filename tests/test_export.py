@@ -1,6 +1,7 @@
 """Trained networks as a folder: what is in it, that it runs, and what is refused."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def test_an_exported_folder_generates(runs: Path, tmp_path: Path) -> None:
     assert json.loads(told.stdout)["shot"]["model"] == "./mine"
     again = RUNNER.invoke(app, ["decode", "a.safetensors", "--model", "./mine", "-o", "b.mp4", "--quiet"])
     assert again.exit_code == 0, again.output
+
+
+def test_a_model_that_was_trained_on_makes_another_video(runs: Path) -> None:
+    """Under its old name, too: what the old weights made is not taken for done."""
+    export()
+    asked = ["generate", "a cat", "--model", "./mine", "--frames", "5", "--res", "64x64", "--steps", "1", "-o", "a.mp4"]
+    assert RUNNER.invoke(app, asked).exit_code == 0
+    made = Path("a.mp4").read_bytes()
+    assert "made already" in RUNNER.invoke(app, [*asked, "--resume"]).output
+    shutil.rmtree("mine")
+    tensors, header = tiny_part("tiny", "dit")
+    weights.save_part(runs / "dit", "dit", {name: tensor + 0.1 for name, tensor in tensors.items()}, header)
+    export()
+    told = RUNNER.invoke(app, [*asked, "--resume"])
+    assert told.exit_code and "made with other weights; --force overwrites it" in str(told.exception)
+    assert RUNNER.invoke(app, [*asked, "--force"]).exit_code == 0 and Path("a.mp4").read_bytes() != made
 
 
 def test_the_folder_describes_itself(runs: Path) -> None:

@@ -69,8 +69,8 @@ class Request:
     def target(self, name: str, **more: Any) -> Target:
         """Where the video goes, with all that determines it."""
         reading = {name: value for name, value in vars(self.video).items() if name != "name"}
-        record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": str(self.expansion),
-                  "reading": reading, **more, **self.options.compute.drafted}  # fmt: skip
+        record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": str(self.expansion), "reading": reading,
+                  **more, **self.options.compute.drafted, **models.weights_of(self.entry)}  # fmt: skip
         given = [self.video.name] if self.video.name != media.STREAM else []
         sources = (*given, *(str(lora.file_of(one)) for one in self.settings.loras))
         return Target(name=name, **vars(self.options.keeping), asked=record, sources=sources,

@@ -178,7 +178,8 @@ class Order:
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing) -> Job:
     """One video of an order, which goes to a file of this name."""
     shot = order.shots[number]
-    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.drafted}
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.drafted,
+             **models.weights_of(order.entry)}  # fmt: skip
     one = shot.frames == 1
     target = Target(name=name, **vars(keeping), sized=one or "res" in order.said, timed=one or "fps" in order.said,
                     asked=asked, sources=sources(shot))  # fmt: skip

@@ -30,6 +30,12 @@ def usual(entry: Entry, prompt: str = "") -> Shot:
                 model=entry.name, plan=u.plan, guidance_low=u.guidance_low)  # fmt: skip
 
 
+def weights_of(entry: Entry) -> dict[str, list[str]]:
+    """The hashes by which a model that was trained here is not taken for another of its name; none of other models."""
+    own = entry.name not in registry.registry()
+    return {"weights": [file.sha256 for file in entry.files]} if own and entry.files else {}
+
+
 def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
     """Frames of a shot that is as long at another rate. A model that makes one rate alone makes as many as before for
     it: one more would take a window of its own."""
