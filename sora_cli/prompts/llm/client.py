@@ -4,11 +4,11 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from queue import Empty, Queue
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
@@ -126,6 +126,7 @@ class Server:
             return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
         return f"{line}; busy for longer than {self.patience:g} s: {LONGER}" if pause else line
 
+
 @contextmanager
 def protocol(server: Server) -> Iterator[None]:
     """What an answer lacks, as Failed in one line."""
@@ -192,22 +193,16 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
 
 def within(seconds: float, work: Callable[[], Item]) -> Item:
     """What some work comes to, if it does in so many seconds; TimeoutError otherwise, and it is left to itself."""
-    done: Queue[tuple[Item | None, BaseException | None]] = Queue()
+    done: Future[Item] = Future()
 
     def run() -> None:
         try:
-            done.put((work(), None))
+            done.set_result(work())
         except Exception as error:  # noqa: BLE001  (raised below, where it is waited for)
-            done.put((None, error))
+            done.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
-    try:
-        found, error = done.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError from None
-    if error:
-        raise error
-    return found  # type: ignore[return-value]
+    Thread(target=run, daemon=True).start()  # an executor's would be waited for at the end
+    return done.result(seconds)
 
 
 # ---- what an answer says --------------------------------------------------------------------------------------
