@@ -138,17 +138,13 @@ def home() -> Path:
 
 def listening(address: Address, name: str) -> socket.socket:
     """A socket at one address, and at no other."""
-    family, kind, protocol, _, sockaddr = address
-    listener = socket.socket(family, kind, protocol)
+    family, *_, sockaddr = address
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] is all addresses, as everywhere
     try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(sockaddr)
-        listener.listen(WAITING)
+        return socket.create_server(sockaddr, family=family, backlog=WAITING, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
-        raise Failed(f"cannot listen at {name}: {error.strerror or error}; --port takes another one") from None
-    return listener
+        why = os.strerror(error.errno) if error.errno else error
+        raise Failed(f"cannot listen at {name}: {why}; --port takes another one") from None
 
 
 def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable[[str], None]) -> None:

@@ -3,7 +3,7 @@ none of it is a file of this machine. No torch."""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,9 @@ class Orders:
 
     # -- a request, checked -------------------------------------------------------------------------------------
 
-    def video(self, wishes: Mapping[str, Any], reference: str = "") -> Work:
+    def video(self, wishes: Mapping[str, Any]) -> Work:
         """The job that a request for a video describes; Refusal for what it cannot be."""
-        fields = self.checked(VIDEO, wishes)
-        return self.work(VIDEO, fields, fields.get("seconds"), reference)
+        return self.work(VIDEO, self.checked(VIDEO, wishes))
 
     def remix(self, wishes: Mapping[str, Any], source: Work) -> Work:
         """The job of a video like another one, with another prompt."""
@@ -66,7 +65,7 @@ class Orders:
         count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
         if fields.get("output_format", "png") != "png":
             raise Refusal(400, "images are made as png", "invalid_value", "output_format")
-        first = self.work(IMAGE, fields, None)
+        first = self.work(IMAGE, fields)
         seed = first.settings["seed"]
         more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
         return [first, *(replace(first, id=new_id(IMAGE), settings=settings) for settings in more)]
@@ -80,19 +79,16 @@ class Orders:
                               "unknown_parameter", name[:40])  # fmt: skip
         return fields
 
-    def work(self, kind: str, fields: Mapping[str, Any], seconds: Any, reference: str = "") -> Work:
+    def work(self, kind: str, fields: Mapping[str, Any]) -> Work:
         name = text("model", fields.get("model", next(iter(self.served))))
         if name not in self.served:
             raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
                           "model_not_found", "model")  # fmt: skip
         prompt = text("prompt", fields.get("prompt", ""))
         shot = self.shot(self.served[name], prompt, fields)
-        if kind == VIDEO:
-            shot = self.lasting(shot, seconds)
-        else:
-            shot = replace(shot, frames=1)
+        shot = self.lasting(shot, fields.get("seconds")) if kind == VIDEO else replace(shot, frames=1)
         settings = {one: getattr(shot, one) for one in SETTINGS}
-        return Work(new_id(kind), kind, name, prompt, settings, reference)
+        return Work(new_id(kind), kind, name, prompt, settings)
 
     def shot(self, model: str, prompt: str, fields: Mapping[str, Any]) -> Shot:
         """A shot as it suits the model, with what the fields say."""
@@ -158,10 +154,9 @@ class Orders:
         try:
             one = self.job(work)
             one.check(one.target)
-        except Failed as error:
-            raise asked_wrongly(SoraError(self.public(error, work)), "input_reference") from None
         except SoraError as error:
-            raise asked_wrongly(SoraError(self.public(error, work))) from None
+            broken = "input_reference" if isinstance(error, Failed) else None
+            raise asked_wrongly(SoraError(self.public(error, work)), broken) from None
         try:
             check_rooms([one])
         except Failed as error:
@@ -204,6 +199,11 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     if found != int(found) or not low <= found <= high:
         raise Refusal(400, f"{name} must be a whole number from {low} to {high}", "invalid_value", name)
     return int(found)
+
+
+def one_of(name: str, value: Any, known: Collection[str]) -> None:
+    if value not in known:
+        raise Refusal(400, f"{name} must be {' or '.join(known)}", "invalid_value", name)
 
 
 def seed_of(value: Any) -> int:

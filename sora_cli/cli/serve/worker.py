@@ -48,18 +48,11 @@ class Progress(Screen):
         """Weights that are read: slow enough to be stopped, but no part of the progress."""
         self.show(what, done, total)
 
-    def note(self, text: str) -> None:
-        pass
-
     def warn(self, text: str) -> None:
         self.log(text)
 
     def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         pass
-
-    def leave(self) -> None:
-        self.work = None
-        super().leave()
 
 
 class Worker(threading.Thread):
@@ -113,6 +106,7 @@ class Worker(threading.Thread):
             self.log(f"{work.id}: failed: {words(error)}")
             return
         finally:
+            self.screen.work = None
             self.screen.leave()
         spent = time.perf_counter() - began
         self.store.finish(work, spent)
