@@ -110,7 +110,7 @@ def batch(
     if ray and work.left:
         gpus = any(item.job.compute.device != "cpu" for item in work.left)
         with Cluster(ray, cores or 1, gpus, screen, f".{beside(jobs, 'ray', part).stem}") as cluster:
-            work.run(cluster)
+            work.run(cluster.work)
     else:
         work.run()
     if sheet:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sora_cli.cli import jobs
 from sora_cli.cli.asking import Item, words
@@ -102,8 +102,8 @@ class Batch:
 
     # -- the work ---------------------------------------------------------------------------------------------
 
-    def run(self, crew: "Crew | None" = None) -> None:
-        """Make what is left, here or by a crew; what fails is tried once more at the end."""
+    def run(self, work: "Work | None" = None) -> None:
+        """Make what is left, here or by others; what fails is tried once more at the end."""
         self.failed.unlink(missing_ok=True)
         left, again = set(self.left), []
         with self.screen as screen:
@@ -111,18 +111,17 @@ class Batch:
                 if item.job.target.resume_folder.exists():
                     item.job.target.settle()
                 screen.over("skipped", item, "is made already")
-            for item, outcome in self.outcomes(self.left, crew):
+            for item, outcome in self.outcomes(self.left, work or self.alone):
                 if outcome.error:
                     again.append(item)
                     screen.event("retry", item, outcome.error)
-            for item, outcome in self.outcomes(again, crew):
+            for item, outcome in self.outcomes(again, work or self.alone):
                 if outcome.error:
                     self.fail(item, outcome.error)
             screen.end()
 
-    def outcomes(self, items: Sequence[Item], crew: "Crew | None") -> Iterator[tuple[Item, Outcome]]:
+    def outcomes(self, items: Sequence[Item], work: "Work") -> Iterator[tuple[Item, Outcome]]:
         """Each of the items and how it ended, but for those that are found done."""
-        work = crew.work if crew else self.alone
         for item, outcome in work(in_order(items), self.begin):
             for note in outcome.warnings:
                 self.screen.warn(note)
@@ -154,15 +153,8 @@ class Batch:
         self.screen.over("failed", item, error)
 
 
-class Crew(Protocol):
-    """Others who make jobs."""
-
-    def work(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
-        """Items as they end. `begin` is asked before each, and False for one that need not be made."""
-        ...
-
-
-Begin = Callable[[Item], bool]
+Begin = Callable[[Item], bool]  # asked before each, and False for one that need not be made
+Work = Callable[[Sequence[Item], Begin], Iterator[tuple[Item, Outcome]]]  # items as they end
 
 
 def in_order(items: Sequence[Item]) -> list[Item]:

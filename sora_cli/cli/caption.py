@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOpt
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
-from sora_cli.errors import Failed, SoraError, among, have
+from sora_cli.errors import Failed, SoraError, among, have, listed
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
@@ -111,7 +111,7 @@ def caption(
         typer.echo(str(output))
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
-        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed(left)}{again}")
+        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed([*left])}{again}")
 
 
 def as_line(row: dict[str, Any]) -> str:
@@ -122,12 +122,6 @@ def as_line(row: dict[str, Any]) -> str:
 def plain(name: str) -> str:
     """A name without the characters that divide lines and their cells."""
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], name)
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """`a.mp4, b.mp4, ...`"""
-    names = list(names)
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
