@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def describe_tensors(file: Path) -> Found:
     header = weights.read_header(file)
     if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
-                **trained(header.metadata)}  # fmt: skip
+                **{name: header.metadata[name] for name in ("preset", "step") if name in header.metadata}}  # fmt: skip
     if parts := lora.File.of(file).modules:
         ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
         return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
@@ -120,11 +121,6 @@ def describe_latents(file: Path) -> Found:
     header = asdict(layout.header)
     shot = read_shot(header.pop("shot"))
     return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}
-
-
-def trained(metadata: dict[str, str]) -> Found:
-    """What our weights say of how they came about."""
-    return {name: metadata[name] for name in ("preset", "step") if name in metadata}
 
 
 # ---- folders ----------------------------------------------------------------------------------------------
@@ -182,13 +178,19 @@ def describe_run(folder: Path) -> Found:
 
 def describe_record(file: Path) -> Found:
     """The record beside a video."""
+    found = read_json(file)
+    if "verb" not in found or "shot" not in found:
+        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
+    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+
+
+def read_json(file: Path) -> Found:
+    """The object in a file, empty for other JSON; Failed if it cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise Failed(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(found, dict) or "verb" not in found or "shot" not in found:
-        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
-    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+    return found if isinstance(found, dict) else {}
 
 
 def shot_in(file: Path) -> Shot:
@@ -207,11 +209,9 @@ def shot_in(file: Path) -> Shot:
 
 def shot_of_record(file: Path) -> str:
     """The shot in a record that lies beside a video, "" if there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    return json.dumps(found["shot"]) if isinstance(found, dict) and "shot" in found else ""
+    with suppress(Failed, KeyError):
+        return json.dumps(read_json(file)["shot"])
+    return ""
 
 
 def read_shot(text: str) -> Found | str | None:

@@ -236,9 +236,10 @@ def application(server: Server) -> Starlette:
         ("GET", f"{one}/content", server.content), ("POST", f"{one}/remix", server.remix),
         ("POST", "/v1/images/generations", server.images), ("GET", "/v1/images/{id}", server.image),
     ]  # fmt: skip
-    wrong: dict[Any, Any] = {Refusal: refused, HTTPException: no_route, ClientDisconnect: left, Exception: broken}
-    app = Starlette(routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
-                    exception_handlers=wrong, lifespan=server.lifespan)  # fmt: skip
+    app = Starlette(
+        routes=[Route(path, handler, methods=[method]) for method, path, handler in routes], lifespan=server.lifespan,
+        exception_handlers=dict.fromkeys((Refusal, HTTPException, ClientDisconnect, Exception), wrong),
+    )  # fmt: skip
     app.router.redirect_slashes = False
     return app
 
@@ -296,22 +297,19 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
 # ---- what goes wrong ----------------------------------------------------------------------------------------
 
 
-async def refused(request: Request, error: Refusal) -> Response:
-    return answer(error)
-
-
-async def no_route(request: Request, error: HTTPException) -> Response:
-    words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-    message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
-    return answer(Refusal(error.status_code, message, headers=error.headers or {}))
-
-
-async def left(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=400)  # nobody reads it
-
-
-async def broken(request: Request, error: Exception) -> Response:
-    return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
+async def wrong(request: Request, error: Exception) -> Response:
+    """The answer to a request that ends in an error."""
+    match error:
+        case Refusal():
+            return answer(error)
+        case ClientDisconnect():
+            return Response(status_code=400)  # nobody reads it
+        case HTTPException():
+            words = {404: "there is nothing at this address", 405: "this address does not take this method"}
+            message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
+            return answer(Refusal(error.status_code, message, headers=error.headers or {}))
+        case _:
+            return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
 
 
 # ---- the page -----------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Body:
     """What a client sends after the head."""
 
     def __init__(self, receive: Receive, headers: Headers, limits: Limits) -> None:
-        self.source, self.headers, self.limit = receive, headers, limits.body
+        self.source, self.headers, self.limit = receive, headers, round(limits.max_body * 1e6)
         self.deadline = asyncio.get_running_loop().time() + limits.timeout
         self.count, self.whole = 0, False
 
