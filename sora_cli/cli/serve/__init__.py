@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -65,14 +64,17 @@ def serve(
     check_extra()
     from sora_cli.cli.serve.app import Server
     from sora_cli.cli.serve.gate import Gate, token_of
-    from sora_cli.cli.serve.orders import Orders
+    from sora_cli.cli.serve.orders import Orders, served_as
     from sora_cli.cli.serve.store import Store
     from sora_cli.cli.serve.worker import Worker
 
     gate = Gate(token_of(token or None, token_file))
     address = address_of(host, port)
     check_reach(host, address, public_url, gate.token)
-    served = served_models(model or ["pocket"], expand, expand_model, quiet)
+    served = served_as(model or ["pocket"])
+    for one in served.values():
+        models.check_model(one, quiet)
+        expanding.asked(expand, expand_model, one)
 
     def log(text: str) -> None:
         if not quiet:
@@ -104,31 +106,16 @@ def address_of(host: str, port: int) -> Address:
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
     """SoraError if others could reach the server and nothing is asked of them."""
-    from sora_cli.cli.serve.gate import is_loopback
+    from sora_cli.cli.serve.gate import is_loopback, split
 
-    try:
-        parts = urlsplit(public_url)
-        wrong = bool(public_url) and (parts.scheme not in ("http", "https") or not parts.hostname or bool(parts.query))
-    except ValueError:
-        wrong = True
-    if wrong:
+    parts = split(public_url)
+    if public_url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
         raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")
     if not token and not is_loopback(str(address[4][0])):
         raise SoraError(f"--host {host} is open to others; give a token, in SORA_SERVE_TOKEN or --token-file, "
                         "or take --host 127.0.0.1")  # fmt: skip
     if not token and public_url:
         raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
-
-
-def served_models(named: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, str]:
-    """Models by the names that clients use, all of them here and whole."""
-    from sora_cli.cli.serve.orders import served_as
-
-    served = served_as(named)
-    for one in served.values():
-        models.check_model(one, quiet)
-        expanding.asked(expand, expand_model, one)
-    return served
 
 
 def home() -> Path:

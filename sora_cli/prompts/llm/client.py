@@ -91,7 +91,10 @@ class Server:
             reply = self.reply(method, path, body, end)
             if reply.status == GOOD:
                 with protocol(self):
-                    return said(json.loads(reply.body), self)
+                    found = json.loads(reply.body)
+                if isinstance(found, dict) and found.get("error"):
+                    raise Failed(f"{self} answers with an error{in_brackets(reason(json.dumps(found).encode()))}")
+                return found
             tries += 1
             pause = pause_of(reply.later, tries)
             again = reply.status in BUSY or reply.status in BROKEN and tries < TRIES
@@ -206,13 +209,6 @@ def within(seconds: float, work: Callable[[], Item]) -> Item:
 
 
 # ---- what an answer says --------------------------------------------------------------------------------------
-
-
-def said(found: Any, server: Server) -> Any:
-    """An answer, unless it is an error under the status of a good one."""
-    if isinstance(found, dict) and found.get("error"):
-        raise Failed(f"{server} answers with an error{in_brackets(reason(json.dumps(found).encode()))}")
-    return found
 
 
 def text_of(content: Any) -> str:

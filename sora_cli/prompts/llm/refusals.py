@@ -67,6 +67,7 @@ GIVING = re.compile(either(
     r"(?:предоставлен|предоставил|прикреп|приложен|загружен|загрузил|отправлен|отправил|получен)\w*",
     r"\b(?:yüklen|ekle|gönder)\w+", "提供", "上[传傳]", "收到", "附[件上带加]", "見つか", "添付", "アップロード",
     "送信", "첨부", "업로드", "제공", "전송", "مرفق", "तस्वीर भेज", "अपलोड"), ANY)  # fmt: skip
+HANDED_OVER = PICTURE, NOT, GIVING
 _TALK = "(?:message|request|prompt|chat|conversation|input|post)"
 NOTHING = re.compile(r"\W*" + either(
     rf"(?:there (?:is|are|was|were) |i see |sorry,? )?no (?:\w+ )?"
@@ -97,10 +98,5 @@ def refused(text: str) -> bool:
     own = QUOTED.sub(" ", text)
     if REGRET.search(own) or YOU.search(own) or NOTHING.match(own):
         return True
-    return any(of_the_talk(sentence.strip()) for sentence in SENTENCE.findall(own))
-
-
-def of_the_talk(sentence: str) -> bool:
-    if NOT_I.search(sentence) or ASKED.match(sentence):
-        return True
-    return all(pattern.search(sentence) for pattern in (PICTURE, NOT, GIVING))
+    return any(NOT_I.search(sentence) or ASKED.match(sentence) or all(of.search(sentence) for of in HANDED_OVER)
+               for sentence in map(str.strip, SENTENCE.findall(own)))  # fmt: skip
