@@ -47,8 +47,7 @@ class Item:
         """The job as a line of a list, and why it failed."""
         asked = self.job.target.asked
         wished = {plain(name): value for name, value in self.line.options.items()}
-        for one in ("o", "n", "count"):  # of several that a line asks for, this one
-            wished.pop(one, None)
+        wished = {name: value for name, value in wished.items() if name not in ("o", "n", "count")}  # this one alone
         fixed = {"seed": asked["shot"]["seed"]} if "shot" in asked else {}
         fixed |= {"count": 1} if asked["verb"] == "generate" else {}
         more = {"verb": asked["verb"], "output": self.name, "line": self.line.number, "error": error}
@@ -187,23 +186,18 @@ class Asking:
 
 def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
     """The output's name with its fields: {line}, {input}, and options that are given. `generate` fills in its own."""
-    left = FIELDS if verb == "generate" else ()
+    known = {name: slug(str(value)) for name, value in values.items() if name != "output"}
+    known |= {"line": str(line), "seed": str(values.get("seed", 0))}
+    known["prompt"] = slug(values.get("prompt", values.get(source, "")))
+    if source in values:
+        known["input"] = slug(Path(values[source]).stem)
+    if verb == "generate":
+        known |= {name: f"{{{name}}}" for name in FIELDS}
 
     def field(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in left:
-            return match[0]
-        if name == "line":
-            return str(line)
-        if name == "input" and source in values:
-            return slug(Path(values[source]).stem)
-        if name == "prompt":
-            return slug(values.get(name, values.get(source, "")))
-        if name == "seed":
-            return str(values.get(name, 0))
-        if name in values and name != "output":
-            return slug(str(values[name]))
-        raise SoraError(f"unknown {{{name}}} in the output; it may hold {{line}}, {{input}}, and given options")
+        if match[1] not in known:
+            raise SoraError(f"unknown {{{match[1]}}} in the output; it may hold {{line}}, {{input}}, and given options")
+        return known[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
 

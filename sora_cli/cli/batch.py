@@ -2,9 +2,11 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TextIO, cast, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -14,7 +16,7 @@ from sora_cli.cli import asking, generate, options
 from sora_cli.cli.asking import Asking, Item, Verb
 from sora_cli.cli.batch_screen import BatchScreen
 from sora_cli.cli.batching import Batch, Wrong
-from sora_cli.cli.cluster import LOCAL, Cluster
+from sora_cli.cli.cluster import LOCAL, Cluster, OneThread
 from sora_cli.cli.decode import decode
 from sora_cli.cli.encode import encode
 from sora_cli.cli.extend import extend
@@ -109,7 +111,8 @@ def batch(
         return show_cost(work.left, len(mine), as_json)
     if ray and work.left:
         gpus = any(item.job.compute.device != "cpu" for item in work.left)
-        with Cluster(ray, cores or 1, gpus, screen, f".{beside(jobs, 'ray', part).stem}") as cluster:
+        cluster = Cluster(ray, cores or 1, gpus, screen, f".{beside(jobs, 'ray', part).stem}")
+        with redirect_stdout(cast(TextIO, OneThread(sys.stdout))), cluster:
             work.run(cluster.work)
     else:
         work.run()

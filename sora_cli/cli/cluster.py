@@ -5,20 +5,20 @@ alone, are replaced, and their jobs handed out again. No torch, and Ray only whe
 A worker finds in the output's folder the mark that the batch has put there, and then writes where the batch would; or
 it does not, works in a folder of its own, and its files are brought from there."""
 
+import io
 import logging
 import os
 import platform
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, TextIO, cast
+from typing import Any, Self, TextIO
 from uuid import uuid4
 
 from sora_cli import __version__
@@ -178,13 +178,7 @@ class Cluster:
         self.refusals, self.patient = 0, True
 
     def __enter__(self) -> Self:
-        self.stdout = OneThread(sys.stdout)
-        sys.stdout = cast(TextIO, self.stdout)
-        try:
-            self.ray = joined(self.address)
-        except BaseException:
-            sys.stdout = self.stdout.stream
-            raise
+        self.ray = joined(self.address)
         self.gpus = self.gpus and self.ray.cluster_resources().get("GPU", 0) >= 1
         takes = {"num_gpus": 1, "num_cpus": 0} if self.gpus else {"num_cpus": self.cores}
         self.worker = self.ray.remote(**takes, scheduling_strategy="SPREAD")(Worker)
@@ -194,9 +188,8 @@ class Cluster:
         hit = {*self.deaths, *(item for _, item in self.busy.values())}
         for hand in (*self.idle, *self.starting.values(), *(hand for hand, _ in self.busy.values())):
             self.dismiss(hand)
-        self.stdout.thread = None  # it prints now what it has held back
-        self.ray.shutdown()
-        sys.stdout = self.stdout.stream
+        with redirect_stdout(io.StringIO()):  # it prints now what it has held back
+            self.ray.shutdown()
         for mark in self.marks:
             mark.unlink(missing_ok=True)
         for item in hit:  # nobody is left who could remove what killed workers were writing
@@ -315,7 +308,7 @@ class OneThread:
     """A stream on which this thread alone writes: threads of Ray's print there what befalls its nodes."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.thread = stream, cast(threading.Thread | None, threading.current_thread())
+        self.stream, self.thread = stream, threading.current_thread()
 
     def write(self, text: str) -> int:
         return self.stream.write(text) if threading.current_thread() is self.thread else len(text)

@@ -1,7 +1,6 @@
 """What there is to know of a file or a folder, for `info` and for all that goes on from a shot. No torch."""
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -127,25 +126,20 @@ def describe_latents(file: Path) -> Found:
 
 
 def describe_folder(folder: Path) -> Found:
-    """A dataset, a run, a model, or what is finished of a video."""
-    candidates: tuple[tuple[bool, Callable[[Path], Found]], ...] = (
-        (shards.is_dataset(folder), describe_dataset),
-        (any((folder / name).is_file() for name in MODELS), describe_model),
-        (any(folder.rglob("window-*.safetensors")), describe_unfinished),
-        ((folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file(), describe_run),
-    )
-    for fits, facts in candidates:
-        if fits:
-            return facts(folder)
+    """A dataset, a model, the finished windows of a video that waits for `--resume`, a run, or something else."""
+    if shards.is_dataset(folder):
+        from sora_cli.dataset.summary import summary
+
+        return {"kind": "dataset", **summary(folder)}
+    if any((folder / name).is_file() for name in MODELS):
+        return describe_model(folder)
+    if windows := list(folder.rglob("window-*.safetensors")):
+        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return {"kind": "unfinished video", "windows": len(windows), "bytes": held}
+    if (folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file():
+        return describe_run(folder)
     names = [name for name, why in kinds.walk(folder) if not why]
-    footage = [name for name in names if kinds.is_footage(name)]
-    return {"kind": "folder", "files": len(names), "clips": len(footage)}
-
-
-def describe_dataset(folder: Path) -> Found:
-    from sora_cli.dataset.summary import summary
-
-    return {"kind": "dataset", **summary(folder)}
+    return {"kind": "folder", "files": len(names), "clips": sum(map(kinds.is_footage, names))}
 
 
 def describe_model(path: Path) -> Found:
@@ -154,12 +148,6 @@ def describe_model(path: Path) -> Found:
 
     name = str(path) if path.is_absolute() or path.is_file() else f"./{path}"
     return {"kind": "model", "model": described(registry.entry(name))}
-
-
-def describe_unfinished(folder: Path) -> Found:
-    """The finished windows of a video that waits for `--resume`."""
-    return {"kind": "unfinished video", "windows": len(list(folder.rglob("window-*.safetensors"))),
-            "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}  # fmt: skip
 
 
 def describe_run(folder: Path) -> Found:

@@ -128,46 +128,44 @@ class Patient(H11Protocol):
     patience = math.inf
 
     def connection_made(self, transport: Any) -> None:
-        self.heads: asyncio.TimerHandle | None = None
-        self.reads: asyncio.TimerHandle | None = None
+        self.timers: dict[str, asyncio.TimerHandle] = {}
         super().connection_made(transport)
-        self.await_head()
+        self.expect("head")
         if self.limit_concurrency and len(self.connections) > MOST_IDLE * self.limit_concurrency:
             self.let_go()  # those beyond the limit are answered 503, but they take a file each until they ask
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cancel("heads")
+            self.cancel("head")
         else:
-            self.await_head()
+            self.expect("head")
 
-    def await_head(self) -> None:
-        """From the first byte of a head on, or from the beginning; what trickles in later changes nothing."""
-        if self.heads is None:
-            self.heads = self.loop.call_later(self.patience, self.let_go)
+    def expect(self, what: str) -> None:
+        """Of a head, from its first byte on, or from the beginning; what trickles in later changes nothing."""
+        if what not in self.timers:
+            self.timers[what] = self.loop.call_later(self.patience, self.let_go)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.reads = self.reads or self.loop.call_later(self.patience, self.let_go)
+        self.expect("reading")
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.cancel("reads")
+        self.cancel("reading")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.cancel("heads", "reads")
+        self.cancel("head", "reading")
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        self.cancel("heads")
+        self.cancel("head")
         super().on_response_complete()
 
     def cancel(self, *names: str) -> None:
         for name in names:
-            if timer := getattr(self, name):
+            if timer := self.timers.pop(name, None):
                 timer.cancel()
-            setattr(self, name, None)
 
     def let_go(self) -> None:
         self.transport.abort()
