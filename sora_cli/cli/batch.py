@@ -118,7 +118,7 @@ def batch(
         work.run()
     if sheet:
         draw(items, sheet)
-    if work.failures:
+    if screen.counts["failed"]:
         raise typer.Exit(1)
 
 

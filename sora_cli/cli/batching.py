@@ -59,7 +59,6 @@ class Batch:
     done: Path
     screen: BatchScreen
     debug: bool = False
-    failures: int = 0
 
     def __post_init__(self) -> None:
         self.ledger, self.networks = Ledger(self.done), Networks()
@@ -111,24 +110,24 @@ class Batch:
                 if item.job.target.resume_folder.exists():
                     item.job.target.settle()
                 screen.over("skipped", item, "is made already")
-            for item, outcome in self.outcomes(self.left, work or self.alone):
-                if outcome.error:
-                    again.append(item)
-                    screen.event("retry", item, outcome.error)
-            for item, outcome in self.outcomes(again, work or self.alone):
-                if outcome.error:
-                    self.fail(item, outcome.error)
+            for item, error in self.failures(self.left, work or self.alone):
+                again.append(item)
+                screen.event("retry", item, error)
+            for item, error in self.failures(again, work or self.alone):
+                append(self.failed, item.again(error))
+                screen.over("failed", item, error)
             screen.end()
 
-    def outcomes(self, items: Sequence[Item], work: "Work") -> Iterator[tuple[Item, Outcome]]:
-        """Each of the items and how it ended, but for those that are found done."""
+    def failures(self, items: Sequence[Item], work: "Work") -> Iterator[tuple[Item, str]]:
+        """Make the items; those that fail, and why."""
         for item, outcome in work(in_order(items), self.begin):
             for note in outcome.warnings:
                 self.screen.warn(note)
-            if not outcome.error:
+            if outcome.error:
+                yield item, outcome.error
+            else:
                 self.ledger.add(item.job.target, made=True)
                 self.screen.over("made", item, str(outcome), outcome)
-            yield item, outcome
 
     def alone(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
         """The same, one after another, in this process; a model reads the texts of all of them before the first."""
@@ -146,11 +145,6 @@ class Batch:
         if not item.job.target.there:  # else it may be somebody's, and is not ours to overwrite the next time
             self.ledger.add(item.job.target, made=False)
         return True
-
-    def fail(self, item: Item, error: str) -> None:
-        self.failures += 1
-        append(self.failed, item.again(error))
-        self.screen.over("failed", item, error)
 
 
 Begin = Callable[[Item], bool]  # asked before each, and False for one that need not be made

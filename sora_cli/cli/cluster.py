@@ -13,10 +13,10 @@ import signal
 import socket
 import tempfile
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO
 from uuid import uuid4
@@ -136,25 +136,16 @@ def produced(target: Target, folder: Path) -> list[Path]:
 # ---- where the batch is -----------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class Hand:
-    """A worker as the batch knows it."""
-
-    actor: Any
-    networks: Any = None  # those of its newest job
-
-
-@dataclass
 class Waiting:
     """Jobs that nobody works at, by the networks that they want."""
 
-    groups: dict[Any, deque[Item]] = field(default_factory=dict)
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.groups: defaultdict[Any, deque[Item]] = defaultdict(deque)
+        for item in items:
+            self.groups[item.job.networks].append(item)
 
     def __len__(self) -> int:
         return sum(map(len, self.groups.values()))
-
-    def add(self, item: Item) -> None:
-        self.groups.setdefault(item.job.networks, deque()).append(item)
 
     def again(self, item: Item) -> None:
         self.groups[item.job.networks].appendleft(item)
@@ -170,9 +161,9 @@ class Cluster:
     def __init__(self, address: str, cores: int, gpus: bool, screen: BatchScreen, mark: str) -> None:
         self.address, self.cores, self.gpus, self.screen = address, cores, gpus, screen
         self.mark = mark, uuid4().hex  # the name of a file, and what is in it
-        self.idle: list[Hand] = []
-        self.busy: dict[Any, tuple[Hand, Item]] = {}
-        self.starting: dict[Any, Hand] = {}
+        self.idle: list[tuple[Any, Any]] = []  # workers, and the networks of their newest jobs
+        self.busy: dict[Any, tuple[Any, Item]] = {}
+        self.starting: dict[Any, Any] = {}
         self.marks: list[Path] = []
         self.deaths: Counter[Item] = Counter()
         self.refusals, self.patient = 0, True
@@ -186,8 +177,8 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         hit = {*self.deaths, *(item for _, item in self.busy.values())}
-        for hand in (*self.idle, *self.starting.values(), *(hand for hand, _ in self.busy.values())):
-            self.dismiss(hand)
+        for worker in (*self.starting.values(), *(worker for worker, _ in (*self.idle, *self.busy.values()))):
+            self.dismiss(worker)
         with redirect_stdout(io.StringIO()):  # it prints now what it has held back
             self.ray.shutdown()
         for mark in self.marks:
@@ -199,9 +190,7 @@ class Cluster:
 
     def work(self, items: Sequence[Item], begin: Begin) -> Iterator[tuple[Item, Outcome]]:
         """Items as they end, whoever made them."""
-        waiting = Waiting()
-        for item in items:
-            waiting.add(item)
+        waiting = Waiting(items)
         self.mark_folders(items)
         while waiting or self.busy:
             self.hand_out(waiting, begin)
@@ -224,19 +213,19 @@ class Cluster:
     def hand_out(self, waiting: Waiting, begin: Begin) -> None:
         """A job for everybody who has none."""
         while self.idle and waiting:
-            item = waiting.next(self.idle[-1].networks)
+            worker, networks = self.idle[-1]
+            item = waiting.next(networks)
             if begin(item):
-                hand = self.idle.pop()
-                hand.networks = item.job.networks
-                ref = hand.actor.make.remote(item.job, item.job.target.identity["files"], self.mark)
-                self.busy[ref] = hand, item
+                self.idle.pop()
+                ref = worker.make.remote(item.job, item.job.target.identity["files"], self.mark)
+                self.busy[ref] = worker, item
 
     def hire(self, wanted: int) -> None:
         """Ask for workers while there is work: one without room begins when a node joins or another one dies."""
         there = len(self.idle) + len(self.busy)
         while len(self.starting) < min(max(1, there), wanted - there):
-            hand = Hand(self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores))
-            self.starting[hand.actor.hello.remote()] = hand
+            worker = self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores)
+            self.starting[worker.hello.remote()] = worker
 
     def ended(self) -> list[Any]:
         """Something that has ended; nothing where it takes long."""
@@ -250,7 +239,7 @@ class Cluster:
 
     def welcome(self, ref: Any) -> None:
         """A worker has begun, or could not. Failed if none can."""
-        hand = self.starting.pop(ref)
+        worker = self.starting.pop(ref)
         try:
             node, version = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
@@ -261,15 +250,15 @@ class Cluster:
         if version != __version__:
             raise SoraError(f"{node} has sora-cli {version}, and here it is {__version__}; install the same everywhere")
         self.refusals = 0
-        self.idle.append(hand)
+        self.idle.append((worker, None))
 
     def result(self, ref: Any, waiting: Waiting) -> tuple[Item, Outcome] | None:
         """How a job ended; None if its worker died and somebody else gets it."""
-        hand, item = self.busy[ref]
+        worker, item = self.busy[ref]
         try:
             outcome: Outcome = self.ray.get(ref)
             if not outcome.error and outcome.left:
-                self.bring(hand, item, outcome.left)
+                self.bring(worker, item, outcome.left)
                 outcome.record["output"] = item.name
         except SoraError as error:
             outcome = Outcome(words(error))
@@ -277,17 +266,17 @@ class Cluster:
             outcome = Outcome(last_line(error))
         except self.ray.exceptions.RayError as error:
             del self.busy[ref]
-            self.dismiss(hand)
+            self.dismiss(worker)
             self.deaths[item] += 1
             if self.deaths[item] < DEATHS:
                 waiting.again(item)
                 return None
             return item, Outcome(f"{DEATHS} workers died of it, the last one: {last_line(error)}")
         del self.busy[ref]
-        self.idle.append(hand)
+        self.idle.append((worker, item.job.networks))
         return item, outcome
 
-    def bring(self, hand: Hand, item: Item, left: dict[str, int]) -> None:
+    def bring(self, worker: Any, item: Item, left: dict[str, int]) -> None:
         """The files of a worker that does not see the output's folder."""
         target = item.job.target
         item.job.check(target)  # what has come meanwhile is not overwritten
@@ -296,12 +285,12 @@ class Cluster:
                 sheet = target.sheet if Path(name).parts[0] == SHEET else None
                 with owned.writing(sheet or target.path.parent / name) as file:
                     for at in range(0, size, PIECE):
-                        file.write(self.ray.get(hand.actor.read.remote(name, at)))
-        hand.actor.forget.remote()
+                        file.write(self.ray.get(worker.read.remote(name, at)))
+        worker.forget.remote()
 
-    def dismiss(self, hand: Hand) -> None:
+    def dismiss(self, worker: Any) -> None:
         with suppress(self.ray.exceptions.RayError, ValueError):
-            self.ray.kill(hand.actor)
+            self.ray.kill(worker)
 
 
 class OneThread:

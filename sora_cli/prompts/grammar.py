@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sora_cli.errors import listed
@@ -32,8 +32,8 @@ class Expansion:
     caption: str
     unknown: list[str]                   # words that the model never learned, each once
     scene: Scene
-    left_out: list[str] = field(default_factory=list)    # known words beyond what fits a scene
-    read_as: dict[str, str] = field(default_factory=dict)    # misspelled words, and what they were taken for
+    left_out: list[str]                  # known words beyond what fits a scene
+    read_as: dict[str, str]              # misspelled words, and what they were taken for
 
 
 def captions_of(shot: Shot, grammar: bool) -> list[str]:
@@ -115,16 +115,13 @@ def complete(said: Parsed, seed: int = 0) -> Expansion:
         side=said.side or free.side, height=said.height or free.height, beat=said.beat or free.beat,
         second=said.subjects[1] if len(said.subjects) > 1 else None,
     )  # fmt: skip
-    return Expansion(dense(scene), unknown(said), scene, [*said.subjects[2:], *said.more], said.read_as)
+    unknown = list(dict.fromkeys(said.unknown))
+    return Expansion(dense(scene), unknown, scene, [*said.subjects[2:], *said.more], said.read_as)
 
 
 def begins(caption: str) -> float:
     """The second of the world's bar at which a caption has its scene begin."""
     return BEAT_OF[parse(caption).beat or next(iter(BEATS))]
-
-
-def unknown(said: Parsed) -> list[str]:
-    return list(dict.fromkeys(said.unknown))
 
 
 def inhabitant(place: str | None) -> str:

@@ -87,7 +87,7 @@ def serve(
         own.begin()
         own.folder.chmod(0o700)
         store.load(log)
-        orders = Orders(served, store, limits, compute, expand, expand_model)
+        orders = Orders(served, store, compute, expand, expand_model)
         run(Server(orders, Worker(orders, log, debug), gate, public_url), listener, limits, log)
 
 
@@ -153,7 +153,7 @@ def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable
         f"jobs are kept in {server.store.folder}")  # fmt: skip
     server.worker.start()
     with suppress(KeyboardInterrupt, SystemExit):  # the signal, handed on by uvicorn when all is answered
-        Listening(config, server.worker.begin_to_stop).run(sockets=[listener])
+        Listening(config, server.store.close).run(sockets=[listener])
     if not server.worker.stop(ENDING):
         os._exit(0)  # in the middle of a long step; finished windows are on the disk, and so are all jobs
     log("ended; unfinished jobs continue at the next start")

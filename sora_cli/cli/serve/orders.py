@@ -16,7 +16,6 @@ from sora_cli.cli.generate import Order, job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits
-from sora_cli.cli.serve.limits import Limits
 from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
 from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
 from sora_cli.errors import Failed, SoraError
@@ -43,7 +42,6 @@ class Orders:
 
     served: Mapping[str, str]
     store: Store
-    limits: Limits
     compute: Compute
     expand: str = "auto"
     expand_model: str | None = None
@@ -113,18 +111,18 @@ class Orders:
     def size(self, value: Any, usual: Shot) -> tuple[int, int]:
         """(width, height): as asked, or as suits the model as far as the limit allows."""
         if value is None or value == "auto":
-            return geometry_within(usual.width, usual.height, self.limits.pixels)
+            return geometry_within(usual.width, usual.height, self.store.limits.pixels)
         try:
             width, height = geometry.parse_res(text("size", value))
         except SoraError as error:
             raise asked_wrongly(error, "size") from None
-        if width * height > self.limits.pixels:
-            raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.limits.pixels} "
-                          f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
+        if width * height > self.store.limits.pixels:
+            raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.store.limits.pixels} "
+                          f"are made here, as {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
     def lasting(self, shot: Shot, value: Any) -> Shot:
-        most, usual = self.limits.max_seconds, models.usual(shot.model)
+        most, usual = self.store.limits.max_seconds, models.usual(shot.model)
         if value is None and usual.seconds <= most:
             return replace(shot, frames=models.frames_at(shot.fps, usual, registry.entry(shot.model).usage))
         seconds = most if value is None else number("seconds", value)

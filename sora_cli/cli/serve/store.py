@@ -246,7 +246,7 @@ class Store:
                 file.write(content)
 
     def close(self) -> None:
-        """No more jobs are begun or taken."""
+        """Take and begin no more jobs, and end the one at work at its next step; it goes on at the next start."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
