@@ -172,17 +172,17 @@ def check_sidecars(files: Sequence[str]) -> None:
 
 def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The captions that lie beside files, on one line; and of files that have none but one that cannot be read, why."""
+    names = {str(Path(name)): name for name in files}
     texts: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for clip, sides in around(Path(name) for name in files if Path(name).is_file()):
-        answer = [(side, read(side)) for side in sides]
+        name, answer = names[str(clip)], [(side, read(side)) for side in sides]
         bad = [f"{side} is no caption: {said.wrong}" for side, said in answer if said.wrong and side.suffix != ".json"]
         if said := [said.text for _, said in answer if said.text]:
-            texts[str(clip)] = said[0]
+            texts[name] = said[0]
         elif bad:
-            wrong[str(clip)] = bad[0]
-    names = {str(Path(name)): name for name in files}
-    return {names[clip]: text for clip, text in texts.items()}, {names[clip]: text for clip, text in wrong.items()}
+            wrong[name] = bad[0]
+    return texts, wrong
 
 
 def tell(files: Sequence[str], existing: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:

@@ -184,14 +184,13 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
     how: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
     with get_session().stream(method, url, **how) as response:
-        pieces, size = [], 0
+        found = bytearray()
         for piece in response.iter_bytes():
-            pieces.append(piece)
-            size += len(piece)
-            if size > LARGEST:
+            found += piece
+            if len(found) > LARGEST:
                 return Reply(GOOD, b"", "", "")
         get = response.headers.get
-        return Reply(response.status_code, b"".join(pieces), get("retry-after", ""), get("location", ""))
+        return Reply(response.status_code, bytes(found), get("retry-after", ""), get("location", ""))
 
 
 def within(seconds: float, work: Callable[[], Item]) -> Item:
