@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,6 @@ class Verb:
 
     def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
         self.name, self.command, self.parent = name, command, parent
-        self.given = parent.get_parameter_source("jobs")  # as what stands on the command line
         self.names = {plain(word): parameter for parameter in command.params
                       for word in (*parameter.opts, *parameter.secondary_opts, parameter.name)}  # fmt: skip
         self.arguments = [one for one in command.params if one.param_type_name == "argument"]
@@ -143,10 +142,8 @@ class Asking:
     verb: str
     defaults: Mapping[str, Any]
     preview: bool = False
-
-    def __post_init__(self) -> None:
-        self.drawn: Counter[str] = Counter()
-        self.used: set[str] = set()
+    drawn: Counter[str] = field(default_factory=Counter)  # seeds of jobs that are asked alike
+    used: set[str] = field(default_factory=set)  # defaults that a verb has an option for
 
     def jobs(self, line: Line) -> list[Job]:
         """What a line asks for; SoraError or click's usage error otherwise."""

@@ -68,9 +68,9 @@ def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug
 class BatchScreen(Hearing):
     """A bar over all jobs above those of the current one, and a line for each finished job."""
 
-    def __init__(self, quiet: bool = False, as_json: bool = False, preview: bool = False) -> None:
+    def __init__(self, total: int, quiet: bool, as_json: bool, preview: bool) -> None:
         super().__init__(quiet, preview)
-        self.as_json, self.total, self.counts = as_json, 0, {"made": 0, "skipped": 0, "failed": 0}
+        self.as_json, self.total, self.counts = as_json, total, {"made": 0, "skipped": 0, "failed": 0}
         self.started = time.perf_counter()
         self.all = self.progress.add_task("batch", total=None)
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,10 @@ class Batch:
     items: list[Item]
     mine: list[Item]
     failed: Path
-    done: Path
+    ledger: Ledger
     screen: BatchScreen
-    debug: bool = False
-
-    def __post_init__(self) -> None:
-        self.ledger, self.networks = Ledger(self.done), Networks()
-        self.screen.total = len(self.mine)
+    debug: bool
+    networks: Networks = field(default_factory=Networks)
 
     # -- before -----------------------------------------------------------------------------------------------
 

@@ -11,14 +11,15 @@ import os
 import platform
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, cast
 from uuid import uuid4
 
 from sora_cli import __version__
@@ -54,7 +55,7 @@ class Worker:
         self.folder, self.cores = Path(folder), cores
         self.node, self.networks = platform.node(), Networks()
         self.checked: set[Any] = set()
-        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.scratch = ExitStack()  # a folder of its own, if need be
         if self.folder.is_dir():
             os.chdir(self.folder)
 
@@ -98,16 +99,11 @@ class Worker:
     def aside(self, target: Target) -> Target:
         """The same output in a folder of its own."""
         self.forget()
-        self.scratch = tempfile.TemporaryDirectory(prefix="sora-cli-")
+        self.own = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="sora-cli-")))
         sheet = self.own / SHEET / target.sheet.name if target.sheet else None
         if sheet:
             sheet.parent.mkdir()
         return replace(target, name=str(self.own / target.path.name), called=target.name, sheet=sheet, force=True)
-
-    @property
-    def own(self) -> Path:
-        assert self.scratch
-        return Path(self.scratch.name)
 
     def read(self, name: str, at: int) -> bytes:
         """A piece of a file that was left here."""
@@ -117,9 +113,7 @@ class Worker:
 
     def forget(self) -> None:
         """Remove what was left here."""
-        if self.scratch:
-            self.scratch.cleanup()
-            self.scratch = None
+        self.scratch.close()
 
 
 def folders(target: Target) -> list[Path]:
@@ -164,12 +158,14 @@ class Cluster:
         self.idle: list[tuple[Any, Any]] = []  # workers, and the networks of their newest jobs
         self.busy: dict[Any, tuple[Any, Item]] = {}
         self.starting: dict[Any, Any] = {}
-        self.marks: list[Path] = []
         self.deaths: Counter[Item] = Counter()
         self.refusals, self.patient = 0, True
 
     def __enter__(self) -> Self:
-        self.ray = joined(self.address)
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(cast(TextIO, OneThread(sys.stdout))))
+            self.ray = joined(self.address)
+            self.held = stack.pop_all()
         self.gpus = self.gpus and self.ray.cluster_resources().get("GPU", 0) >= 1
         takes = {"num_gpus": 1, "num_cpus": 0} if self.gpus else {"num_cpus": self.cores}
         self.worker = self.ray.remote(**takes, scheduling_strategy="SPREAD")(Worker)
@@ -181,8 +177,7 @@ class Cluster:
             self.dismiss(worker)
         with redirect_stdout(io.StringIO()):  # it prints now what it has held back
             self.ray.shutdown()
-        for mark in self.marks:
-            mark.unlink(missing_ok=True)
+        self.held.close()
         for item in hit:  # nobody is left who could remove what killed workers were writing
             owned.sweep(item.job.target.path)
             with suppress(SoraError), item.job.target.own:
@@ -207,8 +202,8 @@ class Cluster:
         """Put the mark into every folder that is written to."""
         name, content = self.mark
         for folder in {folder for item in items for folder in folders(item.job.target)}:
-            self.marks.append(folder / name)
-            self.marks[-1].write_text(content)
+            self.held.callback((folder / name).unlink, missing_ok=True)
+            (folder / name).write_text(content)
 
     def hand_out(self, waiting: Waiting, begin: Begin) -> None:
         """A job for everybody who has none."""

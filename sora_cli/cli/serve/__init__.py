@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from sora_cli.cli import expanding, models, options
 from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.limits import Limits
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files.owned import Owned
 
 if TYPE_CHECKING:
@@ -75,11 +76,7 @@ def serve(
     for one in served.values():
         models.check_model(one, quiet)
         expanding.asked(expand, expand_model, one)
-
-    def log(text: str) -> None:
-        if not quiet:
-            typer.echo(text, err=True)
-
+    log: Callable[[str], None] = no_op if quiet else partial(typer.echo, err=True)
     own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
         store = Store(own.folder, limits)
