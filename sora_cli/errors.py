@@ -2,7 +2,7 @@
 its traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SoraError(Exception):
@@ -35,6 +35,11 @@ def counted(count: float, one: str, many: str = "") -> str:
 def among(count: int, total: int, one: str, many: str = "") -> str:
     """`1 of 3 files`, `1 of 1 file`"""
     return f"{count} of {counted(total, one, many)}"
+
+
+def listed(texts: Sequence[str], most: int = 8) -> str:
+    """`a.mp4, b.mp4, ...`: the first of some texts."""
+    return ", ".join([*texts[:most], *(["..."] if len(texts) > most else [])])
 
 
 def be(count: float) -> str:

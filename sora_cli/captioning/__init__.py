@@ -1,27 +1,26 @@
 """Videos and pictures in words: by pocket's own captioner, by a pretrained CoCa, or by a server that can see.
 
-    locate     where captioners of our own are
     frames     the frames that a captioner looks at
     pocket     the network that `sora-cli train captioner` makes
     constrained_decoding   the sentences that there are, and the likeliest of them
     coca       open_clip's CoCa, from the Hub
     server     any server that speaks OpenAI's protocol
-    mixing     captions by people and by machines
     table      the file that captions are written to
 
 A captioner watches a file and then tells what it saw, so that a file that is broken stops no other.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from sora_cli.captioning.locate import check_own
-from sora_cli.captioning.mixing import is_human, mixed
+from sora_cli import registry
+from sora_cli.errors import Failed, SoraError
 from sora_cli.media import Frame
 
-__all__ = ["COCA", "POCKET", "Caption", "Captioner", "check_model", "is_human", "is_server", "mixed", "open_captioner"]
-
 POCKET, COCA = "pocket", "coca"
+STEM = "captioner"  # of the weights of our own
 
 
 class Caption(NamedTuple):
@@ -41,10 +40,28 @@ def is_server(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
+def is_path(model: str) -> bool:
+    return "/" in model or model.startswith((".", "~")) or model.endswith(".safetensors")
+
+
+def file_of(model: str) -> Path:
+    """The weights in a folder of a run, or the file itself."""
+    path = Path(model).expanduser()
+    return path / f"{STEM}.safetensors" if path.is_dir() else path
+
+
 def check_model(model: str) -> None:
     """Refuse a captioner that is not there, before torch is imported. Servers and the Hub are asked later."""
-    if model != COCA and not is_server(model):
-        check_own(model)
+    if model == COCA or is_server(model):
+        return
+    if is_path(model):
+        if not file_of(model).is_file():
+            raise SoraError(f"there is no captioner {file_of(model)}; `sora-cli train captioner` makes one")
+    elif model not in registry.registry():
+        raise SoraError(f"unknown captioner {model!r}; there are pocket, coca, weights of your own, or http://SERVER")
+    elif not registry.entry(model).part(STEM):
+        raise Failed(f"{model} came without a captioner; `sora-cli train captioner --out runs/captioner` makes one, "
+                     "then --model ./runs/captioner")  # fmt: skip
 
 
 def open_captioner(model: str, device: str = "auto", served: str | None = None, timeout: float = 120) -> Captioner:
@@ -63,3 +80,25 @@ def open_captioner(model: str, device: str = "auto", served: str | None = None, 
     from sora_cli.captioning.pocket import Own
 
     return Own.load(model, device)
+
+
+def is_human(name: str, share: float, seed: int = 0) -> bool:
+    """Whether the human caption of a file is the one to keep. That depends on its name, the share and the seed alone:
+    other files change nothing, and a larger share keeps all that a smaller one kept."""
+    return random.Random(f"{seed}/{name}").random() < share
+
+
+def mixed(human: Mapping[str, str], synthetic: Mapping[str, str], share: float, seed: int = 0) -> dict[str, str]:
+    """One caption for every file that has any, in the order of their names. Where a file has both, the human one is
+    taken for about this share of the files; SoraError for no share between 0 and 1.
+
+    Mostly synthetic ones make a model follow prompts, a share of human ones keeps it used to how people write
+    (Betker et al. 2023 found 95 % synthetic best)."""
+    if not 0 <= share <= 1:
+        raise SoraError(f"a share of human captions is between 0 and 1, not {share:g}")
+
+    def pick(name: str) -> str:
+        both = name in human and name in synthetic
+        return human[name] if name not in synthetic or both and is_human(name, share, seed) else synthetic[name]
+
+    return {name: pick(name) for name in sorted({*human, *synthetic})}

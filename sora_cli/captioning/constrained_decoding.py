@@ -1,6 +1,6 @@
 """The sentences that a captioner may say, and the likeliest of them. Words are numbers of a tokenizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -19,32 +19,31 @@ class Grammar:
         self.slots = [[(text, tuple(tokenizer.ids[word] for word in words(text))) for text in slot] for slot in slots]
         self.end = tokenizer.end
 
-    def next(self, said: Said, before: tuple[str, ...] = ()) -> set[int]:
-        """What may come after these words, which follow phrases `before`; the end of the text, too."""
+    def next(self, said: Said) -> set[int]:
+        """What may come after these words; the end of the text, too."""
+        return {rest[0] if rest else self.end for _, rest in self.read(said)}
+
+    def read(self, said: Said, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Said]]:
+        """All that these words, which follow phrases `before`, may be: whole phrases, and the rest of one that they
+        break off in; there is none of a whole sentence."""
         if len(before) == len(self.slots):
-            return set() if said else {self.end}
-        found: set[int] = set()
+            if not said:
+                yield before, ()
+            return
         for text, phrase in self.open(before):
             if said[: len(phrase)] == phrase:
-                found |= self.next(said[len(phrase) :], (*before, text))
+                yield from self.read(said[len(phrase) :], (*before, text))
             elif phrase[: len(said)] == said:
-                found.add(phrase[len(said)])
-        return found
+                yield before, phrase[len(said) :]
 
     def open(self, before: tuple[str, ...]) -> list[tuple[str, Said]]:
         """The phrases of the slot after these ones, without what they say already."""
         said = tuple(f" {text}" for text in before if text)
         return [(text, phrase) for text, phrase in self.slots[len(before)] if not f" {text}".endswith(said)]
 
-    def phrases(self, said: Said, before: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+    def phrases(self, said: Said) -> tuple[str, ...] | None:
         """The phrases of a whole sentence; None for words that are none."""
-        if len(before) == len(self.slots):
-            return None if said else before
-        for text, phrase in self.open(before):
-            rest = self.phrases(said[len(phrase) :], (*before, text)) if said[: len(phrase)] == phrase else None
-            if rest is not None:
-                return rest
-        return None
+        return next((phrases for phrases, rest in self.read(said) if not rest), None)
 
     def written(self, said: Said) -> str:
         """A whole sentence as text."""

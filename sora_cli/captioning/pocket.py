@@ -9,10 +9,9 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import registry
-from sora_cli.captioning import Caption
+from sora_cli.captioning import STEM, Caption, check_model, file_of, is_path
 from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest
 from sora_cli.captioning.frames import spread, watch
-from sora_cli.captioning.locate import STEM, check_own, file_of, is_path
 from sora_cli.errors import Failed
 from sora_cli.files import weights
 from sora_cli.media import Frame
@@ -41,7 +40,7 @@ class Own:
     def load(cls, model: str, device: str = "auto") -> "Own":
         """The captioner of a shipped model, or of a file or folder of weights."""
         where = pick_device(device)
-        check_own(model)
+        check_model(model)
         tensors, metadata = (weights.load(file_of(model)) if is_path(model)
                              else registry.load_model_files(registry.entry(model), STEM))  # fmt: skip
         try:

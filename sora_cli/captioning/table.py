@@ -7,7 +7,6 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from sora_cli.errors import SoraError
@@ -69,9 +68,7 @@ class Table:
         """Say that nothing is missing."""
         self.own.remove()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.file:
             self.file.close()
         self.own.leave()

@@ -41,6 +41,13 @@ EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
 LONGEST = 900  # characters of an error
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
+WORDED = {  # what typer's parser says, and what we do
+    "Value error, ": "",
+    "Input should be a valid number, unable to parse.*": "it must be a number.",
+    "Input should be a valid integer, unable to parse.*": "it must be a whole number.",
+    r"Input should be greater than or equal to (\S+)": r"it must be at least \1.",
+    r"Input should be less than or equal to (\S+)": r"it must be at most \1.",
+}
 
 # typer carries its own copy of click or uses the installed one; either way BadParameter is a UsageError, and
 # that a ClickException.
@@ -54,19 +61,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=carry_out,
 )
-app.command()(generate)
-app.command()(extend)
-app.command()(loop)
-app.command()(reverse)
+for verb in (generate, extend, loop, reverse):
+    app.command()(verb)
 app.command(cls=WithAddress)(batch)
-app.command()(serve)
-app.command()(encode)
-app.command()(decode)
-app.command()(caption)
-app.command()(info)
-app.command()(doctor)
-app.command()(world)
-app.command()(evaluate)
+for verb in (serve, encode, decode, caption, info, doctor, world, evaluate):
+    app.command()(verb)
 app.command(context_settings=PASSED_ON)(ffmpeg)
 app.add_typer(train, name="train")
 app.add_typer(data, name="data")
@@ -126,20 +125,11 @@ def run(words: list[str], debug: bool = False) -> int:
 
 def worded(message: str) -> str:
     """What a parser says of a command line, in words for who typed it."""
-    message = message.replace("Value error, ", "")
-    message = re.sub(r"Input should be a valid (number|integer), unable to parse.*", wrong_number, message)
-    message = re.sub(r"Input should be (greater|less) than or equal to (\S+)", bound, message)
+    for said, ours in WORDED.items():
+        message = re.sub(said, ours, message)
     if message.startswith("No such command") and "Did you mean" not in message:
         message += " `sora-cli --help` lists them; a prompt follows `generate`: " + EXAMPLE
     return message
-
-
-def wrong_number(found: "re.Match[str]") -> str:
-    return f"it must be a {'whole ' if found[1] == 'integer' else ''}number."
-
-
-def bound(found: "re.Match[str]") -> str:
-    return f"it must be {'at least' if found[1] == 'greater' else 'at most'} {found[2]}."
 
 
 @contextmanager

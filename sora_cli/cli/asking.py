@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,7 @@ class Item:
         """The job as a line of a list, and why it failed."""
         asked = self.job.target.asked
         wished = {plain(name): value for name, value in self.line.options.items()}
-        for one in ("o", "n", "count"):  # of several that a line asks for, this one
-            wished.pop(one, None)
+        wished = {name: value for name, value in wished.items() if name not in ("o", "n", "count")}  # this one alone
         fixed = {"seed": asked["shot"]["seed"]} if "shot" in asked else {}
         fixed |= {"count": 1} if asked["verb"] == "generate" else {}
         more = {"verb": asked["verb"], "output": self.name, "line": self.line.number, "error": error}
@@ -60,7 +59,6 @@ class Verb:
 
     def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
         self.name, self.command, self.parent = name, command, parent
-        self.given = parent.get_parameter_source("jobs")  # as what stands on the command line
         self.names = {plain(word): parameter for parameter in command.params
                       for word in (*parameter.opts, *parameter.secondary_opts, parameter.name)}  # fmt: skip
         self.arguments = [one for one in command.params if one.param_type_name == "argument"]
@@ -144,10 +142,8 @@ class Asking:
     verb: str
     defaults: Mapping[str, Any]
     preview: bool = False
-
-    def __post_init__(self) -> None:
-        self.drawn: Counter[str] = Counter()
-        self.used: set[str] = set()
+    drawn: Counter[str] = field(default_factory=Counter)  # seeds of jobs that are asked alike
+    used: set[str] = field(default_factory=set)  # defaults that a verb has an option for
 
     def jobs(self, line: Line) -> list[Job]:
         """What a line asks for; SoraError or click's usage error otherwise."""
@@ -187,23 +183,18 @@ class Asking:
 
 def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
     """The output's name with its fields: {line}, {input}, and options that are given. `generate` fills in its own."""
-    left = FIELDS if verb == "generate" else ()
+    known = {name: slug(str(value)) for name, value in values.items() if name != "output"}
+    known |= {"line": str(line), "seed": str(values.get("seed", 0))}
+    known["prompt"] = slug(values.get("prompt", values.get(source, "")))
+    if source in values:
+        known["input"] = slug(Path(values[source]).stem)
+    if verb == "generate":
+        known |= {name: f"{{{name}}}" for name in FIELDS}
 
     def field(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in left:
-            return match[0]
-        if name == "line":
-            return str(line)
-        if name == "input" and source in values:
-            return slug(Path(values[source]).stem)
-        if name == "prompt":
-            return slug(values.get(name, values.get(source, "")))
-        if name == "seed":
-            return str(values.get(name, 0))
-        if name in values and name != "output":
-            return slug(str(values[name]))
-        raise SoraError(f"unknown {{{name}}} in the output; it may hold {{line}}, {{input}}, and given options")
+        if match[1] not in known:
+            raise SoraError(f"unknown {{{match[1]}}} in the output; it may hold {{line}}, {{input}}, and given options")
+        return known[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
 

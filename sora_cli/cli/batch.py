@@ -13,7 +13,7 @@ from sora_cli import media
 from sora_cli.cli import asking, generate, options
 from sora_cli.cli.asking import Asking, Item, Verb
 from sora_cli.cli.batch_screen import BatchScreen
-from sora_cli.cli.batching import Batch, Wrong
+from sora_cli.cli.batching import Batch, Ledger, Wrong
 from sora_cli.cli.cluster import LOCAL, Cluster
 from sora_cli.cli.decode import decode
 from sora_cli.cli.encode import encode
@@ -99,8 +99,8 @@ def batch(
     part = part_of(shard)
     items, wrong = asked(context, jobs, verb, expand_grid, defaults, preview)
     mine = [item for item in items if part is None or item.shard(part[1]) == part[0]]
-    screen = BatchScreen(quiet, as_json, preview)
-    work = Batch(items, mine, beside(jobs, "failed", part), beside(jobs, "done", part), screen, debug)
+    screen = BatchScreen(len(mine), quiet, as_json, preview)
+    work = Batch(items, mine, beside(jobs, "failed", part), Ledger(beside(jobs, "done", part)), screen, debug)
     refuse(jobs, [*wrong, *work.wrong()])
     work.check_whole(sheet, here=ray in (None, LOCAL))
     if cores and not ray:
@@ -110,12 +110,12 @@ def batch(
     if ray and work.left:
         gpus = any(item.job.compute.device != "cpu" for item in work.left)
         with Cluster(ray, cores or 1, gpus, screen, f".{beside(jobs, 'ray', part).stem}") as cluster:
-            work.run(cluster)
+            work.run(cluster.work)
     else:
         work.run()
     if sheet:
         draw(items, sheet)
-    if work.failures:
+    if screen.counts["failed"]:
         raise typer.Exit(1)
 
 

@@ -65,39 +65,33 @@ def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug
     return outcome
 
 
-@dataclass
-class Counts:
-    made: int = 0
-    skipped: int = 0
-    failed: int = 0
-
-    @property
-    def over(self) -> int:
-        return self.made + self.skipped + self.failed
-
-
 class BatchScreen(Hearing):
     """A bar over all jobs above those of the current one, and a line for each finished job."""
 
-    def __init__(self, quiet: bool = False, as_json: bool = False, preview: bool = False) -> None:
+    def __init__(self, total: int, quiet: bool, as_json: bool, preview: bool) -> None:
         super().__init__(quiet, preview)
-        self.as_json, self.total, self.counts = as_json, 0, Counts()
+        self.as_json, self.total, self.counts = as_json, total, {"made": 0, "skipped": 0, "failed": 0}
         self.started = time.perf_counter()
         self.all = self.progress.add_task("batch", total=None)
 
     def warn(self, text: str) -> None:
         Screen.note(self, text)
 
+    def count(self) -> int:
+        """How many are over, which the bar shows."""
+        done = sum(self.counts.values())
+        self.progress.update(self.all, total=self.total, completed=done)
+        return done
+
     def begin(self, item: Item) -> None:
-        self.progress.update(self.all, total=self.total, completed=self.counts.over)
+        self.count()
         self.event("begin", item)
 
     def over(self, how: str, item: Item, why: str, outcome: Outcome | None = None) -> None:
         """A job is made, skipped or failed."""
-        setattr(self.counts, how, getattr(self.counts, how) + 1)
-        self.progress.update(self.all, total=self.total, completed=self.counts.over)
+        self.counts[how] += 1
         failed = "failed: " if how == "failed" else ""
-        self.warn(f"[{self.counts.over}/{self.total}] {item.name}: {failed}{why}")
+        self.warn(f"[{self.count()}/{self.total}] {item.name}: {failed}{why}")
         self.event(how, item, why if how == "failed" else "", outcome)
         if not self.as_json and how != "failed" and not sys.stdout.isatty():
             typer.echo(item.name)
@@ -112,10 +106,9 @@ class BatchScreen(Hearing):
 
     def end(self) -> None:
         spent = time.perf_counter() - self.started
-        counts = vars(self.counts)
-        self.warn(f"{', '.join(f'{count} {how}' for how, count in counts.items())} in {spent:.1f} s")
+        self.warn(f"{', '.join(f'{count} {how}' for how, count in self.counts.items())} in {spent:.1f} s")
         if self.as_json:
-            self.say({"event": "end", **counts, "seconds": round(spent, 3)})
+            self.say({"event": "end", **self.counts, "seconds": round(spent, 3)})
 
     def say(self, entry: dict[str, Any]) -> None:
         typer.echo(json.dumps(entry))

@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sora_cli.cli import jobs
 from sora_cli.cli.asking import Item, words
@@ -56,14 +56,10 @@ class Batch:
     items: list[Item]
     mine: list[Item]
     failed: Path
-    done: Path
+    ledger: Ledger
     screen: BatchScreen
-    debug: bool = False
-    failures: int = 0
-
-    def __post_init__(self) -> None:
-        self.ledger, self.networks = Ledger(self.done), Networks()
-        self.screen.total = len(self.mine)
+    debug: bool
+    networks: Networks = field(default_factory=Networks)
 
     # -- before -----------------------------------------------------------------------------------------------
 
@@ -102,8 +98,8 @@ class Batch:
 
     # -- the work ---------------------------------------------------------------------------------------------
 
-    def run(self, crew: "Crew | None" = None) -> None:
-        """Make what is left, here or by a crew; what fails is tried once more at the end."""
+    def run(self, work: "Work | None" = None) -> None:
+        """Make what is left, here or by others; what fails is tried once more at the end."""
         self.failed.unlink(missing_ok=True)
         left, again = set(self.left), []
         with self.screen as screen:
@@ -111,25 +107,24 @@ class Batch:
                 if item.job.target.resume_folder.exists():
                     item.job.target.settle()
                 screen.over("skipped", item, "is made already")
-            for item, outcome in self.outcomes(self.left, crew):
-                if outcome.error:
-                    again.append(item)
-                    screen.event("retry", item, outcome.error)
-            for item, outcome in self.outcomes(again, crew):
-                if outcome.error:
-                    self.fail(item, outcome.error)
+            for item, error in self.failures(self.left, work or self.alone):
+                again.append(item)
+                screen.event("retry", item, error)
+            for item, error in self.failures(again, work or self.alone):
+                append(self.failed, item.again(error))
+                screen.over("failed", item, error)
             screen.end()
 
-    def outcomes(self, items: Sequence[Item], crew: "Crew | None") -> Iterator[tuple[Item, Outcome]]:
-        """Each of the items and how it ended, but for those that are found done."""
-        work = crew.work if crew else self.alone
+    def failures(self, items: Sequence[Item], work: "Work") -> Iterator[tuple[Item, str]]:
+        """Make the items; those that fail, and why."""
         for item, outcome in work(in_order(items), self.begin):
             for note in outcome.warnings:
                 self.screen.warn(note)
-            if not outcome.error:
+            if outcome.error:
+                yield item, outcome.error
+            else:
                 self.ledger.add(item.job.target, made=True)
                 self.screen.over("made", item, str(outcome), outcome)
-            yield item, outcome
 
     def alone(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
         """The same, one after another, in this process; a model reads the texts of all of them before the first."""
@@ -148,21 +143,9 @@ class Batch:
             self.ledger.add(item.job.target, made=False)
         return True
 
-    def fail(self, item: Item, error: str) -> None:
-        self.failures += 1
-        append(self.failed, item.again(error))
-        self.screen.over("failed", item, error)
 
-
-class Crew(Protocol):
-    """Others who make jobs."""
-
-    def work(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
-        """Items as they end. `begin` is asked before each, and False for one that need not be made."""
-        ...
-
-
-Begin = Callable[[Item], bool]
+Begin = Callable[[Item], bool]  # asked before each, and False for one that need not be made
+Work = Callable[[Sequence[Item], Begin], Iterator[tuple[Item, Outcome]]]  # items as they end
 
 
 def in_order(items: Sequence[Item]) -> list[Item]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOpt
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
-from sora_cli.errors import Failed, SoraError, among, have
+from sora_cli.errors import Failed, SoraError, among, have, listed
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
@@ -111,7 +111,7 @@ def caption(
         typer.echo(str(output))
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
-        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed(left)}{again}")
+        raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed([*left])}{again}")
 
 
 def as_line(row: dict[str, Any]) -> str:
@@ -122,12 +122,6 @@ def as_line(row: dict[str, Any]) -> str:
 def plain(name: str) -> str:
     """A name without the characters that divide lines and their cells."""
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], name)
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """`a.mp4, b.mp4, ...`"""
-    names = list(names)
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
@@ -178,17 +172,17 @@ def check_sidecars(files: Sequence[str]) -> None:
 
 def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The captions that lie beside files, on one line; and of files that have none but one that cannot be read, why."""
+    names = {str(Path(name)): name for name in files}
     texts: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for clip, sides in around(Path(name) for name in files if Path(name).is_file()):
-        answer = [(side, read(side)) for side in sides]
+        name, answer = names[str(clip)], [(side, read(side)) for side in sides]
         bad = [f"{side} is no caption: {said.wrong}" for side, said in answer if said.wrong and side.suffix != ".json"]
         if said := [said.text for _, said in answer if said.text]:
-            texts[str(clip)] = said[0]
+            texts[name] = said[0]
         elif bad:
-            wrong[str(clip)] = bad[0]
-    names = {str(Path(name)): name for name in files}
-    return {names[clip]: text for clip, text in texts.items()}, {names[clip]: text for clip, text in wrong.items()}
+            wrong[name] = bad[0]
+    return texts, wrong
 
 
 def tell(files: Sequence[str], existing: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ alone, are replaced, and their jobs handed out again. No torch, and Ray only whe
 A worker finds in the output's folder the mark that the batch has put there, and then writes where the batch would; or
 it does not, works in a folder of its own, and its files are brought from there."""
 
+import io
 import logging
 import os
 import platform
@@ -13,10 +14,10 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO, cast
 from uuid import uuid4
@@ -54,7 +55,7 @@ class Worker:
         self.folder, self.cores = Path(folder), cores
         self.node, self.networks = platform.node(), Networks()
         self.checked: set[Any] = set()
-        self.scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.scratch = ExitStack()  # a folder of its own, if need be
         if self.folder.is_dir():
             os.chdir(self.folder)
 
@@ -98,16 +99,11 @@ class Worker:
     def aside(self, target: Target) -> Target:
         """The same output in a folder of its own."""
         self.forget()
-        self.scratch = tempfile.TemporaryDirectory(prefix="sora-cli-")
+        self.own = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="sora-cli-")))
         sheet = self.own / SHEET / target.sheet.name if target.sheet else None
         if sheet:
             sheet.parent.mkdir()
         return replace(target, name=str(self.own / target.path.name), called=target.name, sheet=sheet, force=True)
-
-    @property
-    def own(self) -> Path:
-        assert self.scratch
-        return Path(self.scratch.name)
 
     def read(self, name: str, at: int) -> bytes:
         """A piece of a file that was left here."""
@@ -117,9 +113,7 @@ class Worker:
 
     def forget(self) -> None:
         """Remove what was left here."""
-        if self.scratch:
-            self.scratch.cleanup()
-            self.scratch = None
+        self.scratch.close()
 
 
 def folders(target: Target) -> list[Path]:
@@ -136,25 +130,16 @@ def produced(target: Target, folder: Path) -> list[Path]:
 # ---- where the batch is -----------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class Hand:
-    """A worker as the batch knows it."""
-
-    actor: Any
-    networks: Any = None  # those of its newest job
-
-
-@dataclass
 class Waiting:
     """Jobs that nobody works at, by the networks that they want."""
 
-    groups: dict[Any, deque[Item]] = field(default_factory=dict)
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.groups: defaultdict[Any, deque[Item]] = defaultdict(deque)
+        for item in items:
+            self.groups[item.job.networks].append(item)
 
     def __len__(self) -> int:
         return sum(map(len, self.groups.values()))
-
-    def add(self, item: Item) -> None:
-        self.groups.setdefault(item.job.networks, deque()).append(item)
 
     def again(self, item: Item) -> None:
         self.groups[item.job.networks].appendleft(item)
@@ -170,21 +155,17 @@ class Cluster:
     def __init__(self, address: str, cores: int, gpus: bool, screen: BatchScreen, mark: str) -> None:
         self.address, self.cores, self.gpus, self.screen = address, cores, gpus, screen
         self.mark = mark, uuid4().hex  # the name of a file, and what is in it
-        self.idle: list[Hand] = []
-        self.busy: dict[Any, tuple[Hand, Item]] = {}
-        self.starting: dict[Any, Hand] = {}
-        self.marks: list[Path] = []
+        self.idle: list[tuple[Any, Any]] = []  # workers, and the networks of their newest jobs
+        self.busy: dict[Any, tuple[Any, Item]] = {}
+        self.starting: dict[Any, Any] = {}
         self.deaths: Counter[Item] = Counter()
         self.refusals, self.patient = 0, True
 
     def __enter__(self) -> Self:
-        self.stdout = OneThread(sys.stdout)
-        sys.stdout = cast(TextIO, self.stdout)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(cast(TextIO, OneThread(sys.stdout))))
             self.ray = joined(self.address)
-        except BaseException:
-            sys.stdout = self.stdout.stream
-            raise
+            self.held = stack.pop_all()
         self.gpus = self.gpus and self.ray.cluster_resources().get("GPU", 0) >= 1
         takes = {"num_gpus": 1, "num_cpus": 0} if self.gpus else {"num_cpus": self.cores}
         self.worker = self.ray.remote(**takes, scheduling_strategy="SPREAD")(Worker)
@@ -192,13 +173,11 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         hit = {*self.deaths, *(item for _, item in self.busy.values())}
-        for hand in (*self.idle, *self.starting.values(), *(hand for hand, _ in self.busy.values())):
-            self.dismiss(hand)
-        self.stdout.thread = None  # it prints now what it has held back
-        self.ray.shutdown()
-        sys.stdout = self.stdout.stream
-        for mark in self.marks:
-            mark.unlink(missing_ok=True)
+        for worker in (*self.starting.values(), *(worker for worker, _ in (*self.idle, *self.busy.values()))):
+            self.dismiss(worker)
+        with redirect_stdout(io.StringIO()):  # it prints now what it has held back
+            self.ray.shutdown()
+        self.held.close()
         for item in hit:  # nobody is left who could remove what killed workers were writing
             owned.sweep(item.job.target.path)
             with suppress(SoraError), item.job.target.own:
@@ -206,9 +185,7 @@ class Cluster:
 
     def work(self, items: Sequence[Item], begin: Begin) -> Iterator[tuple[Item, Outcome]]:
         """Items as they end, whoever made them."""
-        waiting = Waiting()
-        for item in items:
-            waiting.add(item)
+        waiting = Waiting(items)
         self.mark_folders(items)
         while waiting or self.busy:
             self.hand_out(waiting, begin)
@@ -225,25 +202,25 @@ class Cluster:
         """Put the mark into every folder that is written to."""
         name, content = self.mark
         for folder in {folder for item in items for folder in folders(item.job.target)}:
-            self.marks.append(folder / name)
-            self.marks[-1].write_text(content)
+            self.held.callback((folder / name).unlink, missing_ok=True)
+            (folder / name).write_text(content)
 
     def hand_out(self, waiting: Waiting, begin: Begin) -> None:
         """A job for everybody who has none."""
         while self.idle and waiting:
-            item = waiting.next(self.idle[-1].networks)
+            worker, networks = self.idle[-1]
+            item = waiting.next(networks)
             if begin(item):
-                hand = self.idle.pop()
-                hand.networks = item.job.networks
-                ref = hand.actor.make.remote(item.job, item.job.target.identity["files"], self.mark)
-                self.busy[ref] = hand, item
+                self.idle.pop()
+                ref = worker.make.remote(item.job, item.job.target.identity["files"], self.mark)
+                self.busy[ref] = worker, item
 
     def hire(self, wanted: int) -> None:
         """Ask for workers while there is work: one without room begins when a node joins or another one dies."""
         there = len(self.idle) + len(self.busy)
         while len(self.starting) < min(max(1, there), wanted - there):
-            hand = Hand(self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores))
-            self.starting[hand.actor.hello.remote()] = hand
+            worker = self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores)
+            self.starting[worker.hello.remote()] = worker
 
     def ended(self) -> list[Any]:
         """Something that has ended; nothing where it takes long."""
@@ -257,7 +234,7 @@ class Cluster:
 
     def welcome(self, ref: Any) -> None:
         """A worker has begun, or could not. Failed if none can."""
-        hand = self.starting.pop(ref)
+        worker = self.starting.pop(ref)
         try:
             node, version = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
@@ -268,15 +245,15 @@ class Cluster:
         if version != __version__:
             raise SoraError(f"{node} has sora-cli {version}, and here it is {__version__}; install the same everywhere")
         self.refusals = 0
-        self.idle.append(hand)
+        self.idle.append((worker, None))
 
     def result(self, ref: Any, waiting: Waiting) -> tuple[Item, Outcome] | None:
         """How a job ended; None if its worker died and somebody else gets it."""
-        hand, item = self.busy[ref]
+        worker, item = self.busy[ref]
         try:
             outcome: Outcome = self.ray.get(ref)
             if not outcome.error and outcome.left:
-                self.bring(hand, item, outcome.left)
+                self.bring(worker, item, outcome.left)
                 outcome.record["output"] = item.name
         except SoraError as error:
             outcome = Outcome(words(error))
@@ -284,17 +261,17 @@ class Cluster:
             outcome = Outcome(last_line(error))
         except self.ray.exceptions.RayError as error:
             del self.busy[ref]
-            self.dismiss(hand)
+            self.dismiss(worker)
             self.deaths[item] += 1
             if self.deaths[item] < DEATHS:
                 waiting.again(item)
                 return None
             return item, Outcome(f"{DEATHS} workers died of it, the last one: {last_line(error)}")
         del self.busy[ref]
-        self.idle.append(hand)
+        self.idle.append((worker, item.job.networks))
         return item, outcome
 
-    def bring(self, hand: Hand, item: Item, left: dict[str, int]) -> None:
+    def bring(self, worker: Any, item: Item, left: dict[str, int]) -> None:
         """The files of a worker that does not see the output's folder."""
         target = item.job.target
         item.job.check(target)  # what has come meanwhile is not overwritten
@@ -303,19 +280,19 @@ class Cluster:
                 sheet = target.sheet if Path(name).parts[0] == SHEET else None
                 with owned.writing(sheet or target.path.parent / name) as file:
                     for at in range(0, size, PIECE):
-                        file.write(self.ray.get(hand.actor.read.remote(name, at)))
-        hand.actor.forget.remote()
+                        file.write(self.ray.get(worker.read.remote(name, at)))
+        worker.forget.remote()
 
-    def dismiss(self, hand: Hand) -> None:
+    def dismiss(self, worker: Any) -> None:
         with suppress(self.ray.exceptions.RayError, ValueError):
-            self.ray.kill(hand.actor)
+            self.ray.kill(worker)
 
 
 class OneThread:
     """A stream on which this thread alone writes: threads of Ray's print there what befalls its nodes."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.thread = stream, cast(threading.Thread | None, threading.current_thread())
+        self.stream, self.thread = stream, threading.current_thread()
 
     def write(self, text: str) -> int:
         return self.stream.write(text) if threading.current_thread() is self.thread else len(text)

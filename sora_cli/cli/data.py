@@ -11,7 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
-from sora_cli.errors import SoraError, among, be, counted, have
+from sora_cli.errors import SoraError, among, be, counted, have, listed
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
@@ -145,15 +145,15 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("source", found["source"]),
         ("files", f"{found['files']}: {used}"),
-        ("skipped", listed(found["skipped"])),
+        ("skipped", numbers(found["skipped"])),
         ("shots", f"{found['shots']}, of {minutes:.0f} min {seconds:.0f} s in all"),
-        ("shots skipped", listed(found["skipped_shots"])),
+        ("shots skipped", numbers(found["skipped_shots"])),
         ("samples", f"{found['samples']}, of {counted(found['latents'], 'latent')} in all, "
                     f"{found['bytes'] / 1e6:.1f} MB"),
         *([("damaged", f"{', '.join(found['damaged'])}; {AGAIN}")] if found["damaged"] else []),
-        ("lengths", f"{listed(found['lengths'])} (latents: samples)"),
-        ("sizes", listed(found["sizes"])),
-        ("canvases", listed(found["canvases"])),
+        ("lengths", f"{numbers(found['lengths'])} (latents: samples)"),
+        ("sizes", numbers(found["sizes"])),
+        ("canvases", numbers(found["canvases"])),
         ("captions", f"{captions['different']} different, of {least} to {counted(most, 'word')} ({mean:g} on average); "
                      f"{counted(captions['none'], 'file')} {have(captions['none'])} none"
                      if captions["different"] else "none"),
@@ -161,7 +161,6 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def listed(counts: dict[str, int], most: int = 8) -> str:
+def numbers(counts: dict[str, int]) -> str:
     """`640x360: 12, 320x240: 3`"""
-    line = [f"{name}: {count}" for name, count in counts.items()]
-    return ", ".join([*line[:most], *(["..."] if len(line) > most else [])]) or "none"
+    return listed([f"{name}: {count}" for name, count in counts.items()]) or "none"

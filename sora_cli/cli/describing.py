@@ -1,7 +1,7 @@
 """What there is to know of a file or a folder, for `info` and for all that goes on from a shot. No torch."""
 
 import json
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def describe_tensors(file: Path) -> Found:
     header = weights.read_header(file)
     if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
-                **trained(header.metadata)}  # fmt: skip
+                **{name: header.metadata[name] for name in ("preset", "step") if name in header.metadata}}  # fmt: skip
     if parts := lora.File.of(file).modules:
         ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
         return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
@@ -122,34 +122,24 @@ def describe_latents(file: Path) -> Found:
     return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}
 
 
-def trained(metadata: dict[str, str]) -> Found:
-    """What our weights say of how they came about."""
-    return {name: metadata[name] for name in ("preset", "step") if name in metadata}
-
-
 # ---- folders ----------------------------------------------------------------------------------------------
 
 
 def describe_folder(folder: Path) -> Found:
-    """A dataset, a run, a model, or what is finished of a video."""
-    candidates: tuple[tuple[bool, Callable[[Path], Found]], ...] = (
-        (shards.is_dataset(folder), describe_dataset),
-        (any((folder / name).is_file() for name in MODELS), describe_model),
-        (any(folder.rglob("window-*.safetensors")), describe_unfinished),
-        ((folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file(), describe_run),
-    )
-    for fits, facts in candidates:
-        if fits:
-            return facts(folder)
+    """A dataset, a model, the finished windows of a video that waits for `--resume`, a run, or something else."""
+    if shards.is_dataset(folder):
+        from sora_cli.dataset.summary import summary
+
+        return {"kind": "dataset", **summary(folder)}
+    if any((folder / name).is_file() for name in MODELS):
+        return describe_model(folder)
+    if windows := list(folder.rglob("window-*.safetensors")):
+        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return {"kind": "unfinished video", "windows": len(windows), "bytes": held}
+    if (folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file():
+        return describe_run(folder)
     names = [name for name, why in kinds.walk(folder) if not why]
-    footage = [name for name in names if kinds.is_footage(name)]
-    return {"kind": "folder", "files": len(names), "clips": len(footage)}
-
-
-def describe_dataset(folder: Path) -> Found:
-    from sora_cli.dataset.summary import summary
-
-    return {"kind": "dataset", **summary(folder)}
+    return {"kind": "folder", "files": len(names), "clips": sum(map(kinds.is_footage, names))}
 
 
 def describe_model(path: Path) -> Found:
@@ -158,12 +148,6 @@ def describe_model(path: Path) -> Found:
 
     name = str(path) if path.is_absolute() or path.is_file() else f"./{path}"
     return {"kind": "model", "model": described(registry.entry(name))}
-
-
-def describe_unfinished(folder: Path) -> Found:
-    """The finished windows of a video that waits for `--resume`."""
-    return {"kind": "unfinished video", "windows": len(list(folder.rglob("window-*.safetensors"))),
-            "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}  # fmt: skip
 
 
 def describe_run(folder: Path) -> Found:
@@ -182,13 +166,19 @@ def describe_run(folder: Path) -> Found:
 
 def describe_record(file: Path) -> Found:
     """The record beside a video."""
+    found = read_json(file)
+    if "verb" not in found or "shot" not in found:
+        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
+    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+
+
+def read_json(file: Path) -> Found:
+    """The object in a file, empty for other JSON; Failed if it cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise Failed(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(found, dict) or "verb" not in found or "shot" not in found:
-        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
-    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+    return found if isinstance(found, dict) else {}
 
 
 def shot_in(file: Path) -> Shot:
@@ -207,11 +197,9 @@ def shot_in(file: Path) -> Shot:
 
 def shot_of_record(file: Path) -> str:
     """The shot in a record that lies beside a video, "" if there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    return json.dumps(found["shot"]) if isinstance(found, dict) and "shot" in found else ""
+    with suppress(Failed, KeyError):
+        return json.dumps(read_json(file)["shot"])
+    return ""
 
 
 def read_shot(text: str) -> Found | str | None:

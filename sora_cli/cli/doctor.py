@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,11 +23,9 @@ from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
 from sora_cli.registry import Entry
 
-if TYPE_CHECKING:
-    import torch
-
 SMALLEST_MEMORY, SMALLEST_DISK = 700e6, 100e6   # bytes that pocket and its videos take
 ENCODERS = ("libx264", "libvpx-vp9", "libwebp", "gif", "apng", "png")   # the first of them is in every MP4
+NAMES = {"mps": "Apple GPU"}
 TIMEOUT = 3.0                                   # seconds for the Hub to answer
 PATIENCE = 900.0                                # seconds that one waits for a model's own length of video
 
@@ -104,6 +102,8 @@ def torch_here() -> Finding:
 def device_here() -> Finding:
     """The device that `--device auto` takes, and its number format."""
     try:
+        import torch
+
         from sora_cli.placement.device import pick_device, pick_dtype
 
         device = pick_device("auto")
@@ -111,15 +111,9 @@ def device_here() -> Finding:
         free = machine.device_free(device)
     except (ImportError, OSError, RuntimeError) as error:
         return Finding("device", f"does not answer: {error}", broken=f"the device does not answer ({error})")
-    named = name_of(device)
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else NAMES.get(device.type, "CPU")
     facts = {"kind": device.type, "name": named, "dtype": dtype, "free": free}
     return Finding("device", f"{named}, {quantity(free, 'B')} free, computes in {dtype}", facts)
-
-
-def name_of(device: "torch.device") -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
 
 
 def memory_here() -> Finding:

@@ -1,7 +1,7 @@
 """`sora-cli info FILE`: what a file or folder holds, and the shot that made it, in words or as JSON."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,8 @@ from sora_cli.placement.estimate import quantity
 Row = tuple[str, str]
 NO_SHOT = "unknown: this file does not say how it was made"
 CODECS = {"h264": "H.264", "hevc": "H.265", "av1": "AV1", "vp9": "VP9", "gif": "GIF", "webp": "WebP", "apng": "APNG"}
+SPECIAL = {"rotated": "turned by a tag of the file", "interlaced": "interlaced", "variable": "at a varying rate",
+           "alpha": "may be transparent"}  # fmt: skip
 SAMPLING = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0", "411": "4:1:1"}
 
 
@@ -40,12 +42,24 @@ def info(
 def rows(found: Found) -> Iterator[Row]:
     """The table for eyes."""
     yield "file", found["file"]
-    yield from WORDS[found["kind"]](found)
+    for part in (picture_rows, tensor_rows, folder_rows):
+        yield from part(found)
     if "shot" in found:
         yield from shot_rows(found["shot"], found)
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------
+def picture_rows(found: Found) -> Iterator[Row]:
+    match found["kind"]:
+        case "video":
+            yield from video_rows(found)
+        case "image" | "images":
+            yield "kind", f"{counted(found['frames'], 'image')}, numbered" if "frames" in found else "image"
+            yield "picture", f"{found['width']}x{found['height']}"
+        case "record":
+            yield "kind", f"record of {found.get('output', 'a video')}, made by `{found['verb']}`"
+            if "frames" in found and "wall" in found:
+                yield "made", f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s"
+            yield from ((name, f"{score:.1f}: {verdict(score)}") for name, score in (found.get("scores") or {}).items())
 
 
 def video_rows(found: Found) -> Iterator[Row]:
@@ -53,7 +67,8 @@ def video_rows(found: Found) -> Iterator[Row]:
     container = Path(found["file"]).suffix[1:].upper()
     held = f" in {container}" if container and container != codec.upper() else ""
     yield "kind", f"video, {codec}{held}, {quantity(found['bytes'], 'B')}"
-    yield "picture", f"{found['width']}x{found['height']}{', '.join(['', *peculiar(found)])}"
+    special = [words for name, words in SPECIAL.items() if found.get(name)]
+    yield "picture", f"{found['width']}x{found['height']}{', '.join(['', *special])}"
     yield "length", f"{found['seconds']:.3g} s: {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
     if "pix_fmt" in found:
         yield "colours", colours(found)
@@ -63,13 +78,6 @@ def video_rows(found: Found) -> Iterator[Row]:
         yield "sound", f"{count}, {', '.join(tracks)}" if tracks else "none"
         if more := [kind for kind in found["others"] if kind != "video"]:
             yield "also", ", ".join(more)
-
-
-def peculiar(found: Found) -> list[str]:
-    """What is special about pictures."""
-    said = {"rotated": "turned by a tag of the file", "interlaced": "interlaced", "variable": "at a varying rate",
-            "alpha": "may be transparent"}  # fmt: skip
-    return [words for name, words in said.items() if found.get(name)]
 
 
 def colours(found: Found) -> str:
@@ -84,83 +92,55 @@ def rate(fps: float) -> str:
     return f"{fps:.5g} a second"
 
 
-def image_rows(found: Found) -> Iterator[Row]:
-    number = f"{counted(found['frames'], 'image')}, numbered" if "frames" in found else "image"
-    yield "kind", number
-    yield "picture", f"{found['width']}x{found['height']}"
-
-
-# ---- tensors and folders ----------------------------------------------------------------------------------
-
-
-def latent_rows(found: Found) -> Iterator[Row]:
-    channels, count, height, width = found["shape"]
-    yield "kind", f"latents: {count} of {channels} channels, {width}x{height} cells, in {found['dtype']}"
-    yield "decodes to", f"{found['width']}x{found['height']}, {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
-    yield "loops", "yes" if found["cyclic"] else "no"
-    yield "model", f"{found['model']} (autoencoder {found['vae'][:12]})"
-    yield "belongs to", f"a video whose SHA-256 begins {found['video'][:12]}" if found["video"] else "no video"
-
-
-def lora_rows(found: Found) -> Iterator[Row]:
-    yield "kind", f"LoRA for {counted(found['modules'], 'layer')}, {quantity(found['bytes'], 'B')}"
-    yield "rank", " to ".join(dict.fromkeys(str(n) for n in (found["ranks"][0], found["ranks"][-1]))) \
-        if found["ranks"] else "none: whole matrices"  # fmt: skip
-    yield "made for", found["base"] or "unknown: the file does not say"
-    yield "use", f"sora-cli generate PROMPT --model MODEL --lora {found['file']}"
-
-
-def network_rows(found: Found) -> Iterator[Row]:
-    yield "kind", f"network of sora-cli: {found['role']}"
-    yield "size", f"{found['numbers'] / 1e6:.1f} million numbers, {quantity(found['bytes'], 'B')}"
-    yield from ((name, str(found[name])) for name in ("preset", "step") if name in found)
-
-
-def model_rows(found: Found) -> Iterator[Row]:
-    yield "kind", "model"
-    yield from weights.lines(found["model"])
-
-
-def dataset_rows(found: Found) -> Iterator[Row]:
-    yield "kind", "dataset"
-    yield from dataset_lines(found)
-
-
-def run_rows(found: Found) -> Iterator[Row]:
-    yield "kind", " ".join(filter(None, ("training run of", found["stage"] or "an unknown stage", found["preset"])))
-    if "step" in found:
-        loss = f", loss {found['loss']:.4g}" if "loss" in found else ""
-        yield "reached", f"step {found['step']}{loss}"
-    yield "goes on from", found["checkpoint"] or "the beginning: there is no checkpoint"
-    yield "weights", ", ".join(found["weights"]) or "none yet"
-
-
-def unfinished_rows(found: Found) -> Iterator[Row]:
-    yield "kind", f"unfinished video, {quantity(found['bytes'], 'B')}"
-    yield "finished", counted(found["windows"], "window")
-    yield "goes on", "when the same command is given with --resume"
-
-
-def record_rows(found: Found) -> Iterator[Row]:
-    yield "kind", f"record of {found.get('output', 'a video')}, made by `{found['verb']}`"
-    if "frames" in found and "wall" in found:
-        yield "made", f"{counted(found['frames'], 'frame')} in {found['wall']:.1f} s"
-    for name, score in (found.get("scores") or {}).items():
-        yield name, f"{score:.1f}: {verdict(score)}"
+def tensor_rows(found: Found) -> Iterator[Row]:
+    match found["kind"]:
+        case "latents":
+            channels, count, height, width = found["shape"]
+            yield "kind", f"latents: {count} of {channels} channels, {width}x{height} cells, in {found['dtype']}"
+            size = f"{found['width']}x{found['height']}"
+            yield "decodes to", f"{size}, {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
+            yield "loops", "yes" if found["cyclic"] else "no"
+            yield "model", f"{found['model']} (autoencoder {found['vae'][:12]})"
+            video = f"a video whose SHA-256 begins {found['video'][:12]}" if found["video"] else "no video"
+            yield "belongs to", video
+        case "lora":
+            yield "kind", f"LoRA for {counted(found['modules'], 'layer')}, {quantity(found['bytes'], 'B')}"
+            ranks = dict.fromkeys(str(found["ranks"][end]) for end in (0, -1)) if found["ranks"] else {}
+            yield "rank", " to ".join(ranks) or "none: whole matrices"
+            yield "made for", found["base"] or "unknown: the file does not say"
+            yield "use", f"sora-cli generate PROMPT --model MODEL --lora {found['file']}"
+        case "network":
+            yield "kind", f"network of sora-cli: {found['role']}"
+            yield "size", f"{found['numbers'] / 1e6:.1f} million numbers, {quantity(found['bytes'], 'B')}"
+            yield from ((name, str(found[name])) for name in ("preset", "step") if name in found)
+        case "model":
+            yield "kind", "model"
+            yield from weights.lines(found["model"])
 
 
 def folder_rows(found: Found) -> Iterator[Row]:
-    yield "kind", "folder; no dataset, run or model of sora-cli"
-    yield "holds", f"{counted(found['files'], 'file')}, of which {found['clips']} by name are videos or pictures"
-    if found["clips"]:
-        yield "use", f"sora-cli data build {found['file']} -o DATASET"
-
-
-WORDS: dict[str, Callable[[Found], Iterator[Row]]] = {
-    "video": video_rows, "image": image_rows, "images": image_rows, "latents": latent_rows, "lora": lora_rows,
-    "network": network_rows, "model": model_rows, "dataset": dataset_rows, "run": run_rows,
-    "unfinished video": unfinished_rows, "record": record_rows, "folder": folder_rows,
-}  # fmt: skip
+    match found["kind"]:
+        case "dataset":
+            yield "kind", "dataset"
+            yield from dataset_lines(found)
+        case "run":
+            stage = found["stage"] or "an unknown stage"
+            yield "kind", " ".join(filter(None, ("training run of", stage, found["preset"])))
+            if "step" in found:
+                loss = f", loss {found['loss']:.4g}" if "loss" in found else ""
+                yield "reached", f"step {found['step']}{loss}"
+            yield "goes on from", found["checkpoint"] or "the beginning: there is no checkpoint"
+            yield "weights", ", ".join(found["weights"]) or "none yet"
+        case "unfinished video":
+            yield "kind", f"unfinished video, {quantity(found['bytes'], 'B')}"
+            yield "finished", counted(found["windows"], "window")
+            yield "goes on", "when the same command is given with --resume"
+        case "folder":
+            yield "kind", "folder; no dataset, run or model of sora-cli"
+            files = counted(found["files"], "file")
+            yield "holds", f"{files}, of which {found['clips']} by name are videos or pictures"
+            if found["clips"]:
+                yield "use", f"sora-cli data build {found['file']} -o DATASET"
 
 
 # ---- the shot ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -145,10 +146,7 @@ def grid(line: Line, many: Sequence[str]) -> list[Line]:
     """All combinations of `{cat|dog}`, `{0..9}` and lists in a line; options in `many` take lists whole."""
     choices = {name: list(itertools.islice(alternatives(value, plain(name) in many), MOST + 1))
                for name, value in line.options.items()}  # fmt: skip
-    count = 1
-    for found in choices.values():
-        count *= len(found)
-    if count > MOST:
+    if math.prod(map(len, choices.values())) > MOST:
         return [Line(line.number, {}, f"has more than {MOST} combinations; write several lines")]
     every = itertools.product(*choices.values())
     return [Line(line.number, dict(zip(choices, chosen, strict=True))) for chosen in every]

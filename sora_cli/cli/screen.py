@@ -3,25 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import typer
+from rich import progress
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.spinner import Spinner
 from rich.text import Text
 
@@ -33,16 +21,16 @@ REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
 MEGABYTE = 1_000_000                            # more than this are bytes, and no count
 
 
-class Amount(ProgressColumn):
+class Amount(progress.ProgressColumn):
     """How much is done: 3.5/11.4 GB of what is read, 3/50 of all else."""
 
-    bytes, count = DownloadColumn(), MofNCompleteColumn()
+    bytes, count = progress.DownloadColumn(), progress.MofNCompleteColumn()
 
-    def render(self, task: Task) -> RenderableType:
+    def render(self, task: progress.Task) -> RenderableType:
         return (self.bytes if task.fields.get("bytes") else self.count).render(task)
 
 
-class Bars(Progress):
+class Bars(progress.Progress):
     """rich's progress bars, below a row of pictures and above a spinner with the current activity."""
 
     row: Row | None = None
@@ -75,19 +63,18 @@ class Screen:
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,
             refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
-        self.tasks: dict[str, TaskID] = {}
+        self.tasks: dict[str, progress.TaskID] = {}
         self.held = ExitStack()
 
-    def columns(self) -> Sequence[ProgressColumn]:
-        return TextColumn("{task.description:12}"), BarColumn(), Amount(), TimeRemainingColumn()
+    def columns(self) -> Sequence[progress.ProgressColumn]:
+        return (progress.TextColumn("{task.description:12}"), progress.BarColumn(), Amount(),
+                progress.TimeRemainingColumn())  # fmt: skip
 
     def __enter__(self) -> Self:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
         self.held.close()
 
@@ -165,6 +152,6 @@ class Screen:
 class Transfers(Screen):
     """A screen whose bars count bytes."""
 
-    def columns(self) -> Sequence[ProgressColumn]:
-        return (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                TimeRemainingColumn())  # fmt: skip
+    def columns(self) -> Sequence[progress.ProgressColumn]:
+        return (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn(),
+                progress.TransferSpeedColumn(), progress.TimeRemainingColumn())  # fmt: skip

@@ -1,10 +1,11 @@
 """From what somebody types to the caption the model was trained on, by the grammar of the world. No torch."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from sora_cli.errors import listed
 from sora_cli.shot import Shot
 from sora_cli.world.captions import Parsed, dense, parse
 from sora_cli.world.scene import Scene
@@ -12,6 +13,7 @@ from sora_cli.world.vocabulary import BEAT_OF, BEATS, SIDES, SUBJECTS
 
 SAID = ("subjects", "action", "place", "size", "speed", "camera")
 ANYBODY = "cat"      # when neither subject nor place is said
+MOST = 20            # words in a note
 FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subject does by default
 
 
@@ -30,8 +32,8 @@ class Expansion:
     caption: str
     unknown: list[str]                   # words that the model never learned, each once
     scene: Scene
-    left_out: list[str] = field(default_factory=list)    # known words beyond what fits a scene
-    read_as: dict[str, str] = field(default_factory=dict)    # misspelled words, and what they were taken for
+    left_out: list[str]                  # known words beyond what fits a scene
+    read_as: dict[str, str]              # misspelled words, and what they were taken for
 
 
 def captions_of(shot: Shot, grammar: bool) -> list[str]:
@@ -50,10 +52,10 @@ def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iter
         yield "read " + ", ".join(f'"{word}" as "{right}"' for word, right in sorted(read_as))
     if unknown := sorted({*raw, *(word for prompt in found for word in prompt.unknown)}):
         where = "its world: `sora-cli world --help`; " if grammar else ""
-        yield (f"{name} does not know: {listed(unknown)} ({where}"
+        yield (f"{name} does not know: {listed([word[:40] for word in unknown], MOST)} ({where}"
                "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
     if left_out := sorted({word for prompt in found for word in prompt.left_out}):
-        yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out)}"
+        yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out, MOST)}"
 
 
 def caption_of(prompt: str, seed: int) -> str:
@@ -113,16 +115,13 @@ def complete(said: Parsed, seed: int = 0) -> Expansion:
         side=said.side or free.side, height=said.height or free.height, beat=said.beat or free.beat,
         second=said.subjects[1] if len(said.subjects) > 1 else None,
     )  # fmt: skip
-    return Expansion(dense(scene), unknown(said), scene, [*said.subjects[2:], *said.more], said.read_as)
+    unknown = list(dict.fromkeys(said.unknown))
+    return Expansion(dense(scene), unknown, scene, [*said.subjects[2:], *said.more], said.read_as)
 
 
 def begins(caption: str) -> float:
     """The second of the world's bar at which a caption has its scene begin."""
     return BEAT_OF[parse(caption).beat or next(iter(BEATS))]
-
-
-def unknown(said: Parsed) -> list[str]:
-    return list(dict.fromkeys(said.unknown))
 
 
 def inhabitant(place: str | None) -> str:
@@ -136,8 +135,3 @@ def habit(subject: str, place: str) -> str:
     if place == "ocean" and who.home != "ocean" and not who.flies:
         return "surfing"
     return "rising" if who.flies and not who.facing else FACING[who.facing]
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Texts for a line, the first twenty of them."""
-    return ", ".join([*(text[:40] for text in texts[:20]), *(["..."] if len(texts) > 20 else [])])

@@ -20,7 +20,6 @@ from sora_cli.world.vocabulary import ACTIONS, CAMERAS, HEIGHTS, PLACES, SIDES, 
 
 MOST = 2000  # tokens of an answer; models that think aloud need many
 MOST_KEPT = 1000  # answers on disk
-NONSENSE = "with nonsense"
 FEWEST_WORDS = 12  # of a detailed caption
 
 WORLD = f"""You write captions for a small video model that knows only the words listed here. Rewrite the prompt as one
@@ -78,25 +77,18 @@ def caption(prompt: str, question: str, writer: Server, world: bool) -> str:
 
 
 def checked(answer: str, prompt: str, writer: Server, world: bool) -> str:
-    """The caption in an answer; Failed where it could be none."""
-    return in_the_world(answer, prompt, writer) if world else detailed(answer, writer)
-
-
-def in_the_world(text: str, prompt: str, writer: Server) -> str:
-    """An answer within the vocabulary: what it adds to what the prompt says."""
-    parsed = parse(text)
-    strange = len(parsed.unknown) > max(4, len(text.split()) // 3)  # prose that happens to have some of the words
-    if not parsed.subjects or not (parsed.action or parsed.place) or strange:
-        raise Failed(f"{writer} answers {NONSENSE}")
-    return expand_with(prompt, parsed)
-
-
-def detailed(text: str, writer: Server) -> str:
-    """An answer that is prose: words of letters, and enough of them."""
-    words = re.findall(r"[a-z]+", text.lower())
-    if len(words) < FEWEST_WORDS or sum(map(len, words)) < 0.6 * len(text):
-        raise Failed(f"{writer} answers {NONSENSE}")
-    return text
+    """The caption in an answer: what it adds to the prompt within the vocabulary, or its prose, which is words of
+    letters and enough of them; Failed where it could be none."""
+    if world:
+        parsed = parse(answer)
+        prose = len(parsed.unknown) > max(4, len(answer.split()) // 3)  # that happens to have some of the words
+        nonsense = not parsed.subjects or not (parsed.action or parsed.place) or prose
+    else:
+        words = re.findall(r"[a-z]+", answer.lower())
+        nonsense = len(words) < FEWEST_WORDS or sum(map(len, words)) < 0.6 * len(answer)
+    if nonsense:
+        raise Failed(f"{writer} answers with nonsense")
+    return expand_with(prompt, parsed) if world else answer
 
 
 # ---- keeping ----------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -16,7 +16,7 @@ from sora_cli.cli import models, options
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.limits import Limits
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files.owned import Owned
 from sora_cli.registry import Entry
 
@@ -67,19 +67,18 @@ def serve(
     check_extra()
     from sora_cli.cli.serve.app import Server
     from sora_cli.cli.serve.gate import Gate, token_of
-    from sora_cli.cli.serve.orders import Orders
+    from sora_cli.cli.serve.orders import Orders, served_as
     from sora_cli.cli.serve.store import Store
     from sora_cli.cli.serve.worker import Worker
 
     gate = Gate(token_of(token or None, token_file))
     address = address_of(host, port)
     check_reach(host, address, public_url, gate.token)
-    served = served_models(model or ["pocket"], expand, expand_model, quiet)
-
-    def log(text: str) -> None:
-        if not quiet:
-            typer.echo(text, err=True)
-
+    served = served_as(model or ["pocket"])
+    for one in served.values():
+        models.check_model(one, quiet)
+        Expansion.asked(expand, expand_model, one)
+    log: Callable[[str], None] = no_op if quiet else partial(typer.echo, err=True)
     own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
         store = Store(own.folder, limits)
@@ -87,7 +86,7 @@ def serve(
         own.begin()
         own.folder.chmod(0o700)
         store.load(log)
-        orders = Orders(served, store, limits, compute, expand, expand_model)
+        orders = Orders(served, store, compute, expand, expand_model)
         run(Server(orders, Worker(orders, log, debug), gate, public_url), listener, limits, log)
 
 
@@ -106,31 +105,16 @@ def address_of(host: str, port: int) -> Address:
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
     """SoraError if others could reach the server and nothing is asked of them."""
-    from sora_cli.cli.serve.gate import is_loopback
+    from sora_cli.cli.serve.gate import is_loopback, split
 
-    try:
-        parts = urlsplit(public_url)
-        wrong = bool(public_url) and (parts.scheme not in ("http", "https") or not parts.hostname or bool(parts.query))
-    except ValueError:
-        wrong = True
-    if wrong:
+    parts = split(public_url)
+    if public_url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
         raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")
     if not token and not is_loopback(str(address[4][0])):
         raise SoraError(f"--host {host} is open to others; give a token, in SORA_SERVE_TOKEN or --token-file, "
                         "or take --host 127.0.0.1")  # fmt: skip
     if not token and public_url:
         raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
-
-
-def served_models(named: list[str], expand: str, expand_model: str | None, quiet: bool) -> dict[str, Entry]:
-    """Models by the names that clients use, all of them here and whole."""
-    from sora_cli.cli.serve.orders import served_as
-
-    served = served_as(named)
-    for one in served.values():
-        models.check_model(one, quiet)
-        Expansion.asked(expand, expand_model, one)
-    return served
 
 
 def home() -> Path:
@@ -140,17 +124,13 @@ def home() -> Path:
 
 def listening(address: Address, name: str) -> socket.socket:
     """A socket at one address, and at no other."""
-    family, kind, protocol, _, sockaddr = address
-    listener = socket.socket(family, kind, protocol)
+    family, *_, sockaddr = address
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] is all addresses, as everywhere
     try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(sockaddr)
-        listener.listen(WAITING)
+        return socket.create_server(sockaddr, family=family, backlog=WAITING, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
-        raise Failed(f"cannot listen at {name}: {error.strerror or error}; --port takes another one") from None
-    return listener
+        why = os.strerror(error.errno) if error.errno else error
+        raise Failed(f"cannot listen at {name}: {why}; --port takes another one") from None
 
 
 def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable[[str], None]) -> None:
@@ -172,7 +152,7 @@ def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable
         f"jobs are kept in {server.store.folder}")  # fmt: skip
     server.worker.start()
     with suppress(KeyboardInterrupt, SystemExit):  # the signal, handed on by uvicorn when all is answered
-        Listening(config, server.worker.begin_to_stop).run(sockets=[listener])
+        Listening(config, server.store.close).run(sockets=[listener])
     if not server.worker.stop(ENDING):
         os._exit(0)  # in the middle of a long step; finished windows are on the disk, and so are all jobs
     log("ended; unfinished jobs continue at the next start")

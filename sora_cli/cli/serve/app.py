@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from sora_cli.cli.serve import limits
 from sora_cli.cli.serve.gate import Gate
-from sora_cli.cli.serve.orders import Orders, picture_of
+from sora_cli.cli.serve.orders import Orders, one_of, picture_of
 from sora_cli.cli.serve.refusal import Refusal, missing
 from sora_cli.cli.serve.store import COMPLETED, FAILED, IMAGE, QUEUED, VIDEO, Work
 from sora_cli.cli.serve.wire import answer
@@ -53,14 +53,11 @@ class Server:
         with self.store.room():
             wanted, upload = await read(request)
             work = self.orders.video(wanted)
-            await self.queue(work, upload)
+            await self.thread(self.queue, work, upload)
         return self.status_of(request, work)
 
-    async def queue(self, work: Work, upload: UploadFile | None = None, reference: Path | None = None) -> None:
+    def queue(self, work: Work, upload: UploadFile | None = None, reference: Path | None = None) -> None:
         """Put a job onto the disk and into the queue; nothing is left of one that is refused."""
-        await self.thread(self.prepare, work, upload, reference)
-
-    def prepare(self, work: Work, upload: UploadFile | None, reference: Path | None) -> None:
         folder = self.store.folder_of(work)
         try:
             folder.mkdir()
@@ -88,7 +85,7 @@ class Server:
             wanted, _ = await read(request)
             work = self.orders.remix(wanted, source)
             reference = self.store.file(source, source.reference) if source.reference else None
-            await self.queue(work, reference=reference)
+            await self.thread(self.queue, work, None, reference)
         return self.status_of(request, work)
 
     async def retrieve(self, request: Request) -> Response:
@@ -98,8 +95,7 @@ class Server:
         limit, order = request.query_params.get("limit", "20"), request.query_params.get("order", "desc")
         if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= LISTED):
             raise Refusal(400, f"limit must be from 1 to {LISTED}", "invalid_value", "limit")
-        if order not in ("asc", "desc"):
-            raise Refusal(400, "order must be asc or desc", "invalid_value", "order")
+        one_of("order", order, ("asc", "desc"))
         works = self.store.listed(VIDEO)[:: 1 if order == "asc" else -1]
         if after := request.query_params.get("after"):
             ids = [work.id for work in works]
@@ -118,8 +114,7 @@ class Server:
 
     async def content(self, request: Request) -> Response:
         work, variant = self.video(request), request.query_params.get("variant", "video")
-        if variant not in KINDS:
-            raise Refusal(400, f"variant must be {' or '.join(KINDS)}", "invalid_value", "variant")
+        one_of("variant", variant, KINDS)
         if work.status != COMPLETED:
             why = f"failed: {work.error}" if work.status == FAILED else f"is {work.status}; ask for its status first"
             raise Refusal(404, f"the video {why}", "not_ready")
@@ -163,13 +158,12 @@ class Server:
         with self.store.room():
             wanted, _ = await read(request)
         form = wanted.get("response_format") or "b64_json"
-        if form not in ("b64_json", "url"):
-            raise Refusal(400, "response_format must be b64_json or url", "invalid_value", "response_format")
+        one_of("response_format", form, ("b64_json", "url"))
         works, kept = self.orders.images(wanted), False
         try:
             with self.store.room(len(works)):
                 for work in works:
-                    await self.queue(work)
+                    await self.thread(self.queue, work)
             data = [await self.image_of(request, work, form) for work in works]
             kept = form == "url"
         finally:
@@ -242,9 +236,10 @@ def application(server: Server) -> Starlette:
         ("GET", f"{one}/content", server.content), ("POST", f"{one}/remix", server.remix),
         ("POST", "/v1/images/generations", server.images), ("GET", "/v1/images/{id}", server.image),
     ]  # fmt: skip
-    wrong: dict[Any, Any] = {Refusal: refused, HTTPException: no_route, ClientDisconnect: left, Exception: broken}
-    app = Starlette(routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
-                    exception_handlers=wrong, lifespan=server.lifespan)  # fmt: skip
+    app = Starlette(
+        routes=[Route(path, handler, methods=[method]) for method, path, handler in routes], lifespan=server.lifespan,
+        exception_handlers=dict.fromkeys((Refusal, HTTPException, ClientDisconnect, Exception), wrong),
+    )  # fmt: skip
     app.router.redirect_slashes = False
     return app
 
@@ -302,22 +297,19 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
 # ---- what goes wrong ----------------------------------------------------------------------------------------
 
 
-async def refused(request: Request, error: Refusal) -> Response:
-    return answer(error)
-
-
-async def no_route(request: Request, error: HTTPException) -> Response:
-    words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-    message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
-    return answer(Refusal(error.status_code, message, headers=error.headers or {}))
-
-
-async def left(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=400)  # nobody reads it
-
-
-async def broken(request: Request, error: Exception) -> Response:
-    return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
+async def wrong(request: Request, error: Exception) -> Response:
+    """The answer to a request that ends in an error."""
+    match error:
+        case Refusal():
+            return answer(error)
+        case ClientDisconnect():
+            return Response(status_code=400)  # nobody reads it
+        case HTTPException():
+            words = {404: "there is nothing at this address", 405: "this address does not take this method"}
+            message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
+            return answer(Refusal(error.status_code, message, headers=error.headers or {}))
+        case _:
+            return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
 
 
 # ---- the page -----------------------------------------------------------------------------------------------

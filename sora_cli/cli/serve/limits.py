@@ -34,11 +34,3 @@ class Limits:
     def pixels(self) -> int:
         width, height = geometry.parse_res(self.max_res)
         return width * height
-
-    @property
-    def body(self) -> int:
-        return round(self.max_body * 1e6)
-
-    @property
-    def disk(self) -> int:
-        return round(self.keep_disk * 1e6)

@@ -3,7 +3,7 @@ none of it is a file of this machine. No torch."""
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from sora_cli.cli.generate import Order, job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits
-from sora_cli.cli.serve.limits import Limits
 from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
 from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
 from sora_cli.errors import Failed, SoraError
@@ -45,17 +44,15 @@ class Orders:
 
     served: Mapping[str, Entry]
     store: Store
-    limits: Limits
     compute: Compute
     expand: str = "auto"
     expand_model: str | None = None
 
     # -- a request, checked -------------------------------------------------------------------------------------
 
-    def video(self, wishes: Mapping[str, Any], reference: str = "") -> Work:
+    def video(self, wishes: Mapping[str, Any]) -> Work:
         """The job that a request for a video describes; Refusal for what it cannot be."""
-        fields = self.checked(VIDEO, wishes)
-        return self.work(VIDEO, fields, fields.get("seconds"), reference)
+        return self.work(VIDEO, self.checked(VIDEO, wishes))
 
     def remix(self, wishes: Mapping[str, Any], source: Work) -> Work:
         """The job of a video like another one, with another prompt."""
@@ -68,7 +65,7 @@ class Orders:
         count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
         if fields.get("output_format", "png") != "png":
             raise Refusal(400, "images are made as png", "invalid_value", "output_format")
-        first = self.work(IMAGE, fields, None)
+        first = self.work(IMAGE, fields)
         seed = first.settings["seed"]
         more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
         return [first, *(replace(first, id=new_id(IMAGE), settings=settings) for settings in more)]
@@ -82,7 +79,7 @@ class Orders:
                               "unknown_parameter", name[:40])  # fmt: skip
         return fields
 
-    def work(self, kind: str, fields: Mapping[str, Any], seconds: Any, reference: str = "") -> Work:
+    def work(self, kind: str, fields: Mapping[str, Any]) -> Work:
         name = text("model", fields.get("model", next(iter(self.served))))
         if name not in self.served:
             raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
@@ -90,12 +87,9 @@ class Orders:
         prompt = text("prompt", fields.get("prompt", ""))
         entry = self.served[name]
         shot = self.shot(entry, prompt, fields)
-        if kind == VIDEO:
-            shot = self.lasting(shot, entry, seconds)
-        else:
-            shot = replace(shot, frames=1)
+        shot = self.lasting(shot, entry, fields.get("seconds")) if kind == VIDEO else replace(shot, frames=1)
         settings = {one: getattr(shot, one) for one in SETTINGS}
-        return Work(new_id(kind), kind, name, prompt, settings, reference)
+        return Work(new_id(kind), kind, name, prompt, settings)
 
     def shot(self, entry: Entry, prompt: str, fields: Mapping[str, Any]) -> Shot:
         """A shot as it suits the model, with what the fields say."""
@@ -120,18 +114,18 @@ class Orders:
     def size(self, value: Any, usual: Shot) -> tuple[int, int]:
         """(width, height): as asked, or as suits the model as far as the limit allows."""
         if value is None or value == "auto":
-            return geometry_within(usual.width, usual.height, self.limits.pixels)
+            return geometry_within(usual.width, usual.height, self.store.limits.pixels)
         try:
             width, height = geometry.parse_res(text("size", value))
         except SoraError as error:
             raise asked_wrongly(error, "size") from None
-        if width * height > self.limits.pixels:
-            raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.limits.pixels} "
-                          f"are made here, as {self.limits.max_res}", "invalid_value", "size")  # fmt: skip
+        if width * height > self.store.limits.pixels:
+            raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.store.limits.pixels} "
+                          f"are made here, as {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
     def lasting(self, shot: Shot, entry: Entry, value: Any) -> Shot:
-        most, usual = self.limits.max_seconds, models.usual(entry)
+        most, usual = self.store.limits.max_seconds, models.usual(entry)
         if value is None and usual.seconds <= most:
             return replace(shot, frames=models.frames_at(shot.fps, usual, entry.usage))
         seconds = most if value is None else number("seconds", value)
@@ -162,10 +156,9 @@ class Orders:
         try:
             one = self.job(work)
             one.check(one.target)
-        except Failed as error:
-            raise asked_wrongly(SoraError(self.public(error, work)), "input_reference") from None
         except SoraError as error:
-            raise asked_wrongly(SoraError(self.public(error, work))) from None
+            broken = "input_reference" if isinstance(error, Failed) else None
+            raise asked_wrongly(SoraError(self.public(error, work)), broken) from None
         try:
             check_rooms([one])
         except Failed as error:
@@ -208,6 +201,11 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     if found != int(found) or not low <= found <= high:
         raise Refusal(400, f"{name} must be a whole number from {low} to {high}", "invalid_value", name)
     return int(found)
+
+
+def one_of(name: str, value: Any, known: Collection[str]) -> None:
+    if value not in known:
+        raise Refusal(400, f"{name} must be {' or '.join(known)}", "invalid_value", name)
 
 
 def seed_of(value: Any) -> int:

@@ -125,9 +125,10 @@ class Store:
         with self.changed:
             if self.closed:
                 raise Refusal(503, "the server is going down; ask again soon", "shutting_down")
-            if self.waiting + self.reserved + count > self.limits.max_queue:
+            waiting = len(self.queued)
+            if waiting + self.reserved + count > self.limits.max_queue:
                 wait = str(round(min(60, max(1, self.lasted))))
-                raise Refusal(429, f"{self.waiting} jobs are waiting already; ask again in {wait} s", "queue_full",
+                raise Refusal(429, f"{waiting} jobs are waiting already; ask again in {wait} s", "queue_full",
                               headers={"Retry-After": wait})  # fmt: skip
             self.reserved += count
         try:
@@ -137,8 +138,8 @@ class Store:
                 self.reserved -= count
 
     @property
-    def waiting(self) -> int:
-        return sum(work.status == QUEUED for work in self.works.values())
+    def queued(self) -> list[Work]:
+        return [work for work in self.works.values() if work.status == QUEUED]
 
     def add(self, work: Work) -> None:
         """Queue a job whose folder holds all that it needs."""
@@ -162,7 +163,7 @@ class Store:
     def position(self, work: Work) -> int:
         """How many are queued before it."""
         with self.changed:
-            return sum(other.status == QUEUED and other.created < work.created for other in self.works.values())
+            return sum(other.created < work.created for other in self.queued)
 
     def remove(self, work: Work) -> None:
         """Forget a job. One that is being made ends soon, and its folder goes then."""
@@ -184,15 +185,11 @@ class Store:
     def take(self, loaded: str) -> Work | None:
         """Begin the oldest job, or the oldest of the `loaded` model. Waits for one; None when the server ends."""
         with self.changed:
-            while not self.closed:
-                queued = [work for work in self.works.values() if work.status == QUEUED]
-                if queued:
-                    work = self.chosen(queued, loaded)
-                    work.status, work.begun, work.progress = RUNNING, work.begun + 1, 0
-                    break
-                self.changed.wait()
-            else:
+            self.changed.wait_for(lambda: self.closed or self.queued)
+            if self.closed:
                 return None
+            work = self.chosen(self.queued, loaded)
+            work.status, work.begun, work.progress = RUNNING, work.begun + 1, 0
         try:
             self.save(work)
         except SoraError:
@@ -233,7 +230,8 @@ class Store:
         """Remove the oldest results beyond what is kept, never the newest one."""
         with self.changed:
             done = sorted((work for work in self.works.values() if work.over), key=lambda one: one.completed)
-        while len(done) > 1 and (len(done) > self.limits.keep or sum(one.size for one in done) > self.limits.disk):
+        keep, room = self.limits.keep, round(self.limits.keep_disk * 1e6)
+        while len(done) > 1 and (len(done) > keep or sum(one.size for one in done) > room):
             self.remove(done.pop(0))
 
     def save(self, work: Work, status: str = "") -> None:
@@ -248,7 +246,7 @@ class Store:
                 file.write(content)
 
     def close(self) -> None:
-        """No more jobs are begun or taken."""
+        """Take and begin no more jobs, and end the one at work at its next step; it goes on at the next start."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()

@@ -4,11 +4,12 @@ keeps still is let go, so that what a client costs is bounded whatever it says o
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -40,30 +41,33 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, app = Headers(scope=scope), self.app
         body = Body(receive, headers, self.limits)
-        sending = Sending(send, body, SAFE if self.gate.token else SAFE | ALONE)
+
+        async def safely(message: Message) -> None:
+            """Answer after the body, with headers that keep browsers out of trouble."""
+            if message["type"] == "http.response.start":
+                await body.drain()
+                sent = MutableHeaders(scope=message)
+                for name, value in (SAFE if self.gate.token else SAFE | ALONE).items():
+                    sent.setdefault(name, value)
+            await send(message)
+
         try:
             self.gate.check(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers)
             body.check()
         except Refusal as refusal:
-            await answer(refusal)(scope, body.receive, sending.send)
-            return
-        await self.app(scope, body.receive, sending.send)
+            app = answer(refusal)
+        await app(scope, body.receive, safely)
 
 
 class Body:
     """What a client sends after the head."""
 
     def __init__(self, receive: Receive, headers: Headers, limits: Limits) -> None:
-        self.source, self.headers, self.limit = receive, headers, limits.body
+        self.source, self.headers, self.limit = receive, headers, round(limits.max_body * 1e6)
         self.deadline = asyncio.get_running_loop().time() + limits.timeout
         self.count, self.whole = 0, False
-
-    @property
-    def sent(self) -> bool:
-        """Whether there is one."""
-        return self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
 
     def check(self) -> None:
         """Refusal if it is too large by what it says of itself."""
@@ -74,51 +78,36 @@ class Body:
     def too_large(self) -> Refusal:
         return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are read", "too_large")
 
+    async def take(self, end: float) -> Message:
+        """A piece of it, counted; TimeoutError if it has not come at the `end`."""
+        async with asyncio.timeout_at(end):
+            message = await self.source()
+        self.count += len(message.get("body", b""))
+        self.whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
     async def receive(self) -> Message:
         if self.whole:
             return await self.source()
         try:
-            async with asyncio.timeout_at(self.deadline):
-                message = await self.source()
+            message = await self.take(self.deadline)
         except TimeoutError:
             self.whole = True  # nothing more of it is read
             late = {"Connection": "close"}
             raise Refusal(408, "the request did not arrive in time", "timeout", headers=late) from None
-        if message["type"] == "http.request":
-            self.count += len(message.get("body", b""))
-            self.whole = not message.get("more_body", False)
-            if self.count > self.limit:
-                raise self.too_large()
+        if self.count > self.limit:
+            raise self.too_large()
         return message
 
     async def drain(self) -> None:
         """Read on for a while what nobody wants, since many clients hear an answer only when they have said it all."""
-        if self.whole or not self.sent or "expect" in self.headers:
+        sent = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+        if self.whole or not sent or "expect" in self.headers:
             return
         end = min(self.deadline, asyncio.get_running_loop().time() + DRAINING)
-        try:
-            async with asyncio.timeout_at(end):
-                while not self.whole and self.count <= DRAINED * self.limit:
-                    message = await self.source()
-                    self.count += len(message.get("body", b""))
-                    self.whole = message["type"] != "http.request" or not message.get("more_body", False)
-        except TimeoutError:
-            pass
-
-
-class Sending:
-    """Answers with headers that keep browsers out of trouble, after the body."""
-
-    def __init__(self, send: Send, body: Body, more: Mapping[str, str]) -> None:
-        self.sink, self.body, self.more = send, body, more
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self.body.drain()
-            names = {name.lower() for name, _ in message["headers"]}
-            more = ((name.encode(), value.encode()) for name, value in self.more.items())
-            message["headers"] = [*message["headers"], *(one for one in more if one[0] not in names)]
-        await self.sink(message)
+        with suppress(TimeoutError):
+            while not self.whole and self.count <= DRAINED * self.limit:
+                await self.take(end)
 
 
 class Listening(uvicorn.Server):
@@ -139,46 +128,44 @@ class Patient(H11Protocol):
     patience = math.inf
 
     def connection_made(self, transport: Any) -> None:
-        self.heads: asyncio.TimerHandle | None = None
-        self.reads: asyncio.TimerHandle | None = None
+        self.timers: dict[str, asyncio.TimerHandle] = {}
         super().connection_made(transport)
-        self.await_head()
+        self.expect("head")
         if self.limit_concurrency and len(self.connections) > MOST_IDLE * self.limit_concurrency:
             self.let_go()  # those beyond the limit are answered 503, but they take a file each until they ask
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self.cancel("heads")
+            self.cancel("head")
         else:
-            self.await_head()
+            self.expect("head")
 
-    def await_head(self) -> None:
-        """From the first byte of a head on, or from the beginning; what trickles in later changes nothing."""
-        if self.heads is None:
-            self.heads = self.loop.call_later(self.patience, self.let_go)
+    def expect(self, what: str) -> None:
+        """Of a head, from its first byte on, or from the beginning; what trickles in later changes nothing."""
+        if what not in self.timers:
+            self.timers[what] = self.loop.call_later(self.patience, self.let_go)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.reads = self.reads or self.loop.call_later(self.patience, self.let_go)
+        self.expect("reading")
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.cancel("reads")
+        self.cancel("reading")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.cancel("heads", "reads")
+        self.cancel("head", "reading")
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        self.cancel("heads")
+        self.cancel("head")
         super().on_response_complete()
 
     def cancel(self, *names: str) -> None:
         for name in names:
-            if timer := getattr(self, name):
+            if timer := self.timers.pop(name, None):
                 timer.cancel()
-            setattr(self, name, None)
 
     def let_go(self) -> None:
         self.transport.abort()

@@ -16,7 +16,7 @@ from sora_cli.cli.asking import words
 from sora_cli.cli.jobs import Networks
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.serve.orders import Orders
-from sora_cli.cli.serve.store import VIDEO, Work
+from sora_cli.cli.serve.store import VIDEO, Store, Work
 from sora_cli.errors import SoraError
 from sora_cli.placement.machine import short_of
 
@@ -32,13 +32,13 @@ class Stopped(Exception):
 class Progress(Screen):
     """What a job says of its progress goes to its record; a job that is not wanted stops here."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, log: Callable[[str], None]) -> None:
         super().__init__(quiet=True)
-        self.log, self.stopping = log, threading.Event()
+        self.store, self.log = store, log
         self.work: Work | None = None
 
     def show(self, stage: str, done: int, total: int) -> None:
-        if self.stopping.is_set() or (self.work and self.work.gone):
+        if self.store.closed or (self.work and self.work.gone):
             raise Stopped
         if self.work and stage in PARTS:
             first, last = PARTS[stage]
@@ -48,18 +48,11 @@ class Progress(Screen):
         """Weights that are read: slow enough to be stopped, but no part of the progress."""
         self.show(what, done, total)
 
-    def note(self, text: str) -> None:
-        pass
-
     def warn(self, text: str) -> None:
         self.log(text)
 
     def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         pass
-
-    def leave(self) -> None:
-        self.work = None
-        super().leave()
 
 
 class Worker(threading.Thread):
@@ -68,7 +61,7 @@ class Worker(threading.Thread):
     def __init__(self, orders: Orders, log: Callable[[str], None], debug: bool = False) -> None:
         super().__init__(name="worker", daemon=True)
         self.store, self.orders, self.log, self.debug = orders.store, orders, log, debug
-        self.networks, self.screen, self.loaded = Networks(), Progress(log), ""
+        self.networks, self.screen, self.loaded = Networks(), Progress(self.store, log), ""
 
     def run(self) -> None:
         while True:
@@ -81,14 +74,9 @@ class Worker(threading.Thread):
                 self.log(f"worker: {words(error)}")
                 time.sleep(PATIENCE)
 
-    def begin_to_stop(self) -> None:
-        """Take no more jobs, and end the one at work at its next step; it goes on at the next start."""
-        self.screen.stopping.set()
-        self.store.close()
-
     def stop(self, seconds: float) -> bool:
         """Stop; False if that is not soon enough."""
-        self.begin_to_stop()
+        self.store.close()
         self.join(seconds)
         return not self.is_alive()
 
@@ -103,7 +91,7 @@ class Worker(threading.Thread):
                 self.store.erase(work)
             return
         except Exception as error:  # noqa: BLE001 a fault of ours, too, is one job's
-            if self.screen.stopping.is_set():
+            if self.store.closed:
                 return
             if self.debug or not isinstance(error, SoraError):
                 traceback.print_exc(file=sys.stderr)
@@ -113,6 +101,7 @@ class Worker(threading.Thread):
             self.log(f"{work.id}: failed: {words(error)}")
             return
         finally:
+            self.screen.work = None
             self.screen.leave()
         spent = time.perf_counter() - began
         self.store.finish(work, spent)

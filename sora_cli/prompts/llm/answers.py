@@ -20,11 +20,11 @@ FAULTS = {"error", "errors", "exception", "detail", "code", "status"}  # keys of
 KEYS = ("caption", "description", "answer", "text", "prompt", "sentence", "output", "response", "content", "result")
 
 
-def sentence(answer: str, finish: str, who: str, longest: int = LONGEST) -> str:
+def sentence(answer: str, finish: str, who: str) -> str:
     """What an answer says on one line, without thoughts, wrappings and courtesies; Failed, naming `who` and why, where
     it says nothing that could be a caption. `finish` is the server's word for how it ended."""
     text = unwrapped(answer[:MOST])
-    fault = ending(finish.lower()) or fault_of(text, longest)
+    fault = ending(finish.lower()) or fault_of(text)
     if fault:
         raise Failed(f"{who} answers {fault}{quoted(text)}")
     return text
@@ -155,14 +155,14 @@ def bare(text: str) -> str:
 # ---- what is none ---------------------------------------------------------------------------------------------
 
 
-def fault_of(text: str, longest: int) -> str:
+def fault_of(text: str) -> str:
     """Why a text is no caption; "" for one that may be."""
     plain = re.sub("[’‘ʼ`´＇]", "'", text)
     unspoken = refusals.QUOTED.sub("", plain)  # what is written on a sign is not said by the model
     if not any(letter.isalpha() for letter in text) or "\ufffd" in text or wording.NULL.match(text):
         return "with nothing" if not text else "with nonsense"
-    if len(text) > longest:
-        return f"with {len(text)} characters, of which at most {longest} are read"
+    if len(text) > LONGEST:
+        return f"with {len(text)} characters, of which at most {LONGEST} are read"
     if wording.MARKS.search(text) or wording.ALOUD.match(plain):
         return "with what it thinks"
     if wording.ERROR.match(text):

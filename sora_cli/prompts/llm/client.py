@@ -4,11 +4,11 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from queue import Empty, Queue
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
@@ -91,7 +91,10 @@ class Server:
             reply = self.reply(method, path, body, end)
             if reply.status == GOOD:
                 with protocol(self):
-                    return said(json.loads(reply.body), self)
+                    found = json.loads(reply.body)
+                if isinstance(found, dict) and found.get("error"):
+                    raise Failed(f"{self} answers with an error{in_brackets(reason(json.dumps(found).encode()))}")
+                return found
             tries += 1
             pause = pause_of(reply.later, tries)
             again = reply.status in BUSY or reply.status in BROKEN and tries < TRIES
@@ -125,6 +128,7 @@ class Server:
         if reply.status in REFUSED:
             return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
         return f"{line}; busy for longer than {self.patience:g} s: {LONGER}" if pause else line
+
 
 @contextmanager
 def protocol(server: Server) -> Iterator[None]:
@@ -180,44 +184,30 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
     how: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
     with get_session().stream(method, url, **how) as response:
-        pieces, size = [], 0
+        found = bytearray()
         for piece in response.iter_bytes():
-            pieces.append(piece)
-            size += len(piece)
-            if size > LARGEST:
+            found += piece
+            if len(found) > LARGEST:
                 return Reply(GOOD, b"", "", "")
         get = response.headers.get
-        return Reply(response.status_code, b"".join(pieces), get("retry-after", ""), get("location", ""))
+        return Reply(response.status_code, bytes(found), get("retry-after", ""), get("location", ""))
 
 
 def within(seconds: float, work: Callable[[], Item]) -> Item:
     """What some work comes to, if it does in so many seconds; TimeoutError otherwise, and it is left to itself."""
-    done: Queue[tuple[Item | None, BaseException | None]] = Queue()
+    done: Future[Item] = Future()
 
     def run() -> None:
         try:
-            done.put((work(), None))
+            done.set_result(work())
         except Exception as error:  # noqa: BLE001  (raised below, where it is waited for)
-            done.put((None, error))
+            done.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
-    try:
-        found, error = done.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError from None
-    if error:
-        raise error
-    return found  # type: ignore[return-value]
+    Thread(target=run, daemon=True).start()  # an executor's would be waited for at the end
+    return done.result(seconds)
 
 
 # ---- what an answer says --------------------------------------------------------------------------------------
-
-
-def said(found: Any, server: Server) -> Any:
-    """An answer, unless it is an error under the status of a good one."""
-    if isinstance(found, dict) and found.get("error"):
-        raise Failed(f"{server} answers with an error{in_brackets(reason(json.dumps(found).encode()))}")
-    return found
 
 
 def text_of(content: Any) -> str:

@@ -9,6 +9,10 @@ def either(*texts: str) -> str:
     return f"(?:{'|'.join(texts)})"
 
 
+def words(*texts: str) -> str:
+    return rf"\b{either(*texts)}\b"
+
+
 # ---- beside the answer
 
 _THINKING = either("(?:seed:)?think(?:ing)?", "thoughts?", "reason(?:ing)?", "reflection", "analysis", "scratchpad")
@@ -36,24 +40,18 @@ QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "«": "»", 
 
 _WILLING = either("sure(?: thing)?", "certainly", "of course", "absolutely", "okay", "ok", "alright", "great", "got it",
                   "no problem", "gladly", "happy to help", "natürlich", "gerne?", "klar", "bien sûr", "d'accord",
-                  "¡?claro",
-                  "por supuesto", "certo", "certamente", "конечно", "jasne", "oczywiście", "当然", "當然", "好的",
-                  "もちろんです",
-                  "물론입니다", "물론이죠")  # fmt: skip
+                  "¡?claro", "por supuesto", "certo", "certamente", "конечно", "jasne", "oczywiście", "当然", "當然",
+                  "好的", "もちろんです", "물론입니다", "물론이죠")  # fmt: skip
 _KIND = either("the", "your", "my", "an?", "one", "single", "short", "plain", "final", "video", "image", "picture",
                "scene", "rewritten", "expanded", "revised", "detailed", "improved", "english", "new", "suggested"
                )  # fmt: skip
 _NAME = either("captions?", "descriptions?", "answer", "prompt", "sentence", "output", "response", "paragraph",
                "version", "translation", "result", r"(?:bild|kurz)?beschreibung", "bildunterschrift", "légende",
-               "descripción",
-               "pie de foto", "descrizione", "didascalia", "descrição", "legenda", "описание", "подпись", "opis",
-               "beschrijving",
-               "描述", "说明", "説明", "說明", "キャプション", "설명", "캡션")  # fmt: skip
-_HERE = either(r"here(?:'s| is| are| you go| you are)\b", r"this is\b", r"below is\b", r"hier (?:ist|is|sind)\b",
-               r"voici\b",
-               r"voilà\b", r"aquí (?:está|tienes|va)\b", r"ecco\b", r"aqui (?:está|vai)\b", "вот", r"oto\b",
-               r"här är\b",
-               r"her er\b", "以下", "这是", "這是", "こちら", "다음은")  # fmt: skip
+               "descripción", "pie de foto", "descrizione", "didascalia", "descrição", "legenda", "описание",
+               "подпись", "opis", "beschrijving", "描述", "说明", "説明", "說明", "キャプション", "설명", "캡션")
+_HERE = either(words("here(?:'s| is| are| you go| you are)", "this is", "below is", "hier (?:ist|is|sind)", "voici",
+                     "voilà", "aquí (?:está|tienes|va)", "ecco", "aqui (?:está|vai)", "oto", "här är", "her er"),
+               "вот", "以下", "这是", "這是", "こちら", "다음은")  # fmt: skip
 PREAMBLE = re.compile(
     rf"(?:{_WILLING}\s*[!,.:;！，。—-]+\s*)?"
     rf"(?:{_HERE}[^\n:：]{{0,120}}[:：]\s*"

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from sora_cli.captioning import STEM
 from sora_cli.captioning.constrained_decoding import vocabulary
-from sora_cli.captioning.locate import STEM
 from sora_cli.captioning.pocket import Own
 from sora_cli.models.sora.captioner import FRAMES, HEIGHT, RATE, WIDTH, Captioner, CaptionerConfig, Features
 from sora_cli.models.sora.text import PAD, Tokenizer
