@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,14 @@ def test_parts_of_a_shipped_model_are_read_from_all_their_shards(
     torch.testing.assert_close(found, tensors(), rtol=0, atol=0)
     with pytest.raises(Failed, match="no part 'vae'"):
         registry.load_model_files(registry.entry("tiny"), "vae")
+
+
+def test_a_model_that_is_sent_is_looked_up_where_it_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.save(tmp_path / "vae.safetensors", tensors())
+    sent = pickle.dumps(register(monkeypatch, tmp_path))
+    weights.save(tmp_path / "dit.safetensors", tensors())
+    there = register(monkeypatch, tmp_path)
+    assert len(there.files) == 2 and pickle.loads(sent) is there
 
 
 def test_one_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ must go together. No torch."""
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -108,6 +108,12 @@ class Entry:
     network: Network | None = None  # of a Hub model
     sought: str = ""  # of a model of single files: what was looked for, and where
     tiny: Part | None = None  # a tiny decoder of its latents, which it can do without
+
+    def __reduce__(self) -> tuple[Callable[[str], "Entry"], tuple[str]]:
+        """It travels to other machines by its name, and is looked up there: that is where its files lie then."""
+        from sora_cli.registry import entry
+
+        return entry, (self.name,)
 
     def canvas(self, width: int, height: int) -> geometry.Canvas:
         """The size that this model makes for a video of width x height pixels."""

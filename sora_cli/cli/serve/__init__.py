@@ -18,7 +18,6 @@ from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.limits import Limits
 from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files.owned import Owned
-from sora_cli.registry import Entry
 
 if TYPE_CHECKING:
     from sora_cli.cli.serve.app import Server
