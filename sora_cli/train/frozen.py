@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sora_cli import registry
 from sora_cli.dataset.dataset import identity
@@ -15,6 +16,7 @@ from sora_cli.models.sora.vae import Vae
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 from sora_cli.train.data.text_cache import CachedTextEncoder
 
+Network = tuple[dict[str, Tensor], dict[str, str]]  # tensors and the header of their file
 NAMES = {"vae": "VAE", "text": "text tower"}
 
 
@@ -29,14 +31,15 @@ class Frozen:
     @classmethod
     def load(cls, vae: Path | None, text: Path | None, device: torch.device) -> "Frozen":
         """Those of a file, a run or an export; None is pocket's."""
-        networks = {stem: registry.load_network(stem, path) for stem, path in (("vae", vae), ("text", text))}
+        paths = {"vae": vae, "text": text}
+        return cls.of({stem: registry.load_network(stem, path) for stem, path in paths.items()}, device)
+
+    @classmethod
+    def of(cls, networks: Mapping[str, Network], device: torch.device) -> "Frozen":
+        """Those of tensors and headers that are read."""
         tokenizer, tower = text_from_weights(*networks["text"])
         return cls(vae_from_weights(*networks["vae"]).to(device), CachedTextEncoder(tower, tokenizer, device),
-                   {stem: identity(*network) for stem, network in networks.items()})  # fmt: skip
-
-    def check(self, metadata: Mapping[str, str]) -> None:
-        """SoraError if a transformer of this header was trained with others."""
-        check_frozen(metadata, self.ids)
+                   {stem: identity(*networks[stem]) for stem in NAMES})  # fmt: skip
 
 
 def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:

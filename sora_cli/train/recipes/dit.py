@@ -34,7 +34,7 @@ from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
 from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, SHOWN, Schedule, WorldPacks
-from sora_cli.train.frozen import Frozen
+from sora_cli.train.frozen import Frozen, check_frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
@@ -148,6 +148,14 @@ class Batch:
     waste: float
 
 
+def world_packs(stage: Stage[Any], frozen: Frozen, schedule: Schedule, on_cpu: float, drop: float = 0.0) -> WorldPacks:
+    """Packs of the world, of one shape each; on a CPU, so many blocks are new at each."""
+    options, batch = stage.options, stage.config.batch
+    fresh = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
+    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, fresh, stage.device, stage.dtype, options.folder)
+    return WorldPacks(cache, frozen.encoder, batch, options.seed, schedule, drop)
+
+
 class DitStage(Stage[DitOptions]):
     """The transformer with its head, the frozen networks, the packs, and for distilling the teacher."""
 
@@ -177,7 +185,7 @@ class DitStage(Stage[DitOptions]):
             return Dit(config)
         tensors, metadata = registry.load_network("dit", options.init)
         if options.distil:
-            self.frozen.check(metadata)
+            check_frozen(metadata, self.frozen.ids)
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
         return dit
@@ -199,13 +207,10 @@ class DitStage(Stage[DitOptions]):
         return Geometry() if self.options.aim == "geometry" else None
 
     def world(self) -> WorldPacks:
-        """Packs of the world, of one shape each."""
-        options, batch = self.options, self.config.batch
-        fresh = 0.5 if self.device.type == "cpu" else batch / SAMPLES
-        cache = LatentCache(self.vae, options.seed, SAMPLES, WINDOW, fresh, self.device, self.dtype, options.folder)
+        options = self.options
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
         schedule = Schedule(phases, options.folder / "phases.json")
-        return WorldPacks(cache, self.conditioner, batch, options.seed, schedule, options.drop_tokens)
+        return world_packs(self, self.frozen, schedule, 0.5, options.drop_tokens)
 
     def dataset(self, encoder: Encoder | None) -> DatasetPacks:
         """Packs of a dataset, of one shape each where steps are distilled."""
