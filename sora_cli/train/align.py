@@ -25,16 +25,8 @@ MIDDLE = 3  # the block that is asked
 TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines of u and v
 
 
-class Aim(Protocol):
-    """What is predicted of every patch: `numbers` of them, of `side` x `side` cells. Its loss counts `weight` times
-    beside that of the latents."""
-
-    numbers: int
-    side: int
-    weight: float
-
-    def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
-        """How far predictions [P, numbers] are from the targets of the patches [P, K]."""
+# An aim predicts `numbers` numbers of every patch, of `side` x `side` cells; its loss, of predictions [P, numbers] and
+# the targets of the patches [P, K], counts `weight` times beside that of the latents.
 
 
 class Geometry:
@@ -67,6 +59,9 @@ class Features:
 
     def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(predicted, aim, dim=-1).mean()
+
+
+Aim = Geometry | Features
 
 
 class Encoder(Protocol):

@@ -30,6 +30,7 @@ TIMED = 0.7  # the share of clips whose seconds are those of their scene
 STILLS = 0.1  # the share of clips that are shown as one frame
 LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays longer for it
 TRIES = 20  # clips that are drawn for a place
+SHEET = 6  # videos that sheets show
 SEEN = 0.02  # the share of a cell from which on a subject is there
 
 Shape = tuple[int, int, int]  # of latents: T, h, w
@@ -189,6 +190,13 @@ class Packs:
         found = [self.source.features(number, self.tower) for number in numbers]
         cached = [features for features in found if features is not None]
         return torch.stack(cached) if len(cached) == len(found) else self.conditioner([clip.caption for clip in clips])
+
+    def shown(self) -> tuple[Tensor, Grid]:
+        """What sheets show: features of the first captions, and the shape of each video, that of the first clip."""
+        numbers = list(range(min(SHEET, len(self.source))))
+        T, h, w = self.source.shapes[0]
+        text = self.text(numbers, [self.clip(number, 1, generator(0, number)) for number in numbers])
+        return text, Grid(min(T, 3), h // PATCH, w // PATCH)
 
 
 def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:

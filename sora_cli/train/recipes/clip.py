@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -69,30 +69,21 @@ PRESETS = {
 }
 
 
-class Clips(Protocol):
-    """Where clips and their captions come from."""
-
-    vocabulary: list[str]
-    context: int                 # L of the text tower
-    channels: int                # of a moment
-    halvings: int                # of a moment's sides that make it a few cells
-    most: int                    # clips that can be told apart by their captions
-    word_dropout: float              # the share of words that are read as unknown
-    latents: str                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
-
-    def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
-        """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
-
-
 class World:
     """Scenes that are rendered as they are asked for; captions are half dense, half sparse."""
 
-    context, channels, halvings, most, word_dropout, latents = CONTEXT, 3, 4, 1 << 62, 0.0, ""
+    context = CONTEXT            # L of the text tower
+    channels = 3                 # of a moment
+    halvings = 4                 # of a moment's sides that make it a few cells
+    most = 1 << 62               # clips that can be told apart by their captions
+    word_dropout = 0.0           # the share of words that are read as unknown
+    latents = ""                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
 
     def __init__(self, device: torch.device) -> None:
         self.vocabulary, self.device = words(), device
 
     def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
+        """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
         rng = random.Random(seed)
         scenes = [sample_scene(rng, split) for _ in range(count)]
         captions = [dense(scene) if i % 2 == 0 else sparse(scene, rng) for i, scene in enumerate(scenes)]
@@ -134,7 +125,10 @@ class Footage:
         return tower.moments(latents, seconds, [first])[0]
 
 
-def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
+Clips = World | Footage
+
+
+def network_of(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
     """open_clip's CLIP with our video tower in the place of its image tower."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -186,7 +180,7 @@ class ClipStage(Stage[ClipOptions]):
         if isinstance(self.clips, Footage):
             note_unread(self.clips.dataset.captions, self.tokenizer.most)
         with seeded(options.seed):
-            self.tower, self.model = build(preset, self.clips, self.tokenizer)
+            self.tower, self.model = network_of(preset, self.clips, self.tokenizer)
         self.model.to(device)
         self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.rate, average=0.99,
                                     batch=min(options.batch or preset.batch, self.clips.most))  # fmt: skip

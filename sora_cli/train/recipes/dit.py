@@ -23,7 +23,7 @@ from sora_cli.dataset import summary
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
-from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
+from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.models.sora.text import TextConfig
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.sampling import flow
@@ -33,7 +33,7 @@ from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, tran
 from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
-from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, SHOWN, Schedule, WorldPacks
+from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, Schedule, WorldPacks
 from sora_cli.train.frozen import Frozen, check_frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
@@ -74,37 +74,18 @@ def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, gr
     return {"loss": loss} | losses
 
 
-class DatasetPacks(Packs):
-    """Packs of a dataset."""
-
-    def shown(self) -> tuple[Tensor, Grid]:
-        """The same: the first captions, in the shape of the first clip."""
-        numbers = list(range(min(len(SHOWN), len(self.source))))
-        T, h, w = self.source.shapes[0]
-        text = self.text(numbers, [self.clip(number, 1, generator(0, number)) for number in numbers])
-        return text, Grid(min(T, 3), h // PATCH, w // PATCH)
-
-
 @torch.no_grad()
 def draw(dit: Dit, vae: Vae, text: Tensor, seconds: Tensor, height: int, width: int, steps: int = 5) -> Tensor:
     """Sample videos of frames at seconds [V, T], one a row of text [V, L, D] -> latents [V, C, T, height, width]; a
     quick look. Of latents without details these are nothing."""
-    V, device, parts = len(text), text.device, vae.config.parts
-    T = seconds.shape[1]
-    noise = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)).to(device)
-    grids = (Grid(T, height // 2, width // 2),) * V
-    times_of_frames = seconds.flatten().to(device)
-    one, frame = torch.ones(V, device=device), torch.ones(V * T, device=device)
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        given = Conditions(t.to(device) * frame, torch.zeros(V * T, 2, device=device), times_of_frames, frame, text,
-                           one, 0 * one)  # fmt: skip
-        clean = torch.stack(unpatchify(dit(patchify(x), grids, given).float(), grids))
-        return flow.velocity(x, clean, t.to(device))
-
-    times = flow.schedule(steps, flow.shift_for(height * width // 4))
-    *_, x = euler(velocity, noise, times)
-    return with_details(x, parts)
+    V, T = seconds.shape
+    noise, one = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)), torch.ones(V)
+    whole = distil.Task(noise, torch.ones(V, 1, T, 1, 1), torch.zeros(V, T, 2), seconds, one, 0 * one, one)
+    task = to_device(whole, text.device)
+    student = distil.Student(dit, task, text)
+    times = flow.schedule(steps, flow.shift_for(height * width // 4)).to(text.device)
+    *_, x = euler(lambda x, t: student.velocity(x, t * task.t, task.step), task.noisy, times)
+    return with_details(x, vae.config.parts)
 
 
 def with_details(latents: Tensor, parts: tuple[int, int, int]) -> Tensor:
@@ -163,7 +144,10 @@ class DitStage(Stage[DitOptions]):
         super().__init__(options, device, dtype)
         self.frozen = Frozen.load(options.vae, options.text, device)
         self.vae, self.conditioner = self.frozen.vae, self.frozen.encoder
-        self.config = trainer_config(options)
+        rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
+        self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], rate=rate, warmup=warmup,
+                                    batch=options.batch or BATCH[options.preset], save_every=250,
+                                    sample_every=500)  # fmt: skip
         torch.manual_seed(options.seed)  # weight initialisation alone
         self.dit = self.initial_dit().to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
@@ -212,13 +196,13 @@ class DitStage(Stage[DitOptions]):
         schedule = Schedule(phases, options.folder / "phases.json")
         return world_packs(self, self.frozen, schedule, 0.5, options.drop_tokens)
 
-    def dataset(self, encoder: Encoder | None) -> DatasetPacks:
+    def dataset(self, encoder: Encoder | None) -> Packs:
         """Packs of a dataset, of one shape each where steps are distilled."""
         options, conditions = self.options, self.dit.config.conditions
         dataset = Dataset(options.data, self.frozen.ids["vae"])
         note_unread(dataset.captions, self.conditioner.tokenizer.most)
         budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
-        return DatasetPacks(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
+        return Packs(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
                             options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
@@ -286,12 +270,6 @@ class DitStage(Stage[DitOptions]):
         tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
         weights.save_part(options.folder, "dit", tensors, metadata)
         return options.folder
-
-
-def trainer_config(options: DitOptions) -> TrainerConfig:
-    rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
-    return TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
-                         rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
 
 
 train = partial(loop.train, DitStage)

@@ -18,10 +18,11 @@ from sora_cli.models.sora.vae import Vae, VaeConfig
 Positions = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
 
 
-def blocks(count: int, old: int, new: int) -> Tensor:
-    """Where `count` blocks of `old` entries go among as many blocks of `new`: [count * old]."""
+def blocks(numbers: Tensor, old: int, new: int) -> Tensor:
+    """Where blocks of `old` entries go among blocks of `new`, of which they become those of these numbers [N]:
+    [N * old]."""
     assert old <= new, f"{old} entries do not fit into {new}"
-    return (torch.arange(count)[:, None] * new + torch.arange(old)).flatten()
+    return (numbers[:, None] * new + torch.arange(old)).flatten()
 
 
 def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -43,7 +44,8 @@ PAINTED = ("decoder.up.", "decoder.wide.", "decoder.up2.", "decoder.tail.", "dec
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
     """Details beside the space latent's channels, and a painter that begins anew where sizes differ."""
     now, state = vae.config, vae.state_dict()
-    taps, channels = blocks(9, was.space, now.space), channels_of((was.space, was.time), (now.space, now.time))
+    taps = blocks(torch.arange(9), was.space, now.space)
+    channels = channels_of((was.space, was.time), (now.space, now.time))
     special: dict[str, Sequence[Tensor | None]] = {
         "decoder.stem.weight": (None, taps), "mean": (channels,), "std": (channels,),
     }  # fmt: skip
@@ -64,14 +66,14 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
     Blocks that are new stay as they were drawn: they write nothing at first."""
     was = config_from(metadata)
     now = dit.config
-    patch = blocks_of_patch(channels_of((was.channels - parts[1], parts[1]), parts))
+    patch = blocks(channels_of((was.channels - parts[1], parts[1]), parts), PATCH**2, PATCH**2)  # (C p q)
     masks = now.channels * PATCH**2 + torch.arange(2)
     hidden = hidden_width(was.width), hidden_width(now.width)
-    qkv = blocks(3, was.width, now.width)
+    qkv = blocks(torch.arange(3), was.width, now.width)
     special: dict[str, Sequence[Tensor | None]] = {
         "patch_in.weight": (None, torch.cat([patch, masks])), "patch_out.weight": (patch, None),
         "patch_out.bias": (patch,), "qkv.weight": (qkv, None),
-        "into.weight": (blocks(2, *hidden), None),
+        "into.weight": (blocks(torch.arange(2), *hidden), None),
     }  # fmt: skip
     state = dit.state_dict()
     for key, value in renamed(old).items():
@@ -91,11 +93,6 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
 def reads_features(key: str) -> bool:
     """Whether a matrix's columns are features of the residual stream, hidden units or heads: new ones start unread."""
     return any(part in key for part in ("qkv.", "out.", "into.", "t_embedder.", "cfg_embedder.2"))
-
-
-def blocks_of_patch(channels: Tensor) -> Tensor:
-    """Where the entries of a patch (C p q) go, from where its channels go."""
-    return (channels[:, None] * PATCH**2 + torch.arange(PATCH**2)).flatten()
 
 
 def _filled(old: Tensor, positions: Sequence[Tensor | None] | None) -> Positions:
