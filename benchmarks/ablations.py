@@ -44,7 +44,7 @@ from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
 from sora_cli.train.data.noising import example
 from sora_cli.train.data.packing import Clip
 from sora_cli.train.data.tasks import Task
-from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe
 from sora_cli.train.trainer.config import TrainerConfig, generator

@@ -101,9 +101,3 @@ class Learner(nn.Module):
 def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a learner's weights those of its transformer."""
     return {key.removeprefix("dit."): value for key, value in state.items() if key.startswith("dit.")}
-
-
-def aims_of(clips: Sequence[Tensor | None]) -> list[Tensor] | None:
-    """What is known of clips [T, K, h, w] as videos [K, T, h, w], if it is known of all of them."""
-    found = [rearrange(aim, "T K h w -> K T h w") for aim in clips if aim is not None]
-    return found if len(found) == len(clips) else None

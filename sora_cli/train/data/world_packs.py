@@ -12,7 +12,7 @@ from sora_cli.files import weights
 from sora_cli.models.sora.patches import Grid
 from sora_cli.train.data.latent_cache import FIRST, Bucket, LatentBatch, LatentCache
 from sora_cli.train.data.packing import Clip, Pack, pack_of
-from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.config import generator
 

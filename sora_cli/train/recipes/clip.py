@@ -32,8 +32,8 @@ from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig
+from sora_cli.train.trainer.logger import note_unread
 from sora_cli.train.trainer.stage import Stage, seeded
-from sora_cli.train.unread import note_unread
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene

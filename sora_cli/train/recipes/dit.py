@@ -29,7 +29,7 @@ from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
-from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, transformer
+from sora_cli.train.align import Encoder, Features, Geometry, Learner, transformer
 from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
@@ -40,9 +40,8 @@ from sora_cli.train.recipes import distil, likeness, pretrained, tower
 from sora_cli.train.recipes.grow import grow_dit
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.sheets import save_sheet
-from sora_cli.train.trainer.stage import Stage
-from sora_cli.train.unread import note_unread
+from sora_cli.train.trainer.logger import note_unread
+from sora_cli.train.trainer.stage import Stage, save_sheet
 from sora_cli.world.motion import BAR
 
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
@@ -156,7 +155,8 @@ class DitStage(Stage[DitOptions]):
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
         encoder = self.aligned_with()
         self.data = self.world() if options.data == WORLD else self.dataset(encoder)
-        self.model: Learner = Learner(self.dit, self.aim(encoder)).to(device)
+        aim = Features(encoder.numbers) if encoder else Geometry() if options.aim == "geometry" else None
+        self.model: Learner = Learner(self.dit, aim).to(device)
         drawn = options.data == WORLD and not options.distil
         self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
 
@@ -183,12 +183,6 @@ class DitStage(Stage[DitOptions]):
             return pretrained.Pretrained(options.aim, self.vae)
         assert options.tower
         return tower.load(options.tower, self.frozen.ids["vae"]).to(self.device)
-
-    def aim(self, encoder: Encoder | None) -> Aim | None:
-        """What a middle block is to tell."""
-        if encoder:
-            return Features(encoder.numbers)
-        return Geometry() if self.options.aim == "geometry" else None
 
     def world(self) -> WorldPacks:
         options = self.options
@@ -297,18 +291,14 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
 
 
 def prepare_blocks(options: DitOptions, *dits: Dit) -> None:
-    """Blocks that are computed again on the way back, and fused, where that is asked for. Fusing makes one program a
-    shape of pack, when it is first met: it is left out where every pack has another, and in shards."""
+    """Blocks that are computed again on the way back, and fused around their products, where that is asked for. Fusing
+    makes one program a shape of pack, which blocks share, when it is first met: it is left out where every pack has
+    another, and in shards."""
+    fused = options.compile and (options.data == WORLD or options.distil) and not options.shard
+    if fused:
+        torch._dynamo.config.recompile_limit = 64
     for block in (block for dit in dits for block in dit.blocks):
         if options.checkpoint_activations:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-    alike = options.data == WORLD or options.distil
-    if options.compile and alike and not options.shard:
-        compile_blocks(*dits)
-
-
-def compile_blocks(*dits: Dit) -> None:
-    """Fuse what surrounds the products. Blocks share one program a shape of pack, made when it is first met."""
-    torch._dynamo.config.recompile_limit = 64
-    for block in (block for dit in dits for block in dit.blocks):
-        block.compile(dynamic=False)
+        if fused:
+            block.compile(dynamic=False)

@@ -40,9 +40,8 @@ from sora_cli.storage import latent_file
 from sora_cli.train.align import Learner
 from sora_cli.train.data.noising import examples_of, to_device
 from sora_cli.train.data.packing import Clip, Pack, pack_of
-from sora_cli.train.data.text_cache import CachedTextEncoder
 from sora_cli.train.data.world_packs import GROWN, Schedule
-from sora_cli.train.frozen import Frozen
+from sora_cli.train.frozen import CachedTextEncoder, Frozen
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.trainer import loop

@@ -19,8 +19,7 @@ from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.sheets import save_sheet
-from sora_cli.train.trainer.stage import Stage, save_half
+from sora_cli.train.trainer.stage import Stage, save_half, save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene

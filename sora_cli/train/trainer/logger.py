@@ -1,7 +1,9 @@
 """What a training says of itself: progress on stderr, JSON lines, curves as a picture, and TensorBoard's files."""
 
 import json
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sora_cli.errors import among, be
+from sora_cli.models.sora.text import longer
 from sora_cli.placement.device import pick_dtype
 from sora_cli.placement.estimate.throughput import ROWS, WIDTH, product_rate
 from sora_cli.train.options import TrainOptions
@@ -149,3 +153,11 @@ def board(folder: Path, start: int) -> "SummaryWriter | None":
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def note_unread(captions: Sequence[str], most: int) -> None:
+    """Say on stderr how many captions are longer than the words that a text tower reads of one."""
+    cut = sum(longer(caption, most) for caption in captions)
+    if cut and distributed.is_main():
+        cut_off = f"{among(cut, len(captions), 'caption')} {be(cut)}"
+        print(f"{cut_off} longer than the {most} words that are read", file=sys.stderr)
