@@ -32,8 +32,7 @@ from sora_cli.registry.lora_settings import ADAPTER as ADAPTED_BY
 from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora, Shot
 from sora_cli.storage import latent_file as files
-from sora_cli.train.data.latent_cache import Bucket
-from sora_cli.train.data.world_packs import Phase
+from sora_cli.train.data.world_packs import Bucket, Phase
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.recipes import lora as training
 from sora_cli.train.trainer.config import generator

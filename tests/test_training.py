@@ -19,11 +19,10 @@ from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
 from sora_cli.sampling import flow
 from sora_cli.train.align import Learner
-from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin
 from sora_cli.train.data.noising import NoisedSample, example
 from sora_cli.train.data.packing import Clip, Pack
 from sora_cli.train.data.tasks import Task
-from sora_cli.train.data.world_packs import BUDGET, Phase, Schedule, WorldPacks
+from sora_cli.train.data.world_packs import BUDGET, Bucket, LatentCache, Phase, Schedule, WorldPacks, begin
 from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.recipes import distil, grow
@@ -373,7 +372,7 @@ def test_the_window_slides() -> None:
 
 def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
     """A latent read with its own chunk alone is that of a longer clip, but for the memory of its past."""
-    from sora_cli.train.data.latent_cache import encode_at
+    from sora_cli.train.data.world_packs import encode_at
     from sora_cli.world.scene import Scene
 
     vae = window().vae

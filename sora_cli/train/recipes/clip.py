@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import SoraError
@@ -138,7 +138,7 @@ def network_of(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[Text
                        heads=config.heads, layers=config.layers)  # fmt: skip
     clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
     clip.visual = VideoTower(TowerConfig(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim))
-    clip.hidden_weights = partial(hidden_weights, clip)
+    clip.hidden_weights = lambda: [p for p in clip.transformer.parameters() if p.ndim == 2]  # for Muon
     return config, clip
 
 
@@ -149,11 +149,6 @@ def word_dropout(tokens: Tensor, share: float, seed: str, end: int) -> Tensor:
     rng = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
     lost = (torch.rand(tokens.shape, generator=rng) < share) & (tokens > UNKNOWN) & (tokens < end)
     return tokens.masked_fill(lost, UNKNOWN)
-
-
-def hidden_weights(clip: "CLIP") -> list[nn.Parameter]:
-    """The matrices inside the text transformer, for Muon."""
-    return [p for p in clip.transformer.parameters() if p.ndim == 2]
 
 
 def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:

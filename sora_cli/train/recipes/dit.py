@@ -30,10 +30,9 @@ from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
 from sora_cli.train.align import Encoder, Features, Geometry, Learner, transformer
-from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
-from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, Schedule, WorldPacks
+from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, LatentCache, Schedule, WorldPacks
 from sora_cli.train.frozen import Frozen, check_frozen
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, pretrained, tower
@@ -154,7 +153,7 @@ class DitStage(Stage[DitOptions]):
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
         encoder = self.aligned_with()
-        self.data = self.world() if options.data == WORLD else self.dataset(encoder)
+        self.data: WorldPacks | Packs = self.world() if options.data == WORLD else self.dataset(encoder)
         aim = Features(encoder.numbers) if encoder else Geometry() if options.aim == "geometry" else None
         self.model: Learner = Learner(self.dit, aim).to(device)
         drawn = options.data == WORLD and not options.distil
@@ -197,7 +196,7 @@ class DitStage(Stage[DitOptions]):
         note_unread(dataset.captions, self.conditioner.tokenizer.most)
         budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
         return Packs(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
-                            options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
+                     options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         return {"aim": self.options.aim} | self.frozen.ids
@@ -242,18 +241,16 @@ class DitStage(Stage[DitOptions]):
             latents = draw(model.dit, self.vae, text.to(self.device), seconds, PATCH * grid.height, PATCH * grid.width)
             rows = [self.vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
-        if found := self.likeness(model.dit):
-            likeness.note(self.options.folder, int(path.stem), found)
+        if self.pictures:
+            likeness.note(self.options.folder, int(path.stem), self.likeness(model.dit, self.pictures))
 
-    def likeness(self, dit: Dit) -> dict[str, float]:
-        """How like their scenes the held-out pictures are, where there are scenes."""
-        if self.pictures is None:
-            return {}
-        height, width = (side // STRIDE for side in self.pictures.real.shape[-2:])
+    def likeness(self, dit: Dit, pictures: likeness.Pictures) -> dict[str, float]:
+        """How like their scenes the held-out pictures are."""
+        height, width = (side // STRIDE for side in pictures.real.shape[-2:])
         with self.autocast():
-            text = self.conditioner(self.pictures.captions)
-            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.moments, height, width))
-        return self.pictures.scores(made)
+            text = self.conditioner(pictures.captions)
+            made = likeness.decoded(self.vae, draw(dit, self.vae, text, pictures.moments, height, width))
+        return pictures.scores(made)
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/dit-*.safetensors without the head; returns OUT."""

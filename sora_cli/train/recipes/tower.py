@@ -8,6 +8,7 @@ tell things apart.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -39,14 +40,11 @@ class VideoTower(nn.Module):
         super().__init__()
         self.config, channels = config, config.channels
         self.numbers = channels[1]  # that `look` tells of a patch
-        stages = zip([config.seen * MOMENTS, *channels], channels, strict=False)
-        self.stages = nn.Sequential(*(self._stage(i, o) for i, o in stages))
+        self.stages = nn.Sequential()
+        for inside, outside in pairwise([config.seen * MOMENTS, *channels]):
+            conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
+            self.stages.append(nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU()))
         self.head = nn.Linear(2 * channels[-1], config.embed_dim)
-
-    @staticmethod
-    def _stage(inside: int, outside: int) -> nn.Sequential:
-        conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
-        return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU())
 
     def forward(self, video: Tensor) -> Tensor:
         x = rearrange(video, "b t c h w -> b (t c) h w")

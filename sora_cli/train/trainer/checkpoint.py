@@ -8,8 +8,7 @@ neither written nor read.
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sora_cli.files import weights
 from sora_cli.train.trainer import distributed
 
 PART, ABOUT = "checkpoint.part", "run.json"
+warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is one process
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
     distributed.barrier()
-    with alone():
-        dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
+    dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     if distributed.is_main():
         weights.write(part / ABOUT, json.dumps(asdict(reached)).encode())
         shutil.rmtree(done, ignore_errors=True)
@@ -133,16 +132,7 @@ def contents(model: nn.Module, average: Ema, moments: Sequence[Mapping[int, Mapp
 
 def fill(state: dict[str, Tensor], out: Path) -> None:
     """Read tensors from the last checkpoint, in place."""
-    with alone():
-        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])))
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Without the warning that one process is one process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])))
 
 
 def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:

@@ -63,16 +63,12 @@ class Log:
         """What the file says, without what a kill cut or something else damaged."""
         found = []
         for line in self.path.read_text(errors="replace").splitlines():
-            with suppress(ValueError, RecursionError):
+            with suppress(ValueError, RecursionError, AttributeError):
                 record = json.loads(line)
-                if isinstance(record, dict) and ("options" in record or self.sane(record)):
+                numbers = {type(record.get(key)) for key in ("step", "seconds")}
+                if "options" in record or numbers <= {int, float}:
                     found.append(record)
         return found
-
-    @staticmethod
-    def sane(record: dict[str, Any]) -> bool:
-        """Whether a line is one of a step."""
-        return all(type(record.get(key)) in (int, float) for key in ("step", "seconds"))
 
     def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
         """The losses of a step, and how many seconds it took, of which it waited."""
