@@ -35,7 +35,7 @@ from sora_cli.train.data.packing import Pack, Packs, tokens_of
 from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, LatentCache, Schedule, WorldPacks
 from sora_cli.train.frozen import Frozen, check_frozen
 from sora_cli.train.options import WORLD, DitOptions
-from sora_cli.train.recipes import distil, likeness, pretrained, tower
+from sora_cli.train.recipes import distil, likeness, tower
 from sora_cli.train.recipes.grow import grow_dit
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
@@ -179,7 +179,7 @@ class DitStage(Stage[DitOptions]):
         if options.aim in ("off", "geometry"):
             return None
         if options.aim != "clip":
-            return pretrained.Pretrained(options.aim, self.vae)
+            return tower.Pretrained(options.aim, self.vae)
         assert options.tower
         return tower.load(options.tower, self.frozen.ids["vae"]).to(self.device)
 
