@@ -40,11 +40,11 @@ from sora_cli.placement.device import pick_dtype
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.train.align import Learner
-from sora_cli.train.data.latent_cache import Bucket, begin, encode_at
 from sora_cli.train.data.noising import example
 from sora_cli.train.data.packing import Clip
 from sora_cli.train.data.tasks import Task
-from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.data.world_packs import Bucket, begin, encode_at
+from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes import vae as vae_recipe
 from sora_cli.train.trainer.config import TrainerConfig, generator

@@ -35,13 +35,12 @@ from sora_cli.models.sora.dit import Dit, config_from
 from sora_cli.models.sora.vae import CHUNK
 from sora_cli.placement.device import pick_dtype
 from sora_cli.train.align import Learner
-from sora_cli.train.data.latent_cache import TOKEN, Bucket, encode_at
 from sora_cli.train.data.noising import examples_of
 from sora_cli.train.data.packing import Clip, pack_of
 from sora_cli.train.data.tasks import sample_strides
-from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.train.data.world_packs import TOKEN, Bucket, encode_at
 from sora_cli.train.export import export
-from sora_cli.train.frozen import Frozen
+from sora_cli.train.frozen import CachedTextEncoder, Frozen
 from sora_cli.train.options import ExportOptions
 from sora_cli.train.recipes import dit as recipe
 from sora_cli.train.recipes.captioner import marks, shares

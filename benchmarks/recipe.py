@@ -25,10 +25,9 @@ from sora_cli.models.sora.dit import Conditions, Dit
 from sora_cli.models.sora.patches import grid_of, patchify
 from sora_cli.sampling import flow
 from sora_cli.train.align import Geometry, Learner
-from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin, encode_at
 from sora_cli.train.data.noising import patch_cover
 from sora_cli.train.data.packing import Clip, Pack, pack_of
-from sora_cli.train.data.world_packs import PHASES, PICTURES, bucket_of
+from sora_cli.train.data.world_packs import PHASES, PICTURES, Bucket, LatentCache, begin, bucket_of, encode_at
 from sora_cli.train.frozen import Frozen
 from sora_cli.train.options import DitOptions
 from sora_cli.train.recipes import dit as recipe
@@ -106,7 +105,7 @@ def train(pictures: Pictures, variant: Variant, minutes: float) -> tuple[Learner
     model = Learner(dit, Geometry() if variant.geometry else None)
     parts = recipe.parts_of(dit.config, vae)
     plan = TrainerConfig(steps=10**9, batch=BATCH, rate=recipe.RATE, warmup=200, average=0.998)
-    recipe.compile_blocks(dit)
+    recipe.prepare_blocks(DitOptions(compiled=True), dit)
     learning, step, spent = Learning(model, plan), 0, 0.0
 
     def loss(pack: Pack, _: int) -> Tensor:

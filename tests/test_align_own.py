@@ -25,8 +25,7 @@ from sora_cli.train.data.packing import Clip, Packs
 from sora_cli.train.recipes import clip as clip_training
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import tower
-from sora_cli.train.recipes.pretrained import Pretrained
-from sora_cli.train.recipes.tower import TowerConfig, VideoTower
+from sora_cli.train.recipes.tower import Pretrained, TowerConfig, VideoTower
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
 from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, Preset, train, word_dropout
-from sora_cli.train.unread import note_unread
+from sora_cli.train.trainer.logger import note_unread
 
 TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
 

@@ -32,8 +32,7 @@ from sora_cli.registry.lora_settings import ADAPTER as ADAPTED_BY
 from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora, Shot
 from sora_cli.storage import latent_file as files
-from sora_cli.train.data.latent_cache import Bucket
-from sora_cli.train.data.world_packs import Phase
+from sora_cli.train.data.world_packs import Bucket, Phase
 from sora_cli.train.options import LoraOptions
 from sora_cli.train.recipes import lora as training
 from sora_cli.train.trainer.config import generator
@@ -448,6 +447,10 @@ def options(out: Path, **changes: Any) -> LoraOptions:
     return LoraOptions(**(plain | changes))
 
 
+def learn(options: LoraOptions) -> Path:
+    return training.train(options, registry.entry(options.model))
+
+
 def losses(out: Path) -> list[float]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
@@ -470,7 +473,7 @@ def encoded(folder: Path, model: str, shape: tuple[int, ...], width: int, height
 
 def test_ours_learns_a_clip_and_generates_with_it(pocket: Path, quick: None) -> None:
     encoded(pocket / "clips", "pocket", (6, 3, 4, 4), 64, 64)
-    path = training.train(options(pocket / "run"))
+    path = learn(options(pocket / "run"))
     assert path == pocket / "run" / "lora.safetensors"
     told = losses(pocket / "run")
     assert told[-1] < 0.8 * told[0]
@@ -502,7 +505,7 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     pipeline = tiny(kind).pipeline
     encoded(tmp_path / "clips", "tiny", (6, 2, 4, 6) if kind == wan_folders.WAN22 else (4, 2, 8, 12), 96, 64)
     asked = options(tmp_path / "run", model="tiny", data=str(tmp_path / "clips"), rank=4, steps=40)
-    path = training.train(asked)
+    path = learn(asked)
     told = losses(tmp_path / "run")
     assert told[-1] < 0.8 * told[0]
     header = reading_header(path)
@@ -580,7 +583,7 @@ def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, A
     encoded(pocket / "clips", "pocket", (6, 3, 4, 4), 64, 64)
     (pocket / "empty").mkdir()
     with pytest.raises(SoraError, match=wrong):
-        training.train(options(pocket / "run", **changes))
+        learn(options(pocket / "run", **changes))
     assert not (pocket / "run").exists()
 
 
@@ -604,19 +607,19 @@ def test_latents_of_others_and_without_words_are_refused(pocket: Path) -> None:
     encoded(pocket / "clips", "pocket", (6, 3, 4, 4), 64, 64)
     Path("clips/a.txt").unlink()
     with pytest.raises(SoraError, match=r"a.safetensors has no caption; write it into a\.txt"):
-        training.train(options(pocket / "run"))
+        learn(options(pocket / "run"))
     made, header = files.load("clips/a.safetensors")
     files.save("clips/a.safetensors", made, dataclasses.replace(header, vae="0" * 64))
     with pytest.raises(SoraError, match="was made with the autoencoder"):
-        training.train(options(pocket / "run"))
+        learn(options(pocket / "run"))
 
 
 def test_a_run_goes_on_only_as_it_began(pocket: Path, quick: None) -> None:
     encoded(pocket / "clips", "pocket", (6, 3, 4, 4), 64, 64)
-    training.train(options(pocket / "run", steps=2))
+    learn(options(pocket / "run", steps=2))
     with pytest.raises(SoraError, match="another rank or model; --fresh"):
-        training.train(options(pocket / "run", steps=4, rank=3))
-    training.train(options(pocket / "run", steps=4))
+        learn(options(pocket / "run", steps=4, rank=3))
+    learn(options(pocket / "run", steps=4))
 
 
 

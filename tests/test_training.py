@@ -19,12 +19,11 @@ from sora_cli.models.sora.patches import Grid, patchify, unpatchify
 from sora_cli.models.sora.vae import Vae, VaeConfig, from_weights
 from sora_cli.sampling import flow
 from sora_cli.train.align import Learner
-from sora_cli.train.data.latent_cache import Bucket, LatentCache, begin
 from sora_cli.train.data.noising import NoisedSample, example
 from sora_cli.train.data.packing import Clip, Pack
 from sora_cli.train.data.tasks import Task
-from sora_cli.train.data.text_cache import CachedTextEncoder
-from sora_cli.train.data.world_packs import BUDGET, Phase, Schedule, WorldPacks
+from sora_cli.train.data.world_packs import BUDGET, Bucket, LatentCache, Phase, Schedule, WorldPacks, begin
+from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.options import DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.recipes import distil, grow
 from sora_cli.train.recipes import dit as dit_training
@@ -35,8 +34,7 @@ from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.loop import fit, optimizers
 from sora_cli.train.trainer.monitor import Monitor
 from sora_cli.train.trainer.prefetch import Prefetcher
-from sora_cli.train.trainer.sheets import save_sheet
-from sora_cli.train.trainer.stage import Stage
+from sora_cli.train.trainer.stage import Stage, save_sheet
 from sora_cli.world import dense
 
 CPU = torch.device("cpu")
@@ -287,7 +285,7 @@ class Reader(nn.Module):
 
 
 def test_captions_are_read_once_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sora_cli.train.data.text_cache.REMEMBERED", 3)
+    monkeypatch.setattr("sora_cli.train.frozen.REMEMBERED", 3)
     reader = Reader()
     read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
     assert read(["a", "bb", "a"]).flatten().tolist() == [1, 2, 1] and reader.count == 2
@@ -374,7 +372,7 @@ def test_the_window_slides() -> None:
 
 def test_sparse_latents_equal_those_of_the_whole_clip() -> None:
     """A latent read with its own chunk alone is that of a longer clip, but for the memory of its past."""
-    from sora_cli.train.data.latent_cache import encode_at
+    from sora_cli.train.data.world_packs import encode_at
     from sora_cli.world.scene import Scene
 
     vae = window().vae

@@ -1,7 +1,6 @@
 """`sora-cli train clip | vae | dit | lora | captioner | evaluator | export`: the recipes behind the weights."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, flattened
 from sora_cli.dataset.shards import read_index
 from sora_cli.errors import SoraError
+from sora_cli.registry import Entry
 from sora_cli.train.options import (
     WORLD,
     CaptionerOptions,
@@ -71,10 +71,11 @@ def lora(options: LoraOptions, debug: DebugOption = False) -> None:
     """Train a LoRA on a few clips; `generate --lora` takes the printed file."""
     if options.data != WORLD and not Path(options.data).is_dir():
         raise SoraError(f"there is no folder {options.data}; --data is {WORLD}, a dataset, or a folder of latents")
-    if options.data == WORLD and registry.entry(options.model).kind != "sora":
+    entry = registry.entry(options.model)
+    if options.data == WORLD and entry.kind != "sora":
         raise SoraError(f"the rendered world is for models of ours; {options.model} learns from --data FOLDER, with "
                         f"latents of clips: sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    learn(options, lambda: models.check_model(registry.entry(options.model)))
+    learn(options, entry)
 
 
 @train.command()
@@ -109,12 +110,14 @@ def shipped(init: Path | None) -> Any:
     return registry.PACKAGE / SHIPPED if init == Path(SHIPPED) and not init.exists() else init
 
 
-def learn(options: TrainOptions, prepare: Callable[[], None] = lambda: None) -> None:
-    """Run a training in its folder, once all that can be refused without torch is, and print what it made."""
+def learn(options: TrainOptions, *needed: Entry) -> None:
+    """Run a training, which needs these models, in its folder, once all that can be refused without torch is, and print
+    what it made."""
     check(options)
-    prepare()
+    for entry in needed:
+        models.check_model(entry)
     with run_folder.held(options):
-        made: Path = import_module(f"sora_cli.train.recipes.{options.stage}").train(options)
+        made: Path = import_module(f"sora_cli.train.recipes.{options.stage}").train(options, *needed)
 
         from sora_cli.train.trainer import distributed
 

@@ -25,16 +25,8 @@ MIDDLE = 3  # the block that is asked
 TURNS = (0.5, 1.0, 2.0, 4.0)  # of the sines and cosines of u and v
 
 
-class Aim(Protocol):
-    """What is predicted of every patch: `numbers` of them, of `side` x `side` cells. Its loss counts `weight` times
-    beside that of the latents."""
-
-    numbers: int
-    side: int
-    weight: float
-
-    def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
-        """How far predictions [P, numbers] are from the targets of the patches [P, K]."""
+# An aim predicts `numbers` numbers of every patch, of `side` x `side` cells; its loss, of predictions [P, numbers] and
+# the targets of the patches [P, K], counts `weight` times beside that of the latents.
 
 
 class Geometry:
@@ -67,6 +59,9 @@ class Features:
 
     def loss(self, predicted: Tensor, aim: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(predicted, aim, dim=-1).mean()
+
+
+Aim = Geometry | Features
 
 
 class Encoder(Protocol):
@@ -106,9 +101,3 @@ class Learner(nn.Module):
 def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a learner's weights those of its transformer."""
     return {key.removeprefix("dit."): value for key, value in state.items() if key.startswith("dit.")}
-
-
-def aims_of(clips: Sequence[Tensor | None]) -> list[Tensor] | None:
-    """What is known of clips [T, K, h, w] as videos [K, T, h, w], if it is known of all of them."""
-    found = [rearrange(aim, "T K h w -> K T h w") for aim in clips if aim is not None]
-    return found if len(found) == len(clips) else None

@@ -12,19 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sora_cli import registry
 from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.registry import SamplingDefaults
-from sora_cli.train.frozen import check_frozen
+from sora_cli.train.frozen import Network, check_frozen
 from sora_cli.train.options import ExportOptions
 from sora_cli.world.captions import words
 
 STEMS = ("text", "vae", "dit")
-Network = tuple[dict[str, Tensor], dict[str, str]]
 
 
 def export(options: ExportOptions) -> Path:

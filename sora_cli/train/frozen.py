@@ -6,16 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sora_cli import registry
 from sora_cli.dataset.dataset import identity
 from sora_cli.errors import SoraError
+from sora_cli.models.sora.text import TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights
 from sora_cli.models.sora.vae import Vae
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
-from sora_cli.train.data.text_cache import CachedTextEncoder
 
+Network = tuple[dict[str, Tensor], dict[str, str]]  # tensors and the header of their file
+REMEMBERED = 4096  # captions whose features are kept
 NAMES = {"vae": "VAE", "text": "text tower"}
+
+
+class CachedTextEncoder:
+    """Captions -> text features [V, L, width] by the frozen tower, which reads none twice soon."""
+
+    def __init__(self, tower: TextTower, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.tower, self.tokenizer, self.device = tower.to(device).eval(), tokenizer, device
+        self.kept: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, captions: list[str]) -> Tensor:
+        read = {caption: self.kept[caption] for caption in captions if caption in self.kept}
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in read]:
+            features = self.tower(self.tokenizer.encode(new).to(self.device))[0]
+            read |= zip(new, features.unbind(), strict=True)
+        older = [item for item in self.kept.items() if item[0] not in read]
+        self.kept = dict([*older, *read.items()][-REMEMBERED:])  # anew: threads may share this
+        return torch.stack([read[caption] for caption in captions])
 
 
 @dataclass(frozen=True)
@@ -29,14 +50,15 @@ class Frozen:
     @classmethod
     def load(cls, vae: Path | None, text: Path | None, device: torch.device) -> "Frozen":
         """Those of a file, a run or an export; None is pocket's."""
-        networks = {stem: registry.load_network(stem, path) for stem, path in (("vae", vae), ("text", text))}
+        paths = {"vae": vae, "text": text}
+        return cls.of({stem: registry.load_network(stem, path) for stem, path in paths.items()}, device)
+
+    @classmethod
+    def of(cls, networks: Mapping[str, Network], device: torch.device) -> "Frozen":
+        """Those of tensors and headers that are read."""
         tokenizer, tower = text_from_weights(*networks["text"])
         return cls(vae_from_weights(*networks["vae"]).to(device), CachedTextEncoder(tower, tokenizer, device),
-                   {stem: identity(*network) for stem, network in networks.items()})  # fmt: skip
-
-    def check(self, metadata: Mapping[str, str]) -> None:
-        """SoraError if a transformer of this header was trained with others."""
-        check_frozen(metadata, self.ids)
+                   {stem: identity(*networks[stem]) for stem in NAMES})  # fmt: skip
 
 
 def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:

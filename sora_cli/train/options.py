@@ -58,7 +58,8 @@ class TrainOptions:
     @property
     def needs(self) -> tuple[Path, ...]:
         """Weights that it begins with."""
-        return ()
+        given = (getattr(self, name, None) for name in ("init", "text", "vae"))
+        return tuple(path for path in given if path is not None)
 
     @property
     def sharded(self) -> bool:
@@ -111,10 +112,6 @@ class VaeOptions(DataOptions):
     ] = False
     zoom: Annotated[int, typer.Option(min=1, max=2, help="Upscaling of the decoder, per side.")] = 1
 
-    @property
-    def needs(self) -> tuple[Path, ...]:
-        return () if self.init is None else (self.init,)
-
 
 @dataclass(frozen=True)
 class DitOptions(DataOptions):
@@ -151,10 +148,6 @@ class DitOptions(DataOptions):
     @property
     def name(self) -> str:
         return f"{super().name}{'-distilled' * self.distil}"
-
-    @property
-    def needs(self) -> tuple[Path, ...]:
-        return tuple(path for path in (self.init, self.text, self.vae) if path is not None)
 
     @property
     def sharded(self) -> bool:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sora_cli.models.sora.patches import PATCH, Grid, patchify
 from sora_cli.sampling import flow
-from sora_cli.train.align import aims_of
 from sora_cli.train.data.packing import Clip, Pack
 from sora_cli.train.data.tasks import Task, sample_task
 
@@ -57,9 +56,10 @@ def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator,
     if subject != 1 and all(clip.cover is not None for clip in clips):
         here = torch.stack([patch_cover(clip.cover) for clip in clips if clip.cover is not None])
         weight = weight * (1 + (subject - 1) * here[:, None])
-    aims = aims_of([clip.aim for clip in clips])
-    return NoisedSample(flow.noised(clean, noise, level), clean, weight, t, cond_mask, order,
-                   torch.stack([clip.seconds for clip in clips]), torch.stack(aims) if aims else None)  # fmt: skip
+    aims = [rearrange(clip.aim, "T K h w -> K T h w") for clip in clips if clip.aim is not None]
+    seconds = torch.stack([clip.seconds for clip in clips])
+    return NoisedSample(flow.noised(clean, noise, level), clean, weight, t, cond_mask, order, seconds,
+                        torch.stack(aims) if len(aims) == V else None)  # fmt: skip
 
 
 def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

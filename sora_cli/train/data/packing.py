@@ -12,12 +12,13 @@ time attention: more videos for the same work (NaViT section 3; MaskDiT, Zheng e
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from einops import reduce
 from torch import Tensor
 
+from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.sampling.conditioning import NULL_TIME
@@ -30,6 +31,7 @@ TIMED = 0.7  # the share of clips whose seconds are those of their scene
 STILLS = 0.1  # the share of clips that are shown as one frame
 LOOSE = 0.002  # the share of the budget that may stay empty if a clip stays longer for it
 TRIES = 20  # clips that are drawn for a place
+SHEET = 6  # videos that sheets show
 SEEN = 0.02  # the share of a cell from which on a subject is there
 
 Shape = tuple[int, int, int]  # of latents: T, h, w
@@ -44,21 +46,6 @@ class Clip(NamedTuple):
     first: bool = True  # whether the first latent is a frame alone, whose motion is nothing
     aim: Tensor | None = None  # what a middle block is to tell of it [T, K, h, w], or of its patches, see `align`
     cover: Tensor | None = None  # how much of each cell is subject [T, h, w]
-
-
-class Source(Protocol):
-    """A dataset on disk, see `sora_cli.dataset.dataset`."""
-
-    @property
-    def shapes(self) -> Sequence[Shape]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, str]:
-        """Latents [C, T, h, w], the seconds of their frames [T], caption."""
-
-    def features(self, i: int, text: str | None = None) -> Tensor | None:
-        """The tokens [1 + L, D] of a caption by the text tower of this identity, if the dataset has them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ class Packs:
     """Packs of a dataset, `budget` tokens each, with `conditions` condition tokens a frame. `tower` is the identity of
     the conditioner's text tower, whose features a dataset may have; `encoder` makes what a middle block is to tell."""
 
-    def __init__(self, source: Source, conditioner: Callable[[list[str]], Tensor], conditions: int, budget: int,
+    def __init__(self, source: Dataset, conditioner: Callable[[list[str]], Tensor], conditions: int, budget: int,
                  seed: int, drop: float = 0.0, alike: bool = False, tower: str | None = None,
                  encoder: Encoder | None = None) -> None:  # fmt: skip
         self.source, self.conditioner, self.conditions, self.tower = source, conditioner, conditions, tower
@@ -189,6 +176,13 @@ class Packs:
         found = [self.source.features(number, self.tower) for number in numbers]
         cached = [features for features in found if features is not None]
         return torch.stack(cached) if len(cached) == len(found) else self.conditioner([clip.caption for clip in clips])
+
+    def shown(self) -> tuple[Tensor, Grid]:
+        """What sheets show: features of the first captions, and the shape of each video, that of the first clip."""
+        numbers = list(range(min(SHEET, len(self.source))))
+        T, h, w = self.source.shapes[0]
+        text = self.text(numbers, [self.clip(number, 1, generator(0, number)) for number in numbers])
+        return text, Grid(min(T, 3), h // PATCH, w // PATCH)
 
 
 def some(total: int, frames: int, rng: torch.Generator) -> Sequence[int]:

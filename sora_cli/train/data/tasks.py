@@ -69,7 +69,7 @@ def _anchor(rng: Generator, frames: int) -> Task:
     kind = list(ANCHORS)[_integer(rng, 0, len(ANCHORS) - 1)]
     draw, parts = ANCHORS[kind]
     cond_mask = torch.zeros(2, frames)
-    cond_mask[:parts, draw(rng, frames)] = 1
+    cond_mask[:parts, list(draw(rng, frames))] = 1
     return _staged(rng, cond_mask, f"anchor/{kind}-", (_once, _forward, _backward))
 
 
@@ -93,18 +93,6 @@ MIX: dict[str, tuple[Callable[[Generator, int], Task], float]] = {
 # ---- anchors a clip of at least two latents may show: which frames ----------------------------------------
 
 
-def _head(rng: Generator, frames: int) -> list[int]:
-    return list(range(_integer(rng, 1, frames // 2)))
-
-
-def _tail(rng: Generator, frames: int) -> list[int]:
-    return [frames - 1 - frame for frame in _head(rng, frames)]
-
-
-def _both(rng: Generator, frames: int) -> list[int]:
-    return [0, frames - 1] if frames > 2 else [0]
-
-
 def _wrap(rng: Generator, frames: int) -> list[int]:
     """Several frames on either side, as many as leave a third of the clip to be made."""
     most = max(frames // 3, 1)
@@ -112,21 +100,17 @@ def _wrap(rng: Generator, frames: int) -> list[int]:
     return sorted({*side, *(frames - 1 - frame for frame in side)})[: frames - 1]
 
 
-def _second(rng: Generator, frames: int) -> list[int]:
-    return list(range(_integer(rng, 0, 1), frames, 2))
-
-
 def _ends_or_one(rng: Generator, frames: int) -> list[int]:
     last = frames - 1
     return [[0], [last], [0, last], [_integer(rng, 0, last)]][_integer(rng, 0, 3)]
 
 
-ANCHORS: dict[str, tuple[Callable[[Generator, int], list[int]], int]] = {  # and how many parts are given
-    "head": (_head, 2),
-    "tail": (_tail, 2),
-    "both": (_both, 2),
+ANCHORS: dict[str, tuple[Callable[[Generator, int], Sequence[int]], int]] = {  # and how many parts are given
+    "head": (lambda rng, frames: range(_integer(rng, 1, frames // 2)), 2),
+    "tail": (lambda rng, frames: range(frames - _integer(rng, 1, frames // 2), frames), 2),
+    "both": (lambda rng, frames: [0, frames - 1] if frames > 2 else [0], 2),
     "wrap": (_wrap, 2),
-    "second": (_second, 2),
+    "second": (lambda rng, frames: range(_integer(rng, 0, 1), frames, 2), 2),
     "image": (_ends_or_one, 1),
 }
 

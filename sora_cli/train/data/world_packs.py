@@ -1,22 +1,174 @@
-"""Packs of the world: what a training draws, in which phase of it."""
+"""Training data of the world: packs of a sliding window of blocks of freshly drawn and encoded scenes.
+
+LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
+On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
+used several times; on a GPU `fresh` can be raised until nothing is seen twice. The blocks of the window lie on disk as
+well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
+"""
 
 import json
+import math
+import os
 import random
+import zlib
 from bisect import bisect
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from einops import rearrange
 from torch import Tensor
 
+from sora_cli import geometry
+from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.patches import Grid
-from sora_cli.train.data.latent_cache import FIRST, Bucket, LatentBatch, LatentCache
-from sora_cli.train.data.packing import Clip, Pack, pack_of
-from sora_cli.train.data.text_cache import CachedTextEncoder
+from sora_cli.models.sora.vae import CHUNK, Vae
+from sora_cli.sampling.conditioning import NULL_TIME
+from sora_cli.train.data.packing import TIMED, Clip, Pack, pack_of
+from sora_cli.train.data.tasks import sample_strides
+from sora_cli.train.frozen import CachedTextEncoder
 from sora_cli.train.trainer import distributed
 from sora_cli.train.trainer.config import generator
+from sora_cli.world.captions import dense
+from sora_cli.world.field import field
+from sora_cli.world.motion import BAR
+from sora_cli.world.render import render
+from sora_cli.world.scene import Scene, sample_scene
 
+FIRST = 48  # blocks that the first step may draw from
+TOKEN = 32  # pixels per token and side
+LED = 0.5  # the share of clips whose first latent has motion, too, as in the middle of a video
 BUDGET = 60  # tokens of a pack, for each unit of the batch: one picture on the native canvas
+TOTALS = (8, 16, 31, 61, 121)  # lengths of whole videos, in latent frames, that samples are subsets of
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A shape of sample: latent frames and the token grid. One frame is a picture, or the end of a chunk with its
+    motion: that teaches how things move at the price of a picture."""
+
+    frames: int
+    height: int
+    width: int
+    moving: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.height * self.width
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Samples of one shape: latents [n, C, T, h, w], their times [n, T] and captions, and the field of each [n, T, 6,
+    h, w] (see `world.field`)."""
+
+    latents: Tensor
+    seconds: Tensor  # since the scene began; from NULL_TIME on where that is not given
+    captions: tuple[str, ...]
+    field: Tensor
+    first: bool  # whether the first latent is a frame alone
+
+    def clips(self) -> Iterator[Clip]:
+        for latents, seconds, caption, truth in zip(self.latents, self.seconds, self.captions, self.field, strict=True):
+            yield Clip(latents.float(), seconds, caption, self.first, truth.float(), truth[:, ::3].float().amax(1))
+
+
+class LatentCache:
+    """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
+
+    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: float, device: torch.device,
+                 dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
+        self.vae, self.seed, self.samples = vae, seed, samples
+        self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
+        self.blocks: dict[int, LatentBatch] = {}
+        self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
+
+    def range_at(self, step: int) -> range:
+        end = math.ceil(self.fresh * step) + min(FIRST, self.size)
+        return range(max(0, end - self.size), end)
+
+    def block(self, number: int, bucket: Bucket) -> LatentBatch:
+        """LatentBatch `number` in the shape that its number was first drawn with."""
+        if number in self.blocks:
+            return self.blocks[number]
+        block = self.blocks[number] = self.kept(number, bucket)
+        oldest = max(self.blocks) - self.size + 1  # blocks come in any order: some were drawn by other processes
+        for gone in [old for old in self.blocks if old < oldest]:
+            del self.blocks[gone]
+            if self.folder:
+                self.path(gone).unlink(missing_ok=True)
+        return block
+
+    def path(self, number: int) -> Path:
+        assert self.folder
+        return self.folder / f"{number:08d}.safetensors"
+
+    def kept(self, number: int, bucket: Bucket) -> LatentBatch:
+        """A block from disk, where it is there in this shape, else drawn and put there."""
+        if not self.folder:
+            return self.draw(number, bucket)
+        with suppress(SoraError):  # none there, or gone just now by another process
+            tensors, metadata = weights.load(self.path(number))
+            if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
+                return LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
+                             tensors["field"], json.loads(metadata["first"]))  # fmt: skip
+        block = self.draw(number, bucket)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = self.path(number).with_suffix(f".{os.getpid()}")  # two processes may draw the same block at once
+        tensors = {"latents": block.latents, "seconds": block.seconds, "field": block.field}
+        weights.save(own, tensors, {"captions": json.dumps(block.captions), "first": json.dumps(block.first)})
+        own.replace(self.path(number))
+        return block
+
+    @torch.no_grad()
+    def draw(self, number: int, bucket: Bucket) -> LatentBatch:
+        rng = random.Random(self.seed * 7_368_787 + number)
+        count = max(1, self.samples // bucket.frames)  # blocks of about equal cost
+        scenes = [sample_scene(rng) for _ in range(count)]
+        torch_rng = torch.Generator().manual_seed(rng.getrandbits(40))
+        index = (0,) if bucket.frames == 1 else sample_strides(torch_rng, bucket.frames, rng.choice(TOTALS))
+        fps = 24.0 if rng.random() < 0.7 else rng.choice([8.0, 12.0, 16.0, 30.0])
+        starts, seconds = torch.tensor([begin(rng, bucket.frames) for _ in scenes]).T
+        size = (bucket.height * TOKEN, bucket.width * TOKEN)
+        led = bucket.moving or (bucket.frames > 1 and rng.random() < LED)
+        chunk = CHUNK / fps
+        read = tuple(i + led for i in index)  # what leads to a first latent is drawn, too
+        latents = encode_at(self.vae, scenes, starts - led * chunk, read, fps, size, self.dtype)
+        passed = torch.tensor(index) * chunk
+        truth = field(scenes, starts[:, None] + passed, *size, self.device).flatten(2, 3).half()
+        seconds = seconds + torch.tensor([scene.begins for scene in scenes])  # a beat is a time at which scenes begin
+        captions, first = tuple(dense(scene) for scene in scenes), not led and index[0] == 0
+        return LatentBatch(latents.half(), seconds[:, None] + passed, captions, truth.cpu(), first)
+
+
+def begin(rng: random.Random, frames: int) -> tuple[float, float]:
+    """When a sample begins, in seconds of its scene, and the time that the transformer gets: NULL_TIME, or the same.
+    The world repeats itself, so that most samples are from its first bar."""
+    if frames > 1 and rng.random() >= TIMED:
+        return rng.uniform(0, BAR), NULL_TIME
+    start = rng.uniform(0, BAR if rng.random() < 0.8 else NULL_TIME - 1)
+    return start, start
+
+
+def encode_at(vae: Vae, scenes: list[Scene], starts: Tensor, index: tuple[int, ...], fps: float,
+              size: tuple[int, int], dtype: torch.dtype) -> Tensor:  # fmt: skip
+    """Latents [B, C, T, h, w] of scenes at chosen latent frames; runs of neighbours are encoded together."""
+    found, device = [], vae.mean.device
+    for run in geometry.runs(index):
+        first = max(0, run[0] - 1) * CHUNK  # a chunk is read together with the key frame before it
+        frames = torch.arange(first, run[-1] * CHUNK + 1)
+        video = render(scenes, starts[:, None] + frames / fps, *size, device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = vae.encode(rearrange(video, "B T C H W -> B C T H W") * 2 - 1)
+        found.append(latents[:, :, -len(run) :].float())
+    return torch.cat(found, 2)
+
+
+# ---- phases, and the packs of each -------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -31,8 +183,7 @@ class Phase:
 
 SQUARE, WIDE, TALL = (6, 6), (6, 10), (10, 6)
 PICTURES = ((Bucket(1, *WIDE), 0.7), (Bucket(1, *SQUARE), 0.15), (Bucket(1, *TALL), 0.15))
-CHUNKS = ((Bucket(1, *WIDE, moving=True), 0.7), (Bucket(1, *SQUARE, moving=True), 0.15),
-          (Bucket(1, *TALL, moving=True), 0.15))  # fmt: skip
+CHUNKS = tuple((replace(bucket, moving=True), weight) for bucket, weight in PICTURES)
 CLIPS = ((Bucket(4, *WIDE), 0.4), (Bucket(4, *SQUARE), 0.2), (Bucket(8, *WIDE), 0.25), (Bucket(4, *TALL), 0.15))
 
 

@@ -129,18 +129,16 @@ class CaptionerStage(Stage[CaptionerOptions]):
         seed = self.options.seed
         drawn = draw(self.config.batch, f"{seed}/{step}", "train")
         tokens = self.tokenizer.encode(drawn.captions).to(self.device)
-        found = self.look(damage(seen(drawn, self.device), generator(seed, step)), tokens)
+        video = damage(seen(drawn, self.device), generator(seed, step))
+        with self.autocast():
+            found = self.model(video, tokens)
+        found = Features(*(part.float() for part in found))
         scores, right = found.scores[:, :-1], tokens[:, 1:]
         scale = self.model.scale.exp().clamp(max=LARGEST_SCALE)
         contrast, caption = self.criterion(found.video, found.text, scores, right, scale)
         hits = (scores.argmax(-1) == right)[right != PAD]
         return {"loss": contrast + caption, "contrast": contrast.detach(), "caption": caption.detach(),
                 "words": hits.float().mean()}  # fmt: skip
-
-    def look(self, video: Tensor, tokens: Tensor) -> Features:
-        with self.autocast():
-            found = self.model(video, tokens)
-        return Features(*(part.float() for part in found))
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/captioner.safetensors, kernels in half precision, examined on held-out clips."""

@@ -16,11 +16,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import SoraError
@@ -32,8 +32,8 @@ from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig
+from sora_cli.train.trainer.logger import note_unread
 from sora_cli.train.trainer.stage import Stage, seeded
-from sora_cli.train.unread import note_unread
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -69,30 +69,21 @@ PRESETS = {
 }
 
 
-class Clips(Protocol):
-    """Where clips and their captions come from."""
-
-    vocabulary: list[str]
-    context: int                 # L of the text tower
-    channels: int                # of a moment
-    halvings: int                # of a moment's sides that make it a few cells
-    most: int                    # clips that can be told apart by their captions
-    word_dropout: float              # the share of words that are read as unknown
-    latents: str                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
-
-    def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
-        """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
-
-
 class World:
     """Scenes that are rendered as they are asked for; captions are half dense, half sparse."""
 
-    context, channels, halvings, most, word_dropout, latents = CONTEXT, 3, 4, 1 << 62, 0.0, ""
+    context = CONTEXT            # L of the text tower
+    channels = 3                 # of a moment
+    halvings = 4                 # of a moment's sides that make it a few cells
+    most = 1 << 62               # clips that can be told apart by their captions
+    word_dropout = 0.0           # the share of words that are read as unknown
+    latents = ""                 # the identity of the autoencoder whose latents moments are, "" if they are pictures
 
     def __init__(self, device: torch.device) -> None:
         self.vocabulary, self.device = words(), device
 
     def draw(self, count: int, seed: str, split: Split) -> tuple[Tensor, list[str]]:
+        """Moments [B, MOMENTS, C, h, w], of about unit size, and captions."""
         rng = random.Random(seed)
         scenes = [sample_scene(rng, split) for _ in range(count)]
         captions = [dense(scene) if i % 2 == 0 else sparse(scene, rng) for i, scene in enumerate(scenes)]
@@ -134,7 +125,10 @@ class Footage:
         return tower.moments(latents, seconds, [first])[0]
 
 
-def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
+Clips = World | Footage
+
+
+def network_of(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfig, "CLIP"]:
     """open_clip's CLIP with our video tower in the place of its image tower."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -144,7 +138,7 @@ def build(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[TextConfi
                        heads=config.heads, layers=config.layers)  # fmt: skip
     clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
     clip.visual = VideoTower(TowerConfig(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim))
-    clip.hidden_weights = partial(hidden_weights, clip)
+    clip.hidden_weights = lambda: [p for p in clip.transformer.parameters() if p.ndim == 2]  # for Muon
     return config, clip
 
 
@@ -155,11 +149,6 @@ def word_dropout(tokens: Tensor, share: float, seed: str, end: int) -> Tensor:
     rng = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
     lost = (torch.rand(tokens.shape, generator=rng) < share) & (tokens > UNKNOWN) & (tokens < end)
     return tokens.masked_fill(lost, UNKNOWN)
-
-
-def hidden_weights(clip: "CLIP") -> list[nn.Parameter]:
-    """The matrices inside the text transformer, for Muon."""
-    return [p for p in clip.transformer.parameters() if p.ndim == 2]
 
 
 def read(clip: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +175,7 @@ class ClipStage(Stage[ClipOptions]):
         if isinstance(self.clips, Footage):
             note_unread(self.clips.dataset.captions, self.tokenizer.most)
         with seeded(options.seed):
-            self.tower, self.model = build(preset, self.clips, self.tokenizer)
+            self.tower, self.model = network_of(preset, self.clips, self.tokenizer)
         self.model.to(device)
         self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.rate, average=0.99,
                                     batch=min(options.batch or preset.batch, self.clips.most))  # fmt: skip

@@ -23,26 +23,24 @@ from sora_cli.dataset import summary
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.files import weights
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig, config_from
-from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of, patchify, unpatchify
+from sora_cli.models.sora.patches import PATCH, ROUND, Grid, grid_of
 from sora_cli.models.sora.text import TextConfig
 from sora_cli.models.sora.vae import STRIDE, Vae, VaeConfig
 from sora_cli.sampling import flow
 from sora_cli.sampling.conditioning import NULL_TIME
 from sora_cli.sampling.solvers import euler
-from sora_cli.train.align import Aim, Encoder, Features, Geometry, Learner, transformer
-from sora_cli.train.data.latent_cache import LatentCache
+from sora_cli.train.align import Encoder, Features, Geometry, Learner, transformer
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
-from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, SHOWN, Schedule, WorldPacks
-from sora_cli.train.frozen import Frozen
+from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, LatentCache, Schedule, WorldPacks
+from sora_cli.train.frozen import Frozen, check_frozen
 from sora_cli.train.options import WORLD, DitOptions
-from sora_cli.train.recipes import distil, likeness, pretrained, tower
+from sora_cli.train.recipes import distil, likeness, tower
 from sora_cli.train.recipes.grow import grow_dit
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.sheets import save_sheet
-from sora_cli.train.trainer.stage import Stage
-from sora_cli.train.unread import note_unread
+from sora_cli.train.trainer.logger import note_unread
+from sora_cli.train.trainer.stage import Stage, save_sheet
 from sora_cli.world.motion import BAR
 
 WIDTHS = {"nano": (192, 6, 3), "mini": (384, 10, 6), "base": (512, 12, 8)}  # width, depth, heads
@@ -74,37 +72,18 @@ def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, gr
     return {"loss": loss} | losses
 
 
-class DatasetPacks(Packs):
-    """Packs of a dataset."""
-
-    def shown(self) -> tuple[Tensor, Grid]:
-        """The same: the first captions, in the shape of the first clip."""
-        numbers = list(range(min(len(SHOWN), len(self.source))))
-        T, h, w = self.source.shapes[0]
-        text = self.text(numbers, [self.clip(number, 1, generator(0, number)) for number in numbers])
-        return text, Grid(min(T, 3), h // PATCH, w // PATCH)
-
-
 @torch.no_grad()
 def draw(dit: Dit, vae: Vae, text: Tensor, seconds: Tensor, height: int, width: int, steps: int = 5) -> Tensor:
     """Sample videos of frames at seconds [V, T], one a row of text [V, L, D] -> latents [V, C, T, height, width]; a
     quick look. Of latents without details these are nothing."""
-    V, device, parts = len(text), text.device, vae.config.parts
-    T = seconds.shape[1]
-    noise = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)).to(device)
-    grids = (Grid(T, height // 2, width // 2),) * V
-    times_of_frames = seconds.flatten().to(device)
-    one, frame = torch.ones(V, device=device), torch.ones(V * T, device=device)
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        given = Conditions(t.to(device) * frame, torch.zeros(V * T, 2, device=device), times_of_frames, frame, text,
-                           one, 0 * one)  # fmt: skip
-        clean = torch.stack(unpatchify(dit(patchify(x), grids, given).float(), grids))
-        return flow.velocity(x, clean, t.to(device))
-
-    times = flow.schedule(steps, flow.shift_for(height * width // 4))
-    *_, x = euler(velocity, noise, times)
-    return with_details(x, parts)
+    V, T = seconds.shape
+    noise, one = torch.randn(V, dit.config.channels, T, height, width, generator=generator(0, 0)), torch.ones(V)
+    whole = distil.Task(noise, torch.ones(V, 1, T, 1, 1), torch.zeros(V, T, 2), seconds, one, 0 * one, one)
+    task = to_device(whole, text.device)
+    student = distil.Student(dit, task, text)
+    times = flow.schedule(steps, flow.shift_for(height * width // 4)).to(text.device)
+    *_, x = euler(lambda x, t: student.velocity(x, t * task.t, task.step), task.noisy, times)
+    return with_details(x, vae.config.parts)
 
 
 def with_details(latents: Tensor, parts: tuple[int, int, int]) -> Tensor:
@@ -148,6 +127,14 @@ class Batch:
     waste: float
 
 
+def world_packs(stage: Stage[Any], frozen: Frozen, schedule: Schedule, on_cpu: float, drop: float = 0.0) -> WorldPacks:
+    """Packs of the world, of one shape each; on a CPU, so many blocks are new at each."""
+    options, batch = stage.options, stage.config.batch
+    fresh = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
+    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, fresh, stage.device, stage.dtype, options.folder)
+    return WorldPacks(cache, frozen.encoder, batch, options.seed, schedule, drop)
+
+
 class DitStage(Stage[DitOptions]):
     """The transformer with its head, the frozen networks, the packs, and for distilling the teacher."""
 
@@ -155,7 +142,10 @@ class DitStage(Stage[DitOptions]):
         super().__init__(options, device, dtype)
         self.frozen = Frozen.load(options.vae, options.text, device)
         self.vae, self.conditioner = self.frozen.vae, self.frozen.encoder
-        self.config = trainer_config(options)
+        rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
+        self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], rate=rate, warmup=warmup,
+                                    batch=options.batch or BATCH[options.preset], save_every=250,
+                                    sample_every=500)  # fmt: skip
         torch.manual_seed(options.seed)  # weight initialisation alone
         self.dit = self.initial_dit().to(device)
         self.size = sum(p.numel() for p in self.dit.parameters())
@@ -163,8 +153,9 @@ class DitStage(Stage[DitOptions]):
         self.teacher = copy.deepcopy(self.dit).eval().requires_grad_(False) if options.distil else None
         prepare_blocks(options, self.dit, *([self.teacher] if self.teacher else []))
         encoder = self.aligned_with()
-        self.data = self.world() if options.data == WORLD else self.dataset(encoder)
-        self.model: Learner = Learner(self.dit, self.aim(encoder)).to(device)
+        self.data: WorldPacks | Packs = self.world() if options.data == WORLD else self.dataset(encoder)
+        aim = Features(encoder.numbers) if encoder else Geometry() if options.aim == "geometry" else None
+        self.model: Learner = Learner(self.dit, aim).to(device)
         drawn = options.data == WORLD and not options.distil
         self.pictures = likeness.Pictures.drawn(SCORED, device) if drawn else None
 
@@ -177,7 +168,7 @@ class DitStage(Stage[DitOptions]):
             return Dit(config)
         tensors, metadata = registry.load_network("dit", options.init)
         if options.distil:
-            self.frozen.check(metadata)
+            check_frozen(metadata, self.frozen.ids)
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
         return dit
@@ -188,33 +179,24 @@ class DitStage(Stage[DitOptions]):
         if options.aim in ("off", "geometry"):
             return None
         if options.aim != "clip":
-            return pretrained.Pretrained(options.aim, self.vae)
+            return tower.Pretrained(options.aim, self.vae)
         assert options.tower
         return tower.load(options.tower, self.frozen.ids["vae"]).to(self.device)
 
-    def aim(self, encoder: Encoder | None) -> Aim | None:
-        """What a middle block is to tell."""
-        if encoder:
-            return Features(encoder.numbers)
-        return Geometry() if self.options.aim == "geometry" else None
-
     def world(self) -> WorldPacks:
-        """Packs of the world, of one shape each."""
-        options, batch = self.options, self.config.batch
-        fresh = 0.5 if self.device.type == "cpu" else batch / SAMPLES
-        cache = LatentCache(self.vae, options.seed, SAMPLES, WINDOW, fresh, self.device, self.dtype, options.folder)
+        options = self.options
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
         schedule = Schedule(phases, options.folder / "phases.json")
-        return WorldPacks(cache, self.conditioner, batch, options.seed, schedule, options.drop_tokens)
+        return world_packs(self, self.frozen, schedule, 0.5, options.drop_tokens)
 
-    def dataset(self, encoder: Encoder | None) -> DatasetPacks:
+    def dataset(self, encoder: Encoder | None) -> Packs:
         """Packs of a dataset, of one shape each where steps are distilled."""
         options, conditions = self.options, self.dit.config.conditions
         dataset = Dataset(options.data, self.frozen.ids["vae"])
         note_unread(dataset.captions, self.conditioner.tokenizer.most)
         budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
-        return DatasetPacks(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
-                            options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
+        return Packs(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
+                     options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         return {"aim": self.options.aim} | self.frozen.ids
@@ -259,18 +241,16 @@ class DitStage(Stage[DitOptions]):
             latents = draw(model.dit, self.vae, text.to(self.device), seconds, PATCH * grid.height, PATCH * grid.width)
             rows = [self.vae.decode(latents[:, :, i : i + 1])[:, :, 0] for i in range(latents.shape[2])]
         save_sheet(path, [torch.stack(row, 1) for row in zip(*rows, strict=True)])
-        if found := self.likeness(model.dit):
-            likeness.note(self.options.folder, int(path.stem), found)
+        if self.pictures:
+            likeness.note(self.options.folder, int(path.stem), self.likeness(model.dit, self.pictures))
 
-    def likeness(self, dit: Dit) -> dict[str, float]:
-        """How like their scenes the held-out pictures are, where there are scenes."""
-        if self.pictures is None:
-            return {}
-        height, width = (side // STRIDE for side in self.pictures.real.shape[-2:])
+    def likeness(self, dit: Dit, pictures: likeness.Pictures) -> dict[str, float]:
+        """How like their scenes the held-out pictures are."""
+        height, width = (side // STRIDE for side in pictures.real.shape[-2:])
         with self.autocast():
-            text = self.conditioner(self.pictures.captions)
-            made = likeness.decoded(self.vae, draw(dit, self.vae, text, self.pictures.moments, height, width))
-        return self.pictures.scores(made)
+            text = self.conditioner(pictures.captions)
+            made = likeness.decoded(self.vae, draw(dit, self.vae, text, pictures.moments, height, width))
+        return pictures.scores(made)
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/dit-*.safetensors without the head; returns OUT."""
@@ -281,12 +261,6 @@ class DitStage(Stage[DitOptions]):
         tensors = {k: v.bfloat16() for k, v in transformer(averaged).items()}
         weights.save_part(options.folder, "dit", tensors, metadata)
         return options.folder
-
-
-def trainer_config(options: DitOptions) -> TrainerConfig:
-    rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
-    return TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or BATCH[options.preset],
-                         rate=rate, average=0.999, warmup=warmup, save_every=250, sample_every=500)  # fmt: skip
 
 
 train = partial(loop.train, DitStage)
@@ -314,18 +288,14 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
 
 
 def prepare_blocks(options: DitOptions, *dits: Dit) -> None:
-    """Blocks that are computed again on the way back, and fused, where that is asked for. Fusing makes one program a
-    shape of pack, when it is first met: it is left out where every pack has another, and in shards."""
+    """Blocks that are computed again on the way back, and fused around their products, where that is asked for. Fusing
+    makes one program a shape of pack, which blocks share, when it is first met: it is left out where every pack has
+    another, and in shards."""
+    fused = options.compile and (options.data == WORLD or options.distil) and not options.shard
+    if fused:
+        torch._dynamo.config.recompile_limit = 64
     for block in (block for dit in dits for block in dit.blocks):
         if options.checkpoint_activations:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-    alike = options.data == WORLD or options.distil
-    if options.compile and alike and not options.shard:
-        compile_blocks(*dits)
-
-
-def compile_blocks(*dits: Dit) -> None:
-    """Fuse what surrounds the products. Blocks share one program a shape of pack, made when it is first met."""
-    torch._dynamo.config.recompile_limit = 64
-    for block in (block for dit in dits for block in dit.blocks):
-        block.compile(dynamic=False)
+        if fused:
+            block.compile(dynamic=False)

@@ -15,13 +15,14 @@ from sora_cli.models.sora.dit import Dit, config_from, hidden_width, renamed
 from sora_cli.models.sora.patches import PATCH
 from sora_cli.models.sora.vae import Vae, VaeConfig
 
-Positions = Sequence[Tensor]  # for each axis of a tensor, where the smaller one's entries go
+Positions = Sequence[Tensor | None]  # for each axis of a tensor, where the smaller one's entries go; None: first
 
 
-def blocks(count: int, old: int, new: int) -> Tensor:
-    """Where `count` blocks of `old` entries go among as many blocks of `new`: [count * old]."""
+def blocks(numbers: Tensor, old: int, new: int) -> Tensor:
+    """Where blocks of `old` entries go among blocks of `new`, of which they become those of these numbers [N]:
+    [N * old]."""
     assert old <= new, f"{old} entries do not fit into {new}"
-    return (torch.arange(count)[:, None] * new + torch.arange(old)).flatten()
+    return (numbers[:, None] * new + torch.arange(old)).flatten()
 
 
 def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -29,13 +30,17 @@ def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(old[0]), new[0] + torch.arange(old[1])])
 
 
-def implant(new: Tensor, old: Tensor, positions: Positions) -> Tensor:
-    """`old` at its positions in a copy of `new`."""
+def implant(new: Tensor, old: Tensor, positions: Positions | None) -> Tensor:
+    """`old` at its positions in a copy of `new`, by default before all that is new."""
+    index = [torch.arange(n) if position is None else position
+             for n, position in zip(old.shape, positions or [None] * old.ndim, strict=True)]  # fmt: skip
     whole = new.clone()
-    whole[torch.meshgrid(*positions, indexing="ij")] = old.to(new)
+    whole[torch.meshgrid(*index, indexing="ij")] = old.to(new)
     return whole
 
 
+# Matrices whose columns are features of the residual stream, hidden units or heads: new ones start unread
+READING = ("qkv.", "out.", "into.", "t_embedder.", "cfg_embedder.2")
 PAINTED = ("decoder.up.", "decoder.wide.", "decoder.up2.", "decoder.tail.", "decoder.up3.", "decoder.to_pixels.")
 
 
@@ -43,16 +48,15 @@ PAINTED = ("decoder.up.", "decoder.wide.", "decoder.up2.", "decoder.tail.", "dec
 def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
     """Details beside the space latent's channels, and a painter that begins anew where sizes differ."""
     now, state = vae.config, vae.state_dict()
-    taps, channels = blocks(9, was.space, now.space), channels_of((was.space, was.time), (now.space, now.time))
-    special: dict[str, Sequence[Tensor | None]] = {
-        "decoder.stem.weight": (None, taps), "mean": (channels,), "std": (channels,),
-    }  # fmt: skip
+    taps = blocks(torch.arange(9), was.space, now.space)
+    channels = channels_of((was.space, was.time), (now.space, now.time))
+    special: dict[str, Positions] = {"decoder.stem.weight": (None, taps), "mean": (channels,), "std": (channels,)}
     if now.space != was.space:
         state["decoder.stem.weight"].zero_()
     for key, value in old.items():
         if key.startswith(PAINTED) and (key not in state or state[key].shape != value.shape):
             continue
-        state[key] = implant(state[key], value, _filled(value, special.get(key)))
+        state[key] = implant(state[key], value, special.get(key))
     vae.load_state_dict(state, strict=True)
 
 
@@ -64,20 +68,20 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
     Blocks that are new stay as they were drawn: they write nothing at first."""
     was = config_from(metadata)
     now = dit.config
-    patch = blocks_of_patch(channels_of((was.channels - parts[1], parts[1]), parts))
+    patch = blocks(channels_of((was.channels - parts[1], parts[1]), parts), PATCH**2, PATCH**2)  # (C p q)
     masks = now.channels * PATCH**2 + torch.arange(2)
     hidden = hidden_width(was.width), hidden_width(now.width)
-    qkv = blocks(3, was.width, now.width)
-    special: dict[str, Sequence[Tensor | None]] = {
+    qkv = blocks(torch.arange(3), was.width, now.width)
+    special: dict[str, Positions] = {
         "patch_in.weight": (None, torch.cat([patch, masks])), "patch_out.weight": (patch, None),
         "patch_out.bias": (patch,), "qkv.weight": (qkv, None),
-        "into.weight": (blocks(2, *hidden), None),
+        "into.weight": (blocks(torch.arange(2), *hidden), None),
     }  # fmt: skip
     state = dit.state_dict()
     for key, value in renamed(old).items():
-        positions = _filled(value, next((p for suffix, p in special.items() if key.endswith(suffix)), None))
+        positions = next((p for suffix, p in special.items() if key.endswith(suffix)), None)
         new = state[key]
-        if value.ndim == 2 and reads_features(key):
+        if value.ndim == 2 and any(part in key for part in READING):
             new = new.clone()
             new[:, value.shape[1] :] = 0
         if key.endswith("patch_in.weight"):
@@ -86,18 +90,3 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
             value = value * (was.width / now.width) ** 0.5
         state[key] = implant(new, value, positions)
     dit.load_state_dict(state, strict=True)
-
-
-def reads_features(key: str) -> bool:
-    """Whether a matrix's columns are features of the residual stream, hidden units or heads: new ones start unread."""
-    return any(part in key for part in ("qkv.", "out.", "into.", "t_embedder.", "cfg_embedder.2"))
-
-
-def blocks_of_patch(channels: Tensor) -> Tensor:
-    """Where the entries of a patch (C p q) go, from where its channels go."""
-    return (channels[:, None] * PATCH**2 + torch.arange(PATCH**2)).flatten()
-
-
-def _filled(old: Tensor, positions: Sequence[Tensor | None] | None) -> Positions:
-    chosen = positions or [None] * old.ndim
-    return [torch.arange(n) if position is None else position for n, position in zip(old.shape, chosen, strict=True)]

@@ -1,6 +1,5 @@
 """How like the scene itself a transformer's pictures are, while it learns: caption and time say all of them."""
 
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sora_cli.dataset.shards import read_lines, write_lines
 from sora_cli.models.sora.vae import Vae
 from sora_cli.world import metrics
 from sora_cli.world.captions import dense
@@ -63,7 +63,5 @@ def decoded(vae: Vae, latents: Tensor) -> Tensor:
 
 def note(folder: Path, step: int, found: dict[str, float]) -> None:
     """Write a line down, with those of the steps before."""
-    path = folder / FILE
-    old = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-    lines = [line for line in old if line["step"] < step] + [{"step": step} | found]
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    before = [line for line in read_lines(folder / FILE) if line["step"] < step]
+    write_lines(folder / FILE, [*before, {"step": step} | found])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from sora_cli import geometry, registry
 from sora_cli.dataset import beside
-from sora_cli.dataset.dataset import Dataset, identity, is_dataset
+from sora_cli.dataset.dataset import Dataset, is_dataset
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora import dit as dits
-from sora_cli.models.sora import text as texts
-from sora_cli.models.sora import vae as vaes
+from sora_cli.models.wan.dit import WanDit
 from sora_cli.models.wan.text import clean, padded
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan import Wan
@@ -39,11 +38,10 @@ from sora_cli.sampling.solvers import DISTILLED, TRAINED
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
 from sora_cli.train.align import Learner
-from sora_cli.train.data.latent_cache import LatentCache
 from sora_cli.train.data.noising import examples_of, to_device
 from sora_cli.train.data.packing import Clip, Pack, pack_of
-from sora_cli.train.data.text_cache import CachedTextEncoder
-from sora_cli.train.data.world_packs import GROWN, Schedule, WorldPacks
+from sora_cli.train.data.world_packs import GROWN, Schedule
+from sora_cli.train.frozen import CachedTextEncoder, Frozen
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.trainer import loop
@@ -57,8 +55,6 @@ BATCH = {"sora": 8, "wan": 1}
 RATES = {"sora": 1e-3, "wan": 1e-4}
 DROP_TEXT = 0.1
 SHIFT = 3.0  # of Wan's noise levels: what is learned of few clips are looks and motions, which smaller ones hide less
-
-Loss = Callable[[int], Losses]
 
 
 # ---- the factors ------------------------------------------------------------------------------------------
@@ -115,18 +111,6 @@ class Adapter(nn.Module):
 # ---- clips ------------------------------------------------------------------------------------------------
 
 
-class Clips(Protocol):
-    """Latents with captions, one after another or at random."""
-
-    @property
-    def captions(self) -> list[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int) -> tuple[Any, ...]:
-        """Latents, the seconds of their frames, caption."""
-
-
 class Encoded:
     """A folder of latents of `sora-cli encode`, each with its caption in NAME.txt, or else its own prompt."""
 
@@ -142,10 +126,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, number: int) -> Clip:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, str]:
+        """Latents, the seconds of their frames, caption."""
         found, header = latent_file.load(self.paths[number])
         seconds = torch.arange(found.shape[1]) * geometry.TIME_STRIDE / header.fps
-        return Clip(found.float(), seconds, self.captions[number])
+        return found.float(), seconds, self.captions[number]
 
 
 def caption_of(path: Path, sides: list[Path]) -> str:
@@ -159,15 +144,7 @@ def caption_of(path: Path, sides: list[Path]) -> str:
     return caption
 
 
-def clips_of(options: LoraOptions) -> Clips:
-    """What is to be learned from: a dataset, or a folder of latents, of the model's own autoencoder."""
-    folder, entry = Path(options.data), registry.entry(options.model)
-    if not is_dataset(folder):
-        return Encoded(folder, entry)
-    if entry.kind != "sora":
-        raise SoraError(f"{folder} has latents of another model; encode the clips for {options.model}, each by itself: "
-                        f"sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    return Dataset(folder, identity(*registry.load_model_files(entry, "vae")))
+Clips = Encoded | Dataset
 
 
 @dataclass(frozen=True)
@@ -181,67 +158,75 @@ class Drawn:
 
     def at(self, rng: torch.Generator) -> Iterator[Clip]:
         for number in torch.randint(len(self.clips), (self.count,), generator=rng).tolist():
-            found, seconds, caption, *_ = self.clips[number]
+            found, seconds, caption = self.clips[number]
             room = max(0, found.shape[1] - self.most)
             start = int(torch.randint(room + 1, (), generator=rng)) if self.anywhere else 0
             part = slice(start, start + self.most)
             yield Clip(found[:, part], seconds[part], caption, first=start == 0)
 
 
-# ---- ours -------------------------------------------------------------------------------------------------
+# ---- what is learned --------------------------------------------------------------------------------------
 
 
-def of_ours(options: LoraOptions, config: TrainerConfig, device: torch.device,
-            dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
-    """The transformer of a model of ours, and its loss."""
-    load = partial(registry.load_model_files, registry.entry(options.model))
-    tokenizer, tower = texts.from_weights(*load("text"))
-    vae, dit = vaes.from_weights(*load("vae")).to(device), dits.from_weights(*load("dit")).to(device)
-    read = CachedTextEncoder(tower, tokenizer, device)
-    parts = dit_training.parts_of(dit.config, vae.config)
-    model = Learner(dit, None)
-    drawn = options.data == WORLD
-    batch = world(options, config, vae, read, device, dtype) if drawn else footage(options, config, read)
+class LoraStage(Stage[LoraOptions]):
+    """Factors beside the frozen weights of a transformer."""
 
-    def loss(number: int) -> Losses:
-        pack = batch(number)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            examples = [to_device(one, device) for one in examples_of(pack, parts)]
-            return dit_training.pack_loss(model, examples, pack.text, pack.grids)
+    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
+                 network: nn.Module) -> None:  # fmt: skip
+        super().__init__(options, device, dtype)
+        self.config = config
+        torch.manual_seed(options.seed)  # of what is drawn for A
+        self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
+        if options.resume and checkpoints(options.folder):
+            check_resumed(options.folder, self.model)
 
-    return dit, loss
+    def export(self, averaged: dict[str, Tensor]) -> Path:
+        """Write OUT/lora.safetensors."""
+        weights.save(self.options.folder / FILE, self.model.file(averaged), self.model.header(self.options))
+        return self.options.folder / FILE
 
 
-Batch = Callable[[int], Pack]
+def check_resumed(folder: Path, adapter: Adapter) -> None:
+    """Refuse to go on with a run whose factors are of other shapes."""
+    shapes = shapes_of(folder)
+    if any(shapes.get(f"model.{name}") != tuple(value.shape) for name, value in adapter.state_dict().items()):
+        raise SoraError(f"{folder} holds a training of another rank or model; --fresh starts over, "
+                        "--out goes elsewhere")  # fmt: skip
 
 
-def world(options: LoraOptions, config: TrainerConfig, vae: vaes.Vae, read: CachedTextEncoder, device: torch.device,
-          dtype: torch.dtype) -> Batch:  # fmt: skip
-    """Freshly drawn scenes, as the transformer's own training has them when it goes on from weights."""
-    fresh = 0.75 if device.type == "cpu" else config.batch / dit_training.SAMPLES
-    samples, size = dit_training.SAMPLES, dit_training.WINDOW
-    cache = LatentCache(vae, options.seed, samples, size, fresh, device, dtype, options.folder)
-    schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
-    return WorldPacks(cache, read, config.batch, options.seed, schedule).at
+@dataclass(frozen=True)
+class Footage:
+    """Packs of clips; their captions are read as generate reads prompts."""
 
+    drawn: Drawn
+    read: CachedTextEncoder
+    grammar: bool
+    seed: int
 
-def footage(options: LoraOptions, config: TrainerConfig, read: CachedTextEncoder) -> Batch:
-    """Clips of a folder; their captions are read as generate reads prompts."""
-    entry = registry.entry(options.model)
-    drawn = Drawn(clips_of(options), config.batch, entry.usage.window, anywhere=True)
-
-    def batch(number: int) -> Pack:
-        rng = generator(options.seed, number)
-        clips = list(drawn.at(rng))
+    def at(self, number: int) -> Pack:
+        rng = generator(self.seed, number)
+        clips = list(self.drawn.at(rng))
         captions = [clip.caption for clip in clips]
-        if entry.usage.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
-            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * config.batch)]
-        return pack_of(clips, read(captions), rng)
-
-    return batch
+        if self.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
+            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * self.drawn.count)]
+        return pack_of(clips, self.read(captions), rng)
 
 
-# ---- Wan --------------------------------------------------------------------------------------------------
+class OwnStage(LoraStage):
+    """Of a model of ours: on clips, or on freshly drawn scenes, as its own training has them when it goes on."""
+
+    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
+                 dit: dits.Dit, frozen: Frozen, footage: Footage | None) -> None:  # fmt: skip
+        super().__init__(options, device, dtype, config, dit)
+        self.learner, self.parts = Learner(dit, None), dit_training.parts_of(dit.config, frozen.vae.config)
+        schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
+        self.packs = footage or dit_training.world_packs(self, frozen, schedule, on_cpu=0.75)
+
+    def loss(self, number: int) -> Losses:
+        pack = self.packs.at(number)
+        with self.autocast():
+            examples = [to_device(one, self.device) for one in examples_of(pack, self.parts)]
+            return dit_training.pack_loss(self.learner, examples, pack.text, pack.grids)
 
 
 class Recomputed(nn.Module):
@@ -256,35 +241,83 @@ class Recomputed(nn.Module):
             yield partial(checkpoint, block, use_reentrant=False)
 
 
-def of_wan(options: LoraOptions, config: TrainerConfig, device: torch.device,
-           dtype: torch.dtype) -> tuple[nn.Module, Loss]:  # fmt: skip
-    """The transformer of a Wan model, and the loss of its velocity. Text is read once, before it is loaded."""
-    pipeline = Wan(registry.entry(options.model), options.device, options.dtype)
-    entry = pipeline.entry
+class WanStage(LoraStage):
+    """Of a Wan model, by the loss of its velocity; `features` [L, D] are those of all captions and of no words."""
+
+    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
+                 dit: WanDit, drawn: Drawn, features: dict[str, Tensor], fps: float) -> None:  # fmt: skip
+        super().__init__(options, device, dtype, config, dit)
+        put_in_place(dit, "blocks", Recomputed(dit.blocks))
+        self.dit, self.drawn, self.features, self.fps = dit, drawn, features, fps
+
+    def loss(self, number: int) -> Losses:
+        rng, device = generator(self.options.seed, number), self.device
+        errors = []
+        for clean_one, seconds, caption, *_ in self.drawn.at(rng):
+            x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
+            t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
+            text = padded(self.features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)])
+            given = flow.noised(x, noise, t)[None].to(self.dtype), TRAINED * t[None], text.to(device, self.dtype)
+            made = self.dit(*given, rate(seconds, self.fps))[0].float()
+            errors.append((made - (noise - x)).square().mean())
+        return {"loss": torch.stack(errors).mean()}
+
+
+def rate(seconds: Tensor, usual: float) -> float:
+    """Frames a second, of latents that stand so far apart."""
+    return usual if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
+
+
+# ---- what it is built of ----------------------------------------------------------------------------------
+
+
+def train(options: LoraOptions, entry: Entry) -> Path:
+    """Train a LoRA of this model; returns its file."""
+    return loop.train(partial(build, entry), options)
+
+
+def build(entry: Entry, options: LoraOptions, device: torch.device, dtype: torch.dtype) -> LoraStage:
+    """The stage of a model's kind. What the options name is found and loaded here: the model's networks, the clips."""
+    kind, usage = entry.kind, entry.usage
+    config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
+                           warmup=20, average=0.99, save_every=100)  # fmt: skip
+    if kind != "sora":
+        pipeline = Wan(entry, options.device, options.dtype)
+        check_trained(entry)
+        clips = clips_of(Path(options.data), entry)
+        features = read_once(pipeline, clips)  # before the transformer is loaded
+        dit = loading.load_dit(pipeline.paths["dit"], device, dtype, unpacked=True)
+        drawn = Drawn(clips, config.batch, usage.window, anywhere=False)
+        return WanStage(options, device, dtype, config, dit, drawn, features, usage.fps)
+    networks = {stem: registry.load_model_files(entry, stem) for stem in ("text", "vae", "dit")}
+    frozen, own = Frozen.of(networks, device), dits.from_weights(*networks["dit"]).to(device)
+    footage = None
+    if options.data != WORLD:
+        clips = clips_of(Path(options.data), entry, frozen.ids["vae"])
+        drawn = Drawn(clips, config.batch, usage.window, anywhere=True)
+        footage = Footage(drawn, frozen.encoder, usage.grammar, options.seed)
+    return OwnStage(options, device, dtype, config, own, frozen, footage)
+
+
+def clips_of(folder: Path, entry: Entry, vae: str | None = None) -> Clips:
+    """What is to be learned from: latents of this model's own autoencoder, or a dataset by that of ours, which is known
+    by its identity."""
+    if not is_dataset(folder):
+        return Encoded(folder, entry)
+    if vae is None:
+        raise SoraError(f"{folder} has latents of another model; encode the clips for {entry.name}, each by itself: "
+                        f"sora-cli encode CLIP --model {entry.name}")  # fmt: skip
+    return Dataset(folder, vae)
+
+
+def check_trained(entry: Entry) -> None:
+    """Refuse a model that cannot be trained on."""
     if entry.usage.solver in DISTILLED:
         raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
                         "it was distilled from, whose LoRAs it takes")  # fmt: skip
     if entry.usage.boundary or entry.usage.conditioned:
         raise SoraError(f"{entry.name} is made of two transformers, which are not trained here; train on wan2.1-14b, "
                         "whose LoRAs fit both")  # fmt: skip
-    clips = clips_of(options)
-    features = read_once(pipeline, clips)
-    drawn = Drawn(clips, config.batch, entry.usage.window, anywhere=False)
-    dit = loading.load_dit(pipeline.paths["dit"], device, dtype, unpacked=True)
-
-    def loss(number: int) -> Losses:
-        rng = generator(options.seed, number)
-        errors = []
-        for clean_one, seconds, caption, *_ in drawn.at(rng):
-            x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
-            t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
-            text = features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)]
-            given = flow.noised(x, noise, t)[None].to(dtype), TRAINED * t[None], padded(text).to(device, dtype)
-            made = dit(*given, rate(seconds, entry))[0].float()
-            errors.append((made - (noise - x)).square().mean())
-        return {"loss": torch.stack(errors).mean()}
-
-    return dit, loss
 
 
 def read_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
@@ -298,49 +331,3 @@ def read_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
     pipeline.release()
     return features
 
-
-def rate(seconds: Tensor, entry: Entry) -> float:
-    """Frames a second, of latents that stand so far apart."""
-    if len(seconds) < 2:
-        return entry.usage.fps
-    return float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
-
-
-# ---- both -------------------------------------------------------------------------------------------------
-
-
-class LoraStage(Stage[LoraOptions]):
-    """Factors beside the frozen weights of a transformer, of our own kind or Wan's."""
-
-    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(options, device, dtype)
-        kind = registry.entry(options.model).kind
-        self.config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind],
-                                    rate=RATES[kind], warmup=20, average=0.99, save_every=100)  # fmt: skip
-        network, self.loss_of = (of_ours if kind == "sora" else of_wan)(options, self.config, device, dtype)
-        torch.manual_seed(options.seed)  # of what is drawn for A
-        self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
-        check_resumed(options, self.model)
-        if kind != "sora":
-            put_in_place(network, "blocks", Recomputed(network.get_submodule("blocks")))
-
-    def loss(self, number: int) -> Losses:
-        return self.loss_of(number)
-
-    def export(self, averaged: dict[str, Tensor]) -> Path:
-        """Write OUT/lora.safetensors."""
-        weights.save(self.options.folder / FILE, self.model.file(averaged), self.model.header(self.options))
-        return self.options.folder / FILE
-
-
-def check_resumed(options: LoraOptions, adapter: Adapter) -> None:
-    """Refuse to go on with a run whose factors are of other shapes."""
-    if not options.resume or not checkpoints(options.folder):
-        return
-    shapes = shapes_of(options.folder)
-    if any(shapes.get(f"model.{name}") != tuple(value.shape) for name, value in adapter.state_dict().items()):
-        raise SoraError(f"{options.folder} holds a training of another rank or model; --fresh starts over, "
-                        "--out goes elsewhere")  # fmt: skip
-
-
-train = partial(loop.train, LoraStage)

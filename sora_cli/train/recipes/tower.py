@@ -1,13 +1,14 @@
-"""The video tower that `train clip` learns beside its words: a small convolutional network on two moments of a clip.
+"""What `train dit --align` aligns a middle block with (see `align`), where no renderer knows what is where.
 
-It looks at pictures of the rendered world, or at the latents of a dataset. What its second stage tells of latents is
-what `train dit --align clip` aligns a middle block with (see `align`): what sort of thing is where, as far as captions
-tell things apart.
+`--align clip`: the video tower that `train clip` learns beside its words, a small convolutional network on two moments
+of a clip. It looks at pictures of the rendered world, or at the latents of a dataset. What its second stage tells of
+latents is what sort of thing is where, as far as captions tell things apart. `--align MODEL:WEIGHTS`: an image tower.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.patches import PATCH
+from sora_cli.models.sora.vae import Vae
+from sora_cli.registry import hub_client
 
 MOMENTS, GAP = 2, 0.5  # frames that the tower sees at once, seconds between them
 GRID = (12, 20)  # rows and columns that latents of any canvas are seen in
@@ -39,14 +42,11 @@ class VideoTower(nn.Module):
         super().__init__()
         self.config, channels = config, config.channels
         self.numbers = channels[1]  # that `look` tells of a patch
-        stages = zip([config.seen * MOMENTS, *channels], channels, strict=False)
-        self.stages = nn.Sequential(*(self._stage(i, o) for i, o in stages))
+        self.stages = nn.Sequential()
+        for inside, outside in pairwise([config.seen * MOMENTS, *channels]):
+            conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
+            self.stages.append(nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU()))
         self.head = nn.Linear(2 * channels[-1], config.embed_dim)
-
-    @staticmethod
-    def _stage(inside: int, outside: int) -> nn.Sequential:
-        conv = nn.Conv2d(inside, outside, 3, stride=2, padding=1, bias=False)
-        return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.GELU())
 
     def forward(self, video: Tensor) -> Tensor:
         x = rearrange(video, "b t c h w -> b (t c) h w")
@@ -100,3 +100,46 @@ def load(path: Path, latents: str) -> VideoTower:
     tower = VideoTower(TowerConfig(**config | {"channels": tuple(config["channels"])}))
     tower.load_state_dict(tensors, strict=True)
     return tower.eval().requires_grad_(False)
+
+
+class Pretrained:
+    """The features of all patches after the last layer and its norm of an image tower of open_clip, which looks at the
+    pictures that latents show."""
+
+    def __init__(self, asked: str, vae: Vae) -> None:
+        import open_clip
+
+        model, _, tag = asked.partition(":")
+        network = open_clip.create_model(model, pretrained=pretrained_file(model, tag), device=vae.mean.device)
+        self.vae, self.tower = vae, network.visual.eval().requires_grad_(False)
+        settings = open_clip.get_model_preprocess_cfg(network)
+        self.size = settings["size"]
+        self.mean, self.std = (rearrange(torch.tensor(settings[key], device=vae.mean.device), "c -> c 1 1")
+                               for key in ("mean", "std"))  # fmt: skip
+        self.numbers = self.look(torch.zeros(vae.config.channels, 1, PATCH, PATCH), torch.zeros(1), [0]).shape[1]
+
+    @torch.no_grad()
+    def look(self, latents: Tensor, seconds: Tensor, frames: Sequence[int]) -> Tensor:
+        """Features of these frames of a clip [C, T, h, w]: [N, numbers, h / 2, w / 2]."""
+        alone = rearrange(latents[:, list(frames)], "C N h w -> N C 1 h w").to(self.vae.mean)
+        pictures = F.interpolate(self.vae.decode(alone)[:, :, 0], self.size, mode="bilinear", antialias=True)
+        found = self.tower.forward_intermediates((pictures / 2 + 0.5 - self.mean) / self.std, indices=1,
+                                                 normalize_intermediates=True, intermediates_only=True)  # fmt: skip
+        h, w = latents.shape[-2:]
+        return F.interpolate(found["image_intermediates"][-1], (h // PATCH, w // PATCH), mode="bilinear")
+
+
+def pretrained_file(model: str, tag: str) -> str:
+    """The file of these weights, which are downloaded on first use; a tag may be a file."""
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise SoraError(f"open_clip has no {model}; --align is clip, geometry, off, or MODEL:WEIGHTS of open_clip")
+    if Path(tag).is_file():
+        return tag
+    config = open_clip.get_pretrained_cfg(model, tag)
+    if not config:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise SoraError(f"open_clip has no weights {tag!r} of {model}; there are {tags}")
+    with hub_client.hub_errors(config.get("hf_hub", "").strip("/") or model, "main"):
+        return str(open_clip.download_pretrained(config))

@@ -19,8 +19,7 @@ from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.sheets import save_sheet
-from sora_cli.train.trainer.stage import Stage, save_half
+from sora_cli.train.trainer.stage import Stage, save_half, save_sheet
 from sora_cli.world.field import field
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
@@ -233,35 +232,30 @@ def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
     vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
 
 
-def config_of(options: VaeOptions, was: VaeConfig | None) -> VaeConfig:
-    """The sizes of a preset, with the details that are asked for, or that the weights to begin from have."""
-    plain = PRESETS[options.preset]
+def begun(options: VaeOptions) -> Vae:
+    """The autoencoder before the first step: of the sizes of a preset, with the details that are asked for, or that the
+    weights to begin from have. What must not change is frozen: all of the encoder but new details, or all of it."""
+    tensors, metadata = registry.load_network("vae", options.init) if options.init else ({}, {})
+    was, plain = config_from(metadata) if metadata else None, PRESETS[options.preset]
     details = max(DETAILS if options.details else 0, was.details if was else 0)
-    return replace(plain, space=plain.space + details, details=details, zoom=options.zoom)
-
-
-def freeze(vae: Vae, options: VaeOptions) -> None:
-    """Freeze what must not change: all of the encoder but new details, or all of it."""
+    torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
+    vae = Vae(replace(plain, space=plain.space + details, details=details, zoom=options.zoom))
+    if was:
+        grow_vae(vae, tensors, was)
     if options.details or options.decoder_only:
         vae.encoder.requires_grad_(False)
     if options.details and vae.encoder.detail:
         vae.encoder.detail.requires_grad_(True)
+    return vae
 
 
 class VaeStage(Stage[VaeOptions]):
     """The autoencoder, from nothing or grown from another."""
 
-    def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype, vae: Vae, draw: Draw) -> None:
         super().__init__(options, device, dtype)
-        tensors, metadata = registry.load_network("vae", options.init) if options.init else ({}, {})
-        was = config_from(metadata) if metadata else None
-        network = config_of(options, was)
-        self.draw = footage_of(options.data, device, network.zoom)
-        torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
-        self.model: Vae = Vae(network).to(device)
-        if was:
-            grow_vae(self.model, tensors, was)
-        freeze(self.model, options)
+        self.model: Vae = vae.to(device)
+        self.draw = draw
         self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or 8, rate=2e-3,
                                     average=0.998, save_every=250, sample_every=500)  # fmt: skip
         fixed = options.details or options.decoder_only  # what makes latents learnable is settled
@@ -289,4 +283,9 @@ class VaeStage(Stage[VaeOptions]):
         return save_half(self.options.folder / "vae.safetensors", vae.state_dict(), metadata)
 
 
-train = partial(loop.train, VaeStage)
+def build(options: VaeOptions, device: torch.device, dtype: torch.dtype) -> VaeStage:
+    draw = footage_of(options.data, device, options.zoom)
+    return VaeStage(options, device, dtype, begun(options), draw)
+
+
+train = partial(loop.train, build)

@@ -8,8 +8,7 @@ neither written nor read.
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sora_cli.files import weights
 from sora_cli.train.trainer import distributed
 
 PART, ABOUT = "checkpoint.part", "run.json"
+warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is one process
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,7 @@ def progress(out: Path) -> Progress:
 
 def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
     """Replace the checkpoint; all processes call this. Failed, keeping the old one, if something is not finite."""
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
-    state |= {f"average.{k}": v for k, v in average.state.items()}
-    for i, optim in enumerate(optims):
-        for j, values in optim.state_dict()["state"].items():
-            state |= {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
+    state = contents(model, average, [optim.state_dict()["state"] for optim in optims])
     broken = not all(distributed.local(v).isfinite().all() for v in state.values())
     if distributed.any_rank(broken, next(model.parameters()).device):
         distributed.fail(f"after step {reached.step} there are weights that are not finite; what is saved in {out} is "
@@ -90,8 +86,7 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
     distributed.barrier()
-    with alone():
-        dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True), no_dist=single())
+    dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     if distributed.is_main():
         weights.write(part / ABOUT, json.dumps(asdict(reached)).encode())
         shutil.rmtree(done, ignore_errors=True)
@@ -108,16 +103,12 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
     if not reached.step:
         return reached
     shapes = shapes_of(out)
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
-    if {k: tuple(v.shape) for k, v in state.items()} != {k: v for k, v in shapes.items() if k.startswith("model.")}:
+    due = {f"model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}
+    if due != {k: v for k, v in shapes.items() if k.startswith("model.")}:
         raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
                         "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
-    state |= {f"average.{k}": v for k, v in average.state.items()}
     moments = [empty_state(optim, f"optim.{i}.", shapes) for i, optim in enumerate(optims)]
-    for i, states in enumerate(moments):
-        state |= {f"optim.{i}.{j}.{k}": v for j, values in states.items() for k, v in values.items()}
-    with alone():
-        dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])), no_dist=single())
+    fill(contents(model, average, moments), out)
     for optim, states in zip(optims, moments, strict=True):
         optim.load_state_dict(optim.state_dict() | {"state": states})
     return reached
@@ -127,21 +118,21 @@ def averages(out: Path) -> dict[str, Tensor]:
     """The averaged weights of the last checkpoint, as wholes."""
     prefix = "average."
     found = {name: torch.zeros(shape) for name, shape in shapes_of(out).items() if name.startswith(prefix)}
-    with alone():
-        dcp.load(found, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])), no_dist=True)
+    fill(found, out)
     return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
 
-def single() -> bool:
-    return distributed.world_size() == 1
+def contents(model: nn.Module, average: Ema, moments: Sequence[Mapping[int, Mapping[str, Any]]]) -> dict[str, Tensor]:
+    """All that a checkpoint holds, by its names there; `moments` are the states of optimizers, by their parameters."""
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    state |= {f"average.{k}": v for k, v in average.state.items()}
+    return state | {f"optim.{i}.{j}.{k}": torch.as_tensor(v) for i, states in enumerate(moments)
+                    for j, values in states.items() for k, v in values.items()}  # fmt: skip
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Without the warning that one process is one process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+def fill(state: dict[str, Tensor], out: Path) -> None:
+    """Read tensors from the last checkpoint, in place."""
+    dcp.load(state, storage_reader=HuggingFaceStorageReader(str(checkpoints(out)[-1])))
 
 
 def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:

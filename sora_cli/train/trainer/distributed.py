@@ -175,9 +175,12 @@ class FsdpModel:
 
     def stand_in(self, number: int, block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Have the way back through a block end in `complete`."""
-        return _Before.apply(inputs[0], partial(self.complete, number, block)), *inputs[1:]
+        x = inputs[0].view_as(inputs[0])
+        if x.requires_grad:
+            x.register_hook(partial(self.complete, number, block))
+        return x, *inputs[1:]
 
-    def complete(self, number: int, block: nn.Module) -> None:
+    def complete(self, number: int, block: nn.Module, _: Tensor) -> None:
         if not self.last:
             return
         weights = [p for p in block.parameters() if p.requires_grad]
@@ -195,20 +198,6 @@ class FsdpModel:
         for p, there in zip(weights, reached.tolist(), strict=True):
             if not there:
                 p.grad = None
-
-
-class _Before(torch.autograd.Function):
-    """The identity; on the way back, something is done first."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, do: Callable[[], None]) -> Tensor:
-        ctx.do = do
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.do()
-        return grad, None
 
 
 def local(x: Tensor) -> Tensor:

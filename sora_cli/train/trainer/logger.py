@@ -1,7 +1,9 @@
 """What a training says of itself: progress on stderr, JSON lines, curves as a picture, and TensorBoard's files."""
 
 import json
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sora_cli.errors import among, be
+from sora_cli.models.sora.text import longer
 from sora_cli.placement.device import pick_dtype
 from sora_cli.placement.estimate.throughput import ROWS, WIDTH, product_rate
 from sora_cli.train.options import TrainOptions
@@ -59,16 +63,12 @@ class Log:
         """What the file says, without what a kill cut or something else damaged."""
         found = []
         for line in self.path.read_text(errors="replace").splitlines():
-            with suppress(ValueError, RecursionError):
+            with suppress(ValueError, RecursionError, AttributeError):
                 record = json.loads(line)
-                if isinstance(record, dict) and ("options" in record or self.sane(record)):
+                numbers = {type(record.get(key)) for key in ("step", "seconds")}
+                if "options" in record or numbers <= {int, float}:
                     found.append(record)
         return found
-
-    @staticmethod
-    def sane(record: dict[str, Any]) -> bool:
-        """Whether a line is one of a step."""
-        return all(type(record.get(key)) in (int, float) for key in ("step", "seconds"))
 
     def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
         """The losses of a step, and how many seconds it took, of which it waited."""
@@ -149,3 +149,11 @@ def board(folder: Path, start: int) -> "SummaryWriter | None":
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=start + 1)
+
+
+def note_unread(captions: Sequence[str], most: int) -> None:
+    """Say on stderr how many captions are longer than the words that a text tower reads of one."""
+    cut = sum(longer(caption, most) for caption in captions)
+    if cut and distributed.is_main():
+        cut_off = f"{among(cut, len(captions), 'caption')} {be(cut)}"
+        print(f"{cut_off} longer than the {most} words that are read", file=sys.stderr)

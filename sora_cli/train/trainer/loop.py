@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer import checkpoint, distributed, run_folder
 from sora_cli.train.trainer.checkpoint import Ema, Progress, checkpoints
 from sora_cli.train.trainer.config import TrainerConfig
@@ -48,35 +47,32 @@ def train(kind: Callable[[Options, torch.device, torch.dtype], Stage[Options]], 
     return stage.export(averaged) if distributed.is_main() else options.folder
 
 
-def batches_of(options: TrainOptions) -> int:
-    """Batches a step: as asked, as they were when the run began, or one for each process."""
-    resumed = checkpoint.progress(options.folder) if options.resume else Progress()
-    return options.accumulate or (resumed.batches if resumed.step else distributed.world_size())
-
-
 def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     """Train until the steps or the minutes are over; returns the averaged weights, of a sharded model to the main
     process alone. Writes checkpoints, log.jsonl, curves.png, samples/ and tensorboard/ under `options.folder`."""
     options, config, model, sample = stage.options, stage.config, stage.model, stage.sample
     device = next(model.parameters()).device
     options.folder.mkdir(parents=True, exist_ok=True)
-    batches = batches_of(options)
+    resumed = checkpoint.progress(options.folder) if options.resume else Progress()
+    start = resumed.step  # a step has batches as asked, as when the run began, or one for each process
+    batches = options.accumulate or (resumed.batches if start else distributed.world_size())
+    ahead = options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")  # whose processor is idle
     if distributed.is_main():
         run_folder.begin(options, config.batch, batches, stage.identity())
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
     shards = distributed.FsdpModel(model, device) if options.sharded and distributed.world_size() > 1 else None
     average, optims = Ema(model, config.average), optimizers(model, config)
-    resumed = checkpoint.load(options.folder, model, average, optims) if options.resume else Progress()
-    start = resumed.step
+    if start:
+        checkpoint.load(options.folder, model, average, optims)
     log, watch = Log(options, config, start, batches, device), Monitor()
     clock = Clock(resumed.seconds, options.minutes, device)
-    with Prefetcher(stage.batch, ahead(options, device), distributed.world_size(), config.steps * batches) as feed, log:
+    with Prefetcher(stage.batch, ahead, distributed.world_size(), config.steps * batches) as feed, log:
         gradients = distributed.GradAccumulator(model, stage.loss, batches, feed, shards)
         for step in range(start, config.steps):
             spent = clock.spent()
             if start and step == start and spent >= 1:
                 break  # it had ended
-            unasked = (step + ahead(options, device) * (step > start)) * batches
+            unasked = (step + ahead * (step > start)) * batches
             stage.reached(unasked, max(step / config.steps, spent))
             at = time.perf_counter()
             losses, waited = gradients(step)
@@ -114,11 +110,6 @@ class Clock:
     def spent(self) -> float:
         """The share of the minutes that there are; 0 where there is no end to them."""
         return distributed.broadcast(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
-
-
-def ahead(options: TrainOptions, device: torch.device) -> int:
-    """Batches made ahead of time: as asked, or a few where the processor has nothing else to do."""
-    return options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")
 
 
 def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, rate: float,

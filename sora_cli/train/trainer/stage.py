@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from sora_cli import media
 from sora_cli.files import weights
 from sora_cli.train.options import TrainOptions
 from sora_cli.train.trainer.config import Losses, TrainerConfig
@@ -66,3 +68,12 @@ def save_half(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     halves = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in tensors.items()}
     weights.save(path, halves, {k: json.dumps(v) for k, v in metadata.items()})
     return path
+
+
+def save_sheet(path: Path, rows: list[Tensor]) -> None:
+    """A PNG of rows of frames [3, T, H, W] in [-1, 1], one above the other; written whole or not at all."""
+    lines = [rearrange(row.float().cpu(), "C T H W -> H (T W) C") for row in rows]
+    width = max(line.shape[1] for line in lines)
+    lines = [torch.nn.functional.pad(line, (0, 0, 0, width - line.shape[1]), value=-1) for line in lines]
+    pixels = ((torch.cat(lines) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    media.write_image(path, pixels)
