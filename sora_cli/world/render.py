@@ -18,7 +18,6 @@ from sora_cli.world.sprites import INDEX, atlas
 from sora_cli.world.vocabulary import HEIGHT_OF, PLACES, SIDE_OF, SIZE_OF
 
 CHUNK, CHUNK_CPU = 2**26, 2**18    # pixels painted at once; on the CPU few enough for the cache
-_ORDER = list(PLACES)
 Run = tuple[Scene, np.ndarray]     # a scene and some seconds of its bar
 
 
@@ -59,9 +58,8 @@ def _budget(device: torch.device) -> int:
 
 def _chunks(scenes: Sequence[Scene], length: int, step: int) -> Iterator[tuple[str, list[int]]]:
     """(place, numbers of at most `step` frames that lie there); frame number = scene * length + time."""
-    order = sorted(range(len(scenes)), key=lambda b: _ORDER.index(scenes[b].place))
-    for place, group in groupby(order, key=lambda b: scenes[b].place):
-        frames = [b * length + t for b in group for t in range(length)]
+    for place in PLACES:
+        frames = [b * length + t for b, scene in enumerate(scenes) if scene.place == place for t in range(length)]
         yield from ((place, frames[start:start + step]) for start in range(0, len(frames), step))
 
 
