@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sora_cli.evaluate import clips, measure, table
 from sora_cli.files import weights
+from sora_cli.models.sora.conv import shift
 from sora_cli.models.sora.evaluator import (
     FRAMES,
     HEIGHT,
@@ -30,7 +31,6 @@ from sora_cli.models.sora.evaluator import (
     looked_at,
     moments,
     name,
-    shift,
     shrink,
     tell,
 )

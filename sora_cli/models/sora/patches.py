@@ -176,29 +176,23 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
     if len({(g.frames, g.size) for g in grids}) == 1:
         return even_layout(grids, conditions, device)
-    at, before, frames, K = 0, 0, 0, conditions
-    patches, heads, videos, owners, positions, cells = [], [], [], [], [], []
-    spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
-    temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
+    at = before = frames = 0
+    videos = []
+    spatial: dict[int, list[tuple[Tensor, int]]] = {}  # segments of one length, and the video that they are in
+    temporal: dict[int, list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
-        size = g.size
-        index = at + torch.arange(g.frames * (K + size)).view(g.frames, K + size)
-        heads.append(index[:, :K])
-        patches.append(index[:, K:].flatten())
-        spatial.setdefault((K + size, 1), []).append((index, number))
-        if g.frames > 1:
-            slots = before + torch.arange(g.frames * size).view(g.frames, size).T
-            temporal.setdefault((g.frames, g.frames), []).append((slots, number))
-        videos.append(torch.full((g.frames,), number))
-        owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
-        cell = torch.cartesian_prod(torch.arange(g.height), torch.arange(g.width))
-        cells.append((cell[list(g.kept)] if g.kept else cell).repeat(g.frames, 1))
-        positions.append((cells[-1] + 0.5) / torch.tensor([g.height, g.width]))
-        at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    lists = (patches, heads, videos, owners, positions, cells)
-    chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in lists)
-    groups = _listed(spatial, device), _listed(temporal, device)
-    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, *groups)
+        one = even_layout((g,), conditions, torch.device("cpu"))
+        videos.append((at + one.patches, at + one.conditions, number + one.video_of_frame, frames + one.frame_of_patch,
+                       one.position, one.cell))  # fmt: skip
+        tokens, own = at + torch.arange(one.tokens), before + torch.arange(len(one.patches))
+        for found, groups, numbers in ((spatial, one.spatial, tokens), (temporal, one.temporal, own)):
+            for index in (group.take(numbers).flatten(0, 1) for group in groups):
+                found.setdefault(index.shape[1], []).append((index, number))
+        at, before, frames = at + one.tokens, before + len(one.patches), frames + g.frames
+    lists = (torch.cat(x).to(device) for x in zip(*videos, strict=True))
+    within = tuple(_listed(members, 1, device) for members in spatial.values())
+    across = tuple(_listed(members, T, device) for T, members in temporal.items())
+    return Layout(ROUND * -(-at // ROUND), *lists, within, across)
 
 
 def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
@@ -217,13 +211,10 @@ def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) 
                       frames.repeat_interleave(P), position, cell, within, across)  # fmt: skip
 
 
-def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
-    groups: list[Segments] = []
-    for (_, frames), members in found.items():
-        index = torch.cat([m for m, _ in members])
-        video = torch.cat([torch.full((len(m),), n) for m, n in members])
-        groups.append(Listed(index.to(device), video.to(device), frames))
-    return tuple(groups)
+def _listed(members: Sequence[tuple[Tensor, int]], frames: int, device: torch.device) -> Listed:
+    index = torch.cat([segments for segments, _ in members])
+    video = torch.cat([torch.full((len(segments),), number) for segments, number in members])
+    return Listed(index.to(device), video.to(device), frames)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],
