@@ -4,7 +4,7 @@ What a clip shows is judged at the judge's size, 120x72, so that it does not dep
 itself a clip is, and what the autoencoder leaves of it, is measured at the size that it is painted in.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -97,8 +97,7 @@ def trusted(judged: Estimates) -> frozenset[str]:
 
 def adherence(named: Sequence[Named], scenes: Sequence[Scene]) -> Estimates:
     """The share of clips that show the asked subjects, action, place, and all of it."""
-    hits = [right(*pair) for pair in zip(named, scenes, strict=True)]
-    return {kind: estimate([hit[kind] for hit in hits]) for kind in (*KINDS, "all")}
+    return estimates([right(*pair) for pair in zip(named, scenes, strict=True)])
 
 
 def right(named: Named, scene: Scene) -> dict[str, bool]:
@@ -130,13 +129,8 @@ def reconstruct(vae: autoencoder.Vae, scene: Scene, height: int, width: int) -> 
     again = shown.through(vae, rendered(scene, times, height, width))
     real = rendered(scene, times, *again.shape[-2:])
     inside = metrics.psnr_in(again[None], real[None], covered(scene, times, height, width)[None])
-    return kept(again, real) | {"subject": inside}
-
-
-def kept(again: Tensor, real: Tensor) -> dict[str, float]:
-    """How much of a video is left."""
     measures = {"psnr": metrics.psnr, "ssim": metrics.ssim, "flicker": metrics.flicker}
-    return {key: measure(again[None], real[None]) for key, measure in measures.items()}
+    return {key: measure(again[None], real[None]) for key, measure in measures.items()} | {"subject": inside}
 
 
 # ---- short clips ------------------------------------------------------------------------------------------
@@ -188,7 +182,7 @@ def alike(clip: Tensor, scene: Scene) -> dict[str, float]:
     }
 
 
-def estimates(found: Sequence[dict[str, float]]) -> Estimates:
+def estimates(found: Sequence[Mapping[str, float]]) -> Estimates:
     return {key: estimate([one[key] for one in found]) for key in found[0]}
 
 

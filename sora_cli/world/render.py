@@ -42,7 +42,8 @@ def render(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
     size, device, length = Frame(height, width), torch.device(device), times.shape[1]
     out = torch.empty((len(scenes), length, 3, height, width), device=device)
     flat = rearrange(out, "b t c h w -> (b t) c h w")
-    for place, index in _chunks(scenes, length, max(1, _budget(device) // (height * width))):
+    pixels = CHUNK_CPU if device.type == "cpu" else CHUNK
+    for place, index in _chunks(scenes, length, max(1, pixels // (height * width))):
         runs = _runs(scenes, times.double().cpu().numpy(), index)
         if index[-1] - index[0] == len(index) - 1:
             _paint(runs, flat[index[0]:index[-1] + 1], place, size)
@@ -50,10 +51,6 @@ def render(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
             picture = torch.empty((len(index), 3, height, width), device=device)
             flat[torch.tensor(index, device=device)] = _paint(runs, picture, place, size)
     return out
-
-
-def _budget(device: torch.device) -> int:
-    return CHUNK_CPU if device.type == "cpu" else CHUNK
 
 
 def _chunks(scenes: Sequence[Scene], length: int, step: int) -> Iterator[tuple[str, list[int]]]:

@@ -189,10 +189,10 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
             for index in (group.take(numbers).flatten(0, 1) for group in groups):
                 found.setdefault(index.shape[1], []).append((index, number))
         at, before, frames = at + one.tokens, before + len(one.patches), frames + g.frames
-    lists = (torch.cat(x).to(device) for x in zip(*videos, strict=True))
+    chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in zip(*videos, strict=True))
     within = tuple(_listed(members, 1, device) for members in spatial.values())
     across = tuple(_listed(members, T, device) for T, members in temporal.items())
-    return Layout(ROUND * -(-at // ROUND), *lists, within, across)
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, within, across)
 
 
 def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
