@@ -12,7 +12,6 @@ Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -71,43 +70,31 @@ def unpatchify(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
             for part, g in zip(parts, grids, strict=True)]  # fmt: skip
 
 
-class Segments(Protocol):
-    """Segments of one length, attended together: tokens [N, ...] <-> segments [..., n, ...]."""
-
-    @property
-    def frames(self) -> int:
-        """Of the videos that the segments belong to."""
-
-    def take(self, x: Tensor) -> Tensor: ...
-
-    def put(self, parts: Tensor, onto: Tensor) -> Tensor:
-        """Segments back in their places; `onto` is what other groups have put so far."""
-
-    def each(self, values: Tensor) -> Tensor:
-        """One value a video [V, ...] -> one a segment, to broadcast over `take`."""
-
-
 @dataclass(frozen=True)
 class Listed:
-    """Segments anywhere in the list, by the indices of their tokens [G, n] and the video each is in [G]."""
+    """Segments of one length, attended together: anywhere in the list, by the indices of their tokens [G, n] and the
+    video each is in [G]."""
 
     index: Tensor
     video: Tensor
-    frames: int
+    frames: int  # of the videos that they belong to
 
     def take(self, x: Tensor) -> Tensor:
+        """Tokens [N, ...] -> segments [G, n, ...]."""
         return x[self.index]
 
     def put(self, parts: Tensor, onto: Tensor) -> Tensor:
+        """Segments back in their places; `onto` is what other groups have put so far."""
         return onto.index_copy(0, self.index.flatten(), parts.flatten(0, 1))
 
     def each(self, values: Tensor) -> Tensor:
+        """One value a video [V, ...] -> one a segment, to broadcast over `take`."""
         return values[self.video]
 
 
 @dataclass(frozen=True)
 class Regular:
-    """Segments of videos that are all alike, in axes of their own: no index, no copy."""
+    """The same of videos that are all alike, in axes of their own: no index, no copy."""
 
     pattern: str  # from the list to the segments' axes
     videos: int
@@ -122,6 +109,9 @@ class Regular:
 
     def each(self, values: Tensor) -> Tensor:
         return values[:, None]
+
+
+Segments = Listed | Regular
 
 
 @dataclass(frozen=True)
