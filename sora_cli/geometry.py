@@ -59,14 +59,14 @@ def frames_for(seconds: float, fps: float) -> int:
     return frames
 
 
-def latents_for(frames: int, stride: int = TIME_STRIDE) -> int:
+def latents_for(frames: int) -> int:
     """Latents that cover `frames` frames: 1 -> 1, 2..5 -> 2, 6..9 -> 3."""
-    return math.ceil((frames - 1) / stride) + 1
+    return math.ceil((frames - 1) / TIME_STRIDE) + 1
 
 
-def frames_in(latents: int, stride: int = TIME_STRIDE) -> int:
+def frames_in(latents: int) -> int:
     """Frames that `latents` latents decode to: 1 + 4 (latents - 1)."""
-    return 1 + stride * (latents - 1)
+    return 1 + TIME_STRIDE * (latents - 1)
 
 
 def parse_address(text: str, fps: float, frames: int) -> int:

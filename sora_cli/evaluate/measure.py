@@ -32,7 +32,7 @@ JUDGE = "pocket"                                        # the registered model w
 KINDS = ("subject", "action", "place")                  # of what is judged
 TRUSTED = 0.95                                          # of real renders must be named right, or nothing is judged
 
-Track = Callable[[Sequence[Scene], str], Iterator[Scene]]
+Track = Callable[[Sequence[Scene], str], Iterable[Scene]]
 Estimates = dict[str, dict[str, float]]                 # means by name, with their standard errors
 
 
@@ -56,9 +56,7 @@ def evaluate(model: str, clips: int, seed: int, device: str) -> dict[str, Any]:
     vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
     scenes = shown.held_out(clips, seed)
     with progress() as bar:
-        def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:
-            yield from bar.track(of, description=what)
-
+        track: Track = lambda of, what: bar.track(of, description=what)
         exam = Exam(model, Engine(model, device=device), vae, judge, seed, track)
         return {
             "model": model, "clips": clips, "seed": seed,

@@ -137,13 +137,6 @@ def _room(done: int, size: int, step: int) -> int:
     return max(step, size - done)
 
 
-def _runs(level: Sequence[int], past: Sequence[int]) -> list[tuple[int, ...]]:
-    """The unfinished frames of a sorted level, cut wherever a finished frame lies between two of them."""
-    done = set(past)
-    new = (frame for frame in level if frame not in done)
-    return [tuple(run) for _, run in groupby(new, key=lambda frame: bisect(past, frame))]
-
-
 # ---- which finished frames a window sees ------------------------------------------------------------------
 
 
@@ -228,8 +221,10 @@ def _fits(frames: Sequence[int], given: frozenset[int], size: int, step: int) ->
 
 def _joined(level: Sequence[int], seen: Sequence[int], size: int, step: int) -> Iterator[tuple[int, ...]]:
     """Neighbouring gaps of a level in one window, as long as all their borders are visible in it too."""
-    room = _room(len(seen), size, step)
-    pieces = [run[i : i + room] for run in _runs(level, seen) for i in range(0, len(run), room)]
+    room, past = _room(len(seen), size, step), set(seen)
+    new = (frame for frame in level if frame not in past)
+    gaps = (tuple(gap) for _, gap in groupby(new, key=lambda frame: bisect(seen, frame)))
+    pieces = [gap[i : i + room] for gap in gaps for i in range(0, len(gap), room)]
     window: tuple[int, ...] = ()
     for piece in pieces:
         joined = window + piece

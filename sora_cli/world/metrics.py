@@ -4,7 +4,6 @@ Cells [B, T, h, w] are true where a picture matters; a cell has the same number 
 """
 
 from collections.abc import Sequence
-from functools import partial
 from statistics import fmean, stdev
 
 import torch
@@ -52,19 +51,18 @@ def pixels(cells: Tensor, x: Tensor) -> Tensor:
     return repeat(cells.to(x), "b t h w -> b t 1 (h i) (w j)", i=high, j=wide)
 
 
-def ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5) -> float:
+def ssim(x: Tensor, y: Tensor) -> float:
     """Structural similarity (Wang et al. 2004): Gaussian window, valid positions only, mean over channels."""
     x, y = (rearrange(v, "b t c h w -> (b t c) 1 h w") for v in (x, y))
-    blur = partial(blurred, window=window, sigma=sigma)
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float((luminance * (2 * covariance + c2) / (var_x + var_y + c2)).mean())
 
 
-def blurred(x: Tensor, window: int, sigma: float) -> Tensor:
+def blurred(x: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Images [N, 1, H, W] under a separable Gaussian, without padding."""
     at = torch.arange(window) - (window - 1) / 2
     kernel = torch.softmax(-at.square() / (2 * sigma**2), 0).to(x)

@@ -164,20 +164,15 @@ class Actor:
 
 
 def actors(runs: list[Run], size: Frame) -> Iterator[Actor]:
-    start = 0
+    """The subjects of scenes in their frames; two stand side by side and are a little smaller."""
+    start, wide, tall = 0, size.width / size.short, size.height / size.short
     for scene, t in runs:
         frames, start = np.arange(start, start + len(t)), start + len(t)
+        pair = scene.second is not None
+        share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
         for rank, name in enumerate(scene.subjects):
-            yield actor_of(scene, rank, name, t, frames, size)
-
-
-def actor_of(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarray, size: Frame) -> Actor:
-    """Pose and size of a subject; two stand side by side and are a little smaller."""
-    pair, cell = scene.second is not None, INDEX[name]
-    share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
-    wide, tall = size.width / size.short, size.height / size.short
-    aside = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0
-    x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
-    start = x, HEIGHT_OF[scene.height] * tall, 0.25 * rank
-    made = pose(scene, name, t, wide, tall, start, share, float(atlas().feet[cell]))
-    return Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)
+            aside, cell = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0, INDEX[name]
+            x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
+            begins = x, HEIGHT_OF[scene.height] * tall, 0.25 * rank
+            made = pose(scene, name, t, wide, tall, begins, share, float(atlas().feet[cell]))
+            yield Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)

@@ -56,11 +56,10 @@ def _known(field: str, value: str, names: dict) -> None:
         raise SoraError(f"unknown {field} {value!r}; the world has {', '.join(names)}")
 
 
-def _held_out(triple: tuple[str, str, str]) -> bool:
-    return triple != _NEVER_HELD_OUT and zlib.crc32("|".join(triple).encode()) % 10 == 0
-
-
-HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(filter(_held_out, product(SUBJECTS, ACTIONS, PLACES)))
+HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(
+    triple for triple in product(SUBJECTS, ACTIONS, PLACES)
+    if triple != _NEVER_HELD_OUT and zlib.crc32("|".join(triple).encode()) % 10 == 0
+)
 
 
 def sample_scene(rng: random.Random, split: Split = "train") -> Scene:

@@ -147,17 +147,15 @@ class EvenLayout(Layout):
     """The same for videos that are all alike: views instead of indices, which is what compilers want, too."""
 
     def join(self, heads: Tensor, patches: Tensor) -> Tensor:
-        frames = rearrange(patches, "(F P) D -> F P D", F=len(heads))
-        return rearrange(torch.cat([heads, frames], 1), "F n D -> (F n) D")
+        return torch.cat([heads, patches.unflatten(0, (len(heads), -1))], 1).flatten(0, 1)
 
     def take(self, x: Tensor) -> Tensor:
         frames, heads = self.conditions.shape
-        return rearrange(rearrange(x, "(F n) D -> F n D", F=frames)[:, heads:], "F P D -> (F P) D")
+        return x.unflatten(0, (frames, -1))[:, heads:].flatten(0, 1)
 
     def add(self, x: Tensor, patches: Tensor) -> Tensor:
         frames, heads = self.conditions.shape
-        whole = F.pad(rearrange(patches, "(F P) D -> F P D", F=frames), (0, 0, heads, 0))
-        return x + rearrange(whole, "F n D -> (F n) D")
+        return x + F.pad(patches.unflatten(0, (frames, -1)), (0, 0, heads, 0)).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)
