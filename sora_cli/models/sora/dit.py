@@ -233,9 +233,8 @@ class Dit(nn.Module):
             those = (torch.stack([values[n] for n in of]) for values in (seconds, order))
             features, mask = relative_time_features(*those)
             if len(of) < len(frames):  # rows of the other videos stay empty
-                rows = torch.tensor(of, device=features.device)
-                features = features.new_zeros(len(frames), *features.shape[1:]).index_copy(0, rows, features)
-                mask = mask.new_zeros(len(frames), *mask.shape[1:]).index_copy(0, rows, mask)
+                V, rows = len(frames), torch.tensor(of, device=features.device)
+                features, mask = (x.new_zeros(V, *x.shape[1:]).index_copy(0, rows, x) for x in (features, mask))
             found.append((features, mask))
         return found
 
