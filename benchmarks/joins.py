@@ -172,10 +172,10 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
         placed = anchors.place(shot)
         canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
         small = canvas.crop_width, canvas.crop_height
-        run = bench.made(shot, [GivenClip(p.start, p.images(small)) for p in placed])
+        run = bench.made(shot, [GivenClip(p.start, p.opened(small)) for p in placed])
         size = format_of(shot).size
         shown = seen(raw_of(pictures(run, placed, size), size, shot), shot)
-        image = placed[0].images(small)
+        image = np.stack(list(placed[0].frames(small)))
     last = list(islice(run.frames(), run.span.lead, None))[-1]
     return {
         "shown": likeness(shown[-1], truth[-1]),

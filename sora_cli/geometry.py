@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, product
 
 from sora_cli.errors import SoraError
 
@@ -59,14 +59,14 @@ def frames_for(seconds: float, fps: float) -> int:
     return frames
 
 
-def latents_for(frames: int, stride: int = TIME_STRIDE) -> int:
+def latents_for(frames: int) -> int:
     """Latents that cover `frames` frames: 1 -> 1, 2..5 -> 2, 6..9 -> 3."""
-    return math.ceil((frames - 1) / stride) + 1
+    return math.ceil((frames - 1) / TIME_STRIDE) + 1
 
 
-def frames_in(latents: int, stride: int = TIME_STRIDE) -> int:
+def frames_in(latents: int) -> int:
     """Frames that `latents` latents decode to: 1 + 4 (latents - 1)."""
-    return 1 + stride * (latents - 1)
+    return 1 + TIME_STRIDE * (latents - 1)
 
 
 def parse_address(text: str, fps: float, frames: int) -> int:
@@ -130,22 +130,17 @@ class Span:
         return latents_for(self.lead + self.frames + self.trail)
 
 
-def lead_for(images: Iterable[int], clips: Iterable[int] = ()) -> int:
-    """The lead, 0 to 3 frames, that brings single given frames nearest to key frames; where that leaves a choice,
-    the one that loses the fewest frames of given clips (by their first frames) before their first key frame."""
-    at, clip_starts = list(images), list(clips)
+def span_for(frames: int, given: Sequence[tuple[int, int]]) -> Span:
+    """The span of a video in which pieces are given, each by its first frame and how many it has: with the lead, 0 to 3
+    frames, that brings single given frames nearest to key frames; where that leaves a choice, the one that loses the
+    fewest frames of given clips before their first key frame."""
+    images, clips = ([at for at, count in given if (count == 1) is single] for single in (True, False))
 
     def lost(lead: int) -> tuple[int, int]:
-        away = sum(abs(snap(frame + lead)[1] - frame - lead) for frame in at)
-        return away, sum(-(frame + lead) % TIME_STRIDE for frame in clip_starts)
+        away = sum(abs(snap(frame + lead)[1] - frame - lead) for frame in images)
+        return away, sum(-(frame + lead) % TIME_STRIDE for frame in clips)
 
-    return min(range(TIME_STRIDE), key=lost)
-
-
-def span_for(frames: int, given: Sequence[tuple[int, int]]) -> Span:
-    """The span of a video in which pieces are given, each by its first frame and how many it has."""
-    images, clips = ([at for at, count in given if (count == 1) is single] for single in (True, False))
-    return Span(lead_for(images, clips), frames)
+    return Span(min(range(TIME_STRIDE), key=lost), frames)
 
 
 @dataclass(frozen=True)
@@ -197,14 +192,10 @@ def canvas_within(width: int, height: int, stride: int, pixels: int, patch: int 
     columns, rows = (scale * side / unit for side in (width, height))
     if scale == 1:
         return fit(math.ceil(columns) * unit, math.ceil(rows) * unit, width / height)
-    grids = [(c, r) for c in whole_near(columns) for r in whole_near(rows) if c * r * unit**2 <= pixels or c * r == 1]
+    near = ({max(1, math.floor(number)), max(1, math.ceil(number))} for number in (columns, rows))
+    grids = [(c, r) for c, r in product(*near) if c * r * unit**2 <= pixels or c * r == 1]
     candidates = [fit(c * unit, r * unit, width / height) for c, r in grids]
     return min(candidates, key=lambda c: math.log(pixels / (c.width * c.height)) + c.waste)
-
-
-def whole_near(number: float) -> set[int]:
-    """The whole numbers on both sides of a number, at least 1."""
-    return {max(1, math.floor(number)), max(1, math.ceil(number))}
 
 
 def fit(width: int, height: int, aspect: float) -> Canvas:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -163,10 +164,7 @@ class Shot:
         frames = ceil((self.frames - 1) * ratio) + 1
         if self.loop:
             frames = max(2, round(self.frames * ratio / geometry.TIME_STRIDE)) * geometry.TIME_STRIDE
-
-        def moved(at: str) -> str:
-            return geometry.moved(at, (self.fps, self.frames), (fps, frames))
-
+        moved = partial(geometry.moved, before=(self.fps, self.frames), after=(fps, frames))
         anchors = tuple(replace(anchor, at=moved(anchor.at)) for anchor in self.anchors)
         cues = tuple(replace(cue, at=moved(cue.at)) for cue in self.cues)
         return replace(self, fps=fps, frames=frames, anchors=anchors, cues=cues)
@@ -230,17 +228,10 @@ def shown(value: float) -> str:
 
 
 def read_field(name: str, value: Any, kind: type) -> Any:
-    """A field of a shot as JSON has it, as the shot has it."""
+    """A field of a shot as JSON has it, as the shot has it; SoraError otherwise."""
     if name == "captions":
-        return texts(name, value)
+        return tuple(typed(name, text, str) for text in typed(name, value, list))
     return records(name, value, LISTS[name]) if name in LISTS else typed(name, value, kind)
-
-
-def texts(name: str, value: Any) -> tuple[str, ...]:
-    """A list of texts as a tuple; SoraError otherwise."""
-    if not isinstance(value, list):
-        raise SoraError(f"not a shot: {name} is of type {type(value).__name__}, not list")
-    return tuple(typed(name, text, str) for text in value)
 
 
 def typed(name: str, value: Any, kind: type) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from sora_cli import registry
 from sora_cli.evaluate import clips, measure, table
 from sora_cli.files import weights
+from sora_cli.models.sora.conv import shift
 from sora_cli.models.sora.evaluator import (
     FRAMES,
     HEIGHT,
@@ -31,7 +32,6 @@ from sora_cli.models.sora.evaluator import (
     looked_at,
     moments,
     name,
-    shift,
     shrink,
     tell,
 )

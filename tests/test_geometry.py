@@ -153,7 +153,7 @@ def test_no_other_lead_is_nearer(stills: list[int], clips: list[int]) -> None:
         ahead = [(frame + lead) % 4 for frame in stills]
         return sum(min(n, 4 - n) for n in ahead), sum(-(frame + lead) % 4 for frame in clips)
 
-    found = geometry.lead_for(stills, clips)
+    found = geometry.span_for(1, [*((at, 1) for at in stills), *((at, 5) for at in clips)]).lead
     assert 0 <= found < 4 and away(found) == min(map(away, range(4)))
     if len(stills) == 1 or (not stills and len(clips) == 1):
         assert ([*stills, *clips][0] + found) % 4 == 0

@@ -38,7 +38,17 @@ from sora_cli.models.wan.dit import WanConfig, WanDit
 from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import Tiling, blended
 from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.sampling.solvers import DMD, dmd, euler, euler_sigmas, timesteps, trained_level, unipc, unipc_sigmas
+from sora_cli.sampling.solvers import (
+    DMD,
+    dmd,
+    euler,
+    euler_sigmas,
+    levels_of,
+    timesteps,
+    trained_level,
+    unipc,
+    unipc_sigmas,
+)
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = load_file(DATA / "wan_golden.safetensors")
@@ -224,7 +234,7 @@ def test_dmd_noises_afresh_between_its_three_jumps() -> None:
 
 def test_no_steps_are_refused() -> None:
     with pytest.raises(SoraError, match="at least one step"):
-        unipc_sigmas(0, 3.0)
+        levels_of("unipc", 0, 3.0)
 
 
 # -- Text -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ What a clip shows is judged at the judge's size, 120x72, so that it does not dep
 itself a clip is, and what the autoencoder leaves of it, is measured at the size that it is painted in.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -32,7 +32,7 @@ JUDGE = "pocket"                                        # the registered model w
 KINDS = ("subject", "action", "place")                  # of what is judged
 TRUSTED = 0.95                                          # of real renders must be named right, or nothing is judged
 
-Track = Callable[[Sequence[Scene], str], Iterator[Scene]]
+Track = Callable[[Sequence[Scene], str], Iterable[Scene]]
 Estimates = dict[str, dict[str, float]]                 # means by name, with their standard errors
 
 
@@ -55,9 +55,7 @@ def evaluate(model: registry.Entry, clips: int, seed: int, device: str) -> dict[
     vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
     scenes = shown.held_out(clips, seed)
     with progress() as bar:
-        def track(of: Sequence[Scene], what: str) -> Iterator[Scene]:
-            yield from bar.track(of, description=what)
-
+        track: Track = lambda of, what: bar.track(of, description=what)
         exam = Exam(Engine(model, device=device), vae, judge, seed, track)
         return {
             "model": model.name, "clips": clips, "seed": seed,
@@ -96,8 +94,7 @@ def trusted(judged: Estimates) -> frozenset[str]:
 
 def adherence(named: Sequence[Named], scenes: Sequence[Scene]) -> Estimates:
     """The share of clips that show the asked subjects, action, place, and all of it."""
-    hits = [right(*pair) for pair in zip(named, scenes, strict=True)]
-    return {kind: estimate([hit[kind] for hit in hits]) for kind in (*KINDS, "all")}
+    return estimates([right(*pair) for pair in zip(named, scenes, strict=True)])
 
 
 def right(named: Named, scene: Scene) -> dict[str, bool]:
@@ -129,13 +126,8 @@ def reconstruct(vae: autoencoder.Vae, scene: Scene, height: int, width: int) -> 
     again = shown.through(vae, rendered(scene, times, height, width))
     real = rendered(scene, times, *again.shape[-2:])
     inside = metrics.psnr_in(again[None], real[None], covered(scene, times, height, width)[None])
-    return kept(again, real) | {"subject": inside}
-
-
-def kept(again: Tensor, real: Tensor) -> dict[str, float]:
-    """How much of a video is left."""
     measures = {"psnr": metrics.psnr, "ssim": metrics.ssim, "flicker": metrics.flicker}
-    return {key: measure(again[None], real[None]) for key, measure in measures.items()}
+    return {key: measure(again[None], real[None]) for key, measure in measures.items()} | {"subject": inside}
 
 
 # ---- short clips ------------------------------------------------------------------------------------------
@@ -187,7 +179,7 @@ def alike(clip: Tensor, scene: Scene) -> dict[str, float]:
     }
 
 
-def estimates(found: Sequence[dict[str, float]]) -> Estimates:
+def estimates(found: Sequence[Mapping[str, float]]) -> Estimates:
     return {key: estimate([one[key] for one in found]) for key in found[0]}
 
 

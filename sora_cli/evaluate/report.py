@@ -39,9 +39,8 @@ def reconstruction(result: dict[str, Any]) -> Table:
 
 
 def adherence(result: dict[str, Any]) -> Table:
-    title = f"Prompt adherence: {result['clips']} held-out combinations"
     kinds, judged = (*KINDS, "all"), trusted(result["judge"])
-    shown = grid(title, "", *kinds, "motion")
+    shown = grid(f"Prompt adherence: {result['clips']} held-out combinations", "", *kinds, "motion")
     for source, score in result["adherence"].items():
         motion = result["motion"].get(source)
         shares = [share(score[kind]) if kind in judged or source == "real" else "?" for kind in kinds]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from sora_cli import geometry, media
 from sora_cli.errors import SoraError, counted
 from sora_cli.media.blend import Frame, Size
@@ -42,10 +40,6 @@ class Placed:
     def opened(self, size: Size) -> "Opened":
         """The same, of which only as many are read as are asked for, when they are."""
         return Opened(self, size)
-
-    def images(self, size: Size) -> np.ndarray:
-        """The same, all at once: [count, h, w, 3]."""
-        return np.stack(list(self.frames(size)))
 
 
 @dataclass(frozen=True)

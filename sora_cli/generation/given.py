@@ -63,14 +63,11 @@ def seen(frames: Sequence[int], pieces: Iterable[tuple[int, Iterable[np.ndarray]
 
 def runs(frames: Sequence[int], made: Sequence[bool]) -> Iterator[range]:
     """Latents of a window that are made, in runs, each with a few made before it; `made` is of all latents."""
-    wanted = sorted(frame for frame in frames if made[frame])
-    while wanted:
-        first = start = wanted[0]
-        stop = next(frame + 1 for frame in wanted if frame + 1 not in wanted)
-        while start > max(0, first - WARM) and made[start - 1]:
+    for run in geometry.runs(sorted(frame for frame in frames if made[frame])):
+        start = run[0]
+        while start > max(0, run[0] - WARM) and made[start - 1]:
             start -= 1
-        yield range(start, stop)
-        wanted = [frame for frame in wanted if frame >= stop]
+        yield range(start, run[-1] + 1)
 
 
 def used(piece: GivenClip, placed: Placed) -> Iterable[np.ndarray]:

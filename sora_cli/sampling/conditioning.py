@@ -28,9 +28,6 @@ def expand_mask(cond_mask: Tensor, parts: tuple[int, int]) -> Tensor:
     return cond_mask.repeat_interleave(counts, 0, output_size=sum(parts))[:, :, None, None]
 
 
-# ---- a shot's anchors -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Timeline:
     """Given latents on a shot's grid, zeros elsewhere. Anchors are added one by one; nothing is changed."""

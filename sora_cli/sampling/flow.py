@@ -30,11 +30,11 @@ def shifted(t: Tensor, shift: float | Tensor) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def shift_for(tokens: int, base: int = 64) -> float:
-    """The shift grows with the square root of the number of tokens; `base` tokens have shift 1.
+def shift_for(tokens: int) -> float:
+    """The shift grows with the square root of the number of tokens; 64 have shift 1.
 
     It is bounded: a long clip's frames are alike, so its tokens are not independent evidence."""
-    return min(4.0, max(1.0, (tokens / base) ** 0.5))
+    return min(4.0, max(1.0, (tokens / 64) ** 0.5))
 
 
 def logit_normal(count: int, rng: torch.Generator, mean: float = 0.0, spread: float = 1.0) -> Tensor:

@@ -61,9 +61,6 @@ class Done:
         return self.sorted[index]
 
 
-Context = Callable[[Sequence[int], Done, int], Iterable[int]]  # (latent, done, budget) -> observed
-
-
 def plan(total: int, scheme: str, given: frozenset[int] = frozenset(), size: int = 16, step: int = 8) -> list[Window]:
     """Windows which make every frame of `range(total)` that is not `given`, each exactly once.
 
@@ -79,48 +76,12 @@ def plan(total: int, scheme: str, given: frozenset[int] = frozenset(), size: int
         raise SoraError(f"a video needs at least 1 latent frame, not {total}")
     if outside := sorted(frame for frame in given if not 0 <= frame < total):
         raise SoraError(f"given frames {outside} lie outside the {total} latent frames of the video")
-    return list(SCHEMES[scheme](total, given, size, step))
-
-
-# ---- schemes ----------------------------------------------------------------------------------------------
-
-
-def full(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
-    """Every finished frame is observed, so windows grow: for the cache, or for short videos."""
-    return _sweep(total, given, size, step, lambda latent, done, budget: done.sorted)
-
-
-def autoregressive(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
-    """The finished frames next to the new ones."""
-    return _sweep(total, given, size, step, _nearest)
-
-
-def long_range(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
-    """Half of the context next to the new frames, half spread over everything finished."""
-    return _sweep(total, given, size, step, _near_and_far)
-
-
-def sliding(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
-    """The new frames and the finished ones that they touch, without a gap: for models that only saw whole clips."""
-    return _sweep(total, given, size, step, _touching)
-
-
-def hierarchy(total: int, given: frozenset[int], size: int, step: int) -> Iterator[Window]:
-    """Key frames over the whole video first, then what lies between them, level by level."""
-    done = Done(given)
-    for level in _levels(range(total), given, size, step):
-        for latent in _joined(level, list(done.sorted), size, step):
-            yield Window(_sorted(_nearest(latent, done, size - len(latent))), latent)
-            done.add(latent)
-
-
-SCHEMES: dict[str, Callable[[int, frozenset[int], int, int], Iterator[Window]]] = {
-    "full": full,
-    "autoregressive": autoregressive,
-    "sliding": sliding,
-    "long-range": long_range,
-    "hierarchy": hierarchy,
-}
+    order, context = SCHEMES[scheme]
+    done, windows = Done(given), []
+    for latent in order(total, done, size, step):
+        windows.append(Window(tuple(sorted(context(latent, done, size - len(latent)))), latent))
+        done.add(latent)
+    return windows
 
 
 def mirrored(windows: Iterable[Window], total: int) -> list[Window]:
@@ -144,17 +105,17 @@ def circle(total: int, size: int, step: int) -> list[Window]:
         for before, after in pairwise(ring):
             if latent := _inside(range(before + 1, after), step):
                 seen = _around(latent, done, total)[: size - len(latent)]
-                windows.append(Window(_sorted(seen), latent))
+                windows.append(Window(tuple(sorted(seen)), latent))
                 done |= {frame % total for frame in latent}
     return windows
 
 
-# ---- from one end to the other ----------------------------------------------------------------------------
+# ---- in which order frames come to exist ------------------------------------------------------------------
 
 
-def _sweep(total: int, given: frozenset[int], size: int, step: int, context: Context) -> Iterator[Window]:
+def _sweep(total: int, done: Done, size: int, step: int) -> Iterator[tuple[int, ...]]:
     """Fill the leftmost hole until none is left; away from what exists, so a lone end grows backwards."""
-    done, start = Done(given), 0
+    start = 0
     while start < total:
         if start in done:
             start += 1
@@ -162,9 +123,13 @@ def _sweep(total: int, given: frozenset[int], size: int, step: int, context: Con
         after = done.sorted[bisect(done.sorted, start) :][:1]
         hole, room = range(start, *(after or [total])), _room(len(done), size, step)
         backwards = len(done) > 0 and done.sorted[0] > start
-        latent = tuple(hole[-room:] if backwards else hole[:room])
-        yield Window(_sorted(context(latent, done, size - len(latent))), latent)
-        done.add(latent)
+        yield tuple(hole[-room:] if backwards else hole[:room])
+
+
+def _hierarchy(total: int, done: Done, size: int, step: int) -> Iterator[tuple[int, ...]]:
+    """Key frames over the whole video first, then what lies between them, level by level."""
+    for level in _levels(range(total), frozenset(done.all), size, step):
+        yield from _joined(level, list(done.sorted), size, step)
 
 
 def _room(done: int, size: int, step: int) -> int:
@@ -172,14 +137,12 @@ def _room(done: int, size: int, step: int) -> int:
     return max(step, size - done)
 
 
-def _runs(level: Sequence[int], past: Sequence[int]) -> list[tuple[int, ...]]:
-    """The unfinished frames of a sorted level, cut wherever a finished frame lies between two of them."""
-    done = set(past)
-    new = (frame for frame in level if frame not in done)
-    return [tuple(run) for _, run in groupby(new, key=lambda frame: bisect(past, frame))]
-
-
 # ---- which finished frames a window sees ------------------------------------------------------------------
+
+
+def _everything(latent: Sequence[int], done: Done, budget: int) -> list[int]:
+    """All of them, so that windows grow: for the cache, or for short videos."""
+    return done.sorted
 
 
 def _nearest(latent: Sequence[int], done: Done, budget: int) -> list[int]:
@@ -195,7 +158,7 @@ def _nearest(latent: Sequence[int], done: Done, budget: int) -> list[int]:
 
 
 def _touching(latent: Sequence[int], done: Done, budget: int) -> list[int]:
-    """Finished frames in one piece with the new ones, from both sides in turn."""
+    """Finished frames in one piece with the new ones, from both sides in turn: for models that only saw whole clips."""
     before = list(islice(takewhile(done.__contains__, range(latent[0] - 1, -1, -1)), budget))
     after = list(islice(takewhile(done.__contains__, count_from(latent[-1] + 1)), budget))
     in_turn = chain.from_iterable(zip_longest(before, after))
@@ -258,8 +221,10 @@ def _fits(frames: Sequence[int], given: frozenset[int], size: int, step: int) ->
 
 def _joined(level: Sequence[int], seen: Sequence[int], size: int, step: int) -> Iterator[tuple[int, ...]]:
     """Neighbouring gaps of a level in one window, as long as all their borders are visible in it too."""
-    room = _room(len(seen), size, step)
-    pieces = [run[i : i + room] for run in _runs(level, seen) for i in range(0, len(run), room)]
+    room, past = _room(len(seen), size, step), set(seen)
+    new = (frame for frame in level if frame not in past)
+    gaps = (tuple(gap) for _, gap in groupby(new, key=lambda frame: bisect(seen, frame)))
+    pieces = [gap[i : i + room] for gap in gaps for i in range(0, len(gap), room)]
     window: tuple[int, ...] = ()
     for piece in pieces:
         joined = window + piece
@@ -271,5 +236,15 @@ def _joined(level: Sequence[int], seen: Sequence[int], size: int, step: int) -> 
         yield window
 
 
-def _sorted(frames: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted(frames))
+# ---- schemes ----------------------------------------------------------------------------------------------
+
+Order = Callable[[int, Done, int, int], Iterator[tuple[int, ...]]]  # (total, done, size, step) -> latent, ...
+Context = Callable[[Sequence[int], Done, int], Iterable[int]]  # (latent, done, budget) -> observed
+
+SCHEMES: dict[str, tuple[Order, Context]] = {
+    "full": (_sweep, _everything),
+    "autoregressive": (_sweep, _nearest),
+    "sliding": (_sweep, _touching),
+    "long-range": (_sweep, _near_and_far),
+    "hierarchy": (_hierarchy, _nearest),
+}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sora_cli.errors import SoraError
+from sora_cli.sampling.flow import shifted
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> dx/dt
 
@@ -34,10 +35,7 @@ def unipc_sigmas(steps: int, shift: float) -> Tensor:
     """Noise levels [steps + 1] from just below 1 down to 0, moved towards noise by `shift`; in float64.
 
     Just below, because UniPC works with the logarithm of the signal, which is nothing at 1."""
-    if steps < 1:
-        raise SoraError(f"sampling takes at least one step, not {steps}")
-    s = 1 + torch.arange(steps, dtype=torch.float64) * ((1 / TRAINED - 1) / steps)
-    s = shift * s / (1 + (shift - 1) * s)
+    s = shifted(1 + torch.arange(steps, dtype=torch.float64) * ((1 / TRAINED - 1) / steps), shift)
     s[0] -= 1e-6
     return torch.cat([s, s.new_zeros(1)])
 
@@ -45,11 +43,8 @@ def unipc_sigmas(steps: int, shift: float) -> Tensor:
 def euler_sigmas(steps: int, shift: float) -> Tensor:
     """Noise levels [steps + 1] from 1 down to 0 for `euler`: an even walk between the ends of the shifted
     training levels, then shifted once more, as the published Euler schedulers do; in float32."""
-    if steps < 1:
-        raise SoraError(f"sampling takes at least one step, not {steps}")
     last = shift / TRAINED / (1 + (shift - 1) / TRAINED)
-    s = torch.linspace(1, last, steps, dtype=torch.float64)
-    s = shift * s / (1 + (shift - 1) * s)
+    s = shifted(torch.linspace(1, last, steps, dtype=torch.float64), shift)
     return torch.cat([s, s.new_zeros(1)]).float()
 
 
@@ -59,14 +54,13 @@ def even_sigmas(steps: int, shift: float) -> Tensor:
     Networks that were distilled to a few steps walk these. Four steps with a shift of 5 are 1, 0.9375, 0.8333, 0.625
     and 0: rows 1000, 750, 500 and 250 of the training table, as LightX2V has them
     (schedulers/wan/step_distill/scheduler.py), and the self-forcing recipe of Wan2.2-TI2V-5B-Turbo."""
-    if steps < 1:
-        raise SoraError(f"sampling takes at least one step, not {steps}")
-    s = 1 - torch.arange(steps + 1, dtype=torch.float64) / steps
-    return shift * s / (1 + (shift - 1) * s)
+    return shifted(1 - torch.arange(steps + 1, dtype=torch.float64) / steps, shift)
 
 
 def levels_of(solver: str, steps: int, shift: float) -> Tensor:
-    """The noise levels [steps + 1] that a solver of a registry entry walks."""
+    """The noise levels [steps + 1] that a solver of a registry entry walks. SoraError for no steps."""
+    if steps < 1:
+        raise SoraError(f"sampling takes at least one step, not {steps}")
     if solver == "dmd" and steps == len(DMD):
         return torch.tensor([trained_level(t) for t in DMD] + [0.0], dtype=torch.float64)
     return {"unipc": unipc_sigmas, "euler": euler_sigmas}.get(solver, even_sigmas)(steps, shift)
@@ -108,32 +102,28 @@ def unipc(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
 def predicted(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
     """x at levels[-1], from x at levels[-2] and the data predicted up to there."""
     h = step_of(levels)
-    ahead = straight(x, clean[-1], levels, h)
     if order == 1:
-        return ahead
-    slope = (clean[-2] - clean[-1]) / reach(levels, h).to(x.device)
-    return ahead - ((1 - levels[-1]) * torch.expm1(-h)).to(x.device) * (0.5 * slope)
+        return moved(x, clean[-1], levels, h)
+    return moved(x, clean[-1], levels, h, 0.5 * ((clean[-2] - clean[-1]) / reach(levels, h).to(x.device)))
 
 
 def corrected(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
     """x at levels[-1] again, now that the data predicted there is there as the last of `clean`."""
     h = step_of(levels)
-    ahead = straight(x, clean[-2], levels, h)
     error = clean[-1] - clean[-2]
     if order == 1:
-        bend = 0.5 * error
-    else:
-        before = reach(levels, h)
-        slope = (clean[-3] - clean[-2]) / before.to(x.device)
-        old, new = weights(h, before)
-        bend = old.to(x.device) * slope + new.to(x.device) * error
-    return ahead - ((1 - levels[-1]) * torch.expm1(-h)).to(x.device) * bend
+        return moved(x, clean[-2], levels, h, 0.5 * error)
+    before = reach(levels, h)
+    slope = (clean[-3] - clean[-2]) / before.to(x.device)
+    old, new = (weight.to(x.device) for weight in weights(h, before))
+    return moved(x, clean[-2], levels, h, old * slope + new * error)
 
 
-def straight(x: Tensor, clean: Tensor, levels: Tensor, h: Tensor) -> Tensor:
-    """x at levels[-1] if the data predicted at levels[-2] were right."""
-    kept, added = levels[-1] / levels[-2], (1 - levels[-1]) * torch.expm1(-h)
-    return kept.to(x.device) * x - added.to(x.device) * clean
+def moved(x: Tensor, clean: Tensor, levels: Tensor, h: Tensor, bend: Tensor | None = None) -> Tensor:
+    """x at levels[-1] if the data predicted at levels[-2] were right, or right but for `bend`."""
+    kept, added = (levels[-1] / levels[-2]).to(x.device), ((1 - levels[-1]) * torch.expm1(-h)).to(x.device)
+    ahead = kept * x - added * clean
+    return ahead if bend is None else ahead - added * bend
 
 
 def signal(level: Tensor) -> Tensor:
@@ -173,6 +163,5 @@ def dmd(velocity: Velocity, x: Tensor, rng: torch.Generator, times: Sequence[flo
 
 def trained_level(t: float, shift: float = DMD_SHIFT) -> float:
     """The level nearest to a timestep that a network was trained on: distilled ones saw that one's noise."""
-    s = torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED
-    s = shift * s / (1 + (shift - 1) * s)
+    s = shifted(torch.arange(1, TRAINED + 1, dtype=torch.float64) / TRAINED, shift)
     return float(s[(s - t / TRAINED).abs().argmin()])

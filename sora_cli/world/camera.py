@@ -16,7 +16,8 @@ HOLDS = frozenset("""
     static fixed steady stationary unmoving tripod motionless
 """.split())
 LOOKED_AT = "thecamera"  # one that is in the scene, or that somebody looks at
-WAYS = {"standing still": "still", "moving left": "pan left", "moving right": "pan right"}  # of a subject, of a camera
+WAYS = {"standing still": "still", "moving left": "pan left", "moving right": "pan right",  # of a subject, of a camera
+        "left side": "pan left", "right side": "pan right"}  # fmt: skip
 MOTION = ("action", "travel", "direction", "beside", "speed")
 _STILL = r"(?:static|fixed|stationary|locked|steady|unmoving|(?:(?<=\ba )|(?<=\bthe ))(?:still|motionless))"
 _GOES = (r"(?:moves?|moving|push(?:es|ing)?|doll(?:y|ies|ying)|glides?|gliding|gets?|getting|comes?|goes|going|"
@@ -62,7 +63,6 @@ def of_camera(match: Match, turned: bool) -> Match:
         return Match("camera", "still", match.words)
     if match.kind == "travel" and turned or match.kind not in MOTION:
         return match._replace(kind="lens") if match.kind == "travel" else match
-    way = WAYS.get(match.value) or WAYS.get(match.value.replace("left side", "moving left").replace(
-        "right side", "moving right"))  # fmt: skip
+    way = WAYS.get(match.value)
     named = match.words if match.kind == "speed" else f"camera {match.words}"
     return Match("camera", way, match.words) if way else Match("more", "", named)

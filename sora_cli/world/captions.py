@@ -13,7 +13,7 @@ from sora_cli.world.camera import Match
 from sora_cli.world.scene import Scene
 from sora_cli.world.spelling import meant
 from sora_cli.world.synonyms import ALSO, OTHERS
-from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, FIELDS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
 _STOP = frozenset("""
     a an the of to at on in and with is are its it from by into onto over through while that near among
@@ -166,7 +166,7 @@ def _said(prompt: str) -> list[list[str]]:
 def words() -> list[str]:
     """Every word a dense or sparse caption can contain, sorted."""
     said: list[str] = ["a an and camera", *_WHERE.values(), "in the"]
-    for table in (ACTIONS, PLACES, SIZES, SPEEDS, CAMERAS, SIDES, HEIGHTS, BEATS):
+    for table in FIELDS.values():
         said += [phrase for name, synonyms in table.items() for phrase in (name, *synonyms)]
     said += [phrase for s in SUBJECTS.values() for phrase in (s.name, *s.synonyms)]
     return sorted({word for phrase in said for word in phrase.split()})

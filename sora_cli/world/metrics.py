@@ -51,29 +51,23 @@ def pixels(cells: Tensor, x: Tensor) -> Tensor:
     return repeat(cells.to(x), "b t h w -> b t 1 (h i) (w j)", i=high, j=wide)
 
 
-def ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5) -> float:
+def ssim(x: Tensor, y: Tensor) -> float:
     """Structural similarity (Wang et al. 2004): Gaussian window, valid positions only, mean over channels."""
     x, y = (rearrange(v, "b t c h w -> (b t c) 1 h w") for v in (x, y))
-    blur = gaussian_blur(window, sigma)
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    covariance = blurred(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float((luminance * (2 * covariance + c2) / (var_x + var_y + c2)).mean())
 
 
-class gaussian_blur:
-    """A separable Gaussian over images [N, 1, H, W] without padding."""
-
-    def __init__(self, window: int, sigma: float) -> None:
-        at = torch.arange(window) - (window - 1) / 2
-        self.kernel = torch.softmax(-at.square() / (2 * sigma**2), 0)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        kernel = self.kernel.to(x)
-        x = F.conv2d(x, rearrange(kernel, "k -> 1 1 k 1"))
-        return F.conv2d(x, rearrange(kernel, "k -> 1 1 1 k"))
+def blurred(x: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """Images [N, 1, H, W] under a separable Gaussian, without padding."""
+    at = torch.arange(window) - (window - 1) / 2
+    kernel = torch.softmax(-at.square() / (2 * sigma**2), 0).to(x)
+    x = F.conv2d(x, rearrange(kernel, "k -> 1 1 k 1"))
+    return F.conv2d(x, rearrange(kernel, "k -> 1 1 1 k"))
 
 
 def flicker(x: Tensor, y: Tensor) -> float:

@@ -18,7 +18,6 @@ from sora_cli.world.sprites import INDEX, atlas
 from sora_cli.world.vocabulary import HEIGHT_OF, PLACES, SIDE_OF, SIZE_OF
 
 CHUNK, CHUNK_CPU = 2**26, 2**18    # pixels painted at once; on the CPU few enough for the cache
-_ORDER = list(PLACES)
 Run = tuple[Scene, np.ndarray]     # a scene and some seconds of its bar
 
 
@@ -43,7 +42,8 @@ def render(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
     size, device, length = Frame(height, width), torch.device(device), times.shape[1]
     out = torch.empty((len(scenes), length, 3, height, width), device=device)
     flat = rearrange(out, "b t c h w -> (b t) c h w")
-    for place, index in _chunks(scenes, length, max(1, _budget(device) // (height * width))):
+    pixels = CHUNK_CPU if device.type == "cpu" else CHUNK
+    for place, index in _chunks(scenes, length, max(1, pixels // (height * width))):
         runs = _runs(scenes, times.double().cpu().numpy(), index)
         if index[-1] - index[0] == len(index) - 1:
             _paint(runs, flat[index[0]:index[-1] + 1], place, size)
@@ -53,15 +53,10 @@ def render(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
     return out
 
 
-def _budget(device: torch.device) -> int:
-    return CHUNK_CPU if device.type == "cpu" else CHUNK
-
-
 def _chunks(scenes: Sequence[Scene], length: int, step: int) -> Iterator[tuple[str, list[int]]]:
     """(place, numbers of at most `step` frames that lie there); frame number = scene * length + time."""
-    order = sorted(range(len(scenes)), key=lambda b: _ORDER.index(scenes[b].place))
-    for place, group in groupby(order, key=lambda b: scenes[b].place):
-        frames = [b * length + t for b in group for t in range(length)]
+    for place in PLACES:
+        frames = [b * length + t for b, scene in enumerate(scenes) if scene.place == place for t in range(length)]
         yield from ((place, frames[start:start + step]) for start in range(0, len(frames), step))
 
 
@@ -169,20 +164,15 @@ class Actor:
 
 
 def actors(runs: list[Run], size: Frame) -> Iterator[Actor]:
-    start = 0
+    """The subjects of scenes in their frames; two stand side by side and are a little smaller."""
+    start, wide, tall = 0, size.width / size.short, size.height / size.short
     for scene, t in runs:
         frames, start = np.arange(start, start + len(t)), start + len(t)
+        pair = scene.second is not None
+        share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
         for rank, name in enumerate(scene.subjects):
-            yield actor_of(scene, rank, name, t, frames, size)
-
-
-def actor_of(scene: Scene, rank: int, name: str, t: np.ndarray, frames: np.ndarray, size: Frame) -> Actor:
-    """Pose and size of a subject; two stand side by side and are a little smaller."""
-    pair, cell = scene.second is not None, INDEX[name]
-    share = SIZE_OF[scene.size] * (0.8 if pair else 1.0)
-    wide, tall = size.width / size.short, size.height / size.short
-    aside = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0
-    x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
-    start = x, HEIGHT_OF[scene.height] * tall, 0.25 * rank
-    made = pose(scene, name, t, wide, tall, start, share, float(atlas().feet[cell]))
-    return Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)
+            aside, cell = (0.3 if rank else -0.3) * min(wide, 1.5) if pair else 0.0, INDEX[name]
+            x = aside + SIDE_OF[scene.side] * wide * (0.3 if pair else 1.0)
+            begins = x, HEIGHT_OF[scene.height] * tall, 0.25 * rank
+            made = pose(scene, name, t, wide, tall, begins, share, float(atlas().feet[cell]))
+            yield Actor(scene, rank, cell, share, made, zoom(scene.camera, t) ** 1.3, frames, size)

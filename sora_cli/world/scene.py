@@ -7,7 +7,7 @@ from itertools import product
 from typing import Literal
 
 from sora_cli.errors import SoraError
-from sora_cli.world.vocabulary import ACTIONS, BEAT_OF, BEATS, CAMERAS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
+from sora_cli.world.vocabulary import ACTIONS, BEAT_OF, FIELDS, PLACES, SUBJECTS
 
 Split = Literal["train", "held-out"]
 _NEVER_HELD_OUT = ("cat", "surfing", "ocean")
@@ -31,14 +31,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         _known("subject", self.subject, SUBJECTS)
-        _known("action", self.action, ACTIONS)
-        _known("place", self.place, PLACES)
-        _known("size", self.size, SIZES)
-        _known("speed", self.speed, SPEEDS)
-        _known("camera", self.camera, CAMERAS)
-        _known("side", self.side, SIDES)
-        _known("height", self.height, HEIGHTS)
-        _known("beat", self.beat, BEATS)
+        for field, names in FIELDS.items():
+            _known(field, getattr(self, field), names)
         if self.second is not None:
             _known("second subject", self.second, SUBJECTS)
 
@@ -62,11 +56,10 @@ def _known(field: str, value: str, names: dict) -> None:
         raise SoraError(f"unknown {field} {value!r}; the world has {', '.join(names)}")
 
 
-def _held_out(triple: tuple[str, str, str]) -> bool:
-    return triple != _NEVER_HELD_OUT and zlib.crc32("|".join(triple).encode()) % 10 == 0
-
-
-HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(filter(_held_out, product(SUBJECTS, ACTIONS, PLACES)))
+HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(
+    triple for triple in product(SUBJECTS, ACTIONS, PLACES)
+    if triple != _NEVER_HELD_OUT and zlib.crc32("|".join(triple).encode()) % 10 == 0
+)
 
 
 def sample_scene(rng: random.Random, split: Split = "train") -> Scene:
@@ -87,10 +80,10 @@ def _draw(rng: random.Random) -> Scene:
         subject=subject,
         action=action,
         place=SUBJECTS[subject].home if rng.random() < 0.25 else rng.choice(list(PLACES)),
-        size=rng.choices(list(SIZES), (0.06, 0.14, 0.80))[0],
-        speed="normal" if action == "standing still" else rng.choices(list(SPEEDS), (0.15, 0.7, 0.15))[0],
-        camera=rng.choices(list(CAMERAS), (0.84, 0.04, 0.04, 0.04, 0.04))[0],
-        side=rng.choice(list(SIDES)), height=rng.choice(list(HEIGHTS)), beat=rng.choice(list(BEATS)),
+        size=rng.choices(list(FIELDS["size"]), (0.06, 0.14, 0.80))[0],
+        speed="normal" if action == "standing still" else rng.choices(list(FIELDS["speed"]), (0.15, 0.7, 0.15))[0],
+        camera=rng.choices(list(FIELDS["camera"]), (0.84, 0.04, 0.04, 0.04, 0.04))[0],
+        **{field: rng.choice(list(FIELDS[field])) for field in ("side", "height", "beat")},
         second=rng.choice([s for s in SUBJECTS if s != subject]) if rng.random() < 0.1 else None,
         seed=rng.randrange(2**31),
     )

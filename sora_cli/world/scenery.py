@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-TAU = 2 * torch.pi
-BAR = 8.0                                    # seconds after which everything repeats
+from sora_cli.world.motion import BAR, TAU
+
 Wave = tuple[float, float, int, float]       # amplitude, cycles per unit, cycles per bar, phase
 
 
@@ -36,6 +36,10 @@ class View:
     def band(self, above: float, below: float) -> "View":
         """The rows that lie between two heights in any frame."""
         return self.cut(_span(((self.y > above) & (self.y < below)).any(0)))
+
+    def around(self, x: float, reach: float) -> "View":
+        """The columns that are nearer to x than `reach` in any frame."""
+        return self.cut(slice(None), _span(((self.x - x).abs() < reach).any(0)))
 
     def along(self, depth: float) -> Tensor:
         """x [N, W] of a layer that follows the camera by `depth` (0 far, 1 near)."""
@@ -111,8 +115,7 @@ def paint(view: View, mask: Tensor, colour: Tensor) -> None:
 
 def disc(view: View, x: float, y: float, radius: float, *colours: tuple[float, str]) -> View:
     """A crisp disc, in one colour or a gradient; very far away, so that panning does not move it."""
-    part = view.band(y - 1.05 * radius / view.tall, y + 1.05 * radius / view.tall)
-    part = part.cut(slice(None), _span(((part.x - x).abs() < 1.05 * radius).any(0)))
+    part = view.band(y - 1.05 * radius / view.tall, y + 1.05 * radius / view.tall).around(x, 1.05 * radius)
     paint(part, within(part, x, y, radius), part.gradient(*colours))
     return part
 
@@ -139,6 +142,13 @@ def _rows(view: View, above: Tensor, below: Tensor) -> slice:
     first = (view.y < above.amin(1, keepdim=True) - pixel).all(0).sum()
     last = (view.y <= below.amax(1, keepdim=True) + pixel).any(0).sum()
     return slice(int(first), int(last))
+
+
+def hills(view: View, level: float, waves: list[Wave], depth: float, *colours: tuple[float, str]) -> Tensor:
+    """Ground below a wavy edge [N, W], which is returned."""
+    edge = view.edge(level, waves, depth)
+    ground(view, edge, *colours)
+    return edge
 
 
 def line(view: View, edge: Tensor, width: float, colour: str, alpha: float) -> None:

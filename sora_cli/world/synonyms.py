@@ -92,8 +92,7 @@ ALSO: dict[str, str] = {
     "underwater": "coral reef, seabed, sea floor, ocean floor, bottom of the sea, bottom of the ocean, undersea",
     "volcano": "volcanoes, volcanic, erupting volcano, magma",
     "moon": "lunar, moonscape, moon surface",
-    "aurora": "aurora borealis, aurora australis, borealis, northern light, polar light, polar night, southern lights, "
-              "polar sky",
+    "aurora": "aurora borealis, aurora australis, borealis, polar night, southern lights, polar sky",
     "stage": "theatre stage, theater stage, concert stage, concert hall, spotlight, dance floor, dancefloor, "
              "disco floor, nightclub, night club, discotheque, opera house, in the limelight, limelight",
     "small": "mini, miniature, baby, teeny, wee",

@@ -8,83 +8,81 @@ class Subject:
     name: str
     emoji: str
     home: str                      # the place when none is said
-    synonyms: tuple[str, ...] = ()
+    said: str = ""                 # what else people call it, separated by commas
     facing: int = -1               # where the sprite looks: -1 left, +1 right, 0 nowhere
     nose: float | None = None      # degrees from right, upwards: sprites that turn into their flight
     flies: bool = False            # hovers above the ground instead of standing on it
 
-
-def _subject(name: str, emoji: str, home: str, synonyms: str = "", facing: int = -1,
-             nose: float | None = None, flies: bool = False) -> Subject:
-    said = tuple(s.strip() for s in synonyms.split(",") if s.strip())
-    return Subject(name, emoji, home, said, facing, nose, flies)
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        return tuple(self.said.split(", ")) if self.said else ()
 
 
 SUBJECTS: dict[str, Subject] = {s.name: s for s in (
-    _subject("cat", "🐈", "meadow", "kitty, kitten"),
-    _subject("dog", "🐕", "meadow", "puppy, doggy, doggie", facing=0),
-    _subject("rocket", "🚀", "space", "spaceship, rocketship, rocket ship", facing=1, nose=45.0, flies=True),
-    _subject("sailboat", "⛵", "ocean", "boat, ship, yacht", facing=1),
-    _subject("whale", "🐳", "ocean"),
-    _subject("penguin", "🐧", "snow"),
-    _subject("crab", "🦀", "sunset beach", "lobster", facing=0),
-    _subject("unicorn", "🦄", "meadow"),
-    _subject("bird", "🐦", "sky", "bluebird", flies=True),
-    _subject("butterfly", "🦋", "meadow", "moth", facing=0, flies=True),
-    _subject("car", "🚗", "city at night", "automobile, taxi"),
-    _subject("bus", "🚌", "city at night", "coach"),
-    _subject("bicycle", "🚲", "city at night", "bike"),
-    _subject("balloon", "🎈", "sky", facing=0, flies=True),
-    _subject("robot", "🤖", "city at night", "android", facing=0),
-    _subject("ghost", "👻", "city at night", "spirit", facing=0, flies=True),
-    _subject("dragon", "🐉", "volcano", flies=True),
-    _subject("turtle", "🐢", "sunset beach", "tortoise"),
-    _subject("fish", "🐠", "underwater", "goldfish"),
-    _subject("octopus", "🐙", "underwater", "squid", facing=0),
-    _subject("frog", "🐸", "forest", "toad", facing=0),
-    _subject("lion", "🦁", "desert", facing=0),
-    _subject("elephant", "🐘", "desert"),
-    _subject("pig", "🐖", "meadow", "piglet, piggy"),
-    _subject("horse", "🐎", "meadow", "pony"),
-    _subject("bear", "🐻", "forest", "teddy", facing=0),
-    _subject("panda", "🐼", "forest", facing=0),
-    _subject("fox", "🦊", "forest", facing=0),
-    _subject("owl", "🦉", "forest", facing=0, flies=True),
-    _subject("bee", "🐝", "meadow", "bumblebee, wasp", flies=True),
-    _subject("snail", "🐌", "forest"),
-    _subject("dinosaur", "🦕", "volcano", "dino"),
-    _subject("ufo", "🛸", "space", "flying saucer, saucer", facing=0, flies=True),
-    _subject("airplane", "✈", "sky", "plane, aeroplane, jet", facing=1, nose=45.0, flies=True),
-    _subject("helicopter", "🚁", "sky", "chopper", flies=True),
-    _subject("train", "🚂", "desert", "locomotive"),
-    _subject("tractor", "🚜", "meadow"),
-    _subject("duck", "🦆", "ocean", "duckling"),
-    _subject("rooster", "🐓", "meadow", "chicken, hen, cock"),
-    _subject("rabbit", "🐇", "snow", "bunny, hare"),
-    _subject("monkey", "🐒", "forest", "ape, chimp"),
-    _subject("cow", "🐄", "meadow", "cattle"),
-    _subject("football", "⚽", "meadow", "soccer ball, ball, soccer", facing=0),
-    _subject("pumpkin", "🎃", "city at night", "jack o lantern", facing=0),
-    _subject("snowman", "⛄", "snow", facing=0),
-    _subject("flamingo", "🦩", "sunset beach"),
-    _subject("giraffe", "🦒", "desert"),
-    _subject("tiger", "🐅", "forest"),
-    _subject("sheep", "🐑", "meadow", "lamb"),
-    _subject("shark", "🦈", "underwater"),
-    _subject("dolphin", "🐬", "ocean", "porpoise"),
-    _subject("zebra", "🦓", "desert"),
-    _subject("camel", "🐪", "desert", "dromedary"),
-    _subject("kangaroo", "🦘", "desert", "wallaby"),
-    _subject("parrot", "🦜", "forest", "macaw", flies=True),
-    _subject("swan", "🦢", "ocean", "goose"),
-    _subject("hedgehog", "🦔", "forest", "porcupine"),
-    _subject("squirrel", "🐿", "forest", "chipmunk"),
-    _subject("mouse", "🐁", "meadow", "rat"),
-    _subject("deer", "🦌", "aurora", "reindeer, stag"),
-    _subject("truck", "🚚", "city at night", "lorry, van"),
-    _subject("motorcycle", "🏍", "city at night", "motorbike"),
-    _subject("alien", "👽", "space", "extraterrestrial", facing=0),
-    _subject("koala", "🐨", "stage", facing=0),
+    Subject("cat", "🐈", "meadow", "kitty, kitten"),
+    Subject("dog", "🐕", "meadow", "puppy, doggy, doggie", facing=0),
+    Subject("rocket", "🚀", "space", "spaceship, rocketship, rocket ship", facing=1, nose=45.0, flies=True),
+    Subject("sailboat", "⛵", "ocean", "boat, ship, yacht", facing=1),
+    Subject("whale", "🐳", "ocean"),
+    Subject("penguin", "🐧", "snow"),
+    Subject("crab", "🦀", "sunset beach", "lobster", facing=0),
+    Subject("unicorn", "🦄", "meadow"),
+    Subject("bird", "🐦", "sky", "bluebird", flies=True),
+    Subject("butterfly", "🦋", "meadow", "moth", facing=0, flies=True),
+    Subject("car", "🚗", "city at night", "automobile, taxi"),
+    Subject("bus", "🚌", "city at night", "coach"),
+    Subject("bicycle", "🚲", "city at night", "bike"),
+    Subject("balloon", "🎈", "sky", facing=0, flies=True),
+    Subject("robot", "🤖", "city at night", "android", facing=0),
+    Subject("ghost", "👻", "city at night", "spirit", facing=0, flies=True),
+    Subject("dragon", "🐉", "volcano", flies=True),
+    Subject("turtle", "🐢", "sunset beach", "tortoise"),
+    Subject("fish", "🐠", "underwater", "goldfish"),
+    Subject("octopus", "🐙", "underwater", "squid", facing=0),
+    Subject("frog", "🐸", "forest", "toad", facing=0),
+    Subject("lion", "🦁", "desert", facing=0),
+    Subject("elephant", "🐘", "desert"),
+    Subject("pig", "🐖", "meadow", "piglet, piggy"),
+    Subject("horse", "🐎", "meadow", "pony"),
+    Subject("bear", "🐻", "forest", "teddy", facing=0),
+    Subject("panda", "🐼", "forest", facing=0),
+    Subject("fox", "🦊", "forest", facing=0),
+    Subject("owl", "🦉", "forest", facing=0, flies=True),
+    Subject("bee", "🐝", "meadow", "bumblebee, wasp", flies=True),
+    Subject("snail", "🐌", "forest"),
+    Subject("dinosaur", "🦕", "volcano", "dino"),
+    Subject("ufo", "🛸", "space", "flying saucer, saucer", facing=0, flies=True),
+    Subject("airplane", "✈", "sky", "plane, aeroplane, jet", facing=1, nose=45.0, flies=True),
+    Subject("helicopter", "🚁", "sky", "chopper", flies=True),
+    Subject("train", "🚂", "desert", "locomotive"),
+    Subject("tractor", "🚜", "meadow"),
+    Subject("duck", "🦆", "ocean", "duckling"),
+    Subject("rooster", "🐓", "meadow", "chicken, hen, cock"),
+    Subject("rabbit", "🐇", "snow", "bunny, hare"),
+    Subject("monkey", "🐒", "forest", "ape, chimp"),
+    Subject("cow", "🐄", "meadow", "cattle"),
+    Subject("football", "⚽", "meadow", "soccer ball, ball, soccer", facing=0),
+    Subject("pumpkin", "🎃", "city at night", "jack o lantern", facing=0),
+    Subject("snowman", "⛄", "snow", facing=0),
+    Subject("flamingo", "🦩", "sunset beach"),
+    Subject("giraffe", "🦒", "desert"),
+    Subject("tiger", "🐅", "forest"),
+    Subject("sheep", "🐑", "meadow", "lamb"),
+    Subject("shark", "🦈", "underwater"),
+    Subject("dolphin", "🐬", "ocean", "porpoise"),
+    Subject("zebra", "🦓", "desert"),
+    Subject("camel", "🐪", "desert", "dromedary"),
+    Subject("kangaroo", "🦘", "desert", "wallaby"),
+    Subject("parrot", "🦜", "forest", "macaw", flies=True),
+    Subject("swan", "🦢", "ocean", "goose"),
+    Subject("hedgehog", "🦔", "forest", "porcupine"),
+    Subject("squirrel", "🐿", "forest", "chipmunk"),
+    Subject("mouse", "🐁", "meadow", "rat"),
+    Subject("deer", "🦌", "aurora", "reindeer, stag"),
+    Subject("truck", "🚚", "city at night", "lorry, van"),
+    Subject("motorcycle", "🏍", "city at night", "motorbike"),
+    Subject("alien", "👽", "space", "extraterrestrial", facing=0),
+    Subject("koala", "🐨", "stage", facing=0),
 )}
 
 # Every phrase below may be typed; verbs are listed in the -ing form and get their other forms by rule.
@@ -147,6 +145,10 @@ SIDES: dict[str, tuple[str, ...]] = {"left side": ("on the left",), "middle": ("
                                      "right side": ("on the right",)}  # fmt: skip
 HEIGHTS: dict[str, tuple[str, ...]] = {"high": ("high up", "up high"), "low": ("low down",)}
 BEATS: dict[str, tuple[str, ...]] = {"beat one": (), "beat two": (), "beat three": (), "beat four": ()}
+
+# What a scene has beside its subjects, and what it may be.
+FIELDS = {"action": ACTIONS, "place": PLACES, "size": SIZES, "speed": SPEEDS, "camera": CAMERAS, "side": SIDES,
+          "height": HEIGHTS, "beat": BEATS}  # fmt: skip
 
 SIZE_OF = {"small": 0.30, "medium": 0.42, "large": 0.55}       # share of the frame's short side
 SIDE_OF = {"left side": -0.17, "middle": 0.0, "right side": 0.17}    # share of the frame's width

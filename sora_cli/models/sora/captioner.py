@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sora_cli.models.sora.conv import shift
+from sora_cli.models.sora.conv import ShiftedConv
 
 HEIGHT, WIDTH = 72, 120
 FRAMES, RATE = 9, 4.0  # of one look: frames, and how many of them make a second
@@ -44,18 +44,6 @@ class CaptionerConfig:
         return -(-HEIGHT // stride), -(-WIDTH // stride)
 
 
-class ShiftedConv(nn.Module):
-    """A 3x3 convolution of temporally shifted channels."""
-
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outside)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(shift(x, FRAMES))))
-
-
 class VideoTower(nn.Module):
     """Clips [B, 9, 3, 72, 120] in [0, 1] -> tokens [B, N, D]: one a frame (what is seen when), one a cell (where)."""
 
@@ -65,7 +53,7 @@ class VideoTower(nn.Module):
         self.stem = nn.Conv2d(3, first, 7, STRIDE, 3)
         strides = [1, *[2] * (len(config.channels) - 2)]
         sizes = zip(pairwise(config.channels), strides, strict=True)
-        self.stages = nn.Sequential(*(ShiftedConv(i, o, stride) for (i, o), stride in sizes))
+        self.stages = nn.Sequential(*(ShiftedConv(i, o, FRAMES, stride=stride) for (i, o), stride in sizes))
         self.moment, self.cell = nn.Linear(2 * last, config.width), nn.Linear(2 * last, config.width)
         rows, columns = config.grid
         self.position = nn.Parameter(0.02 * torch.randn(FRAMES + rows * columns, config.width))
@@ -144,7 +132,6 @@ class Captioner(nn.Module):
 def causal(x: Tensor) -> Tensor:
     """What a word of features [B, L, D] may not see: those after it."""
     return nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device, dtype=x.dtype)
-
 
 
 def from_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Captioner:

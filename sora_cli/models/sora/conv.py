@@ -1,4 +1,5 @@
-"""The layers of the autoencoder: convolutions, shortcuts that move detail into channels (DC-AE), a causal memory.
+"""The layers of the autoencoder: convolutions, shortcuts that move detail into channels (DC-AE), a causal memory. And
+that of the networks which look at clips: a convolution of temporally shifted channels.
 
 Letters: B batch, C channels, H W cells, K latent frames.
 """
@@ -24,6 +25,19 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = rearrange(self.weight, "O (a b I) -> O I a b", a=self.kernel, b=self.kernel)
         return F.conv2d(x, weight, self.bias, self.stride, (self.kernel - self.stride + 1) // 2)
+
+
+class ShiftedConv(nn.Module):
+    """A convolution with a norm, of channels that are shifted through clips of so many frames; 0: of pictures."""
+
+    def __init__(self, inputs: int, outputs: int, frames: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(shift(x, self.frames) if self.frames else x)))
 
 
 class ResBlock(nn.Module):

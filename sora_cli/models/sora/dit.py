@@ -167,11 +167,8 @@ class Dit(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.modules():  # every block starts as the identity, and the network as an image model
-            if isinstance(block, Block):
-                for out in (block.space.out, block.time.out, block.mlp.out):
-                    nn.init.zeros_(out.weight)
-        for late in (self.patch_out, self.time_embed):
+        ends = [module.out for module in self.modules() if isinstance(module, Attention | SwiGLU)]
+        for late in (*ends, self.patch_out, self.time_embed):  # starts as an image model, blocks as the identity
             nn.init.zeros_(late.weight)
 
     def hidden_weights(self) -> list[nn.Parameter]:
@@ -236,9 +233,8 @@ class Dit(nn.Module):
             those = (torch.stack([values[n] for n in of]) for values in (seconds, order))
             features, mask = relative_time_features(*those)
             if len(of) < len(frames):  # rows of the other videos stay empty
-                rows = torch.tensor(of, device=features.device)
-                features = features.new_zeros(len(frames), *features.shape[1:]).index_copy(0, rows, features)
-                mask = mask.new_zeros(len(frames), *mask.shape[1:]).index_copy(0, rows, mask)
+                V, rows = len(frames), torch.tensor(of, device=features.device)
+                features, mask = (x.new_zeros(V, *x.shape[1:]).index_copy(0, rows, x) for x in (features, mask))
             found.append((features, mask))
         return found
 

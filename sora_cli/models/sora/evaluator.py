@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sora_cli.models.sora.conv import shift
+from sora_cli.models.sora.conv import ShiftedConv
 
 HEIGHT, WIDTH = 72, 120
 FRAMES, GAP = 10, 5 / 24              # what it looks at: frames, and seconds between them; no motion repeats so soon
@@ -47,24 +47,11 @@ class Labels(NamedTuple):
     place: Tensor
 
 
-class Conv(nn.Module):
-    """A convolution, of temporally shifted channels where it is `shifted`."""
-
-    def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1, shifted: bool = False) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(outside)
-        self.shifted = shifted
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(shift(x, FRAMES) if self.shifted else x)))
-
-
-def stages(channels: tuple[int, ...], strides: tuple[int, ...], shifted: bool) -> nn.Sequential:
+def stages(channels: tuple[int, ...], strides: tuple[int, ...], frames: int) -> nn.Sequential:
     """Convolutions, the first of them with a larger kernel and in every frame for itself."""
-    first = Conv(3, channels[0], kernel=5, stride=strides[0])
-    rest = (Conv(i, o, stride=s, shifted=shifted) for (i, o), s in zip(pairwise(channels), strides[1:], strict=True))
-    return nn.Sequential(first, *rest)
+    first = ShiftedConv(3, channels[0], 0, kernel=5, stride=strides[0])
+    sizes = zip(pairwise(channels), strides[1:], strict=True)
+    return nn.Sequential(first, *(ShiftedConv(i, o, frames, stride=stride) for (i, o), stride in sizes))
 
 
 class Evaluator(nn.Module):
@@ -73,8 +60,8 @@ class Evaluator(nn.Module):
     def __init__(self, config: EvaluatorConfig) -> None:
         super().__init__()
         self.config = config
-        self.what = stages(config.what, (2, 2, 2, 1), shifted=False)
-        self.how = stages(config.how, (2, 2, 1, 1), shifted=True)
+        self.what = stages(config.what, (2, 2, 2, 1), frames=0)
+        self.how = stages(config.how, (2, 2, 1, 1), frames=FRAMES)
         self.subject = nn.Linear(config.what[-1], len(config.subjects) + 1)
         self.action = nn.Linear(config.how[-1], len(config.actions) + 1)
         self.place = nn.Linear(config.what[-1], len(config.places))

@@ -12,7 +12,6 @@ Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -71,43 +70,31 @@ def unpatchify(patches: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
             for part, g in zip(parts, grids, strict=True)]  # fmt: skip
 
 
-class Segments(Protocol):
-    """Segments of one length, attended together: tokens [N, ...] <-> segments [..., n, ...]."""
-
-    @property
-    def frames(self) -> int:
-        """Of the videos that the segments belong to."""
-
-    def take(self, x: Tensor) -> Tensor: ...
-
-    def put(self, parts: Tensor, onto: Tensor) -> Tensor:
-        """Segments back in their places; `onto` is what other groups have put so far."""
-
-    def each(self, values: Tensor) -> Tensor:
-        """One value a video [V, ...] -> one a segment, to broadcast over `take`."""
-
-
 @dataclass(frozen=True)
 class Listed:
-    """Segments anywhere in the list, by the indices of their tokens [G, n] and the video each is in [G]."""
+    """Segments of one length, attended together: anywhere in the list, by the indices of their tokens [G, n] and the
+    video each is in [G]."""
 
     index: Tensor
     video: Tensor
-    frames: int
+    frames: int  # of the videos that they belong to
 
     def take(self, x: Tensor) -> Tensor:
+        """Tokens [N, ...] -> segments [G, n, ...]."""
         return x[self.index]
 
     def put(self, parts: Tensor, onto: Tensor) -> Tensor:
+        """Segments back in their places; `onto` is what other groups have put so far."""
         return onto.index_copy(0, self.index.flatten(), parts.flatten(0, 1))
 
     def each(self, values: Tensor) -> Tensor:
+        """One value a video [V, ...] -> one a segment, to broadcast over `take`."""
         return values[self.video]
 
 
 @dataclass(frozen=True)
 class Regular:
-    """Segments of videos that are all alike, in axes of their own: no index, no copy."""
+    """The same of videos that are all alike, in axes of their own: no index, no copy."""
 
     pattern: str  # from the list to the segments' axes
     videos: int
@@ -122,6 +109,9 @@ class Regular:
 
     def each(self, values: Tensor) -> Tensor:
         return values[:, None]
+
+
+Segments = Listed | Regular
 
 
 @dataclass(frozen=True)
@@ -157,17 +147,15 @@ class EvenLayout(Layout):
     """The same for videos that are all alike: views instead of indices, which is what compilers want, too."""
 
     def join(self, heads: Tensor, patches: Tensor) -> Tensor:
-        frames = rearrange(patches, "(F P) D -> F P D", F=len(heads))
-        return rearrange(torch.cat([heads, frames], 1), "F n D -> (F n) D")
+        return torch.cat([heads, patches.unflatten(0, (len(heads), -1))], 1).flatten(0, 1)
 
     def take(self, x: Tensor) -> Tensor:
         frames, heads = self.conditions.shape
-        return rearrange(rearrange(x, "(F n) D -> F n D", F=frames)[:, heads:], "F P D -> (F P) D")
+        return x.unflatten(0, (frames, -1))[:, heads:].flatten(0, 1)
 
     def add(self, x: Tensor, patches: Tensor) -> Tensor:
         frames, heads = self.conditions.shape
-        whole = F.pad(rearrange(patches, "(F P) D -> F P D", F=frames), (0, 0, heads, 0))
-        return x + rearrange(whole, "F n D -> (F n) D")
+        return x + F.pad(patches.unflatten(0, (frames, -1)), (0, 0, heads, 0)).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)
@@ -176,29 +164,23 @@ def layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> La
     """The layout of a pack of videos with `conditions` condition tokens a frame."""
     if len({(g.frames, g.size) for g in grids}) == 1:
         return even_layout(grids, conditions, device)
-    at, before, frames, K = 0, 0, 0, conditions
-    patches, heads, videos, owners, positions, cells = [], [], [], [], [], []
-    spatial: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
-    temporal: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
+    at = before = frames = 0
+    videos = []
+    spatial: dict[int, list[tuple[Tensor, int]]] = {}  # segments of one length, and the video that they are in
+    temporal: dict[int, list[tuple[Tensor, int]]] = {}
     for number, g in enumerate(grids):
-        size = g.size
-        index = at + torch.arange(g.frames * (K + size)).view(g.frames, K + size)
-        heads.append(index[:, :K])
-        patches.append(index[:, K:].flatten())
-        spatial.setdefault((K + size, 1), []).append((index, number))
-        if g.frames > 1:
-            slots = before + torch.arange(g.frames * size).view(g.frames, size).T
-            temporal.setdefault((g.frames, g.frames), []).append((slots, number))
-        videos.append(torch.full((g.frames,), number))
-        owners.append(frames + torch.arange(g.frames).repeat_interleave(size))
-        cell = torch.cartesian_prod(torch.arange(g.height), torch.arange(g.width))
-        cells.append((cell[list(g.kept)] if g.kept else cell).repeat(g.frames, 1))
-        positions.append((cells[-1] + 0.5) / torch.tensor([g.height, g.width]))
-        at, before, frames = at + index.numel(), before + g.frames * size, frames + g.frames
-    lists = (patches, heads, videos, owners, positions, cells)
-    chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in lists)
-    groups = _listed(spatial, device), _listed(temporal, device)
-    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, *groups)
+        one = even_layout((g,), conditions, torch.device("cpu"))
+        videos.append((at + one.patches, at + one.conditions, number + one.video_of_frame, frames + one.frame_of_patch,
+                       one.position, one.cell))  # fmt: skip
+        tokens, own = at + torch.arange(one.tokens), before + torch.arange(len(one.patches))
+        for found, groups, numbers in ((spatial, one.spatial, tokens), (temporal, one.temporal, own)):
+            for index in (group.take(numbers).flatten(0, 1) for group in groups):
+                found.setdefault(index.shape[1], []).append((index, number))
+        at, before, frames = at + one.tokens, before + len(one.patches), frames + g.frames
+    chosen, cond, video, owner, where, cell = (torch.cat(x).to(device) for x in zip(*videos, strict=True))
+    within = tuple(_listed(members, 1, device) for members in spatial.values())
+    across = tuple(_listed(members, T, device) for T, members in temporal.items())
+    return Layout(ROUND * -(-at // ROUND), chosen, cond, video, owner, where, cell, within, across)
 
 
 def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) -> Layout:
@@ -217,13 +199,10 @@ def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) 
                       frames.repeat_interleave(P), position, cell, within, across)  # fmt: skip
 
 
-def _listed(found: dict[tuple[int, int], list[tuple[Tensor, int]]], device: torch.device) -> tuple[Segments, ...]:
-    groups: list[Segments] = []
-    for (_, frames), members in found.items():
-        index = torch.cat([m for m, _ in members])
-        video = torch.cat([torch.full((len(m),), n) for m, n in members])
-        groups.append(Listed(index.to(device), video.to(device), frames))
-    return tuple(groups)
+def _listed(members: Sequence[tuple[Tensor, int]], frames: int, device: torch.device) -> Listed:
+    index = torch.cat([segments for segments, _ in members])
+    video = torch.cat([torch.full((len(segments),), number) for segments, number in members])
+    return Listed(index.to(device), video.to(device), frames)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Segments],

@@ -7,6 +7,7 @@ a test holds the two together), so that `generate` never pays for importing open
 import json
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,34 +99,17 @@ class Attention(nn.Module):
         return self.out_proj(rearrange(x, "b h l d -> b l (h d)"))                  # B L D
 
 
-class MLP(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x)))
-
-
 class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1, self.attn = nn.LayerNorm(width), Attention(width, heads)
-        self.ln_2, self.mlp = nn.LayerNorm(width), MLP(width)
+        self.ln_2 = nn.LayerNorm(width)
+        widen, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(c_fc=widen, gelu=nn.GELU(), c_proj=narrow))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
-
-
-class Transformer(nn.Module):
-    def __init__(self, width: int, heads: int, layers: int) -> None:
-        super().__init__()
-        self.resblocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.resblocks(x)
 
 
 class TextFeatures(NamedTuple):
@@ -142,7 +126,8 @@ class TextTower(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(config.context, config.width))
-        self.transformer = Transformer(config.width, config.heads, config.layers)
+        blocks = (Block(config.width, config.heads) for _ in range(config.layers))
+        self.transformer = nn.Sequential(OrderedDict(resblocks=nn.Sequential(*blocks)))
         self.ln_final = nn.LayerNorm(config.width)
         self.text_projection = nn.Parameter(config.width**-0.5 * torch.randn(config.width, config.embed_dim))
 

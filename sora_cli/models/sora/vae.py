@@ -65,16 +65,28 @@ class VaeConfig:
 # -- The two halves ---------------------------------------------------------------------------------------
 
 
-class Encoder(nn.Module):
-    """Key frames -> the space posterior; all frames -> features -> the time posterior."""
+class PictureEncoder(nn.Module):
+    """Key frames -> moments of channels of the space latent."""
+
+    def __init__(self, width: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.glance = Conv(3, width, kernel=12, stride=FINE)
+        self.picture = nn.Sequential(*[ResBlock(width) for _ in range(2 * blocks)])
+        self.to_space = Conv(width, 2 * channels // SUB**2, kernel=1)
+        almost_noiseless(self.to_space)
+
+    def shown(self, frames: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 2c, H/8, W/8]
+        return self.to_space(self.picture(self.glance(frames)))
+
+
+class Encoder(PictureEncoder):
+    """Key frames -> the space posterior; all frames -> features -> the time posterior. Details have a network of their
+    own, learned beside latents that stay."""
 
     def __init__(self, config: VaeConfig) -> None:
-        super().__init__()
         c = config
-        self.glance = Conv(3, c.wide, kernel=12, stride=FINE)
-        self.picture = nn.Sequential(*[ResBlock(c.wide) for _ in range(2 * c.blocks)])
-        self.to_space = Conv(c.wide, 2 * (c.space - c.details) // SUB**2, kernel=1)
-        self.detail = DetailEncoder(c) if c.details else None
+        super().__init__(c.wide, c.space - c.details, c.blocks)
+        self.detail = PictureEncoder(c.paint, c.details, c.blocks) if c.details else None
         self.stem = Conv(3, c.wide, kernel=12, stride=8)
         self.wide = nn.Sequential(*[ResBlock(c.wide) for _ in range(c.blocks)])
         self.down = Down(c.wide, c.deep)
@@ -82,15 +94,14 @@ class Encoder(nn.Module):
         self.memory = Memory(c.deep, c.memory)
         self.motion = nn.Sequential(Conv((CHUNK + 1) * c.deep, c.deep, kernel=1), ResBlock(c.deep))
         self.to_time = Conv(c.deep, 2 * c.time, kernel=1)
-        for head in (self.to_space, self.to_time):
-            almost_noiseless(head)
+        almost_noiseless(self.to_time)
 
     def space(self, video: Tensor) -> Tensor:
         """Key frames [B, 3, K, H, W] -> moments of their space latents [B, K, 2c, h, w]."""
         frames = _frames(video)
-        moments = self.to_space(self.picture(self.glance(frames)))
+        moments = self.shown(frames)
         if self.detail:
-            pairs = zip(moments.chunk(2, 1), self.detail(frames).chunk(2, 1), strict=True)
+            pairs = zip(moments.chunk(2, 1), self.detail.shown(frames).chunk(2, 1), strict=True)
             moments = torch.cat([part for pair in pairs for part in pair], 1)
         return rearrange(cells(moments), "(B K) C h w -> B K C h w", K=video.shape[2])
 
@@ -108,21 +119,6 @@ class Encoder(nn.Module):
         motion = self.motion[0](rearrange(chunks, "B n f C h w -> (B n) (f C) h w"))
         motion = motion + rearrange(recalled, "B n C -> (B n) C 1 1")
         return rearrange(self.to_time(self.motion[1](motion)), "(B n) C h w -> B n C h w", B=B)
-
-
-class DetailEncoder(nn.Module):
-    """Key frames -> moments of details, a network of its own, learned beside latents that stay."""
-
-    def __init__(self, config: VaeConfig) -> None:
-        super().__init__()
-        c = config
-        self.glance = Conv(3, c.paint, kernel=12, stride=FINE)
-        self.picture = nn.Sequential(*[ResBlock(c.paint) for _ in range(2 * c.blocks)])
-        self.to_space = Conv(c.paint, 2 * c.details // SUB**2, kernel=1)
-        almost_noiseless(self.to_space)
-
-    def forward(self, frames: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, 2c, H/8, W/8]
-        return self.to_space(self.picture(self.glance(frames)))
 
 
 def almost_noiseless(head: Conv) -> None:
@@ -187,13 +183,8 @@ class Vae(nn.Module):
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between features and features, for Muon."""
-        coder, painter = self.encoder, self.decoder
-        outer: tuple[nn.Module, ...] = (coder.glance, coder.to_space, coder.stem, coder.to_time, painter.stem,
-                                        painter.to_pixels)  # fmt: skip
-        if coder.detail:
-            outer += (coder.detail.glance, coder.detail.to_space)
-        skipped = {id(p) for module in outer for p in module.parameters()}
-        return [p for p in self.parameters() if p.ndim == 2 and id(p) not in skipped]
+        outer = {"glance", "stem", "to_space", "to_time", "to_pixels"}
+        return [p for name, p in self.named_parameters() if p.ndim == 2 and outer.isdisjoint(name.split("."))]
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Video [B, 3, 1+4n, H, W] in [-1, 1] -> mean and log-variance [B, C, 1+n, h, w]; the first
