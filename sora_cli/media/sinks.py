@@ -2,13 +2,11 @@
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.owned import part_of, sweep
@@ -17,7 +15,7 @@ from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_ima
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.sound import Soundtrack
-from sora_cli.media.writer import H264, MP4, FileSink, tagging, write_image
+from sora_cli.media.writer import H264, MP4, FileSink, Sink, tagging, write_image
 from sora_cli.media.y4m import RGB, Format
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
@@ -29,18 +27,6 @@ VIDEOS = {  # how pictures are encoded, and the container
 }
 SILENT = ("-f", "mp4")           # pictures until their sound is laid beside them
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
-
-
-class Sink(Protocol):
-    """A context manager that takes raw frames of one format and leaves a whole output, or none."""
-
-    waited: float                # seconds spent on writing
-
-    def write(self, raw: bytes) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def open_sink(
@@ -55,9 +41,8 @@ def open_sink(
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
     Moving images play `loops` times, 0 is for ever, and are as `shared` says; videos have what `sound` holds after the
-    last frame. SoraError,
-    before anything is written, for what cannot be: an unknown suffix, an odd size in H.264, numbered images that are
-    there already (unless `force`).
+    last frame. SoraError, before anything is written, for what cannot be: an unknown suffix, an odd size in H.264,
+    numbered images that are there already (unless `force`).
     """
     check_name(name)
     if name == STREAM:
@@ -168,69 +153,44 @@ class ImagesSink(FileSink):
             unfinished.path(number).unlink(missing_ok=True)
 
 
-class ImageSink:
+class ImageSink(Sink):
     """One raw frame into one PNG, with its metadata."""
 
     def __init__(self, path: Path, format: Format, metadata: Mapping[str, object] | None) -> None:
-        self.path, self.format, self.metadata = path, format, metadata
-        self.raw: bytes | None = None
-        self.waited = 0.0
+        super().__init__(path, format)
+        self.metadata = metadata
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, raw: bytes) -> None:
-        if self.raw is not None:
+    def put(self, raw: bytes) -> None:
+        if self.frames:
             raise Failed(f"{self.path} holds one frame; name more of them like {self.path.stem}%05d.png, or .apng")
         self.raw = raw
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            return
-        if self.raw is None:
-            raise Failed(f"there are no frames to write to {self.path}")
-        started = time.perf_counter()
+    def finish(self) -> None:
         (frame,) = to_rgb([self.raw], self.format, self.format.size)
         write_image(self.path, frame, metadata=self.metadata)
-        self.waited += time.perf_counter() - started
 
 
-class StreamSink:
+class StreamSink(Sink):
     """Raw frames, bit for bit, as y4m into a stream. BrokenPipeError if nobody reads it any more."""
 
     def __init__(self, stream: IO[bytes], format: Format) -> None:
-        self.stream, self.format = stream, format
-        self.waited, self.frames = 0.0, 0
+        super().__init__(Path(STREAM), format)
+        self.stream = stream
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, raw: bytes) -> None:
-        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
-        started = time.perf_counter()
+    def put(self, raw: bytes) -> None:
         try:
-            self.stream.writelines([*([] if self.frames else [self.format.header()]), b"FRAME\n", raw])
+            self.stream.writelines(self.pieces(raw))
             self.stream.flush()
         except BrokenPipeError:
             silence(self.stream)
             raise
-        self.frames += 1
-        self.waited += time.perf_counter() - started
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
-class Y4mSink(StreamSink):
+class Y4mSink(Sink):
     """Raw frames, bit for bit, into a .y4m file."""
-
-    def __init__(self, path: Path, format: Format) -> None:
-        self.path, self.part = path, part_of(path)
-        self.format, self.waited, self.frames = format, 0.0, 0
 
     def __enter__(self) -> Self:
         try:
@@ -240,27 +200,17 @@ class Y4mSink(StreamSink):
             raise Failed(f"could not write {self.path}: {error.strerror}") from error
         return self
 
-    def write(self, raw: bytes) -> None:
+    def put(self, raw: bytes) -> None:
         try:
-            super().write(raw)
+            self.stream.writelines(self.pieces(raw))
+            self.stream.flush()
         except OSError as error:
             raise Failed(f"could not write {self.path}: {error.strerror}") from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.keep()
-        finally:
-            self.part.unlink(missing_ok=True)
-            with suppress(OSError):      # what a full disk did not take is told already
-                self.stream.close()
-
-    def keep(self) -> None:
-        if self.frames == 0:
-            raise Failed(f"there are no frames to write to {self.path}")
-        os.replace(self.part, self.path)
+    def abandon(self) -> None:
+        self.part.unlink(missing_ok=True)
+        with suppress(OSError):      # what a full disk did not take is told already
+            self.stream.close()
 
 
 def silence(stream: IO[bytes]) -> None:
