@@ -154,7 +154,7 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     format = format_of(shot)
     with Screen(quiet=True) as screen:
         making = Making(Target(name=media.STREAM), screen, shot.fps)
-        passing = Passing(media.Source("scene", format, raw_of(given, format.size, shot)), shot.model)
+        passing = Passing(media.Source("scene", format, iter(raw_of(given, format.size, shot))), shot.model)
         raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
         return seen(raw, shot)
 

@@ -7,7 +7,7 @@ Frames are uint8 arrays [h, w, 3] in RGB. Sizes are (width, height).
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
-from sora_cli.media import sources
 from sora_cli.media.bars import Bars
+from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.probing import Picture, TooLarge, looked_at
 from sora_cli.media.profiles import to_srgb
+from sora_cli.media.sources import Opening
 from sora_cli.media.y4m import LARGEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; those of others are a choice
@@ -58,19 +59,17 @@ def middle(frame: media.Frame, canvas: media.Size) -> media.Frame:
     return frame[top : top + height, left : left + width]
 
 
-@lru_cache(256)
-def described(path: Path) -> Picture:
-    return looked_at(["-i", media.as_file(path)], str(path))
-
-
 def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.Source:
     """The frames of a video from so many seconds on, at a size and a rate."""
     words = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
     with ExitStack() as held:
-        wish = sources.Wish(size, fps)
-        source = sources.decode([*words, "-i", media.as_file(path)], str(path), wish, held, described(path))
+        source = Opening(str(path), held, size, fps).decode([*words, "-i", media.as_file(path)], described(path))
         source.held = held.pop_all()
     return source
+
+
+def described(path: Path) -> Picture:
+    return looked_at(["-i", media.as_file(path)], str(path))
 
 
 def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size,
@@ -125,22 +124,13 @@ def plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def moves(path: Path) -> bool:
-    """Whether what is named like a picture is an animation, or may be one: ffmpeg will tell."""
-    try:
-        with Image.open(path) as image:
-            return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-
-
-def still(path: Path) -> bool:
-    """Whether a file is a picture that cannot move, whatever its name says."""
-    try:
-        with Image.open(path) as image:
-            return image.format not in (*ANIMATED, None) and not getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+def is_image(path: Path) -> bool:
+    """Whether a file is a picture that does not move: by what is in it, and where that may be either, by its name."""
+    format, moves = None, False
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+        format, moves = image.format, bool(getattr(image, "is_animated", False))
+    named = ending(path.name) in (*IMAGES, ".gif")
+    return named and not moves if format in (*ANIMATED, None) else named or not moves
 
 
 def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size, canvas: media.Size,

@@ -15,7 +15,7 @@ from sora_cli.dataset import footage, looks
 from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
-from sora_cli.media.kinds import IMAGES, ending, unread, walk
+from sora_cli.media.kinds import unread, walk
 from sora_cli.media.probing import TooLarge
 
 STILL = 0.03                     # % of the range by which frames differ where nothing moves, compression apart
@@ -103,12 +103,10 @@ def examine(folder: Path, record: Record, most: float) -> Record:
         found["reason"] = "broken: it is empty"
     else:
         try:
-            picture = footage.still(path) or ending(record.file) in (*IMAGES, ".gif") and not footage.moves(path)
-            found = of_image(path) if picture else of_video(path, most)
-        except TooLarge as error:
-            found["reason"] = "too large: " + " ".join(str(error).replace(str(path), "it").split())
+            found = of_image(path) if footage.is_image(path) else of_video(path, most)
         except SoraError as error:
-            found["reason"] = "broken: " + " ".join(str(error).replace(str(path), "it").split())
+            kind = "too large" if isinstance(error, TooLarge) else "broken"
+            found["reason"] = f"{kind}: " + " ".join(str(error).replace(str(path), "it").split())
         except OSError as error:
             found["reason"] = f"broken: {(error.strerror or 'unreadable').lower()}"
     return Record(record.file, record.bytes, record.modified, **found)
@@ -124,7 +122,7 @@ def of_image(path: Path) -> dict[str, Any]:
 
 def of_video(path: Path, most: float) -> dict[str, Any]:
     with media.open_source(str(path)) as source:
-        format, notes, unsaid = source.format, tuple(source.notes), source.unsaid
+        format, notes, damage = source.format, tuple(source.notes), source.damage
     width, height = max(1, round(format.width * format.pixel_aspect)), format.height
     fps = footage.thinned(format.fps, most)
     found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps,
@@ -132,7 +130,7 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)
-    if wrong := unsaid():
+    if wrong := damage():
         raise Failed(f"{path} is damaged: {wrong}")
     if not seen.frames:  # at this rate; the source had at least one
         return found | {"reason": f"too short: less than {1 / fps:.2g} s"}

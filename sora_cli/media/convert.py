@@ -1,17 +1,13 @@
-"""RGB frames: of a file, and raw frames to RGB and back through one ffmpeg between two generators."""
+"""Raw frames to RGB and back, and to other rates, through one ffmpeg between two generators."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from sora_cli.errors import SoraError
 from sora_cli.media import y4m
-from sora_cli.media.names import readable
-from sora_cli.media.probing import reading
 from sora_cli.media.process import QUIET, Through, buffered, ffmpeg
 from sora_cli.media.retiming import Padded, Retiming
 from sora_cli.media.y4m import Format, Size
@@ -142,25 +138,3 @@ def fitted(format: Format, size: Size, fit: str) -> Size:
     if wider == (fit == "cover"):
         return max(1, round(size[1] * shape)), size[1]
     return size[0], max(1, round(size[0] / shape))
-
-
-def read_frames(path: Path | str) -> Iterator[Frame]:
-    """The frames of a video one by one, upright, as uint8 [h, w, 3]; Failed if ffmpeg cannot read it."""
-    path = readable(path)
-    command = [*reading(path), "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    with closing(Through(command, blame=f"{path} is not a readable video")) as through:
-        stream = buffered(through)
-        while (frame := read_ppm(stream)) is not None:
-            yield frame
-
-
-def read_ppm(stream: IO[bytes]) -> Frame | None:
-    """One binary PPM image off the stream, None at its end."""
-    if stream.readline() != b"P6\n":
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()
-    pixels = stream.read(3 * width * height)
-    if len(pixels) < 3 * width * height:
-        return None
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)

@@ -117,8 +117,8 @@ class GifSink(FileSink):
 
     def run(self, *words: str) -> None:
         done = finished([ffmpeg(), *QUIET, "-y", *words])
-        if done.code or done.stderr:
-            why = explain(done.stderr) or f"ffmpeg ended with code {done.code}"
+        if done.returncode or done.stderr:
+            why = explain(done.stderr) or f"ffmpeg ended with code {done.returncode}"
             raise Failed(f"ffmpeg could not write {self.path}: {why}")
 
     def abandon(self) -> None:

@@ -122,7 +122,7 @@ class SoundSink(FileSink):
         """The finished pictures into their container, with what is `beside` them; what ffmpeg says of it."""
         command = [ffmpeg(), *QUIET, "-y", "-i", as_file(self.part), *beside, "-c:v", "copy", *self.container]
         done = finished([*command, as_file(self.whole)])
-        self.failed = done.code != 0
+        self.failed = done.returncode != 0
         return explain(done.stderr) or ("it failed" if self.failed else "")
 
     def abandon(self) -> None:

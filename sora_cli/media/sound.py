@@ -4,11 +4,11 @@ A video is written without sound, since nobody knows its length before its end. 
 stretch of given frames has its own, faded in and out where made frames begin, and there is silence elsewhere.
 """
 
-import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
+from sora_cli.media.probing import parse_listing
 from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
@@ -43,15 +43,14 @@ class Sound:
     def firsts(self, *wanted: str) -> tuple[float, float]:
         """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
         command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
-        _, pictures, sounds = finished(command)
-        return first(pictures), first(sounds)
+        found = finished(command)
+        return first(found.stdout), first(found.stderr)
 
 
-def first(listing: str) -> float:
+def first(told: str) -> float:
     """The first time that framecrc tells, in seconds."""
-    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
-    found = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-    return int(found[1]) * int(base[1]) / int(base[2]) if base and found else 0.0
+    tick, frames = parse_listing(told)
+    return float(frames[0].shown * tick) if frames else 0.0
 
 
 @dataclass(frozen=True)

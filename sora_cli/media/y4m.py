@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import IO
 
 from sora_cli.errors import Failed, SoraError
@@ -214,8 +215,7 @@ def read_format(stream: IO[bytes], begun: bytes = b"") -> Format:
 
 def read_frames(stream: IO[bytes], format: Format, name: str) -> Iterator[bytes]:
     """The raw frames after a header, one by one; Failed, naming the frame, if the stream ends inside of it."""
-    number = 0
-    while line := stream.readline(LONGEST_LINE):
+    for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), b"")):
         if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
             raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
         if not re.match(rb"FRAME[ \n]", line):
@@ -224,7 +224,6 @@ def read_frames(stream: IO[bytes], format: Format, name: str) -> Iterator[bytes]
         if len(raw) < format.frame_bytes:
             raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
         yield raw
-        number += 1
 
 
 def stream(frames: Iterable[bytes], format: Format) -> Iterator[bytes]:
