@@ -176,16 +176,13 @@ def of_jsonl(text: str) -> Iterator[Row]:
         where = f"line {number}"
         try:
             found = json.loads(line, object_pairs_hook=beside.once)
+            values = [found.get(only(names, found)) for names in (FILE, CAPTION)] if isinstance(found, dict) else []
         except SoraError as error:
             raise SoraError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
-        if not isinstance(found, dict):
+        if not values:
             raise SoraError(f"{where} is no object with file and caption")
-        try:
-            values = [found.get(only(names, found)) for names in (FILE, CAPTION)]
-        except SoraError as error:
-            raise SoraError(f"{where}: {error}") from error
         for names, value in zip((FILE, CAPTION), values, strict=True):
             if not isinstance(value, str):
                 raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")

@@ -86,11 +86,6 @@ def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: med
             yield middle(frame[top : top + height, left : left + width], canvas)
 
 
-def bars_in(row: Mapping[str, Any]) -> Bars:
-    """The bars that the index of a dataset tells of."""
-    return Bars(*row.get("bars", ()))
-
-
 def bars_of(path: Path, frames: int, fps: float, size: media.Size) -> Bars:
     """The black bars of a video of so many frames, by a few of them."""
     with media.open_source(str(path), fps=fps * min(1.0, LOOKS / frames)) as source:
@@ -144,3 +139,8 @@ def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media
     if not found:
         raise Failed(f"{path} has no frame {first}")
     return np.stack(found)
+
+
+def read_row(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
+    """The same of a file as the index of a dataset tells of it."""
+    return read(path, row["kind"], first, frames, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))

@@ -61,7 +61,23 @@ class Looks:
 
     @cached_property
     def dissolves(self) -> list[tuple[int, int]]:
-        return dissolves(self)
+        """The first frames of gradual changes from one shot to the next, and the first frames behind them.
+
+        Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
+        otherwise or comes nearer is no mixture."""
+        if self.frames < 2 * SHORTEST + 1:
+            return []
+        blocks = rearrange(np.stack(self.blocks).astype(np.float32), "T c h w -> T c (h w)")
+        found: list[tuple[float, int, int]] = []
+        for half in HALVES:
+            if self.frames > 2 * half:
+                score = mixed(blocks, half)
+                found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
+        taken: list[tuple[int, int]] = []
+        for _, begin, end in sorted(found, reverse=True):
+            if all(end <= first or last <= begin for first, last in taken):
+                taken.append((begin, end))
+        return sorted((begin + 1, end) for begin, end in taken)
 
     def nothing(self, part: slice) -> str:
         """Why there is nothing to see in some frames, or two shots at once, "" if there is something."""
@@ -139,26 +155,6 @@ def has_subject(plane: np.ndarray) -> bool:
 
 
 # ---- dissolves --------------------------------------------------------------------------------------------
-
-
-def dissolves(seen: Looks) -> list[tuple[int, int]]:
-    """The first frames of gradual changes from one shot to the next, and the first frames behind them.
-
-    Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
-    otherwise or comes nearer is no mixture."""
-    if seen.frames < 2 * SHORTEST + 1:
-        return []
-    blocks = rearrange(np.stack(seen.blocks).astype(np.float32), "T c h w -> T c (h w)")
-    found: list[tuple[float, int, int]] = []
-    for half in HALVES:
-        if seen.frames > 2 * half:
-            score = mixed(blocks, half)
-            found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
-    taken: list[tuple[int, int]] = []
-    for _, begin, end in sorted(found, reverse=True):
-        if all(end <= first or last <= begin for first, last in taken):
-            taken.append((begin, end))
-    return sorted((begin + 1, end) for begin, end in taken)
 
 
 def mixed(blocks: np.ndarray, half: int) -> np.ndarray:

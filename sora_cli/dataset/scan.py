@@ -4,7 +4,7 @@ A video is decoded once, small (`looks`). Videos are counted in frames at a stea
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Record:
     own_fps: float = 0
     fps: float = 0               # at which frames are counted
     takes: tuple[Take, ...] = ()
-    bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # black rows above and below, columns on the left and right
+    bars: Bars = footage.WHOLE    # black rows and columns around it
     reason: str = ""             # why it is of no use
     notes: tuple[str, ...] = ()  # what it has to suffer where it is read
 
@@ -56,7 +56,7 @@ class Record:
     @property
     def inner(self) -> media.Size:
         """The size without bars."""
-        return Bars(*self.bars).within(self.size)
+        return self.bars.within(self.size)
 
     def fits(self, other: "Record", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
@@ -71,8 +71,8 @@ class Record:
         """The inverse of `line`, which may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
-        tuples = {name: tuple(plain.get(name, getattr(cls, name))) for name in ("bars", "notes")}
-        return cls(**plain | tuples, takes=takes)
+        plain |= {"bars": Bars(*plain.get("bars", ())), "notes": tuple(plain.get("notes", ()))}
+        return cls(**plain, takes=takes)
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
@@ -136,7 +136,7 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
         return found | {"reason": f"too short: less than {1 / fps:.2g} s"}
     bars = footage.bars_of(path, seen.frames, fps, (width, height)) if seen.framed else footage.WHOLE
     if bars and not wrong_size(*bars.within((width, height))):
-        found["bars"] = astuple(bars)
+        found["bars"] = bars
     takes = tuple(judged(Take(first, frames), seen, fps) for first, frames in looks.shots(seen))
     if all(take.reason for take in takes):
         reasons = list(dict.fromkeys(take.reason for take in takes))
