@@ -169,9 +169,9 @@ def wait_for(path: Path, seconds: float = 5) -> None:
 def test_images(tmp_path: Path) -> None:
     from PIL import Image
 
-    media.write_image(tmp_path / "a.png", frames(1)[0], (320, 180), {"sora": TRICKY})
+    media.write_image(tmp_path / "a.png", frames(1)[0], {"sora": TRICKY})
     with Image.open(tmp_path / "a.png") as image:
-        assert (image.size, image.format, image.info["sora"]) == ((320, 180), "PNG", TRICKY)
+        assert (image.size, image.format, image.info["sora"]) == ((160, 96), "PNG", TRICKY)
         assert image.getpixel((7, 7)) == (40, 40, 40)
     assert os.listdir(tmp_path) == ["a.png"]
 

@@ -68,8 +68,8 @@ def test_raw_frames_need_their_size_and_rate(
 def test_numbered_images_odd_sides_and_another_size(
     sora: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, frame in enumerate(scene_frames(3, 90, 160), 1):
-        media.write_image(f"in{number:03}.png", frame, (161, 91))
+    for number, frame in enumerate(scene_frames(3, 91, 161), 1):
+        media.write_image(f"in{number:03}.png", frame)
     assert sora("encode", "in%03d.png", "--input-fps", 12) == 0
     err = capsys.readouterr().err
     assert "161x91 is taken as 162x92" in err and "--input-fps" not in err

@@ -355,7 +355,7 @@ def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[S
 def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
-    if owner := captions.owner(record.file):
+    if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
         line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):

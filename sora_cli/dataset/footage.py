@@ -20,7 +20,7 @@ from sora_cli import geometry, media
 from sora_cli.errors import Failed
 from sora_cli.media.bars import Bars
 from sora_cli.media.kinds import IMAGES, ending
-from sora_cli.media.probing import Picture, TooLarge, looked_at
+from sora_cli.media.probing import TooLarge, looked_at
 from sora_cli.media.profiles import to_srgb
 from sora_cli.media.sources import Opening
 from sora_cli.media.y4m import LARGEST
@@ -59,29 +59,21 @@ def middle(frame: media.Frame, canvas: media.Size) -> media.Frame:
     return frame[top : top + height, left : left + width]
 
 
-def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.Source:
-    """The frames of a video from so many seconds on, at a size and a rate."""
-    words = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
-    with ExitStack() as held:
-        source = Opening(str(path), held, size, fps).decode([*words, "-i", media.as_file(path)], described(path))
-        source.held = held.pop_all()
-    return source
-
-
-def described(path: Path) -> Picture:
-    return looked_at(["-i", media.as_file(path)], str(path))
-
-
 def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size,
-               bars: Bars = WHOLE) -> Iterator[media.Frame]:  # fmt: skip
+               bars: Bars) -> Iterator[media.Frame]:  # fmt: skip
     """Frames of a video from number `first` on, counted at `fps`, without their bars; `size` is what it is shown at."""
     inner = bars.within(size)
     width, height = covering(inner, canvas)
     scale = width / inner[0], height / inner[1]
     large = round(size[0] * scale[0]), round(size[1] * scale[1])
     top, left = min(round(bars.top * scale[1]), large[1] - height), min(round(bars.left * scale[0]), large[0] - width)
-    passed = first if described(path).container in UNSEEKABLE else 0
-    with open_at(path, (first - passed - 0.5) / fps, large, fps) as source:
+    words = ["-i", media.as_file(path)]
+    picture = looked_at(words, str(path))
+    passed = first if picture.container in UNSEEKABLE else 0
+    seconds = (first - passed - 0.5) / fps
+    with ExitStack() as held:
+        seek = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
+        source = Opening(str(path), held, large, fps).decode([*seek, *words], picture)
         for frame in islice(media.to_rgb(source, source.format, large), passed, None):
             yield middle(frame[top : top + height, left : left + width], canvas)
 

@@ -6,7 +6,6 @@ scdet, from the luma of neighbouring frames.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from einops import rearrange, reduce
 from PIL import Image
 
 from sora_cli import media
-from sora_cli.media.process import CHECKED, LOCAL, Through, buffered, ffmpeg
+from sora_cli.media.process import CHECKED, LOCAL, ffmpeg, pieces
 
 LOOKED_AT = (160, 96)            # pixels: what frames of videos are judged at
 PICTURE = 640                    # pixels along the longer side: the same of pictures
@@ -107,10 +106,8 @@ def frames_of(path: Path, fps: float) -> Iterator[Planes]:
     filters = f"setpts=PTS-STARTPTS,fps={media.rational(fps)},scale={width}:{height}:flags=area:out_range=tv"
     command = [ffmpeg(), *CHECKED, *LOCAL, "-i", media.as_file(path), "-map", "0:V:0"]
     command += ["-vf", f"{filters},format=yuv444p", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
-    with closing(Through(command, blame=f"{path} is damaged", fatal=".")) as through:
-        stream = buffered(through)
-        while raw := stream.read(3 * width * height):
-            yield list(np.frombuffer(raw, np.uint8).reshape(3, height, width))
+    for raw in pieces(command, 3 * width * height, f"{path} is damaged", fatal="."):
+        yield list(np.frombuffer(raw, np.uint8).reshape(3, height, width))
 
 
 def planes_of(frame: media.Frame) -> Planes:

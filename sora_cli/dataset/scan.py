@@ -4,7 +4,7 @@ A video is decoded once, small (`looks`). Videos are counted in frames at a stea
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +94,19 @@ def outside(folder: Path, file: str, reason: str = "") -> Record:
 def examine(folder: Path, record: Record, most: float) -> Record:
     """A file opened and judged; nothing that is in it can stop a scan."""
     path = folder / record.file
-    found: dict[str, Any] = {}
     if record.reason:
         return record
     if not path.is_file() or not media.is_footage(record.file):
-        found["reason"] = "no video or image by its name"
-    elif not record.bytes:
-        found["reason"] = "broken: it is empty"
-    else:
-        try:
-            found = of_image(path) if footage.is_image(path) else of_video(path, most)
-        except SoraError as error:
-            kind = "too large" if isinstance(error, TooLarge) else "broken"
-            found["reason"] = f"{kind}: " + " ".join(str(error).replace(str(path), "it").split())
-        except OSError as error:
-            found["reason"] = f"broken: {(error.strerror or 'unreadable').lower()}"
-    return Record(record.file, record.bytes, record.modified, **found)
+        return replace(record, reason="no video or image by its name")
+    if not record.bytes:
+        return replace(record, reason="broken: it is empty")
+    try:
+        return replace(record, **(of_image(path) if footage.is_image(path) else of_video(path, most)))
+    except SoraError as error:
+        kind = "too large" if isinstance(error, TooLarge) else "broken"
+        return replace(record, reason=f"{kind}: " + " ".join(str(error).replace(str(path), "it").split()))
+    except OSError as error:
+        return replace(record, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
 
 
 def of_image(path: Path) -> dict[str, Any]:

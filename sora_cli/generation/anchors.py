@@ -13,7 +13,7 @@ import numpy as np
 
 from sora_cli import geometry, media
 from sora_cli.errors import SoraError, counted
-from sora_cli.media.blend import Frame, Size
+from sora_cli.media import Frame, Size
 from sora_cli.shot import Shot
 
 

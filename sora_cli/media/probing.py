@@ -11,8 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from sora_cli.errors import Failed, counted
-from sora_cli.media.names import readable
+from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg, file_of, finished
 from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
@@ -58,7 +57,9 @@ class Media:
 
 def probe(path: Path | str) -> Media:
     """Decode `path` once and say what is in it; SoraError if it is not there, Failed if it is no video."""
-    path = readable(path)
+    path = Path(path)
+    if not path.is_file():
+        raise SoraError(f"there is no file {path}")
     found = listing(path)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
     tick, frames = parse_listing(found.stdout)

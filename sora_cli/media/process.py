@@ -7,6 +7,7 @@ import selectors
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -106,9 +107,9 @@ class Through(io.RawIOBase):
     def __init__(
         self,
         command: list[str],
-        feed: Iterable[bytes | memoryview] | None = None,
-        blame: str = "ffmpeg failed",
-        fatal: str = "",
+        feed: Iterable[bytes | memoryview] | None,
+        blame: str,
+        fatal: str,
     ) -> None:
         self.blame, self.fatal = blame, fatal
         self.said = ""                   # what ffmpeg complained of, when all has been read
@@ -188,3 +189,13 @@ class Through(io.RawIOBase):
 def buffered(through: Through) -> io.BufferedReader:
     """The same with read(n), readline() and readinto() that give all they are asked for, or all that is left."""
     return io.BufferedReader(through, BLOCK)
+
+
+def pieces(
+    command: list[str], size: int, blame: str, feed: Iterable[bytes | memoryview] | None = None, fatal: str = ""
+) -> Iterator[bytes]:
+    """What an ffmpeg command writes, in pieces of so many bytes; see `Through`."""
+    with closing(Through(command, feed, blame, fatal)) as through:
+        stream = buffered(through)
+        while len(piece := stream.read(size)) == size:
+            yield piece

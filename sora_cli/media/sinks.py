@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.owned import part_of, sweep
+from sora_cli.files.owned import sweep
 from sora_cli.media.convert import declare, in_rgb, to_rgb
+from sora_cli.media.kinds import ending
 from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_image
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
@@ -47,32 +48,32 @@ def open_sink(
     check_name(name)
     if name == STREAM:
         return StreamSink(standard_output(), format)
-    path, sequence = Path(name), sequence_of(name)
+    path, suffix, sequence = Path(name), ending(name), sequence_of(name)
     check_format(path, shared.format if shared else format)
-    if path.suffix.lower() == ".y4m":
+    if suffix == ".y4m":
         return Y4mSink(path, format)
-    if sound and holds_sound(name):
-        return SoundSink(path, format, metadata or {}, sound)
-    if path.suffix.lower() in MOVING_IMAGES:
+    if suffix in MOVING_IMAGES:
         return moving_image(path, format, loops, shared or Shared(format))
-    if path.suffix.lower() != ".png":
-        return FileSink(path, format, video(path.suffix.lower(), format, metadata or {}))
+    if suffix in VIDEOS and sound:
+        return SoundSink(path, format, metadata or {}, sound)
+    if suffix in VIDEOS:
+        return FileSink(path, format, [*encoded(suffix, format), *tagging(metadata or {}), *VIDEOS[suffix][1]])
     return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
 
 
 def check_name(name: str) -> None:
     """Refuse an output of a kind that cannot be written."""
-    if name != STREAM and Path(name).suffix.lower() not in SUFFIXES:
+    if name != STREAM and ending(name) not in SUFFIXES:
         raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
 def holds_sound(name: str) -> bool:
-    return name != STREAM and Path(name).suffix.lower() in VIDEOS
+    return name != STREAM and ending(name) in VIDEOS
 
 
 def depth_held(name: str, format: Format) -> int:
     """Bits of each colour that an output keeps."""
-    deep = name == STREAM or Path(name).suffix.lower() in (".y4m", ".apng") or sequence_of(name)
+    deep = name == STREAM or ending(name) in (".y4m", ".apng") or sequence_of(name)
     return format.depth if deep else min(8, format.depth)
 
 
@@ -84,11 +85,6 @@ def check_format(path: Path, format: Format) -> None:
         raise SoraError(f"cannot write {path} at {width}x{height}: both must be even there; {even} is the nearest")
     if suffix == ".gif" and format.rate > FASTEST_GIF:
         raise SoraError(f"cannot write {path}: a GIF shows at most {FASTEST_GIF} frames a second, not {format.fps:g}")
-
-
-def video(suffix: str, format: Format, metadata: Mapping[str, object]) -> list[str]:
-    """ffmpeg's words from its input to the container."""
-    return [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
 
 
 def encoded(suffix: str, format: Format) -> list[str]:
@@ -105,12 +101,12 @@ class SoundSink(FileSink):
     def __init__(self, path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack) -> None:
         self.suffix, self.sound = path.suffix.lower(), sound
         super().__init__(path, format, [*encoded(self.suffix, format), *SILENT])
-        self.whole = part_of(path.with_name(f"{path.name}.sound"))
+        self.whole = self.another("sound")
         self.container = [*tagging(metadata), *VIDEOS[self.suffix][1]]
 
     def keep(self) -> None:
-        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.heard else [])
-        if wrong and self.sound.heard:
+        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.clips else [])
+        if wrong and self.sound.clips:
             done = self.whole.exists() and not self.failed
             self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {wrong}")
             wrong = "" if done else self.copy([])
@@ -124,10 +120,6 @@ class SoundSink(FileSink):
         done = finished([*command, as_file(self.whole)])
         self.failed = done.returncode != 0
         return explain(done.stderr) or ("it failed" if self.failed else "")
-
-    def abandon(self) -> None:
-        super().abandon()
-        self.whole.unlink(missing_ok=True)
 
 
 class ImagesSink(FileSink):
@@ -167,7 +159,7 @@ class ImageSink(Sink):
 
     def finish(self) -> None:
         (frame,) = to_rgb([self.raw], self.format, self.format.size)
-        write_image(self.path, frame, metadata=self.metadata)
+        write_image(self.path, frame, self.metadata)
 
 
 class StreamSink(Sink):

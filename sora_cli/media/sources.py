@@ -111,9 +111,6 @@ class Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self.held.close()
 
 
@@ -189,27 +186,19 @@ class Opening:
 
     def open_stream(self, stream: IO[bytes]) -> Source:
         """Raw frames if their size is told, y4m if it begins like that, else whatever ffmpeg can read from a pipe."""
-        if self.input_size:
-            return self.open_rgb(stream, self.input_size)
+        if (size := self.input_size) and self.input_fps:
+            format = Format(*size, Fraction(rational(self.input_fps)), "444", tags=y4m.RGB if self.rgb else ())
+            return self.resample(from_rgb(read_rgb(stream, size, self.name), size, format), format)
         head = stream.read(len(MAGIC))
         if head == MAGIC:
-            return self.open_y4m(stream)
+            try:
+                format = y4m.read_format(stream, MAGIC)
+            except SoraError as error:
+                raise SoraError(f"{self.name}: {error}") from error
+            return self.resample(y4m.read_frames(stream, format, self.name), format)
         if not head:
             raise Failed(f"{self.name} has no frames")
         return self.open_container(stream, head)
-
-    def open_rgb(self, stream: IO[bytes], size: Size) -> Source:
-        assert self.input_fps
-        format = Format(*size, Fraction(rational(self.input_fps)), "444", tags=y4m.RGB if self.rgb else ())
-        return self.resample(from_rgb(read_rgb(stream, size, self.name), size, format), format)
-
-    def open_y4m(self, stream: IO[bytes]) -> Source:
-        """A stream of which the first word is read already."""
-        try:
-            format = y4m.read_format(stream, MAGIC)
-        except SoraError as error:
-            raise SoraError(f"{self.name}: {error}") from error
-        return self.resample(y4m.read_frames(stream, format, self.name), format)
 
     def open_container(self, stream: IO[bytes], head: bytes) -> Source:
         """A stream that ffmpeg reads. A short one is put in a file: some containers want to be read backwards."""
@@ -275,8 +264,11 @@ class Opening:
         def start(timed: str) -> Started | None:
             graph = ",".join(["setpts=PTS-STARTPTS", BELIEVABLE, *fields, timed, *mended, *self.scaled, *planes])
             command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-vf", graph]
-            spool = spooling(sound) if sound and piped else []
-            return self.run([*command, "-fps_mode", "passthrough", *Y4M, "pipe:1", *spool], feed)
+            command += ["-fps_mode", "passthrough", *Y4M, "pipe:1"]
+            if sound and piped:  # one more output, the sound alone
+                command += ["-map", "0:a:0", "-af", STEADY.format(rate=sound.rate), "-c:a", "flac", "-f", "matroska"]
+                command += ["-y", as_file(sound.path)]
+            return self.run(command, feed)
 
         first = FIRST.format(rate=rational(usual))
         found = start(first if is_image and not picture.timeless else f"fps={rate}")
@@ -343,12 +335,6 @@ def read_rgb(stream: IO[bytes], size: Size, name: str) -> Iterator[Frame]:
 def available(stream: IO[bytes]) -> bytes:
     """What has come so far, at least one byte, nothing at the end: a slow stream is shown as it comes."""
     return stream.read1(BLOCK) if hasattr(stream, "read1") else stream.read(BLOCK)
-
-
-def spooling(sound: Sound) -> list[str]:
-    """ffmpeg's words for one more output, the sound alone."""
-    steady = STEADY.format(rate=sound.rate)
-    return ["-map", "0:a:0", "-af", steady, "-c:a", "flac", "-f", "matroska", "-y", as_file(sound.path)]
 
 
 def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -> Iterator[bytes]:

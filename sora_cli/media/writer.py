@@ -13,7 +13,7 @@ from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep, writing
 from sora_cli.media.convert import Frame
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
-from sora_cli.media.y4m import Format, Size
+from sora_cli.media.y4m import Format
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
@@ -70,7 +70,12 @@ class FileSink(Sink):
 
     def __init__(self, path: Path, format: Format, words: list[str]) -> None:
         super().__init__(path, format)
-        self.words = words
+        self.words, self.parts = words, [self.part]
+
+    def another(self, purpose: str) -> Path:
+        """One more temporary file, which goes when the others do."""
+        self.parts.append(part_of(self.path.with_name(f"{self.path.name}.{purpose}")))
+        return self.parts[-1]
 
     def __enter__(self) -> Self:
         sweep(self.path)
@@ -107,7 +112,8 @@ class FileSink(Sink):
         self.process.kill()
         self.process.wait()
         self.complaints.close()
-        self.part.unlink(missing_ok=True)
+        for part in self.parts:
+            part.unlink(missing_ok=True)
 
     def complaint(self) -> str:
         self.complaints.seek(0)
@@ -118,19 +124,16 @@ class FileSink(Sink):
         raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
 
 
-def write_image(
-    path: Path | str, frame: Frame, size: Size | None = None, metadata: Mapping[str, object] | None = None
-) -> None:
-    """One frame as a PNG of exactly `size`, written whole or not at all."""
+def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] | None = None) -> None:
+    """One frame as a PNG, written whole or not at all."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     tags = PngInfo()
     for key, value in (metadata or {}).items():
         tags.add_itxt(key, plain(value))
-    image = Image.fromarray(frame)
     with writing(Path(path)) as file:
-        image.resize(size or image.size, Image.Resampling.LANCZOS).save(file, format="PNG", pnginfo=tags)
+        Image.fromarray(frame).save(file, format="PNG", pnginfo=tags)
 
 
 def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> None:

@@ -77,7 +77,7 @@ class Format:
             raise SoraError("this is not a y4m stream: it does not begin with YUV4MPEG2")
         found = {word[0]: word[1:] for word in words[1:] if word}
         return cls(
-            whole(found, "W"), whole(found, "H"), ratio(found, "F"),
+            int(matching(found, "W", r"\d{1,9}")), int(matching(found, "H", r"\d{1,9}")), ratio(found, "F"),
             chroma=found.get("C", "420jpeg"),
             interlace=matching(found, "I", "[pbtm?]", "p"),
             aspect=matching(found, "A", r"\d{1,9}:\d{1,9}", "1:1"),
@@ -185,10 +185,6 @@ def rank(tag: str) -> int:
     """How much is lost without a tag, the most first; LIMITED is what everybody assumes."""
     names = ("COLORRANGE=FULL", "COLORMATRIX", "COLORPRIMARIES", "COLORTRC", "COLORRANGE")
     return next((number for number, name in enumerate(names) if tag.startswith(name)), len(names))
-
-
-def whole(found: dict[str, str], letter: str) -> int:
-    return int(matching(found, letter, r"\d{1,9}"))
 
 
 def ratio(found: dict[str, str], letter: str) -> Fraction:
