@@ -24,7 +24,7 @@ from rich.table import Table
 from sora_cli import geometry, registry
 from sora_cli.evaluate.clips import held_out
 from sora_cli.generation.engine import Engine
-from sora_cli.media.seams import drift_curve
+from sora_cli.media.seams import Drift
 from sora_cli.shot import PLANS, Shot
 from sora_cli.world.captions import dense
 from sora_cli.world.render import render
@@ -64,7 +64,7 @@ def rendered(scene: Scene, shot: Shot) -> Iterator[np.ndarray]:
 
 def curve(scene: Scene, shot: Shot, plan: str) -> Row:
     frames = rendered(scene, shot) if plan == WORLD else generated(shot)
-    return {"curve": drift_curve(frames, shot.fps)}
+    return {"curve": Drift(shot.fps, frames).curve()}
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from sora_cli.evaluate.clips import held_out
 from sora_cli.generation import anchors
 from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.media import blend
-from sora_cli.media.seams import boundary_score, changes, seam_score
+from sora_cli.media.seams import Changes
 from sora_cli.pipelines.codec import pictures_of
 from sora_cli.shot import Anchor, Shot
 from sora_cli.world.captions import dense
@@ -119,7 +119,7 @@ def plain(bench: Bench, shot: Shot) -> Clip:
 def loops(bench: Bench, scene: Scene, number: int) -> Row:
     shot = bench.shot(scene, number)
     loop = round_shot(shot, Input(), shot.seconds)
-    seam, cut = seam_score(plain(bench, loop)), seam_score(straight(bench, loop))
+    seam, cut = Changes(plain(bench, loop)).seam(), Changes(straight(bench, loop)).seam()
     return {"ours": seam.position, "ours, motion": seam.velocity, "cut": cut.position, "cut, motion": cut.velocity}
 
 
@@ -140,12 +140,12 @@ def extends(bench: Bench, scene: Scene, number: int) -> Row:
     start, end = whole[:given], whole[-given:]
     other = plain(bench, shot)
     return {
-        "after": boundary_score(extended(bench, start, shot, "after"), given),
-        "before": boundary_score(extended(bench, end, shot, "before"), made),
-        "after, scene": boundary_score(whole, given),
-        "before, scene": boundary_score(whole, made),
-        "after, cut": boundary_score([*start, *other], given),
-        "before, cut": boundary_score([*other, *end], made),
+        "after": Changes(extended(bench, start, shot, "after")).boundary(given),
+        "before": Changes(extended(bench, end, shot, "before")).boundary(made),
+        "after, scene": Changes(whole).boundary(given),
+        "before, scene": Changes(whole).boundary(made),
+        "after, cut": Changes([*start, *other]).boundary(given),
+        "before, cut": Changes([*other, *end]).boundary(made),
     }
 
 
@@ -154,7 +154,7 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     format = format_of(shot)
     with Screen(quiet=True) as screen:
         making = Making(Target(name=media.STREAM), screen, shot.fps)
-        source = media.Source("scene", format, raw_of(given, format.size, shot))
+        source = media.Source("scene", format, iter(raw_of(given, format.size, shot)))
         passing = Passing(source, context_of(bench.engine.entry))
         raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
         return seen(raw, shot)
@@ -181,7 +181,7 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
         "shown": likeness(shown[-1], truth[-1]),
         "decoded": likeness(last, truth[-1]),
         "round trip": likeness(round_trip(bench.engine, image, canvas), truth[-1]),
-        "boundary": boundary_score(shown, len(shown) - 1),
+        "boundary": Changes(shown).boundary(len(shown) - 1),
         "motion": late_motion(shown, shot.fps),
         "motion, scene": late_motion(truth, shot.fps),
     }
@@ -206,7 +206,7 @@ def likeness(frame: np.ndarray, truth: np.ndarray) -> float:
 def late_motion(clip: Clip, fps: float) -> float:
     """Mean difference of neighbouring frames in the second before the last frame, over that before; the step
     into the last frame itself is left out, so that a freeze with a jump at its end is no motion."""
-    steps = changes(clip).steps[:-1]
+    steps = Changes(clip).steps[:-1]
     late = min(round(fps), len(steps) // 2)
     return float(np.mean(steps[-late:])) / max(1e-9, float(np.mean(steps[:-late])))
 

@@ -6,17 +6,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from sora_cli.media import probe, read_frames
+from sora_cli import media
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main(video: Path) -> None:
-    total = probe(video).frames
+    total = media.probe(video).frames
     wanted = {total // 4: "still-1.png", 3 * total // 4: "still-2.png"}
-    for number, frame in enumerate(islice(read_frames(video), max(wanted) + 1)):
-        if number in wanted:
-            Image.fromarray(frame).resize((640, 360), Image.Resampling.LANCZOS).save(DOCS / wanted[number])
+    with media.open_source(str(video)) as source:
+        frames = media.to_rgb(source, source.format, source.format.size)
+        for number, frame in enumerate(islice(frames, max(wanted) + 1)):
+            if number in wanted:
+                Image.fromarray(frame).resize((640, 360), Image.Resampling.LANCZOS).save(DOCS / wanted[number])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small videos for tests, written by the sinks that the commands use."""
+"""Small videos for tests, written by the sinks and read by the sources that the commands use."""
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -21,3 +21,9 @@ def write_frames(path: Path, frames: Iterable[np.ndarray], source_size: media.Si
         for raw in media.from_rgb(frames, source_size, format):
             sink.write(raw)
     return path
+
+
+def read_frames(path: Path | str) -> list[np.ndarray]:
+    """The frames of a video in RGB, uint8 [h, w, 3], at its own size."""
+    with media.open_source(str(path)) as source:
+        return list(media.to_rgb(source, source.format, source.format.size))

@@ -45,7 +45,7 @@ def test_a_caption_is_found_and_read(tmp_path: Path, name: str, content: bytes) 
     (tmp_path / name).write_bytes(content)
     found = Captions(tmp_path, ["a.mp4", name])
     assert (found.of("a.mp4").text, found.of("a.mp4").source) == (SAID, name)
-    assert found.owner(name) == "a.mp4" and not found.wrong and not found.guesses
+    assert found.owners[name] == "a.mp4" and not found.wrong and not found.guesses
 
 
 @pytest.mark.parametrize(

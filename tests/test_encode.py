@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import write_frames
+from clips import read_frames, write_frames
 from einops import rearrange
 from typer.testing import CliRunner
 
@@ -194,7 +194,7 @@ def test_the_shipped_autoencoder_keeps_the_picture(tmp_path: Path, monkeypatch: 
     for words in (["encode", "clip.mp4", "-o", "a.safetensors"], ["decode", "a.safetensors", "-o", "back.mp4"]):
         done = runner.invoke(cli.app, words)
         assert done.exit_code == 0 and done.stdout == f"{words[-1]}\n", done.output
-    back = np.stack([*media.read_frames("back.mp4")])
+    back = np.stack(read_frames("back.mp4"))
     error = np.mean((back.astype(float) - frames) ** 2)
     assert 10 * np.log10(255**2 / error) > 20
     assert sorted(os.listdir()) == ["a.safetensors", "back.mp4", "clip.mp4"]
@@ -240,8 +240,8 @@ def test_one_frame_is_an_image(sora: Callable[..., int], clip: Path) -> None:
 
 
 def test_odd_sides_become_even(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = scene_frames(2, 90, 160)
-    media.write_image("a.png", frames[0], (161, 91))
+    frames = scene_frames(2, 91, 161)
+    media.write_image("a.png", frames[0])
     assert sora("encode", "a.png") == 0
     header = latent_file.read_header("a.safetensors")
     assert (header.width, header.height) == (162, 92)
@@ -367,7 +367,7 @@ def test_info_of_a_stranger(
 
 
 def test_info_of_an_image(sora: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    media.write_image("a.png", scene_frames(1)[0], (640, 360), {"sora": SHOT.to_json()})
+    media.write_image("a.png", scene_frames(1, 360, 640)[0], {"sora": SHOT.to_json()})
     found, table = told(sora, capsys, "a.png")
     assert found == {"file": "a.png", "kind": "image", "width": 640, "height": 360, "shot": json.loads(SHOT.to_json())}
     assert "picture      640x360\n" in table and "prompt       a cat surfing\n" in table

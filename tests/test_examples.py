@@ -12,6 +12,7 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
+from clips import read_frames
 
 from sora_cli import media
 
@@ -47,7 +48,7 @@ def frames(path: Path) -> np.ndarray:
     """Of a video of 64x64 pixels at 24 frames a second, uint8 [T, h, w, 3]."""
     found = media.probe(path)
     assert (found.width, found.height, found.fps) == (64, 64, 24.0)
-    return np.stack([*media.read_frames(path)])
+    return np.stack(read_frames(path))
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:

@@ -55,7 +55,7 @@ SLOW = """
     slow(engine.Generation, "read", "reading")
     slow(engine.Generation, "inputs", "denoising")
     slow(engine.Generation, "decoded", "decoding")
-    slow(writer.Encoder, "finish", "finishing")
+    slow(writer.FileSink, "finish", "finishing")
     sys.exit(cli.run(["generate", "a cat", "--res", "64x64", "--seconds", "0.5", "-o", "a.mp4",
                       "--expand", "http://localhost:1/v1#scribe", *sys.argv[1:]]))
 """

@@ -1,6 +1,7 @@
 """Contact sheets: which frames, where, how they are marked, and what is on the disk."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -77,8 +78,8 @@ def test_the_file_is_a_png_and_appears_whole(tmp_path: Path, monkeypatch: pytest
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.format == "PNG" and np.array_equal(np.asarray(image), page)
 
-    def full(self: Image.Image, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    def full(self: Image.Image, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from clips import read_frames
 from PIL import Image
 
 from sora_cli import cli, media, registry
@@ -108,7 +109,7 @@ def test_an_mp4_is_extended_by_its_own_prompt(sora: Sora, capsys: pytest.Capture
     assert (found.width, found.height, found.fps, found.frames) == (64, 48, 25, 12)
     shot = Shot.from_json(found.metadata["sora"])
     assert (shot.prompt, shot.seed, shot.frames) == ("a cat surfing", 0, 5)
-    (was, now) = (list(media.read_frames(name)) for name in ("clip.mp4", "clip-extended.mp4"))
+    (was, now) = (read_frames(name) for name in ("clip.mp4", "clip-extended.mp4"))
     assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(was, now, strict=False)) < 2
     assert sora("extend", "clip.mp4", "a dog", "--before", 0.2, "--res", "32x64", "--fps", 12.5, "-o", "b.mp4") == 0
     found = media.probe("b.mp4")
@@ -225,7 +226,7 @@ def test_what_leads_up_to_a_picture(sora: Sora) -> None:
     picture = np.stack([across * 4, down * 5, across + down], -1).astype(np.uint8)
     Image.fromarray(picture).save("end.png")
     assert sora("reverse", "end.png", "a cat", "--seconds", 0.5) == 0
-    *made, last = media.read_frames("end-reverse.mp4")
+    *made, last = read_frames("end-reverse.mp4")
     assert len(made) == 11 and np.abs(last.astype(int) - picture).mean() < 4
     assert record("end-reverse.json")["given"] == [11, 12]
     assert sora("reverse", "end.png", "--seconds", 0.2, "--fps", 60, "-o", "b.y4m") == 0

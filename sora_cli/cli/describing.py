@@ -57,7 +57,7 @@ def describe_video(file: Path) -> Found:
     return {
         "kind": "video", **plain, "seconds": round(found.seconds, 3), "bytes": file.stat().st_size,
         "container": seen.container.split(",")[0], "rotated": turned, "hdr": HDR.get(seen.transfer or ""),
-        "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.still and seen.fps != seen.nominal,
+        "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.is_image and seen.fps != seen.nominal,
         "alpha": seen.alpha and seen.pix_fmt != "pal8", "sound": list(seen.sounds), "others": list(seen.others),
         "shot": read_shot(found.metadata.get(SHOT_TAG, "")),
     }  # fmt: skip

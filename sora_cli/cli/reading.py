@@ -55,7 +55,7 @@ class Asked(Input):
         if screen:
             source.tell(screen.note)
             self.note_rate(source, raw is not None, screen)
-        if source.still:
+        if source.is_image:
             rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps
             source.format = replace(source.format, rate=Fraction(media.rational(rate)))
         elif self.fps and Fraction(media.rational(self.fps)) < source.format.rate:
@@ -64,8 +64,8 @@ class Asked(Input):
 
     def note_rate(self, source: media.Source, raw: bool, screen: Screen) -> None:
         """Say that a rate is given for what has its own."""
-        own = source.format.rate
-        if self.input_fps is not None and not (raw or source.still) and Fraction(media.rational(self.input_fps)) != own:
+        given, own = self.input_fps, source.format.rate
+        if given is not None and not (raw or source.is_image) and Fraction(media.rational(given)) != own:
             screen.note(f"{self.name}: --input-fps does nothing: it has {source.format.fps:g} frames a second of its "
                         "own; --fps takes another rate")  # fmt: skip
 

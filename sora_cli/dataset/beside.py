@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sora_cli.errors import SoraError
+from sora_cli.media.kinds import ending
 
 ENDINGS = (".txt", ".caption", ".json")  # the first one that says something is the caption
 KEYS = ("caption", "text", "prompt")     # of JSON; the last one in records of our own videos
@@ -46,10 +47,6 @@ def pairs(files: Iterable[str], clips: Iterable[str]) -> dict[str, list[str]]:
         for clip in owners.get(same(stem(file)), ()) if ending(file) in ENDINGS else ():
             found.setdefault(clip, []).append(file)
     return found
-
-
-def ending(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
 
 
 def stem(file: str) -> str:

@@ -28,7 +28,6 @@ from sora_cli.dataset.scan import Record
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
 from sora_cli.errors import Failed, SoraError, be, counted
 from sora_cli.files.owned import Owned, part_of
-from sora_cli.media.bars import Bars
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
 from sora_cli.placement import machine
@@ -121,13 +120,12 @@ class Sample:
     def key(self, vae: str) -> str:
         r = self.record
         content = [r.file, r.bytes, r.modified, r.fps, self.first, self.frames, self.canvas, vae]
-        return shards.hash_of([*content, *([r.bars] if any(r.bars) else [])])[:24]
+        return shards.hash_of([*content, *([r.bars] if r.bars else [])])[:24]
 
     def read(self, source: Path) -> np.ndarray:
         """Its frames [T, h, w, 3], 1 + 4n of them."""
-        r = self.record
-        where = source / r.file, r.kind, self.first, self.frames, self.fps
-        found = footage.read(*where, r.size, self.canvas, Bars(*r.bars))
+        path = source / self.record.file
+        found = footage.read_row(path, about(self), self.first, self.frames, self.canvas)
         return found[: whole(len(found))]
 
 
@@ -282,7 +280,7 @@ def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
 def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None]:
     """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
     read leave `plan`, so that their shard has another name and they are tried again next time."""
-    out, old = asked.out, kept.samples(asked.out)
+    out, old = asked.out, {row["key"]: row for row in kept.rows(asked.out)}
     missing = missing_in(asked.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
     with closing(ahead(partial(attempt, source=asked.source), new, asked.workers)) as decoded:
@@ -323,7 +321,7 @@ def about(sample: Sample) -> Row:
             "begin": round(begin, 6), "end": round(end, 6), "first": sample.first, "frames": sample.frames,
             "fps": sample.record.fps, "seconds": step, "canvas": list(sample.canvas),
             "size": list(sample.record.size),
-            **({"bars": list(sample.record.bars)} if any(sample.record.bars) else {})}  # fmt: skip
+            **({"bars": list(sample.record.bars)} if sample.record.bars else {})}  # fmt: skip
 
 
 # ---- finishing --------------------------------------------------------------------------------------------
@@ -357,7 +355,7 @@ def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[S
 def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
-    if owner := captions.owner(record.file):
+    if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
         line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):

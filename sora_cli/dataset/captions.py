@@ -36,6 +36,7 @@ class Captions:
         self.strangers: list[str] = []  # what the table names and is not there
         self.table = self.read(table) if table else {}
         self.pairs = beside.pairs(self.files, filter(is_footage, self.files))
+        # the clips and pictures whose captions such files may be
         self.owners = {side: file for file, sides in sorted(self.pairs.items()) for side in sides}
 
     def read(self, table: Path) -> dict[str, str]:
@@ -84,10 +85,6 @@ class Captions:
         return [side for side in self.pairs.get(file, ()) if self.said[side].text not in ("", used.text)
                 and used.source != self.name]  # fmt: skip
 
-    def owner(self, file: str) -> str:
-        """The clip or picture whose caption this file may be; "" if it is nobody's."""
-        return self.owners.get(file, "")
-
 
 # ---- tables -----------------------------------------------------------------------------------------------
 
@@ -106,9 +103,9 @@ class Names:
         for given in dict.fromkeys((name, name.replace("\\", "/"))):
             yield os.path.normpath(given)
             for whole, home in product((os.path.abspath, os.path.realpath), self.homes):
-                path, place = Path(whole(home / given)), whole(self.folder)  # type: ignore[operator]
-                if path.is_relative_to(place):
-                    yield path.relative_to(place).as_posix()
+                path, folder = Path(whole(home / given)), whole(self.folder)  # type: ignore[operator]
+                if path.is_relative_to(folder):
+                    yield path.relative_to(folder).as_posix()
 
 
 Row = tuple[str, str, str]       # where it stands, a file, its caption
@@ -133,7 +130,7 @@ def of_csv(text: str, marks: str) -> Iterator[Row]:
     mark = max(marks, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True, skipinitialspace=True)
     columns = [cell.strip().lower() for cell in next(reader, [])]
-    places = [columns.index(column(names, columns)) for names in (FILE, CAPTION)]
+    wanted = [columns.index(column(names, columns)) for names in (FILE, CAPTION)]
     for number, cells in enumerate(reader, 1):
         where = f"row {number}"
         while len(cells) > len(columns) and not cells[-1].strip():
@@ -143,7 +140,7 @@ def of_csv(text: str, marks: str) -> Iterator[Row]:
         if len(cells) != len(columns):
             hint = f"; quote captions with {mark!r}" if len(cells) > len(columns) else ""
             raise SoraError(f"{where} has {counted(len(cells), 'cell')} for {counted(len(columns), 'column')}{hint}")
-        yield named(where, *(cells[place].strip() for place in places))
+        yield named(where, *(cells[index].strip() for index in wanted))
 
 
 def column(names: tuple[str, ...], columns: list[str]) -> str:
@@ -176,16 +173,13 @@ def of_jsonl(text: str) -> Iterator[Row]:
         where = f"line {number}"
         try:
             found = json.loads(line, object_pairs_hook=beside.once)
+            values = [found.get(only(names, found)) for names in (FILE, CAPTION)] if isinstance(found, dict) else []
         except SoraError as error:
             raise SoraError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
-        if not isinstance(found, dict):
+        if not values:
             raise SoraError(f"{where} is no object with file and caption")
-        try:
-            values = [found.get(only(names, found)) for names in (FILE, CAPTION)]
-        except SoraError as error:
-            raise SoraError(f"{where}: {error}") from error
         for names, value in zip((FILE, CAPTION), values, strict=True):
             if not isinstance(value, str):
                 raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")

@@ -106,8 +106,7 @@ class Dataset:
         path = self.source_of(row["file"])
         width, height = row["canvas"]
         canvas = footage.covering((width, height), (max(width, least[0]), max(height, least[1])))
-        found = footage.read(path, row["kind"], row["first"] + begin, frames, row["fps"] or 1.0, row["size"], canvas,
-                             footage.bars_in(row))
+        found = footage.read_row(path, row, row["first"] + begin, frames, canvas)
         return np.concatenate([found, *[found[-1:]] * (frames - len(found))])
 
 

@@ -7,7 +7,7 @@ Frames are uint8 arrays [h, w, 3] in RGB. Sizes are (width, height).
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
-from sora_cli.media import sources
 from sora_cli.media.bars import Bars
-from sora_cli.media.probing import Picture, TooLarge, looked_at
+from sora_cli.media.kinds import IMAGES, ending
+from sora_cli.media.probing import TooLarge, looked_at
 from sora_cli.media.profiles import to_srgb
+from sora_cli.media.sources import Opening
 from sora_cli.media.y4m import LARGEST
 
 ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; those of others are a choice
@@ -58,38 +59,23 @@ def middle(frame: media.Frame, canvas: media.Size) -> media.Frame:
     return frame[top : top + height, left : left + width]
 
 
-@lru_cache(256)
-def described(path: Path) -> Picture:
-    return looked_at(["-i", media.as_file(path)], str(path))
-
-
-def open_at(path: Path, seconds: float, size: media.Size, fps: float) -> media.Source:
-    """The frames of a video from so many seconds on, at a size and a rate."""
-    words = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
-    with ExitStack() as held:
-        wish = sources.Wish(size, fps)
-        source = sources.decode([*words, "-i", media.as_file(path)], str(path), wish, held, described(path))
-        source.held = held.pop_all()
-    return source
-
-
 def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: media.Size,
-               bars: Bars = WHOLE) -> Iterator[media.Frame]:  # fmt: skip
+               bars: Bars) -> Iterator[media.Frame]:  # fmt: skip
     """Frames of a video from number `first` on, counted at `fps`, without their bars; `size` is what it is shown at."""
     inner = bars.within(size)
     width, height = covering(inner, canvas)
     scale = width / inner[0], height / inner[1]
     large = round(size[0] * scale[0]), round(size[1] * scale[1])
     top, left = min(round(bars.top * scale[1]), large[1] - height), min(round(bars.left * scale[0]), large[0] - width)
-    passed = first if described(path).container in UNSEEKABLE else 0
-    with open_at(path, (first - passed - 0.5) / fps, large, fps) as source:
+    words = ["-i", media.as_file(path)]
+    picture = looked_at(words, str(path))
+    passed = first if picture.container in UNSEEKABLE else 0
+    seconds = (first - passed - 0.5) / fps
+    with ExitStack() as held:
+        seek = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
+        source = Opening(str(path), held, large, fps).decode([*seek, *words], picture)
         for frame in islice(media.to_rgb(source, source.format, large), passed, None):
             yield middle(frame[top : top + height, left : left + width], canvas)
-
-
-def bars_in(row: Mapping[str, Any]) -> Bars:
-    """The bars that the index of a dataset tells of."""
-    return Bars(*row.get("bars", ()))
 
 
 def bars_of(path: Path, frames: int, fps: float, size: media.Size) -> Bars:
@@ -125,22 +111,13 @@ def plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def moves(path: Path) -> bool:
-    """Whether what is named like a picture is an animation, or may be one: ffmpeg will tell."""
-    try:
-        with Image.open(path) as image:
-            return image.format in ANIMATED and bool(getattr(image, "is_animated", False))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-
-
-def still(path: Path) -> bool:
-    """Whether a file is a picture that cannot move, whatever its name says."""
-    try:
-        with Image.open(path) as image:
-            return image.format not in (*ANIMATED, None) and not getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+def is_image(path: Path) -> bool:
+    """Whether a file is a picture that does not move: by what is in it, and where that may be either, by its name."""
+    format, moves = None, False
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+        format, moves = image.format, bool(getattr(image, "is_animated", False))
+    named = ending(path.name) in (*IMAGES, ".gif")
+    return named and not moves if format in (*ANIMATED, None) else named or not moves
 
 
 def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size, canvas: media.Size,
@@ -154,3 +131,8 @@ def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media
     if not found:
         raise Failed(f"{path} has no frame {first}")
     return np.stack(found)
+
+
+def read_row(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
+    """The same of a file as the index of a dataset tells of it."""
+    return read(path, row["kind"], first, frames, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))

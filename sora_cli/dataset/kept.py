@@ -42,8 +42,3 @@ def rows(folder: Path) -> Iterator[Row]:
     yield from (row for row in rows if row["shard"] in there)
     for name in there.keys() - {row["shard"] for row in rows}:
         yield from shards.rows_of(there[name])
-
-
-def samples(folder: Path) -> dict[str, Row]:
-    """The samples that need not be encoded again, by their keys."""
-    return {row["key"]: row for row in rows(folder)}

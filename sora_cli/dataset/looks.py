@@ -6,7 +6,6 @@ scdet, from the luma of neighbouring frames.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from einops import rearrange, reduce
 from PIL import Image
 
 from sora_cli import media
-from sora_cli.media.process import CHECKED, LOCAL, Through, buffered, ffmpeg
+from sora_cli.media.process import CHECKED, LOCAL, ffmpeg, pieces
 
 LOOKED_AT = (160, 96)            # pixels: what frames of videos are judged at
 PICTURE = 640                    # pixels along the longer side: the same of pictures
@@ -61,7 +60,23 @@ class Looks:
 
     @cached_property
     def dissolves(self) -> list[tuple[int, int]]:
-        return dissolves(self)
+        """The first frames of gradual changes from one shot to the next, and the first frames behind them.
+
+        Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
+        otherwise or comes nearer is no mixture."""
+        if self.frames < 2 * SHORTEST + 1:
+            return []
+        blocks = rearrange(np.stack(self.blocks).astype(np.float32), "T c h w -> T c (h w)")
+        found: list[tuple[float, int, int]] = []
+        for half in HALVES:
+            if self.frames > 2 * half:
+                score = mixed(blocks, half)
+                found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
+        taken: list[tuple[int, int]] = []
+        for _, begin, end in sorted(found, reverse=True):
+            if all(end <= first or last <= begin for first, last in taken):
+                taken.append((begin, end))
+        return sorted((begin + 1, end) for begin, end in taken)
 
     def nothing(self, part: slice) -> str:
         """Why there is nothing to see in some frames, or two shots at once, "" if there is something."""
@@ -91,10 +106,8 @@ def frames_of(path: Path, fps: float) -> Iterator[Planes]:
     filters = f"setpts=PTS-STARTPTS,fps={media.rational(fps)},scale={width}:{height}:flags=area:out_range=tv"
     command = [ffmpeg(), *CHECKED, *LOCAL, "-i", media.as_file(path), "-map", "0:V:0"]
     command += ["-vf", f"{filters},format=yuv444p", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
-    with closing(Through(command, blame=f"{path} is damaged", fatal=".")) as through:
-        stream = buffered(through)
-        while raw := stream.read(3 * width * height):
-            yield list(np.frombuffer(raw, np.uint8).reshape(3, height, width))
+    for raw in pieces(command, 3 * width * height, f"{path} is damaged", fatal="."):
+        yield list(np.frombuffer(raw, np.uint8).reshape(3, height, width))
 
 
 def planes_of(frame: media.Frame) -> Planes:
@@ -139,26 +152,6 @@ def has_subject(plane: np.ndarray) -> bool:
 
 
 # ---- dissolves --------------------------------------------------------------------------------------------
-
-
-def dissolves(seen: Looks) -> list[tuple[int, int]]:
-    """The first frames of gradual changes from one shot to the next, and the first frames behind them.
-
-    Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
-    otherwise or comes nearer is no mixture."""
-    if seen.frames < 2 * SHORTEST + 1:
-        return []
-    blocks = rearrange(np.stack(seen.blocks).astype(np.float32), "T c h w -> T c (h w)")
-    found: list[tuple[float, int, int]] = []
-    for half in HALVES:
-        if seen.frames > 2 * half:
-            score = mixed(blocks, half)
-            found += [(float(score[i]), i, i + 2 * half) for i in np.flatnonzero(score > 0).tolist()]
-    taken: list[tuple[int, int]] = []
-    for _, begin, end in sorted(found, reverse=True):
-        if all(end <= first or last <= begin for first, last in taken):
-            taken.append((begin, end))
-    return sorted((begin + 1, end) for begin, end in taken)
 
 
 def mixed(blocks: np.ndarray, half: int) -> np.ndarray:

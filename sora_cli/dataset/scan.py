@@ -4,7 +4,7 @@ A video is decoded once, small (`looks`). Videos are counted in frames at a stea
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sora_cli.dataset import footage, looks
 from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
-from sora_cli.media.kinds import IMAGES, ending, unread, walk
+from sora_cli.media.kinds import unread, walk
 from sora_cli.media.probing import TooLarge
 
 STILL = 0.03                     # % of the range by which frames differ where nothing moves, compression apart
@@ -45,7 +45,7 @@ class Record:
     own_fps: float = 0
     fps: float = 0               # at which frames are counted
     takes: tuple[Take, ...] = ()
-    bars: tuple[int, int, int, int] = (0, 0, 0, 0)  # black rows above and below, columns on the left and right
+    bars: Bars = footage.WHOLE    # black rows and columns around it
     reason: str = ""             # why it is of no use
     notes: tuple[str, ...] = ()  # what it has to suffer where it is read
 
@@ -56,7 +56,7 @@ class Record:
     @property
     def inner(self) -> media.Size:
         """The size without bars."""
-        return Bars(*self.bars).within(self.size)
+        return self.bars.within(self.size)
 
     def fits(self, other: "Record", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
@@ -71,8 +71,8 @@ class Record:
         """The inverse of `line`, which may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
-        tuples = {name: tuple(plain.get(name, getattr(cls, name))) for name in ("bars", "notes")}
-        return cls(**plain | tuples, takes=takes)
+        plain |= {"bars": Bars(*plain.get("bars", ())), "notes": tuple(plain.get("notes", ()))}
+        return cls(**plain, takes=takes)
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
@@ -94,24 +94,19 @@ def outside(folder: Path, file: str, reason: str = "") -> Record:
 def examine(folder: Path, record: Record, most: float) -> Record:
     """A file opened and judged; nothing that is in it can stop a scan."""
     path = folder / record.file
-    found: dict[str, Any] = {}
     if record.reason:
         return record
     if not path.is_file() or not media.is_footage(record.file):
-        found["reason"] = "no video or image by its name"
-    elif not record.bytes:
-        found["reason"] = "broken: it is empty"
-    else:
-        try:
-            picture = footage.still(path) or ending(record.file) in (*IMAGES, ".gif") and not footage.moves(path)
-            found = of_image(path) if picture else of_video(path, most)
-        except TooLarge as error:
-            found["reason"] = "too large: " + " ".join(str(error).replace(str(path), "it").split())
-        except SoraError as error:
-            found["reason"] = "broken: " + " ".join(str(error).replace(str(path), "it").split())
-        except OSError as error:
-            found["reason"] = f"broken: {(error.strerror or 'unreadable').lower()}"
-    return Record(record.file, record.bytes, record.modified, **found)
+        return replace(record, reason="no video or image by its name")
+    if not record.bytes:
+        return replace(record, reason="broken: it is empty")
+    try:
+        return replace(record, **(of_image(path) if footage.is_image(path) else of_video(path, most)))
+    except SoraError as error:
+        kind = "too large" if isinstance(error, TooLarge) else "broken"
+        return replace(record, reason=f"{kind}: " + " ".join(str(error).replace(str(path), "it").split()))
+    except OSError as error:
+        return replace(record, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
 
 
 def of_image(path: Path) -> dict[str, Any]:
@@ -124,7 +119,7 @@ def of_image(path: Path) -> dict[str, Any]:
 
 def of_video(path: Path, most: float) -> dict[str, Any]:
     with media.open_source(str(path)) as source:
-        format, notes, unsaid = source.format, tuple(source.notes), source.unsaid
+        format, notes, damage = source.format, tuple(source.notes), source.damage
     width, height = max(1, round(format.width * format.pixel_aspect)), format.height
     fps = footage.thinned(format.fps, most)
     found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps,
@@ -132,13 +127,13 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
     seen = looks.watch(path, fps)
-    if wrong := unsaid():
+    if wrong := damage():
         raise Failed(f"{path} is damaged: {wrong}")
     if not seen.frames:  # at this rate; the source had at least one
         return found | {"reason": f"too short: less than {1 / fps:.2g} s"}
     bars = footage.bars_of(path, seen.frames, fps, (width, height)) if seen.framed else footage.WHOLE
     if bars and not wrong_size(*bars.within((width, height))):
-        found["bars"] = astuple(bars)
+        found["bars"] = bars
     takes = tuple(judged(Take(first, frames), seen, fps) for first, frames in looks.shots(seen))
     if all(take.reason for take in takes):
         reasons = list(dict.fromkeys(take.reason for take in takes))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import owned, weights
+from sora_cli.media.damage import crc32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,16 +57,13 @@ def writing(path: Path) -> Iterator[Callable[[str, Mapping[str, "Tensor"], Row],
     with owned.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
         def put(name: str, tensors: Mapping[str, "Tensor"], row: Row) -> None:
-            add(tar, f"{name}.safetensors", b"".join(weights.in_order(save(dict(tensors)))))
-            add(tar, f"{name}.json", json.dumps(row).encode())
+            latents = b"".join(weights.in_order(save(dict(tensors))))
+            for kind, content in (("safetensors", latents), ("json", json.dumps(row).encode())):
+                entry = tarfile.TarInfo(f"{name}.{kind}")
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
 
         yield put
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(content), 0o644
-    tar.addfile(entry, io.BytesIO(content))
 
 
 def rows_of(path: Path) -> Iterator[Row]:
@@ -103,11 +101,9 @@ def load(folder: Path, row: Row) -> dict[str, "Tensor"]:
 
 def checksum(path: Path) -> Row:
     """The size of a file and the checksum of its bytes."""
-    crc = size = 0
+    size = path.stat().st_size
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            crc, size = zlib.crc32(piece, crc), size + len(piece)
-    return {"bytes": size, "crc32": crc}
+        return {"bytes": size, "crc32": crc32(file, size)}
 
 
 def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:

@@ -104,5 +104,4 @@ def picture_of(source: Path, row: Row) -> media.Frame:
     if not path.exists():
         raise Failed(f"{path} is gone; `sora-cli data build` on the folder where it is now makes this whole")
     first = row["first"] + row["frames"] // 2
-    return footage.read(path, row["kind"], first, 1, row["fps"] or 1.0, row["size"], (width, height),
-                        footage.bars_in(row))[0]
+    return footage.read_row(path, row, first, 1, (width, height))[0]

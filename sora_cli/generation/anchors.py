@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sora_cli import geometry, media
 from sora_cli.errors import SoraError, counted
-from sora_cli.media.blend import Frame, Size
+from sora_cli.media import Frame, Size
 from sora_cli.shot import Shot
 
 

@@ -1,7 +1,7 @@
 """Black bars around a picture: letterbox, pillarbox, or on one side. They are no part of what a model goes on with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ SAME, FEW = 24, 1e-3  # of 255: by how much one colour varies; of all pixels: as
 NARROW, WIDE = 0.02, 0.75  # of a side: what counts as a bar, and what all bars of a side may take
 
 
-@dataclass(frozen=True)
-class Bars:
+class Bars(NamedTuple):
     """How many rows and columns of a picture are bars."""
 
     top: int = 0
@@ -49,7 +48,7 @@ class Bars:
         return cls() if bars and drawn(bars, bars.inside(low), bars.inside(high), len(upright)) else bars
 
     def __bool__(self) -> bool:
-        return any((self.top, self.bottom, self.left, self.right))
+        return any(self)
 
     def inside(self, picture: np.ndarray) -> np.ndarray:
         """A picture [h, w, 3] without its bars."""

@@ -14,8 +14,8 @@ from itertools import chain, islice
 import numpy as np
 from PIL import Image
 
-Frame = np.ndarray  # uint8 [h, w, 3], RGB
-Size = tuple[int, int]  # width, height
+from sora_cli.media.convert import Frame
+from sora_cli.media.y4m import Size
 
 COARSE, FINE = 24, 5  # frames over which a difference fades
 CELL = 16  # the coarse part is what survives at 1/16 of the size

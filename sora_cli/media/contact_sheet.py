@@ -37,16 +37,12 @@ class Sheet:
         assert self.kept, "a sheet needs at least one frame"
         across = min(self.columns, len(self.kept))
         down = -(-len(self.kept) // across)
-        wide, tall = self.cell()
+        tallest = max(picture.height for picture in self.kept.values())
+        wide, tall = self.width + MARGIN, tallest + LABEL + MARGIN
         page = Image.new("RGB", (MARGIN + across * wide, MARGIN + down * tall), PAPER)
         for place, index in enumerate(sorted(self.kept)):
             self.paste(page, index, MARGIN + place % across * wide, MARGIN + place // across * tall)
         return page
-
-    def cell(self) -> tuple[int, int]:
-        """(width, height) from one frame to the next."""
-        tallest = max(picture.height for picture in self.kept.values())
-        return self.width + MARGIN, tallest + LABEL + MARGIN
 
     def paste(self, page: Image.Image, index: int, x: int, y: int) -> None:
         """One frame at (x, y) with its time; a given one has a border and is called so."""

@@ -1,23 +1,19 @@
-"""RGB frames: of a file, and raw frames to RGB and back through one ffmpeg between two generators."""
+"""Raw frames to RGB and back, and to other rates, through one ffmpeg between two generators."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from fractions import Fraction
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from sora_cli.errors import SoraError
 from sora_cli.media import y4m
-from sora_cli.media.names import readable
-from sora_cli.media.probing import reading
-from sora_cli.media.process import QUIET, Through, buffered, ffmpeg
+from sora_cli.media.process import QUIET, ffmpeg, pieces
 from sora_cli.media.retiming import Padded, Retiming
 from sora_cli.media.y4m import Format, Size
 
 Frame = np.ndarray               # uint8 [h, w, 3], RGB
 
+UNREADABLE = "these frames cannot be read"
 FITS = ("stretch", "cover", "contain")
 RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
 YUV = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p"  # in which minterpolate works
@@ -36,13 +32,8 @@ def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stre
     filters = f"{declare(format)},{fitting(format, size, fit)}"
     command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
     command += ["-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
-    with closing(Through(command, y4m.stream(frames, format), "these frames cannot be read")) as through:
-        stream = buffered(through)
-        while True:
-            frame = np.empty((height, width, 3), np.uint8)
-            if stream.readinto(frame.reshape(-1).data) < frame.size:
-                return
-            yield frame
+    for raw in pieces(command, 3 * width * height, UNREADABLE, y4m.stream(frames, format)):
+        yield np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
 
 def from_rgb(
@@ -57,12 +48,13 @@ def from_rgb(
     if not format.rgb:
         filters += f":out_color_matrix={format.matrix}:out_range={'pc' if format.full_range else 'tv'}"
     between = f"{YUV},{retiming.filter}," if retiming else ""
-    command = [ffmpeg(), *QUIET, *raw_rgb(source_size, retiming.made if retiming else format.rate), "-i", "pipe:0"]
-    command += ["-vf", f"{between}{filters},format={planes}"]
+    rate, pixels = retiming.made if retiming else format.rate, "x".join(map(str, source_size))
+    command = [ffmpeg(), *QUIET, *RAW_RGB, "-video_size", pixels, "-framerate", f"{rate.numerator}/{rate.denominator}"]
+    command += ["-i", "pipe:0", "-vf", f"{between}{filters},format={planes}"]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
     padded = Padded(frames, retiming) if retiming else None
-    feed = (pixels(frame, source_size) for frame in padded or frames)
-    shown = raw_frames(command, feed, format)
+    feed = (contiguous(frame, source_size) for frame in padded or frames)
+    shown = pieces(command, format.frame_bytes, UNREADABLE, feed)
     if not padded:
         yield from shown
         return
@@ -81,24 +73,12 @@ def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) 
     filters = f"{declare(format)},{planar if format.rgb else f'{retiming.filter},format={format.pix_fmt}'}"
     command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-strict", "-1", "pipe:1"]
-    for number, raw in padded.limited(raw_frames(command, y4m.stream(padded, format), format)):
+    made = pieces(command, format.frame_bytes, UNREADABLE, y4m.stream(padded, format))
+    for number, raw in padded.limited(made):
         yield padded.pinned.pop(number, raw)
 
 
-def raw_frames(command: list[str], feed: Iterable[bytes | memoryview], format: Format) -> Iterator[bytes]:
-    """The raw frames of a format that a command makes of what it is fed."""
-    with closing(Through(command, feed, "these frames cannot be read")) as through:
-        stream = buffered(through)
-        while len(raw := stream.read(format.frame_bytes)) == format.frame_bytes:
-            yield raw
-
-
-def raw_rgb(size: Size, rate: Fraction) -> list[str]:
-    """ffmpeg's words for RGB frames of a size and rate on a pipe, before its -i."""
-    return [*RAW_RGB, "-video_size", "x".join(map(str, size)), "-framerate", f"{rate.numerator}/{rate.denominator}"]
-
-
-def pixels(frame: Frame, size: Size) -> memoryview:
+def contiguous(frame: Frame, size: Size) -> memoryview:
     assert frame.dtype == np.uint8 and frame.shape == (*reversed(size), 3), frame.shape
     return np.ascontiguousarray(frame).data
 
@@ -142,25 +122,3 @@ def fitted(format: Format, size: Size, fit: str) -> Size:
     if wider == (fit == "cover"):
         return max(1, round(size[1] * shape)), size[1]
     return size[0], max(1, round(size[0] / shape))
-
-
-def read_frames(path: Path | str) -> Iterator[Frame]:
-    """The frames of a video one by one, upright, as uint8 [h, w, 3]; Failed if ffmpeg cannot read it."""
-    path = readable(path)
-    command = [*reading(path), "-f", "image2pipe", "-c:v", "ppm", "pipe:1"]
-    with closing(Through(command, blame=f"{path} is not a readable video")) as through:
-        stream = buffered(through)
-        while (frame := read_ppm(stream)) is not None:
-            yield frame
-
-
-def read_ppm(stream: IO[bytes]) -> Frame | None:
-    """One binary PPM image off the stream, None at its end."""
-    if stream.readline() != b"P6\n":
-        return None
-    width, height = map(int, stream.readline().split())
-    stream.readline()
-    pixels = stream.read(3 * width * height)
-    if len(pixels) < 3 * width * height:
-        return None
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)

@@ -42,8 +42,8 @@ def length_of(file: BinaryIO) -> int:
     return end
 
 
-def missing(unit: str, place: int) -> str:
-    return f"there is no {unit} at byte {place}"
+def missing(unit: str, offset: int) -> str:
+    return f"there is no {unit} at byte {offset}"
 
 
 # ---- units with a name and a length -----------------------------------------------------------------------
@@ -51,28 +51,28 @@ def missing(unit: str, place: int) -> str:
 
 def of_avi(file: BinaryIO) -> str:
     """The chunks of an AVI (RIFF); programs that write into a pipe leave lengths open."""
-    end, place = length_of(file), 0
-    while (head := at(file, place, 12))[:4] == b"RIFF":
+    end, offset = length_of(file), 0
+    while (head := at(file, offset, 12))[:4] == b"RIFF":
         length = int.from_bytes(head[4:8], "little")
         if length in OPEN:
             return ""
-        if place + 8 + length > end:
+        if offset + 8 + length > end:
             return CUT
-        if wrong := of_chunks(file, place + 12, place + 8 + length):
+        if wrong := of_chunks(file, offset + 12, offset + 8 + length):
             return wrong
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
     return ""
 
 
-def of_chunks(file: BinaryIO, place: int, end: int) -> str:
+def of_chunks(file: BinaryIO, offset: int, end: int) -> str:
     """Those of a RIFF; what is in its lists of pictures comes as if it were beside them."""
-    while place + 8 <= end:
-        head = at(file, place, 12)
+    while offset + 8 <= end:
+        head = at(file, offset, 12)
         length = int.from_bytes(head[4:8], "little")
-        if not all(32 <= letter < 127 for letter in head[:4]) or place + 8 + length > end:
-            return missing("chunk", place)
+        if not all(32 <= letter < 127 for letter in head[:4]) or offset + 8 + length > end:
+            return missing("chunk", offset)
         inside = head[:4] == b"LIST" and head[8:] in (b"movi", b"rec ")
-        place += 12 if inside else 8 + length + length % 2
+        offset += 12 if inside else 8 + length + length % 2
     return ""
 
 
@@ -93,43 +93,43 @@ def of_mxf(file: BinaryIO) -> str:
 def of_asf(file: BinaryIO) -> str:
     """The objects of an ASF up to that of its packets, which has no length where it was written into a pipe; packets
     all have one length, and usually one first byte."""
-    end, place, begin, name = length_of(file), 0, 0, b""
-    while name != ASF_DATA and len(head := at(file, place, 24)) == 24:
-        name, begin, length = head[:16], place, int.from_bytes(head[16:], "little")
+    end, offset, begin, name = length_of(file), 0, 0, b""
+    while name != ASF_DATA and len(head := at(file, offset, 24)) == 24:
+        name, begin, length = head[:16], offset, int.from_bytes(head[16:], "little")
         if begin + length > end:
             return CUT
         if length < 24:
             return ""
-        place += length
+        offset += length
     found = at(file, 0, begin).find(ASF_FILE) if name == ASF_DATA else -1
     size = int.from_bytes(at(file, found + 92, 4), "little") if found > 0 else 0
-    places = range(begin + 50, place - size + 1, size) if size > 50 else range(0)
-    strange = [place for place in places if at(file, place, 1) != ASF_PACKET]
-    return missing("packet", strange[0]) if 0 < len(strange) < len(places) / 2 else ""
+    offsets = range(begin + 50, offset - size + 1, size) if size > 50 else range(0)
+    strange = [offset for offset in offsets if at(file, offset, 1) != ASF_PACKET]
+    return missing("packet", strange[0]) if 0 < len(strange) < len(offsets) / 2 else ""
 
 
 def of_matroska(file: BinaryIO) -> str:
     """The elements of a Matroska segment, held against the checksums that begin them (RFC 9559)."""
-    end, place = length_of(file), 0
-    while place < end:
-        head = at(file, place, 12)
+    end, offset = length_of(file), 0
+    while offset < end:
+        head = at(file, offset, 12)
         first, second = vint(head), vint(head[vint(head) :])
-        begin = place + first + second
+        begin = offset + first + second
         length = int.from_bytes(head[first : first + second], "big") - (1 << 7 * second)
         if not 1 <= first <= 4 or not second:
-            return missing("element", place)
+            return missing("element", offset)
         if len(head) < first + second:
             return CUT
         if head[:first] == MATROSKA_SEGMENT:
-            end, place = min(end, begin + length), begin
+            end, offset = min(end, begin + length), begin
             continue
         if begin + length > end:
             return ""  # nobody knew how long it would be, or ffmpeg says that there is no more
         if length > 6 and at(file, begin, 2) == MATROSKA_CRC:
             told = int.from_bytes(file.read(4), "little")
-            if checksum(file, length - 6) != told:
-                return f"a checksum is wrong between the bytes {place} and {begin + length}"
-        place = begin + length
+            if crc32(file, length - 6) != told:
+                return f"a checksum is wrong between the bytes {offset} and {begin + length}"
+        offset = begin + length
     return ""
 
 
@@ -138,15 +138,15 @@ def vint(data: bytes) -> int:
     return 9 - data[0].bit_length() if data and data[0] else 0
 
 
-def checksum(file: BinaryIO, length: int) -> int:
+def crc32(file: BinaryIO, length: int) -> int:
     found = 0
     while block := file.read(min(length, BLOCK)):
         found, length = zlib.crc32(block, found), length - len(block)
     return found
 
 
-def at(file: BinaryIO, place: int, length: int) -> bytes:
-    file.seek(place)
+def at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
     return file.read(length)
 
 
@@ -157,10 +157,7 @@ def of_gif(file: BinaryIO) -> str:
     """The blocks of a GIF up to its end; ffmpeg passes over what is none."""
     file.seek(10)
     file.seek(2 + colours(file.read(1)), SEEK_CUR)
-    while True:
-        kind = file.read(1)
-        if kind == GIF_END:
-            return ""
+    while (kind := file.read(1)) != GIF_END:
         if kind == GIF_MORE:
             file.seek(1, SEEK_CUR)
         elif kind == GIF_PICTURE:
@@ -170,10 +167,9 @@ def of_gif(file: BinaryIO) -> str:
             continue
         else:
             return CUT if not kind else missing("block", file.tell() - 1)
-        while length := file.read(1):
-            if length == b"\0":
-                break
+        while (length := file.read(1)) not in (b"", b"\0"):
             file.seek(length[0], SEEK_CUR)
+    return ""
 
 
 def colours(flags: bytes) -> int:
@@ -186,53 +182,53 @@ def colours(flags: bytes) -> int:
 
 def of_program_stream(file: BinaryIO) -> str:
     """The packs and packets of an MPEG program stream (ISO 11172-1 and 13818-1); on a Video CD, zeros follow some."""
-    end, place = length_of(file), 0
-    while head := at(file, place, 14 + PS_ZEROS):
+    end, offset = length_of(file), 0
+    while head := at(file, offset, 14 + PS_ZEROS):
         zeros = len(head) - len(head.lstrip(b"\0")) - 2
         if 0 < zeros <= PS_ZEROS:
-            head, place = head[zeros:], place + zeros
+            head, offset = head[zeros:], offset + zeros
         head = head[:14]
         code = head[3] if len(head) > 3 else 0
         if not head.startswith(b"\0\0\1"[: len(head)]) or len(head) > 3 and code < PS_END:
-            return missing("packet", place) if place and not stuffed(file, place) else ""
+            return missing("packet", offset) if offset and not stuffed(file, offset) else ""
         if len(head) < 6:
-            return "" if code == PS_END or stuffed(file, place) else CUT
+            return "" if code == PS_END or stuffed(file, offset) else CUT
         if code == PS_END:
-            place += 4
+            offset += 4
         elif code == PS_PACK:
-            place += 14 + (head[-1] & 7) if head[4] >> 6 == 1 else 12
+            offset += 14 + (head[-1] & 7) if head[4] >> 6 == 1 else 12
         elif length := int.from_bytes(head[4:6], "big"):
-            place += 6 + length
+            offset += 6 + length
         else:
             return ""
-        if place > end:
+        if offset > end:
             return CUT
     return ""
 
 
-def stuffed(file: BinaryIO, place: int) -> bool:
+def stuffed(file: BinaryIO, offset: int) -> bool:
     """Whether there is nothing but zeros from here on."""
-    file.seek(place)
+    file.seek(offset)
     return not any(any(block) for block in iter(lambda: file.read(BLOCK), b""))
 
 
 def of_ogg(file: BinaryIO) -> str:
     """The pages of an Ogg (RFC 3533): counted, and marked at the end of every stream."""
-    end, place = length_of(file), 0
+    end, offset = length_of(file), 0
     counts: dict[bytes, int] = {}
-    while head := at(file, place, 27 + 255):
+    while head := at(file, offset, 27 + 255):
         if not head.startswith(b"OggS"[: len(head)]):
-            return missing("page", place)
+            return missing("page", offset)
         if len(head) < 27 or len(head) < 27 + head[26]:
             return CUT
         flags, serial, count = head[5], head[14:18], int.from_bytes(head[18:22], "little")
         if not flags & 2 and counts.get(serial, count - 1) != count - 1:
-            return f"pages are missing before byte {place}"
+            return f"pages are missing before byte {offset}"
         counts[serial] = count
         if flags & 4:
             del counts[serial]
-        place += 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if place > end:
+        offset += 27 + head[26] + sum(head[27 : 27 + head[26]])
+        if offset > end:
             return CUT
     return CUT if counts else ""
 
@@ -245,23 +241,23 @@ def of_transport_stream(file: BinaryIO) -> str:
         return ""
     if 0 < (length_of(file) - offset) % size < TS_PACKETS[0]:
         return CUT
-    counts, place = Counts(), offset
-    while block := at(file, place, size * (BLOCK // size)):
+    counts = Counts()
+    while block := at(file, offset, size * (BLOCK // size)):
         packets = np.frombuffer(block + bytes(-len(block) % size), np.uint8).reshape(-1, size)[:, : TS_PACKETS[0]]
         bad = np.flatnonzero((packets[:, 0] != TS_SYNC) | (packets[:, 1] & TS_ERROR > 0))
         if len(bad):
-            return missing("packet", place + size * int(bad[0]))
+            return missing("packet", offset + size * int(bad[0]))
         if (lost := counts.lost(packets)) is not None:
-            return f"packets are missing before byte {place + size * lost}"
-        place += len(block)
+            return f"packets are missing before byte {offset + size * lost}"
+        offset += len(block)
     return CUT if (counts.due > 0).any() else ""
 
 
 def framing(head: np.ndarray) -> tuple[int, int]:
     """Where the first packet begins, and how many bytes each takes; 0 if there are none."""
-    places = [(offset, size) for size in TS_PACKETS for offset in range(size) if offset + size < len(head)]
-    shares = [float((head[offset::size][:LOOK] == TS_SYNC).mean()) for offset, size in places]
-    return places[int(np.argmax(shares))] if max(shares, default=0) > 0.5 else (0, 0)
+    framings = [(offset, size) for size in TS_PACKETS for offset in range(size) if offset + size < len(head)]
+    shares = [float((head[offset::size][:LOOK] == TS_SYNC).mean()) for offset, size in framings]
+    return framings[int(np.argmax(shares))] if max(shares, default=0) > 0.5 else (0, 0)
 
 
 class Counts:
@@ -269,7 +265,7 @@ class Counts:
     and how many bytes of what it began are to come."""
 
     def __init__(self) -> None:
-        self.number, self.place, self.due = (np.full(TS_STUFFING, what) for what in (-1, -1, 0))
+        self.number, self.position, self.due = (np.full(TS_STUFFING, what) for what in (-1, -1, 0))
         self.packets = 0
 
     def lost(self, packets: np.ndarray) -> int | None:
@@ -286,10 +282,10 @@ class Counts:
             where = np.flatnonzero(holds & (pids == pid))
             numbers = flags[where] & 15
             before = np.r_[self.number[pid] if self.number[pid] >= 0 else numbers[0], numbers[:-1]]
-            places = np.r_[self.place[pid], where + self.packets]
-            anew = (numbers == 0) & (np.diff(np.searchsorted(begins, places)) > 0)
+            positions = np.r_[self.position[pid], where + self.packets]
+            anew = (numbers == 0) & (np.diff(np.searchsorted(begins, positions)) > 0)
             found += where[((numbers - before) & 15 > 1) & ~told[where] & ~anew].tolist()
-            self.number[pid], self.place[pid] = numbers[-1], places[-1]
+            self.number[pid], self.position[pid] = numbers[-1], positions[-1]
             self.follow(pid, packets[where], sizes[where])
         self.packets += len(packets)
         return min(found, default=None)

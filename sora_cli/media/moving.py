@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from sora_cli.errors import Failed, SoraError, counted
-from sora_cli.files.owned import part_of
 from sora_cli.media.convert import SHARP, in_rgb
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.writer import FileSink
@@ -105,7 +104,7 @@ class GifSink(FileSink):
     def __init__(self, path: Path, format: Format, filters: str, loops: int) -> None:
         super().__init__(path, format, ["-vf", f"{filters},format=gbrp", *LOSSLESS])
         self.loops = {0: 0, 1: -1}.get(loops, loops - 1)  # GIF counts repetitions, and 0 of them are endless
-        self.palette, self.whole = (part_of(path.with_name(path.name + what)) for what in (".palette", ".whole"))
+        self.palette, self.whole = self.another("palette"), self.another("whole")
 
     def keep(self) -> None:
         frames = ["-i", as_file(self.part)]
@@ -117,11 +116,6 @@ class GifSink(FileSink):
 
     def run(self, *words: str) -> None:
         done = finished([ffmpeg(), *QUIET, "-y", *words])
-        if done.code or done.stderr:
-            why = explain(done.stderr) or f"ffmpeg ended with code {done.code}"
+        if done.returncode or done.stderr:
+            why = explain(done.stderr) or f"ffmpeg ended with code {done.returncode}"
             raise Failed(f"ffmpeg could not write {self.path}: {why}")
-
-    def abandon(self) -> None:
-        super().abandon()
-        for part in (self.palette, self.whole):
-            part.unlink(missing_ok=True)

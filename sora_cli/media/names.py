@@ -79,10 +79,3 @@ def same_file(a: str, b: str) -> bool:
         return os.path.samefile(a, b)
     except OSError:                  # one of them is not there
         return os.path.realpath(a) == os.path.realpath(b)
-
-
-def readable(path: Path | str) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise SoraError(f"there is no file {path}")
-    return path

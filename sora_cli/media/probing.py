@@ -3,16 +3,16 @@
 import os
 import re
 import stat
-import tempfile
+import subprocess
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from sora_cli.errors import Failed, counted
-from sora_cli.media.names import readable
-from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg, finished
+from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg, file_of, finished
 from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
 INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
@@ -57,31 +57,40 @@ class Media:
 
 def probe(path: Path | str) -> Media:
     """Decode `path` once and say what is in it; SoraError if it is not there, Failed if it is no video."""
-    path = readable(path)
-    with tempfile.TemporaryFile("w+", errors="replace") as tags:
-        command = [*reading(path, INFO), "-f", "framecrc", "pipe:1", "-f", "ffmetadata", f"pipe:{tags.fileno()}"]
-        found = finished(command, keep=[tags.fileno()])
-        tags.seek(0)
-        metadata = parse_metadata(tags.read())
-    stream = re.search(r"Stream #.*?: Video: (\w+)[^,]*, (\w+)", found.stderr)
+    path = Path(path)
+    if not path.is_file():
+        raise SoraError(f"there is no file {path}")
+    found = listing(path)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
-    base = re.search(r"#tb 0: (\d+)/(\d+)", found.stdout)
-    if found.code or not (stream and size and base):
+    tick, frames = parse_listing(found.stdout)
+    if found.returncode or not (size and tick):
         raise Failed(f"{path} is not a readable video: {explain(found.stderr)}")
-    frames = [line for line in found.stdout.splitlines() if line.startswith("0,")]
-    rate = Fraction(int(base[2]), int(base[1]) * step(frames))
-    width, height = int(size[1]), int(size[2])
-    return Media(width, height, float(rate), len(frames), stream[1], stream[2], metadata)
+    lasts = frames[0].duration or 1 if frames else 1
+    seen = describe(["-i", as_file(path)], str(path))
+    return Media(int(size[1]), int(size[2]), float(1 / (tick * lasts)), len(frames), seen.codec, seen.pix_fmt,
+                 seen.metadata)  # fmt: skip
 
 
-def step(frames: list[str]) -> int:
-    """Ticks of the time base from one frame to the next in a framecrc listing."""
-    return int(frames[0].split(",")[3]) or 1 if frames else 1
+def listing(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """ffmpeg's list (framecrc) of the first video stream of a local file, frame by frame; of its packets, not decoded,
+    where the words are `-c copy`."""
+    command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
+    return finished([*command, *words, "-f", "framecrc", "pipe:1"])
 
 
-def reading(path: Path, loudness: tuple[str, ...] = QUIET) -> list[str]:
-    """An ffmpeg command line up to its output, for the first video stream of a local file, frame by frame."""
-    return [ffmpeg(), *loudness, *LOCAL, "-i", as_file(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
+class Listed(NamedTuple):
+    """A line of such a list: when a frame is decoded and shown, and how long, in ticks."""
+
+    decoded: int
+    shown: int
+    duration: int
+
+
+def parse_listing(told: str) -> tuple[Fraction, list[Listed]]:
+    """The seconds of a tick, 0 if that is not told, and the frames of the first stream."""
+    base = re.search(r"#tb 0: (\d+)/(\d+)", told)
+    lines = re.findall(r"^0, *(-?\d+), *(-?\d+), *(-?\d+)", told, re.MULTILINE)
+    return Fraction(int(base[1]), int(base[2])) if base else Fraction(0), [Listed(*map(int, line)) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Picture:
     others: tuple[str, ...] = () # kinds of all other streams
 
     @property
-    def still(self) -> bool:
+    def is_image(self) -> bool:
         return self.timeless or self.metadata.get("major_brand", "").strip() in STILL_BRANDS
 
     @property
@@ -123,7 +132,7 @@ class Picture:
     @property
     def unsaid(self) -> bool:
         """Whether it may be woven of two fields, which nobody says."""
-        return self.fields is None and not self.still and not self.animated and self.height in ROWS
+        return self.fields is None and not self.is_image and not self.animated and self.height in ROWS
 
     @property
     def alpha(self) -> bool:
@@ -139,18 +148,14 @@ class Picture:
         return bool(re.match(r"(x2)?(rgb|bgr)|0rgb|0bgr|gbr|mono|xyz|pal8", self.pix_fmt))
 
 
-def describe(source: list[str], name: str, head: bytes = b"") -> Picture:
-    """What `source` (ffmpeg's words for an input) holds; of a pipe, `head` is what is known of it.
-
-    Failed, naming `name`, if it is no video, has only sound, or is too large. A file that has not changed since it was
-    last asked for is not read again.
-    """
-    state = state_of(source[-1].removeprefix("file:"))
-    if state and not head:
-        known = remembered(ffmpeg(), tuple(source), name, state)
+def looked_at(words: list[str], name: str) -> Picture:
+    """What `describe` says of a file, its rate and its fields looked for where it does not say them. A file that has
+    not changed since it was last asked for is not read again."""
+    if state := state_of(str(file_of(words))):
+        known = remembered(ffmpeg(), tuple(words), name, state)
         if known.container not in LISTS:
             return known
-    return asked(ffmpeg(), tuple(source), name, head)
+    return completed(words, name)
 
 
 def state_of(file: str) -> tuple[int, ...]:
@@ -164,21 +169,29 @@ def state_of(file: str) -> tuple[int, ...]:
 
 
 @lru_cache(1024)
-def remembered(program: str, source: tuple[str, ...], name: str, state: tuple[int, ...]) -> Picture:
-    return asked(program, source, name)
+def remembered(program: str, words: tuple[str, ...], name: str, state: tuple[int, ...]) -> Picture:
+    return completed(list(words), name)
 
 
-def asked(program: str, source: tuple[str, ...], name: str, head: bytes = b"") -> Picture:
-    found = finished([program, *INFO, *LOCAL, *source, "-f", "ffmetadata", "pipe:1"], head)
+def completed(words: list[str], name: str) -> Picture:
+    picture = describe(words, name)
+    return picture if picture.is_image else woven(steadied(picture, words), words)
+
+
+def describe(words: list[str], name: str, head: bytes = b"") -> Picture:
+    """What an input (ffmpeg's words for it) holds, as ffmpeg says; of a pipe, `head` is what is known of it.
+
+    Failed, naming `name`, if it is no video, has only sound, or is too large.
+    """
+    found = finished([ffmpeg(), *INFO, *LOCAL, *words, "-f", "ffmetadata", "pipe:1"], head)
     output = found.stderr
     container = re.search(r"^Input #0, (.*?), from ", output, re.MULTILINE)
     if not container:
-        raise Failed(f"{name} is not a readable video: {explain(found.stderr)}")
+        raise Failed(f"{name} is not a readable video: {explain(output)}")
     streams = re.findall(r"^ *Stream #0:\d.*?: Video: (?!.*\(attached pic\))(.*)$", output, re.MULTILINE)
     if not streams:
         raise Failed(f"{name} has no pictures in it, only sound or other data")
-    metadata = parse_metadata(found.stdout)
-    picture = parse_stream(container[1], streams[0], metadata)
+    picture = parse_stream(container[1], streams[0], parse_metadata(found.stdout))
     if picture is None or picture.codec in TEXT_ART:
         raise Failed(f"{name} is not a readable video")
     if max(picture.width, picture.height) > LARGEST:
@@ -191,11 +204,11 @@ def asked(program: str, source: tuple[str, ...], name: str, head: bytes = b"") -
 def check_times(words: list[str], name: str, picture: Picture) -> int | None:
     """Failed if frames are said to be shown for so long that nobody means it. How many there are, if it was looked at,
     as where a file is too small for the time that it says it lasts, or does not say."""
-    path = Path(words[-1].removeprefix("file:"))
+    path = file_of(words)
     size = path.stat().st_size if path.is_file() else 0
     quick = picture.fps * SPARSE >= 1 and picture.seconds < LONG
     likely = quick and picture.seconds and size > picture.seconds * picture.fps * FEW_BYTES
-    if picture.still or (likely and not picture.animated) or not size:
+    if picture.is_image or (likely and not picture.animated) or not size:
         return None
     times, _ = stamps(path)
     if not times:
@@ -211,14 +224,10 @@ def check_times(words: list[str], name: str, picture: Picture) -> int | None:
 def stamps(path: Path) -> tuple[list[float], float]:
     """When each frame is shown, in seconds, and the precision of these times. Where a container knows in which order
     frames are decoded, and not when they are shown, as AVI's, the times are those of decoding."""
-    command = [*reading(path), "-c", "copy", "-f", "framecrc", "pipe:1"]
-    listing = finished(command).stdout
-    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
-    tick = int(base[1]) / int(base[2]) if base else 0.0
-    pairs = [(int(dts), int(pts)) for dts, pts in re.findall(r"^0, *(-?\d+), *(-?\d+)", listing, re.MULTILINE)]
-    times = [pts for _, pts in pairs]
+    base, frames = parse_listing(listing(path, "-c", "copy").stdout)
+    tick, times = float(base), [frame.shown for frame in frames]
     if min(times, default=0) < UNSAID:
-        times = [dts for dts, _ in pairs]
+        times = [frame.decoded for frame in frames]
         if min(times) < UNSAID:
             return [], tick
     return sorted(time * tick for time in times), tick
@@ -230,7 +239,7 @@ def steadied(picture: Picture, words: list[str]) -> Picture:
         return replace(picture, nominal=picture.fps)
     if picture.fps == picture.nominal and 0 < picture.fps <= FASTEST:
         return picture
-    times, tick = stamps(Path(words[-1].removeprefix("file:")))
+    times, tick = stamps(file_of(words))
     gaps = [after - before for before, after in pairwise(times) if after > before]
     if not gaps:  # of one frame, some containers tell the ticks of their clock
         fps = picture.fps or picture.nominal
@@ -268,12 +277,6 @@ def parse_others(output: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
             others.append("cover" if "(attached pic)" in line else kind.lower())
     others.remove("video")
     return tuple(rates), tuple(others)
-
-
-def looked_at(words: list[str], name: str) -> Picture:
-    """What `describe` says of a file, its rate and its fields looked for where it does not say them."""
-    picture = describe(words, name)
-    return picture if picture.still else woven(steadied(picture, words), words)
 
 
 def woven(picture: Picture, words: list[str], head: bytes = b"") -> Picture:

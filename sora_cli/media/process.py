@@ -6,10 +6,11 @@ import re
 import selectors
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from sora_cli.errors import Failed
 from sora_cli.media.orphans import Child
@@ -43,6 +44,11 @@ def as_file(path: Path | str) -> str:
     return f"file:{path}"
 
 
+def file_of(words: list[str]) -> Path:
+    """The file of an input, of which these are ffmpeg's words."""
+    return Path(words[-1].removeprefix("file:"))
+
+
 def rational(fps: float, tolerance: float = 5e-4) -> str:
     """24.0 -> 24/1, 23.976 -> 24000/1001: exact for the rates that cameras use."""
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
@@ -52,14 +58,12 @@ def rational(fps: float, tolerance: float = 5e-4) -> str:
 
 
 def start(
-    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | int | None = None,
-    keep: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:  # fmt: skip
+    command: list[str], stdin: int | None = None, stdout: int | None = None, stderr: IO[bytes] | int | None = None
+) -> subprocess.Popen[bytes]:
     """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file. It ends with
     us, however we end."""
     try:
-        return Child(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pipesize=PIPE,
-                     pass_fds=keep)  # fmt: skip
+        return Child(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pipesize=PIPE)
     except OSError as error:
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
@@ -74,21 +78,15 @@ def complaints(stderr: str) -> list[str]:
     return [line for line, level in pairs if level and (level[1] != "warning" or DAMAGED in line)]
 
 
-class Done(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
-def finished(command: list[str], feed: bytes = b"", keep: Sequence[int] = ()) -> Done:
-    """What ffmpeg says when it has ended, fed with some bytes; it inherits the files to `keep` open."""
-    with start(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE, keep) as process:
+def finished(command: list[str], feed: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """What ffmpeg says when it has ended, fed with some bytes."""
+    with start(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE) as process:
         try:
             said = process.communicate(feed)
         except BaseException:
             process.kill()
             raise
-    return Done(process.returncode, *(text.decode(errors="replace") for text in said))
+    return subprocess.CompletedProcess(command, process.returncode, *(text.decode(errors="replace") for text in said))
 
 
 def explain(stderr: str) -> str:
@@ -109,9 +107,9 @@ class Through(io.RawIOBase):
     def __init__(
         self,
         command: list[str],
-        feed: Iterable[bytes | memoryview] | None = None,
-        blame: str = "ffmpeg failed",
-        fatal: str = "",
+        feed: Iterable[bytes | memoryview] | None,
+        blame: str,
+        fatal: str,
     ) -> None:
         self.blame, self.fatal = blame, fatal
         self.said = ""                   # what ffmpeg complained of, when all has been read
@@ -191,3 +189,13 @@ class Through(io.RawIOBase):
 def buffered(through: Through) -> io.BufferedReader:
     """The same with read(n), readline() and readinto() that give all they are asked for, or all that is left."""
     return io.BufferedReader(through, BLOCK)
+
+
+def pieces(
+    command: list[str], size: int, blame: str, feed: Iterable[bytes | memoryview] | None = None, fatal: str = ""
+) -> Iterator[bytes]:
+    """What an ffmpeg command writes, in pieces of so many bytes; see `Through`."""
+    with closing(Through(command, feed, blame, fatal)) as through:
+        stream = buffered(through)
+        while len(piece := stream.read(size)) == size:
+            yield piece

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from typing import Any, Generic, TypeVar
 
 from sora_cli.media.process import rational
@@ -113,14 +113,11 @@ class Padded(Generic[Item]):
             last.append(frame)
             yield frame
         self.over = True
-        again = first or list(last)
-        yield from islice(chain(again, again, again), BEHIND)
+        yield from islice(cycle(first or last), BEHIND)
 
     def limited(self, shown: Iterable[Item]) -> Iterator[tuple[int, Item]]:
         """What the filter made, numbered, up to the end of the video, which is known when the filter gets there."""
         for number, frame in enumerate(shown):
-            if self.over and number >= self.retiming.count(self.count):
-                return
-            if self.retiming.frames is not None and number >= self.retiming.frames:
+            if (self.over or self.retiming.frames is not None) and number >= self.retiming.count(self.count):
                 return
             yield number, frame

@@ -65,11 +65,13 @@ class Changes:
     has the same a as one that goes on; at 20, two to five times as much.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frames: Iterable[Frame] = ()) -> None:
         self.first: list[Frame] = []      # the first two frames, of 160 columns
         self.last: list[Frame] = []       # the last two
         self.steps: list[float] = []      # d[1], d[2], ...
         self.bends: list[float] = []      # a[1], a[2], ...
+        for frame in frames:
+            self.add(frame)
 
     def add(self, frame: Frame) -> None:
         small = shrink(frame)
@@ -82,13 +84,27 @@ class Changes:
         self.last = [*self.last[-1:], small]
 
     def boundary(self, join: int) -> float:
-        """d[join] over the median of the 12 d on each side of it; see `boundary_score`."""
+        """How visible it is that frames from `join` on were made to continue those before: 1 = seamless.
+
+        The score is d[join] / median(d[join-12 .. join-1], d[join+1 .. join+12]), at least a third of a grey level
+        each. It asks whether the picture changes more across the join than the same footage does by itself (as the
+        seam measures of Flexible Diffusion Modeling and Mobius do). The median of both sides is unmoved by a cut nearby
+        and by the rhythm of four frames to a latent. A jump in place or colour raises it; a change of direction without
+        a jump does not, and a freeze lowers it below 1.
+        """
         assert 1 <= join <= len(self.steps), f"no join at {join} in {len(self.steps) + 1} frames"
         before, after = self.steps[: join - 1], self.steps[join:]
         return ratio(self.steps[join - 1], before[-AROUND:] + after[:AROUND])
 
     def seam(self) -> Seam:
-        """The differences across the wrap over the medians of the whole clip; see `seam_score`."""
+        """How visible the wrap of a loop is, where the last frame is followed by the first: 1 = seamless.
+
+        With frame indices modulo T, position is d[0] / median(d[1 .. T-1]), velocity is max(a[T-2 .. T+1]) / median
+        over i of max(a[i .. i+3]), all at least a third of a grey level. The maxima are over four frames since decoders
+        of chunks turn a little at every key frame, and only there. A loop that ends where it began may still turn
+        around there: its position is good and its velocity is not. A seam that repeats the first frame or stands still
+        has a position below 1.
+        """
         assert self.steps, "a loop has at least two frames"
         (second_last, last), (first, second) = self.last, self.first
         wrap = [bend(second_last, last, first), bend(last, first, second)]
@@ -109,37 +125,6 @@ def verdict(score: float) -> str:
     if score > UNSEEN:
         return "may be seen"
     return "cannot be seen" if score >= FROZEN else "stands still there for a moment"
-
-
-def boundary_score(frames: Iterable[Frame], join: int) -> float:
-    """How visible it is that frames from `join` on were made to continue those before: 1 = seamless.
-
-    The score is d[join] / median(d[join-12 .. join-1], d[join+1 .. join+12]), with d as in `Changes` and at
-    least a third of a grey level. It asks whether the picture changes more across the join than the same
-    footage does by itself (as the seam measures of Flexible Diffusion Modeling and Mobius do). The median of
-    both sides is unmoved by a cut nearby and by the rhythm of four frames to a latent. A jump in place or
-    colour raises it; a change of direction without a jump does not, and a freeze lowers it below 1.
-    """
-    return changes(frames).boundary(join)
-
-
-def seam_score(frames: Iterable[Frame]) -> Seam:
-    """How visible the wrap of a loop is, where the last frame is followed by the first: 1 = seamless.
-
-    With frame indices modulo T and d and a as in `Changes`: position is d[0] / median(d[1 .. T-1]), velocity
-    is max(a[T-2 .. T+1]) / median over i of max(a[i .. i+3]), all at least a third of a grey level. The maxima
-    are over four frames since decoders of chunks turn a little at every key frame, and only there. A loop that
-    ends where it began may still turn around there: its position is good and its velocity is not. A seam that
-    repeats the first frame or stands still has a position below 1.
-    """
-    return changes(frames).seam()
-
-
-def changes(frames: Iterable[Frame]) -> Changes:
-    seen = Changes()
-    for frame in frames:
-        seen.add(frame)
-    return seen
 
 
 def step(before: Frame, after: Frame) -> float:
@@ -167,10 +152,12 @@ def ratio(here: float, elsewhere: Sequence[float]) -> float:
 class Drift:
     """Colour and detail of a clip second by second, for how it changes over time; nothing else is kept."""
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, frames: Iterable[Frame] = ()) -> None:
         self.fps, self.frames = fps, 0
         self.sums: list[np.ndarray] = []          # a second: frames, then the sums of `look`
         self.colours: list[np.ndarray] = []       # a second: counts of the colour histogram
+        for frame in frames:
+            self.add(frame)
 
     def add(self, frame: Frame) -> None:
         if int(self.frames / self.fps) == len(self.sums):
@@ -191,14 +178,6 @@ class Drift:
             away = np.abs(shares(colours) - shares(self.colours[0])).sum() / 2
             rows.append({"seconds": float(start), "frames": float(frames), **named, "histogram": float(away)})
         return rows
-
-
-def drift_curve(frames: Iterable[Frame], fps: float) -> list[dict[str, float]]:
-    """`Drift.curve` of a whole clip."""
-    drift = Drift(fps)
-    for frame in frames:
-        drift.add(frame)
-    return drift.curve()
 
 
 def look(frame: Frame) -> np.ndarray:

@@ -2,22 +2,21 @@
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.owned import part_of, sweep
+from sora_cli.files.owned import sweep
 from sora_cli.media.convert import declare, in_rgb, to_rgb
+from sora_cli.media.kinds import ending
 from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_image
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.sound import Soundtrack
-from sora_cli.media.writer import H264, MP4, FileSink, tagging, write_image
+from sora_cli.media.writer import H264, MP4, FileSink, Sink, tagging, write_image
 from sora_cli.media.y4m import RGB, Format
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
@@ -29,18 +28,6 @@ VIDEOS = {  # how pictures are encoded, and the container
 }
 SILENT = ("-f", "mp4")           # pictures until their sound is laid beside them
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
-
-
-class Sink(Protocol):
-    """A context manager that takes raw frames of one format and leaves a whole output, or none."""
-
-    waited: float                # seconds spent on writing
-
-    def write(self, raw: bytes) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def open_sink(
@@ -55,39 +42,38 @@ def open_sink(
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
     Moving images play `loops` times, 0 is for ever, and are as `shared` says; videos have what `sound` holds after the
-    last frame. SoraError,
-    before anything is written, for what cannot be: an unknown suffix, an odd size in H.264, numbered images that are
-    there already (unless `force`).
+    last frame. SoraError, before anything is written, for what cannot be: an unknown suffix, an odd size in H.264,
+    numbered images that are there already (unless `force`).
     """
     check_name(name)
     if name == STREAM:
         return StreamSink(standard_output(), format)
-    path, sequence = Path(name), sequence_of(name)
+    path, suffix, sequence = Path(name), ending(name), sequence_of(name)
     check_format(path, shared.format if shared else format)
-    if path.suffix.lower() == ".y4m":
+    if suffix == ".y4m":
         return Y4mSink(path, format)
-    if sound and holds_sound(name):
-        return SoundSink(path, format, metadata or {}, sound)
-    if path.suffix.lower() in MOVING_IMAGES:
+    if suffix in MOVING_IMAGES:
         return moving_image(path, format, loops, shared or Shared(format))
-    if path.suffix.lower() != ".png":
-        return FileSink(path, format, video(path.suffix.lower(), format, metadata or {}))
+    if suffix in VIDEOS and sound:
+        return SoundSink(path, format, metadata or {}, sound)
+    if suffix in VIDEOS:
+        return FileSink(path, format, [*encoded(suffix, format), *tagging(metadata or {}), *VIDEOS[suffix][1]])
     return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
 
 
 def check_name(name: str) -> None:
     """Refuse an output of a kind that cannot be written."""
-    if name != STREAM and Path(name).suffix.lower() not in SUFFIXES:
+    if name != STREAM and ending(name) not in SUFFIXES:
         raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
 def holds_sound(name: str) -> bool:
-    return name != STREAM and Path(name).suffix.lower() in VIDEOS
+    return name != STREAM and ending(name) in VIDEOS
 
 
 def depth_held(name: str, format: Format) -> int:
     """Bits of each colour that an output keeps."""
-    deep = name == STREAM or Path(name).suffix.lower() in (".y4m", ".apng") or sequence_of(name)
+    deep = name == STREAM or ending(name) in (".y4m", ".apng") or sequence_of(name)
     return format.depth if deep else min(8, format.depth)
 
 
@@ -99,11 +85,6 @@ def check_format(path: Path, format: Format) -> None:
         raise SoraError(f"cannot write {path} at {width}x{height}: both must be even there; {even} is the nearest")
     if suffix == ".gif" and format.rate > FASTEST_GIF:
         raise SoraError(f"cannot write {path}: a GIF shows at most {FASTEST_GIF} frames a second, not {format.fps:g}")
-
-
-def video(suffix: str, format: Format, metadata: Mapping[str, object]) -> list[str]:
-    """ffmpeg's words from its input to the container."""
-    return [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
 
 
 def encoded(suffix: str, format: Format) -> list[str]:
@@ -120,12 +101,12 @@ class SoundSink(FileSink):
     def __init__(self, path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack) -> None:
         self.suffix, self.sound = path.suffix.lower(), sound
         super().__init__(path, format, [*encoded(self.suffix, format), *SILENT])
-        self.whole = part_of(path.with_name(f"{path.name}.sound"))
+        self.whole = self.another("sound")
         self.container = [*tagging(metadata), *VIDEOS[self.suffix][1]]
 
     def keep(self) -> None:
-        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.heard else [])
-        if wrong and self.sound.heard:
+        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.clips else [])
+        if wrong and self.sound.clips:
             done = self.whole.exists() and not self.failed
             self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {wrong}")
             wrong = "" if done else self.copy([])
@@ -137,12 +118,8 @@ class SoundSink(FileSink):
         """The finished pictures into their container, with what is `beside` them; what ffmpeg says of it."""
         command = [ffmpeg(), *QUIET, "-y", "-i", as_file(self.part), *beside, "-c:v", "copy", *self.container]
         done = finished([*command, as_file(self.whole)])
-        self.failed = done.code != 0
+        self.failed = done.returncode != 0
         return explain(done.stderr) or ("it failed" if self.failed else "")
-
-    def abandon(self) -> None:
-        super().abandon()
-        self.whole.unlink(missing_ok=True)
 
 
 class ImagesSink(FileSink):
@@ -168,69 +145,44 @@ class ImagesSink(FileSink):
             unfinished.path(number).unlink(missing_ok=True)
 
 
-class ImageSink:
+class ImageSink(Sink):
     """One raw frame into one PNG, with its metadata."""
 
     def __init__(self, path: Path, format: Format, metadata: Mapping[str, object] | None) -> None:
-        self.path, self.format, self.metadata = path, format, metadata
-        self.raw: bytes | None = None
-        self.waited = 0.0
+        super().__init__(path, format)
+        self.metadata = metadata
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, raw: bytes) -> None:
-        if self.raw is not None:
+    def put(self, raw: bytes) -> None:
+        if self.frames:
             raise Failed(f"{self.path} holds one frame; name more of them like {self.path.stem}%05d.png, or .apng")
         self.raw = raw
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            return
-        if self.raw is None:
-            raise Failed(f"there are no frames to write to {self.path}")
-        started = time.perf_counter()
+    def finish(self) -> None:
         (frame,) = to_rgb([self.raw], self.format, self.format.size)
-        write_image(self.path, frame, metadata=self.metadata)
-        self.waited += time.perf_counter() - started
+        write_image(self.path, frame, self.metadata)
 
 
-class StreamSink:
+class StreamSink(Sink):
     """Raw frames, bit for bit, as y4m into a stream. BrokenPipeError if nobody reads it any more."""
 
     def __init__(self, stream: IO[bytes], format: Format) -> None:
-        self.stream, self.format = stream, format
-        self.waited, self.frames = 0.0, 0
+        super().__init__(Path(STREAM), format)
+        self.stream = stream
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, raw: bytes) -> None:
-        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
-        started = time.perf_counter()
+    def put(self, raw: bytes) -> None:
         try:
-            self.stream.writelines([*([] if self.frames else [self.format.header()]), b"FRAME\n", raw])
+            self.stream.writelines(self.pieces(raw))
             self.stream.flush()
         except BrokenPipeError:
             silence(self.stream)
             raise
-        self.frames += 1
-        self.waited += time.perf_counter() - started
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 
-class Y4mSink(StreamSink):
+class Y4mSink(Sink):
     """Raw frames, bit for bit, into a .y4m file."""
-
-    def __init__(self, path: Path, format: Format) -> None:
-        self.path, self.part = path, part_of(path)
-        self.format, self.waited, self.frames = format, 0.0, 0
 
     def __enter__(self) -> Self:
         try:
@@ -240,27 +192,17 @@ class Y4mSink(StreamSink):
             raise Failed(f"could not write {self.path}: {error.strerror}") from error
         return self
 
-    def write(self, raw: bytes) -> None:
+    def put(self, raw: bytes) -> None:
         try:
-            super().write(raw)
+            self.stream.writelines(self.pieces(raw))
+            self.stream.flush()
         except OSError as error:
             raise Failed(f"could not write {self.path}: {error.strerror}") from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.keep()
-        finally:
-            self.part.unlink(missing_ok=True)
-            with suppress(OSError):      # what a full disk did not take is told already
-                self.stream.close()
-
-    def keep(self) -> None:
-        if self.frames == 0:
-            raise Failed(f"there are no frames to write to {self.path}")
-        os.replace(self.part, self.path)
+    def abandon(self) -> None:
+        self.part.unlink(missing_ok=True)
+        with suppress(OSError):      # what a full disk did not take is told already
+            self.stream.close()
 
 
 def silence(stream: IO[bytes]) -> None:

@@ -4,11 +4,11 @@ A video is written without sound, since nobody knows its length before its end. 
 stretch of given frames has its own, faded in and out where made frames begin, and there is silence elsewhere.
 """
 
-import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
+from sora_cli.media.probing import parse_listing
 from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
@@ -43,19 +43,18 @@ class Sound:
     def firsts(self, *wanted: str) -> tuple[float, float]:
         """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
         command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
-        _, pictures, sounds = finished(command)
-        return first(pictures), first(sounds)
+        found = finished(command)
+        return first(found.stdout), first(found.stderr)
 
 
-def first(listing: str) -> float:
+def first(told: str) -> float:
     """The first time that framecrc tells, in seconds."""
-    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
-    found = re.search(r"^0, *-?\d+, *(-?\d+)", listing, re.MULTILINE)
-    return int(found[1]) * int(base[1]) / int(base[2]) if base and found else 0.0
+    tick, frames = parse_listing(told)
+    return float(frames[0].shown * tick) if frames else 0.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class Clip:
     """Frames of an output, `count` from number `start` on, that have a source's sound from its first picture on. They
     need not be whole ones where it is shown at another rate than it was made at."""
 
@@ -68,29 +67,29 @@ class Heard:
 class Soundtrack:
     """The sound of an output, which may be added to until its last frame is written; `times` it is repeated."""
 
-    heard: list[Heard] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
     times: int = 1
     notes: list[str] = field(default_factory=list)  # what was wrong with it, after it was laid
 
     def add(self, sound: Sound | None, start: Fraction | int, count: Fraction | int) -> None:
         if sound and count:
-            self.heard.append(Heard(sound, start, count))
+            self.clips.append(Clip(sound, start, count))
 
     @property
     def frames(self) -> list[list[int]]:
         """First and end of every stretch of one turn."""
-        return [[round(one.start), round(one.start + one.count)] for one in self.heard]
+        return [[round(clip.start), round(clip.start + clip.count)] for clip in self.clips]
 
     def words(self, frames: int, fps: Fraction, suffix: str) -> list[str]:
         """ffmpeg's words for this sound beside a file of so many pictures, from its further inputs to its codec."""
-        inputs = [word for one in self.heard for word in (*LOCAL, "-i", as_file(one.sound.path))]
+        inputs = [word for clip in self.clips for word in (*LOCAL, "-i", as_file(clip.sound.path))]
         graph = self.filters(frames // self.times, fps, suffix)
         return [*inputs, "-filter_complex", graph, "-map", "0:v", "-map", "[out]", "-c:a", AUDIO[suffix]]
 
     def filters(self, frames: int, fps: Fraction, suffix: str) -> str:
         """The graph from the inputs 1, 2, ... to `out`, which is as long as the pictures of one turn, so many times."""
-        rate = self.heard[0].sound.rate
-        chains = [f"[{n}:a:0]{stretch(one, frames, fps, rate)}[s{n}]" for n, one in enumerate(self.heard, 1)]
+        rate = self.clips[0].sound.rate
+        chains = [f"[{n}:a:0]{stretch(clip, frames, fps, rate)}[s{n}]" for n, clip in enumerate(self.clips, 1)]
         mixed = "".join(f"[s{n}]" for n in range(1, len(chains) + 1)) + f"amix={len(chains)}:normalize=0"
         samples = round(frames / fps * rate)
         whole = [mixed, f"apad=whole_len={samples}", f"atrim=end_sample={samples}"]
@@ -98,16 +97,16 @@ class Soundtrack:
         return ";".join([*chains, ",".join(whole) + "[out]"])
 
 
-def stretch(heard: Heard, frames: int, fps: Fraction, rate: int) -> str:
+def stretch(clip: Clip, frames: int, fps: Fraction, rate: int) -> str:
     """The filters that cut one source's sound, fade it where made frames are next to it, and put it in its place."""
-    length = float(heard.count / fps)
+    length = float(clip.count / fps)
     short = min(FADE, length / 2)
-    begins = heard.sound.begins
+    begins = clip.sound.begins
     chain = [STEADY.format(rate=rate), f"adelay={max(0, round(-begins * rate))}S:all=1"]
     chain += [f"atrim=start={max(0.0, begins):.6f}:duration={length:.6f}"]
     chain += ["asetpts=PTS-STARTPTS", f"apad=whole_dur={length:.6f}"]
-    if heard.start:
+    if clip.start:
         chain.append(f"afade=in:d={short:.6f}")
-    if heard.start + heard.count < frames:
+    if clip.start + clip.count < frames:
         chain.append(f"afade=out:st={length - short:.6f}:d={short:.6f}")
-    return ",".join([*chain, f"adelay={round(heard.start / fps * rate)}S:all=1"])
+    return ",".join([*chain, f"adelay={round(clip.start / fps * rate)}S:all=1"])

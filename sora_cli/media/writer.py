@@ -7,62 +7,96 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from sora_cli.errors import Failed
-from sora_cli.files.owned import part_of, sweep
+from sora_cli.files.owned import part_of, sweep, writing
 from sora_cli.media.convert import Frame
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
-from sora_cli.media.y4m import Format, Size
+from sora_cli.media.y4m import Format
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
 
 
-class Encoder:
-    """An ffmpeg that reads frames from its stdin and writes `part`, which becomes `path` when all went well.
+class Sink:
+    """Takes raw frames of one format and leaves a whole output, or none: `part` becomes `path` when the block ends
+    well, and nothing is left when it does not. `waited` are the seconds spent on writing."""
 
-    A context manager: the file appears when the block ends well, and nothing is left when it does not. Failed
-    carries ffmpeg's own words. `waited` are the seconds spent on the encoder.
-    """
+    def __init__(self, path: Path, format: Format) -> None:
+        self.path, self.part, self.format = path, part_of(path), format
+        self.waited, self.frames = 0.0, 0
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self.part = part_of(self.path)
-        self.waited = 0.0
+    def __enter__(self) -> Self:
+        return self
 
-    def command(self) -> list[str]:
+    def write(self, raw: bytes) -> None:
+        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
+        started = time.perf_counter()
+        self.put(raw)
+        self.frames += 1
+        self.waited += time.perf_counter() - started
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self.frames == 0:
+                    raise Failed(f"there are no frames to write to {self.path}")
+                started = time.perf_counter()
+                self.finish()
+                self.waited += time.perf_counter() - started
+        finally:
+            self.abandon()
+
+    def put(self, raw: bytes) -> None:
+        """Write one more frame."""
         raise NotImplementedError
+
+    def finish(self) -> None:
+        """After the last frame: have the output under its name."""
+        os.replace(self.part, self.path)
+
+    def abandon(self) -> None:
+        """Let go of everything, and remove what is not complete."""
+
+    def pieces(self, raw: bytes) -> list[bytes]:
+        """The next frame in a y4m stream, of which the first has the header before it."""
+        return [*([] if self.frames else [self.format.header()]), b"FRAME\n", raw]
+
+
+class FileSink(Sink):
+    """Raw frames through ffmpeg into one file; `words` are ffmpeg's from its input to its output. Failed carries its
+    own words."""
+
+    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
+        super().__init__(path, format)
+        self.words, self.parts = words, [self.part]
+
+    def another(self, purpose: str) -> Path:
+        """One more temporary file, which goes when the others do."""
+        self.parts.append(part_of(self.path.with_name(f"{self.path.name}.{purpose}")))
+        return self.parts[-1]
 
     def __enter__(self) -> Self:
         sweep(self.path)
         self.complaints = tempfile.TemporaryFile()
-        self.process = start(self.command(), stdin=subprocess.PIPE, stderr=self.complaints)
+        command = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
+        self.process = start([*command, *self.words, self.target()], stdin=subprocess.PIPE, stderr=self.complaints)
         return self
 
-    def send(self, *pieces: bytes | memoryview) -> None:
+    def target(self) -> str:
+        return as_file(self.part)
+
+    def put(self, raw: bytes) -> None:
         assert self.process.stdin
-        started = time.perf_counter()
         try:
-            for piece in pieces:
+            for piece in self.pieces(raw):
                 self.process.stdin.write(piece)
         except BrokenPipeError:
             self.give_up()
-        self.waited += time.perf_counter() - started
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self.finish()
-        finally:
-            self.abandon()
 
     def finish(self) -> None:
         assert self.process.stdin
-        started = time.perf_counter()
         try:
             self.process.stdin.close()
         except BrokenPipeError:
@@ -70,17 +104,16 @@ class Encoder:
         if self.process.wait() != 0 or self.complaint():
             self.give_up()
         self.keep()
-        self.waited += time.perf_counter() - started
 
     def keep(self) -> None:
-        os.replace(self.part, self.path)
+        super().finish()
 
     def abandon(self) -> None:
-        """Stop ffmpeg if it still runs and remove what is not complete."""
         self.process.kill()
         self.process.wait()
         self.complaints.close()
-        self.part.unlink(missing_ok=True)
+        for part in self.parts:
+            part.unlink(missing_ok=True)
 
     def complaint(self) -> str:
         self.complaints.seek(0)
@@ -91,69 +124,26 @@ class Encoder:
         raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
 
 
-class FileSink(Encoder):
-    """Raw frames through ffmpeg into one file."""
-
-    def __init__(self, path: Path, format: Format, words: list[str]) -> None:
-        super().__init__(path)
-        self.format, self.words = format, words
-        self.frames = 0
-
-    def command(self) -> list[str]:
-        source = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
-        return [*source, *self.words, self.target()]
-
-    def target(self) -> str:
-        return as_file(self.part)
-
-    def write(self, raw: bytes) -> None:
-        assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
-        self.send(*([] if self.frames else [self.format.header()]), b"FRAME\n", raw)
-        self.frames += 1
-
-    def finish(self) -> None:
-        if self.frames == 0:
-            raise Failed(f"there are no frames to write to {self.path}")
-        super().finish()
-
-
-def write_image(
-    path: Path | str, frame: Frame, size: Size | None = None, metadata: Mapping[str, object] | None = None
-) -> None:
-    """One frame as a PNG of exactly `size`, written whole or not at all."""
+def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] | None = None) -> None:
+    """One frame as a PNG, written whole or not at all."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    path, tags = Path(path), PngInfo()
+    tags = PngInfo()
     for key, value in (metadata or {}).items():
         tags.add_itxt(key, plain(value))
-    image = Image.fromarray(frame)
-    part = part_of(path)
-    try:
-        sweep(path)
-        image.resize(size or image.size, Image.Resampling.LANCZOS).save(part, format="PNG", pnginfo=tags)
-        os.replace(part, path)
-    except OSError as error:
-        raise Failed(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(Path(path)) as file:
+        Image.fromarray(frame).save(file, format="PNG", pnginfo=tags)
 
 
 def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> None:
     """Frames, each shown so long, as a WebP that plays for ever, whole or not at all; fast rather than small."""
     from PIL import Image
 
-    path = Path(path)
-    part, (first, *others) = part_of(path), map(Image.fromarray, frames)
-    try:
-        sweep(path)
-        first.save(part, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,
+    first, *others = map(Image.fromarray, frames)
+    with writing(Path(path)) as file:
+        first.save(file, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,
                    quality=80, method=0)  # fmt: skip
-        os.replace(part, path)
-    except OSError as error:
-        raise Failed(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def tagging(metadata: Mapping[str, object]) -> list[str]:

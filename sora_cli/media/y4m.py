@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import IO
 
 from sora_cli.errors import Failed, SoraError
@@ -76,7 +77,7 @@ class Format:
             raise SoraError("this is not a y4m stream: it does not begin with YUV4MPEG2")
         found = {word[0]: word[1:] for word in words[1:] if word}
         return cls(
-            whole(found, "W"), whole(found, "H"), ratio(found, "F"),
+            int(matching(found, "W", r"\d{1,9}")), int(matching(found, "H", r"\d{1,9}")), ratio(found, "F"),
             chroma=found.get("C", "420jpeg"),
             interlace=matching(found, "I", "[pbtm?]", "p"),
             aspect=matching(found, "A", r"\d{1,9}:\d{1,9}", "1:1"),
@@ -186,10 +187,6 @@ def rank(tag: str) -> int:
     return next((number for number, name in enumerate(names) if tag.startswith(name)), len(names))
 
 
-def whole(found: dict[str, str], letter: str) -> int:
-    return int(matching(found, letter, r"\d{1,9}"))
-
-
 def ratio(found: dict[str, str], letter: str) -> Fraction:
     above, below = map(int, matching(found, letter, r"\d{1,9}:\d{1,9}").split(":"))
     return Fraction(above, below) if below else Fraction(0)
@@ -214,8 +211,7 @@ def read_format(stream: IO[bytes], begun: bytes = b"") -> Format:
 
 def read_frames(stream: IO[bytes], format: Format, name: str) -> Iterator[bytes]:
     """The raw frames after a header, one by one; Failed, naming the frame, if the stream ends inside of it."""
-    number = 0
-    while line := stream.readline(LONGEST_LINE):
+    for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE), b"")):
         if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
             raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
         if not re.match(rb"FRAME[ \n]", line):
@@ -224,7 +220,6 @@ def read_frames(stream: IO[bytes], format: Format, name: str) -> Iterator[bytes]
         if len(raw) < format.frame_bytes:
             raise Failed(f"{name} is cut off: it ends in the middle of frame {number}")
         yield raw
-        number += 1
 
 
 def stream(frames: Iterable[bytes], format: Format) -> Iterator[bytes]:
