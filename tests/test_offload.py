@@ -17,8 +17,9 @@ from wan_cases import UMT5, WAN, dit_inputs, fill, tokens
 from sora_cli.errors import Failed
 from sora_cli.files import published
 from sora_cli.files.published import put, survey
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.configs import Umt5Config, WanConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
 from sora_cli.placement import offload
 from sora_cli.placement.offload import FromDisk, Rows, SideStream, Streamed, Turns, keep_on_host, leave_on_disk
 

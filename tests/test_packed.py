@@ -17,8 +17,9 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.files import blocks, headers, published
 from sora_cli.files.published import put, survey, weights_in
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.configs import Umt5Config, WanConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
 from sora_cli.placement.held import counted, held
@@ -312,7 +313,7 @@ def test_predictions_count_what_stays_packed(tmp_path: Path) -> None:
 def hollow(path: Path, kind: str) -> Path:
     """A file of the real 1.3B, all of it but its numbers."""
     with torch.device("meta"):
-        network = WanDit(presets.WAN21)
+        network = WanDit(presets.DITS["Wan 2.1 T2V 1.3B"])
     named = {name: names.DIT.ours_to_original(name) for name, _ in network.named_parameters()}
     listed = of_network(network, named, kind)
     with path.open("wb") as file:

@@ -21,11 +21,11 @@ from sora_cli import registry
 from sora_cli.errors import SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
-from sora_cli.models.wan.dit import WanConfig
+from sora_cli.models.wan.configs import CHUNK, WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
-from sora_cli.models.wan.vae import CHUNK, WanVae
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
