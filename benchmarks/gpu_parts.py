@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 TINY = Network(
     WanConfig.from_table(channels=16, width=128, heads=2, hidden=256, layers=2, text_width=64),
     WanVaeConfig.from_table(channels=16, width=8, decoder_width=8),
-    Umt5Config.from_table(vocabulary=500, width=64, heads=2, hidden=128, layers=2, head_width=32),
+    Umt5Config(vocabulary=500, width=64, heads=2, hidden=128, layers=2, head_width=32),
 )
 DECODED = 3  # latents that a decoder is timed on; the first of them has one frame
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION,

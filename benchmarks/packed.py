@@ -52,7 +52,7 @@ DITS = {
     "a14b": (dit(40, 40, 13824, 16), presets.VAE21), "5b": (dit(24, 30, 14336, 48), presets.VAE22),
     "1.3b": (dit(12, 30, 8960, 16), presets.VAE21), "tiny": (dit(2, 3, 512, 16, 256), presets.VAE21),
 }  # fmt: skip
-TINY = Umt5Config(500, 256, 4, 64, 512, 2, 32, 128, 1e-6)
+TINY = Umt5Config(500, 256, 4, 512, 2, head_width=64)
 TEXTS = {"umt5": presets.UMT5, "tiny-umt5": TINY}
 
 

@@ -30,7 +30,7 @@ from sora_cli.registry.networks import Network
 TEXT = UMT5 | {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64}  # sides that blocks of 32 numbers fit into
 TRANSFORMER = WAN | {"attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
 NETWORK = Network(WanConfig.from_table(4, 32, 2, 64, 2), WanVaeConfig.from_table(4, 4, 4),
-                  Umt5Config.from_table(50, 32, 2, 64, 2, 16))  # fmt: skip
+                  Umt5Config(50, 32, 2, 64, 2, 16))  # fmt: skip
 USAGE = registry.SamplingDefaults(96, 64, 24.0, 17, 2, 2.0, "", "sliding", "unipc", 5.0, window=5, context=2,
                                   trained=())
 LLAMA = {  # of llama.cpp, as ComfyUI-GGUF translates them

@@ -24,8 +24,9 @@ from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
 from sora_cli.placement.held import counted, held
 from sora_cli.placement.memory import Needs
-from sora_cli.placement.offload import Streamed, Turns, keep_on_host, leave_on_disk
+from sora_cli.placement.offload import Streamed, keep_on_host, leave_on_disk
 from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pack
+from sora_cli.placement.sizes import blocks_of
 from sora_cli.shot import Lora
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -69,7 +70,6 @@ def streamed(path: Path, dtype: torch.dtype) -> nn.Module:
     network = loaded(path, dtype)
     keep_on_host(network, "blocks", CPU)
     assert isinstance(network.blocks, Streamed)
-    network.blocks.turns = Turns(network.blocks.blocks, CPU)  # as for a GPU
     return network
 
 
@@ -343,7 +343,7 @@ def test_a_file_is_counted_as_it_stays(tmp_path: Path, kind: str, bits: float, m
 def presets_weights() -> int:
     network = registry.entry("wan2.1-1.3b").network
     assert network
-    return network.dit.weights
+    return blocks_of(network.dit).weights
 
 
 def test_files_that_are_damaged_count_as_unpacked(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ DITS = {
     "Wan 2.1 T2V 14B, Wan 2.2 T2V A14B and SkyReels-V2 DF 14B": dit("wan2.1-14b"),
     "Wan 2.2 I2V A14B": dit("wan2.2-a14b-i2v"),
 }
-UMT5 = Umt5Config.from_table(**shipped()["umt5-xxl"]["network"]["text"])
+UMT5 = Umt5Config(**shipped()["umt5-xxl"]["network"]["text"])
 
 # fmt: off
 MEAN21 = (

@@ -4,7 +4,7 @@ torch."""
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from sora_cli.errors import SoraError
 from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig, checked
@@ -19,9 +19,7 @@ class Network:
     text: Umt5Config
 
 
-KINDS: dict[str, type[WanConfig] | type[WanVaeConfig] | type[Umt5Config]] = {
-    "dit": WanConfig, "vae": WanVaeConfig, "text": Umt5Config,
-}  # fmt: skip
+KINDS: dict[str, Any] = get_type_hints(Network)
 
 
 def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
@@ -29,7 +27,8 @@ def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
     if not said.keys() >= KINDS.keys():
         return None
     try:
-        return Network(**{role: kind.from_table(**said[role]) for role, kind in KINDS.items()})  # type: ignore[arg-type]
+        dit, vae = WanConfig.from_table(**said["dit"]), WanVaeConfig.from_table(**said["vae"])
+        return Network(dit, vae, Umt5Config(**said["text"]))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"network: {error}") from error
 
@@ -37,7 +36,9 @@ def read(said: Mapping[str, Mapping[str, Any]]) -> Network | None:
 def configured(like: Network | None, configs: Mapping[str, Mapping[str, Any]]) -> Network | None:
     """The networks that config.json files describe by role, and those of `like` where they describe none; what is wrong
     in them is said when they are loaded."""
-    for role, config in configs.items() if like else ():
+    if like is None:
+        return None
+    for role, config in configs.items():
         with suppress(SoraError, LookupError, TypeError, ValueError, ArithmeticError):
-            like = replace(like, **{role: checked(KINDS[role].from_hub(config))})  # type: ignore[type-var]
+            like = replace(like, **{role: checked(KINDS[role].from_hub(config))})
     return like

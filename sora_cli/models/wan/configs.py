@@ -51,15 +51,8 @@ class WanConfig:
             if (list(there) if isinstance(there, tuple) else there) != right:
                 raise SoraError(f"this is another kind of Wan transformer: {key} is {there}, supported is {right}")
         return cls(
-            inputs=config["in_channels"],
+            **said(cls, config),
             outputs=config["out_channels"] or config["in_channels"],
-            heads=config["num_attention_heads"],
-            head_width=config["attention_head_dim"],
-            layers=config["num_layers"],
-            hidden=config["ffn_dim"],
-            text_width=config["text_dim"],
-            waves=config["freq_dim"],
-            eps=config["eps"],
             paced=config.get("inject_sample_info", False),
         )
 
@@ -112,16 +105,10 @@ class WanVaeConfig:
         if config.get("attn_scales"):
             raise SoraError(f"this is another kind of Wan autoencoder: attn_scales is {config['attn_scales']}")
         return cls(
-            channels=config["z_dim"],
-            width=config["base_dim"],
+            **said(cls, config),
             decoder_width=config.get("decoder_base_dim") or config["base_dim"],
-            multiples=tuple(config["dim_mult"]),
-            blocks=config["num_res_blocks"],
-            halves_time=tuple(config["temperal_downsample"]),
             residual=config.get("is_residual", False),
             patch=config.get("patch_size") or 1,
-            mean=tuple(config["latents_mean"]),
-            std=tuple(config["latents_std"]),
         )
 
     @classmethod
@@ -154,12 +141,12 @@ class Umt5Config:
     vocabulary: int
     width: int
     heads: int
-    head_width: int
     hidden: int  # features inside the MLP
     layers: int
-    buckets: int  # of relative positions
-    reach: int  # tokens from which on distances share the last bucket
-    eps: float
+    head_width: int = 64
+    buckets: int = 32  # of relative positions
+    reach: int = 128  # tokens from which on distances share the last bucket
+    eps: float = EPS
 
     def __post_init__(self) -> None:
         if self.buckets % 4 or self.reach <= self.buckets // 4:
@@ -171,23 +158,31 @@ class Umt5Config:
         for key, right in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
             if config.get(key, right) != right:
                 raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, supported is {right}")
-        return cls(
-            vocabulary=config["vocab_size"],
-            width=config["d_model"],
-            heads=config["num_heads"],
-            head_width=config["d_kv"],
-            hidden=config["d_ff"],
-            layers=config["num_layers"],
-            buckets=config["relative_attention_num_buckets"],
-            reach=config["relative_attention_max_distance"],
-            eps=config["layer_norm_epsilon"],
-        )
+        return cls(**said(cls, config))
 
-    @classmethod
-    def from_table(
-        cls, vocabulary: int, width: int, heads: int, hidden: int, layers: int, head_width: int = 64, buckets: int = 32
-    ) -> "Umt5Config":
-        return cls(vocabulary, width, heads, head_width, hidden, layers, buckets, reach=128, eps=EPS)
+
+PUBLISHED: dict[type, dict[str, str]] = {  # our names of sizes, and those of a published config.json
+    WanConfig: {
+        "inputs": "in_channels", "heads": "num_attention_heads", "head_width": "attention_head_dim",
+        "layers": "num_layers", "hidden": "ffn_dim", "text_width": "text_dim", "waves": "freq_dim", "eps": "eps",
+    },
+    WanVaeConfig: {
+        "channels": "z_dim", "width": "base_dim", "multiples": "dim_mult", "blocks": "num_res_blocks",
+        "halves_time": "temperal_downsample", "mean": "latents_mean", "std": "latents_std",
+    },
+    Umt5Config: {
+        "vocabulary": "vocab_size", "width": "d_model", "heads": "num_heads", "head_width": "d_kv", "hidden": "d_ff",
+        "layers": "num_layers", "buckets": "relative_attention_num_buckets",
+        "reach": "relative_attention_max_distance", "eps": "layer_norm_epsilon",
+    },
+}  # fmt: skip
+LISTS = ("multiples", "halves_time", "mean", "std")
+
+
+def said(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json has to say of a network, by our names; KeyError for what it does not."""
+    found = {ours: config[theirs] for ours, theirs in PUBLISHED[kind].items()}
+    return found | {name: tuple(found[name]) for name in LISTS if name in found}
 
 
 def checked(config: C) -> C:
