@@ -26,19 +26,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from wan_sides import Case, Ours, cases
 
 from sora_cli import registry
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import CONTEXT, Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines.loading import in_float
+from sora_cli.placement import sizes
 from sora_cli.placement.estimate import throughput
 from sora_cli.placement.estimate.wan import MEASURED_SHARES, PUBLISHED_SHARES
 from sora_cli.placement.memory import Needs
 from sora_cli.placement.offload import keep_on_host
+from sora_cli.placement.sizes import FLOAT32
 from sora_cli.registry import Entry
-from sora_cli.registry.sizes import FLOAT32, TEXT_TOKENS, Dit, Network, Text, Vae
+from sora_cli.registry.networks import Network
 
 ROOT = Path(__file__).parent.parent
-TINY = Network(Dit(16, 128, 2, 256, 2, text_width=64), Vae(16, 8, 8), Text(500, 64, 2, 128, 2, 32))
+TINY = Network(
+    WanConfig.from_table(channels=16, width=128, heads=2, hidden=256, layers=2, text_width=64),
+    WanVaeConfig.from_table(channels=16, width=8, decoder_width=8),
+    Umt5Config(vocabulary=500, width=64, heads=2, hidden=128, layers=2, head_width=32),
+)
 DECODED = 3  # latents that a decoder is timed on; the first of them has one frame
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION,
            "memory efficient": SDPBackend.EFFICIENT_ATTENTION, "no fused one": SDPBackend.MATH}  # fmt: skip
@@ -203,26 +210,6 @@ def needs_of(entry: Entry, at: At) -> Needs:
     return replace(needs, held={})
 
 
-def dit_of(sizes: Dit) -> Callable[[], nn.Module]:
-    config = WanConfig(channels_into(sizes), sizes.channels, sizes.heads, sizes.width // sizes.heads, sizes.layers,
-                       sizes.hidden, sizes.text_width, sizes.waves, 1e-6, sizes.paced)  # fmt: skip
-    return lambda: WanDit(config)
-
-
-def channels_into(sizes: Dit) -> int:
-    """Of a latent, and of what is given beside it, where there is such."""
-    return int(getattr(sizes, "inputs", sizes.channels))
-
-
-def vae_of(sizes: Vae) -> Callable[[], nn.Module]:
-    config = WanVaeConfig(
-        channels=sizes.channels, width=sizes.width, decoder_width=sizes.decoder_width, multiples=sizes.multiples,
-        blocks=sizes.blocks, halves_time=sizes.halves_time, residual=sizes.residual, patch=sizes.patch,
-        mean=(0.0,) * sizes.channels, std=(1.0,) * sizes.channels,
-    )  # fmt: skip
-    return lambda: WanVae(config)
-
-
 def model(name: str, at: At) -> Rows:
     """A pass of the transformer, and the decoder, at a model's own size, beside what was predicted."""
     entry = registry.entry(name)
@@ -230,12 +217,12 @@ def model(name: str, at: At) -> Rows:
     rates, gpu = throughput.rates(at.device, at.dtype), at.device.type != "cpu"
     shares = PUBLISHED_SHARES if gpu else MEASURED_SHARES
     dit, vae = needs.network.dit, needs.network.vae
-    due = dit.products(needs.tokens) / (shares.products * rates.products)
-    due += dit.attention(needs.tokens) / (shares.attention * rates.attention)
+    due = sizes.products(dit, needs.tokens) / (shares.products * rates.products)
+    due += sizes.attention(dit, needs.tokens) / (shares.attention * rates.attention)
     if at.device.type == "cuda" and needs.dit + needs.denoising(gpu) > torch.cuda.mem_get_info(at.device)[0]:
         yield row(f"{name}: a pass", None, "s", due, "does not fit whole")
     else:
-        network = random_network(dit_of(dit), at)
+        network = random_network(partial(WanDit, dit), at)
         given = inputs(needs, at)
         with peak(at.device) as most:
             took = timed(lambda: network(*given), at.device, 1)
@@ -243,21 +230,22 @@ def model(name: str, at: At) -> Rows:
         yield held(f"{name}: its memory", most, needs.dit + needs.denoising(gpu), at)
         del network, given
     for dtype, rate in ((torch.float32, rates.exact), (at.dtype, rates.products)):
-        yield from decoder(name, needs, at, dtype, vae.decoding(needs.width * needs.height) / (shares.decoding * rate))
+        due = sizes.decoding(vae).work * needs.width * needs.height / (shares.decoding * rate)
+        yield from decoder(name, needs, at, dtype, due)
 
 
 def inputs(needs: Needs, at: At) -> tuple[Tensor, Tensor, Tensor, float]:
     dit, stride = needs.network.dit, needs.network.vae.stride
     torch.manual_seed(1)
-    x = torch.randn(1, channels_into(dit), needs.window, needs.height // stride, needs.width // stride)
-    text = torch.randn(1, TEXT_TOKENS, dit.text_width)
+    x = torch.randn(1, dit.inputs, needs.window, needs.height // stride, needs.width // stride)
+    text = torch.randn(1, CONTEXT, dit.text_width)
     t = torch.full((1, needs.window), 731)
     return x.to(at.device, at.dtype), t.to(at.device), text.to(at.device, at.dtype), 24.0
 
 
 def decoder(name: str, needs: Needs, at: At, dtype: torch.dtype, due: float) -> Rows:
     vae, label = needs.network.vae, str(dtype).removeprefix("torch.")
-    network = random_network(vae_of(vae), at, dtype)
+    network = random_network(partial(WanVae, vae), at, dtype)
     z = torch.randn(1, vae.channels, DECODED, needs.height // vae.stride, needs.width // vae.stride)
     z = z.to(at.device, dtype)
     with peak(at.device) as most:
@@ -270,15 +258,13 @@ def decoder(name: str, needs: Needs, at: At, dtype: torch.dtype, due: float) -> 
 
 def text(at: At) -> Rows:
     """UMT5-XXL on the longest text."""
-    sizes = TINY.text if at.tiny else entries()[0].network.text  # type: ignore[union-attr]
-    config = Umt5Config(sizes.vocabulary, sizes.width, sizes.heads, sizes.head_width, sizes.hidden, sizes.layers,
-                        sizes.buckets, 128, 1e-6)  # fmt: skip
+    config = TINY.text if at.tiny else entries()[0].network.text  # type: ignore[union-attr]
     rates, needs = throughput.rates(at.device, at.dtype), needs_of(entries()[0], at)
-    network = random_network(lambda: Umt5(config), at, at.dtype)
-    tokens = torch.randint(0, sizes.vocabulary, (TEXT_TOKENS,)).to(at.device)
+    network = random_network(partial(Umt5, config), at, at.dtype)
+    tokens = torch.randint(0, config.vocabulary, (CONTEXT,)).to(at.device)
     with peak(at.device) as most:
         took = timed(lambda: network(tokens), at.device)
-    due = sizes.work(TEXT_TOKENS) / (PUBLISHED_SHARES.products * rates.products)
+    due = sizes.reading(config, CONTEXT) / (PUBLISHED_SHARES.products * rates.products)
     yield row("UMT5-XXL, 512 tokens", took, "s", due)
     yield held("UMT5-XXL: its memory", most, needs.text + needs.reading(), at)
 
@@ -289,7 +275,7 @@ def text(at: At) -> Rows:
 def offload(at: At) -> Rows:
     """Blocks that come from main memory: the same answer, seconds and memory beside those of a resident network."""
     needs = needs_of(registry.entry("wan2.1-1.3b"), at)
-    network, given = random_network(dit_of(needs.network.dit), at), inputs(needs, at)
+    network, given = random_network(partial(WanDit, needs.network.dit), at), inputs(needs, at)
     with torch.no_grad(), peak(at.device) as most:
         due = network(*given).cpu()
         took = timed(lambda: network(*given), at.device, 1)
@@ -360,13 +346,13 @@ def attention(at: At) -> Rows:
 def compiled(at: At) -> Rows:
     """torch.compile of the blocks of the 1.3B, of which a few are enough."""
     needs = needs_of(registry.entry("wan2.1-1.3b"), at)
-    sizes = replace(needs.network.dit, layers=min(4, needs.network.dit.layers))
-    network, given = random_network(dit_of(sizes), at), inputs(needs, at)
+    config = replace(needs.network.dit, layers=min(4, needs.network.dit.layers))
+    network, given = random_network(partial(WanDit, config), at), inputs(needs, at)
     torch._dynamo.config.recompile_limit = 64  # blocks share their code
     with torch.no_grad():
         due = network(*given)
         eager = timed(lambda: network(*given), at.device)
-        yield row(f"1.3B, {sizes.layers} layers, eager", eager, "s")
+        yield row(f"1.3B, {config.layers} layers, eager", eager, "s")
         for block in network.blocks:  # type: ignore[union-attr]
             block.compile(dynamic=False, backend="aot_eager" if at.tiny else "inductor")
         begun = time.perf_counter()
@@ -374,7 +360,7 @@ def compiled(at: At) -> Rows:
         wait(at.device)
         yield row("1.3B, torch.compile: the first pass", time.perf_counter() - begun, "s", note=same(found, due))
         took = timed(lambda: network(*given), at.device)
-    yield row(f"1.3B, {sizes.layers} layers, compiled", took, "s", note=f"{took / eager:.2f} of eager")
+    yield row(f"1.3B, {config.layers} layers, compiled", took, "s", note=f"{took / eager:.2f} of eager")
 
 
 # ---- pocket -----------------------------------------------------------------------------------------------

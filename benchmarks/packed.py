@@ -28,20 +28,20 @@ from torch import Tensor, nn
 
 from sora_cli.files.headers import EIGHT_BITS, PACKED
 from sora_cli.files.published import put, survey, weights_in
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.configs import CONTEXT, Umt5Config, WanConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import in_float
 from sora_cli.placement.device import free_at_once
 from sora_cli.placement.held import counted
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import BFLOAT16, Needs, Placement, Transformer, peaks
+from sora_cli.placement.memory import Needs, Placement, Transformer, peaks
 from sora_cli.placement.offload import keep_on_host, leave_on_disk
 from sora_cli.placement.packed import pack
-from sora_cli.registry.sizes import TEXT_TOKENS, Dit, Network, Text, Vae
+from sora_cli.placement.sizes import BFLOAT16
+from sora_cli.registry.networks import Network
 from sora_cli.sampling.solvers import euler, euler_sigmas, timesteps
-
-VAE21, VAE22 = Vae(16, 96, 96), Vae(48, 160, 256, 2, True)
 
 
 def dit(heads: int, layers: int, hidden: int, channels: int, text: int = 4096, width: int = 128) -> WanConfig:
@@ -49,10 +49,10 @@ def dit(heads: int, layers: int, hidden: int, channels: int, text: int = 4096, w
 
 
 DITS = {
-    "a14b": (dit(40, 40, 13824, 16), VAE21), "5b": (dit(24, 30, 14336, 48), VAE22),
-    "1.3b": (dit(12, 30, 8960, 16), VAE21), "tiny": (dit(2, 3, 512, 16, 256), VAE21),
+    "a14b": (dit(40, 40, 13824, 16), presets.VAE21), "5b": (dit(24, 30, 14336, 48), presets.VAE22),
+    "1.3b": (dit(12, 30, 8960, 16), presets.VAE21), "tiny": (dit(2, 3, 512, 16, 256), presets.VAE21),
 }  # fmt: skip
-TINY = Umt5Config(500, 256, 4, 64, 512, 2, 32, 128, 1e-6)
+TINY = Umt5Config(500, 256, 4, 512, 2, head_width=64)
 TEXTS = {"umt5": presets.UMT5, "tiny-umt5": TINY}
 
 
@@ -86,10 +86,7 @@ class Case:
 
     def sizes(self) -> Network:
         config, vae = DITS[self.network if self.network in DITS else "1.3b"]
-        c = TEXTS.get(self.network, presets.UMT5)
-        return Network(Dit(config.inputs, config.width, config.heads, config.hidden, config.layers,
-                           text_width=config.text_width), vae,
-                       Text(c.vocabulary, c.width, c.heads, c.hidden, c.layers, c.head_width, c.buckets))  # fmt: skip
+        return Network(config, vae, TEXTS.get(self.network, presets.UMT5))
 
 
 # ---- predicted --------------------------------------------------------------------------------------------
@@ -135,10 +132,10 @@ def step(case: Case, network: nn.Module, device: torch.device, dtype: torch.dtyp
     rng = torch.Generator().manual_seed(0)
     if case.network in TEXTS:
         vocabulary = TEXTS[case.network].vocabulary
-        return network(torch.randint(0, vocabulary, (TEXT_TOKENS,), generator=rng).to(device))
+        return network(torch.randint(0, vocabulary, (CONTEXT,), generator=rng).to(device))
     config, vae = DITS[case.network]
     noise = torch.randn(config.inputs, case.latents, case.height // vae.stride, case.width // vae.stride, generator=rng)
-    text = torch.randn(1, TEXT_TOKENS, config.text_width, generator=rng).to(device, dtype)
+    text = torch.randn(1, CONTEXT, config.text_width, generator=rng).to(device, dtype)
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         return network(x[None].to(dtype), timesteps(sigma).to(device)[None, None], text)[0].float()

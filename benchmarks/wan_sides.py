@@ -12,8 +12,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from sora_cli.models.wan.dit import PATCH, WanConfig, WanDit
-from sora_cli.models.wan.vae import CHUNK, WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import CHUNK, PATCH, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.sampling.solvers import timesteps, unipc, unipc_sigmas
 
 Config = dict[str, Any]

@@ -18,8 +18,9 @@ from wan_cases import fill as fill_randomly
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
 from sora_cli.files.published import files_of, fill, read_config
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.vae import WanVae
 
 CPU = torch.device("cpu")
 NAME = "diffusion_pytorch_model"

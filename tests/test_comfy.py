@@ -18,17 +18,19 @@ from wan_cases import UMT5, VAE21, WAN, fill
 from sora_cli import media, registry
 from sora_cli.errors import SoraError
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan import Wan
 from sora_cli.registry import comfy, families, hub
-from sora_cli.registry.sizes import Dit, Network, Text, Vae
+from sora_cli.registry.networks import Network
 
 TEXT = UMT5 | {"d_model": 32, "num_heads": 2, "d_kv": 16, "d_ff": 64}  # sides that blocks of 32 numbers fit into
 TRANSFORMER = WAN | {"attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
-NETWORK = Network(Dit(4, 32, 2, 64, 2), Vae(4, 4, 4), Text(50, 32, 2, 64, 2, 16))
+NETWORK = Network(WanConfig.from_table(4, 32, 2, 64, 2), WanVaeConfig.from_table(4, 4, 4),
+                  Umt5Config(50, 32, 2, 64, 2, 16))  # fmt: skip
 USAGE = registry.SamplingDefaults(96, 64, 24.0, 17, 2, 2.0, "", "sliding", "unipc", 5.0, window=5, context=2,
                                   trained=())
 LLAMA = {  # of llama.cpp, as ComfyUI-GGUF translates them

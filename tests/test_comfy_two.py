@@ -33,7 +33,8 @@ from wan_cases import fill
 from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.configs import WanConfig
+from sora_cli.models.wan.dit import WanDit
 from sora_cli.pipelines import loading
 from sora_cli.registry import comfy
 from sora_cli.shot import Lora
@@ -51,7 +52,7 @@ def two(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     high = replace(USAGE, boundary=0.875, guidance_low=1.5, known_noise=1000)
     text = replace(plain, name="wan2.2-a14b", usage=high)
     seeing = replace(plain, name="wan2.2-a14b-i2v", usage=replace(high, conditioned=True, context=1),
-                     network=replace(NETWORK, dit=replace(NETWORK.dit, given=GIVEN)))  # fmt: skip
+                     network=replace(NETWORK, dit=replace(NETWORK.dit, inputs=4 + GIVEN)))  # fmt: skip
     fast = replace(text, name="wan2.2-a14b-lightning", usage=replace(high, solver="lightx2v", steps=4, guidance=1.0))
     told = before | {entry.name: entry for entry in (text, seeing, fast)}
     monkeypatch.setattr(registry, "registry", lambda: told)

@@ -16,9 +16,10 @@ from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, clip, distance, dit_inp
 from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5, Umt5Tokenizer
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import loading, presets
 from sora_cli.pipelines.loading import load_dit, load_text, load_vae
 

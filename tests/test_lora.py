@@ -25,7 +25,8 @@ from sora_cli.files import published as reading
 from sora_cli.files.weights import read_header
 from sora_cli.generation.engine import Engine
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.configs import WanConfig
+from sora_cli.models.wan.dit import WanDit
 from sora_cli.pipelines.loading import load_dit
 from sora_cli.registry import lora
 from sora_cli.registry.lora_settings import ADAPTER as ADAPTED_BY

@@ -20,23 +20,23 @@ from wan_cases import UMT5, VAE21, VAE22, WAN
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
 from sora_cli.models import attention
-from sora_cli.models.wan import dit
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
 from sora_cli.models.wan.tiles import Tiling
-from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
-from sora_cli.placement import memory
+from sora_cli.models.wan.vae import Stream, WanVae
+from sora_cli.placement import memory, sizes
 from sora_cli.placement.device import free_caches, pick_dtype
 from sora_cli.placement.machine import Free, host_free
 from sora_cli.placement.memory import Needs, Placement, choose, peaks, tiles_along
-from sora_cli.registry import sizes
-from sora_cli.registry.sizes import FLOAT32, Dit, Network, Text, Vae, read, sized
+from sora_cli.placement.sizes import FLOAT32
+from sora_cli.registry.networks import Network, configured, read
 
 DATA = Path(__file__).parent / "data"
 CHECKPOINTS: dict[str, Any] = json.loads((DATA / "wan_keys.json").read_text())
 OURS = {"wan2.1-t2v-1.3b": "wan2.1-1.3b", "wan2.2-ti2v-5b": "wan2.2-5b", "skyreels-v2-df-1.3b": "skyreels2-1.3b"}
-SMALL_DIT, SMALL_TEXT = Dit(4, 40, 2, 48, 2, text_width=16, waves=32), Text(50, 24, 3, 40, 2, head_width=8)
-SMALL_VAES = {"vae21": (Vae(4, 4, 4), VAE21), "vae22": (Vae(6, 4, 8, 2, True), VAE22)}
+SMALL_DIT, SMALL_TEXT = WanConfig.from_hub(WAN), Umt5Config.from_hub(UMT5)
+SMALL_VAES = {"vae21": WanVaeConfig.from_hub(VAE21), "vae22": WanVaeConfig.from_hub(VAE22)}
 GB = 1e9
 
 
@@ -81,7 +81,7 @@ def test_transformers_have_the_published_sizes(name: str) -> None:
     network = registry.entry(OURS[name]).network
     assert network is not None
     with torch.device("meta"):
-        assert network.dit.weights == weights_of(WanDit(WanConfig.from_hub(config)))
+        assert sizes.blocks_of(network.dit).weights == weights_of(WanDit(WanConfig.from_hub(config)))
     assert network.dit.width == config["num_attention_heads"] * config["attention_head_dim"]
 
 
@@ -90,9 +90,9 @@ def test_autoencoders_have_the_published_sizes(name: str, model: str) -> None:
     config, network = WanVaeConfig.from_hub(CHECKPOINTS[name]["config"]), registry.entry(model).network
     assert network is not None
     with torch.device("meta"):
-        assert network.vae.weights == pytest.approx(weights_of(WanVae(config)), rel=2e-4)
+        assert sizes.weights(network.vae) == weights_of(WanVae(config))
     assert network.vae.stride == config.stride == registry.entry(model).cell
-    assert network.vae.channels == config.channels == network.dit.channels
+    assert network.vae.channels == config.channels == network.dit.outputs
 
 
 def test_the_text_encoder_has_the_published_size() -> None:
@@ -100,8 +100,8 @@ def test_the_text_encoder_has_the_published_size() -> None:
     assert network is not None
     with torch.device("meta"):
         text = Umt5(Umt5Config.from_hub(CHECKPOINTS["umt5-xxl"]["config"]))
-    assert network.text.weights == weights_of(text)
-    assert network.text.block == weights_of(text.encoder.block[0])
+    assert sizes.blocks_of(network.text).weights == weights_of(text)
+    assert sizes.blocks_of(network.text).block == weights_of(text.encoder.block[0])
 
 
 def test_models_that_share_networks_have_the_same_sizes() -> None:
@@ -124,7 +124,7 @@ def test_the_transformer_costs_what_torch_counts() -> None:
         dit = WanDit(WanConfig.from_hub(CHECKPOINTS["wan2.1-t2v-1.3b"]["config"]))
         x, text = torch.zeros(1, 16, 2, 60, 104), torch.zeros(1, 512, 4096)
     tokens = 2 * 30 * 52
-    assert network.dit.products(tokens) + network.dit.attention(tokens) == pytest.approx(
+    assert sizes.products(network.dit, tokens) + sizes.attention(network.dit, tokens) == pytest.approx(
         counted(dit, x, torch.zeros(1, 2), text), rel=0.01
     )
 
@@ -132,33 +132,32 @@ def test_the_transformer_costs_what_torch_counts() -> None:
 @pytest.mark.parametrize("name", SMALL_VAES)
 def test_the_decoder_costs_what_torch_counts(name: str) -> None:
     """A later latent costs the difference of two lengths, but for the attention in the middle."""
-    vae, config = SMALL_VAES[name]
-    network = WanVae(WanVaeConfig.from_hub(config))
+    vae = SMALL_VAES[name]
+    network = WanVae(vae)
     z = torch.zeros(1, vae.channels, 3, 4, 4)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.decode(z[:, :, :2])
         two = counter.get_total_flops()
         network.decode(z)
     later = counter.get_total_flops() - 2 * two
-    assert vae.decoding(16 * vae.stride**2) == pytest.approx(later, rel=0.03)
+    assert sizes.decoding(vae).work * 16 * vae.stride**2 == pytest.approx(later, rel=0.03)
 
 
 @pytest.mark.parametrize("name", SMALL_VAES)
 def test_a_stream_keeps_what_is_told(name: str) -> None:
-    vae, config = SMALL_VAES[name]
-    network, stream = WanVae(WanVaeConfig.from_hub(config)), Stream()
+    vae = SMALL_VAES[name]
+    network, stream = WanVae(vae), Stream()
     with torch.no_grad():
         for _ in range(3):
             network.decode_chunk(torch.zeros(1, vae.channels, 1, 2, 4), stream)
-    assert sum(tail.numel() for tails in stream.tails.values() for tail in tails) == vae.tails(8 * vae.stride**2)
+    kept = sum(tail.numel() for tails in stream.tails.values() for tail in tails)
+    assert kept == sizes.decoding(vae).tails * 8 * vae.stride**2
 
 
 def test_small_networks_are_counted_like_large_ones() -> None:
-    assert SMALL_DIT.weights == weights_of(WanDit(WanConfig.from_hub(WAN)))
-    assert replace(SMALL_DIT, paced=True).weights == weights_of(
-        WanDit(WanConfig.from_hub(WAN | {"inject_sample_info": True}))
-    )
-    assert SMALL_TEXT.weights == weights_of(Umt5(Umt5Config.from_hub(UMT5)))
+    for dit in (SMALL_DIT, replace(SMALL_DIT, paced=True)):
+        assert sizes.blocks_of(dit).weights == weights_of(WanDit(dit))
+    assert sizes.blocks_of(SMALL_TEXT).weights == weights_of(Umt5(SMALL_TEXT))
 
 
 class Living(TorchDispatchMode):
@@ -192,7 +191,7 @@ def test_the_decoder_takes_what_is_told(name: str, model: str) -> None:
         with Living() as living:
             for piece in latents.split(1, 2):
                 network.decode_chunk(piece, stream)
-    told = FLOAT32 * vae.tails(pixels) + vae.buffers(pixels, FLOAT32, gpu=False)
+    told = FLOAT32 * sizes.decoding(vae).tails * pixels + sizes.decoding_buffers(vae, pixels, FLOAT32, gpu=False)
     assert living.most == pytest.approx(told, rel=0.03)
 
 
@@ -200,7 +199,8 @@ MEASURE = """
 import torch
 from pathlib import Path
 from test_memory import CHECKPOINTS
-from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.configs import WanConfig
+from sora_cli.models.wan.dit import WanDit
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
@@ -226,12 +226,9 @@ def test_a_block_of_the_real_width_takes_what_is_told() -> None:
     real sizes."""
     environment = {"MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     found = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, check=True)
-    told = replace(SMALL_DIT, width=1536, heads=12, hidden=8960).buffers(1024, 2, gpu=False)
+    large = replace(SMALL_DIT, heads=12, head_width=128, hidden=8960)
+    told = sizes.denoising_buffers(large, 1024, 2, gpu=False)
     assert float(found.stdout) == pytest.approx(told, rel=0.2)  # processors with AMX pack weights: 17 % more
-
-
-def test_the_transformer_is_told_in_its_own_parts() -> None:
-    assert sizes.PART == dit.PART and sizes.SCORES == attention.SCORES
 
 
 @pytest.mark.parametrize(("kind", "told"), [("mps", 1 << 30), ("cuda", 0), ("cpu", 0)])
@@ -239,7 +236,7 @@ def test_scores_are_counted_where_they_are_made(kind: str, told: int, monkeypatc
     """All of 27,280 tokens and 24 heads would be 71 GB; they are made in parts."""
     like = Placement("streamed", "resident", "float32", 0, 0, keep=False)
     before = peaks(like, needs(), machine(kind, 64, 64))["denoising"]
-    monkeypatch.setattr(sizes, "SCORES", 0)
+    monkeypatch.setattr(attention, "SCORES", 0)
     assert before - peaks(like, needs(), machine(kind, 64, 64))["denoising"] == pytest.approx(told, rel=0.1)
 
 
@@ -275,11 +272,11 @@ def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: 
         untold = replace(like, name="mine", network=None)
         assert Needs.of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
     configs = {"dit": WAN, "vae": VAE22, "text": UMT5}
-    assert sized(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"][0], SMALL_TEXT)
+    assert configured(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"], SMALL_TEXT)
     for wrong in ("many", 0, -30, 1.5, True, [30], None):
-        assert sized(one.network, {"dit": {"num_layers": wrong, "attention_head_dim": wrong}}) == one.network
+        assert configured(one.network, {"dit": {"num_layers": wrong, "attention_head_dim": wrong}}) == one.network
     for wrong in (2, [], [0, 1], [1.5], "1, 2", [True]):
-        assert sized(one.network, {"vae": {"dim_mult": wrong, "temperal_downsample": 3}}) == one.network
+        assert configured(one.network, {"vae": {"dim_mult": wrong, "temperal_downsample": 3}}) == one.network
 
 
 @pytest.mark.parametrize("wrong", [{"layers": 3, "depth": 2}, {"layers": 3}])

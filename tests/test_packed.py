@@ -17,14 +17,16 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.files import blocks, headers, published
 from sora_cli.files.published import put, survey, weights_in
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
+from sora_cli.models.wan.configs import Umt5Config, WanConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
 from sora_cli.placement.held import counted, held
 from sora_cli.placement.memory import Needs
-from sora_cli.placement.offload import Streamed, Turns, keep_on_host, leave_on_disk
+from sora_cli.placement.offload import Streamed, keep_on_host, leave_on_disk
 from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pack
+from sora_cli.placement.sizes import blocks_of
 from sora_cli.shot import Lora
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -68,7 +70,6 @@ def streamed(path: Path, dtype: torch.dtype) -> nn.Module:
     network = loaded(path, dtype)
     keep_on_host(network, "blocks", CPU)
     assert isinstance(network.blocks, Streamed)
-    network.blocks.turns = Turns(network.blocks.blocks, CPU)  # as for a GPU
     return network
 
 
@@ -312,7 +313,7 @@ def test_predictions_count_what_stays_packed(tmp_path: Path) -> None:
 def hollow(path: Path, kind: str) -> Path:
     """A file of the real 1.3B, all of it but its numbers."""
     with torch.device("meta"):
-        network = WanDit(presets.WAN21)
+        network = WanDit(presets.DITS["Wan 2.1 T2V 1.3B"])
     named = {name: names.DIT.ours_to_original(name) for name, _ in network.named_parameters()}
     listed = of_network(network, named, kind)
     with path.open("wb") as file:
@@ -342,7 +343,7 @@ def test_a_file_is_counted_as_it_stays(tmp_path: Path, kind: str, bits: float, m
 def presets_weights() -> int:
     network = registry.entry("wan2.1-1.3b").network
     assert network
-    return network.dit.weights
+    return blocks_of(network.dit).weights
 
 
 def test_files_that_are_damaged_count_as_unpacked(tmp_path: Path) -> None:

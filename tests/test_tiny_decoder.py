@@ -14,9 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
-from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder, needed
+from sora_cli.models.wan.configs import TinyConfig
+from sora_cli.models.wan.tiny_decoder import TinyDecoder, needed
 from sora_cli.pipelines import loading
-from sora_cli.registry.sizes import FLOAT32, Vae
+from sora_cli.placement import sizes
+from sora_cli.placement.sizes import FLOAT32
 
 CASES = [("taew2_1", 16, 1), ("taew2_2", 48, 2)]
 CPU = torch.device("cpu")
@@ -65,15 +67,15 @@ def test_it_is_what_is_described(name: str, channels: int, patch: int) -> None:
 @torch.inference_mode()
 def test_it_costs_what_is_predicted(name: str, channels: int, patch: int) -> None:
     """Weights, FLOP of a later latent by torch's own count, and the bytes that it remembers and needs."""
-    network, told = decoder(channels, patch), Vae(channels, 1, 1, patch).tiny
-    assert told.weights == pytest.approx(sum(value.numel() for value in network.state_dict().values()), rel=1e-3)
+    network, told = decoder(channels, patch), TinyConfig(channels, patch)
+    assert sizes.weights(told) == pytest.approx(sum(value.numel() for value in network.state_dict().values()), rel=1e-3)
     counts = []
     for length in (2, 3):
         with FlopCounterMode(display=False) as counter:
             list(network.decode_stream([torch.zeros(1, channels, length, 4, 6)]))
         counts.append(counter.get_total_flops())
     pixels = 4 * 6 * (8 * patch) ** 2
-    assert told.decoding(pixels) == pytest.approx(counts[1] - counts[0], rel=0.01)
+    assert sizes.decoding(told).work * pixels == pytest.approx(counts[1] - counts[0], rel=0.01)
     with torch.device("meta"):
         latents, large = torch.zeros(1, channels, 2, 32, 48), TinyDecoder(TinyConfig(channels, patch))
     with Living() as living:
@@ -81,7 +83,8 @@ def test_it_costs_what_is_predicted(name: str, channels: int, patch: int) -> Non
             del video
     pixels = 32 * 48 * (8 * patch) ** 2
     frames = 2 * 3 * 4 * FLOAT32 * pixels  # of a latent, apart and together
-    needed = FLOAT32 * told.tails(pixels) + told.buffers(pixels, FLOAT32, gpu=False) + frames
+    needed = FLOAT32 * sizes.decoding(told).tails * pixels + frames
+    needed += sizes.decoding_buffers(told, pixels, FLOAT32, gpu=False)
     assert living.most == pytest.approx(needed, rel=0.05)
 
 

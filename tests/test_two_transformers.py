@@ -15,6 +15,7 @@ from sora_cli.models.wan import names
 from sora_cli.placement.estimate import wan as estimates
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
+from sora_cli.placement.sizes import blocks_of
 from sora_cli.registry import comfy, families, hub
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
@@ -62,7 +63,8 @@ def test_real_sizes_are_told_apart() -> None:
                for some in (shapes, seeing)]  # fmt: skip
     assert fitting == [{T2V, "wan2.1-14b", "skyreels2-14b"}, {I2V}]
     network = registry.entry(I2V).network
-    assert network and network.dit.weights == 14_288_901_184, "20 channels of 5120 x 4 more than text to video"
+    assert network is not None
+    assert blocks_of(network.dit).weights == 14_288_901_184, "20 channels of 5120 x 4 more than text to video"
 
 
 MINE = """
@@ -112,7 +114,7 @@ def test_a_folder_of_two(kind: str, like: str, tmp_path: Path) -> None:
     found, known = registry.entry(str(folder)), registry.entry(like)
     assert found.usage == registry.replace(known.usage, boundary=0.85), "its model_index.json has another one"
     assert [part.role for part in found.parts] == ["dit", "dit_low", "vae", "text", "tokenizer"]
-    assert found.network and (found.network.dit.channels, found.network.dit.given) == (16, 20 * (like == I2V))
+    assert found.network and (found.network.dit.outputs, found.network.dit.inputs) == (16, 16 + 20 * (like == I2V))
     index = folder / "model_index.json"
     for told in ("{}", '{"boundary_ratio": null}'):
         index.write_text(told)

@@ -34,10 +34,11 @@ from sora_cli.errors import SoraError
 from sora_cli.models import attention
 from sora_cli.models.sora.patches import Grid, layout
 from sora_cli.models.sora.patches import attend as segments
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config, Umt5Tokenizer, clean, padded
+from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5, Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import Tiling, blended
-from sora_cli.models.wan.vae import Stream, WanVae, WanVaeConfig
+from sora_cli.models.wan.vae import Stream, WanVae
 from sora_cli.sampling.solvers import (
     DMD,
     dmd,

@@ -11,10 +11,11 @@ from torch import Tensor
 from wan_cases import SKYREELS, UMT5, VAE21, VAE22, WAN, fill
 
 from sora_cli.files import weights
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import TinyConfig, Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
+from sora_cli.models.wan.tiny_decoder import TinyDecoder
+from sora_cli.models.wan.vae import WanVae
 
 WAN22, WAN21, SKYREELS2 = "wan2.2", "wan2.1", "skyreels2"
 A14B, A14B_I2V = "wan2.2-a14b", "wan2.2-a14b-i2v"  # of two transformers

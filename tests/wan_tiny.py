@@ -13,7 +13,7 @@ from sora_cli.geometry import Canvas
 from sora_cli.placement import memory
 from sora_cli.placement.memory import Placement
 from sora_cli.registry import SamplingDefaults
-from sora_cli.registry.sizes import Network
+from sora_cli.registry.networks import Network
 from sora_cli.shot import Shot
 
 USAGE = SamplingDefaults(96, 64, 24.0, 17, 3, 5.0, "", "sliding", "unipc", 5.0, window=5, context=2, trained=("start",))

@@ -6,10 +6,10 @@ loaded is trained. `streamed` leaves the blocks on disk, from where each is read
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -30,10 +30,11 @@ from sora_cli.files.published import (
     weights_in,
 )
 from sora_cli.models.wan import names
-from sora_cli.models.wan.dit import WanConfig, WanDit
-from sora_cli.models.wan.text import Umt5, Umt5Config
-from sora_cli.models.wan.tiny_decoder import TinyConfig, TinyDecoder, needed
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import MOST_LAYERS, TinyConfig, Umt5Config, WanConfig, WanVaeConfig, checked
+from sora_cli.models.wan.dit import WanDit
+from sora_cli.models.wan.text import Umt5
+from sora_cli.models.wan.tiny_decoder import TinyDecoder, needed
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import presets
 from sora_cli.placement.offload import Rows, leave_on_disk
 from sora_cli.placement.packed import pack
@@ -45,7 +46,6 @@ C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 IN_FLOAT = {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"}  # parts of names, as diffusers has them
-MOST_LAYERS, MOST = 1000, 1_000_000  # that a stranger's configuration may ask for, and any number of it
 
 
 @dataclass(frozen=True)
@@ -227,24 +227,6 @@ def configured(part: Path, kind: Kind[C, N]) -> C:
         ) from error
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise SoraError(f"{where} describes no {kind.what}: {ascii(str(error))[:200]}") from error
-
-
-def checked(config: C) -> C:
-    """A configuration, every value of the type and size that it has to be of; ValueError naming one that is not."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):  # type: ignore[arg-type]
-        value, (kind, *_) = getattr(config, field.name), get_args(hints[field.name]) or (hints[field.name],)
-        for one in value if isinstance(value, tuple) else (value,):
-            if not sane(one, kind):
-                raise ValueError(f"its {field.name} is {ascii(one)[:40]}")
-    return config
-
-
-def sane(value: object, kind: type) -> bool:
-    """Whether what JSON says is of a type; numbers may not be negative where they count something, nor huge."""
-    if kind is bool:
-        return type(value) is bool
-    return type(value) in (int, kind) and (-MOST if kind is float else 0) <= value <= MOST  # type: ignore[operator]
 
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:

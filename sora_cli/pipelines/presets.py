@@ -2,26 +2,28 @@
 
 from dataclasses import replace
 
-from sora_cli.models.wan.dit import WanConfig
-from sora_cli.models.wan.text import Umt5Config
-from sora_cli.models.wan.vae import WanVaeConfig
+from sora_cli.models.wan.configs import Umt5Config, WanConfig, WanVaeConfig
+from sora_cli.registry import shipped
 
-WAN21 = WanConfig(
-    inputs=16, outputs=16, heads=12, head_width=128, layers=30, hidden=8960, text_width=4096, waves=256, eps=1e-6,
-    paced=False,
-)  # fmt: skip
-LARGE = replace(WAN21, heads=40, layers=40, hidden=13824)
+
+def dit(model: str) -> WanConfig:
+    """The transformer of a shipped model."""
+    return WanConfig.from_table(**shipped()[model]["network"]["dit"])
+
+
+def vae(model: str, mean: tuple[float, ...], std: tuple[float, ...]) -> WanVaeConfig:
+    """Its autoencoder, with the statistics of its latents' channels."""
+    return replace(WanVaeConfig.from_table(**shipped()[model]["network"]["vae"]), mean=mean, std=std)
+
+
 DITS = {
-    "Wan 2.1 T2V 1.3B": WAN21,
-    "Wan 2.2 TI2V 5B": replace(WAN21, inputs=48, outputs=48, heads=24, hidden=14336),
-    "SkyReels-V2 DF 1.3B": replace(WAN21, paced=True),
-    "Wan 2.1 T2V 14B, Wan 2.2 T2V A14B and SkyReels-V2 DF 14B": LARGE,
-    "Wan 2.2 I2V A14B": replace(LARGE, inputs=36),
+    "Wan 2.1 T2V 1.3B": dit("wan2.1-1.3b"),
+    "Wan 2.2 TI2V 5B": dit("wan2.2-5b"),
+    "SkyReels-V2 DF 1.3B": dit("skyreels2-1.3b"),
+    "Wan 2.1 T2V 14B, Wan 2.2 T2V A14B and SkyReels-V2 DF 14B": dit("wan2.1-14b"),
+    "Wan 2.2 I2V A14B": dit("wan2.2-a14b-i2v"),
 }
-
-UMT5 = Umt5Config(
-    vocabulary=256384, width=4096, heads=64, head_width=64, hidden=10240, layers=24, buckets=32, reach=128, eps=1e-6
-)
+UMT5 = Umt5Config(**shipped()["umt5-xxl"]["network"]["text"])
 
 # fmt: off
 MEAN21 = (
@@ -46,8 +48,5 @@ STD22 = (
 )
 # fmt: on
 
-VAE21 = WanVaeConfig(
-    channels=16, width=96, decoder_width=96, multiples=(1, 2, 4, 4), blocks=2, halves_time=(False, True, True),
-    residual=False, patch=1, mean=MEAN21, std=STD21,
-)  # fmt: skip
-VAE22 = replace(VAE21, channels=48, width=160, decoder_width=256, residual=True, patch=2, mean=MEAN22, std=STD22)
+VAE21 = vae("wan2.1-1.3b", MEAN21, STD21)
+VAE22 = vae("wan2.2-5b", MEAN22, STD22)

@@ -50,7 +50,7 @@ def by_wan(entry: Entry, shot: Shot) -> Iterator[str]:
 
 def unread_by_wan(entry: Entry, shot: Shot, tokenizer: "Umt5Tokenizer") -> Iterator[str]:
     """What lies behind the tokens that a Wan reads."""
-    from sora_cli.models.wan.text import CONTEXT
+    from sora_cli.models.wan.configs import CONTEXT
 
     for text in (*grammar.captions_of(shot, False), shot.negative):  # a token is a byte at least
         if len(text.encode()) >= CONTEXT - 1 and (unread := tokenizer.unread(text)):

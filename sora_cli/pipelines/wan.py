@@ -21,11 +21,11 @@ from sora_cli import registry
 from sora_cli.errors import SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.geometry import Canvas
-from sora_cli.models.wan.dit import WanConfig
+from sora_cli.models.wan.configs import CHUNK, WanConfig
 from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
-from sora_cli.models.wan.vae import CHUNK, WanVae
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
@@ -180,12 +180,10 @@ class Wan:
             return loading.load_text(path, self.reads_on, self.text_dtype, how.text == "streamed", watch)
         if role == "vae":
             return loading.load_vae(path, self.device, getattr(torch, how.vae), watch)
-        expert = EXPERTS[role] if self.two else ""
-        if how.dit != "streamed":
-            disk = how.dit == "disk"
-            return loading.load_dit(path, self.device, self.dtype, disk, watch, self.loras, expert=expert)
-        dit = loading.load_dit(path, torch.device("cpu"), self.dtype, False, watch, self.loras, expert=expert)
-        keep_on_host(dit, "blocks", self.device)
+        expert, there = EXPERTS[role] if self.two else "", torch.device("cpu") if how.dit == "streamed" else self.device
+        dit = loading.load_dit(path, there, self.dtype, how.dit == "disk", watch, self.loras, expert=expert)
+        if how.dit == "streamed":
+            keep_on_host(dit, "blocks", self.device)
         return dit
 
     def called(self, role: str) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 from sora_cli.errors import SoraError
 from sora_cli.files import published, quantised
 from sora_cli.files.headers import Stored
+from sora_cli.placement.sizes import FLOAT32, blocks_of
 from sora_cli.registry import Entry, Part, lora
 from sora_cli.registry.hub.cache import folder_of, is_whole
 from sora_cli.registry.hub.pins import Lock
 from sora_cli.registry.hub.pins import read as read_lock
 from sora_cli.registry.schema import EXPERTS, LORAS
-from sora_cli.registry.sizes import FLOAT32
 from sora_cli.shot import Lora
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|blk)\.(\d+)\.")  # in the names of every program
@@ -77,9 +77,9 @@ def by_name(entry: Entry, role: str, part: Part) -> Held | None:
     """Of a file that is yet to be fetched and is called packed: as if all of it were, alike."""
     if entry.network is None or not any(map(PACKED.search, part.names)):
         return None
-    network = getattr(entry.network, role)
-    block = part.bytes * network.block / network.weights
-    return Held(Weights(part.bytes), Weights(block), Weights(part.bytes - network.layers * block))
+    blocks = blocks_of(getattr(entry.network, role))
+    block = part.bytes * blocks.block / blocks.weights
+    return Held(Weights(part.bytes), Weights(block), Weights(part.bytes - blocks.layers * block))
 
 
 def own_loras(entry: Entry, lock: Lock) -> list[Lora]:

@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.configs import CONTEXT, PATCH, TinyConfig, WanVaeConfig
+from sora_cli.placement import sizes
 from sora_cli.placement.held import Held, Weights, held
 from sora_cli.placement.machine import MAIN, Free
+from sora_cli.placement.sizes import BFLOAT16, FLOAT32, blocks_of
 from sora_cli.registry import Entry
-from sora_cli.registry.sizes import BFLOAT16, FLOAT32, PATCH, TEXT_TOKENS, Network, Tiny, Vae
+from sora_cli.registry.networks import Network
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -80,12 +83,12 @@ class Needs:
         networks = [network for network in (entry.network, *others) if network is not None]
         if not networks or entry.kind != "wan":
             raise SoraError(f"nothing says how large the networks of {entry.name} are")
-        network = networks[0] if entry.network else min(networks, key=lambda network: network.dit.weights)
+        network = networks[0] if entry.network else min(networks, key=lambda network: blocks_of(network.dit).weights)
         return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
                    held(entry, loras), draft)  # fmt: skip
 
     @property
-    def decoder(self) -> Vae | Tiny:
+    def decoder(self) -> WanVaeConfig | TinyConfig:
         """The network of the last stage, which decodes frames, and unless it is tiny encodes them as well."""
         return self.network.vae.tiny if self.draft else self.network.vae
 
@@ -102,8 +105,8 @@ class Needs:
 
     def weights(self, role: Literal["dit", "text"]) -> Held:
         """Of the transformer or the text encoder."""
-        network = getattr(self.network, role)
-        parts = (network.weights, network.block, network.weights - network.layers * network.block)
+        blocks = blocks_of(getattr(self.network, role))
+        parts = (blocks.weights, blocks.block, blocks.around)
         return self.held.get(role) or Held(*(Weights(numbers=numbers) for numbers in parts))
 
     @property
@@ -116,7 +119,7 @@ class Needs:
 
     def text_ahead(self) -> float:
         """The text encoder block by block, with the rows of its table that a text looks up."""
-        rows = self.size * TEXT_TOKENS * self.network.text.width
+        rows = self.size * CONTEXT * self.network.text.width
         return AHEAD * self.weights("text").block.at(self.size) + rows
 
     def dit_ahead(self) -> float:
@@ -127,15 +130,16 @@ class Needs:
     def reading(self) -> float:
         """Buffers of the text encoder."""
         text = self.network.text
-        matrix = self.unpacked(text.matrix) if "text" in self.held else 0.0
-        return LIBRARIES + text.buffers(TEXT_TOKENS, self.size) + matrix
+        matrix = self.unpacked(blocks_of(text).matrix) if "text" in self.held else 0.0
+        return LIBRARIES + sizes.reading_buffers(text, CONTEXT, self.size) + matrix
 
     def denoising(self, gpu: bool, scored: bool = False) -> float:
         """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
         dit, solver = self.network.dit, LATENTS * FLOAT32 * self.window * self.numbers
-        inside = dit.buffers(self.tokens, self.size, gpu, scored)
+        inside = sizes.denoising_buffers(dit, self.tokens, self.size, gpu, scored)
         if "dit" in self.held:
-            inside = max(inside + self.unpacked(dit.matrix), self.unpacked(dit.largest))
+            blocks = blocks_of(dit)
+            inside = max(inside + self.unpacked(blocks.matrix), self.unpacked(blocks.largest))
         return LIBRARIES + inside + solver
 
     def unpacked(self, matrix: int) -> float:
@@ -143,19 +147,20 @@ class Needs:
         return self.size * matrix + UNPACKING * min(matrix, UNPACKED)
 
     def vae(self, size: int) -> float:
-        return size * self.decoder.weights
+        return size * sizes.weights(self.decoder)
 
     def decoding(self, size: int, tile: int, gpu: bool) -> float:
         """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
         pixels, decoder = self.width * self.height, self.decoder
         _, of_tile = self.tiled(tile)
         pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
-        return LIBRARIES + size * decoder.tails(of_tile) + decoder.buffers(of_tile, size, gpu) + pictures
+        tails = size * sizes.decoding(decoder).tails * of_tile
+        return LIBRARIES + tails + sizes.decoding_buffers(decoder, of_tile, size, gpu) + pictures
 
     def waiting(self, size: int, tile: int) -> float:
         """What tiles remember of their last frames, in main memory until it is their turn."""
         count, of_tile = self.tiled(tile)
-        return size * self.network.vae.tails(count * of_tile) if tile else 0.0
+        return size * sizes.decoding(self.network.vae).tails * count * of_tile if tile else 0.0
 
     def tiled(self, tile: int) -> tuple[int, int]:
         """How many tiles a frame has, and how many pixels a tile."""
@@ -360,8 +365,9 @@ def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
 
 def smaller(needs: Needs, halved: bool) -> str:
     """What takes less than this: shorter numbers, fewer pixels, fewer frames, the smallest model."""
-    sizes = {name: model.network.dit.weights for name, model in registry.registry().items() if model.network}
-    less = {name: size for name, size in sizes.items() if size < sizes.get(needs.name, 0) / 2}
+    models = registry.registry().items()
+    numbers = {name: blocks_of(model.network.dit).weights for name, model in models if model.network}
+    less = {name: count for name, count in numbers.items() if count < numbers.get(needs.name, 0) / 2}
     model, dtype = min(less, key=less.__getitem__, default="pocket"), "--dtype bfloat16, " if halved else ""
     return f"; try {dtype}a smaller --res, fewer --frames, or --model {model}"
 

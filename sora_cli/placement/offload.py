@@ -48,19 +48,40 @@ class Watched(nn.Module):
 class Streamed(nn.Module):
     """Stands for a list of blocks whose weights stay in host memory; it takes them over.
 
-    Iterating yields the blocks with their weights on the device, each valid until the next is asked for. On the
-    CPU they are the blocks themselves."""
+    Iterating yields the blocks with their weights on the device, each valid until the next is asked for. They take two
+    seats there in turn: one computes while the next is copied to the other."""
 
     def __init__(self, blocks: Iterable[nn.Module], device: torch.device) -> None:
         super().__init__()
-        self.blocks = list(blocks)  # a plain list: what moves the network to a device leaves these where they are
-        self.turns = None if device.type == "cpu" else Turns(self.blocks, device)
+        blocks, cuda = list(blocks), device.type == "cuda"
+        self.order: SideStream | InLine = SideStream(device) if cuda else InLine()
+        layouts = [layout(block) for block in blocks]
+        room = max(map(size_of, layouts), default=0)
+        self.memory = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
+        # plain lists: what moves the network to a device leaves these where they are
+        self.host = [to_host(block, slots, pin=cuda) for block, slots in zip(blocks, layouts, strict=True)]
+        self.seated = [seated(block, slots, self.memory[number % 2])
+                       for number, (block, slots) in enumerate(zip(blocks, layouts, strict=True))]  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self.seated)
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self.blocks if self.turns is None else self.turns)
+        for turn in range(2):
+            self.order.leave(turn)
+        try:
+            self.fetch(0)
+            for number, block in enumerate(self.seated):
+                self.fetch(number + 1)
+                self.order.enter(number % 2)
+                yield block
+                self.order.leave(number % 2)
+        finally:
+            self.order.drain()
+
+    def fetch(self, number: int) -> None:
+        if number < len(self.host):
+            self.order.copy(number % 2, self.memory[number % 2], self.host[number])
 
 
 def keep_on_host(network: nn.Module, at: str, device: torch.device) -> None:
@@ -72,37 +93,6 @@ def keep_on_host(network: nn.Module, at: str, device: torch.device) -> None:
 def replace(network: nn.Module, at: str, other: nn.Module) -> None:
     owner, _, leaf = at.rpartition(".")
     setattr(network.get_submodule(owner), leaf, other)
-
-
-class Turns:
-    """Two seats on a device that blocks take in turn: one computes while the next is copied to the other."""
-
-    def __init__(self, blocks: list[nn.Module], device: torch.device) -> None:
-        cuda = device.type == "cuda"
-        self.order: SideStream | InLine = SideStream(device) if cuda else InLine()
-        layouts = [layout(block) for block in blocks]
-        room = max(map(size_of, layouts), default=0)
-        self.memory = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
-        self.host = [to_host(block, slots, pin=cuda) for block, slots in zip(blocks, layouts, strict=True)]
-        self.seated = [seated(block, slots, self.memory[number % 2])
-                       for number, (block, slots) in enumerate(zip(blocks, layouts, strict=True))]  # fmt: skip
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        for turn in range(2):
-            self.order.leave(turn)
-        try:
-            self.fetch(0)
-            for number in range(len(self.host)):
-                self.fetch(number + 1)
-                self.order.enter(number % 2)
-                yield self.seated[number]
-                self.order.leave(number % 2)
-        finally:
-            self.order.drain()
-
-    def fetch(self, number: int) -> None:
-        if number < len(self.host):
-            self.order.copy(number % 2, self.memory[number % 2], self.host[number])
 
 
 class SideStream:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli.errors import Failed, SoraError, meant
 from sora_cli.files import published, weights
 from sora_cli.files.weights import AGAIN
-from sora_cli.registry import schema, sizes
+from sora_cli.registry import networks, schema
 from sora_cli.registry.schema import NETWORK, ROLES, TEXT, TINY, Entry, Part, SamplingDefaults, WeightFile
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         parts=tuple(part for part in parts if part not in apart),
         tiny=apart[0] if apart else None,
         usage=SamplingDefaults(**usage),
-        network=sizes.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
+        network=networks.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
         **{key: value for key, value in model.items() if key in schema.PLAIN},
     )
     roles, use = [part.role for part in read.parts], read.usage

@@ -17,9 +17,10 @@ from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published
 from sora_cli.files.weights import write
+from sora_cli.models.wan.configs import WanConfig
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
-from sora_cli.registry.sizes import Dit, Network
+from sora_cli.registry.networks import Network
 
 HOME, LINKED = "SORA_COMFY", "folders.txt"
 FOLDERS = {"dit": ("diffusion_models", "unet"), "vae": ("vae",), "text": ("text_encoders", "clip")}
@@ -236,7 +237,7 @@ def fits(role: str, network: Network, shapes: Shapes) -> bool:
     return first[:2] == (vae.decoder_width * vae.multiples[-1], vae.channels) and len(first) == 5
 
 
-def is_dit(shapes: Shapes, dit: Dit) -> bool:
+def is_dit(shapes: Shapes, dit: WanConfig) -> bool:
     """Names are the authors' or those of diffusers."""
     inner = shapes.get("blocks.0.ffn.0.weight", shapes.get("blocks.0.ffn.net.0.proj.weight", (0,)))
     layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})

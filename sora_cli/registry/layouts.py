@@ -25,8 +25,8 @@ from sora_cli.registry import (
     UNKNOWN,
     Entry,
     Part,
+    networks,
     read_registry,
-    sizes,
 )
 from sora_cli.registry.schema import REPOSITORY
 
@@ -66,8 +66,8 @@ def of_folder(name: str) -> Entry:
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
-    said = {role: read_json(folder / there / "config.json") for role, there in folders.items() if role in sizes.KINDS}
-    return replace(bounded(entry, index), network=sizes.sized(entry.network, said))
+    said = {role: read_json(folder / folders[role] / "config.json") for role in networks.KINDS if role in folders}
+    return replace(bounded(entry, index), network=networks.configured(entry.network, said))
 
 
 def of_export(name: str, folder: Path) -> Entry:
@@ -101,7 +101,7 @@ def of_repository(name: str) -> Entry:
     entry = entry_like(like, name, f"the model of the repository {repo}", parts)
     index = hub_client.small_file(repo, INDEX, revision) if second else None
     entry = bounded(entry, read_json(index) if index else {})
-    return replace(entry, network=sizes.sized(entry.network, {"dit": read_json(config)}))
+    return replace(entry, network=networks.configured(entry.network, {"dit": read_json(config)}))
 
 
 def folders_of(two: bool, reads: bool) -> dict[str, str]:

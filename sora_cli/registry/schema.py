@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.registry.sizes import Network
+from sora_cli.registry.networks import Network
 from sora_cli.shot import PLANS
 
 TEXT = "umt5"  # the kind of an entry that is a text encoder for others, and no model

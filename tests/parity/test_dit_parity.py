@@ -8,7 +8,8 @@ from reference import read_as_published, reference
 from torch import nn
 from wan_cases import SKYREELS, WAN, distance, dit_inputs, fill, told
 
-from sora_cli.models.wan.dit import WanConfig, WanDit
+from sora_cli.models.wan.configs import WanConfig
+from sora_cli.models.wan.dit import WanDit
 from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import load_dit
 from sora_cli.placement.machine import host_free

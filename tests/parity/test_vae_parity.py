@@ -7,7 +7,8 @@ import torch
 from reference import read_as_published, reference
 from wan_cases import VAE21, VAE22, clip, distance, fill, latents, told
 
-from sora_cli.models.wan.vae import WanVae, WanVaeConfig
+from sora_cli.models.wan.configs import WanVaeConfig
+from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import load_vae
 

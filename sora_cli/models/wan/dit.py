@@ -5,73 +5,26 @@ width, cross-attention to the text, and a GELU MLP; the timestep modulates both 
 The timestep belongs to a latent frame, so that given frames stand in the sequence at t = 0. SkyReels takes
 the frame rate as well. Parameter names are those of the published checkpoints in the diffusers layout.
 
-Where no gradients are asked for, what a layer has made for itself alone is overwritten by the next.
+Where no gradients are asked for, what a layer has made for itself alone is overwritten by the next. Tables begin with
+uniform numbers, which a checkpoint replaces: normal ones on the meta device would have torch import its compiler.
 
 Letters: B batch, C channels, T H W latent frames, height and width, S patches of a frame, h w rows and columns
 of patches, N tokens, L text tokens, D width, n heads, d width of a head.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from sora_cli.errors import SoraError
 from sora_cli.models.attention import attend
+from sora_cli.models.wan.configs import PATCH, WanConfig
 
-PATCH = 2  # latent cells along each side of a token; one latent frame deep
 SLOW = 16  # the frame rate that the first row of the frame-rate embedding stands for; the second is any other
-
 PART = 8192  # tokens that go through an MLP at a time; fewer would no longer fill a GPU
-
-
-@dataclass(frozen=True)
-class WanConfig:
-    inputs: int  # channels of a latent
-    outputs: int
-    heads: int
-    head_width: int
-    layers: int
-    hidden: int  # features inside the MLP
-    text_width: int
-    waves: int  # sinusoids of a timestep's embedding
-    eps: float
-    paced: bool  # whether the frame rate is an input
-
-    def __post_init__(self) -> None:
-        if self.head_width % 2 or self.waves % 2:
-            raise ValueError(f"head width {self.head_width} and waves {self.waves} must be even: they come in pairs")
-
-    @property
-    def width(self) -> int:
-        return self.heads * self.head_width
-
-    @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "WanConfig":
-        """From a checkpoint's config.json; what this network does not have is refused with a SoraError."""
-        demanded = {"patch_size": [1, PATCH, PATCH], "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
-        refused = {"image_dim": None, "added_kv_proj_dim": None, "pos_embed_seq_len": None}
-        for key, right in (demanded | refused).items():
-            there = config.get(key, right)
-            if (list(there) if isinstance(there, tuple) else there) != right:
-                raise SoraError(f"this is another kind of Wan transformer: {key} is {there}, supported is {right}")
-        return cls(
-            inputs=config["in_channels"],
-            outputs=config["out_channels"] or config["in_channels"],
-            heads=config["num_attention_heads"],
-            head_width=config["attention_head_dim"],
-            layers=config["num_layers"],
-            hidden=config["ffn_dim"],
-            text_width=config["text_dim"],
-            waves=config["freq_dim"],
-            eps=config["eps"],
-            paced=config.get("inject_sample_info", False),
-        )
 
 
 class Attention(nn.Module):
@@ -149,7 +102,7 @@ class Block(nn.Module):
         self.attn1 = SelfAttention(c.width, c.heads, c.eps)
         self.norm2, self.attn2 = nn.LayerNorm(c.width, c.eps), CrossAttention(c.width, c.heads, c.eps)
         self.ffn = FeedForward(c.width, c.hidden, c.width, gelu)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, c.width) / c.width**0.5)
+        self.scale_shift_table = nn.Parameter(torch.rand(1, 6, c.width))
 
     def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Tensor) -> Tensor:
         """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D], written over
@@ -190,9 +143,9 @@ class WanDit(nn.Module):
         self.condition_embedder = Conditions(c)
         self.blocks = nn.ModuleList([Block(c) for _ in range(c.layers)])
         self.proj_out = nn.Linear(c.width, c.outputs * PATCH**2)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, c.width) / c.width**0.5)
+        self.scale_shift_table = nn.Parameter(torch.rand(1, 2, c.width))
         if c.paced:
-            self.fps_embedding = nn.Embedding(2, c.width)
+            self.fps_embedding = nn.Embedding.from_pretrained(torch.rand(2, c.width), freeze=False)
             self.fps_projection = FeedForward(c.width, c.width, 6 * c.width, F.silu)
 
     def forward(

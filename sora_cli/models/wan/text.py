@@ -2,7 +2,8 @@
 
 T5 (Raffel et al. 2020) with GELU gates, in the multilingual form (Chung et al. 2023) where every layer learns its
 own biases for relative positions. Parameter names are those of the published checkpoints. A text is encoded at
-its own length; Wan wants it followed by zeros up to 512 tokens, and attends to all of them.
+its own length; Wan wants it followed by zeros up to 512 tokens, and attends to all of them. Tables begin with uniform
+numbers, which a checkpoint replaces: normal ones on the meta device would have torch import its compiler, for seconds.
 
 Letters: L tokens of a text, D width, n heads, d width of a head.
 """
@@ -10,12 +11,8 @@ Letters: L tokens of a text, D width, n heads, d width of a head.
 import html
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import ftfy  # open_clip, which the project's own text tower is trained with, brings it along
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -23,44 +20,9 @@ from tokenizers import Encoding, Tokenizer
 from torch import LongTensor, Tensor, nn
 
 from sora_cli.errors import SoraError
+from sora_cli.models.wan.configs import CONTEXT, Umt5Config
 
-CONTEXT = 512  # tokens of a text that Wan was trained with
 END, TRIAL = "</s>", "a cat \u732b \U0001f408"  # the token that ends a text, and one that has known and unknown letters
-
-
-@dataclass(frozen=True)
-class Umt5Config:
-    vocabulary: int
-    width: int
-    heads: int
-    head_width: int
-    hidden: int  # features inside the MLP
-    layers: int
-    buckets: int  # of relative positions
-    reach: int  # tokens from which on distances share the last bucket
-    eps: float
-
-    def __post_init__(self) -> None:
-        if self.buckets % 4 or self.reach <= self.buckets // 4:
-            raise ValueError(f"{self.buckets} buckets must divide by 4 and their fourth lie below reach {self.reach}")
-
-    @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "Umt5Config":
-        """From a checkpoint's config.json; another kind of text encoder is refused with a SoraError."""
-        for key, right in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
-            if config.get(key, right) != right:
-                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, supported is {right}")
-        return cls(
-            vocabulary=config["vocab_size"],
-            width=config["d_model"],
-            heads=config["num_heads"],
-            head_width=config["d_kv"],
-            hidden=config["d_ff"],
-            layers=config["num_layers"],
-            buckets=config["relative_attention_num_buckets"],
-            reach=config["relative_attention_max_distance"],
-            eps=config["layer_norm_epsilon"],
-        )
 
 
 # -- Words to numbers -------------------------------------------------------------------------------------
@@ -68,6 +30,8 @@ class Umt5Config:
 
 def clean(prompt: str) -> str:
     """A prompt as the Wan models were trained to see it: mended characters, no entities, single spaces."""
+    import ftfy  # slow to import; open_clip, which the project's own text tower is trained with, brings it along
+
     prompt = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", prompt).strip()
 
@@ -128,7 +92,7 @@ class Attention(nn.Module):
         self.config, inner = c, c.heads * c.head_width
         self.q, self.k, self.v = (nn.Linear(c.width, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, c.width, bias=False)
-        self.relative_attention_bias = nn.Embedding(c.buckets, c.heads)
+        self.relative_attention_bias = nn.Embedding.from_pretrained(torch.rand(c.buckets, c.heads), freeze=False)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (rearrange(part(x), "L (n d) -> 1 n L d", d=self.config.head_width)
@@ -188,7 +152,7 @@ class Umt5(nn.Module):
     def __init__(self, config: Umt5Config) -> None:
         super().__init__()
         self.config = config
-        self.shared = nn.Embedding(config.vocabulary, config.width)
+        self.shared = nn.Embedding.from_pretrained(torch.rand(config.vocabulary, config.width), freeze=False)
         self.encoder = Stack(config)
 
     def forward(self, tokens: Tensor) -> Tensor:

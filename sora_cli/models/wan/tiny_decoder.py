@@ -9,27 +9,14 @@ Letters: B batch, C channels, K latent frames, T frames, H W pixels, h w latent 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDTHS = (256, 128, 64, 64)  # features of the three stages and behind the last
-GROWTH = (1, 2, 2)  # frames that each stage makes of one
-CHUNK = 4  # frames of a latent, after the first
+from sora_cli.models.wan.configs import GROWTH, WIDTHS, TinyConfig
+
 BOUND = 3.0  # latents are squeezed between -3 and 3
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    channels: int  # of a latent
-    patch: int  # pixels along each side that the last layer makes of a cell
-
-    @property
-    def stride(self) -> int:
-        """Pixels along each side of a latent cell."""
-        return self.patch * 2 ** len(GROWTH)
 
 
 class Squeeze(nn.Module):
@@ -42,6 +29,7 @@ class Memory(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.conv = nn.Sequential(conv(2 * width, width), nn.ReLU(), conv(width, width), nn.ReLU(), conv(width, width))
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:

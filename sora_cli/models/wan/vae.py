@@ -13,70 +13,22 @@ Letters: B batch, C channels, T frames of a chunk, K latent frames, H W pixels, 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sora_cli.errors import SoraError
 from sora_cli.models.attention import attend
 from sora_cli.models.wan.causal import CausalConv, Pointwise, Stream
+from sora_cli.models.wan.configs import CHUNK, WanVaeConfig
 from sora_cli.models.wan.tiles import WHOLE, Corner, Tiling, blended
 
-CHUNK = 4  # frames of a latent, after the first
-LEAST = 1e-6  # of a deviation that latents are divided by; published ones are around 1
 LAST = torch.channels_last
-
-
-@dataclass(frozen=True)
-class WanVaeConfig:
-    channels: int  # of a latent
-    width: int  # features of the encoder's first stage
-    decoder_width: int  # and of the decoder's last
-    multiples: tuple[int, ...]  # of that width, one a stage; every stage but the last halves the size
-    blocks: int  # residual blocks a stage
-    halves_time: tuple[bool, ...]  # which of those stages halve the number of frames too
-    residual: bool  # averages are carried around the stages
-    patch: int  # pixels along each side that are folded into channels first
-    mean: tuple[float, ...]  # of a latent's channels
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.halves_time) != len(self.multiples) - 1 or 2 ** sum(self.halves_time) != CHUNK:
-            raise ValueError(f"{len(self.multiples)} stages do not halve time to {CHUNK} frames: {self.halves_time}")
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels")
-        if min(self.std) < LEAST:
-            raise ValueError(f"a deviation of the latents is {min(self.std):g}; it must be at least {LEAST:g}")
-
-    @property
-    def stride(self) -> int:
-        """Pixels along each side of a latent cell."""
-        return self.patch * 2 ** len(self.halves_time)
-
-    @classmethod
-    def from_hub(cls, config: Mapping[str, Any]) -> "WanVaeConfig":
-        """From a checkpoint's config.json; what this network does not have is refused with a SoraError."""
-        if config.get("attn_scales"):
-            raise SoraError(f"this is another kind of Wan autoencoder: attn_scales is {config['attn_scales']}")
-        return cls(
-            channels=config["z_dim"],
-            width=config["base_dim"],
-            decoder_width=config.get("decoder_base_dim") or config["base_dim"],
-            multiples=tuple(config["dim_mult"]),
-            blocks=config["num_res_blocks"],
-            halves_time=tuple(config["temperal_downsample"]),
-            residual=config.get("is_residual", False),
-            patch=config.get("patch_size") or 1,
-            mean=tuple(config["latents_mean"]),
-            std=tuple(config["latents_std"]),
-        )
 
 
 # -- Layers -----------------------------------------------------------------------------------------------
@@ -158,10 +110,10 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, time: bool) -> None:
         super().__init__()
+        self.time_conv = CausalConv(inputs, 2 * inputs, side=1) if time else None
         self.resample = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="nearest-exact"), nn.Conv2d(inputs, outputs, 3, padding=1)
         )
-        self.time_conv = CausalConv(inputs, 2 * inputs, side=1) if time else None
 
     def longer(self, x: Tensor, stream: Stream) -> tuple[Tensor, ...]:
         """The frames, one or two, that a frame becomes; still small, to be made larger one by one."""

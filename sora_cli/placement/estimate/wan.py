@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sora_cli import geometry
-from sora_cli.placement import memory
+from sora_cli.models.wan.configs import CONTEXT
+from sora_cli.placement import memory, sizes
 from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Needs, Placement
+from sora_cli.placement.sizes import BFLOAT16, FLOAT32, blocks_of
 from sora_cli.registry import Entry
 from sora_cli.registry.hub.cache import arrived, expected
 from sora_cli.registry.hub.pins import read as read_lock
-from sora_cli.registry.sizes import BFLOAT16, FLOAT32, TEXT_TOKENS
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
 
@@ -125,7 +126,7 @@ class Work:
     def encoding(self) -> float:
         """Of what is given, with grey in between, for every window; the first one's pictures are few beside that."""
         latents = sum(len(window.frames) for window in self.windows) if self.conditioned else 0
-        return latents * self.needs.network.vae.encoding(self.needs.width * self.needs.height)
+        return latents * sizes.encoding(self.needs.network.vae).work * self.needs.width * self.needs.height
 
     def tokens(self) -> list[int]:
         """N, of every window."""
@@ -134,19 +135,20 @@ class Work:
 
     @property
     def products(self) -> float:
-        return self.passes * sum(self.needs.network.dit.products(N) for N in self.tokens())
+        return self.passes * sum(sizes.products(self.needs.network.dit, N) for N in self.tokens())
 
     @property
     def attention(self) -> float:
-        return self.passes * sum(self.needs.network.dit.attention(N) for N in self.tokens())
+        return self.passes * sum(sizes.attention(self.needs.network.dit, N) for N in self.tokens())
 
     @property
     def decoding(self) -> float:
         """All latents as if they had as many frames as the later ones; overlapping tiles are decoded twice."""
+        needs = self.needs
         if self.draft:
-            return self.needs.latents * self.needs.network.vae.tiny.decoding(self.needs.width * self.needs.height)
-        count, pixels = self.needs.tiled(self.placement.tile)
-        return self.needs.latents * self.needs.network.vae.decoding(count * pixels)
+            return needs.latents * sizes.decoding(needs.network.vae.tiny).work * needs.width * needs.height
+        count, pixels = needs.tiled(self.placement.tile)
+        return needs.latents * sizes.decoding(needs.network.vae).work * count * pixels
 
     def texts(self) -> list[str]:
         """What is read: the prompts, and what not to show."""
@@ -157,7 +159,7 @@ class Work:
     def reading(self) -> float:
         """As far as bytes tell how many tokens a text has."""
         lengths = (1 + len(text.encode()) // BYTES_A_TOKEN for text in self.texts())
-        return sum(self.needs.network.text.work(min(length, TEXT_TOKENS)) for length in lengths)
+        return sum(sizes.reading(self.needs.network.text, min(length, CONTEXT)) for length in lengths)
 
 
 # ---- time -------------------------------------------------------------------------------------------------
@@ -169,11 +171,12 @@ def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[
     how many bytes are `stored` of a transformer."""
     shares = MEASURED_SHARES if free.kind == "cpu" else PUBLISHED_SHARES
     needs, placement = work.needs, work.placement
-    dit, vae = stored or FLOAT32 * needs.network.dit.weights, float(FLOAT32 * needs.decoder.weights)
-    text = float(BFLOAT16 * needs.network.text.weights)
+    numbers = blocks_of(needs.network.dit).weights
+    dit, vae = stored or FLOAT32 * numbers, needs.vae(FLOAT32)
+    text = float(BFLOAT16 * blocks_of(needs.network.text).weights)
     packed = {role: held.whole.packed for role, held in needs.held.items()}
     dit, text = packed.get("dit", dit), packed.get("text", text)
-    unpacking = needs.network.dit.weights / UNPACKED["cpu" if free.kind == "cpu" else "gpu"] if "dit" in packed else 0.0
+    unpacking = numbers / UNPACKED["cpu" if free.kind == "cpu" else "gpu"] if "dit" in packed else 0.0
     products = work.products / (shares.products * rates.products)
     attention = work.attention / (shares.attention * rates.attention)
     fetching = {"resident": 0.0, "streamed": needs.dit / BUS, "disk": dit / DISK}[placement.dit]
