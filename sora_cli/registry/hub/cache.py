@@ -169,7 +169,7 @@ def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
     for part in entry.parts:
         for name, record in lock.of(part).items() if part.path is None else ():
             path = path_of(locks.source(part), name, record)
-            sha256 = hub_client.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
+            sha256 = weights.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
             before += record.bytes
             if sha256 != (listed_sha256(part, name) or record.sha256):
                 discard(part.repo, path)
