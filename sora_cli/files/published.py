@@ -110,8 +110,8 @@ def loaded(part: Path) -> list[Path]:
     return [*files_of(part), *([inside(part, "config.json")] if has_config(part) else [])]
 
 
-def bytes_of(part: Path, names: Iterable[str]) -> int:
-    """What lies in a file, or in a folder under these names."""
+def bytes_of(part: Path, names: Iterable[str] = ()) -> int:
+    """What lies in a file, or in a folder under these names; 0 if neither is there."""
     if part.is_file():
         return part.stat().st_size
     return sum(path.stat().st_size for name in names for path in part.glob(name))

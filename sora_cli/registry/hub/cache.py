@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sora_cli import registry
-from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.errors import Failed, SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
@@ -64,7 +64,7 @@ def lack(entry: Entry) -> str:
 def status(entry: Entry) -> Status:
     """What of a model is here, by the sizes of its files; hashes are for `verify`."""
     if entry.files:
-        here = sum(file.path.stat().st_size for file in entry.files if file.path.is_file())
+        here = sum(published.bytes_of(file.path) for file in entry.files)
         return Status(PRESENT if here == entry.bytes else PARTIAL if here else ABSENT, here, entry.bytes)
     lock = locks.read()
     here = sum(arrived(part, lock) for part in entry.parts)
@@ -89,6 +89,10 @@ def others() -> dict[str, Status]:
 
 
 # ---- parts ------------------------------------------------------------------------------------------------
+
+
+def hub_parts(entry: Entry) -> list[Part]:
+    return [part for part in entry.parts if part.path is None]
 
 
 def path_of(source: str, name: str, record: Record) -> Path:
@@ -122,14 +126,9 @@ def arrived(part: Part, lock: Lock) -> int:
     """Bytes of a part that are here, unfinished files too."""
     if part.path is not None:
         return part.bytes
-    total = 0
-    for name, record in lock.of(part).items():
-        unfinished = hub_client.unfinished(part.repo, record.etag)
-        if is_here(locks.source(part), name, record):
-            total += record.bytes
-        elif unfinished.is_file():
-            total += unfinished.stat().st_size
-    return total
+    return sum(record.bytes if is_here(locks.source(part), name, record)
+               else published.bytes_of(hub_client.unfinished(part.repo, record.etag))
+               for name, record in lock.of(part).items())  # fmt: skip
 
 
 def expected(part: Part, lock: Lock) -> int:
@@ -156,7 +155,7 @@ def check_own(entry: Entry) -> None:
 # ---- verify -----------------------------------------------------------------------------------------------
 
 
-def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
+def verify(entry: Entry, moved: Moved = no_op) -> None:
     """Every file of a model is here and has the hash that it arrived with; Failed naming the first that has not.
 
     Damaged files of repositories are removed, so that the next pull fetches them."""
@@ -164,10 +163,10 @@ def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
         return registry.verify(entry)
     locate(entry)
     lock = locks.read()
-    total = sum(expected(part, lock) for part in entry.parts if part.path is None)
-    bad, before = [], 0
-    for part in entry.parts:
-        for name, record in lock.of(part).items() if part.path is None else ():
+    parts, bad, before = hub_parts(entry), [], 0
+    total = sum(expected(part, lock) for part in parts)
+    for part in parts:
+        for name, record in lock.of(part).items():
             path = path_of(locks.source(part), name, record)
             sha256 = weights.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
             before += record.bytes
@@ -207,16 +206,14 @@ def remove(entry: Entry) -> Freed:
 def release(repo: str, record: Record, name: str) -> int:
     """Delete a file, finished or not, from the cache: the bytes that are free then."""
     part = hub_client.unfinished(repo, record.etag)
-    freed = part.stat().st_size if part.is_file() else 0
+    freed = published.bytes_of(part)
     part.unlink(missing_ok=True)
     return freed + discard(repo, hub_client.snapshot(repo, record.commit) / name)
 
 
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
-    home, freed = hub_client.cache_of(repo), 0
-    if path.exists():
-        freed = path.stat().st_size
+    home, freed = hub_client.cache_of(repo), published.bytes_of(path)
     content = content_of(path)
     path.unlink(missing_ok=True)
     if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):
