@@ -5,7 +5,6 @@ are used like the registered model of the same architecture; from which noise le
 used, `model_index.json` tells.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +14,7 @@ from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.files.published import read_json
-from sora_cli.registry import (
-    EXPORTED,
-    FOLDERS,
-    HUB,
-    MAIN,
-    NAMES,
-    TEXT_FILES,
-    UNKNOWN,
-    Entry,
-    Part,
-    read_registry,
-    sizes,
-)
+from sora_cli.registry import EXPORTED, FOLDERS, HUB, MAIN, NAMES, TEXT_FILES, UNKNOWN, Entry, Part, sizes
 from sora_cli.registry.schema import REPOSITORY
 
 SECOND = "transformer_2"  # the folder of the transformer for low noise
@@ -72,14 +59,10 @@ def of_folder(name: str) -> Entry:
 
 def of_export(name: str, folder: Path) -> Entry:
     """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
-    try:
-        configs = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-        if len(configs) != 1:
-            raise SoraError(f"it names {len(configs)} models, and a folder holds one")
-        (model,) = read_registry(configs, home=folder).values()
-    except (OSError, ValueError, RecursionError, SoraError) as error:
-        raise SoraError(f"{folder / EXPORTED}: {error}") from error
-    return replace(model, name=name)
+    found = registry.read_file(folder / EXPORTED, {})
+    if len(found) != 1:
+        raise SoraError(f"{folder / EXPORTED}: it names {len(found)} models, and a folder holds one")
+    return replace(*found.values(), name=name)
 
 
 def of_repository(name: str) -> Entry:
