@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
 from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, block_of, label, lengths, shortened
+from sora_cli.files.owned import reading
 
 if TYPE_CHECKING:
     import torch
@@ -104,12 +105,9 @@ def as_object(text: object) -> Mapping[str, Any]:
 
 def text_of(stored: Stored) -> str:
     """The bytes of a small tensor as text."""
-    try:
-        with stored.path.open("rb") as file:
-            file.seek(stored.start)
-            return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
-    except OSError as error:
-        raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+    with reading(stored.path) as file:
+        file.seek(stored.start)
+        return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
 
 
 def check_types(listed: Iterable[Stored], *more: str) -> None:

@@ -17,6 +17,7 @@ from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
 from sora_cli.files.headers import NUMBERS, head, lengths, tensors
+from sora_cli.files.owned import reading
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -197,12 +198,11 @@ def read_layout(path: Path | str) -> Layout:
     path = Path(path)
     if not path.is_file():
         raise SoraError(f"there is no file {path}")
-    try:
-        return parse(path, *head(path, MOST_HEADER_BYTES))
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except SoraError as error:
-        raise Failed(f"{path} is no file of latents: {error}") from error
+    with reading(path) as file:
+        try:
+            return parse(path, *head(file, MOST_HEADER_BYTES))
+        except SoraError as error:
+            raise Failed(f"{path} is no file of latents: {error}") from error
 
 
 def parse(path: Path, found: Any, begin: int, end: int) -> Layout:

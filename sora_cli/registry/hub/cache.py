@@ -149,7 +149,7 @@ def check_own(entry: Entry) -> None:
                 raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
             continue
         for path in published.files_of(part.path):
-            published.contents(path)
+            published.about(path)
 
 
 # ---- verify -----------------------------------------------------------------------------------------------
