@@ -275,7 +275,8 @@ def read_kept(
 
     kind = quantised.type_of(stored)
     few_bits = kind == torch.uint8
-    narrow = dtype == torch.float16 or vast(stored)
+    scale = read(stored.scale, torch.float32, torch.device("cpu")) if stored.scale else torch.ones(1)
+    narrow = dtype == torch.float16 or bool(scale.abs().max() > MOST_SCALE)  # times which numbers may leave float32
     flat, at = torch.empty(stored.bytes, dtype=torch.uint8, device=device), 0
     for begin, raw in pieces(stored):
         if not few_bits or narrow or suspect(stored.dtype, raw):
@@ -312,15 +313,6 @@ def changed(stored: Stored) -> "Tensor":
     if not finite(whole):
         raise Failed(f"{label(stored)} is no longer finite with what is added to it; use less of it")
     return whole
-
-
-def vast(stored: Stored) -> bool:
-    """Whether numbers of 8 bits may grow beyond the range of float32 by their scale."""
-    import torch
-
-    return stored.scale is not None and bool(
-        read(stored.scale, torch.float32, torch.device("cpu")).abs().max() > MOST_SCALE
-    )
 
 
 def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:

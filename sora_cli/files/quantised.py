@@ -49,10 +49,9 @@ def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]])
     of_layer = formats(listed, metadata)
     scales = {key: key.rpartition(".")[0] + ".weight" for key in there if key.endswith(SCALES)}
     scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
-    left_out = {key for key, weight in scales.items() if weight in there}
     found = []
     for stored in listed:
-        if stored.key in left_out or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
+        if scales.get(stored.key) in there or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
             continue
         contained = of_layer.get(stored.key.removesuffix(".weight")) if stored.dtype == "U8" else None
         weight = replace(stored, dtype=contained) if contained else stored

@@ -109,20 +109,14 @@ def read_header(*paths: Path) -> Header:
 
 
 def load_part(folder: Path | str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """One part of a checkpoint folder, whole or in shards."""
-    return merge([load(path) for path in find_part(Path(folder), stem)])
-
-
-def find_part(folder: Path, stem: str) -> list[Path]:
-    """The files of one part, every shard present; Failed otherwise."""
-    whole = folder / f"{stem}.safetensors"
-    shards = sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
-    if shards and not whole.exists():
-        expected = shard_names(stem, int(shards[0].stem[-5:]))
+    """One part of a checkpoint folder, whole or in shards; Failed if one of these is missing."""
+    paths = [Path(folder) / f"{stem}.safetensors"]
+    shards = sorted(Path(folder).glob(f"{stem}-?????-of-?????.safetensors"))
+    if shards and not paths[0].exists():
+        paths, expected = shards, shard_names(stem, int(shards[0].stem[-5:]))
         if [path.name for path in shards] != expected:
             raise Failed(f"{folder} holds {len(shards)} of {len(expected)} shards of {stem}; fetch the rest")
-        return shards
-    return [whole]
+    return merge([load(path) for path in paths])
 
 
 def merge(parts: list[tuple[dict[str, "Tensor"], dict[str, str]]]) -> tuple[dict[str, "Tensor"], dict[str, str]]:

@@ -38,17 +38,13 @@ TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
 NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
 
 
-def registry_path() -> Path:
+@cache
+def shipped() -> dict[str, Any]:
     """weights.toml: inside the package (wheel), or beside it (checkout, editable install)."""
     for path in (PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"):
         if path.is_file():
-            return path
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     raise Failed(f"weights.toml is missing from {PACKAGE}; {AGAIN}")
-
-
-@cache
-def shipped() -> dict[str, Any]:
-    return tomllib.loads(registry_path().read_text(encoding="utf-8"))
 
 
 @cache

@@ -44,12 +44,13 @@ def of_folder(name: str) -> Entry:
         if not config.is_file():
             raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
-    second = folder / SECOND / "config.json"
-    if not second.is_file() and names_two(index):
+    second = read_json(path) if (path := folder / SECOND / "config.json").is_file() else None
+    named = index.get(SECOND)  # library and class; of models without, both are null
+    if second is None and isinstance(named, list) and None not in named:
         raise SoraError(f"{folder} lacks {SECOND}/, which its {INDEX} names; fetch the rest of the model")
-    like = like_of(read_json(configs[0]), name, read_json(second) if second.is_file() else None)
+    like = like_of(read_json(configs[0]), name, second)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
-    folders = folders_of(second.is_file(), all(texts))
+    folders = folders_of(second is not None, all(texts))
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
@@ -91,12 +92,6 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
     """The folders of a model by role: of one transformer or two, with a text encoder of its own or without."""
     found = {"dit": FOLDERS["dit"]} | ({"dit_low": SECOND} if two else {}) | {"vae": FOLDERS["vae"]}
     return found | ({role: FOLDERS[role] for role in TEXT_FILES} if reads else {})
-
-
-def names_two(index: Mapping[str, Any]) -> bool:
-    """Whether a model's index names a second transformer, by library and class; of models without, both are null."""
-    named = index.get(SECOND)
-    return isinstance(named, list) and None not in named
 
 
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:

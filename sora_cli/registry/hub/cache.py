@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -75,17 +76,14 @@ def status(entry: Entry) -> Status:
 
 def others() -> dict[str, Status]:
     """The models on this machine that no weights.toml names: those of repositories."""
-    sizes: dict[str, list[int]] = {}
+    here, total = Counter[str](), Counter[str]()
     for repo, files in locks.read().files.items():
         for name, record in files.items():
-            here = record.bytes if is_here(repo, name, record) else 0
             for model in record.models:
                 if model.startswith(registry.HUB):
-                    sizes.setdefault(model, []).extend([here, record.bytes])
-    return {
-        model: Status(PRESENT if sum(n[::2]) == sum(n[1::2]) else PARTIAL, sum(n[::2]), sum(n[1::2]))
-        for model, n in sizes.items()
-    }
+                    here[model] += record.bytes if is_here(repo, name, record) else 0
+                    total[model] += record.bytes
+    return {name: Status(PRESENT if here[name] == all else PARTIAL, here[name], all) for name, all in total.items()}
 
 
 # ---- parts ------------------------------------------------------------------------------------------------

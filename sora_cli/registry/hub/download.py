@@ -155,8 +155,7 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     for suffix in NEEDED.get(part.role, NETWORK):
         asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
         if asked and not any(file.name.endswith(suffix) for file in fitting):
-            pickles = [file.name for file in there if file.name.endswith(PICKLES)]
-            if pickles:
+            if pickles := [file.name for file in there if file.name.endswith(PICKLES)]:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
             raise Failed(f"{where} no {suffix}; this is no model that can be used")
     records = lock.of(part)
@@ -221,7 +220,8 @@ def link_of(entry: Entry) -> str:
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen) -> None:
     """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
-    folder, free = room()
+    folder = hub_client.cache_of("").parent
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < size:
         raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {folder} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
@@ -235,13 +235,6 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
         raise SoraError(f"{line}; --yes says that you want it")
     elif ask(f"{line}\nFetch it? [y/N]").lower() not in ("y", "yes"):
         raise SoraError(f"{entry.name} was not fetched")
-
-
-def room() -> tuple[Path, int]:
-    """The client's cache, and the bytes that are free on its disk."""
-    cache = hub_client.cache_of("").parent
-    there = next(path for path in (cache, *cache.parents) if path.exists())
-    return cache, shutil.disk_usage(there).free
 
 
 # ---- fetching ---------------------------------------------------------------------------------------------
