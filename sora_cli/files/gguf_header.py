@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.headers import PACKED, Stored, block_of, shortened
-from sora_cli.files.owned import reading
+from sora_cli.files.headers import PACKED, Stored, block_of, reading, shortened
 
 Metadata = dict[str, Any]  # what a file says of itself; lists but for short ones are left out
 

@@ -7,13 +7,14 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.owned import reading
 from sora_cli.files.sniff import instead
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ class Stored:
 
 
 # ---- what is in a file: 8 bytes of length, JSON, then the numbers ----------------------------------------------
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BufferedReader]:
+    """A file's bytes; Failed if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
 
 
 def head(file: BinaryIO, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -137,16 +136,6 @@ def short(value: Any, longest: int = 50) -> str:
 
 
 # ---- files that appear whole ------------------------------------------------------------------------------
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[BufferedReader]:
-    """A file's bytes; Failed if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
 
 
 def part_of(path: Path) -> Path:

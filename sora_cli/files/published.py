@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files import gguf_header, headers, quantised
-from sora_cli.files.headers import Stored, label, lengths, shortened, some
-from sora_cli.files.owned import reading
+from sora_cli.files.headers import Stored, label, lengths, reading, shortened, some
 from sora_cli.files.quantised import check_types
 from sora_cli.files.sniff import instead
 

@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import SoraError
-from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, block_of, label, lengths, shortened
-from sora_cli.files.owned import reading
+from sora_cli.files.headers import (
+    EIGHT_BITS,
+    NUMBERS,
+    PACKED,
+    READABLE,
+    Stored,
+    block_of,
+    label,
+    lengths,
+    reading,
+    shortened,
+)
 
 if TYPE_CHECKING:
     import torch

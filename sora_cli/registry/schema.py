@@ -123,10 +123,6 @@ class Entry:
         """The model as far as some of its networks: what nobody needs is not fetched."""
         return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
 
-    def without(self, role: str) -> "Entry":
-        """The model but for one of its networks."""
-        return replace(self, parts=tuple(part for part in self.parts if part.role != role))
-
     @property
     def whole(self) -> "Entry":
         """The model with all that there is for it."""

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.files.headers import NUMBERS, head, lengths, tensors
-from sora_cli.files.owned import reading
+from sora_cli.files.headers import NUMBERS, head, lengths, reading, tensors
 from sora_cli.registry import hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -28,7 +27,6 @@ FORMAT = "sora-latents-1"
 TENSOR = "latents"
 MOST_HEADER_BYTES = 1_000_000
 MOST_CHANNELS = 256
-Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Layout:
     """What a file holds, as its header has it and its size confirms: a tensor [C, T, h, w]."""
 
     header: Header
-    shape: Shape
+    shape: tuple[int, ...]
     dtype: str           # F32, F16 or BF16
 
 
@@ -217,8 +215,7 @@ def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
     if dtype not in NUMBERS:
         raise SoraError(f"its numbers are of type {shortened(dtype)}; known are {', '.join(NUMBERS)}")
     check_shape(shape, header)
-    channels, frames, height, width = shape
-    return Layout(header, (channels, frames, height, width), dtype)
+    return Layout(header, shape, dtype)
 
 
 def check_shape(shape: tuple[int, ...], header: Header) -> None:

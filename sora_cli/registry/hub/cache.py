@@ -54,7 +54,7 @@ def lack(entry: Entry) -> str:
     found = status(entry)
     size = f" ({gigabytes(found.total)})" if found.total else ""
     tiny = entry.only(registry.TINY)
-    if tiny.parts and status(entry.without(registry.TINY)).state == PRESENT:
+    if tiny.parts and status(entry.only(*registry.ROLES)).state == PRESENT:
         return (f"the tiny decoder of {entry.name} ({gigabytes(tiny.bytes)}) is not on this machine; "
                 f"`sora-cli weights pull {entry.name}` fetches it")  # fmt: skip
     here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
