@@ -13,18 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import SoraError
-from sora_cli.files.headers import (
-    EIGHT_BITS,
-    NUMBERS,
-    PACKED,
-    READABLE,
-    Stored,
-    block_of,
-    label,
-    lengths,
-    reading,
-    shortened,
-)
+from sora_cli.files import headers
+from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, block_of, label, lengths, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +104,7 @@ def as_object(text: object) -> Mapping[str, Any]:
 
 def text_of(stored: Stored) -> str:
     """The bytes of a small tensor as text."""
-    with reading(stored.path) as file:
+    with headers.reading(stored.path) as file:
         file.seek(stored.start)
         return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
 

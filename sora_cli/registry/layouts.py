@@ -40,9 +40,8 @@ def of_folder(name: str) -> Entry:
     if (folder / "config.json").is_file() and folder.name in (*FOLDERS.values(), SECOND):
         raise SoraError(f"{folder} is one part of a model; name the folder that it is in, {folder.parent}")
     configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
-    for config in configs:
-        if not config.is_file():
-            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    if missing := next((config for config in configs if not config.is_file()), None):
+        raise SoraError(f"there is no model in {folder}: {missing} is missing ({HUB}OWNER/NAME names a repository)")
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
     second = read_json(path) if (path := folder / SECOND / "config.json").is_file() else None
     named = index.get(SECOND)  # library and class; of models without, both are null

@@ -83,7 +83,7 @@ def others() -> dict[str, Status]:
                 if model.startswith(registry.HUB):
                     here[model] += record.bytes if is_here(repo, name, record) else 0
                     total[model] += record.bytes
-    return {name: Status(PRESENT if here[name] == all else PARTIAL, here[name], all) for name, all in total.items()}
+    return {name: Status(PRESENT if here[name] == size else PARTIAL, here[name], size) for name, size in total.items()}
 
 
 # ---- parts ------------------------------------------------------------------------------------------------
@@ -114,10 +114,8 @@ def folder_of(part: Part, lock: Lock) -> Path:
     """Where a part is: a folder, or the one file that it is."""
     if part.path is not None:
         return part.path
-    found = lock.of(part)
-    name, record = next(iter(found.items()))
-    path = path_of(locks.source(part), name, record)
-    return path if len(found) == 1 and path.suffix in published.SINGLE else path.parent
+    path, *more = (path_of(locks.source(part), name, record) for name, record in lock.of(part).items())
+    return path.parent if more or path.suffix not in published.SINGLE else path
 
 
 def arrived(part: Part, lock: Lock) -> int:
