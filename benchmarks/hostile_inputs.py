@@ -122,7 +122,7 @@ def tokenizer(folder: Path) -> tuple[list[str], list[Words]]:
 
 
 def lora(folder: Path) -> tuple[list[str], list[Words]]:
-    stored = [one for path in published.files_of(wan(folder) / "transformer") for one in published.contents(path)]
+    stored = [one for path in published.files_of(wan(folder) / "transformer") for one in published.about(path)[1]]
     matrices = {one.key.removesuffix(".weight"): one.shape for one in stored if len(one.shape) == 2
                 and one.key.startswith("blocks.")}  # fmt: skip
     tensors: dict[str, torch.Tensor] = {}

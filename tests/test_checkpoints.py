@@ -301,10 +301,10 @@ def test_false_headers_are_refused(tmp_path: Path, content: bytes, wrong: str) -
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(Failed, match=wrong) as caught:
-        published.contents(path)
+        published.about(path)
     assert str(path) in str(caught.value)
     path.write_bytes(raw(spelled(), 24))
-    assert [stored.shape for stored in published.contents(path)] == [(2, 3)]
+    assert [stored.shape for stored in published.about(path)[1]] == [(2, 3)]
 
 
 def test_an_endless_header_is_not_read(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_an_endless_header_is_not_read(tmp_path: Path) -> None:
         file.write((2**33).to_bytes(8, "little"))
         file.truncate(2**33 + 8)  # sparse
     with pytest.raises(Failed, match="at most"):
-        published.contents(path)
+        published.about(path)
 
 
 def test_a_file_that_shrinks_after_its_header_was_read_is_refused(tmp_path: Path) -> None:

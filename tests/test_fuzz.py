@@ -189,7 +189,7 @@ SAFETENSORS = st.builds(
         headers.contents,
         weights.read_header,
         latent_file.read_layout,
-        published.contents,
+        published.about,
         sniff.instead,
         lambda path: lora.check([Lora(str(path))]),
         lambda path: lora.note(Lora(str(path))),

@@ -513,7 +513,7 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     assert header["base_model"] == "tiny" and header["rank"] == header["alpha"] == "4"
     settings = json.loads(header[ADAPTED_BY])
     assert settings["transformer.r"] == settings["transformer.lora_alpha"] == 4
-    keys = {stored.key for stored in reading.contents(path)}
+    keys = {stored.key for stored in reading.about(path)[1]}
     assert "transformer.blocks.0.attn1.to_out.0.lora_A.weight" in keys and len(keys) == 2 * 2 * 10
     merged = load_dit(pipeline.paths["dit"], CPU, FLOAT, loras=[Lora(str(path))])
     base = load_dit(pipeline.paths["dit"], CPU, FLOAT)

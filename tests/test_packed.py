@@ -275,7 +275,7 @@ def test_scales_beyond_all_numbers_are_refused(tmp_path: Path) -> None:
 def test_rows_that_are_no_whole_blocks_are_unpacked(tmp_path: Path) -> None:
     """A table of 24 columns in blocks of 32, as files hold that were reshaped."""
     write(tmp_path / "a.gguf", [Random("weight", (4, 96), "Q4_0")])
-    (stored,) = published.contents(tmp_path / "a.gguf")
+    (stored,) = published.about(tmp_path / "a.gguf")[1]
     network = nn.ModuleDict({"a": nn.Linear(24, 16, bias=False, device="meta")})
     places = pack(network, {"a.weight": replace(stored, shape=(16, 24))}, torch.float32)
     assert isinstance(network["a"], nn.Linear)

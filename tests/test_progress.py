@@ -130,8 +130,9 @@ def test_fetching_and_verifying_say_so(server: Hub, here: Path) -> None:
         import sys, time
         from pathlib import Path
         from sora_cli import cli
+        from sora_cli.files import weights
         from sora_cli.registry import hub_client
-        listing, hash_of = hub_client.listing, hub_client.hash_of
+        listing, hash_of = hub_client.listing, weights.hash_of
 
         def waiting(stage, work, *words):
             while not Path(stage).exists():
@@ -144,7 +145,7 @@ def test_fetching_and_verifying_say_so(server: Hub, here: Path) -> None:
 
         hub_client.listing = lambda *words: waiting("asking", listing, *words)
         code = cli.run(["weights", "pull", "tiny", "--yes"])
-        hub_client.hash_of = slowly
+        weights.hash_of = slowly
         sys.exit(code or cli.run(["weights", "verify", "tiny"]))
     """
     terminal = Terminal(script, **environment(server.url, here))

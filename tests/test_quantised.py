@@ -258,7 +258,7 @@ def test_shapes_of_five_sides_and_shapes_from_before(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    first, second = published.contents(tmp_path / "a.gguf")
+    first, second = published.about(tmp_path / "a.gguf")[1]
     assert np.array_equal(published.read(first, torch.float32, CPU).numpy(), five)
     assert second.shape == (3, 4, 1, 1)
     assert published.read(second, torch.float32, CPU).flatten().tolist() == [*range(12)]
@@ -277,11 +277,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for length in (0, 3, 10, 30, 100, 300, len(whole) // 2):
         bad.write_bytes(whole[:length])
         with pytest.raises(Failed, match=r"damaged|truncated"):
-            published.contents(bad)
+            published.about(bad)
     for at in range(200):
         bad.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         try:
-            published.contents(bad)
+            published.about(bad)
         except (Failed, SoraError) as error:
             assert "\n" not in str(error)
 
@@ -295,4 +295,4 @@ def test_types_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(SoraError, match=r"packed as IQ3_S \(a.weight\), which is not read; read are Q4_0"):
-        published.contents(tmp_path / "a.gguf")
+        published.about(tmp_path / "a.gguf")

@@ -33,7 +33,7 @@ CASES = [
 def test_what_it_is_instead(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    for read in (published.contents, weights.read_header, weights.load):
+    for read in (published.about, weights.read_header, weights.load):
         with pytest.raises(Failed) as failed:
             read(path)
         assert words in str(failed.value) and str(path) in str(failed.value) and "\n" not in str(failed.value)
@@ -49,8 +49,8 @@ def test_weights_are_weights(tmp_path: Path) -> None:
     for metadata in (None, {"a": "b" * 100}, {"a": "b" * 70_000, "told": json.dumps({"error": "none"})}):
         save_file({"x": torch.zeros(3)}, tmp_path / "a.safetensors", metadata)
         assert instead(tmp_path / "a.safetensors") == ""
-        assert [stored.key for stored in published.contents(tmp_path / "a.safetensors")] == ["x"]
+        assert [stored.key for stored in published.about(tmp_path / "a.safetensors")[1]] == ["x"]
     for damage in (b"\x09", b"\xff" * 99, bytes(99)):
         (tmp_path / "b.safetensors").write_bytes(damage)
         with pytest.raises(Failed, match="damaged"):
-            published.contents(tmp_path / "b.safetensors")
+            published.about(tmp_path / "b.safetensors")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
-from sora_cli.storage.resume import Windows
+from sora_cli.storage.resume import Windows, clear
 
 SHOT = {"shot": {"prompt": "a cat", "seed": 5}, "weights": ["ab" * 32], "dtype": "float32"}
 
@@ -40,14 +40,13 @@ def assert_first(found: Iterable[torch.Tensor], count: int) -> None:
 
 
 def test_what_was_put_comes_back_in_order(tmp_path: Path) -> None:
-    assert list(Windows(tmp_path / "a", identity())) == []
+    assert list(Windows(tmp_path / "a", identity()).finished()) == []
     filled(tmp_path / "a")
-    assert_first(Windows(tmp_path / "a", identity()), 4)
     assert_first(Windows(tmp_path / "a", identity()).finished(), 4)
 
 
 def test_nothing_is_written_before_the_first_window(tmp_path: Path) -> None:
-    list(Windows(tmp_path / "deep" / "a", identity()))
+    list(Windows(tmp_path / "deep" / "a", identity()).finished())
     assert os.listdir(tmp_path) == []
     filled(tmp_path / "deep" / "a", 1)
     assert sorted(os.listdir(tmp_path / "deep" / "a")) == ["identity.json", "window-00000.safetensors"]
@@ -57,7 +56,7 @@ def test_nothing_is_written_before_the_first_window(tmp_path: Path) -> None:
 def test_bits_are_kept_in_every_type(tmp_path: Path, dtype: torch.dtype) -> None:
     strided = window(0).to(dtype).transpose(0, 1)
     Windows(tmp_path, identity()).put(0, strided)
-    (found,) = Windows(tmp_path, identity())
+    (found,) = Windows(tmp_path, identity()).finished()
     assert found.dtype == dtype and torch.equal(found, strided)
 
 
@@ -73,7 +72,7 @@ def test_another_video_is_named(tmp_path: Path) -> None:
 
 def test_the_order_of_the_identity_does_not_matter(tmp_path: Path) -> None:
     filled(tmp_path)
-    assert_first(Windows(tmp_path, json.dumps(dict(reversed(json.loads(identity()).items())))), 4)
+    assert_first(Windows(tmp_path, json.dumps(dict(reversed(json.loads(identity()).items())))).finished(), 4)
 
 
 def damage(path: Path, how: str) -> None:
@@ -115,9 +114,9 @@ def test_a_window_that_cannot_be_trusted_is_made_again(tmp_path: Path, how: str)
     windows = filled(tmp_path)
     damage(windows.path(2), how)
     again = Windows(tmp_path, identity())
-    assert_first(again, 2)
+    assert_first(again.finished(), 2)
     again.put(2, window(2))
-    assert_first(again, 4)
+    assert_first(again.finished(), 4)
 
 
 def test_every_torn_length_is_seen(tmp_path: Path) -> None:
@@ -125,31 +124,31 @@ def test_every_torn_length_is_seen(tmp_path: Path) -> None:
     data = windows.path(0).read_bytes()
     for kept in random.Random(0).sample(range(len(data)), 60):
         windows.path(0).write_bytes(data[:kept])
-        assert list(windows) == []
+        assert list(windows.finished()) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 9999, "\x00", "null"])
 def test_a_note_that_is_none_costs_nothing(tmp_path: Path, text: str) -> None:
     (filled(tmp_path).folder / "identity.json").write_text(text)
     windows = Windows(tmp_path, identity())
-    assert_first(windows, 4)
+    assert_first(windows.finished(), 4)
     windows.put(4, window(4))
     assert json.loads((tmp_path / "identity.json").read_text()) == json.loads(identity())
 
 
 def test_without_a_note_the_windows_of_another_are_still_strangers(tmp_path: Path) -> None:
     (filled(tmp_path).folder / "identity.json").unlink()
-    assert list(Windows(tmp_path, identity(seed=7))) == []
+    assert list(Windows(tmp_path, identity(seed=7)).finished()) == []
 
 
 def test_remove_takes_only_its_own(tmp_path: Path) -> None:
     windows = filled(tmp_path / "a")
     (tmp_path / "a" / "window-00004.safetensors.part").write_text("torn")
-    windows.remove()
+    clear(windows.folder)
     assert os.listdir(tmp_path) == []
-    windows.remove()
+    clear(windows.folder)
     (filled(tmp_path / "a").folder / "mine.txt").write_text("keep")
-    windows.remove()
+    clear(windows.folder)
     assert os.listdir(tmp_path / "a") == ["mine.txt"]
 
 
@@ -173,14 +172,14 @@ import os, random, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
-from sora_cli.storage.resume import Windows
+from sora_cli.storage.resume import Windows, clear
 from test_windows import identity, window
 
 folder, rng, most, kept = Path(sys.argv[2]), random.Random(0), 5, []
 wanted = [window(number) for number in range(most)]
 warm = Windows(folder.with_name("warm"), identity())
 warm.put(0, wanted[0])  # what is imported on the way is not to be counted
-warm.remove()
+clear(warm.folder)
 
 def work(last: int) -> None:
     '''Put what is missing, and die by SIGKILL at the `last` call of any function or system call.'''
@@ -191,7 +190,7 @@ def work(last: int) -> None:
         if calls == last:
             os.kill(os.getpid(), signal.SIGKILL)
     windows = Windows(folder, identity())
-    first = len(list(windows))
+    first = len(list(windows.finished()))
     sys.setprofile(count)
     for number in range(first, most):
         windows.put(number, wanted[number])
@@ -203,11 +202,11 @@ for life in range(60):
     rng.random()
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL), status
-    found = list(Windows(folder, identity()))
+    found = list(Windows(folder, identity()).finished())
     assert len(found) <= most and all(map(torch.equal, found, wanted)), len(found)
     kept.append(len(found))
     if len(found) == most:
-        Windows(folder, identity()).remove()
+        clear(folder)
         assert not folder.exists()
 print(kept)
 """

@@ -126,7 +126,10 @@ def rm(
     """Delete models; files shared with other models are kept."""
     rows = []
     for name in names:
-        freed = hub.remove(removable(name))
+        entry = registry.entry(name).whole
+        if not entry.files and not hub.status(entry).bytes:
+            raise SoraError(f"nothing of {name} is on this machine")
+        freed = hub.remove(entry)
         rows.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
         kept = f"; the rest stays for {', '.join(freed.kept)}" if freed.kept else ""
         if not as_json:
@@ -147,14 +150,6 @@ def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
 
 
 # ---- rows and lines ---------------------------------------------------------------------------------------
-
-
-def removable(name: str) -> Entry:
-    """The model called so; for one that was never fetched, a line that says that."""
-    entry = registry.entry(name).whole
-    if not entry.files and not hub.status(entry).bytes:
-        raise SoraError(f"nothing of {name} is on this machine")
-    return entry
 
 
 def row(entry: Entry) -> dict[str, Any]:
@@ -211,7 +206,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif key in ("parts", "tiny"):
             yield from ((f"  {part['role']}", part_line(part)) for part in (value if key == "parts" else [value]))
         elif key == "network":
-            yield from ((f"  {role} sizes", sizes(value[role])) for role in value)
+            for role, sizes in value.items():
+                yield f"  {role} sizes", "; ".join(f"{name} {text(size)}" for name, size in sizes.items())
         elif key == "parameters":
             yield key, f"{value / 1e9:.3g} billion"
         elif key in ("memory", "speed"):
@@ -227,10 +223,6 @@ def part_line(part: dict[str, Any]) -> str:
     inside = f"{part['folder']}{file}".removeprefix("/")
     where = part["path"] or f"{part['repo']}@{part['revision']} {inside}"
     return f"{where}, {size(part['bytes'])}"
-
-
-def sizes(network: dict[str, Any]) -> str:
-    return "; ".join(f"{name} {text(value)}" for name, value in network.items())
 
 
 def text(value: object) -> str:

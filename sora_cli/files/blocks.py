@@ -71,21 +71,10 @@ def scaled(q: Tensor, d: Tensor, m: Tensor | None = None) -> Tensor:
 
 
 def sixes(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """The eight scales and eight offsets of 6 bits that 12 bytes hold."""
-    d, m, high = raw.split(4, 1)
+    """The eight scales and eight offsets of blocks that begin with d and m: 6 bits each, which 12 bytes hold."""
+    d, m, high = raw[:, 4:16].split(4, 1)
     d, m = torch.cat([d & 63, high & 15 | d >> 2 & 48], 1), torch.cat([m & 63, high >> 4 | m >> 2 & 48], 1)
-    return d.float(), m.float()
-
-
-# ---- kinds of blocks --------------------------------------------------------------------------------------------
-
-
-def q4_0(raw: Tensor) -> Tensor:
-    return scaled(digits(raw[:, 2:], 16, 4).float().sub_(8), half(raw, 0))
-
-
-def q4_1(raw: Tensor) -> Tensor:
-    return scaled(digits(raw[:, 4:], 16, 4), half(raw, 0), -half(raw, 2))
+    return half(raw, 0) * d.float(), half(raw, 2) * m.float()
 
 
 def five(high: Tensor, low: Tensor) -> Tensor:
@@ -93,16 +82,11 @@ def five(high: Tensor, low: Tensor) -> Tensor:
     return digits(low, 16, 4) | digits(high, 1, 1) << 4
 
 
-def q5_0(raw: Tensor) -> Tensor:
-    return scaled(five(raw[:, 2:6], raw[:, 6:]).float().sub_(16), half(raw, 0))
+def uneven(raw: Tensor) -> Tensor:
+    return looked_up(torch.tensor(UNEVEN, dtype=torch.float32), digits(raw, 16, 4))
 
 
-def q5_1(raw: Tensor) -> Tensor:
-    return scaled(five(raw[:, 4:8], raw[:, 8:]), half(raw, 0), -half(raw, 2))
-
-
-def q8_0(raw: Tensor) -> Tensor:
-    return scaled(raw[:, 2:].contiguous().view(torch.int8), half(raw, 0))
+# ---- kinds of blocks --------------------------------------------------------------------------------------------
 
 
 def q2_k(raw: Tensor) -> Tensor:
@@ -117,29 +101,10 @@ def q3_k(raw: Tensor) -> Tensor:
     return scaled(q.float().sub_(4), half(raw, 108) * scales.float().sub_(32))
 
 
-def q4_k(raw: Tensor) -> Tensor:
-    d, m = sixes(raw[:, 4:16])
-    return scaled(digits(raw[:, 16:], 32, 4), half(raw, 0) * d, half(raw, 2) * m)
-
-
-def q5_k(raw: Tensor) -> Tensor:
-    d, m = sixes(raw[:, 4:16])
-    q = digits(raw[:, 48:], 32, 4) | digits(raw[:, 16:48], 32, 1) << 4
-    return scaled(q, half(raw, 0) * d, half(raw, 2) * m)
-
-
 def q6_k(raw: Tensor) -> Tensor:
     q = digits(raw[:, :128], 64, 4) | digits(raw[:, 128:192], 32, 2) << 4
     d = half(raw, 208) * raw[:, 192:208].contiguous().view(torch.int8).float()
     return scaled(q.float().sub_(32), d)
-
-
-def uneven(raw: Tensor) -> Tensor:
-    return looked_up(torch.tensor(UNEVEN, dtype=torch.float32), digits(raw, 16, 4))
-
-
-def iq4_nl(raw: Tensor) -> Tensor:
-    return scaled(uneven(raw[:, 2:]), half(raw, 0))
 
 
 def iq4_xs(raw: Tensor) -> Tensor:
@@ -148,6 +113,16 @@ def iq4_xs(raw: Tensor) -> Tensor:
 
 
 BLOCKS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q8_0": q8_0, "Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k,
-    "Q5_K": q5_k, "Q6_K": q6_k, "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs,
-}  # fmt: skip
+    "Q4_0": lambda raw: scaled(digits(raw[:, 2:], 16, 4).float().sub_(8), half(raw, 0)),
+    "Q4_1": lambda raw: scaled(digits(raw[:, 4:], 16, 4), half(raw, 0), -half(raw, 2)),
+    "Q5_0": lambda raw: scaled(five(raw[:, 2:6], raw[:, 6:]).float().sub_(16), half(raw, 0)),
+    "Q5_1": lambda raw: scaled(five(raw[:, 4:8], raw[:, 8:]), half(raw, 0), -half(raw, 2)),
+    "Q8_0": lambda raw: scaled(raw[:, 2:].contiguous().view(torch.int8), half(raw, 0)),
+    "Q2_K": q2_k,
+    "Q3_K": q3_k,
+    "Q4_K": lambda raw: scaled(digits(raw[:, 16:], 32, 4), *sixes(raw)),
+    "Q5_K": lambda raw: scaled(digits(raw[:, 48:], 32, 4) | digits(raw[:, 16:48], 32, 1) << 4, *sixes(raw)),
+    "Q6_K": q6_k,
+    "IQ4_NL": lambda raw: scaled(uneven(raw[:, 2:]), half(raw, 0)),
+    "IQ4_XS": iq4_xs,
+}

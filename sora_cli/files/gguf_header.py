@@ -4,12 +4,11 @@ the numbers (see `quantised`) but takes seconds over the vocabularies that these
 
 import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.headers import PACKED, Stored, block_of, shortened
+from sora_cli.files.headers import PACKED, Stored, block_of, reading, shortened
 
 Metadata = dict[str, Any]  # what a file says of itself; lists but for short ones are left out
 
@@ -35,12 +34,10 @@ def contents(path: Path) -> tuple[Metadata, list[Stored]]:
 
     Failed if it is damaged, SoraError if its numbers are of a type that is not read."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             size = path.stat().st_size
             metadata, entries = header(file)
             begin = aligned(file.tell(), metadata.get("general.alignment", ALIGNMENT))
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, struct.error) as error:
         raise Failed(f"{path} is damaged, or no GGUF: {error}; fetch it again") from error
     listed = [stored_at(path, *entry, begin, metadata) for entry in entries]
@@ -107,16 +104,13 @@ def value(file: BinaryIO, kind: int) -> Any:
     if kind != LIST:
         return unpacked(file, scalar(kind))[0]
     inner, count = unpacked(file, "IQ")
-    read: Callable[[], Any]
     if inner == TEXT:
-        read = lambda: text(file)
-    elif count <= MOST_KEPT:
-        read = lambda: unpacked(file, scalar(inner))[0]
-    else:
-        file.seek(count * struct.calcsize(scalar(inner)), 1)
-        return None
-    kept = [read() for _ in range(count)]
-    return kept if count <= MOST_KEPT else None
+        kept = [text(file) for _ in range(count)]
+        return kept if count <= MOST_KEPT else None
+    if count <= MOST_KEPT:
+        return [unpacked(file, scalar(inner))[0] for _ in range(count)]
+    file.seek(count * struct.calcsize(scalar(inner)), 1)
+    return None
 
 
 def scalar(kind: int) -> str:

@@ -4,12 +4,15 @@ are, and where their numbers lie. No torch.
 
 import json
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files.sniff import instead
@@ -64,35 +67,42 @@ class Stored:
 # ---- what is in a file: 8 bytes of length, JSON, then the numbers ----------------------------------------------
 
 
-def head(path: Path, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
+@contextmanager
+def reading(path: Path) -> Iterator[BufferedReader]:
+    """A file's bytes; Failed if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
+
+
+def head(file: BinaryIO, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
     """The JSON at the head of a safetensors file, where the numbers begin behind it, and where the file ends. SoraError
     for what is none, or has more bytes than `most`; OSError if it cannot be read."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise SoraError("it is truncated or no safetensors")
-        if length > most:
-            raise SoraError(f"its header has {length} bytes; at most {most} are read")
-        try:
-            return json.loads(file.read(length), object_pairs_hook=once), 8 + length, size
-        except (ValueError, RecursionError) as error:
-            raise SoraError("its header is not JSON") from error
+    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise SoraError("it is truncated or no safetensors")
+    if length > most:
+        raise SoraError(f"its header has {length} bytes; at most {most} are read")
+    try:
+        return json.loads(file.read(length), object_pairs_hook=once), 8 + length, size
+    except (ValueError, RecursionError) as error:
+        raise SoraError("its header is not JSON") from error
 
 
 def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
     """A safetensors file's metadata and tensors, every claim checked against its size; Failed if one is false."""
-    try:
-        found, begin, size = head(path)
-        listed = tensors(path, found, begin, size)
-        metadata = found.get("__metadata__")
-        return metadata if isinstance(metadata, dict) else {}, listed
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except SoraError as error:
-        what = instead(path)
-        said = f"{path} holds no weights: {what}" if what else f"{path} is damaged: {error}; fetch it again"
-        raise Failed(said) from error
+    with reading(path) as file:
+        try:
+            found, begin, size = head(file)
+            listed = tensors(path, found, begin, size)
+        except SoraError as error:
+            what = instead(path)
+            said = f"{path} holds no weights: {what}" if what else f"{path} is damaged: {error}; fetch it again"
+            raise Failed(said) from error
+    metadata = found.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}, listed
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

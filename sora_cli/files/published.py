@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files import gguf_header, headers, quantised
-from sora_cli.files.headers import Stored, label, lengths, shortened, some
+from sora_cli.files.headers import Stored, label, lengths, reading, shortened, some
 from sora_cli.files.quantised import check_types
 from sora_cli.files.sniff import instead
 
@@ -46,7 +46,7 @@ def files_of(part: Path) -> list[Path]:
     SoraError if there is no such part, or it is no safetensors; Failed if shards are missing."""
     if part.is_file():
         if part.suffix not in SINGLE:
-            what = "a pickle, which runs code" if pickled(part) else "no .safetensors file"
+            what = "a pickle, which runs code" if part.suffix in PICKLES else "no .safetensors file"
             raise SoraError(f"{part} is {what}; only .safetensors and .gguf files are read")
         return [part]
     if not part.is_dir():
@@ -68,13 +68,9 @@ def alone(part: Path) -> str:
         raise Failed(f"{part} holds shards without their index (X.safetensors.index.json); fetch it too")
     if there:
         raise SoraError(f"{part} holds several checkpoints ({some(there)}); name one of these files")
-    if bad := sorted(path.name for path in part.iterdir() if pickled(path)):
+    if bad := sorted(path.name for path in part.iterdir() if path.suffix in PICKLES):
         raise SoraError(f"{part} holds pickles ({some(bad)}), which run code; only .safetensors files are read")
     raise SoraError(f"{part} holds no .safetensors file; name the folder of one part, as transformer/ or vae/")
-
-
-def pickled(path: Path) -> bool:
-    return path.suffix in PICKLES
 
 
 def shards(index: Path) -> list[str]:
@@ -110,8 +106,8 @@ def loaded(part: Path) -> list[Path]:
     return [*files_of(part), *([inside(part, "config.json")] if has_config(part) else [])]
 
 
-def bytes_of(part: Path, names: Iterable[str]) -> int:
-    """What lies in a file, or in a folder under these names."""
+def bytes_of(part: Path, names: Iterable[str] = ()) -> int:
+    """What lies in a file, or in a folder under these names; 0 if neither is there."""
     if part.is_file():
         return part.stat().st_size
     return sum(path.stat().st_size for name in names for path in part.glob(name))
@@ -131,13 +127,11 @@ def read_config(part: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of bounded size; Failed if the file holds something else."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             content = file.read(MOST_JSON_BYTES + 1)
         if len(content) > MOST_JSON_BYTES:
             raise Failed(f"{path} is larger than {MOST_JSON_BYTES} bytes; fetch it again")
         found = json.loads(content)
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise Failed(f"{path} is not JSON: {instead(path) or 'fetch it again'}") from error
     if not isinstance(found, dict):
@@ -151,10 +145,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def about(path: Path) -> tuple[Mapping[str, Any], list[Stored]]:
     """What a file says of itself, and all its tensors as they are stored; Failed if it is damaged."""
     return gguf_header.contents(path) if path.suffix == ".gguf" else headers.contents(path)
-
-
-def contents(path: Path) -> list[Stored]:
-    return about(path)[1]
 
 
 def architecture(said: Mapping[str, Any]) -> str:
@@ -284,7 +274,8 @@ def read_kept(
 
     kind = quantised.type_of(stored)
     few_bits = kind == torch.uint8
-    narrow = dtype == torch.float16 or vast(stored)
+    scale = read(stored.scale, torch.float32, torch.device("cpu")) if stored.scale else torch.ones(1)
+    narrow = dtype == torch.float16 or bool(scale.abs().max() > MOST_SCALE)  # times which numbers may leave float32
     flat, at = torch.empty(stored.bytes, dtype=torch.uint8, device=device), 0
     for begin, raw in pieces(stored):
         if not few_bits or narrow or suspect(stored.dtype, raw):
@@ -302,16 +293,13 @@ def pieces(stored: Stored) -> Iterator[tuple[int, "Tensor"]]:
     numbers, size = headers.block_of(stored.dtype)
     step, total = max(1, PIECE // numbers) * numbers, math.prod(stored.shape)
     buffer = memoryview(bytearray(min(step, total) // numbers * size))
-    try:
-        with stored.path.open("rb") as file:
-            file.seek(stored.start)
-            for begin in range(0, total, step):
-                room = buffer[: min(step, total - begin) // numbers * size]
-                if file.readinto(room) != len(room):
-                    raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
-                yield begin, torch.frombuffer(room, dtype=torch.uint8)
-    except OSError as error:
-        raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+    with reading(stored.path) as file:
+        file.seek(stored.start)
+        for begin in range(0, total, step):
+            room = buffer[: min(step, total - begin) // numbers * size]
+            if file.readinto(room) != len(room):
+                raise Failed(f"{stored.path} is truncated in {shortened(stored.key)}; fetch it again")
+            yield begin, torch.frombuffer(room, dtype=torch.uint8)
 
 
 def changed(stored: Stored) -> "Tensor":
@@ -324,15 +312,6 @@ def changed(stored: Stored) -> "Tensor":
     if not finite(whole):
         raise Failed(f"{label(stored)} is no longer finite with what is added to it; use less of it")
     return whole
-
-
-def vast(stored: Stored) -> bool:
-    """Whether numbers of 8 bits may grow beyond the range of float32 by their scale."""
-    import torch
-
-    return stored.scale is not None and bool(
-        read(stored.scale, torch.float32, torch.device("cpu")).abs().max() > MOST_SCALE
-    )
 
 
 def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
+from sora_cli.files import headers
 from sora_cli.files.headers import EIGHT_BITS, NUMBERS, PACKED, READABLE, Stored, block_of, label, lengths, shortened
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]])
     of_layer = formats(listed, metadata)
     scales = {key: key.rpartition(".")[0] + ".weight" for key in there if key.endswith(SCALES)}
     scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
-    left_out = {key for key, weight in scales.items() if weight in there}
     found = []
     for stored in listed:
-        if stored.key in left_out or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
+        if scales.get(stored.key) in there or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
             continue
         contained = of_layer.get(stored.key.removesuffix(".weight")) if stored.dtype == "U8" else None
         weight = replace(stored, dtype=contained) if contained else stored
@@ -104,12 +104,9 @@ def as_object(text: object) -> Mapping[str, Any]:
 
 def text_of(stored: Stored) -> str:
     """The bytes of a small tensor as text."""
-    try:
-        with stored.path.open("rb") as file:
-            file.seek(stored.start)
-            return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
-    except OSError as error:
-        raise Failed(f"could not read {stored.path}: {error.strerror or error}") from error
+    with headers.reading(stored.path) as file:
+        file.seek(stored.start)
+        return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
 
 
 def check_types(listed: Iterable[Stored], *more: str) -> None:

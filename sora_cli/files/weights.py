@@ -8,12 +8,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, no_op
 from sora_cli.files.headers import contents
 from sora_cli.files.owned import writing
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 15_000_000
-PROBED = 1 << 20
+PIECE = 1 << 20  # bytes that are read at a time
 AGAIN = "reinstall sora-cli to get it back"
 
 
@@ -39,9 +39,14 @@ def check(path: Path, sha256: str | None = None, size: int | None = None) -> Non
         raise Failed(f"weights {path} are damaged or changed: sha256 is not {sha256[:12]}...; {AGAIN}")
 
 
-def hash_of(path: Path) -> str:
+def hash_of(path: Path, moved: Callable[[int], None] = no_op) -> str:
+    """The sha256 of a file; `moved` is called with the number of bytes that have been read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            moved(file.tell())
+    return digest.hexdigest()
 
 
 def fingerprint(files: Iterable[Path]) -> str:
@@ -51,9 +56,9 @@ def fingerprint(files: Iterable[Path]) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            digest.update(file.read(PROBED))
-            file.seek(max(0, size - PROBED))
-            digest.update(file.read(PROBED))
+            digest.update(file.read(PIECE))
+            file.seek(max(0, size - PIECE))
+            digest.update(file.read(PIECE))
     return digest.hexdigest()
 
 
@@ -65,11 +70,10 @@ def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor
     if not path.is_file():
         raise SoraError(f"there is no checkpoint {path}")
     check(path, sha256)
-    contents(path)
+    metadata, _ = contents(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise Failed(f"weights {path} are truncated or no safetensors ({error}); fetch them again") from error
     for name, tensor in tensors.items():
@@ -105,20 +109,14 @@ def read_header(*paths: Path) -> Header:
 
 
 def load_part(folder: Path | str, stem: str) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """One part of a checkpoint folder, whole or in shards."""
-    return merge([load(path) for path in find_part(Path(folder), stem)])
-
-
-def find_part(folder: Path, stem: str) -> list[Path]:
-    """The files of one part, every shard present; Failed otherwise."""
-    whole = folder / f"{stem}.safetensors"
-    shards = sorted(folder.glob(f"{stem}-?????-of-?????.safetensors"))
-    if shards and not whole.exists():
-        expected = shard_names(stem, int(shards[0].stem[-5:]))
+    """One part of a checkpoint folder, whole or in shards; Failed if one of these is missing."""
+    paths = [Path(folder) / f"{stem}.safetensors"]
+    shards = sorted(Path(folder).glob(f"{stem}-?????-of-?????.safetensors"))
+    if shards and not paths[0].exists():
+        paths, expected = shards, shard_names(stem, int(shards[0].stem[-5:]))
         if [path.name for path in shards] != expected:
             raise Failed(f"{folder} holds {len(shards)} of {len(expected)} shards of {stem}; fetch the rest")
-        return shards
-    return [whole]
+    return merge([load(path) for path in paths])
 
 
 def merge(parts: list[tuple[dict[str, "Tensor"], dict[str, str]]]) -> tuple[dict[str, "Tensor"], dict[str, str]]:

@@ -38,22 +38,18 @@ TEXT_FILES = {"text": "config.json", "tokenizer": "tokenizer.json"}
 NAMES = dict.fromkeys(ROLES, NETWORK) | {"tokenizer": ("tokenizer.json",)}
 
 
-def registry_path() -> Path:
+@cache
+def shipped() -> dict[str, Any]:
     """weights.toml: inside the package (wheel), or beside it (checkout, editable install)."""
     for path in (PACKAGE / "weights.toml", PACKAGE.parent / "weights.toml"):
         if path.is_file():
-            return path
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     raise Failed(f"weights.toml is missing from {PACKAGE}; {AGAIN}")
 
 
 @cache
-def shipped() -> dict[str, Any]:
-    return tomllib.loads(registry_path().read_text(encoding="utf-8"))
-
-
-@cache
 def registry() -> dict[str, Entry]:
-    return read_registry(shipped())
+    return read_registry(shipped(), {}, PACKAGE)
 
 
 def names() -> list[str]:
@@ -93,31 +89,30 @@ def config_folder() -> Path:
 
 
 def own() -> dict[str, Entry]:
-    """The users' own models; SoraError naming their file and what is wrong in it."""
+    """The users' own models; errors are those of `read_file`."""
     path = config_folder() / "weights.toml"
-    if not path.is_file():
-        return {}
+    return read_file(path, shipped()) if path.is_file() else {}
+
+
+def read_file(path: Path, others: Mapping[str, Any]) -> dict[str, Entry]:
+    """The models of a weights.toml beside `others`; SoraError naming the file and what is wrong in it."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        taken = [name for name in tables if name in shipped()]
-        if taken:
+        if taken := [name for name in tables if name in others]:
             raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
-        return read_registry(tables, shipped(), path.parent)
+        return read_registry(tables, others, path.parent)
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{path}: {error}") from error
 
 
-def read_registry(
-    tables: Mapping[str, Any], others: Mapping[str, Any] | None = None, home: Path = PACKAGE
-) -> dict[str, Entry]:
+def read_registry(tables: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> dict[str, Entry]:
     """Entries from the content of a weights.toml that lies at `home`; SoraError for what does not belong there.
 
     A model names its text encoder's entry as `text`, which may be one of `others`, and as `like` the shipped model
     that it is used like."""
     for name, model in tables.items():
         schema.check_model(name, model)
-    everything = {**(others or {}), **tables}
-    return {name: read_entry(name, model, everything, home) for name, model in tables.items()}
+    return {name: read_entry(name, model, {**others, **tables}, home) for name, model in tables.items()}
 
 
 def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], home: Path) -> Entry:
@@ -134,8 +129,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         network=networks.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
         **{key: value for key, value in model.items() if key in schema.PLAIN},
     )
-    roles, use = [part.role for part in read.parts], read.usage
-    schema.check_whole(name, read.kind, roles, use.window, use.context, use.boundary)
+    schema.check_whole(read)
     return read
 
 

@@ -8,13 +8,14 @@ differ in `high` and `low`; either of them names both. No torch.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from sora_cli import registry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.files.weights import write
 from sora_cli.models.wan.configs import WanConfig
@@ -39,22 +40,21 @@ def of_file(name: str) -> Entry:
 
     SoraError if there is no such file, or saying what it seems to be; Failed if it is damaged."""
     path = file_called(name)
-    like, halves = like_of(path), halves_of(path)
+    like, halves = like_of(path)
     assert like.network
-    parts, sought, with_ = [], [], []
-    for role, half in zip(("dit", "dit_low"), halves, strict=False):
-        parts.append(Part(role, "", "", "", half.stat().st_size, path=half))
-        with_ += [half.name] if half.name != path.name else []
-    for role in WHAT:
+    parts, sought = [part_at(*both) for both in zip(("dit", "dit_low"), halves, strict=False)], []
+    with_ = [half.name for half in halves if half.name != path.name]
+    for role, what in WHAT.items():
         folders = folders_of(role, path)
         if beside := best(candidates(folders, partial(fits, role, like.network), path)):
-            parts.append(Part(role, "", "", "", beside.stat().st_size, path=beside))
+            parts.append(part_at(role, beside))
             with_.append(beside.name)
         else:
-            sought.append(f"no {WHAT[role]} that fits is in {', '.join(map(str, folders))}")
+            sought.append(f"no {what} that fits is in {', '.join(map(str, folders))}")
             parts += [part for part in like.parts if part.role == role]
-            with_.append(f"the {WHAT[role]} of {like.name}")
-    if folder := next((folder for folder in tokenizers(path) if (folder / TOKENIZER).is_file()), None):
+            with_.append(f"the {what} of {like.name}")
+    tokenizers = [folder / below for folder in folders_of("text", path) for below in ("", "tokenizer")]
+    if folder := next((folder for folder in tokenizers if (folder / TOKENIZER).is_file()), None):
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
     else:
         sought.append(f"no {TOKENIZER} is beside the text encoder")
@@ -62,22 +62,26 @@ def of_file(name: str) -> Entry:
     return replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
 
+def part_at(role: str, path: Path) -> Part:
+    return Part(role, "", "", "", path.stat().st_size, path=path)
+
+
 def file_called(name: str) -> Path:
     """The file itself, or the one of this name in ComfyUI's folders."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    folders = [folder for home in homes(None) for folder in under(home, "dit")]
-    if there := [folder / name for folder in folders if (folder / name).is_file()]:
-        return there[0]
-    if there := sorted(file for folder in folders for file in files_in(folder) if file.name == name):
+    folders = places("dit")
+    there = [folder / name for folder in folders if (folder / name).is_file()]
+    if there := there or sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
     searched = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
     raise SoraError(f"there is no file {name} here{searched}")
 
 
-def like_of(path: Path) -> Entry:
-    """The registered model that a transformer's file is used like; SoraError saying what the file is instead."""
+def like_of(path: Path) -> tuple[Entry, list[Path]]:
+    """The registered model that a transformer's file is used like, and the files of its one or two transformers;
+    SoraError saying what the file is instead."""
     shapes, architecture = shapes_of(path)
     what = families.seems(shapes, architecture)
     supported = [entry for entry in registry.registry().values() if entry.kind == "wan" and entry.network]
@@ -86,9 +90,7 @@ def like_of(path: Path) -> Entry:
         halved = [entry for entry in fitting if bool(entry.usage.boundary) == bool(HALF.search(path.name))]
         steps = [entry for entry in halved if (entry.usage.solver == "lightx2v") == bool(DISTILLED.search(path.name))]
         if found := [*steps, *halved]:
-            if found[0].usage.boundary:
-                halves_of(path)  # both are there
-            return found[0]
+            return found[0], halves_of(path)
         if fitting:
             raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, and its name does not tell "
                             "which; have it say high_noise or low_noise")  # fmt: skip
@@ -106,8 +108,8 @@ def halves_of(path: Path) -> list[Path]:
         return [path]
     begin = path.name[: found.start()] + other(found[1])
     name = begin + path.name[found.end() :]
-    folders = [path.parent, path.parent.with_name(HALF.sub(lambda half: other(half[1]), path.parent.name))]
-    folders += [folder for home in homes(path) for folder in under(home, "dit")]
+    beside = path.parent.with_name(HALF.sub(lambda half: other(half[1]), path.parent.name))
+    folders = [path.parent, beside, *places("dit", path)]
     there = [file for folder in dict.fromkeys(folders) if folder.is_dir() for file in files_in(folder)]
     same = [file for file in there if file.name == name] or [file for file in there if file.name.startswith(begin)]
     if not same:
@@ -126,10 +128,8 @@ def other(half: str) -> str:
 
 def homes(path: Path | None) -> list[Path]:
     """The `models` folders: around a file, of the environment, and linked; the last two may name ComfyUI's own."""
-    found = []
-    for above in path.absolute().parents if path else ():
-        if above.name in (*FOLDERS["dit"], "checkpoints"):
-            found.append(above.parent)
+    parents = path.absolute().parents if path else ()
+    found = [above.parent for above in parents if above.name in (*FOLDERS["dit"], "checkpoints")]
     if named := os.environ.get(HOME):
         home = Path(named).expanduser()
         if not home.is_dir():
@@ -172,17 +172,13 @@ def remember(folders: Iterable[Path]) -> None:
     write(registry.config_folder() / LINKED, lines.encode())
 
 
-def under(home: Path, role: str) -> list[Path]:
-    return [home / name for name in FOLDERS[role]]
+def places(role: str, path: Path | None = None) -> list[Path]:
+    """Where the `models` folders have networks of a role."""
+    return [home / name for home in homes(path) for name in FOLDERS[role]]
 
 
 def folders_of(role: str, path: Path) -> list[Path]:
-    return [*(folder for home in homes(path) for folder in under(home, role)), path.absolute().parent]
-
-
-def tokenizers(path: Path) -> Iterator[Path]:
-    for folder in folders_of("text", path):
-        yield from (folder, folder / "tokenizer")
+    return [*places(role, path), path.absolute().parent]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -222,10 +218,9 @@ def read_shapes(path: Path, changed: int, size: int) -> tuple[Shapes, str]:
 
 
 def safe_shapes(path: Path) -> Shapes:
-    try:
+    with suppress(SoraError, OSError):
         return shapes_of(path)[0]
-    except (Failed, SoraError, OSError):
-        return {}
+    return {}
 
 
 def fits(role: str, network: Network, shapes: Shapes) -> bool:
@@ -250,13 +245,12 @@ def is_dit(shapes: Shapes, dit: WanConfig) -> bool:
 
 def recognised() -> list[str]:
     """The transformers in ComfyUI's folders that can be used, by the names that `of_file` takes."""
-    there = (file for home in homes(None) for folder in under(home, "dit") for file in files_in(folder))
-    return list(dict.fromkeys(file.name for file in there if is_known(file) and halves_of(file)[0] == file))
+    there = (file for folder in places("dit") for file in files_in(folder))
+    return list(dict.fromkeys(file.name for file in there if names_a_model(file)))
 
 
-def is_known(path: Path) -> bool:
-    """Whether it can be used, together with the other one where there are two."""
-    try:
-        return bool(like_of(path))
-    except (Failed, SoraError, OSError):
-        return False
+def names_a_model(path: Path) -> bool:
+    """Whether it can be used, together with the other one where there are two, of which the first gives the name."""
+    with suppress(SoraError, OSError):
+        return like_of(path)[1][0] == path
+    return False

@@ -5,7 +5,6 @@ The client decides where files lie (HF_HOME, HF_HUB_CACHE), who asks (HF_TOKEN),
 """
 
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -17,15 +16,13 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sora_cli.errors import Failed, SoraError, no_op
+from sora_cli.errors import Failed, no_op
+from sora_cli.files import weights
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PIECE = 1 << 20  # bytes that are hashed between two movements of the bar
-
-
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # sha1 of git, sha256
 
 
@@ -187,28 +184,13 @@ def receive(repo: str, file: RemoteFile, commit: str, part: Path, moved: Callabl
 
 def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str | None:
     """The sha256 of what has arrived of a file; None if it is not, byte for byte, what the Hub listed."""
+    from huggingface_hub.utils.sha import git_hash
+
     if not path.is_file() or path.stat().st_size != file.bytes:
         return None
-    sha256 = hash_of(path, checked)
-    found, right = (sha256, file.sha256) if file.sha256 else (git_hash(path), file.etag)
+    sha256 = weights.hash_of(path, checked)
+    found, right = (sha256, file.sha256) if file.sha256 else (git_hash(path.read_bytes()), file.etag)
     return sha256 if found == right else None
-
-
-def hash_of(path: Path, moved: Callable[[int], None] = no_op) -> str:
-    """The sha256 of a file; `moved` is called with the number of bytes that have been read."""
-    digest, done = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            done += len(piece)
-            moved(done)
-    return digest.hexdigest()
-
-
-def git_hash(path: Path) -> str:
-    """What git calls a file by."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 # ---- errors -----------------------------------------------------------------------------------------------
@@ -226,44 +208,33 @@ def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
     failures = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         yield
-    except SoraError:
-        raise
-    except HfHubHTTPError as error:
-        raise Failed(refusal(error, repo, revision, name)) from error
     except (failures, OSError, ValueError) as error:
-        raise Failed(obstacle(error, repo, name)) from error
+        raise Failed(obstacle(error, repo, revision, name)) from error
 
 
-def refusal(error: "HfHubHTTPError", repo: str, revision: str, name: str) -> str:
+def refusal(error: "HfHubHTTPError", repo: str, revision: str, what: str) -> str:
     """An answer of the Hub that is none of the good ones."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    status = error.response.status_code
-    what = f"{name} of {repo}" if name else repo
+    status, page = error.response.status_code, f"{constants.ENDPOINT}/{repo}"
     gone = "is not there (any more); `sora-cli weights pull --update` takes the newest version"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"revision {revision} of {repo} {gone}"
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return f"{what} at {revision[:12]} {gone}"
     if isinstance(error, errors.GatedRepoError):
-        return f"{repo} is gated ({status}): accept its terms at {page(repo)}, then set HF_TOKEN to a token of yours"
+        return f"{repo} is gated ({status}): accept its terms at {page}, then set HF_TOKEN to a token of yours"
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return f"there is no repository {repo}, or it is private ({status}); check the name, or set HF_TOKEN"
     if status in (401, 403):
-        return f"the Hub refuses {what} ({status}); set HF_TOKEN to a token that may read {page(repo)}"
+        return f"the Hub refuses {what} ({status}); set HF_TOKEN to a token that may read {page}"
     if status == 429:
         return f"the Hub asks to wait ({status}, too many requests); try {what} again in a few minutes"
     return f"the Hub could not serve {what} ({status}); try again later: what has arrived is kept"
 
 
-def page(repo: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{repo}"
-
-
-def obstacle(error: BaseException, repo: str, name: str) -> str:
-    """What stands between us and an answer: this machine, or the way there."""
+def obstacle(error: BaseException, repo: str, revision: str, name: str) -> str:
+    """What stands between us and a good answer: the Hub, this machine, or the way there."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -271,7 +242,7 @@ def obstacle(error: BaseException, repo: str, name: str) -> str:
     what = f"{name} of {repo}" if name else repo
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
-            return refusal(cause, repo, "", name)
+            return refusal(cause, repo, revision, what)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return f"{what} is not on this machine and HF_HUB_OFFLINE is set; unset it to fetch"
     if any(isinstance(cause, socket.gaierror) for cause in causes):

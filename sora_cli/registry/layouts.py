@@ -5,7 +5,6 @@ are used like the registered model of the same architecture; from which noise le
 used, `model_index.json` tells.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +14,7 @@ from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.files.published import read_json
-from sora_cli.registry import (
-    EXPORTED,
-    FOLDERS,
-    HUB,
-    MAIN,
-    NAMES,
-    TEXT_FILES,
-    UNKNOWN,
-    Entry,
-    Part,
-    networks,
-    read_registry,
-)
+from sora_cli.registry import EXPORTED, FOLDERS, HUB, MAIN, NAMES, TEXT_FILES, UNKNOWN, Entry, Part, networks
 from sora_cli.registry.schema import REPOSITORY
 
 SECOND = "transformer_2"  # the folder of the transformer for low noise
@@ -53,16 +40,16 @@ def of_folder(name: str) -> Entry:
     if (folder / "config.json").is_file() and folder.name in (*FOLDERS.values(), SECOND):
         raise SoraError(f"{folder} is one part of a model; name the folder that it is in, {folder.parent}")
     configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
-    for config in configs:
-        if not config.is_file():
-            raise SoraError(f"there is no model in {folder}: {config} is missing ({HUB}OWNER/NAME names a repository)")
+    if missing := next((config for config in configs if not config.is_file()), None):
+        raise SoraError(f"there is no model in {folder}: {missing} is missing ({HUB}OWNER/NAME names a repository)")
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
-    second = folder / SECOND / "config.json"
-    if not second.is_file() and names_two(index):
+    second = read_json(path) if (path := folder / SECOND / "config.json").is_file() else None
+    named = index.get(SECOND)  # library and class; of models without, both are null
+    if second is None and isinstance(named, list) and None not in named:
         raise SoraError(f"{folder} lacks {SECOND}/, which its {INDEX} names; fetch the rest of the model")
-    like = like_of(read_json(configs[0]), name, read_json(second) if second.is_file() else None)
+    like = like_of(read_json(configs[0]), name, second)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
-    folders = folders_of(second.is_file(), all(texts))
+    folders = folders_of(second is not None, all(texts))
     parts = tuple(Part(role, "", "", there, 0, NAMES[role], path=folder / there) for role, there in folders.items())
     parts = tuple(replace(part, bytes=published.bytes_of(folder / part.folder, part.names)) for part in parts)
     entry = entry_like(registry.registry()[like], name, f"the model of {folder}", parts)
@@ -72,14 +59,10 @@ def of_folder(name: str) -> Entry:
 
 def of_export(name: str, folder: Path) -> Entry:
     """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
-    try:
-        configs = tomllib.loads((folder / EXPORTED).read_text(encoding="utf-8"))
-        if len(configs) != 1:
-            raise SoraError(f"it names {len(configs)} models, and a folder holds one")
-        (model,) = read_registry(configs, home=folder).values()
-    except (OSError, ValueError, RecursionError, SoraError) as error:
-        raise SoraError(f"{folder / EXPORTED}: {error}") from error
-    return replace(model, name=name)
+    found = registry.read_file(folder / EXPORTED, {})
+    if len(found) != 1:
+        raise SoraError(f"{folder / EXPORTED}: it names {len(found)} models, and a folder holds one")
+    return replace(*found.values(), name=name)
 
 
 def of_repository(name: str) -> Entry:
@@ -108,12 +91,6 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
     """The folders of a model by role: of one transformer or two, with a text encoder of its own or without."""
     found = {"dit": FOLDERS["dit"]} | ({"dit_low": SECOND} if two else {}) | {"vae": FOLDERS["vae"]}
     return found | ({role: FOLDERS[role] for role in TEXT_FILES} if reads else {})
-
-
-def names_two(index: Mapping[str, Any]) -> bool:
-    """Whether a model's index names a second transformer, by library and class; of models without, both are null."""
-    named = index.get(SECOND)
-    return isinstance(named, list) and None not in named
 
 
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:

@@ -26,7 +26,7 @@ ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
 EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-CHOICES = {"solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
+CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
 
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -129,10 +129,6 @@ class Entry:
         """The model as far as some of its networks: what nobody needs is not fetched."""
         return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
 
-    def without(self, role: str) -> "Entry":
-        """The model but for one of its networks."""
-        return replace(self, parts=tuple(part for part in self.parts if part.role != role))
-
     @property
     def whole(self) -> "Entry":
         """The model with all that there is for it."""
@@ -177,40 +173,32 @@ def check_model(name: str, model: object) -> None:
         raise SoraError(f"[{name}] is of kind {model['kind']!r}; there are {', '.join(KINDS)}")
     if bool(model.get("files")) == bool(model.get("parts")):
         raise SoraError(f"[{name}] needs files (on this machine) or parts (of a repository), one of the two")
-    check_usage(name, model)
+    check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
+    if model["kind"] == "wan" and not model.get("usage") and "like" not in model:
+        raise SoraError(f"[{name}] needs usage, or the name of a shipped model that it is used like as `like`")
     for file in model.get("files", ()):
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):
         check_table(f"[{name}] parts", part, PART_KEYS, ("role",) if "path" in part else ("role", "repo", "bytes"))
-        if part["role"] not in (*ROLES, TINY):
-            raise SoraError(f"[{name}] parts has role = {part['role']!r}; there are {', '.join((*ROLES, TINY))}")
         if "path" not in part and not REPOSITORY.fullmatch(part["repo"]):
             raise SoraError(f"[{name}] parts has repo = {part['repo']!r}; it must look like OWNER/NAME")
 
 
-def check_usage(name: str, model: Mapping[str, Any]) -> None:
-    usage = model.get("usage", {})
-    check_table(f"[{name}] usage", usage, USAGE_KEYS)
-    if model["kind"] == "wan" and not usage and "like" not in model:
-        raise SoraError(f"[{name}] needs usage, or the name of a shipped model that it is used like as `like`")
-    for key, choices in CHOICES.items():
-        if usage.get(key, choices[0]) not in choices:
-            raise SoraError(f"[{name}] usage has {key} = {usage[key]!r}; there are {', '.join(choices)}")
-
-
-def check_whole(name: str, kind: str, roles: Sequence[str], window: int, context: int, boundary: float = 0.0) -> None:
+def check_whole(model: Entry) -> None:
     """A model has all its networks, once, and something to make in every window."""
-    if not context < window:
-        raise SoraError(f"[{name}] usage has context = {context}; it must be less than window, which is {window}")
-    for role in ROLES if kind == "wan" else ():
+    name, usage, roles = model.name, model.usage, [part.role for part in model.parts]
+    if not usage.context < usage.window:
+        raise SoraError(f"[{name}] usage has context = {usage.context}; it must be less than window, which is "
+                        f"{usage.window}")  # fmt: skip
+    for role in ROLES if model.kind == "wan" else ():
         if role in NEEDED and role not in roles:
             hint = "; text = \"umt5-xxl\" names the shared one" if role in ("text", "tokenizer") else ""
             raise SoraError(f"[{name}] has no part with role = {role!r}{hint}")
         if roles.count(role) > 1:
             raise SoraError(f"[{name}] has several parts with role = {role!r}; keep one")
-    if ("dit_low" in roles) != (0 < boundary < 1):
-        raise SoraError(f"[{name}] usage has boundary = {boundary:g}; with a part of role 'dit_low' it must be above 0 "
-                        "and below 1, without one it must not be there")  # fmt: skip
+    if ("dit_low" in roles) != (0 < usage.boundary < 1):
+        raise SoraError(f"[{name}] usage has boundary = {usage.boundary:g}; with a part of role 'dit_low' it must be "
+                        "above 0 and below 1, without one it must not be there")  # fmt: skip
     if "lora_low" in roles and "dit_low" not in roles:
         raise SoraError(f"[{name}] has a part with role = 'lora_low', and no 'dit_low' that it could be merged into")
 
@@ -237,5 +225,7 @@ def check_table(where: str, table: object, keys: Mapping[str, type], needed: Seq
         right = (int, float) if keys[key] is float else keys[key]
         if not isinstance(value, right) or isinstance(value, bool) and keys[key] is not bool:
             raise SoraError(f"{where} has {key} = {value!r}; it must be {TYPES[keys[key]]}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise SoraError(f"{where} has {key} = {value!r}; there are {', '.join(CHOICES[key])}")
         if key in TEXT_LISTS and not all(isinstance(item, str) for item in table[key]):
             raise SoraError(f"{where} has {key} = {value!r}; it must be a list of texts")

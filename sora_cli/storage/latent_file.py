@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.files.headers import NUMBERS, head, lengths, tensors
+from sora_cli.files.headers import NUMBERS, head, lengths, reading, tensors
 from sora_cli.registry import Entry, hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -27,7 +27,6 @@ FORMAT = "sora-latents-1"
 TENSOR = "latents"
 MOST_HEADER_BYTES = 1_000_000
 MOST_CHANNELS = 256
-Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Layout:
     """What a file holds, as its header has it and its size confirms: a tensor [C, T, h, w]."""
 
     header: Header
-    shape: Shape
+    shape: tuple[int, ...]
     dtype: str           # F32, F16 or BF16
 
 
@@ -195,12 +194,11 @@ def read_layout(path: Path | str) -> Layout:
     path = Path(path)
     if not path.is_file():
         raise SoraError(f"there is no file {path}")
-    try:
-        return parse(path, *head(path, MOST_HEADER_BYTES))
-    except OSError as error:
-        raise Failed(f"could not read {path}: {error.strerror or error}") from error
-    except SoraError as error:
-        raise Failed(f"{path} is no file of latents: {error}") from error
+    with reading(path) as file:
+        try:
+            return parse(path, *head(file, MOST_HEADER_BYTES))
+        except SoraError as error:
+            raise Failed(f"{path} is no file of latents: {error}") from error
 
 
 def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
@@ -215,8 +213,7 @@ def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
     if dtype not in NUMBERS:
         raise SoraError(f"its numbers are of type {shortened(dtype)}; known are {', '.join(NUMBERS)}")
     check_shape(shape, header)
-    channels, frames, height, width = shape
-    return Layout(header, (channels, frames, height, width), dtype)
+    return Layout(header, shape, dtype)
 
 
 def check_shape(shape: tuple[int, ...], header: Header) -> None:

@@ -41,8 +41,6 @@ class Windows:
                 return
             yield latents
 
-    __iter__ = finished
-
     def read(self, number: int, kind: str = "window") -> "Tensor | None":
         """One window, or what else was put, exactly as it was; None if it cannot be trusted."""
         path = self.path(number, kind)
@@ -60,10 +58,6 @@ class Windows:
         if self.own.stored_identity() is None:
             self.own.begin()
         weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.seal(number, latents, kind)})
-
-    def remove(self) -> None:
-        """Take away all that was put here, and the folder if nothing else is in it."""
-        clear(self.folder)
 
     def path(self, number: int, kind: str = "window") -> Path:
         return self.folder / f"{kind}-{number:05}.safetensors"

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sora_cli import registry
-from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.errors import Failed, SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
@@ -53,7 +54,7 @@ def lack(entry: Entry) -> str:
     found = status(entry)
     size = f" ({gigabytes(found.total)})" if found.total else ""
     tiny = entry.only(registry.TINY)
-    if tiny.parts and status(entry.without(registry.TINY)).state == PRESENT:
+    if tiny.parts and status(entry.only(*registry.ROLES)).state == PRESENT:
         return (f"the tiny decoder of {entry.name} ({gigabytes(tiny.bytes)}) is not on this machine; "
                 f"`sora-cli weights pull {entry.name}` fetches it")  # fmt: skip
     here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
@@ -64,7 +65,7 @@ def lack(entry: Entry) -> str:
 def status(entry: Entry) -> Status:
     """What of a model is here, by the sizes of its files; hashes are for `verify`."""
     if entry.files:
-        here = sum(file.path.stat().st_size for file in entry.files if file.path.is_file())
+        here = sum(published.bytes_of(file.path) for file in entry.files)
         return Status(PRESENT if here == entry.bytes else PARTIAL if here else ABSENT, here, entry.bytes)
     lock = locks.read()
     here = sum(arrived(part, lock) for part in entry.parts)
@@ -75,20 +76,21 @@ def status(entry: Entry) -> Status:
 
 def others() -> dict[str, Status]:
     """The models on this machine that no weights.toml names: those of repositories."""
-    sizes: dict[str, list[int]] = {}
+    here, total = Counter[str](), Counter[str]()
     for repo, files in locks.read().files.items():
         for name, record in files.items():
-            here = record.bytes if is_here(repo, name, record) else 0
             for model in record.models:
                 if model.startswith(registry.HUB):
-                    sizes.setdefault(model, []).extend([here, record.bytes])
-    return {
-        model: Status(PRESENT if sum(n[::2]) == sum(n[1::2]) else PARTIAL, sum(n[::2]), sum(n[1::2]))
-        for model, n in sizes.items()
-    }
+                    here[model] += record.bytes if is_here(repo, name, record) else 0
+                    total[model] += record.bytes
+    return {name: Status(PRESENT if here[name] == size else PARTIAL, here[name], size) for name, size in total.items()}
 
 
 # ---- parts ------------------------------------------------------------------------------------------------
+
+
+def hub_parts(entry: Entry) -> list[Part]:
+    return [part for part in entry.parts if part.path is None]
 
 
 def path_of(source: str, name: str, record: Record) -> Path:
@@ -112,24 +114,17 @@ def folder_of(part: Part, lock: Lock) -> Path:
     """Where a part is: a folder, or the one file that it is."""
     if part.path is not None:
         return part.path
-    found = lock.of(part)
-    name, record = next(iter(found.items()))
-    path = path_of(locks.source(part), name, record)
-    return path if len(found) == 1 and path.suffix in published.SINGLE else path.parent
+    path, *more = (path_of(locks.source(part), name, record) for name, record in lock.of(part).items())
+    return path.parent if more or path.suffix not in published.SINGLE else path
 
 
 def arrived(part: Part, lock: Lock) -> int:
     """Bytes of a part that are here, unfinished files too."""
     if part.path is not None:
         return part.bytes
-    total = 0
-    for name, record in lock.of(part).items():
-        unfinished = hub_client.unfinished(part.repo, record.etag)
-        if is_here(locks.source(part), name, record):
-            total += record.bytes
-        elif unfinished.is_file():
-            total += unfinished.stat().st_size
-    return total
+    return sum(record.bytes if is_here(locks.source(part), name, record)
+               else published.bytes_of(hub_client.unfinished(part.repo, record.etag))
+               for name, record in lock.of(part).items())  # fmt: skip
 
 
 def expected(part: Part, lock: Lock) -> int:
@@ -150,13 +145,13 @@ def check_own(entry: Entry) -> None:
                 raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
             continue
         for path in published.files_of(part.path):
-            published.contents(path)
+            published.about(path)
 
 
 # ---- verify -----------------------------------------------------------------------------------------------
 
 
-def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
+def verify(entry: Entry, moved: Moved = no_op) -> None:
     """Every file of a model is here and has the hash that it arrived with; Failed naming the first that has not.
 
     Damaged files of repositories are removed, so that the next pull fetches them."""
@@ -164,12 +159,12 @@ def verify(entry: Entry, moved: Moved = lambda done, total: None) -> None:
         return registry.verify(entry)
     locate(entry)
     lock = locks.read()
-    total = sum(expected(part, lock) for part in entry.parts if part.path is None)
-    bad, before = [], 0
-    for part in entry.parts:
-        for name, record in lock.of(part).items() if part.path is None else ():
+    parts, bad, before = hub_parts(entry), [], 0
+    total = sum(expected(part, lock) for part in parts)
+    for part in parts:
+        for name, record in lock.of(part).items():
             path = path_of(locks.source(part), name, record)
-            sha256 = hub_client.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
+            sha256 = weights.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
             before += record.bytes
             if sha256 != (listed_sha256(part, name) or record.sha256):
                 discard(part.repo, path)
@@ -207,16 +202,14 @@ def remove(entry: Entry) -> Freed:
 def release(repo: str, record: Record, name: str) -> int:
     """Delete a file, finished or not, from the cache: the bytes that are free then."""
     part = hub_client.unfinished(repo, record.etag)
-    freed = part.stat().st_size if part.is_file() else 0
+    freed = published.bytes_of(part)
     part.unlink(missing_ok=True)
     return freed + discard(repo, hub_client.snapshot(repo, record.commit) / name)
 
 
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
-    home, freed = hub_client.cache_of(repo), 0
-    if path.exists():
-        freed = path.stat().st_size
+    home, freed = hub_client.cache_of(repo), published.bytes_of(path)
     content = content_of(path)
     path.unlink(missing_ok=True)
     if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):

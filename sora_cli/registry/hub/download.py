@@ -6,20 +6,20 @@ that have arrived stay, and the next one goes on in the middle of the one that w
 
 import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import published
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import cache
 from sora_cli.registry.hub import pins as locks
-from sora_cli.registry.hub.cache import gigabytes
+from sora_cli.registry.hub.cache import gigabytes, hub_parts
 from sora_cli.registry.hub.pins import Lock, Record
 from sora_cli.registry.hub_client import Listing, RemoteFile
 
@@ -29,17 +29,26 @@ NEEDED = {"tokenizer": (".json",)}  # endings of file names; of networks:
 NETWORK = (".safetensors", "config.json")
 
 
-class Screen(Protocol):
+class Screen(AbstractContextManager[object, None], Protocol):
     """Where progress is shown. It is entered while something moves, and must not be entered before."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
     def note(self, text: str) -> None: ...
     def show(self, stage: str, done: int, total: int) -> None: ...
     def clear(self) -> None: ...
     def doing(self, what: str) -> AbstractContextManager[None]: ...
+
+
+class Silent(nullcontext[None]):
+    """A screen that shows nothing."""
+
+    def note(self, text: str) -> None: ...
+    def show(self, stage: str, done: int, total: int) -> None: ...
+    def clear(self) -> None: ...
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        return self
+
+
+SILENT = Silent()
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,10 @@ class Wanted:
         """Bytes that have yet to arrive."""
         repo, etag = self.part.repo, self.file.etag
         paths = hub_client.blob(repo, etag), hub_client.unfinished(repo, etag)
-        return max(0, self.file.bytes - max(path.stat().st_size if path.is_file() else 0 for path in paths))
+        return max(0, self.file.bytes - max(map(published.bytes_of, paths)))
 
 
-def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dict[str, Path]:
+def ensure(entry: Entry, yes: bool = False, screen: Screen = SILENT) -> dict[str, Path]:
     """The folders of a model, as `hub.locate` has them, after fetching it if the user wants that.
 
     On a terminal the user is asked; elsewhere only `yes` fetches. Failed or SoraError, in one line, if not."""
@@ -72,7 +81,7 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen | None = None) -> dic
     return cache.locate(entry)
 
 
-def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen | None = None) -> None:
+def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen = SILENT) -> None:
     """Have all files of a model on this machine.
 
     `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
@@ -84,7 +93,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
     if cache.status(entry).state == cache.PRESENT and not update:
         join(entry)
         return
-    with screen.doing("asking the Hub") if screen else nullcontext():
+    with screen.doing("asking the Hub"):
         listings = look(entry, locks.read(), update)
     wanted = [one for part in hub_parts(entry) for one in choose(part, listings[part], locks.read(), update)]
     licence = entry.licence if entry.licence != registry.UNKNOWN else next(iter(listings.values())).licence
@@ -95,8 +104,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
     try:
         arrived = obtain_all(entry, wanted, update, screen)
     except KeyboardInterrupt:
-        if screen:
-            screen.note("what has arrived is kept; the next pull goes on from there")
+        screen.note("what has arrived is kept; the next pull goes on from there")
         raise
     if update:
         switch(entry, arrived)
@@ -110,10 +118,6 @@ def ask(question: str) -> str:
     """The user's answer; "" if there is none."""
     print(question, end=" ", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
-
-
-def hub_parts(entry: Entry) -> list[Part]:
-    return [part for part in entry.parts if part.path is None]
 
 
 # ---- what is wanted ---------------------------------------------------------------------------------------
@@ -151,8 +155,7 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     for suffix in NEEDED.get(part.role, NETWORK):
         asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
         if asked and not any(file.name.endswith(suffix) for file in fitting):
-            pickles = [file.name for file in there if file.name.endswith(PICKLES)]
-            if pickles:
+            if pickles := [file.name for file in there if file.name.endswith(PICKLES)]:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
             raise Failed(f"{where} no {suffix}; this is no model that can be used")
     records = lock.of(part)
@@ -214,18 +217,18 @@ def link_of(entry: Entry) -> str:
     return f" ({entry.licence_url})" if entry.licence_url else ""
 
 
-def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen | None) -> None:
+def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen) -> None:
     """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
-    folder, free = room()
+    folder = hub_client.cache_of("").parent
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < size:
         raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {folder} has {gigabytes(free)} free; "
                      "make room, or have HF_HOME say where else")  # fmt: skip
     line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {folder}; licence: {licence}"
     line += link_of(entry)
     if yes:
-        if screen:
-            screen.note(line)
+        screen.note(line)
     elif not size:
         return
     elif not on_terminal():
@@ -234,44 +237,16 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
         raise SoraError(f"{entry.name} was not fetched")
 
 
-def room() -> tuple[Path, int]:
-    """The client's cache, and the bytes that are free on its disk."""
-    cache = hub_client.cache_of("").parent
-    there = next(path for path in (cache, *cache.parents) if path.exists())
-    return cache, shutil.disk_usage(there).free
-
-
 # ---- fetching ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Bars:
-    """Where it is shown how far one file is, and all of them."""
-
-    screen: Screen | None
-    stage: str
-    bytes: int
-    before: int  # bytes of the files that come before this one
-    total: int  # and of all
-
-    def moved(self, done: int) -> None:
-        if self.screen:
-            self.screen.show(self.stage, done, self.bytes)
-            self.screen.show("all", self.before + done, self.total)
-
-    def checked(self, done: int) -> None:
-        if self.screen:
-            self.screen.show("checking", done, self.bytes)
-
-
-def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen | None) -> dict[Wanted, str | None]:
+def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen) -> dict[Wanted, str | None]:
     """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
     arrived: dict[Wanted, str | None] = {}
     total, before = sum(one.file.bytes for one in wanted), 0
-    with screen or nullcontext():
+    with screen:
         for number, one in enumerate(wanted, 1):
-            stage = f"{one.part.role} {number}/{len(wanted)}"
-            arrived[one] = obtain(one, Bars(screen, stage, one.file.bytes, before, total))
+            arrived[one] = obtain(one, f"{one.part.role} {number}/{len(wanted)}", before, total, screen)
             before += one.file.bytes
             if not update:
                 with locks.changed() as lock:
@@ -279,20 +254,24 @@ def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Scr
     return arrived
 
 
-def obtain(one: Wanted, bars: Bars) -> str:
-    """Have one file here: its sha256. Failed if it is not the file that was wanted."""
-    screen = bars.screen
-    path = hub_client.snapshot(one.part.repo, one.commit) / one.file.name
-    if one.sha256 and path.is_file() and path.stat().st_size == one.file.bytes:
+def obtain(one: Wanted, stage: str, before: int, total: int, screen: Screen) -> str:
+    """Have one file here: its sha256. Failed if it is not the file that was wanted. Shown are a bar of its own, called
+    `stage`, and one of all files, of which so many bytes came before."""
+    repo, size = one.part.repo, one.file.bytes
+    path = hub_client.snapshot(repo, one.commit) / one.file.name
+    if one.sha256 and path.is_file() and path.stat().st_size == size:
         return one.sha256
-    if screen:
-        screen.note(f"{one.part.repo}: {one.file.name}, {gigabytes(one.file.bytes)}")
-    sha256 = hub_client.fetch(one.part.repo, one.file, one.commit, bars.moved, bars.checked)
+
+    def moved(done: int) -> None:
+        screen.show(stage, done, size)
+        screen.show("all", before + done, total)
+
+    screen.note(f"{repo}: {one.file.name}, {gigabytes(size)}")
+    sha256 = hub_client.fetch(repo, one.file, one.commit, moved, partial(screen.show, "checking", total=size))
     if one.sha256 and sha256 != one.sha256:
-        cache.discard(one.part.repo, path)
+        cache.discard(repo, path)
         raise Failed(unlike(one.part, one.file))
-    if screen:
-        screen.clear()
+    screen.clear()
     return sha256
 
 
@@ -320,16 +299,13 @@ def join(entry: Entry) -> None:
 
 def switch(entry: Entry, arrived: dict[Wanted, str | None]) -> None:
     """Take the files that have arrived in place of those that were here, and delete these."""
-    names = defaultdict(set)
-    for one in arrived:
-        names[one.part].add(one.file.name)
+    kept = {(one.part, one.file.name) for one in arrived}
     with locks.changed() as lock:
-        before = {part: {name: replace(r) for name, r in lock.of(part).items()} for part in hub_parts(entry)}
+        before = [(part, name, record) for part in hub_parts(entry) for name, record in lock.of(part).items()]
         note(lock, entry.name, arrived)
-        for part, records in before.items():
-            for name, record in records.items():
-                if name not in names[part]:
-                    del lock.files[locks.source(part)][name]
-                now = lock.files[locks.source(part)].get(name)
-                if now is None or now.commit != record.commit:
-                    cache.release(part.repo, record, name)
+        for part, name, record in before:
+            files = lock.files[locks.source(part)]
+            if (part, name) not in kept:
+                del files[name]
+            if name not in files or files[name].commit != record.commit:
+                cache.release(part.repo, record, name)

@@ -62,11 +62,9 @@ def read() -> Lock:
     path = lock_path()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {
-            str(repo): {str(name): Record(**record) for name, record in names.items()}
-            for repo, names in content["files"].items()
-        }
-        return Lock(files, {str(model): str(licence) for model, licence in content["licences"].items()})
+        files = {source: {name: Record(**record) for name, record in records.items()}
+                 for source, records in content["files"].items()}  # fmt: skip
+        return Lock(files, dict(content["licences"]))
     except FileNotFoundError:
         return Lock()
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
