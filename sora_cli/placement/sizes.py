@@ -35,6 +35,7 @@ def built(config: WanConfig | WanVaeConfig | TinyConfig | Umt5Config) -> Any:
         return networks[type(config)](config)
 
 
+@lru_cache(16)
 def weights(config: WanVaeConfig | TinyConfig) -> int:
     """Numbers in the weights of an autoencoder, or of a tiny decoder."""
     return sum(value.numel() for value in built(config).parameters())
@@ -174,6 +175,7 @@ def decoding_buffers(config: WanVaeConfig | TinyConfig, pixels: int, size: int, 
     return taken * pixels / config.patch**2
 
 
+@lru_cache(64)
 def stage_buffers(config: WanVaeConfig, size: int, gpu: bool) -> float:
     """Bytes for each cell of the last stage, while its first block runs or norms what it looks at. Earlier stages hold
     their input where it is carried around them, and what it became until all of that is made larger, frame by frame.
