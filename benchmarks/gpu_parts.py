@@ -31,12 +31,11 @@ from sora_cli.models.wan.dit import WanDit
 from sora_cli.models.wan.text import Umt5
 from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines.loading import in_float
-from sora_cli.placement import sizes
+from sora_cli.placement import memory, sizes
 from sora_cli.placement.estimate import throughput
 from sora_cli.placement.estimate.wan import MEASURED_SHARES, PUBLISHED_SHARES
-from sora_cli.placement.memory import Needs
 from sora_cli.placement.offload import keep_on_host
-from sora_cli.placement.sizes import FLOAT32
+from sora_cli.placement.sizes import FLOAT32, Needs
 from sora_cli.registry import Entry
 from sora_cli.registry.networks import Network
 
@@ -203,7 +202,8 @@ def entries() -> list[Entry]:
 def needs_of(entry: Entry, at: At) -> Needs:
     """What a clip of a model's own size needs; tiny networks, and a small clip of them, for a test."""
     usage = entry.usage
-    needs = Needs.of(entry, entry.canvas(usage.width, usage.height), usage.window, usage.window, at.dtype.itemsize)
+    canvas = entry.canvas(usage.width, usage.height)
+    needs = memory.needs_of(entry, canvas, usage.window, usage.window, at.dtype.itemsize)
     if at.tiny:
         network = replace(TINY, dit=replace(TINY.dit, paced=needs.network.dit.paced))
         return replace(needs, network=network, width=64, height=64, window=3, latents=3, held={})

@@ -36,10 +36,10 @@ from sora_cli.pipelines.loading import in_float
 from sora_cli.placement.device import free_at_once
 from sora_cli.placement.held import counted
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import Needs, Placement, Transformer, peaks
+from sora_cli.placement.memory import Placement, Transformer, peaks
 from sora_cli.placement.offload import keep_on_host, leave_on_disk
 from sora_cli.placement.packed import pack
-from sora_cli.placement.sizes import BFLOAT16
+from sora_cli.placement.sizes import BFLOAT16, Needs
 from sora_cli.registry.networks import Network
 from sora_cli.sampling.solvers import euler, euler_sigmas, timesteps
 

@@ -11,7 +11,7 @@ from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.placement import memory
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import Needs
+from sora_cli.placement.memory import needs_of
 from sora_cli.registry import Entry
 
 BEGIN, END = "<!-- cards: scripts/choose_table.py -->", "<!-- end of cards -->"
@@ -24,7 +24,7 @@ WHERE = {"resident": "on the card", "streamed": "from main memory", "disk": "fro
 def cell(model: Entry, gigabytes: int) -> str:
     """Memory at its peak and where the transformer's blocks come from, on a card of so many GB."""
     usage = model.usage
-    needs = Needs.of(model, model.canvas(usage.width, usage.height), usage.window, usage.window, 2)
+    needs = needs_of(model, model.canvas(usage.width, usage.height), usage.window, usage.window, 2)
     try:
         found = memory.choose(needs, Free("cuda", gigabytes * 1e9 - TAKEN, HOST), "auto")
     except SoraError:

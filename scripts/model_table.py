@@ -9,7 +9,7 @@ from pages import ROOT, put
 from sora_cli import registry
 from sora_cli.placement import memory
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import Needs
+from sora_cli.placement.memory import needs_of
 from sora_cli.registry import Entry
 
 BEGIN, END = "<!-- models: scripts/model_table.py -->", "<!-- end of models -->"
@@ -37,7 +37,7 @@ def row(model: Entry) -> list[str]:
 def taken(model: Entry, mode: str) -> float:
     """Bytes on the GPU that a native clip takes, as predicted, in bfloat16."""
     usage = model.usage
-    needs = Needs.of(model, model.canvas(usage.width, usage.height), usage.window, usage.window, 2)
+    needs = needs_of(model, model.canvas(usage.width, usage.height), usage.window, usage.window, 2)
     return memory.choose(needs, Free("cuda", LARGE, HOST), mode).on_device
 
 

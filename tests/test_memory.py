@@ -28,8 +28,8 @@ from sora_cli.models.wan.vae import Stream, WanVae
 from sora_cli.placement import memory, sizes
 from sora_cli.placement.device import free_caches, pick_dtype
 from sora_cli.placement.machine import Free, host_free
-from sora_cli.placement.memory import Needs, Placement, choose, peaks, tiles_along
-from sora_cli.placement.sizes import FLOAT32
+from sora_cli.placement.memory import Placement, choose, needs_of, peaks
+from sora_cli.placement.sizes import FLOAT32, Needs, tiles_along
 from sora_cli.registry.networks import Network, configured, read
 
 DATA = Path(__file__).parent / "data"
@@ -248,7 +248,7 @@ def needs(name: str = "wan2.2-5b", width: int = 0, height: int = 0, frames: int 
     model = registry.entry(name)
     latents = geometry.latents_for(frames or model.usage.frames)
     canvas = model.canvas(width or model.usage.width, height or model.usage.height)
-    return Needs.of(model, canvas, latents, latents, 2)
+    return needs_of(model, canvas, latents, latents, 2)
 
 
 def test_tokens_are_those_of_the_papers() -> None:
@@ -267,10 +267,10 @@ def test_the_authors_peaks() -> None:
 def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: Path) -> None:
     pocket, five, one = (registry.entry(name) for name in ("pocket", "wan2.2-5b", "wan2.1-1.3b"))
     with pytest.raises(SoraError, match="networks of pocket"):
-        Needs.of(pocket, pocket.canvas(1280, 720), 8, 30, 2)
+        needs_of(pocket, pocket.canvas(1280, 720), 8, 30, 2)
     for like in (five, one):
         untold = replace(like, name="mine", network=None)
-        assert Needs.of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
+        assert needs_of(untold, like.canvas(640, 384), 8, 8, 2).network == like.network
     configs = {"dit": WAN, "vae": VAE22, "text": UMT5}
     assert configured(five.network, configs) == Network(SMALL_DIT, SMALL_VAES["vae22"], SMALL_TEXT)
     for wrong in ("many", 0, -30, 1.5, True, [30], None):
@@ -288,9 +288,9 @@ def test_tables_that_describe_no_network_are_refused(wrong: dict[str, int]) -> N
 def test_without_a_window_only_frames_count() -> None:
     """Encoding and decoding need neither text nor transformer."""
     five = registry.entry("wan2.2-5b")
-    told = choose(Needs.of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
+    told = choose(needs_of(five, five.canvas(416, 240), 0, 0, 2), machine("cuda", 8, 8))
     assert set(told.peak) == {"decoding", "host"}
-    placed = choose(Needs.of(five, five.canvas(64, 64), 0, 0, 2), Free.on(torch.device("cpu")), "low")
+    placed = choose(needs_of(five, five.canvas(64, 64), 0, 0, 2), Free.on(torch.device("cpu")), "low")
     assert placed.on_device < 3e9
 
 
@@ -479,7 +479,7 @@ def test_frames_are_decoded_in_the_shorter_numbers_of_the_transformer() -> None:
     """A card without bfloat16 has float16."""
     five = registry.entry("wan2.2-5b")
     for dtype in (torch.float16, torch.bfloat16):
-        one = Needs.of(five, five.canvas(1280, 704), 31, 31, 2, memory.half_of(dtype))
+        one = needs_of(five, five.canvas(1280, 704), 31, 31, 2, memory.half_of(dtype))
         found = choose(one, machine("cuda", 8, 32))
         assert f"torch.{found.vae}" == str(dtype) and f"whole in {found.vae}" in found.why
         assert {option.vae for option in memory.placements(one, machine("cuda", 8, 32))} == {"float32", found.vae}

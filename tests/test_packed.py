@@ -23,7 +23,7 @@ from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
 from sora_cli.placement.held import counted, held
-from sora_cli.placement.memory import Needs
+from sora_cli.placement.memory import needs_of
 from sora_cli.placement.offload import Streamed, keep_on_host, leave_on_disk
 from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pack
 from sora_cli.placement.sizes import blocks_of
@@ -331,7 +331,7 @@ def test_a_file_is_counted_as_it_stays(tmp_path: Path, kind: str, bits: float, m
     save_file({"a": torch.zeros(1_000_000)}, style.path)
     found = {}
     for loras in ((), (style,), (style, style), (replace(style, strength=0.0),)):
-        found[loras] = Needs.of(entry, entry.canvas(832, 480), 21, 21, 2, loras=loras)
+        found[loras] = needs_of(entry, entry.canvas(832, 480), 21, 21, 2, loras=loras)
     plain, numbers = found[()], presets_weights()
     assert plain.dit == pytest.approx(numbers * (bits or 16) / 8, rel=0.03)
     assert 2 / 30 * plain.dit < plain.dit_ahead() < 0.11 * plain.dit and plain.text > 11e9

@@ -20,7 +20,8 @@ from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.pipelines.stages import Stage, Stages
 from sora_cli.placement import memory
 from sora_cli.placement.machine import GPU, MAIN, Free, short_of
-from sora_cli.placement.memory import Needs, Placement
+from sora_cli.placement.memory import Placement, needs_of
+from sora_cli.placement.sizes import Needs
 from sora_cli.registry import hub
 from sora_cli.storage import latent_file
 from sora_cli.storage.resume import Windows
@@ -241,7 +242,7 @@ def test_another_picture_is_another_video(engine: Engine) -> None:
 
 def needs(name: str = "wan2.2-5b") -> Needs:
     entry = registry.entry(name)
-    return Needs.of(entry, entry.canvas(entry.usage.width, entry.usage.height), 31, 31, 2)
+    return needs_of(entry, entry.canvas(entry.usage.width, entry.usage.height), 31, 31, 2)
 
 
 @pytest.mark.parametrize("stage", ["text", "denoising", "decoding"])

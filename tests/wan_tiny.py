@@ -40,7 +40,7 @@ def place(monkeypatch: pytest.MonkeyPatch, placement: Placement) -> None:
               draft: bool) -> SimpleNamespace:  # fmt: skip
         return SimpleNamespace(width=canvas.width, height=canvas.height, window=window, draft=draft)
 
-    monkeypatch.setattr(memory.Needs, "of", needs)
+    monkeypatch.setattr(memory, "needs_of", needs)
     monkeypatch.setattr(memory, "choose", lambda *words: placement)
 
 

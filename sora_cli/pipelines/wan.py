@@ -33,8 +33,9 @@ from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_contex
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import Needs, Placement, half_of
+from sora_cli.placement.memory import Placement, half_of
 from sora_cli.placement.offload import Watched, keep_on_host, replace
+from sora_cli.placement.sizes import Needs
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, Entry, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
@@ -124,7 +125,7 @@ class Wan:
         size = canvas.width, canvas.height
         if not before or (before.width, before.height) != size or before.window < window or before.draft != draft:
             self.release()  # what is loaded would be counted as taken
-            self.needs = Needs.of(self.entry, canvas, window, latents or window, self.dtype.itemsize,
+            self.needs = memory.needs_of(self.entry, canvas, window, latents or window, self.dtype.itemsize,
                                   half_of(self.dtype), self.asked, draft)  # fmt: skip
             self.take(memory.choose(self.needs, Free.on(self.device), self.memory))
         self.stages = Stages(self, tell, self.placement.why)

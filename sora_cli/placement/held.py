@@ -5,14 +5,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from sora_cli.errors import SoraError
 from sora_cli.files import published, quantised
 from sora_cli.files.headers import Stored
-from sora_cli.placement.sizes import FLOAT32, blocks_of
+from sora_cli.placement.sizes import FLOAT32, Held, Weights, blocks_of
 from sora_cli.registry import Entry, Part, lora
 from sora_cli.registry.hub.cache import folder_of, is_whole
 from sora_cli.registry.hub.pins import Lock
@@ -23,30 +22,6 @@ from sora_cli.shot import Lora
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|blk)\.(\d+)\.")  # in the names of every program
 PACKED = re.compile(r"(?<!f16)(?<!f32)\.gguf$|fp8", re.IGNORECASE)  # in the names of files
 IN_FLOAT = "time_embed"  # of the transformer; matrices whose names have it are unpacked, to float32
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Of a part of a network: bytes that are packed, and numbers that are not."""
-
-    packed: float = 0.0
-    numbers: float = 0.0
-
-    def at(self, size: int) -> float:
-        """Bytes, with so many for each number."""
-        return self.packed + size * self.numbers
-
-    def __add__(self, other: "Weights") -> "Weights":
-        return Weights(self.packed + other.packed, self.numbers + other.numbers)
-
-
-@dataclass(frozen=True)
-class Held:
-    """The weights of a network of which some are packed."""
-
-    whole: Weights
-    block: Weights  # the largest one
-    around: Weights  # all that is in no block
 
 
 def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:

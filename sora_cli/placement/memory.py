@@ -1,22 +1,11 @@
-"""Where the networks of a Hub model lie: what is free, what each stage takes, and what follows. No torch at import.
+"""Where the networks of a Hub model lie: what is free, and what follows from what each stage takes. No torch at import.
 
 A video is made in three stages, text, denoising and decoding, and only the networks of one stage have to be there at
 a time. What does not fit waits: the text encoder on disk, the transformer's blocks in main memory or on disk, and
-frames are decoded in tiles. Weights that are packed take what their files do, and a matrix as it is unpacked; `python
-benchmarks/packed.py` measures it. MB predicted, and measured as the peak of networks of the real widths on a CPU:
-
-    transformer, a layer    1.3B on 11,552 tokens 367, 372 in bfloat16 and 524, 517 in float32; 5B on 6,272 396, 402
-    decoder of Wan 2.1      256 x 256 433, 430 and 783, 786; 512 x 384 1298, 1283; 256 x 256 in tiles of 192 771, 768
-    decoder of Wan 2.2      256 x 256 380, 377 and 686, 688; 512 x 384 1140, 1126; 256 x 256 in tiles of 192 613, 612
-    text encoder            512 tokens 124, 120
-
-An encoder takes less than its decoder (65 % in Wan 2.1, 35 % in 2.2), and counts as much. Blocks below 32 MB, which C
-keeps in its heap, take up to twice as much, so that small videos need more. On a GPU nothing is measured yet: there,
-norms are taken to copy nothing, and convolutions all that they read and write.
+frames are decoded in tiles.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -24,13 +13,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from sora_cli import geometry, registry
 from sora_cli.errors import SoraError
-from sora_cli.models.wan.configs import CONTEXT, PATCH, TinyConfig, WanVaeConfig
-from sora_cli.placement import sizes
-from sora_cli.placement.held import Held, Weights, held
+from sora_cli.placement.held import held
 from sora_cli.placement.machine import MAIN, Free
-from sora_cli.placement.sizes import BFLOAT16, FLOAT32, blocks_of
+from sora_cli.placement.sizes import BFLOAT16, FLOAT32, Decoder, Needs, blocks_of
 from sora_cli.registry import Entry
-from sora_cli.registry.networks import Network
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
@@ -38,17 +24,10 @@ if TYPE_CHECKING:
 
 Text = Literal["device", "first", "cpu", "streamed"]
 Transformer = Literal["resident", "streamed", "disk"]
-Decoder = Literal["float32", "bfloat16", "float16"]
 
 PROGRAM = 350e6  # bytes of Python with torch for a CPU
 DRIVER = 1.5e9  # and of main memory that the CUDA libraries take on top; a guess
-LIBRARIES = 30e6  # bytes that libraries set up with the first products
-ENCODER, ENCODER_PIXEL = 52e6, 105  # bytes of ffmpeg: at rest, and a pixel of a frame
 MARGIN = 0.1  # of what is free, for others and for holes between blocks
-AHEAD = 2  # blocks in memory at a time, of which one is on its way
-UNPACKED, UNPACKING = 1 << 22, 10  # numbers that are unpacked at a time, and bytes that one takes meanwhile
-LATENTS = 8  # copies of a window's latents in float32: noise, two velocities, what a solver remembers
-SIDES, OVERLAP = (512, 256), 64  # of tiles, in pixels
 TEXTS: dict[str, tuple[Text, ...]] = {  # of every device, the fastest first
     "cuda": ("device", "first", "cpu", "streamed"),
     "mps": ("device", "first", "streamed"),
@@ -57,146 +36,17 @@ TEXTS: dict[str, tuple[Text, ...]] = {  # of every device, the fastest first
 SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": BFLOAT16}
 
 
-# ---- what it takes ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes that the stages of one video take; without a window, those of its frames alone."""
-
-    name: str
-    network: Network
-    width: int  # of the canvas, in pixels
-    height: int
-    window: int  # latent frames that the transformer sees at once
-    latents: int  # of the whole video
-    size: int  # bytes of a number of the transformer and the text encoder
-    half: Decoder = "bfloat16"  # the shorter numbers of the autoencoder
-    held: Mapping[str, Held] = field(default_factory=dict)  # weights of which some are packed, by role
-    draft: bool = False  # whether a tiny decoder takes the place of the whole autoencoder
-
-    @classmethod
-    def of(cls, entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
-           half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> "Needs":  # fmt: skip
-        """A model of unknown sizes has those of the smallest one with such latents."""
-        others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
-        networks = [network for network in (entry.network, *others) if network is not None]
-        if not networks or entry.kind != "wan":
-            raise SoraError(f"nothing says how large the networks of {entry.name} are")
-        network = networks[0] if entry.network else min(networks, key=lambda network: blocks_of(network.dit).weights)
-        return cls(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
-                   held(entry, loras), draft)  # fmt: skip
-
-    @property
-    def decoder(self) -> WanVaeConfig | TinyConfig:
-        """The network of the last stage, which decodes frames, and unless it is tiny encodes them as well."""
-        return self.network.vae.tiny if self.draft else self.network.vae
-
-    @property
-    def tokens(self) -> int:
-        """N, of a window."""
-        side = self.network.vae.stride * PATCH
-        return self.window * geometry.divide(self.width, side) * geometry.divide(self.height, side)
-
-    @property
-    def numbers(self) -> int:
-        """Of one latent frame."""
-        return self.network.vae.channels * self.width * self.height // self.network.vae.stride**2
-
-    def weights(self, role: Literal["dit", "text"]) -> Held:
-        """Of the transformer or the text encoder."""
-        blocks = blocks_of(getattr(self.network, role))
-        parts = (blocks.weights, blocks.block, blocks.around)
-        return self.held.get(role) or Held(*(Weights(numbers=numbers) for numbers in parts))
-
-    @property
-    def text(self) -> float:
-        return self.weights("text").whole.at(self.size)
-
-    @property
-    def dit(self) -> float:
-        return self.weights("dit").whole.at(self.size)
-
-    def text_ahead(self) -> float:
-        """The text encoder block by block, with the rows of its table that a text looks up."""
-        rows = self.size * CONTEXT * self.network.text.width
-        return AHEAD * self.weights("text").block.at(self.size) + rows
-
-    def dit_ahead(self) -> float:
-        """The transformer block by block."""
-        dit = self.weights("dit")
-        return AHEAD * dit.block.at(self.size) + dit.around.at(self.size)
-
-    def reading(self) -> float:
-        """Buffers of the text encoder."""
-        text = self.network.text
-        matrix = self.unpacked(blocks_of(text).matrix) if "text" in self.held else 0.0
-        return LIBRARIES + sizes.reading_buffers(text, CONTEXT, self.size) + matrix
-
-    def denoising(self, gpu: bool, scored: bool = False) -> float:
-        """Buffers of the transformer and of the solver; guidance runs it twice, one after the other."""
-        dit, solver = self.network.dit, LATENTS * FLOAT32 * self.window * self.numbers
-        inside = sizes.denoising_buffers(dit, self.tokens, self.size, gpu, scored)
-        if "dit" in self.held:
-            blocks = blocks_of(dit)
-            inside = max(inside + self.unpacked(blocks.matrix), self.unpacked(blocks.largest))
-        return LIBRARIES + inside + solver
-
-    def unpacked(self, matrix: int) -> float:
-        """Bytes of a matrix of so many numbers when it is unpacked, part after part."""
-        return self.size * matrix + UNPACKING * min(matrix, UNPACKED)
-
-    def vae(self, size: int) -> float:
-        return size * sizes.weights(self.decoder)
-
-    def decoding(self, size: int, tile: int, gpu: bool) -> float:
-        """Buffers of the decoder, whole (0) or in tiles of so many cells, its last frames, pictures of two latents."""
-        pixels, decoder = self.width * self.height, self.decoder
-        _, of_tile = self.tiled(tile)
-        pictures = 3 * geometry.TIME_STRIDE * pixels * (2 * FLOAT32 + (2 if tile else 1) * size)
-        tails = size * sizes.decoding(decoder).tails * of_tile
-        return LIBRARIES + tails + sizes.decoding_buffers(decoder, of_tile, size, gpu) + pictures
-
-    def waiting(self, size: int, tile: int) -> float:
-        """What tiles remember of their last frames, in main memory until it is their turn."""
-        count, of_tile = self.tiled(tile)
-        return size * sizes.decoding(self.network.vae).tails * count * of_tile if tile else 0.0
-
-    def tiled(self, tile: int) -> tuple[int, int]:
-        """How many tiles a frame has, and how many pixels a tile."""
-        stride = self.network.vae.stride
-        sides = self.height // stride, self.width // stride
-        count = math.prod(tiles_along(side, tile, self.overlap) for side in sides)
-        return count, stride**2 * math.prod(min(tile or side, side) for side in sides)
-
-    @property
-    def overlap(self) -> int:
-        """Cells that neighbouring tiles share."""
-        return OVERLAP // self.network.vae.stride
-
-    def decoders(self, shared: bool) -> list[tuple[Decoder, int]]:
-        """Ways to decode, the best first, as number format and side of a tile in latent cells: in float32; in half as
-        long numbers where the transformer is in such or tiles are no help; in tiles where they can wait elsewhere. A
-        tiny decoder has the transformer's numbers, and needs no tiles."""
-        if self.draft:
-            return [("float32" if self.size == FLOAT32 else self.half, 0)]
-        longest = 0 if shared else max(self.width, self.height)
-        tiles = [side // self.network.vae.stride for side in SIDES if side < longest]
-        if self.size == BFLOAT16 or shared:
-            return [("float32", 0), *((self.half, tile) for tile in (0, *tiles))]
-        return [("float32", tile) for tile in (0, *tiles)]
-
-    def whole_video(self) -> float:
-        """Bytes of main memory for the latents of all frames, and for the program that encodes them."""
-        return 3 * FLOAT32 * self.latents * self.numbers + ENCODER + ENCODER_PIXEL * self.width * self.height
-
-
-def tiles_along(cells: int, tile: int, overlap: int) -> int:
-    """Tiles along so many cells."""
-    return 1 if not tile or cells <= tile else math.ceil((cells - overlap) / (tile - overlap))
-
-
-# ---- what follows -----------------------------------------------------------------------------------------
+def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
+             half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> Needs:  # fmt: skip
+    """What a video takes, of so many latent frames in a window and in all, in numbers of `size` bytes. A model of
+    unknown sizes has those of the smallest one with such latents."""
+    others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
+    networks = [network for network in (entry.network, *others) if network is not None]
+    if not networks or entry.kind != "wan":
+        raise SoraError(f"nothing says how large the networks of {entry.name} are")
+    network = networks[0] if entry.network else min(networks, key=lambda network: blocks_of(network.dit).weights)
+    return Needs(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
+                 held(entry, loras), draft)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sora_cli.files.blocks import unpacked
 from sora_cli.files.headers import NUMBERS, Change, Stored
 from sora_cli.files.published import never
 from sora_cli.placement import offload
-from sora_cli.placement.memory import UNPACKED
+from sora_cli.placement.sizes import UNPACKED
 from sora_cli.registry.lora import LowRank
 
 

@@ -16,8 +16,8 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.weights import Header
 from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
-from sora_cli.placement.memory import ENCODER, ENCODER_PIXEL, PROGRAM
-from sora_cli.placement.sizes import FLOAT32
+from sora_cli.placement.memory import PROGRAM
+from sora_cli.placement.sizes import ENCODER, ENCODER_PIXEL, FLOAT32
 from sora_cli.registry import Entry
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot

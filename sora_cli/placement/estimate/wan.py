@@ -13,8 +13,8 @@ from sora_cli.placement import memory, sizes
 from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
-from sora_cli.placement.memory import Needs, Placement
-from sora_cli.placement.sizes import BFLOAT16, FLOAT32, blocks_of
+from sora_cli.placement.memory import Placement
+from sora_cli.placement.sizes import BFLOAT16, FLOAT32, Needs, blocks_of
 from sora_cli.registry import Entry
 from sora_cli.registry.hub.cache import arrived, expected
 from sora_cli.registry.hub.pins import read as read_lock
@@ -53,7 +53,8 @@ def estimate(
     canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
     experts = steps_of(entry, shot)
     longest = max((len(window.frames) for window in windows), default=0)
-    needs = Needs.of(entry, canvas, longest, latents, size, half, shot.loras, pictures.draft and not pictures.given)
+    draft = pictures.draft and not pictures.given
+    needs = memory.needs_of(entry, canvas, longest, latents, size, half, shot.loras, draft)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned, pictures.draft)
     writing, peak = Writing(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
