@@ -32,7 +32,7 @@ from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.connect import Connector, Passing, context_of
+from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.generate import pictures
 from sora_cli.cli.loop import round_shot
@@ -155,7 +155,7 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     with Screen(quiet=True) as screen:
         making = Making(Target(name=media.STREAM), screen, shot.fps)
         source = media.Source("scene", format, iter(raw_of(given, format.size, shot)))
-        passing = Passing(source, context_of(bench.engine.entry))
+        passing = Passing(source, bench.engine.entry)
         raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
         return seen(raw, shot)
 

@@ -231,12 +231,12 @@ class Passing:
     """A source's raw frames on their way through: counted, with the first and the last few kept."""
 
     source: media.Source
-    most: int  # that are kept at each end
+    entry: Entry  # the model for which they are kept
 
     def __post_init__(self) -> None:
-        self.count = 0
-        self.head: list[bytes] = list(islice(self.source, self.most))
-        self.tail: deque[bytes] = deque(maxlen=self.most)
+        self.count, most = 0, context_of(self.entry)
+        self.head: list[bytes] = list(islice(self.source, most))
+        self.tail: deque[bytes] = deque(maxlen=most)
 
     def frames(self) -> Iterator[bytes]:
         for raw in chain(self.head, self.source):

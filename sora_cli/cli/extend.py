@@ -9,7 +9,7 @@ import typer
 
 from sora_cli import geometry
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request, context_of
+from sora_cli.cli.connect import Connector, Passing, Request
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Making, keep_latents
 from sora_cli.cli.options import Continuing, flattened
@@ -56,7 +56,7 @@ def make(request: Request, seconds: dict[str, float], target: Target, networks: 
         where = f"{' and '.join(seconds)} which the new part is"
         shot, connector = request.connector(shot, source, making, where, networks)
         shots = {side: replace(shot, frames=one.frames) for side, one in shots.items()}
-        passing = Passing(source, context_of(request.entry))
+        passing = Passing(source, request.entry)
         own = None if request.video.changed else Whole.beside(request.video.name, shot, request.entry)
         raw = frames(connector, passing, shots, own)
         count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})

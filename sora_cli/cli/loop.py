@@ -12,7 +12,7 @@ import typer
 
 from sora_cli import geometry, media
 from sora_cli.cli import options, seeds
-from sora_cli.cli.connect import Connector, Passing, Request, context_of
+from sora_cli.cli.connect import Connector, Passing, Request
 from sora_cli.cli.jobs import Job, Networks, cost_of
 from sora_cli.cli.making import Making, format_of, header_of, keep_latents
 from sora_cli.cli.options import Continuing, Input, flattened
@@ -155,7 +155,7 @@ def close(request: Request, seconds: float, times: int, target: Target, networks
         making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
         where = "from whose end it leads back to the start"
         shot, connector = request.connector(shot, source, making, where, networks)
-        passing = Passing(source, context_of(request.entry))
+        passing = Passing(source, request.entry)
         raw = repeated(passing, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
         count = making.write_given(raw, source.format, {"sora": shot.to_json()})
         request.finish(making, count, range(passing.count), times=times)

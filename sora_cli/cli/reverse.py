@@ -9,7 +9,7 @@ import typer
 
 from sora_cli import geometry, media
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request, context_of
+from sora_cli.cli.connect import Connector, Passing, Request
 from sora_cli.cli.jobs import Job, Networks
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
@@ -44,7 +44,7 @@ def new_frames(seconds: float, shot: Shot) -> int:
 def make(request: Request, seconds: float, target: Target, networks: Networks, screen: Screen) -> None:
     """What leads up to the anchor, and the anchor."""
     with request.opened(target, screen) as (source, shot):
-        passing, rates = Passing(source, context_of(request.entry)), request.video.faster(source)
+        passing, rates = Passing(source, request.entry), request.video.faster(source)
         if len(passing.head) == 1:
             rates, frames = up_to_picture(seconds, shot, rates)
         else:
