@@ -275,11 +275,12 @@ def test_captions_are_features_of_the_text_tower(dataset: Path) -> None:
 
 def test_another_vae_is_refused_and_another_decoder_is_not(dataset: Path) -> None:
     tensors, header = tiny_part("tiny", "vae")
-    Dataset(dataset, identity(tensors, header))
+    data = Dataset(dataset)
+    data.check_vae(identity(tensors, header))
     decoder = {k: v + 1 if k.startswith("decoder.") else v for k, v in tensors.items()}
-    Dataset(dataset, identity(decoder, header))
+    data.check_vae(identity(decoder, header))
     with pytest.raises(SoraError, match="are of another VAE; give theirs with --vae, or make them again: `sora-cli"):
-        Dataset(dataset, identity(tensors | {"std": tensors["std"] * 2}, header))
+        data.check_vae(identity(tensors | {"std": tensors["std"] * 2}, header))
 
 
 def test_frames_are_crops_of_the_sources(dataset: Path, clips: Path) -> None:

@@ -448,8 +448,8 @@ def options(out: Path, **changes: Any) -> LoraOptions:
     return LoraOptions(**(plain | changes))
 
 
-def learn(options: LoraOptions) -> Path:
-    return training.train(options, registry.entry(options.model))
+def learn(options: LoraOptions, model: str = "pocket") -> Path:
+    return training.train(options, registry.entry(model))
 
 
 def losses(out: Path) -> list[float]:
@@ -505,8 +505,8 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     """What is trained is what is merged: the network with its file computes what it did beside its factors."""
     pipeline = tiny(kind).pipeline
     encoded(tmp_path / "clips", "tiny", (6, 2, 4, 6) if kind == wan_folders.WAN22 else (4, 2, 8, 12), 96, 64)
-    asked = options(tmp_path / "run", model="tiny", data=str(tmp_path / "clips"), rank=4, steps=40)
-    path = learn(asked)
+    asked = options(tmp_path / "run", data=str(tmp_path / "clips"), rank=4, steps=40)
+    path = learn(asked, "tiny")
     told = losses(tmp_path / "run")
     assert told[-1] < 0.8 * told[0]
     header = reading_header(path)
@@ -577,7 +577,6 @@ def test_a_gradient_is_the_slope(folder: Path) -> None:
     [
         ({"data": "empty"}, "has no latents; make some: sora-cli encode CLIP --model pocket"),
         ({"rank": 17}, "--rank is 17; the matrices of this model have from 1 to 16"),
-        ({"model": "./mine"}, "there is no model in mine"),
     ],
 )
 def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, Any], wrong: str) -> None:
@@ -593,13 +592,21 @@ def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, A
     [
         (["--data", "nowhere"], "there is no folder nowhere"),
         (["--model", "tiny"], "the rendered world is for models of ours; tiny learns from --data FOLDER"),
+        (["--model", "./mine"], "there is no model in mine"),
+        (["--model", "few"], "few is distilled to a few steps, which training would undo"),
+        (["--model", "dmd"], "dmd is distilled to a few steps, which training would undo"),
+        (["--model", "two"], "two is made of two transformers, which are not trained here"),
+        (["--model", "pictures"], "pictures is made of two transformers, which are not trained here"),
     ],
 )
 def test_what_cannot_teach_is_refused_before_any_download(
     pocket: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], wrong: str
 ) -> None:
-    model = registry.Entry("tiny", "wan", "a test")
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": model, "pocket": model})
+    usages = {"tiny": {}, "pocket": {}, "few": {"solver": "lightx2v"}, "dmd": {"solver": "dmd"},
+              "two": {"boundary": 0.9}, "pictures": {"conditioned": True}}  # fmt: skip
+    models = {name: registry.Entry(name, "wan", "a test", usage=registry.SamplingDefaults(**usage))
+              for name, usage in usages.items()}  # fmt: skip
+    monkeypatch.setattr(registry, "registry", lambda: models)
     told = RUNNER.invoke(app, ["train", "lora", *words])
     assert isinstance(told.exception, SoraError) and wrong in str(told.exception)
 
@@ -620,8 +627,13 @@ def test_a_run_goes_on_only_as_it_began(pocket: Path, quick: None) -> None:
     learn(options(pocket / "run", steps=2))
     with pytest.raises(SoraError, match="another rank or model; --fresh"):
         learn(options(pocket / "run", steps=4, rank=3))
+    entry, path = registry.entry("pocket"), pocket / "dit.safetensors"
+    (dit,) = entry.part("dit")
+    path.write_bytes(dit.path.read_bytes()[:-1] + b"\0")
+    exchanged = dataclasses.replace(entry, files=(*entry.part("vae"), dataclasses.replace(dit, path=path)))
+    with pytest.raises(SoraError, match="holds another training run: weights was"):
+        training.train(options(pocket / "run", steps=4), exchanged)
     learn(options(pocket / "run", steps=4))
-
 
 
 @pytest.mark.parametrize("key", ["base_model", "ss_base_model_version", "modelspec.architecture"])

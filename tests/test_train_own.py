@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,11 @@ def test_what_an_option_does_not_apply_to_has_it_not(words: str, capsys: pytest.
 def test_the_vae_learns_from_the_sources(folder: Path) -> None:
     """What it is shown are crops of the clips: its channels are measured on those."""
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
-    draw = vae_training.footage_of("dataset", torch.device("cpu"))
+    draw = partial(vae_training.dataset_clip, dataset=Dataset("dataset"), device=torch.device("cpu"))
     drawn = [vae_training.batch(0, step, 2, torch.device("cpu"), 0.5, draw) for step in range(20)]
     assert torch.equal(drawn[3].read, vae_training.batch(0, 3, 2, torch.device("cpu"), 0.5, draw).read)
     assert {(8, 3, 1, 64, 64), (2, 3, 5, 64, 64)} <= {tuple(one.read.shape) for one in drawn}
-    larger = vae_training.footage_of("dataset", torch.device("cpu"), zoom=2)(random.Random(0), 2, 1)
+    larger = draw(random.Random(0), 2, 1, zoom=2)
     assert larger.read.shape == (2, 3, 1, 64, 64) and larger.painted.shape == (2, 3, 1, 128, 128)
     train_vae()
     tensors, _ = weights.load("runs/vae/vae.safetensors")

@@ -26,7 +26,8 @@ ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
 EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
+DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps
+CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", *DISTILLED), "plan": PLANS}
 
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -82,6 +83,11 @@ class SamplingDefaults:
     grammar: bool = False  # whether its captions were those of the rendered world
     bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
     fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the transformer was distilled to a few steps."""
+        return self.solver in DISTILLED
 
     def rate(self, fps: float) -> float:
         """What a video for `fps` is made at: the model's own, or an even part of it if it was trained for others."""

@@ -177,15 +177,7 @@ class LoraOptions(TrainOptions):
     data: Annotated[
         str, typer.Option(help="Training data: world, a dataset, or a folder of latents with captions beside them.")
     ] = WORLD
-    model: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Model to adapt: a name from `weights list`, a folder, or hf:OWNER/NAME."),
-    ] = "pocket"
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 16
-
-    @property
-    def name(self) -> str:
-        return f"{self.stage}-{Path(self.model).name}"
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from sora_cli.train.trainer.prefetch import Prefetcher
 
 def init(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
     """Where this process computes, and in which precision; meets the others where torchrun started several."""
-    device = pick_device(options.device)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
+    device, several = pick_device(options.device), int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dtype = pick_dtype(options.dtype, device)
+    if several and not dist.is_initialized():
         rendezvous("nccl" if device.type == "cuda" else "gloo")
-    return device, pick_dtype(options.dtype, device)
+    return device, dtype
 
 
 def rendezvous(backend: str) -> None:
