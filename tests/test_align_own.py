@@ -194,7 +194,7 @@ def test_what_cannot_be_told_is_refused_in_one_line(folder: Path) -> None:  # no
              refused("train", "dit", "--align", "geometry", "--distil", "--init", "clips"),
              refused(*own, "ViT-B-32:nobodys")]  # fmt: skip
     for said, part in zip(told[3:], ("is for datasets", "unknown --align 'off-centre'", "open_clip has no ViT-X",
-                                     "leave --align away", "there are openai"), strict=True):
+                                     "leave --align away", "its weights: openai"), strict=True):
         assert part in said
     assert not any("\n" in said for said in told) and not Path("runs").exists()
 

@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> Non
     assert "two.safetensors" in (twice := refusal(tmp_path, right, {"b.weight": b})) and "b.weight" in twice
     assert "a.weight is 3x2, but the network needs 2x3" in refusal(tmp_path, right | {"a.weight": a.T.contiguous()})
     assert "a.weight is in I64" in refusal(tmp_path, right | {"a.weight": a.long()})
-    assert "int8 and packed weights are not read" in refusal(tmp_path, right | {"a.weight": a.to(torch.int8)})
+    assert "int8 and packed weights are not supported" in refusal(tmp_path, right | {"a.weight": a.to(torch.int8)})
     assert "\\n" in refusal(tmp_path, right | {"evil\n\x1b[31m": a.clone()})
 
 

@@ -333,7 +333,7 @@ def test_what_is_chosen_fits_and_what_does_not_is_said(name: str, mode: str) -> 
         try:
             told = choose(one, free, mode)
         except SoraError as error:
-            assert "GB are free" in str(error) and "--res" in str(error) and "\n" not in str(error)
+            assert "GB is free" in str(error) and "--res" in str(error) and "\n" not in str(error)
             continue
         chosen += 1
         assert told.on_device <= free.device and told.peak["host"] <= free.host and "GB" in told.why
@@ -410,7 +410,7 @@ def test_the_modes() -> None:
 
 
 def test_a_refusal_names_numbers_and_what_helps() -> None:
-    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to denoise, and 2.0 GB are free; "
+    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to denoise, but 2.0 GB is free; "
             r"try a smaller --res, fewer --frames, or --model wan2.1-1.3b")  # fmt: skip
     with pytest.raises(SoraError, match=f"^{line}$"):
         choose(needs(), machine("cuda", 2, 64))

@@ -156,7 +156,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     average, optims = Ema(model, 0.9), optimizers(model, TrainerConfig(1, 1, 1.0))
     checkpoint.save(tmp_path, Progress(5), model, average, optims)
     average.state["bias"][3] = torch.inf
-    with pytest.raises(Failed, match="after step 6 there are weights that are not finite"):
+    with pytest.raises(Failed, match="weights are not finite after step 6"):
         checkpoint.save(tmp_path, Progress(6), model, average, optims)
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0000005"]
 

@@ -76,7 +76,7 @@ def read(path: Path) -> Said:
     """What a caption file says; whatever is in it, this is an answer."""
     try:
         if path.stat().st_size > LARGEST:
-            return Said(wrong=f"it has {path.stat().st_size} bytes, which is no caption")
+            return Said(wrong=f"it has {path.stat().st_size} bytes, too many for a caption")
         text, guess = decoded(path.read_bytes())
         if foreign := next((what for what, pattern in FOREIGNERS.items() if pattern.match(text)), ""):
             return Said(wrong=f"it is {foreign}")
@@ -94,7 +94,7 @@ def text_within(text: str) -> str:
     try:
         found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise SoraError(f"it is no JSON ({str(error).partition(':')[0]})") from error
+        raise SoraError(f"it is not JSON ({str(error).partition(':')[0]})") from error
     if isinstance(found, dict):
         found = found["shot"] if isinstance(found.get("shot"), dict) else found
         key = next((key for key in KEYS if key in found), None)
@@ -102,7 +102,7 @@ def text_within(text: str) -> str:
             raise SoraError(f"it has no {KEYS[0]}")
         found = found[key]
     if not isinstance(found, str):
-        raise SoraError("its caption is no text")
+        raise SoraError("its caption is not text")
     return found
 
 
@@ -110,7 +110,7 @@ def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object, of which nothing is said twice; SoraError, since the second would hide the first."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise SoraError("it says something twice")
+        raise SoraError("it has a key twice")
     return found
 
 
@@ -133,7 +133,7 @@ def decoded(content: bytes) -> tuple[str, str]:
         if "\x00" in text:
             text, guess = guessed(content)
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise SoraError("it is no text")
+        raise SoraError("it is not text")
     return text, guess
 
 

@@ -75,7 +75,7 @@ class Asked:
         self.own.check_free()
         stored_source = self.stored_source()
         if stored_source is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
-            raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
+            raise SoraError(f"-o {self.out} is neither empty nor a dataset; give another folder")
         if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
@@ -87,7 +87,7 @@ class Asked:
         gone = [file for file, size in used.items() if file not in there
                 or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
         if 2 * len(gone) > len(used) and not self.prune:
-            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made of "
+            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made from "
                             f"{be(len(gone))} not in {self.source}: is its disk there? --prune removes their samples, "
                             "another -o keeps them")  # fmt: skip
 
@@ -357,7 +357,7 @@ def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
     if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
-        line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
+        line["reason"] = f"not a caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):
         own = [name for name, sample in planned if sample.take == number]
         take["samples"] = [name for name in own if name in read]

@@ -90,10 +90,10 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
     try:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
-                raise TooLarge(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
+                raise TooLarge(f"{path} is {image.width}x{image.height}; at most {LARGEST}x{LARGEST} is supported")
             upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, which is the most that can be read") from error
+        raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, the most that is supported") from error
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise Failed(f"{path} is not a readable image: {error}") from error
     if canvas is None:

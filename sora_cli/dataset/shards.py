@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "sora-dataset-1"
 INDEX, MANIFEST, SCAN = "index.jsonl", "manifest.jsonl", "scan.jsonl"
-AGAIN = "`sora-cli data build` with its folder of clips makes it again"
+AGAIN = "`sora-cli data build` on its folder of clips repairs it"
 Row = dict[str, Any]
 
 
@@ -150,8 +150,8 @@ def read_index(folder: Path) -> tuple[Row, list[Row]]:
     """What a dataset was made with, and its samples; SoraError for a folder that is no dataset, or not yet."""
     if not is_dataset(folder):
         half = (folder / SCAN).is_file()
-        raise SoraError(f"{folder} is not finished; `sora-cli data build` goes on with it" if half else
-                        f"{folder} is no dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
+        raise SoraError(f"{folder} is not finished; `sora-cli data build` finishes it" if half else
+                        f"{folder} is not a dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
     if header.get("format") != FORMAT or len(rows) != header.get("samples"):
         raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")

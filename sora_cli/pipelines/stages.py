@@ -70,7 +70,7 @@ class Stage:
 
     def lower(self, memory: str) -> str:
         new = self.networks.lower(self.name, memory) if self.networks else ""
-        return f"ran out of {memory} while {DOING[self.name]}; goes on: {new}" if new else ""
+        return f"ran out of {memory} while {DOING[self.name]}; continues: {new}" if new else ""
 
     def do(self, work: Callable[[], Made]) -> Made:
         """The result of some work."""

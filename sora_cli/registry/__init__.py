@@ -75,7 +75,7 @@ def entry(name: str) -> Entry:
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return layouts.of_folder(name)
     if name not in own():
-        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER, {HUB}OWNER/NAME"
+        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER or {HUB}OWNER/NAME"
         raise SoraError(f"unknown model {name!r}{meant(name, names())}; {others}")
     return own()[name]
 
@@ -99,7 +99,7 @@ def read_file(path: Path, others: Mapping[str, Any]) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         if taken := [name for name in tables if name in others]:
-            raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
+            raise SoraError(f"{taken[0]} is the name of a shipped model; give yours another name")
         return read_registry(tables, others, path.parent)
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{path}: {error}") from error
@@ -139,7 +139,7 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
         return model
     alike = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
     if model["like"] not in alike:
-        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(alike) or 'none'}")
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind: {', '.join(alike) or 'none'}")
     like = completed(model["like"], shipped()[model["like"]])
     taken = {key: like[key] for key in ("cell", *schema.SHARED) if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}

@@ -49,7 +49,7 @@ class WanConfig:
         for key, right in (demanded | refused).items():
             there = config.get(key, right)
             if (list(there) if isinstance(there, tuple) else there) != right:
-                raise SoraError(f"this is another kind of Wan transformer: {key} is {there}, supported is {right}")
+                raise SoraError(f"this Wan transformer is not supported: {key} is {there}, but must be {right}")
         return cls(
             **said(cls, config),
             outputs=config["out_channels"] or config["in_channels"],
@@ -103,7 +103,7 @@ class WanVaeConfig:
     def from_hub(cls, config: Mapping[str, Any]) -> "WanVaeConfig":
         """From a checkpoint's config.json; what this network does not have is refused with a SoraError."""
         if config.get("attn_scales"):
-            raise SoraError(f"this is another kind of Wan autoencoder: attn_scales is {config['attn_scales']}")
+            raise SoraError(f"this Wan autoencoder is not supported: attn_scales is {config['attn_scales']}")
         return cls(
             **said(cls, config),
             decoder_width=config.get("decoder_base_dim") or config["base_dim"],
@@ -150,14 +150,14 @@ class Umt5Config:
 
     def __post_init__(self) -> None:
         if self.buckets % 4 or self.reach <= self.buckets // 4:
-            raise ValueError(f"{self.buckets} buckets must divide by 4 and their fourth lie below reach {self.reach}")
+            raise ValueError(f"{self.buckets} buckets must be a multiple of 4 below 4 times reach {self.reach}")
 
     @classmethod
     def from_hub(cls, config: Mapping[str, Any]) -> "Umt5Config":
         """From a checkpoint's config.json; another kind of text encoder is refused with a SoraError."""
         for key, right in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
             if config.get(key, right) != right:
-                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, supported is {right}")
+                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, but must be {right}")
         return cls(**said(cls, config))
 
 

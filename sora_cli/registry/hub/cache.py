@@ -57,7 +57,7 @@ def lack(entry: Entry) -> str:
     if tiny.parts and status(entry.only(*registry.ROLES)).state == PRESENT:
         return (f"the tiny decoder of {entry.name} ({gigabytes(tiny.bytes)}) is not on this machine; "
                 f"`sora-cli weights pull {entry.name}` fetches it")  # fmt: skip
-    here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
+    here = f"only {gigabytes(found.bytes)} of {entry.name}{size} is" if found.bytes else f"{entry.name}{size} is not"
     sought = f" ({entry.sought})" if entry.sought else ""
     return f"{here} on this machine{sought}; `sora-cli weights pull {entry.name}` fetches it"
 
@@ -139,10 +139,10 @@ def check_own(entry: Entry) -> None:
         if part.path is None:
             continue
         if not part.path.exists():
-            raise SoraError(f"the {part.role} of {entry.name} is to be at {part.path}, and nothing is there")
+            raise SoraError(f"the {part.role} of {entry.name} should be at {part.path}, but nothing is there")
         if part.role == "tokenizer":
             if not (part.path / "tokenizer.json").is_file():
-                raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
+                raise SoraError(f"{part.path} holds no tokenizer.json; give the folder that does")
             continue
         for path in published.files_of(part.path):
             published.about(path)
@@ -171,7 +171,7 @@ def verify(entry: Entry, moved: Moved = no_op) -> None:
                 bad.append(name)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise Failed(f"{bad[0]}{more} had changed and went; `sora-cli weights pull {entry.name}` fetches it again")
+        raise Failed(f"removed {bad[0]}{more}: changed; `sora-cli weights pull {entry.name}` repairs it")
 
 
 def listed_sha256(part: Part, name: str) -> str | None:
@@ -185,7 +185,7 @@ def listed_sha256(part: Part, name: str) -> str | None:
 def remove(entry: Entry) -> Freed:
     """Delete what is here of a model, but for what other models on this machine share with it."""
     if entry.files:
-        raise SoraError(f"{entry.name} is shipped with sora-cli and stays")
+        raise SoraError(f"{entry.name} is part of sora-cli and cannot be removed")
     freed, kept = 0, set()
     with locks.changed() as lock:
         for part in entry.parts:

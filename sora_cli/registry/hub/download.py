@@ -104,7 +104,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
     try:
         arrived = obtain_all(entry, wanted, update, screen)
     except KeyboardInterrupt:
-        screen.note("what has arrived is kept; the next pull goes on from there")
+        screen.note("what has arrived is kept; the next pull continues from there")
         raise
     if update:
         switch(entry, arrived)
@@ -143,7 +143,7 @@ def check_names(repo: str, listing: Listing) -> None:
     for file in listing.files:
         steps = PurePosixPath(file.name).parts
         if ".." in steps or file.name.startswith("/") or "\\" in file.name or ":" in file.name or "\0" in file.name:
-            raise Failed(f"{repo} holds a file called {file.name!r}, which leads elsewhere; nothing of it is fetched")
+            raise Failed(f"{repo} has a file {file.name!r}, which points outside its folder; nothing is fetched")
 
 
 def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wanted]:
@@ -151,13 +151,13 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     there = [file for file in listing.files if file.name.rpartition("/")[0] == part.folder]
     fitting = [file for file in there if locks.belongs(file.name, part) and file.name.endswith(READABLE)]
     fitting = [file for file in fitting if not is_variant(file, fitting)]
-    where = f"{part.repo} has in {part.folder or 'its root'}"
+    where = f"{part.folder or 'the root'} of {part.repo} has"
     for suffix in NEEDED.get(part.role, NETWORK):
         asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
         if asked and not any(file.name.endswith(suffix) for file in fitting):
             if pickles := [file.name for file in there if file.name.endswith(PICKLES)]:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
-            raise Failed(f"{where} no {suffix}; this is no model that can be used")
+            raise Failed(f"{where} no {suffix}; this model cannot be used")
     records = lock.of(part)
     small_first = sorted(fitting, key=lambda file: (file.bytes, file.name))
     return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in small_first]
@@ -186,8 +186,8 @@ def required(part: Part, file: RemoteFile, records: dict[str, Record], update: b
 
 def unlike(part: Part, file: RemoteFile) -> str:
     if cache.listed_sha256(part, file.name):
-        return f"{file.name} of {part.repo} is not the file that weights.toml names by its hash; nothing of it is used"
-    return f"{file.name} of {part.repo} changed since it was first fetched; `sora-cli weights pull --update` accepts it"
+        return f"{file.name} of {part.repo} does not have the hash that weights.toml gives; it is not used"
+    return f"{file.name} of {part.repo} changed since the first download; `sora-cli weights pull --update` accepts it"
 
 
 # ---- whether it may be fetched ----------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def check_licence(entry: Entry, accept: str) -> None:
         raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
     if accepted(entry, locks.read()):
         return
-    line = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
+    line = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which you must accept"
     if not accept and on_terminal():
-        accept = ask(f"{line}.\nType its name to accept it, anything else not to:")
+        accept = ask(f"{line}.\nType its name to accept it, anything else to cancel:")
     if accept != entry.licence:
         name = entry.name
         raise SoraError(f'{line}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
@@ -223,8 +223,8 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     folder = hub_client.cache_of("").parent
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < size:
-        raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {folder} has {gigabytes(free)} free; "
-                     "make room, or have HF_HOME say where else")  # fmt: skip
+        raise Failed(f"{entry.name} needs {gigabytes(size)}, but the disk of {folder} has {gigabytes(free)} free; "
+                     "make room, or set HF_HOME to a folder on another disk")  # fmt: skip
     line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {folder}; licence: {licence}"
     line += link_of(entry)
     if yes:
@@ -232,7 +232,7 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     elif not size:
         return
     elif not on_terminal():
-        raise SoraError(f"{line}; --yes says that you want it")
+        raise SoraError(f"{line}; give --yes to fetch it")
     elif ask(f"{line}\nFetch it? [y/N]").lower() not in ("y", "yes"):
         raise SoraError(f"{entry.name} was not fetched")
 
