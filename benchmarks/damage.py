@@ -114,7 +114,7 @@ def row(name: str) -> tuple[str, str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="kinds whose name begins so")
+    parser.add_argument("--only", default="", help="kinds whose names start with this")
     only = parser.parse_args().only
     print("| footage | overwritten, said | cut off, said | alarms |\n|---|---|---|---|")
     for name in (name for name in KINDS if re.match(re.escape(only), name)):

@@ -204,7 +204,7 @@ def row(name: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="kinds whose name begins so")
+    parser.add_argument("--only", default="", help="kinds whose names start with this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep a line for each kind, and go on")
     told = parser.parse_args()
     known = {}

@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--tiny", action="store_true", help="tiny networks, to see that all of it runs")
-    made.add_argument("--only", nargs="+", metavar="PART", help="parts whose name begins so")
+    made.add_argument("--only", nargs="+", metavar="PART", help="parts whose names start with this")
     made.add_argument("--minutes", type=float, default=MINUTES, help=f"for all of it; {MINUTES:g} by default")
     made.add_argument("--out", type=Path, default=Path("gpu-report"), help="the folder for the report")
     made.add_argument("--write", action="store_true", help="put the table into README.md as well")

@@ -199,7 +199,7 @@ class Networks:
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
-    """What `function` makes of the items, in their order, so many of them at work beyond the one that is asked for."""
+    """function(item) for every item, in order, computed up to `workers` items ahead of the one that is asked for."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Made]] = deque()
         try:
@@ -329,8 +329,8 @@ def about(sample: Sample) -> Row:
 
 def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks,
            there: Mapping[str, Row]) -> bool:  # fmt: skip
-    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new. `there` are
-    the checksums of the shards that were there."""
+    """Write the manifest and the index, and remove what is not part of the dataset; returns whether anything is new.
+    `there` are the checksums of the shards that were there."""
     names = {shard.name for shard in plan}
     rows = sorted((row for row in kept.rows(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
     header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,

@@ -134,5 +134,5 @@ def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media
 
 
 def read_row(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
-    """The same of a file as the index of a dataset tells of it."""
+    """The same for a row of a dataset's index."""
     return read(path, row["kind"], first, frames, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))

@@ -78,8 +78,8 @@ def reading(path: Path) -> Iterator[BufferedReader]:
 
 
 def head(file: BinaryIO, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
-    """The JSON at the head of a safetensors file, where the numbers begin behind it, and where the file ends. SoraError
-    for what is none, or has more bytes than `most`; OSError if it cannot be read."""
+    """The header of a safetensors file as JSON, the byte where the numbers begin, and the bytes of the file. SoraError
+    if it is not safetensors or the header has more than `most` bytes; OSError if it cannot be read."""
     size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         raise SoraError("it is truncated or not safetensors")
@@ -106,7 +106,7 @@ def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ: the second of two would hide the first."""
+    """A JSON object; SoraError if a key repeats, since the second would hide the first."""
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise SoraError(f"its header has {some(twice)} twice")
     return dict(pairs)

@@ -323,7 +323,7 @@ def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:
 
 
 def finite(x: "Tensor") -> bool:
-    """Both ends of the range are, and NaN would be one of them; some twenty times faster than asking every number."""
+    """Whether all numbers are: the extremes are, and NaN would be one. Some twenty times faster than checking each."""
     return not x.numel() or all(bool(end.isfinite()) for end in x.aminmax())
 
 

@@ -125,8 +125,8 @@ def check_types(listed: Iterable[Stored], *more: str) -> None:
 def unpacker(
     stored: Stored, read: Callable[[Stored, "torch.dtype", "torch.device"], "Tensor"]
 ) -> Callable[["Tensor", int], "Tensor"]:
-    """What turns bytes of a tensor into numbers that can be cast: float32, or the stored type where it is one. It is
-    given the number of the first one in the tensor. `read` reads the scale."""
+    """A function of bytes of a tensor, and of the index of their first number, that returns the numbers: in float32, or
+    in the stored type if torch has it. `read` reads the scale."""
     import torch
 
     from sora_cli.files.blocks import unpacked
@@ -162,7 +162,7 @@ def kept_shape(stored: Stored) -> tuple[int, ...]:
 
 
 def packable(stored: Stored) -> bool:
-    """Whether a matrix is stored in so few bits that it is kept so, and unpacked when it is used."""
+    """Whether a matrix is stored in few bits, so that it stays packed and is unpacked when it is used."""
     if len(stored.shape) != 2 or stored.dtype not in (*EIGHT_BITS, *PACKED):
         return False
     return stored.shape[1] % block_of(stored.dtype)[0] == 0

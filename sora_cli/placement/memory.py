@@ -38,8 +38,8 @@ SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16"
 
 def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
              half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> Needs:  # fmt: skip
-    """What a video takes, of so many latent frames in a window and in all, in numbers of `size` bytes. A model of
-    unknown sizes has those of the smallest one with such latents."""
+    """What a video takes: `window` latent frames at once, `latents` in all, numbers of `size` bytes. A model of unknown
+    sizes is counted as the smallest with the same latents. SoraError if there is none."""
     others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
     networks = [network for network in (entry.network, *others) if network is not None]
     if not networks or entry.kind != "wan":

@@ -58,7 +58,7 @@ def listing(repo: str, revision: str) -> Listing:
 
 
 def as_listing(found: Any, repo: str, revision: str) -> Listing:
-    """What the client read of an answer, as far as it makes sense."""
+    """The client's answer as a listing; Failed if a size or a commit is not valid."""
     files = []
     for file in found.siblings or ():
         sha256 = file.lfs.sha256 if file.lfs else None
@@ -198,7 +198,7 @@ def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str 
 
 @contextmanager
 def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
-    """What the client raises, as Failed in one line that says what can be done."""
+    """Turns errors of the client into Failed: one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import disable_progress_bars
 
@@ -213,7 +213,7 @@ def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
 
 
 def refusal(error: "HfHubHTTPError", repo: str, revision: str, what: str) -> str:
-    """An answer of the Hub that is none of the good ones."""
+    """The message for an error status of the Hub."""
     from huggingface_hub import constants, errors
 
     status, page = error.response.status_code, f"{constants.ENDPOINT}/{repo}"
@@ -234,7 +234,7 @@ def refusal(error: "HfHubHTTPError", repo: str, revision: str, what: str) -> str
 
 
 def obstacle(error: BaseException, repo: str, revision: str, name: str) -> str:
-    """What stands between us and a good answer: the Hub, this machine, or the way there."""
+    """The message for any error: of the Hub, of this machine, or of the connection."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

@@ -94,8 +94,8 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
 
 
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
-    """A model with the boundary between its two transformers that its index tells, if it does; SoraError if that is
-    none."""
+    """A model with the boundary between its two transformers from its index, if that has one; SoraError if it is not
+    between 0 and 1."""
     boundary = index.get("boundary_ratio")
     if not entry.usage.boundary or boundary is None:
         return entry
@@ -106,7 +106,7 @@ def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
 
 
 def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
-    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
+    """An entry of these parts, used like `like`; the text encoder of `like`, if they have none."""
     roles = {part.role for part in parts}
     parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
     page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")

@@ -122,8 +122,8 @@ def numbers(stored: Stored) -> "Tensor":
 def changes(
     loras: Sequence[Lora], shapes: Shapes, original: Original = str, expert: str = ""
 ) -> dict[str, tuple[Change, ...]]:
-    """What is added to which parameters of a network; nothing where the strength is 0. Only headers are read. `expert`
-    is which of a model's two transformers it is, "" the only one.
+    """What LoRAs add to the parameters of a network, by name; nothing at strength 0. Only headers are read. `expert`:
+    which of two transformers the network is ("high" or "low"), "" if there is one.
 
     SoraError, one line that names the file, how many of its tensors do not fit and the first of them; Failed if it is
     damaged."""

@@ -50,7 +50,7 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         if self.zoom not in (1, 2) or not 0 <= self.details < self.space:
-            raise ValueError(f"zoom {self.zoom} must be 1 or 2, and details {self.details} less than space {self.space}")
+            raise ValueError(f"zoom {self.zoom} must be 1 or 2, and details {self.details} below space {self.space}")
 
     @property
     def parts(self) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Of the transformer."""
+    """Sizes of the transformer."""
 
     inputs: int  # channels of a latent, and of what is given beside it
     outputs: int  # channels of a latent
@@ -61,14 +61,14 @@ class WanConfig:
         cls, channels: int, width: int, heads: int, hidden: int, layers: int, paced: bool = False,
         text_width: int = 4096, waves: int = 256, given: int = 0,
     ) -> "WanConfig":  # fmt: skip
-        """`given`: channels of its input beside the latent."""
+        """From a table of weights.toml; `given`: channels of its input beside the latent."""
         head_width = width // heads
         return cls(channels + given, channels, heads, head_width, layers, hidden, text_width, waves, EPS, paced)
 
 
 @dataclass(frozen=True)
 class WanVaeConfig:
-    """Of the autoencoder."""
+    """Sizes of the autoencoder."""
 
     channels: int  # of a latent
     width: int  # features of the encoder's first stage
@@ -123,7 +123,7 @@ class WanVaeConfig:
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Of a tiny decoder of an autoencoder's latents."""
+    """Sizes of a tiny decoder of an autoencoder's latents."""
 
     channels: int  # of a latent
     patch: int  # pixels along each side that the last layer makes of a cell
@@ -136,7 +136,7 @@ class TinyConfig:
 
 @dataclass(frozen=True)
 class Umt5Config:
-    """Of the text encoder."""
+    """Sizes of the text encoder."""
 
     vocabulary: int
     width: int

@@ -30,7 +30,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Freed:
-    """What a removal brought."""
+    """What a removal freed."""
 
     bytes: int
     kept: tuple[str, ...]  # the models that what is left is shared with
@@ -39,7 +39,7 @@ class Freed:
 def locate(entry: Entry) -> dict[str, Path]:
     """The folder of every network, by role (dit, vae, text, tokenizer), without asking the Hub.
 
-    Failed if something is missing, with the command that fetches it; SoraError if the user should have it."""
+    Failed if something is missing, with the command that fetches it; SoraError if it is a file of the user."""
     if entry.files:
         return {weights.stem_of(file.path): file.path.parent for file in entry.files}
     lock = locks.read()
@@ -132,7 +132,7 @@ def expected(part: Part, lock: Lock) -> int:
 
 
 def check_own(entry: Entry) -> None:
-    """The parts of a model that the user has put somewhere are there, and as long as their headers say.
+    """Check that the parts with a path of the user exist and are as long as their headers say.
 
     SoraError or Failed, in one line, if not."""
     for part in entry.parts:

@@ -82,10 +82,10 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen = SILENT) -> dict[str
 
 
 def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen = SILENT) -> None:
-    """Have all files of a model on this machine.
+    """Download the files of a model that are missing.
 
-    `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
-    both are asked. With `update` the newest commits are taken in place of those that were fetched first."""
+    `yes` downloads without asking; `accept` names a licence that must be accepted; on a terminal the user is asked
+    for both. `update` takes the newest commits instead of the recorded ones."""
     if entry.files:
         return registry.verify(entry)
     cache.check_own(entry)
@@ -218,7 +218,7 @@ def link_of(entry: Entry) -> str:
 
 
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen) -> None:
-    """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
+    """Show the size, the free space and the licence, and ask whether to download. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
     folder = hub_client.cache_of("").parent
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
@@ -241,7 +241,7 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
 
 
 def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen) -> dict[Wanted, str | None]:
-    """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
+    """Download all files; each is recorded in the lock when it arrives, those of an update by `switch`."""
     arrived: dict[Wanted, str | None] = {}
     total, before = sum(one.file.bytes for one in wanted), 0
     with screen:
@@ -255,8 +255,8 @@ def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Scr
 
 
 def obtain(one: Wanted, stage: str, before: int, total: int, screen: Screen) -> str:
-    """Have one file here: its sha256. Failed if it is not the file that was wanted. Shown are a bar of its own, called
-    `stage`, and one of all files, of which so many bytes came before."""
+    """Download one file; returns its sha256. Failed if it is not the wanted file. Shows a bar for it, called `stage`,
+    and one for all files, of whose `total` bytes `before` came before it."""
     repo, size = one.part.repo, one.file.bytes
     path = hub_client.snapshot(repo, one.commit) / one.file.name
     if one.sha256 and path.is_file() and path.stat().st_size == size:

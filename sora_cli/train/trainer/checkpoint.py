@@ -115,7 +115,7 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
 
 
 def averages(out: Path) -> dict[str, Tensor]:
-    """The averaged weights of the last checkpoint, as wholes."""
+    """The averaged weights of the last checkpoint, unsharded."""
     prefix = "average."
     found = {name: torch.zeros(shape) for name, shape in shapes_of(out).items() if name.startswith(prefix)}
     fill(found, out)
@@ -136,7 +136,7 @@ def fill(state: dict[str, Tensor], out: Path) -> None:
 
 
 def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:
-    """The tensors of the last checkpoint and their shapes, as wholes. SoraError if it is damaged."""
+    """The tensors of the last checkpoint and their unsharded shapes. SoraError if it is damaged."""
     folder = checkpoints(out)[-1]
     try:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
@@ -147,7 +147,7 @@ def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:
 
 def empty_state(optim: torch.optim.Optimizer, prefix: str,
                 shapes: dict[str, tuple[int, ...]]) -> dict[int, dict[str, Tensor]]:  # fmt: skip
-    """Room for an optimizer's state, spread as its parameters are, where it has their shape."""
+    """Zeros for an optimizer's state, sharded as its parameters are, where it has their shape."""
     held = [p for group in optim.param_groups for p in group["params"]]
     found: dict[int, dict[str, Any]] = {}
     for key, shape in shapes.items():

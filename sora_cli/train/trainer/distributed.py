@@ -50,7 +50,7 @@ def barrier() -> None:
 
 
 def shutdown() -> None:
-    """Go, all together."""
+    """Leave the others, all at once."""
     barrier()
     if dist.is_initialized():
         dist.destroy_process_group()
