@@ -107,7 +107,7 @@ def text_within(text: str) -> str:
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object, of which nothing is said twice; SoraError, since the second would hide the first."""
+    """A JSON object; SoraError if a key repeats, since the second would hide the first."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise SoraError("it has a key twice")
@@ -121,7 +121,7 @@ def one_line(text: str) -> str:
 
 
 def decoded(content: bytes) -> tuple[str, str]:
-    """Text of any encoding, and the name of that if it is a guess; SoraError for what is no text."""
+    """Text of any encoding, and the encoding if it is a guess; SoraError if it is not text."""
     coding = next((coding for coding, mark in MARKS if content.startswith(mark)), "utf-8")
     try:
         text, guess = content.decode(coding), ""
@@ -138,7 +138,7 @@ def decoded(content: bytes) -> tuple[str, str]:
 
 
 def guessed(content: bytes) -> tuple[str, str]:
-    """Text without a mark that is no UTF-8."""
+    """Text that has no byte order mark and is not UTF-8, and its encoding."""
     for zeros, coding in ((content[1::2], "utf-16-le"), (content[::2], "utf-16-be")):
         if zeros.count(0) > ZEROS * len(zeros):
             return content.decode(coding, errors="replace"), coding.upper()

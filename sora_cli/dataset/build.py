@@ -80,7 +80,7 @@ class Asked:
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
     def check_sources(self, there: Collection[str]) -> None:
-        """Refuse, before anything is lost, to lose most of the dataset: a disk may be away, or the folder another."""
+        """Refuse to lose most of the dataset: a disk may not be mounted, or the folder may be the wrong one."""
         lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
         used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
         same = self.stored_source() == str(self.source.resolve())

@@ -100,7 +100,7 @@ TINY = Kind(
 
 
 def check(paths: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
-    """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
+    """Check parts, by role, and LoRAs against their networks, by headers alone; errors are those of `load_dit`."""
     experts = {"dit": "high", "dit_low": "low"} if "dit_low" in paths else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():

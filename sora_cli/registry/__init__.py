@@ -84,7 +84,7 @@ def entry(name: str) -> Entry:
 
 
 def config_folder() -> Path:
-    """Where users keep models of their own, and where it is remembered what was downloaded."""
+    """The folder of the users' own models, and of the record of downloads."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sora-cli"
 
 
@@ -134,7 +134,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
 
 
 def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
+    """The table of a model, with the values of the shipped one that it is `like` where it has none of its own."""
     if "like" not in model:
         return model
     alike = [other for other, table in shipped().items() if table["kind"] == model["kind"]]

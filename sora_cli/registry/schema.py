@@ -126,7 +126,7 @@ class Entry:
         return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
 
     def only(self, *roles: str) -> "Entry":
-        """The model as far as some of its networks: what nobody needs is not fetched."""
+        """The model with these networks alone, so that no others are fetched."""
         return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
 
     @property

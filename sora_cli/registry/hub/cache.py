@@ -1,4 +1,4 @@
-"""What of a model is on this machine: where, how much, unchanged or not; and how to be rid of it. No network."""
+"""What is on this machine of a model: where, how much, whether it is unchanged; and its removal. No network."""
 
 import os
 import shutil
@@ -183,7 +183,7 @@ def listed_sha256(part: Part, name: str) -> str | None:
 
 
 def remove(entry: Entry) -> Freed:
-    """Delete what is here of a model, but for what other models on this machine share with it."""
+    """Delete the files of a model, except those that other models on this machine share."""
     if entry.files:
         raise SoraError(f"{entry.name} is part of sora-cli and cannot be removed")
     freed, kept = 0, set()

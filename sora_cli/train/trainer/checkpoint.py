@@ -64,7 +64,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def progress(out: Path) -> Progress:
-    """How far the run in a folder is; nowhere where there is no checkpoint. SoraError for one of an older version."""
+    """How far the run in a folder is; at step 0 if there is no checkpoint. SoraError for one of an older version."""
     found = checkpoints(out)
     if not found:
         return Progress()

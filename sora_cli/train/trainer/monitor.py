@@ -1,4 +1,4 @@
-"""Early warnings: what a training should not go on with, and what somebody should look at."""
+"""Early warnings: errors that end a training, and signs that somebody should look at."""
 
 import math
 from collections.abc import Iterator
