@@ -352,7 +352,7 @@ def test_loras_for_one_of_two_need_two(checkpoints: dict[str, Path], tmp_path: P
     plain, second = (lora_file(tmp_path / f"{n}.safetensors", n) for n in ("transformer.", "transformer_2."))
     both = lora_file(tmp_path / "both.safetensors", "transformer.", "transformer_2.")
     cpu, place = torch.device("cpu"), checkpoints[T2V] / "transformer"
-    with pytest.raises(SoraError, match="is for a model of two transformers"):
+    with pytest.raises(SoraError, match="is for a model with two transformers"):
         loading.load_dit(place, cpu, torch.float32, loras=[Lora(str(both))])
     with pytest.raises(SoraError, match="has nothing for the transformer for high noise"):
         loading.load_dit(place, cpu, torch.float32, loras=[Lora(str(second), expert="high")], expert="high")

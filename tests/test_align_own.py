@@ -153,7 +153,7 @@ def test_the_tower_lies_beside_the_words_and_says_what_it_saw(
     assert found.config == TowerConfig(4, TINY.channels, TINY.embed_dim) and not found.training
     told = json.loads(weights.read_header(path).metadata["training"])
     assert told["data"] == "data" and told["recipe"]["steps"] == 2
-    with pytest.raises(SoraError, match="look at the latents of another VAE; `sora-cli train clip`"):
+    with pytest.raises(SoraError, match="trained on the latents of another VAE; `sora-cli train clip`"):
         tower.load(path, "another")
     words = clip_training.train(options(tmp_path / "world", steps=1, batch=2))
     with pytest.raises(SoraError, match="look at pictures of the rendered world"):

@@ -260,7 +260,7 @@ def test_parts_are_found_by_the_folder_by_the_environment_and_beside(
     assert code == 0 and next(row for row in json.loads(said) if row["name"] == "a.safetensors")["state"] == "present"
     assert "a.safetensors: " in (said := sora("weights", "list")[1]) and "used like wan2.1-1.3b, with wan_2.1" in said
     monkeypatch.setenv("SORA_COMFY", str(tmp_path / "nowhere"))
-    assert "SORA_COMFY is" in sora("generate", "x", "--model", str(deep), "-o", "x.mp4")[1]
+    assert "set SORA_COMFY to ComfyUI's folder" in sora("generate", "x", "--model", str(deep), "-o", "x.mp4")[1]
     monkeypatch.delenv("SORA_COMFY")
     for part in ("vae/wan_2.1_vae.safetensors", "text_encoders/umt5_xxl_fp16.safetensors"):
         (elsewhere.parent / Path(part).name).write_bytes((models / part).read_bytes())
@@ -338,7 +338,7 @@ def test_ggufs_of_other_models_say_it(models: Path, weights: dict[str, Tensors],
     write_gguf(tmp_path / "wan.gguf", original(weights["dit"]), architecture="ltxv")
     with pytest.raises(SoraError, match="architecture ltxv"):
         registry.entry("wan.gguf")
-    with pytest.raises(SoraError, match="is no autoencoder: it seems to be a GGUF of architecture ltxv"):
+    with pytest.raises(SoraError, match="is not a Wan autoencoder: it seems to be a GGUF of architecture ltxv"):
         loading.load_vae(tmp_path / "wan.gguf", torch.device("cpu"), torch.float32)
 
 

@@ -172,7 +172,7 @@ def test_halves_lie_in_folders_of_their_own_or_of_other_bits(two: Path) -> None:
 def test_a_half_alone_is_refused_by_name(two: Path, sora: Sora) -> None:
     path = two / "diffusion_models" / "wan2.2_t2v_high_noise_14B_fp16.safetensors"
     write_half(path, transformer(1))
-    with pytest.raises(SoraError, match=r"one of two transformers, and the other one, wan2\.2_t2v_low_noise_14B_fp16"):
+    with pytest.raises(SoraError, match=r"one of two transformers; put the other one, wan2\.2_t2v_low_noise_14B_fp16"):
         registry.entry(path.name)
     assert path.name not in comfy.recognised()
     nameless = two / "diffusion_models" / "wan2.2_i2v.safetensors"

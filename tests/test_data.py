@@ -454,7 +454,7 @@ def test_what_cannot_be_built_is_refused(clips: Path, dataset: Path, tmp_path: P
     for words, said in [
         ((tmp_path / "nowhere", "-o", tmp_path / "a"), "there is no folder"),
         ((clips, "-o", clips), "is the folder of the clips"),
-        ((clips, "-o", tmp_path / "full"), "holds other things than a dataset"),
+        ((clips, "-o", tmp_path / "full"), "is neither empty nor a dataset"),
         ((tmp_path / "full", "-o", dataset), "is the dataset of"),
         ((clips, "-o", tmp_path / "a", "--size", "big"), "WIDTHxHEIGHT"),
         ((clips, "-o", tmp_path / "a", "--vae", tmp_path / "no.safetensors"), "there is no file"),

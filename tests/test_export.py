@@ -121,7 +121,7 @@ def test_nothing_is_written_among_other_things(runs: Path) -> None:
     Path("mine").mkdir()
     Path("mine/README.md").write_text("my holidays")
     told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--out", "mine"])
-    assert isinstance(told.exception, SoraError) and "mine holds other things than a model" in str(told.exception)
+    assert isinstance(told.exception, SoraError) and "mine is neither empty nor a model" in str(told.exception)
     assert Path("mine/README.md").read_text() == "my holidays"
     Path("mine/README.md").unlink()
     export()

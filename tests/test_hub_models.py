@@ -76,7 +76,7 @@ def test_hashes_of_weights_toml_win(server: Hub, tmp_path: Path, folders: Path) 
             pull()
             assert_whole(folders)
         else:
-            with pytest.raises(Failed, match=f"{base} of tiny/wan22 is not the file that weights.toml names"):
+            with pytest.raises(Failed, match=f"{base} of tiny/wan22 does not have the hash that weights.toml gives"):
                 pull(update=True)
 
 
@@ -147,7 +147,7 @@ def test_removal_frees_unfinished_files(server: Hub) -> None:
         pull()
     assert hub.remove(tiny()).bytes >= 50_000
     assert not hub_client.cache_of("tiny/wan22").exists()
-    with pytest.raises(SoraError, match="pocket is shipped"):
+    with pytest.raises(SoraError, match="pocket is part of sora-cli and cannot be removed"):
         hub.remove(registry.entry("pocket"))
 
 
@@ -210,7 +210,7 @@ def test_files_without_an_accepted_licence_are_not_used(server: Hub) -> None:
     pull("tiny21", accept="Tiny Licence")
     told = json.loads(hub.lock_path().read_text())
     hub.lock_path().write_text(json.dumps(told | {"licences": {}}))
-    with pytest.raises(SoraError, match="has to be accepted"):
+    with pytest.raises(SoraError, match="which you must accept"):
         hub.ensure(registry.entry("tiny21"))
 
 
@@ -363,7 +363,7 @@ def test_what_the_user_should_have_is_named(
 def test_a_folder_without_a_tokenizer_is_named(server: Hub, folders: Path, tmp_path: Path) -> None:
     told = SINGLE.format(path=folders / "wan22" / VAE, home=folders / "wan22").replace("/tokenizer", "/vae")
     (tmp_path / "config" / "sora-cli" / "weights.toml").write_text(told)
-    with pytest.raises(SoraError, match=r"wan22/vae holds no tokenizer\.json; name the folder that does"):
+    with pytest.raises(SoraError, match=r"wan22/vae holds no tokenizer\.json; give the folder that does"):
         hub.pull(registry.entry("single"), yes=True)
 
 

@@ -367,7 +367,7 @@ def test_text_is_read_on_the_gpu_where_it_fits_alone() -> None:
     """11.4 GB of text encoder, and what else there is after it."""
     one = needs("wan2.1-1.3b")
     told = choose(one, machine("cuda", 16, 64))
-    assert (told.text, told.dit, told.keep) == ("first", "resident", True) and "before the rest comes" in told.why
+    assert (told.text, told.dit, told.keep) == ("first", "resident", True) and "before the rest is loaded" in told.why
     assert told.peak["text"] == one.text + one.reading() < 14.4 * GB < one.text + one.dit + one.vae(4) + one.reading()
     assert told.peak["host"] < 3 * GB, "nothing has to wait"
     for device in (5, 8, 10, 12, 14, 16, 24, 48):

@@ -145,11 +145,11 @@ def layers(form: str) -> dict[str, str]:
         ({"a.comfy_quant": torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)}, None, "quantised as nvfp4"),
         ({"a.weight": torch.ones(6, 512, dtype=torch.int8), "a.weight_scale": torch.tensor(1.0)}, None, "in I8: int8"),
         ({"a.weight": torch.ones(6, 256, dtype=torch.uint8), "a.weight_scale_2": torch.tensor(1.0)}, None, "nvfp4"),
-        ({"a.weight_scale": torch.ones(6, 16, dtype=torch.uint8)}, None, "quantised as mxfp8 or alike"),
+        ({"a.weight_scale": torch.ones(6, 16, dtype=torch.uint8)}, None, "quantised as mxfp8 or similar"),
         ({"a.weight_scale": torch.ones(6, 4)}, None, "6x4 for 6x512: block scales are not supported"),
         ({"a.weight.absmax": torch.ones(48)}, None, "bitsandbytes"),
         ({"a.weight_scale_inv": torch.ones(1, 4)}, None, "fp8 in blocks"),
-        ({"c.weight_scale": torch.tensor(1.0)}, None, "of another network, which has c.weight_scale"),
+        ({"c.weight_scale": torch.tensor(1.0)}, None, "for a different network, which also has c.weight_scale"),
         ({"a.weight_scale": torch.tensor(torch.nan)}, None, "a.weight_scale holds NaN"),
     ],
 )

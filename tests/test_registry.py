@@ -201,7 +201,7 @@ BROKEN = {
     "no list of texts": (MINE.replace('["start"]', "[1]"), r"trained = \[1\]; it must be a list of strings"),
     "an unknown kind": (MINE.replace('"wan"', '"ltx"'), r"\[mine\] has kind = 'ltx'; known kinds: sora, wan, umt5"),
     "an unknown role": (MINE.replace('"dit"', '"unet"'), "role = 'unet'; known roles: dit, vae, text, tokenizer"),
-    "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', and there is no such"),
+    "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', but there is no such"),
     "a strange repository": (MINE.replace("me/mine", "../mine"), r"repo = '\.\./mine'; it must look like OWNER/NAME"),
     "no text encoder": (MINE.replace('text = "umt5-xxl"', ""), "no part with role = 'text'; text = .umt5-xxl. names"),
     "no autoencoder": (MINE.replace('"vae"', '"text"'), r"\[mine\] has no part with role = 'vae'$"),
@@ -209,11 +209,11 @@ BROKEN = {
     "an unknown solver": (MINE + 'solver = "unipcc"', "usage has solver = 'unipcc'; known solvers: euler, unipc, dmd"),
     "unknown plan": (MINE + 'plan = "slide"', "usage has plan = 'slide'; known plans: full, autoregressive, sliding"),
     "all known": (MINE + "window = 5\ncontext = 5", r"context = 5; it must be less than window, which is 5"),
-    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or .* as `like`$"),
+    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or `like` with the name of a shipped model$"),
     "like no other": (MINE.replace("cell = 16", 'like = "wan3"'), "like = 'wan3'; of its kind: wan2.2-5b, wan2.1"),
     "like another kind": (MINE.replace("cell = 16", 'like = "pocket"'), "like = 'pocket'; of its kind: wan2"),
     "nothing to load": (MINE.replace("parts", "names"), "unknown key names"),
-    "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs files .* or parts"),
+    "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs either files .* or parts"),
 }
 
 
@@ -325,8 +325,8 @@ def test_the_page_of_a_repository_is_the_repository(
 
 @pytest.mark.parametrize(("name", "complaint"), [
     ("./vae.safetensors", "there is no file"), ("./wan-Q4_K_M.gguf", "set SORA_COMFY to ComfyUI's folder"),
-    ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"),
-    ("https://huggingface.co/a/b/resolve/main/x.safetensors", "is an address; download the model, or name a"),
+    ("~/model.ckpt", "cannot be read; it must be"), ("https://example.org/a/b", "is an address"),
+    ("https://huggingface.co/a/b/resolve/main/x.safetensors", "is an address; download the model, or give its"),
     ("https://huggingface.co/a/b/blob/v2/transformer/config.json", "is an address"),
     ("https://huggingface.co/spaces/a/b", "is an address"), ("https://hf.co/datasets/a/b", "is an address"),
     ("https://huggingface.co/a", "is an address"), ("./nowhere", "there is no model in"),

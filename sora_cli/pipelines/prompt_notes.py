@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes(entry: Entry, shot: Shot) -> Iterator[str]:
-    """The notes of a run, a line each, as far as the tokenizer is on the disk. SoraError for what a run would refuse."""
+    """The notes of a run, a line each, as far as the tokenizer is here. SoraError for what a run would refuse."""
     if entry.kind == "sora":
         yield from by_ours(entry, shot, ours.tokenizer_of(weights.read_header(entry.part("text")[0].path).metadata))
         return

@@ -30,7 +30,7 @@ def of_folder(name: str) -> Entry:
     """The model of an exported or a diffusers folder; the latter may use the shared text encoder."""
     folder = Path(name).expanduser()
     if "://" in name:
-        raise SoraError(f"--model {name} is a URL; download the model, or give its repository as {HUB}OWNER/NAME")
+        raise SoraError(f"--model {name} is an address; download the model, or give its repository as {HUB}OWNER/NAME")
     if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
         raise SoraError(f"--model {name} cannot be read; it must be a .safetensors or .gguf file")
     if (folder / EXPORTED).is_file():

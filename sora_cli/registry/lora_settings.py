@@ -52,7 +52,7 @@ def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[st
             found.setdefault(float(value), name)
         except (TypeError, ValueError):
             if needed:
-                raise SoraError(f"{path} says that its {name} is {shortened(str(value))}: not a number") from None
+                raise SoraError(f"{path} says that its {name} is {shortened(str(value))}, not a number") from None
     if bad := [name for value, name in found.items() if not math.isfinite(value)]:
         raise SoraError(f"{path} has {bad[0]} that is not a finite number")
     if len(found) > 1:

@@ -187,7 +187,7 @@ def required(part: Part, file: RemoteFile, records: dict[str, Record], update: b
 def unlike(part: Part, file: RemoteFile) -> str:
     if cache.listed_sha256(part, file.name):
         return f"{file.name} of {part.repo} does not have the hash that weights.toml gives; it is not used"
-    return f"{file.name} of {part.repo} changed since the first download; `sora-cli weights pull --update` accepts it"
+    return f"{file.name} of {part.repo} changed since it was first fetched; `sora-cli weights pull --update` accepts it"
 
 
 # ---- whether it may be fetched ----------------------------------------------------------------------------
