@@ -313,7 +313,8 @@ Q = "transformer.blocks.0.attn1.to_q"
         (lambda t: {key.replace("to_q", "to_query"): value for key, value in t.items() if "to_q" in key},
          "match nothing.*its shapes would fit, but its names"),
         (lambda t: {"transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 1),
-                    "transformer.blocks.0.norm2.lora_B.weight": torch.ones(40, 2)}, "norm2.weight, which is not a matrix"),
+                    "transformer.blocks.0.norm2.lora_B.weight": torch.ones(40, 2)},
+         "norm2.weight, which is not a matrix"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, change: Any, wrong: str) -> None:

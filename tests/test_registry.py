@@ -209,7 +209,7 @@ BROKEN = {
     "an unknown solver": (MINE + 'solver = "unipcc"', "usage has solver = 'unipcc'; known solvers: euler, unipc, dmd"),
     "unknown plan": (MINE + 'plan = "slide"', "usage has plan = 'slide'; known plans: full, autoregressive, sliding"),
     "all known": (MINE + "window = 5\ncontext = 5", r"context = 5; it must be less than window, which is 5"),
-    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or `like` with the name of a shipped model$"),
+    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or `like` naming a shipped model$"),
     "like no other": (MINE.replace("cell = 16", 'like = "wan3"'), "like = 'wan3'; of its kind: wan2.2-5b, wan2.1"),
     "like another kind": (MINE.replace("cell = 16", 'like = "pocket"'), "like = 'pocket'; of its kind: wan2"),
     "nothing to load": (MINE.replace("parts", "names"), "unknown key names"),

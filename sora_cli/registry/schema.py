@@ -175,7 +175,7 @@ def check_model(name: str, model: object) -> None:
         raise SoraError(f"[{name}] needs either files (on this machine) or parts (of a repository)")
     check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
     if model["kind"] == "wan" and not model.get("usage") and "like" not in model:
-        raise SoraError(f"[{name}] needs usage, or `like` with the name of a shipped model")
+        raise SoraError(f"[{name}] needs usage, or `like` naming a shipped model")
     for file in model.get("files", ()):
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):
