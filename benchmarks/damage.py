@@ -1,4 +1,4 @@
-"""Of clips that damage changes to the eye, how many say so: the second table of docs/footage.md.
+"""How many clips with visible damage are reported: the second table of docs/footage.md.
 
     python benchmarks/damage.py                 # all kinds, three clips each, about eight minutes
     python benchmarks/damage.py --only H.264
