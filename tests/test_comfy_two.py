@@ -178,7 +178,7 @@ def test_a_half_alone_is_refused_by_name(two: Path, sora: Sora) -> None:
     nameless = two / "diffusion_models" / "wan2.2_i2v.safetensors"
     write_half(nameless, transformer(1, GIVEN))
     code, said = sora("generate", "x", "--model", nameless.name, "-o", "x.mp4")
-    assert code == 2 and said.count("\n") == 1 and "its name does not tell which; have it say high_noise" in said
+    assert code == 2 and said.count("\n") == 1 and "its name does not say which; put high_noise" in said
 
 
 @pytest.mark.parametrize("kind", ["fp8_scaled", "Q8_0"])

@@ -257,7 +257,7 @@ def test_a_repository_with_its_own_text_encoder_at_a_revision(known: Hub, tmp_pa
     with pytest.raises(SoraError, match="hf:full is not a repository; it must look like hf:OWNER/NAME"):
         registry.entry("hf:full")
     known.publish("tiny/empty", {"README.md": b"nothing"})
-    with pytest.raises(SoraError, match=r"tiny/empty has no transformer/config\.json; supported are"):
+    with pytest.raises(SoraError, match=r"tiny/empty has no transformer/config\.json; supported: the"):
         registry.entry("hf:tiny/empty")
 
 

@@ -93,7 +93,7 @@ def like_of(path: Path) -> tuple[Entry, list[Path]]:
             return found[0], halves_of(path)
         if fitting:
             raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, but its name does not say "
-                            "which; rename it to contain high_noise or low_noise")  # fmt: skip
+                            "which; put high_noise or low_noise into the name")  # fmt: skip
         what = f"{what}, {families.sized(shapes)}"
     names = ", ".join(entry.name for entry in supported)
     raise SoraError(f"{path} seems to be {what}; supported transformers: those of {names}")
