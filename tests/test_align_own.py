@@ -156,7 +156,7 @@ def test_the_tower_lies_beside_the_words_and_says_what_it_saw(
     with pytest.raises(SoraError, match="trained on the latents of another VAE; `sora-cli train clip`"):
         tower.load(path, "another")
     words = clip_training.train(options(tmp_path / "world", steps=1, batch=2))
-    with pytest.raises(SoraError, match="look at pictures of the rendered world"):
+    with pytest.raises(SoraError, match="trained on pictures of the rendered world"):
         tower.load(words.with_name("video.safetensors"), "v")
 
 
