@@ -82,7 +82,7 @@ class Adapter(nn.Module):
         linears = {name: linear for name, linear in found.items() if name.startswith("blocks.")}
         most = min(min(linear.weight.shape) for linear in linears.values())
         if not 1 <= rank <= most:
-            raise SoraError(f"--rank is {rank}; the matrices of this model have from 1 to {most}")
+            raise SoraError(f"--rank is {rank}; it must be 1 to {most} for this model")
         self.rank, self.names = rank, list(linears)
         self.factors = nn.ModuleList(Factors(linear, rank) for linear in linears.values())
         for linear, factors in zip(linears.values(), self.factors, strict=True):
@@ -122,7 +122,7 @@ class Encoded:
         header = latent_file.read_header(path)
         latent_file.check_vae(path, header, entry)
         said = [(side, beside.read(side)) for side in sides if side.suffix.lower() != ".json"]  # which are records
-        if wrong := [f"{side} is no caption: {one.wrong}" for side, one in said if one.wrong]:
+        if wrong := [f"{side} is not a caption: {one.wrong}" for side, one in said if one.wrong]:
             raise SoraError(wrong[0])
         caption = next((one.text for _, one in said if one.text), "") or header.prompt
         if not caption:
