@@ -210,7 +210,7 @@ PIPED = """
 import tiny
 from sora_cli import cli
 tiny.install(setattr)
-cli.main(["generate", "a cat", *tiny.QUICK, "--res", "640x480", "--frames", "40", "-o", "-", "-q"])
+cli.main(["generate", "a cat", *tiny.QUICK, "--res", "160x120", "--frames", "40", "-o", "-", "-q"])
 """
 
 

@@ -36,6 +36,8 @@ def child(moment, words):
     cli.main(words)
 
 tiny.install(setattr)
+for stem in ("text", "vae", "dit"):
+    tiny.random_part(stem)  # once for all children
 draw, codes = random.Random(int(sys.argv[1])), []
 while not codes or codes[-1] == -signal.SIGKILL:
     assert len(codes) < 60, codes
