@@ -135,7 +135,7 @@ def main() -> None:
         of_models = [name for name in chosen if name.startswith("model")]
         chosen = {name: limit for name, limit in chosen.items() if name not in of_models[1:]}
     if not chosen:
-        raise SystemExit(f"no part begins with {' or '.join(asked.only)}; there are {', '.join(PARTS)}")
+        raise SystemExit(f"no part begins with {' or '.join(asked.only)}; known parts: {', '.join(PARTS)}")
     asked.out = asked.out.absolute()
     asked.out.mkdir(parents=True, exist_ok=True)
     until, rows = time.monotonic() + 60 * asked.minutes, []

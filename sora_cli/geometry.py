@@ -46,13 +46,13 @@ def check_size(width: int, height: int) -> None:
         even = f"{width + width % 2}x{height + height % 2}"
         raise SoraError(f"{asked} has an odd side, which H.264 (yuv420p) cannot store; the nearest is {even}")
     if max(width / height, height / width) > WIDEST_ASPECT:
-        raise SoraError(f"{asked} is too elongated: at most {WIDEST_ASPECT:g} to 1 is possible")
+        raise SoraError(f"{asked} is too narrow: the longer side may be at most {WIDEST_ASPECT:g} times the shorter")
 
 
 def frames_for(seconds: float, fps: float) -> int:
     """round(seconds * fps); a SoraError if that is not even one frame, or no number."""
     if not math.isfinite(seconds * fps):
-        raise SoraError(f"{seconds:g} s at {fps:g} fps is no length")
+        raise SoraError(f"{seconds:g} s at {fps:g} fps is not a length; both must be finite numbers")
     frames = round(seconds * fps)
     if frames < 1:
         raise SoraError(f"{seconds:g} s at {fps:g} fps is less than one frame; give at least {1 / fps:.3g} s")
@@ -76,13 +76,13 @@ def parse_address(text: str, fps: float, frames: int) -> int:
     """
     match = re.fullmatch(r"\s*([+-]?)(\d{1,12}\.?\d{0,12}|\.\d{1,12})(s?)\s*", text)
     if not match or not (match[3] or match[2].isdigit()):
-        raise SoraError(f"address {text[:40]!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
+        raise SoraError(f"address {text[:40]!r} is not a time; write seconds (2.5s), a frame (60) or -1 for the end")
     distance = round(float(match[2]) * fps) if match[3] else int(match[2])
     frame = frames - distance if match[1] == "-" else distance
     if not 0 <= frame < frames:
         end = (frames - 1) / fps
         raise SoraError(
-            f"address {text!r} is outside of the video; give a frame from 0 to {frames - 1}, "
+            f"address {text!r} is outside the video; give a frame from 0 to {frames - 1}, "
             f"seconds from 0s to {math.floor(end * 100) / 100:g}s, or -1 to -{frames} from the end"
         )
     return frame

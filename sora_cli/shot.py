@@ -77,9 +77,9 @@ class Lora:
         except ValueError:
             lora = cls(rest, expert=expert)  # a name with a colon in it
         if re.match(r"https?:", text):
-            raise SoraError(f"LoRA {text} is an address; fetch the file and name that")
+            raise SoraError(f"LoRA {text} is a URL; download the file and give its path")
         if path and re.fullmatch(DIGITS, strength) and (lora.path == rest or re.search(r"_|[^\x00-\x7f]", strength)):
-            raise SoraError(f"LoRA strength {strength!r} is no number; write it like 0.8, as style.safetensors:0.8")
+            raise SoraError(f"LoRA strength {strength!r} is not a number; write it like style.safetensors:0.8")
         if not lora.path.strip():
             raise SoraError(f"LoRA {text!r} is not FILE[:STRENGTH], for example style.safetensors:0.8")
         return lora
@@ -187,13 +187,13 @@ class Shot:
         kinds = {field.name: type(getattr(BLANK, field.name)) for field in fields(cls)}
         if unknown := sorted(asked.keys() - kinds.keys()):
             named = ", ".join(ascii(name[:40])[1:-1] for name in unknown[:5])
-            raise SoraError(f"not a shot: unknown field {named}; known are {', '.join(kinds)}")
+            raise SoraError(f"not a shot: unknown field {named}; known fields: {', '.join(kinds)}")
         return cls(**{name: read_field(name, value, kinds[name]) for name, value in asked.items()})
 
 
 def check_text(what: str, text: str) -> None:
     if len(text) > LONGEST_PROMPT:
-        raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are read")
+        raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are allowed")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise SoraError(f"the {what} is not valid UTF-8")
 
@@ -206,7 +206,7 @@ def check_prompt(prompt: str) -> None:
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise SoraError(f"unknown {what} {value!r}; there are {', '.join(choices)}")
+        raise SoraError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:

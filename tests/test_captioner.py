@@ -411,10 +411,10 @@ REFUSED = [
     (["nowhere.mp4"], "there is no file nowhere.mp4"),
     (["in", "-o", "captions.csv"], ".jsonl"),
     (["in", "-o", "c.jsonl", "--sidecars"], "choose"),
-    (["in", "--sidecars", "--keep-human", "0.5"], "--keep-human goes with -o"),
+    (["in", "--sidecars", "--keep-human", "0.5"], "leave it out to use --keep-human"),
     (["in", "--served", "llava"], "--model http://SERVER"),
     (["in/a.mp4", "in/a.gif", "--sidecars"], "would share in/a.txt"),
-    (["-", "--sidecars"], "leave --sidecars out"),
+    (["-", "--sidecars"], "leave out --sidecars"),
     (["empty"], "no video or picture in empty"),
 ]
 
@@ -432,7 +432,7 @@ def test_what_cannot_work_is_refused_in_a_line(
 @pytest.mark.parametrize(("model", "code", "message"), [
     ("magpie", 2, "unknown captioner 'magpie'"),
     ("./nowhere", 2, "there is no captioner nowhere"),
-    ("./other.safetensors", 1, "holds no captioner"),
+    ("./other.safetensors", 1, "does not contain a captioner"),
     ("pocket", 1, "pocket came without a captioner; `sora-cli train captioner"),
 ])  # fmt: skip
 def test_captioners_that_are_not_there(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,

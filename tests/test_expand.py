@@ -401,7 +401,7 @@ def test_what_does_nothing_is_said(engine: Any) -> None:  # noqa: F811
     assert "--negative does nothing at --guidance 1" in notes(negative="dog", guidance=1)
     assert "nothing" not in notes(negative="dog", guidance=2) + notes(guidance=1)
     assert "does not know: walrus, éclair" in notes(negative="a walrus, éclair", guidance=2)
-    assert "are not read, the words in them are as any others: (cat:1.2)" in notes("a (cat:1.2)")
+    assert "have no effect; their words are read as usual: (cat:1.2)" in notes("a (cat:1.2)")
     assert "[dog]" in notes(negative="[dog]") and "left out: jumps" in notes("a cat surfs, then jumps")
     long = "a cat " * 20
     assert "reads the first" not in notes(long)  # the caption is short

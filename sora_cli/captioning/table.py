@@ -29,7 +29,7 @@ class Table:
         if self.force:
             return
         if self.path.exists() and self.own.stored_identity() is None:
-            raise SoraError(f"{self.path} exists already; --force overwrites it, -o names another file")
+            raise SoraError(f"{self.path} already exists; --force overwrites it, -o names another file")
         self.own.check()
 
     def __enter__(self) -> Self:

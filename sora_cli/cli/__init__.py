@@ -35,7 +35,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.placement.machine import short_of
 
 # frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
-WINDOWS = "Windows is not supported; sora-cli runs in WSL 2 as it does on Linux (wsl --install)"
+WINDOWS = "Windows is not supported; use WSL 2, which `wsl --install` sets up"
 HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -128,7 +128,7 @@ def worded(message: str) -> str:
     for said, ours in WORDED.items():
         message = re.sub(said, ours, message)
     if message.startswith("No such command") and "Did you mean" not in message:
-        message += " `sora-cli --help` lists them; a prompt follows `generate`: " + EXAMPLE
+        message += " `sora-cli --help` lists all commands; a prompt goes after `generate`: " + EXAMPLE
     return message
 
 
@@ -151,7 +151,7 @@ def less(words: Sequence[str]) -> str:
     smaller = "a smaller --res or fewer --frames"
     if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
         return f"; try --memory low, {smaller}"
-    return f"; --resume goes on after the finished windows, also with --memory low; {smaller} is another video: --force"
+    return f"; --resume continues after the finished windows, also with --memory low; {smaller} needs --force"
 
 
 def complain(message: str, code: int) -> int:

@@ -87,11 +87,11 @@ class Verb:
                 continue
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, 1)
-                hint = f"it has {near[0]}" if near else f"there are {', '.join(sorted(self.own))}"
+                hint = f"did you mean {near[0]}?" if near else f"its options: {', '.join(sorted(self.own))}"
                 raise SoraError(f"{self.name} has no option {written[:40]!a}; {hint}")
             parameter = self.names[name]
             if parameter.name in WHOLE:
-                raise SoraError(f"{written} is for all jobs; give it to the batch")
+                raise SoraError(f"{written} is for all jobs; give it to `batch` itself")
             if parameter.name in found:
                 raise SoraError(f"{written} is given twice, as {name} and by another name")
             found[parameter.name] = value_of(parameter, written, value)
@@ -118,7 +118,7 @@ def value_of(parameter: Any, written: str, value: Any) -> Any:
     if getattr(parameter, "is_flag", False):
         on = SWITCH.get(str(value).strip().lower())
         if on is None:
-            raise SoraError(f"{written} is {value!a}; it is on or off, true or false")
+            raise SoraError(f"{written} is {value!a}; it must be on or off, true or false")
         off = any(plain(word) == plain(written) for word in parameter.secondary_opts)
         return on is not off
     if getattr(parameter, "multiple", False):
@@ -128,9 +128,9 @@ def value_of(parameter: Any, written: str, value: Any) -> Any:
 
 def text_of(written: str, value: Any) -> str:
     if isinstance(value, list):
-        raise SoraError(f"{written} has one value, not a list; --expand-grid makes a job of each")
+        raise SoraError(f"{written} takes one value, not a list; --expand-grid makes a job of each value")
     if isinstance(value, bool | dict) or (isinstance(value, float) and not math.isfinite(value)):
-        raise SoraError(f"{written} is {json.dumps(value)[:40]}; it must be a text or a number")
+        raise SoraError(f"{written} is {json.dumps(value)[:40]}; it must be a string or a number")
     return str(value)
 
 
@@ -152,10 +152,10 @@ class Asking:
         wished = {name: value for name, value in line.options.items() if name not in ("verb", "line", "error")}
         verb = self.verbs.get(str(line.options.get("verb") or self.verb))
         if verb is None:
-            raise SoraError(f"unknown verb {line.options['verb']!a}; there are {', '.join(self.verbs)}")
+            raise SoraError(f"unknown verb {line.options['verb']!a}; choose one of {', '.join(self.verbs)}")
         values = self.merged(verb, verb.values(wished))
         if values.get(verb.arguments[0].name) == STREAM:
-            raise SoraError("a batch reads files; give a name as input instead of -")
+            raise SoraError("a job of a batch cannot read standard input; give a file instead of -")
         if "output" in values:
             number = line.options.get("line", line.number)
             values["output"] = filled(verb.name, values, number, verb.arguments[0].name)
@@ -193,7 +193,7 @@ def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
 
     def field(match: re.Match[str]) -> str:
         if match[1] not in known:
-            raise SoraError(f"unknown {{{match[1]}}} in the output; it may hold {{line}}, {{input}}, and given options")
+            raise SoraError(f"unknown {{{match[1]}}} in the output; use {{line}}, {{input}} or a given option")
         return known[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
@@ -202,7 +202,7 @@ def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
 def whole(job: Job, preview: bool = False) -> Job:
     """A job as part of a batch: it goes on where it was stopped. SoraError for a pipe, which has no place for it."""
     if job.target.stream:
-        raise SoraError("a batch writes files; give a name as output instead of -")
+        raise SoraError("a job of a batch cannot write to standard output; give a file instead of -")
     target = replace(job.target, resume=True, as_json=False)
     return replace(job, target=target, showing=replace(job.showing, preview=preview))
 

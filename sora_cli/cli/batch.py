@@ -70,17 +70,17 @@ def batch(
         bool, typer.Option("--expand-grid", help="Expand {cat|dog}, {0..9} and lists of values into all combinations.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list, for work on several machines.")
+        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list; other machines make the rest.")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Make it on a Ray cluster: that at HOST:PORT, that of this machine (auto), or a new one here.",
+            help="Run on a Ray cluster: the one at HOST:PORT, the one of this machine (auto), or a new one here.",
         ),
     ] = None,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores of a worker of --ray where there is no GPU.", show_default="1")
+        int | None, typer.Option(min=1, help="Cores of each --ray worker on machines without a GPU.", show_default="1")
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also write a sheet with one frame of every video.")
@@ -88,7 +88,7 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Accepted; a batch always continues.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Accepted for convenience; a batch always resumes.")] = False,
     preview: options.PreviewOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
     quiet: options.QuietOption = False,
@@ -104,7 +104,7 @@ def batch(
     refuse(jobs, [*wrong, *work.wrong()])
     work.check_whole(sheet, here=ray in (None, LOCAL))
     if cores and not ray:
-        raise SoraError("--cores is for --ray; without it, OMP_NUM_THREADS says how many are used")
+        raise SoraError("--cores needs --ray; without it, OMP_NUM_THREADS sets the number of cores")
     if dry_run:
         return show_cost(work.left, len(mine), as_json)
     if ray and work.left:
@@ -161,7 +161,7 @@ def asked(
     commands: dict[str, Any] = root.command.commands  # type: ignore[attr-defined]
     verbs = {one: Verb(one, commands[one], context) for one in VERBS}
     if verb not in verbs:
-        raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
+        raise SoraError(f"unknown --verb {verb}; choose one of {', '.join(verbs)}")
     found = {key: defaults[key] for key in sorted(generate.given(context) & defaults.keys())}
     given = {key: value if isinstance(value, bool | list) else str(value) for key, value in found.items()}
     reader = Asking(verbs, verb, given, preview)
@@ -180,7 +180,7 @@ def asked(
                 raise
             wrong.append((line.number, asking.words(error)))
     if not wrong and (unused := [key for key in given if key not in reader.used]):
-        raise SoraError(f"--{unused[0].replace('_', '-')} is for none of the jobs of {name}")
+        raise SoraError(f"--{unused[0].replace('_', '-')} applies to no job of {name}")
     return items, wrong
 
 

@@ -106,7 +106,7 @@ class Batch:
             for item in (item for item in self.mine if item not in left):
                 if item.job.target.resume_folder.exists():
                     item.job.target.settle()
-                screen.over("skipped", item, "is made already")
+                screen.over("skipped", item, "is already done")
             for item, error in self.failures(self.left, work or self.alone):
                 again.append(item)
                 screen.event("retry", item, error)
@@ -136,7 +136,7 @@ class Batch:
     def begin(self, item: Item) -> bool:
         """Say that work on an item begins, unless another process has made it meanwhile."""
         if self.is_done(item.job.target):
-            self.screen.over("skipped", item, "is made already")
+            self.screen.over("skipped", item, "is already done")
             return False
         self.screen.begin(item)
         if not item.job.target.there:  # else it may be somebody's, and is not ours to overwrite the next time
@@ -184,7 +184,7 @@ def clashes(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
             writer = writers.get(real(source))
             if writer is not None and writer is not item:
                 yield item.line.number, (f"reads {source}, which line {writer.line.number} makes; "
-                                         "give it to a batch of its own, after this one")  # fmt: skip
+                                         "put it in a separate batch that runs after this one")  # fmt: skip
 
 
 def written(job: Job) -> list[str]:

@@ -87,7 +87,7 @@ class Worker:
             self.checked.add(models)
         found = job.target.identity["files"]
         if other := [name for name, content in files.items() if found.get(name) != content]:
-            raise SoraError(f"{other[0]} is another file here, or none; inputs belong where every node sees them")
+            raise SoraError(f"{other[0]} is missing here, or differs; put inputs where every node can read them")
 
     def sees(self, folder: Path, mark: tuple[str, str]) -> bool:
         """Whether a folder is the one that the batch writes to, and not just one of its name."""
@@ -229,7 +229,7 @@ class Cluster:
         if not found and self.patient:
             self.patient = False
             each = "a GPU" if self.gpus else f"{self.cores} cores" if self.cores > 1 else "a core"
-            self.screen.warn(f"waiting for {each} of the cluster")
+            self.screen.warn(f"waiting for {each} in the cluster")
         return list(found)
 
     def welcome(self, ref: Any) -> None:
@@ -243,7 +243,7 @@ class Cluster:
                 raise Failed(f"workers do not start: {last_line(error)}") from error
             return
         if version != __version__:
-            raise SoraError(f"{node} has sora-cli {version}, and here it is {__version__}; install the same everywhere")
+            raise SoraError(f"{node} has sora-cli {version}, this machine {__version__}; install the same everywhere")
         self.refusals = 0
         self.idle.append((worker, None))
 
@@ -266,7 +266,7 @@ class Cluster:
             if self.deaths[item] < DEATHS:
                 waiting.again(item)
                 return None
-            return item, Outcome(f"{DEATHS} workers died of it, the last one: {last_line(error)}")
+            return item, Outcome(f"{DEATHS} workers crashed on it; the last one: {last_line(error)}")
         del self.busy[ref]
         self.idle.append((worker, item.job.networks))
         return item, outcome
@@ -310,7 +310,7 @@ def joined(address: str) -> Any:
     except ImportError as error:
         raise SoraError("--ray needs Ray: pip install 'sora-cli[ray]'") from error
     if address.startswith("ray://"):
-        raise SoraError("--ray takes no ray:// address; run it on a machine of the cluster, or with ray job submit")
+        raise SoraError("--ray does not take ray:// addresses; run on a machine of the cluster, or use ray job submit")
     if address not in (LOCAL, "auto"):
         reach(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == LOCAL else {}
@@ -330,7 +330,7 @@ def reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise Failed(f"nobody answers at {address} ({error}); is `ray start --head` running there?") from error
+        raise Failed(f"no answer from {address} ({error}); is `ray start --head` running there?") from error
 
 
 def last_line(error: BaseException) -> str:

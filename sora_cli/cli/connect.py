@@ -79,10 +79,10 @@ class Request:
     def check(self, times: int, target: Target) -> None:
         """All that can be refused before anything is read: the input, the output."""
         if times > 1 and self.video.name == media.STREAM:
-            raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
+            raise SoraError("--times reads the input again, but a stream can be read only once; give a file")
         self.video.check()
         if media.same_file(self.video.name, target.name):
-            raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
+            raise SoraError(f"{target.name} is also the input and would be overwritten; give another -o")
         target.check()
 
     def cost(self, length: Callable[[Shot], int], times: int = 1) -> "Estimate":

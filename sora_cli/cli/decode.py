@@ -108,8 +108,8 @@ def check(wanted: Wanted, target: Target) -> None:
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
-        raise SoraError(f"{path} is one image, and {len(wanted.frames)} frames are asked for; --frames 0:1 is one, "
-                        f"{path.stem}%05d.png are all")  # fmt: skip
+        raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are requested; use --frames 0:1 for one, "
+                        f"or {path.stem}%05d.png for all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)
     target.check_format(wanted.format)

@@ -168,7 +168,7 @@ def describe_record(file: Path) -> Found:
     """The record beside a video."""
     found = read_json(file)
     if "verb" not in found or "shot" not in found:
-        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
+        raise SoraError(f"{file} is JSON, but not the record of a video")
     return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
 
 

@@ -167,7 +167,7 @@ def hub_here() -> Finding:
 
     where = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        return Finding("hub", "not asked, since HF_HUB_OFFLINE is set", {"endpoint": where, "reached": False})
+        return Finding("hub", "not checked, because HF_HUB_OFFLINE is set", {"endpoint": where, "reached": False})
     try:
         urlopen(Request(where, method="HEAD"), timeout=TIMEOUT).close()
     except HTTPError as error:                      # it answered

@@ -36,13 +36,13 @@ class Expansion:
                 raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
             return cls(Server.at(expand, writer), trained)
         if expand not in ("auto", OFF, GRAMMAR):
-            raise SoraError(f"unknown --expand {expand!r}; there are auto, off, grammar, or the http:// address of an "
+            raise SoraError(f"unknown --expand {expand!r}; use auto, off, grammar, or the http:// address of an "
                             "LLM")  # fmt: skip
         if writer is not None:
-            raise SoraError("--expand-model names an LLM; --expand must give its address, http://localhost:11434/v1 "
-                            "or so")  # fmt: skip
+            raise SoraError("--expand-model names an LLM; --expand must give its address, for example "
+                            "http://localhost:11434/v1")  # fmt: skip
         if expand == GRAMMAR and not trained:
-            raise SoraError(f"{entry.name} was not trained on pocket's grammar; take --expand off, or the address of "
+            raise SoraError(f"{entry.name} was not trained on pocket's grammar; use --expand off, or the address of "
                             "an LLM")  # fmt: skip
         return cls(GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF, trained)
 

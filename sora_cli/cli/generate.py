@@ -236,14 +236,14 @@ def remade(source: Path, given: set[str]) -> Shot:
     shot = shot_in(source)
     if "model" not in given and shot.model not in registry.names():
         raise SoraError(f"{source} was made with {shot.model}, which is not registered here; give --model {shot.model} "
-                        "if you mean it")  # fmt: skip
+                        "to use it")  # fmt: skip
     return shot
 
 
 def borrowed(shot: Shot, source: Path | None, given: set[str]) -> str:
     """Which files of this machine a record names, which may be a stranger's; "" for none."""
     named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
-    return f"{source} names files here, which are read: {', '.join(named)}" if source and named else ""
+    return f"{source} refers to files on this machine, which are read: {', '.join(named)}" if source and named else ""
 
 
 def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:
@@ -275,11 +275,11 @@ def check(shot: Shot, order: Order, target: Target) -> None:
     check_given(order.entry, bool(order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
-        raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
+        raise SoraError(f"{target.name} is an image but {shot.frames} frames are requested; use .mp4, %05d.png, "
                         "or --frames 1")  # fmt: skip
     for anchor in shot.anchors:
         if media.same_file(anchor.path, target.name):
-            raise SoraError(f"{target.name} is an anchor of itself; give another -o")
+            raise SoraError(f"{target.name} is also an anchor and would be overwritten; give another -o")
     target.check()
     target.check_format(format_of(shot, target.name))
 

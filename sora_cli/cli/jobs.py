@@ -110,7 +110,7 @@ class Job:
             return tuple(self.roles)
         tiny = self.entry.tiny
         if draft and not tiny:
-            raise SoraError(f"{self.entry.name} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
+            raise SoraError(f"{self.entry.name} has no tiny decoder; leave out --decoder tiny, or use --decoder {FULL}")
         return (*self.roles, *((registry.TINY,) if tiny and registry.TINY not in self.roles else ()))
 
     def check_output(self) -> None:
@@ -185,7 +185,7 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
     with screen:
         for job, there in zip(jobs, done, strict=True):
             if there:
-                screen.note(f"{job.target.name} is made already")
+                screen.note(f"{job.target.name} is already done")
                 job.target.settle()
                 screen.made(job.target.recorded, job.target.as_json)
             else:

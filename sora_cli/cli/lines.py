@@ -119,7 +119,7 @@ def rows(text: str, mark: str) -> Iterator[Line]:
 def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
     if len(row) > len(header):
         wrong = f"{len(row)} cells for {counted(len(header), 'column')}"
-        return Line(number, {}, f"{wrong}; put quotes around texts with a comma")
+        return Line(number, {}, f"{wrong}; put quotes around a text that contains a comma")
     cells: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=False):
         if cell.strip():
@@ -147,7 +147,7 @@ def grid(line: Line, many: Sequence[str]) -> list[Line]:
     choices = {name: list(itertools.islice(alternatives(value, plain(name) in many), MOST + 1))
                for name, value in line.options.items()}  # fmt: skip
     if math.prod(map(len, choices.values())) > MOST:
-        return [Line(line.number, {}, f"has more than {MOST} combinations; write several lines")]
+        return [Line(line.number, {}, f"has more than {MOST} combinations; split it into several lines")]
     every = itertools.product(*choices.values())
     return [Line(line.number, dict(zip(choices, chosen, strict=True))) for chosen in every]
 

@@ -58,7 +58,7 @@ def loop(
     seconds: Annotated[
         float | None, typer.Option(help="Length of the loop (default: about 4), or of the part that closes VIDEO (1).")
     ] = None,
-    times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
+    times: Annotated[int, typer.Option(min=1, max=10_000, help="How many times the file plays the loop.")] = 1,
     output: options.OutputOption = None,
     *,
     more: Looping,

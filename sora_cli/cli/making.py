@@ -139,7 +139,7 @@ class Making:
         if reduced := self.shared.note(self.target.name, format):
             self.screen.note(reduced)
         if (kept := media.depth_held(self.target.name, format)) < format.depth:
-            self.screen.note(f"{self.target.name}: {kept} bits of each colour instead of {format.depth}; "
+            self.screen.note(f"{self.target.name}: {kept} bits per colour instead of {format.depth}; "
                              ".y4m, .apng and numbered .png keep all")  # fmt: skip
         sink = media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
                                self.target.replaces, self.sound, self.shared)  # fmt: skip

@@ -65,7 +65,7 @@ def guidance_of(text: str | None) -> dict[str, float]:
     if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)):
         raise SoraError(f"--guidance is {text!r}; write a number like 4, or two of them like 4,3")
     if numbers[1:] == [0.0]:
-        raise SoraError(f"--guidance is {text!r}; that for low noise must be above 0")
+        raise SoraError(f"--guidance is {text!r}; the second number, for low noise, must be above 0")
     return {"guidance": numbers[0], "guidance_low": numbers[1] if numbers[1:] else 0.0}
 
 
@@ -74,7 +74,7 @@ def fitting(shot: Shot, entry: Entry) -> Shot:
     if not entry.usage.boundary:
         lora.check_alone(shot.loras, entry.name)
         if shot.guidance_low:
-            raise SoraError(f"{entry.name} has one transformer; --guidance takes one number for it")
+            raise SoraError(f"{entry.name} has only one transformer; give --guidance one number")
     return shot
 
 

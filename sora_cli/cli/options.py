@@ -94,7 +94,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback on 
 PreviewOption = Annotated[
     bool,
     typer.Option("--preview", help="Preview the video while it is made, at every step: in the terminal, and as "
-                 "OUTPUT.preview.webp, which is removed when the video is there."),
+                 "OUTPUT.preview.webp, which is removed when the video is complete."),
 ]  # fmt: skip
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")]
 DtypeOption = Annotated[
@@ -146,7 +146,7 @@ class Compute:
 
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="as many as processors are free"),
+        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="all free processors"),
     ] = None
 
     @property
@@ -192,15 +192,15 @@ class Sampling:
     ] = None
     guidance: Annotated[
         str | None,
-        typer.Option(metavar="G[,LOW]", help="How closely to follow the prompt; of two transformers, also by each.",
+        typer.Option(metavar="G[,LOW]", help="How closely to follow the prompt; G,LOW sets two transformers apart.",
                      show_default=SUITED),
     ] = None
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)] = None
     model: ModelOption = "pocket"
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="[high:|low:]FILE[:STRENGTH]", help="Apply a LoRA, of two transformers to both or to one; "
-                     "repeat the option to apply several."),
+        typer.Option(metavar="[high:|low:]FILE[:STRENGTH]", help="Apply a LoRA; high: or low: selects one of two "
+                     "transformers. Repeat the option to apply several."),
     ] = None
     expand: Annotated[
         str,

@@ -56,7 +56,7 @@ def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
         typer.echo(json.dumps(vars(bill)))
         return
     uncounted = f", {bill.unknown} not counted below" if bill.unknown else ""
-    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} made already{uncounted}")
+    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} already done{uncounted}")
     spent = ", ".join(f"{part} {duration(seconds)}" for part, seconds in by_size(bill.parts))
     typer.echo(f"time    {duration(bill.seconds)}" + (f" ({spent})" if spent else ""))
     typer.echo(f"disk    {quantity(bill.disk, 'B')}")

@@ -48,7 +48,7 @@ class Previews:
         try:
             media.write_moving(self.path, pictures, min(SLOWEST, max(FASTEST, seconds)))
         except Failed as error:
-            self.screen.warn(f"{error}; it goes on without the preview")
+            self.screen.warn(f"{error}; the video continues without the preview")
             self.path = None
 
     def remove(self) -> None:

@@ -66,8 +66,8 @@ class Asked(Input):
         """Say that a rate is given for what has its own."""
         given, own = self.input_fps, source.format.rate
         if given is not None and not (raw or source.is_image) and Fraction(media.rational(given)) != own:
-            screen.note(f"{self.name}: --input-fps does nothing: it has {source.format.fps:g} frames a second of its "
-                        "own; --fps takes another rate")  # fmt: skip
+            screen.note(f"{self.name}: --input-fps does nothing, because the file says {source.format.fps:g} frames a "
+                        "second; --fps changes the rate")  # fmt: skip
 
     def faster(self, source: media.Source) -> media.Retiming | None:
         """How a source gets to the rate that is asked, if that is higher than its own."""

@@ -145,10 +145,10 @@ class Target(Keeping):
         check_output(self.path, media.SUFFIXES, self.replaces, self.difference)
         for beside in (self.record, self.latents) if self.keeps else ():
             if beside.exists() and not self.replaces:
-                raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
-                                "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
+                raise SoraError(f"{beside} already exists; --force overwrites it, "
+                                f"--no-metadata writes nothing beside {self.path}")  # fmt: skip
         if not (self.own.empty or self.resume or self.force):
-            raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
+            raise SoraError(f"{self.path} is unfinished; --resume continues it, --force starts over")
 
     def difference(self) -> str:
         """In what the video that is there differs from what is asked, as far as it says so."""
@@ -163,7 +163,7 @@ class Target(Keeping):
     def check_preview(self) -> None:
         """Refuse a preview that would overwrite another file."""
         if (path := self.preview) and path.exists() and not self.replaces:
-            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
+            raise SoraError(f"{path} already exists, and the preview needs its name; --force overwrites it")
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""

@@ -49,7 +49,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
         table.add_row(one["name"], size(one["bytes"]), here(one), one["licence"], anchors(one), one["size"])
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
-        typer.echo("\nsingle files of ComfyUI's folders, which --model takes by these names:")
+        typer.echo("\nsingle files in ComfyUI's folders; --model accepts these names:")
     for one in files:
         typer.echo(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}")
 
@@ -59,7 +59,7 @@ def link(folder: FolderArgument, debug: DebugOption = False) -> None:
     """Use the models in ComfyUI's folder where they are; nothing is copied."""
     comfy.link(folder)
     names = comfy.recognised()
-    typer.echo(f"{folder}: {counted(len(names), 'model')} to use{': ' if names else ''}{', '.join(names)}")
+    typer.echo(f"{folder}: {counted(len(names), 'usable model')}{': ' if names else ''}{', '.join(names)}")
 
 
 @weights.command()

@@ -74,11 +74,11 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
-        raise SoraError(f"anchor {path} has {counted(count, 'frame')} and would lie at {start} to {start + count - 1} "
-                        f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
+        raise SoraError(f"anchor {path} would cover frames {start} to {start + count - 1} of a video of "
+                        f"{counted(shot.frames, 'frame')}; move it, or make the video longer")  # fmt: skip
     sound = source.sound if count > 1 else None
     depth, mapped = source.format.depth, any("HDR" in note for note in source.notes)
-    notes = [*source.notes, *[f"its {depth} bits of each colour are taken as 8"] * (depth > 8 and not mapped)]
+    notes = [*source.notes, *[f"its {depth} bits per colour are reduced to 8"] * (depth > 8 and not mapped)]
     return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out)
 
 

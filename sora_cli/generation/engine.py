@@ -69,7 +69,7 @@ class Engine:
         pictures and clips onto key frames."""
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
         if shot.model != self.entry.name:
-            raise SoraError(f"the shot is of {shot.model}, and {self.entry.name} is loaded")
+            raise SoraError(f"the shot needs model {shot.model}, but {self.entry.name} is loaded")
         made = plan(shot, self.entry, [piece.given for piece in given], span)
         return Generation(self, made, tuple(given))
 

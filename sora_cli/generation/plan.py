@@ -20,10 +20,10 @@ STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's 
 FEWER = 2  # frames of context where a time says almost all of a frame
 
 UNTRAINED = {  # what a shot may ask of a model, in the words of a note
-    "start": "a picture that is given as the first frame",
-    "end": "a picture or clip that is given as the end",
-    "middle": "pictures or clips that are given in the middle",
-    "extend": "going on from given frames",
+    "start": "a given first frame",
+    "end": "a given end picture or clip",
+    "middle": "given pictures or clips in the middle",
+    "extend": "continuing given frames",
     "loop": "a loop that is made on a circle",
     "gaps": "windows with gaps in time (--plan sliding has none)",
     "fps": "this frame rate, so that things may move too fast or too slowly",
@@ -169,7 +169,7 @@ def plan(shot: Shot, entry: Entry, given: Sequence[Given] = (), span: geometry.S
 def check_given(entry: Entry, given: bool) -> None:
     """Refuse a shot in which nothing is given, of a model that makes nothing without."""
     if entry.usage.conditioned and not given:
-        raise SoraError(f"{entry.name} goes on from pictures, and none is given; give --image FILE, or take another "
+        raise SoraError(f"{entry.name} needs a picture to start from; give --image FILE, or use another "
                         "--model for text alone")  # fmt: skip
 
 

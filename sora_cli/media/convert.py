@@ -103,7 +103,7 @@ def in_rgb(format: Format, most: int = 8) -> str:
 def fitting(format: Format, size: Size, fit: str) -> str:
     """The filters from the picture to RGB of exactly `size`."""
     if fit not in FITS:
-        raise SoraError(f"unknown fit {fit!r}; known are {', '.join(FITS)}")
+        raise SoraError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     (width, height), (w, h) = size, fitted(format, size, fit)
     chain = [f"scale={w}:{h}:{SHARP}", "format=rgb24"]
     if fit == "cover":

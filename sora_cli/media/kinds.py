@@ -24,7 +24,7 @@ BINS = (  # folders of systems, in lower case
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
     "recycler", "recycled", "system volume information", "lost+found", "__pycache__", "lost.dir",
 )  # fmt: skip
-LINK = "linked folder: not followed; give it itself"
+LINK = "linked folder: not followed; give the folder itself"
 UNREAD = "cannot be read here"
 
 

@@ -53,7 +53,7 @@ def check_input(name: str) -> None:
     if not path.exists():
         check_sequence(name)
     elif not os.access(path, os.R_OK):
-        raise SoraError(f"{name} may not be read: permission denied")
+        raise SoraError(f"cannot read {name}: permission denied")
     elif path.is_file() and path.stat().st_size == 0:
         raise SoraError(f"{name} is empty")
 

@@ -55,7 +55,7 @@ def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iter
         yield (f"{name} does not know: {listed([word[:40] for word in unknown], MOST)} ({where}"
                "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
     if left_out := sorted({word for prompt in found for word in prompt.left_out}):
-        yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out, MOST)}"
+        yield f"a scene holds at most two subjects, and one of everything else; left out: {listed(left_out, MOST)}"
 
 
 def caption_of(prompt: str, seed: int) -> str:

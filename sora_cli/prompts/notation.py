@@ -27,7 +27,7 @@ def unheard(shot: Shot, usual: str) -> Iterator[str]:
     if set(shot.guidances) == {0}:
         yield "the prompt does nothing at --guidance 0; 1 follows it as it is, and more follows it closer"
     if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != usual:
-        yield "--negative does nothing at --guidance 1; a higher one makes use of it"
+        yield "--negative does nothing at --guidance 1; it needs a higher guidance"
     if found := dict.fromkeys(one for text in (*shot.prompts, shot.negative) for one in foreign(text)):
         pieces = ", ".join(one[:40] for one in list(found)[:8])
-        yield f"weights and the like of other programs are not read, the words in them are as any others: {pieces}"
+        yield f"weights and other notation of other programs have no effect; their words are read as usual: {pieces}"

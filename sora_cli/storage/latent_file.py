@@ -49,7 +49,7 @@ class Header:
 
     def __post_init__(self) -> None:
         if not plain(self.model):
-            raise SoraError(f"model {shortened(self.model)} is no name of a model")
+            raise SoraError(f"model {shortened(self.model)} is not a model name")
         check_hash("vae", self.vae)
         if self.video:
             check_hash("video", self.video)
@@ -198,7 +198,7 @@ def read_layout(path: Path | str) -> Layout:
         try:
             return parse(path, *head(file, MOST_HEADER_BYTES))
         except SoraError as error:
-            raise Failed(f"{path} is no file of latents: {error}") from error
+            raise Failed(f"{path} is not a file of latents: {error}") from error
 
 
 def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
@@ -211,7 +211,7 @@ def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
         raise SoraError(f"it must hold one tensor called {TENSOR}")
     dtype, shape = listed[0].dtype, listed[0].shape
     if dtype not in NUMBERS:
-        raise SoraError(f"its numbers are of type {shortened(dtype)}; known are {', '.join(NUMBERS)}")
+        raise SoraError(f"its numbers are of type {shortened(dtype)}; they must be one of {', '.join(NUMBERS)}")
     check_shape(shape, header)
     return Layout(header, shape, dtype)
 
@@ -242,7 +242,7 @@ def from_strings(tags: Mapping[str, Any]) -> Header:
     for name, kind in kinds.items():
         pattern, read = READERS[kind]
         if not re.fullmatch(pattern, tags[name], re.DOTALL):
-            raise SoraError(f"{name} is {shortened(tags[name])} in its header")
+            raise SoraError(f"{name} cannot be {shortened(tags[name])} in its header")
         values[name] = read(tags[name])
     return Header(**values)
 
@@ -258,7 +258,7 @@ READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 def check_hash(what: str, text: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise SoraError(f"{what} is {shortened(text)}, which is no sha256")
+        raise SoraError(f"{what} is {shortened(text)}, which is not a SHA-256 hash")
 
 
 def shortened(text: str) -> str:

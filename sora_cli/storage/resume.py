@@ -30,7 +30,7 @@ class Windows:
 
     def __init__(self, folder: Path | str, identity: str) -> None:
         self.folder = Path(folder)
-        self.own = Owned(self.folder, json.loads(identity), "video", "ask for the same again, or --force starts over")
+        self.own = Owned(self.folder, json.loads(identity), "video", "repeat its command, or start over with --force")
         self.own.check()
 
     def finished(self) -> "Iterator[Tensor]":

@@ -179,7 +179,7 @@ class Server:
         """An image when it is there; Refusal if it fails, or if nobody waits for it any more."""
         while not work.over:
             if self.store.closed:
-                raise Refusal(503, "the server is going down; ask again soon", "shutting_down")
+                raise Refusal(503, "the server is shutting down; try again soon", "shutting_down")
             if await request.is_disconnected():
                 raise ClientDisconnect
             await asyncio.sleep(POLLED)
@@ -203,7 +203,7 @@ class Server:
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.orders.served:
-            raise Refusal(404, "there is no model of this name", "model_not_found", "model")
+            raise Refusal(404, "there is no model with this name", "model_not_found", "model")
         return JSONResponse(model_of(name))
 
     async def health(self, request: Request) -> Response:
@@ -270,7 +270,7 @@ async def read(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
     if not isinstance(wanted, dict):
         raise Refusal(400, "the body must be a JSON object", "invalid_json")
     if wanted.get("input_reference") is not None:
-        raise Refusal(400, "input_reference is a picture that is uploaded, as multipart/form-data", "invalid_type",
+        raise Refusal(400, "input_reference must be a file, uploaded as multipart/form-data", "invalid_type",
                       "input_reference")  # fmt: skip
     return wanted, None
 
@@ -287,7 +287,7 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
                 raise Refusal(400, f"{name[:40]!a} is not a file; only input_reference is", "invalid_type", name[:40])
             upload = value
         elif name.partition("[")[0] == "input_reference":
-            raise Refusal(400, "input_reference is a picture that is uploaded as a file", "invalid_type",
+            raise Refusal(400, "input_reference must be a file, uploaded as multipart/form-data", "invalid_type",
                           "input_reference")  # fmt: skip
         elif value != "":
             wanted[name] = value
@@ -305,8 +305,8 @@ async def wrong(request: Request, error: Exception) -> Response:
         case ClientDisconnect():
             return Response(status_code=400)  # nobody reads it
         case HTTPException():
-            words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-            message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
+            words = {404: "there is nothing at this address", 405: "this address does not support this method"}
+            message = words.get(error.status_code, "the form is not valid multipart/form-data")
             return answer(Refusal(error.status_code, message, headers=error.headers or {}))
         case _:
             return answer(Refusal(500, "the server failed; its log says why", "internal_error"))

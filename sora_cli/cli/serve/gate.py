@@ -27,7 +27,7 @@ def token_of(token: str | None, file: Path | None) -> str:
         except (OSError, ValueError) as error:
             raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
     if (token or file) and not (token and len(token) >= SHORTEST and all("!" <= letter <= "~" for letter in token)):
-        raise SoraError(f"the token must have at least {SHORTEST} letters, digits or marks and no spaces; "
+        raise SoraError(f"the token must have at least {SHORTEST} ASCII characters and no spaces; "
                         "`openssl rand -hex 32` makes one")  # fmt: skip
     return token or ""
 
@@ -96,7 +96,7 @@ def check_local(method: str, path: str, headers: Mapping[str, str]) -> None:
     """Refusal for what a page of another site has a browser ask."""
     host = headers.get("host", "")
     if not is_loopback(split(f"//{host}").hostname or ""):
-        raise Refusal(403, "without a token, only localhost and 127.0.0.1 are answered as Host", "wrong_host")
+        raise Refusal(403, "without a token, Host must be localhost or 127.0.0.1", "wrong_host")
     origin = headers.get("origin")
     if origin is not None and split(origin).netloc.lower() != host.lower():
         raise Refusal(403, "pages of other origins are not answered", "wrong_origin")

@@ -64,7 +64,7 @@ class Orders:
         fields = self.checked(IMAGE, {name: value for name, value in wishes.items() if name not in IGNORED})
         count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
         if fields.get("output_format", "png") != "png":
-            raise Refusal(400, "images are made as png", "invalid_value", "output_format")
+            raise Refusal(400, "output_format must be png", "invalid_value", "output_format")
         first = self.work(IMAGE, fields)
         seed = first.settings["seed"]
         more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
@@ -75,14 +75,14 @@ class Orders:
         fields = {name: value for name, value in wishes.items() if value is not None}
         for name in fields:
             if name not in FIELDS[kind]:
-                raise Refusal(400, f"unknown field {name[:40]!a}; there are {', '.join(FIELDS[kind])}",
+                raise Refusal(400, f"unknown field {name[:40]!a}; known fields: {', '.join(FIELDS[kind])}",
                               "unknown_parameter", name[:40])  # fmt: skip
         return fields
 
     def work(self, kind: str, fields: Mapping[str, Any]) -> Work:
         name = text("model", fields.get("model", next(iter(self.served))))
         if name not in self.served:
-            raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
+            raise Refusal(404, f"unknown model {name[:60]!a}; known models: {', '.join(self.served)}",
                           "model_not_found", "model")  # fmt: skip
         prompt = text("prompt", fields.get("prompt", ""))
         entry = self.served[name]
@@ -121,7 +121,7 @@ class Orders:
             raise asked_wrongly(error, "size") from None
         if width * height > self.store.limits.pixels:
             raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.store.limits.pixels} "
-                          f"are made here, as {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
+                          f"are allowed, as in {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
     def lasting(self, shot: Shot, entry: Entry, value: Any) -> Shot:
@@ -181,7 +181,7 @@ def geometry_within(width: int, height: int, pixels: int) -> tuple[int, int]:
 
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise Refusal(400, f"{name} must be a text", "invalid_type", name)
+        raise Refusal(400, f"{name} must be a string", "invalid_type", name)
     return value
 
 
@@ -213,7 +213,7 @@ def seed_of(value: Any) -> int:
     if value is None:
         return seeds.number("random")
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise Refusal(400, "seed must be a whole number from 0 on, or random", "invalid_type", "seed")
+        raise Refusal(400, "seed must be a whole number of at least 0, or random", "invalid_type", "seed")
     try:
         return seeds.number(str(value))
     except SoraError as error:
@@ -238,9 +238,9 @@ def picture_of(path: Path) -> str:
         raise Refusal(400, "input_reference must be one picture: PNG, JPEG or WebP", "invalid_value",
                       "input_reference") from None  # fmt: skip
     if moves:
-        raise Refusal(400, "input_reference moves; give one picture", "invalid_value", "input_reference")
+        raise Refusal(400, "input_reference is animated; give a still picture", "invalid_value", "input_reference")
     if width * height > limits.MOST_PIXELS:
-        raise Refusal(400, f"input_reference has {width}x{height} pixels; at most {limits.MOST_PIXELS} are read",
+        raise Refusal(400, f"input_reference has {width}x{height} pixels; at most {limits.MOST_PIXELS} are allowed",
                       "invalid_value", "input_reference")  # fmt: skip
     return suffix
 

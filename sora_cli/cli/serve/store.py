@@ -105,7 +105,7 @@ class Store:
             try:
                 found.append(read(folder))
             except (OSError, ValueError, TypeError, RecursionError):
-                warn(f"{folder / RECORD} cannot be read; its job is passed over")
+                warn(f"{folder / RECORD} cannot be read; its job is skipped")
         for work in sorted(found, key=lambda one: one.created):
             if work.kind == IMAGE and not work.over:
                 self.erase(work)
@@ -113,7 +113,7 @@ class Store:
             if work.status == RUNNING:
                 work.status = QUEUED
             if not work.over and work.begun >= MOST_BEGUN:
-                self.fail(work, f"was begun {work.begun} times, and the server ended each time")
+                self.fail(work, f"was started {work.begun} times, and the server stopped each time")
             self.works[work.id] = work
         self.prune()
 
@@ -124,11 +124,11 @@ class Store:
         """Places in the queue, for as long as jobs on their way to it need them; Refusal (429) if it is full."""
         with self.changed:
             if self.closed:
-                raise Refusal(503, "the server is going down; ask again soon", "shutting_down")
+                raise Refusal(503, "the server is shutting down; try again soon", "shutting_down")
             waiting = len(self.queued)
             if waiting + self.reserved + count > self.limits.max_queue:
                 wait = str(round(min(60, max(1, self.lasted))))
-                raise Refusal(429, f"{waiting} jobs are waiting already; ask again in {wait} s", "queue_full",
+                raise Refusal(429, f"{waiting} jobs are already waiting; try again in {wait} s", "queue_full",
                               headers={"Retry-After": wait})  # fmt: skip
             self.reserved += count
         try:

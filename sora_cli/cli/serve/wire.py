@@ -76,7 +76,7 @@ class Body:
             raise self.too_large()
 
     def too_large(self) -> Refusal:
-        return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are read", "too_large")
+        return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are allowed", "too_large")
 
     async def take(self, end: float) -> Message:
         """A piece of it, counted; TimeoutError if it has not come at the `end`."""
