@@ -551,9 +551,9 @@ def test_the_time_of_an_answer_is_that_of_the_option_or_the_environment(
 ) -> None:
     server.free.clear()
     code, _, err = say(capsys, "in/a.mp4", "--served", "x", "--timeout", "1", model=server.url)
-    assert code == 1 and "does not answer in 1 s; SORA_LLM_TIMEOUT=SECONDS (caption: --timeout) waits longer" in err
+    assert code == 1 and "does not answer within 1 s; SORA_LLM_TIMEOUT=SECONDS (caption: --timeout) waits longer" in err
     monkeypatch.setenv("SORA_LLM_TIMEOUT", "1.5")
-    assert "does not answer in 1.5 s" in say(capsys, "in/a.mp4", "--served", "x", model=server.url)[2]
+    assert "does not answer within 1.5 s" in say(capsys, "in/a.mp4", "--served", "x", model=server.url)[2]
     with pytest.raises(Failed, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
         Server.at("http://127.0.0.1:9", None, 1)
 

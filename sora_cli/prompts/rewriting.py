@@ -87,7 +87,7 @@ def checked(answer: str, prompt: str, writer: Server, world: bool) -> str:
         words = re.findall(r"[a-z]+", answer.lower())
         nonsense = len(words) < FEWEST_WORDS or sum(map(len, words)) < 0.6 * len(answer)
     if nonsense:
-        raise Failed(f"{writer} gave an answer that is not a caption")
+        raise Failed(f"{writer} answers with nonsense")
     return expand_with(prompt, parsed) if world else answer
 
 

@@ -32,7 +32,7 @@ def sentence(answer: str, finish: str, who: str) -> str:
 
 def ending(finish: str) -> str:
     """What is wrong with an answer that ends so; "" for nothing."""
-    return "with what was cut off" if finish in CUT else "with a refusal" if finish in FILTERED else ""
+    return "with a text that is cut off" if finish in CUT else "with a refusal" if finish in FILTERED else ""
 
 
 def quoted(text: str) -> str:
@@ -162,9 +162,9 @@ def fault_of(text: str) -> str:
     if not any(letter.isalpha() for letter in text) or "\ufffd" in text or wording.NULL.match(text):
         return "with nothing" if not text else "with nonsense"
     if len(text) > LONGEST:
-        return f"with {len(text)} characters, of which at most {LONGEST} are read"
+        return f"with {len(text)} characters; at most {LONGEST} are allowed"
     if wording.MARKS.search(text) or wording.ALOUD.match(plain):
-        return "with what it thinks"
+        return "with its thoughts"
     if wording.ERROR.match(text):
         return "with an error"
     spoken_to = any(pattern.search(unspoken) for pattern in (wording.REFUSAL, wording.REQUEST))

@@ -113,17 +113,17 @@ class Server:
         try:
             return within(left, lambda: fetched(method, url, body, left))
         except OfflineModeIsEnabled as error:
-            raise Failed(f"HF_HUB_OFFLINE is set, and keeps us from {self}, too; unset it") from error
+            raise Failed(f"HF_HUB_OFFLINE is set, so {self} is not used; unset it") from error
         except (failures, OSError) as error:
             if "Timeout" in type(error).__name__:
-                raise Failed(f"{self} does not answer in {self.patience:g} s; {LONGER}") from error
+                raise Failed(f"{self} does not answer within {self.patience:g} s; {LONGER}") from error
             raise Failed(f"{self} cannot be reached{in_brackets(str(error))}; is it running?") from error
 
     def refusal(self, reply: Reply, pause: float) -> str:
         """What an answer that is none says, in one line."""
         if reply.status in MOVED:
             there = urljoin(self.url, reply.where)
-            return f"{self} sends us on to {printable(there) or 'nowhere'}; name that one if you mean it"
+            return f"{self} redirects to {printable(there) or 'nowhere'}; give that address to use it"
         line = f"{self} answers {reply.status}{in_brackets(reason(reply.body))}"
         if reply.status in REFUSED:
             return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
@@ -136,7 +136,7 @@ def protocol(server: Server) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        line = f"{server} does not answer as OpenAI's protocol wants it; is that the right address?"
+        line = f"{server} does not speak OpenAI's protocol; is that the right address?"
         raise Failed(line) from error
 
 
@@ -148,7 +148,7 @@ def parse(address: str) -> SplitResult:
     except ValueError:
         known = False
     if not known or not address.isascii() or not address.isprintable() or " " in address:
-        raise SoraError(f"{address[:100]!a} is no address; it must look like http://localhost:11434/v1#MODEL")
+        raise SoraError(f"{address[:100]!a} is not an address; it must look like http://localhost:11434/v1#MODEL")
     if "@" in parts.netloc:
         raise SoraError(f"the address has a password in it; put the key into the variable {KEY} instead")
     return parts
@@ -173,7 +173,7 @@ def key_for(url: str) -> str:
     name = OPENAI_KEY if is_openai(url) and os.environ.get(OPENAI_KEY) else KEY
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and (key.isprintable())):
-        raise SoraError(f"{name} holds letters that no key has")
+        raise SoraError(f"{name} contains characters that no key can have")
     return key
 
 
