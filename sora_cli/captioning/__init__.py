@@ -30,10 +30,10 @@ class Caption(NamedTuple):
 
 class Captioner(Protocol):
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
-        """The frames of a file that it looks at; SoraError for one that cannot be read."""
+        """The frames of a file that the captioner looks at; SoraError if it cannot be read."""
 
     def tell(self, frames: list[Frame]) -> Caption:
-        """What is to be seen in them."""
+        """The caption of watched frames."""
 
 
 def is_server(model: str) -> bool:
@@ -51,7 +51,7 @@ def file_of(model: str) -> Path:
 
 
 def check_model(model: str) -> None:
-    """Refuse a captioner that is not there, before torch is imported. Servers and the Hub are asked later."""
+    """Refuse a missing captioner before torch is imported; servers and the Hub are checked later."""
     if model == COCA or is_server(model):
         return
     if is_path(model):

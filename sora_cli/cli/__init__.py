@@ -88,7 +88,7 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command line and exit: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
+    """Run one command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, nor be in the terminal's letters
         utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
@@ -124,7 +124,7 @@ def run(words: list[str], debug: bool = False) -> int:
 
 
 def worded(message: str) -> str:
-    """What a parser says of a command line, in words for who typed it."""
+    """The parser's error message, reworded for users."""
     for said, ours in WORDED.items():
         message = re.sub(said, ours, message)
     if message.startswith("No such command") and "Did you mean" not in message:
@@ -134,7 +134,7 @@ def worded(message: str) -> str:
 
 @contextmanager
 def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
-    """A Failed where memory ran out, which torch says with a RuntimeError."""
+    """Turn torch's RuntimeError for lack of memory into a Failed."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -145,7 +145,7 @@ def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
 
 
 def less(words: Sequence[str]) -> str:
-    """What would take less memory than a command line, as it accepts it."""
+    """How a command could do with less memory, as the end of an error message; "" for commands that cannot."""
     if not set(MAKING).intersection(words[:1]):
         return ""
     smaller = "a smaller --res or fewer --frames"
@@ -155,7 +155,7 @@ def less(words: Sequence[str]) -> str:
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, whatever the message holds; what strangers wrote may be long."""
+    """Print an error as one line on stderr, shortened and without control characters."""
     line = " ".join(message.split())
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
     print(f"sora-cli: {line}", file=sys.stderr)

@@ -39,7 +39,7 @@ class Item:
         return self.job.target.name
 
     def shard(self, parts: int) -> int:
-        """Which of so many parts it belongs to: that hangs on its output alone, whatever else is in the list."""
+        """Which of `parts` it belongs to; only the name of its output decides, not the rest of the list."""
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % parts
 
@@ -55,7 +55,7 @@ class Item:
 
 
 class Verb:
-    """A command, its parameters by all of their names, and how they are by default."""
+    """A command, its parameters by all their names, and their defaults."""
 
     def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
         self.name, self.command, self.parent = name, command, parent
@@ -79,7 +79,7 @@ class Verb:
         return [name for name, parameter in self.names.items() if getattr(parameter, "multiple", False)]
 
     def values(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters' values, in the texts of a command line, by their own names; SoraError for what is none."""
+        """The parameters' values as command-line strings, by their own names; SoraError for unknown options."""
         found: dict[str, Any] = {}
         for written, value in options.items():
             name = plain(written)
@@ -99,7 +99,7 @@ class Verb:
 
     @property
     def own(self) -> set[str]:
-        """The options that a line may have."""
+        """The options that a line of a list may use."""
         return {one.name for one in self.command.params} - {*WHOLE, "help"}
 
     def jobs(self, values: Mapping[str, Any]) -> list[Job]:
@@ -114,7 +114,7 @@ class Verb:
 
 
 def value_of(parameter: Any, written: str, value: Any) -> Any:
-    """A value as the parser of a command line has it."""
+    """A JSON value as the string(s) that the command-line parser would get."""
     if getattr(parameter, "is_flag", False):
         on = SWITCH.get(str(value).strip().lower())
         if on is None:
@@ -136,7 +136,7 @@ def text_of(written: str, value: Any) -> str:
 
 @dataclass
 class Asking:
-    """Turns lines into jobs; `defaults` hold where a line says nothing else, and `preview` for all of them."""
+    """Turns lines into jobs; `defaults` apply unless a line says otherwise, `preview` applies to all jobs."""
 
     verbs: Mapping[str, Verb]
     verb: str
@@ -162,7 +162,7 @@ class Asking:
         return [whole(job, self.preview) for job in verb.jobs(values)]
 
     def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
-        """With the defaults that the verb has an option for, and with a seed in place of `random`."""
+        """The line's options with the defaults that the verb knows, and a number in place of a `random` seed."""
         usual = {name: value for name, value in self.defaults.items() if name in verb.own}
         self.used |= usual.keys()
         values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in wished} | wished
@@ -200,7 +200,7 @@ def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
 
 
 def whole(job: Job, preview: bool = False) -> Job:
-    """A job as part of a batch: it goes on where it was stopped. SoraError for a pipe, which has no place for it."""
+    """A job as part of a batch, which resumes where it stopped. SoraError for a pipe, which cannot resume."""
     if job.target.stream:
         raise SoraError("a job of a batch cannot write to standard output; give a file instead of -")
     target = replace(job.target, resume=True, as_json=False)

@@ -36,7 +36,7 @@ ADDRESS = re.compile(r"auto|local|ray://.*|[^/\s]+:\d+")  # of a Ray cluster
 
 
 def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with every option of the verbs, which holds for the lines that say nothing else."""
+    """A command that also has every option of the verbs, as defaults for all lines."""
     hints = inspect.get_annotations(command, eval_str=True)
     own = [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
            for name, parameter in inspect.signature(command).parameters.items() if name != "defaults"]  # fmt: skip
@@ -120,14 +120,14 @@ def batch(
 
 
 class WithAddress(TyperCommand):
-    """A command whose --ray may stand alone: it is followed by an address, or means a local cluster."""
+    """A command whose --ray takes an optional address; without one it means a local cluster."""
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
         return super().parse_args(context, self.addressed(words))
 
     @staticmethod
     def addressed(words: list[str]) -> list[str]:
-        """The words of a command line with an address for --ray."""
+        """The command line's arguments, with an address added after a bare --ray."""
         pairs = zip(words, [*words[1:], ""], strict=True)
         return [f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(after) else word for word, after in pairs]
 
@@ -143,7 +143,7 @@ def part_of(shard: str | None) -> tuple[int, int] | None:
 
 
 def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
-    """Where a batch writes of its jobs: `jobs.jsonl` -> jobs.failed.jsonl, or jobs.failed.2-of-8.jsonl of a part."""
+    """The file for a batch's failed or done jobs: `jobs.jsonl` -> jobs.failed.jsonl, jobs.failed.2-of-8.jsonl."""
     path = Path("batch.jsonl" if jobs == media.STREAM else jobs)
     which = f".{part[0] + 1}-of-{part[1]}" if part else ""
     return path.with_name(f"{path.stem}.{what}{which}.jsonl")
@@ -155,7 +155,7 @@ def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
 def asked(
     context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any], preview: bool = False
 ) -> tuple[list[Item], Wrong]:
-    """Every job of a list, and the lines that are none; SoraError for a default that is for nobody."""
+    """Every job of a list, and the invalid lines; SoraError for a default that no job uses."""
     root = context.parent
     assert root is not None
     commands: dict[str, Any] = root.command.commands  # type: ignore[attr-defined]
@@ -185,7 +185,7 @@ def asked(
 
 
 def refuse(name: str, wrong: Wrong) -> None:
-    """SoraError if lines are wrong, each of which is named on stderr."""
+    """SoraError if any line is wrong; each is printed on stderr."""
     if not wrong:
         return
     shown = sorted(wrong)

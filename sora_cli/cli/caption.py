@@ -27,7 +27,7 @@ BESIDE = ".txt"
 
 @dataclass(frozen=True)
 class Asked:
-    """Who captions, and what of people's captions is kept."""
+    """The captioner to use, and the share of human captions to keep."""
 
     model: Annotated[
         str, typer.Option(metavar="NAME", help="pocket, coca (a 2.6 GB download), your own weights, or http://SERVER.")
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides over a caption."""
+        """Everything that determines a caption."""
         return {"model": self.model, "served": self.served, "keep_human": self.keep_human, "seed": self.seed,
                 "version": __version__}  # fmt: skip
 
@@ -115,17 +115,17 @@ def caption(
 
 
 def as_line(row: dict[str, Any]) -> str:
-    """JSON on one line, in which a name that is no text is written as Python and JSON escape it."""
+    """JSON on one line; file names that are not valid UTF-8 are escaped."""
     return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def plain(name: str) -> str:
-    """A name without the characters that divide lines and their cells."""
+    """A name without the line breaks and tabs that would break the output's lines."""
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], name)
 
 
 def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
-    """Refuse what does not go together."""
+    """Refuse options that contradict each other."""
     if output and sidecars:
         raise SoraError("-o writes one file, --sidecars one beside each input; use only one of them")
     if asked.keep_human is not None and sidecars:

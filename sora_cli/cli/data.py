@@ -67,7 +67,7 @@ def build(
 
 
 def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
-    """Scan, plan, encode and finish, with a bar for what takes long and a line for what is to be known."""
+    """Scan, plan, encode and finish, with progress bars and notes."""
     from sora_cli.dataset import build as building
     from sora_cli.dataset.captions import Captions
     from sora_cli.dataset.kept import sound
@@ -136,7 +136,7 @@ def show(
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary for eyes."""
+    """The rows of the summary for people."""
     from sora_cli.dataset.shards import AGAIN
 
     minutes, seconds = divmod(found["seconds"], 60)

@@ -55,7 +55,7 @@ def encode(
 
 
 def check(asked: Asked, target: Target) -> None:
-    """All that can be refused without torch."""
+    """Refuse a bad request before torch is loaded."""
     if Path(asked.name).suffix.lower() == ".safetensors":
         raise SoraError(f"{asked.name} is not a video; if it holds latents, `sora-cli decode` makes a video of them")
     asked.check()
@@ -108,7 +108,7 @@ def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> l
 
 
 def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
-    """What latents lose of a source, beyond what its reader has said already (transparency, HDR, varying rate)."""
+    """Notes on what encoding loses of a source, beyond the notes of its reader (transparency, HDR, variable rate)."""
     size, small = source.format.seen, (canvas.crop_width, canvas.crop_height)
     if small[0] < size[0] or small[1] < size[1]:
         yield f"{size[0]}x{size[1]} is encoded at {small[0]}x{small[1]}; decode enlarges it again"
@@ -130,7 +130,7 @@ def make(source: media.Source, header: latent_file.Header, codec: "Codec", scree
 
 
 class Counted:
-    """Pictures on their way through; SoraError as soon as there are more than a video may have."""
+    """Yields pictures and counts them; SoraError as soon as there are more than a video may have."""
 
     def __init__(self, pictures: "Iterable[np.ndarray]") -> None:
         self.pictures, self.count = pictures, 0

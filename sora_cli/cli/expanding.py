@@ -65,7 +65,7 @@ class Expansion:
         return [replace(shot, captions=captions) for shot in shots]
 
     def written(self, shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
-        """What an LLM makes of the prompts; the prompts themselves if it fails."""
+        """The captions that an LLM writes; the prompts themselves if it fails."""
         from sora_cli.prompts.rewriting import rewritten
 
         try:
@@ -87,11 +87,11 @@ def reseeded(shot: Shot, seed: int) -> Shot:
 
 
 def described(anchor: Anchor, shot: Shot) -> str:
-    """An anchor in words: what it is called, and when it is seen."""
+    """An anchor in words: its name and its time."""
     at = geometry.parse_address(anchor.at, shot.fps, shot.frames) / shot.fps
     return f"{named(anchor.path)}, seen at {at:.1f} s of {shot.seconds:.1f} s"
 
 
 def named(path: str) -> str:
-    """A given file in words, without its folder: that is nobody's business."""
+    """A given file in words, without its folder, which is private."""
     return "a video" if path == media.STREAM else f'the file "{Path(path).name}"'

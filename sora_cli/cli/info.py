@@ -40,7 +40,7 @@ def info(
 
 
 def rows(found: Found) -> Iterator[Row]:
-    """The table for eyes."""
+    """The rows of the table for people."""
     yield "file", found["file"]
     for part in (picture_rows, tensor_rows, folder_rows):
         yield from part(found)
@@ -147,7 +147,7 @@ def folder_rows(found: Found) -> Iterator[Row]:
 
 
 def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
-    """How it was made, as one would ask for it."""
+    """How a file was made, in terms of the options that would make it again."""
     if not isinstance(shot, dict):
         beside = Path(found["file"]).with_suffix(".json")
         made = f"as {beside} says" if describing.shot_of_record(beside) else NO_SHOT
@@ -168,5 +168,5 @@ def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
 
 
 def plain(text: str) -> str:
-    """A value on one line, without anything that a terminal would obey."""
+    """A value on one line, without control characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

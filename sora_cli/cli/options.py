@@ -20,7 +20,7 @@ SUITED = "as suits the model"
 
 
 def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameters that are dataclasses stand on the command line as their fields."""
+    """A command whose dataclass parameters become one option per field."""
     hints = get_type_hints(command, include_extras=True)
     bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
@@ -40,7 +40,7 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bundled(kind: Any, given: dict[str, Any]) -> Any:
-    """A dataclass from the options of a command line, which are taken out of them."""
+    """Build a dataclass from command-line options, and remove these from `given`."""
     hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
     return kind(**{name: bundled(hint, given) if is_dataclass(hint) else given.pop(name)
                    for name, hint in hints.items()})  # fmt: skip
@@ -67,12 +67,12 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
 
 
 def annotated(kind: type) -> tuple[str, ...]:
-    """What a class itself declares."""
+    """The fields that a class itself declares, without inherited ones."""
     return tuple(vars(kind).get("__annotations__", ()))
 
 
 def under(hint: Any, panel: str | None) -> Any:
-    """An option under a heading of the help."""
+    """The option, listed under the heading `panel` in the help."""
     options = [copy(option) for option in hint.__metadata__]
     for option in options:
         option.rich_help_panel = panel
@@ -119,7 +119,7 @@ PlanOption = Annotated[
 
 @dataclass(frozen=True)
 class Input:
-    """How a video is read: at another size or rate, or raw and in need of both."""
+    """How a video is read: resized, at another rate, or as raw frames, which need size and rate."""
 
     panel: ClassVar[str] = "Input"
 
@@ -159,13 +159,13 @@ class Compute:
 
     @property
     def drafted(self) -> dict[str, str]:
-        """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
+        """The entry for a draft's decoder in the record; empty for the model's own decoder."""
         return {} if self.decoder == "full" else {"decoder": self.decoder}
 
 
 @dataclass(frozen=True)
 class Decoding(Compute):
-    """The same where latents become frames."""
+    """The same, for commands that decode latents."""
 
     panel: ClassVar[str] = Compute.panel
 
@@ -215,7 +215,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What becomes of a video that is made, and what is kept beside it."""
+    """How an output is written, and what is kept beside it."""
 
     panel: ClassVar[str] = "Output"
 
@@ -246,7 +246,7 @@ class Showing:
 
 @dataclass(frozen=True)
 class Continuing:
-    """The options of a verb that goes on from a video."""
+    """The options of a verb that continues a video."""
 
     reading: Input
     sampling: Sampling

@@ -42,7 +42,7 @@ def fill(template: str, shot: Shot, n: int) -> str:
 
 
 def check_output(path: Path, suffixes: Sequence[str], force: bool, by: Callable[[], str] = str) -> None:
-    """Refuse a path that could not be written in the end: wrong suffix, no folder, no permission, taken `by` what."""
+    """Refuse a path that cannot be written: wrong suffix, no folder, no permission, or it exists."""
     if path.suffix.lower() not in suffixes:
         raise SoraError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     folder = path.parent
@@ -62,7 +62,7 @@ def room_of(shot: Shot) -> int:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold: so many bytes, and some to spare."""
+    """Failed if the disk has no room for so many bytes and a reserve."""
     needed += SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -106,13 +106,13 @@ def export(options: ExportOptions, debug: DebugOption = False) -> None:
 
 
 def shipped(init: Path | None) -> Any:
-    """Weights to start from, where the shipped ones go by their name unless there is a folder called so."""
+    """The weights to start from; `pocket` means the shipped ones unless a folder has that name."""
     return registry.PACKAGE / SHIPPED if init == Path(SHIPPED) and not init.exists() else init
 
 
 def learn(options: TrainOptions, *needed: Entry) -> None:
-    """Run a training, which needs these models, in its folder, once all that can be refused without torch is, and print
-    what it made."""
+    """Check the options and the `needed` models without torch, run the training in its folder, and print the result's
+    path."""
     check(options)
     for entry in needed:
         models.check_model(entry)
@@ -127,7 +127,7 @@ def learn(options: TrainOptions, *needed: Entry) -> None:
 
 
 def check(options: TrainOptions) -> None:
-    """Refuse what cannot work before torch is imported."""
+    """Refuse bad options before torch is imported."""
     if isinstance(options, DataOptions) and options.data != WORLD:
         if not Path(options.data).is_dir():
             raise SoraError(f"unknown --data {options.data!r}; use world, or a folder that `sora-cli data build` made")
@@ -146,7 +146,7 @@ def check_weights(*paths: Path | None) -> None:
 
 
 def check_align(options: DitOptions) -> None:
-    """Refuse what nobody can tell a middle block of this data."""
+    """Refuse an --align whose features this data does not have."""
     align, world = options.aim, options.data == WORLD
     if align not in ("off", "geometry", "clip") and ":" not in align:
         raise SoraError(f"unknown --align {align!r}; use geometry, clip, off, or MODEL:WEIGHTS of open_clip")

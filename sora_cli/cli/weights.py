@@ -160,7 +160,7 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def other_rows() -> Iterator[dict[str, Any]]:
-    """Models of repositories that were fetched by their hf: names."""
+    """Rows of downloaded repositories, which are named hf:OWNER/NAME."""
     for name, found in hub.others().items():
         try:
             yield row(registry.entry(name))
@@ -175,7 +175,7 @@ def size(count: int) -> str:
 
 
 def anchors(row: dict[str, Any]) -> str:
-    """What a model was trained to begin from."""
+    """What a model was trained to start from."""
     trained = row["anchors"]
     if set(trained) == set(EVERYTHING):
         return "everything"
@@ -187,7 +187,7 @@ def here(row: dict[str, Any]) -> str:
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON has it, with what is here of it; what does not apply is left out."""
+    """An entry as JSON, with its download state; fields that do not apply are left out."""
     found = asdict(hub.status(entry))
     plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
     plain.pop("sought", None)  # `about` says what was found
@@ -199,7 +199,7 @@ def described(entry: Entry) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What `described` says, for eyes."""
+    """What `described` returns, as lines for people."""
     for key, value in found.items():
         if key == "usage":
             yield from ((f"  {name}", text(item)) for name, item in value.items() if item)

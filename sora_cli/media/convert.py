@@ -84,7 +84,7 @@ def contiguous(frame: Frame, size: Size) -> memoryview:
 
 
 def declare(format: Format) -> str:
-    """Filters that tell the next ones which colours these are; y4m cannot say it all."""
+    """Filters that declare the colour space for the filters after them; y4m cannot express all of it."""
     named = f"color_primaries={format.primaries}:color_trc={format.transfer}"
     if format.rgb:
         return f"{PLANES}{format.rgb_planes},setparams=colorspace=gbr:{named}:range=pc"

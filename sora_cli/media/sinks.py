@@ -62,7 +62,7 @@ def open_sink(
 
 
 def check_name(name: str) -> None:
-    """Refuse an output of a kind that cannot be written."""
+    """Refuse an output with an unknown extension."""
     if name != STREAM and ending(name) not in SUFFIXES:
         raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
@@ -88,7 +88,7 @@ def check_format(path: Path, format: Format) -> None:
 
 
 def encoded(suffix: str, format: Format) -> list[str]:
-    """ffmpeg's words for the pictures of a video."""
+    """ffmpeg's arguments for encoding a video."""
     declared, others = declare(format), [tag for tag in format.tags if tag not in RGB]
     limited = declare(replace(format, tags=(*others, "COLORRANGE=LIMITED")))
     scaled = f"scale=out_color_matrix={format.matrix}:out_range=tv"      # which forgets some of what it was told

@@ -181,7 +181,7 @@ def depth_of(pix_fmt: str) -> int:
 
 
 def rank(tag: str) -> int:
-    """How much is lost without a tag, the most first; LIMITED is what everybody assumes."""
+    """Sort key of a tag: those whose loss matters most come first; LIMITED is the usual default."""
     names = ("COLORRANGE=FULL", "COLORMATRIX", "COLORPRIMARIES", "COLORTRC", "COLORRANGE")
     return next((number for number, name in enumerate(names) if tag.startswith(name)), len(names))
 

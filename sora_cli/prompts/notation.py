@@ -17,13 +17,13 @@ WAYS = re.compile(
 
 
 def foreign(text: str) -> list[str]:
-    """The pieces of a prompt that are such notation, each once, in order."""
+    """The pieces of a prompt in the notation of other programs, each once, in order."""
     found = dict.fromkeys(match[0].strip() for match in WAYS.finditer(text))
     return [one for one in found if not (one.isalpha() and text.isupper())]  # in which AND is a word
 
 
 def unheard(shot: Shot, usual: str) -> Iterator[str]:
-    """What of a shot's prompts does nothing, a line each; `usual` is the model's own negative prompt."""
+    """Notes on parts of a shot's prompts without effect; `usual` is the model's default negative prompt."""
     if set(shot.guidances) == {0}:
         yield "the prompt does nothing at --guidance 0; 1 follows it as it is, and more follows it closer"
     if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != usual:

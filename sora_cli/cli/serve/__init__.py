@@ -95,7 +95,7 @@ def check_extra() -> None:
 
 
 def address_of(host: str, port: int) -> Address:
-    """The one address that a host's name stands for; Failed if there is none."""
+    """The address of a host name; Failed if there is none."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
@@ -103,7 +103,7 @@ def address_of(host: str, port: int) -> Address:
 
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
-    """SoraError if others could reach the server and nothing is asked of them."""
+    """SoraError if other machines could reach the server without a token."""
     from sora_cli.cli.serve.gate import is_loopback, split
 
     parts = split(public_url)
@@ -122,7 +122,7 @@ def home() -> Path:
 
 
 def listening(address: Address, name: str) -> socket.socket:
-    """A socket at one address, and at no other."""
+    """A socket that listens on one address."""
     family, *_, sockaddr = address
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] is all addresses, as everywhere
     try:
@@ -133,7 +133,7 @@ def listening(address: Address, name: str) -> socket.socket:
 
 
 def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, which end it well."""
+    """Serve until SIGTERM or Ctrl-C, then shut down cleanly."""
     import uvicorn
 
     from sora_cli.cli.serve.app import application

@@ -15,7 +15,7 @@ MOST_PIXELS = 50_000_000  # of an uploaded picture
 
 @dataclass(frozen=True)
 class Limits:
-    """Options of `sora-cli serve`; sizes in pixels, bytes in millions."""
+    """Limits as options of `sora-cli serve`; sizes in pixels, bytes in millions."""
 
     panel: ClassVar[str] = "Limits"
 
