@@ -314,7 +314,7 @@ def test_a_table_of_captions_is_what_data_reads(folder: Path, capsys: pytest.Cap
 def test_sidecars_that_are_there_are_kept(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / "in" / "a.txt").write_text("by hand\n")
     code, out, err = say(capsys, "in", "--sidecars")
-    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files has captions" in err
+    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files already has captions" in err
     assert (folder / "in" / "a.txt").read_text() == "by hand\n"
     assert (folder / "in" / "deep" / "b.txt").read_text() == out.split("\t")[1]
     assert len(say(capsys, "in", "--sidecars", "--force")[1].splitlines()) == 2
@@ -410,7 +410,7 @@ def test_doubts_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
 REFUSED = [
     (["nowhere.mp4"], "there is no file nowhere.mp4"),
     (["in", "-o", "captions.csv"], ".jsonl"),
-    (["in", "-o", "c.jsonl", "--sidecars"], "choose"),
+    (["in", "-o", "c.jsonl", "--sidecars"], "use only one of them"),
     (["in", "--sidecars", "--keep-human", "0.5"], "leave it out to use --keep-human"),
     (["in", "--served", "llava"], "--model http://SERVER"),
     (["in/a.mp4", "in/a.gif", "--sidecars"], "would share in/a.txt"),
