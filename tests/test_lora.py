@@ -342,7 +342,7 @@ def test_on_the_command_line() -> None:
     assert Lora.parse("my:style.safetensors:-0.5") == Lora("my:style.safetensors", -0.5)
     assert Lora.parse("C:\\a.safetensors") == Lora("C:\\a.safetensors")
     for text in ("a:1_0", "a:0,8", "a:50%", "a:1_0e-1", "a:\uff11", "https://huggingface.co/x/y/a.safetensors"):
-        with pytest.raises(SoraError, match=r"write it like 0\.8|is a URL"):
+        with pytest.raises(SoraError, match=r"write it like style\.safetensors:0\.8|is a URL"):
             Lora.parse(text)
     assert Lora.parse("2024") == Lora("2024") and Lora.parse("a:1e-1") == Lora("a", 0.1)
     for strength in ("nan", "inf", "11"):
