@@ -75,19 +75,19 @@ class Asked:
         self.own.check_free()
         stored_source = self.stored_source()
         if stored_source is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
-            raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
+            raise SoraError(f"-o {self.out} is neither empty nor a dataset; give another folder")
         if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
     def check_sources(self, there: Collection[str]) -> None:
-        """Refuse, before anything is lost, to lose most of the dataset: a disk may be away, or the folder another."""
+        """Refuse to lose most of the dataset: a disk may not be mounted, or the folder may be the wrong one."""
         lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
         used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
         same = self.stored_source() == str(self.source.resolve())
         gone = [file for file, size in used.items() if file not in there
                 or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
         if 2 * len(gone) > len(used) and not self.prune:
-            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made of "
+            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made from "
                             f"{be(len(gone))} not in {self.source}: is its disk there? --prune removes their samples, "
                             "another -o keeps them")  # fmt: skip
 
@@ -199,7 +199,7 @@ class Networks:
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
-    """What `function` makes of the items, in their order, so many of them at work beyond the one that is asked for."""
+    """function(item) for every item, in order, computed up to `workers` items ahead of the one that is asked for."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Made]] = deque()
         try:
@@ -329,8 +329,8 @@ def about(sample: Sample) -> Row:
 
 def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks,
            there: Mapping[str, Row]) -> bool:  # fmt: skip
-    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new. `there` are
-    the checksums of the shards that were there."""
+    """Write the manifest and the index, and remove what is not part of the dataset; returns whether anything is new.
+    `there` are the checksums of the shards that were there."""
     names = {shard.name for shard in plan}
     rows = sorted((row for row in kept.rows(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
     header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
@@ -357,7 +357,7 @@ def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
     if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
-        line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
+        line["reason"] = f"not a caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):
         own = [name for name, sample in planned if sample.take == number]
         take["samples"] = [name for name in own if name in read]

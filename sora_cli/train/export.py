@@ -28,7 +28,7 @@ def export(options: ExportOptions) -> Path:
     """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it.
     SoraError if networks do not fit together, or if there are other things in the folder."""
     if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / registry.EXPORTED).is_file():
-        raise SoraError(f"--out {options.out} holds other things than a model; give a folder of its own")
+        raise SoraError(f"--out {options.out} is neither empty nor a model; give another folder")
     sources = {"text": options.text, "vae": options.vae, "dit": options.init}
     networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
     check(networks)
@@ -49,10 +49,10 @@ def check(networks: Mapping[str, Network]) -> None:
     """The networks fit together; SoraError naming the two that do not."""
     text, vae, dit = (json.loads(networks[stem][1]["config"]) for stem in STEMS)
     if dit["channels"] != vae["space"] + vae["time"]:
-        raise SoraError(f"the transformer was trained on latents of {dit['channels']} channels, and this VAE has "
+        raise SoraError(f"the transformer was trained on latents of {dit['channels']} channels, but this VAE has "
                         f"{vae['space']} + {vae['time']}; give the one of its run with --vae")  # fmt: skip
     if dit["text_width"] != text["width"]:
-        raise SoraError(f"the transformer reads text features of {dit['text_width']}, and this text tower makes "
+        raise SoraError(f"the transformer reads text features of width {dit['text_width']}, but this text tower makes "
                         f"{text['width']}; give the one of its run with --text")  # fmt: skip
     check_frozen(networks["dit"][1], {stem: identity(*networks[stem]) for stem in ("vae", "text")})
 

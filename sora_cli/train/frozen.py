@@ -66,5 +66,5 @@ def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
     before that was written down are taken as they are."""
     for stem, theirs in json.loads(metadata.get("frozen", "{}")).items():
         if theirs != given[stem]:
-            raise SoraError(f"the transformer was trained with another {NAMES[stem]}; give the one of its run with "
+            raise SoraError(f"the transformer was trained with a different {NAMES[stem]}; give the one of its run with "
                             f"--{stem}")  # fmt: skip

@@ -192,7 +192,8 @@ class DitStage(Stage[DitOptions]):
     def dataset(self, encoder: Encoder | None) -> Packs:
         """Packs of a dataset, of one shape each where steps are distilled."""
         options, conditions = self.options, self.dit.config.conditions
-        dataset = Dataset(options.data, self.frozen.ids["vae"])
+        dataset = Dataset(options.data)
+        dataset.check_vae(self.frozen.ids["vae"])
         note_unread(dataset.captions, self.conditioner.tokenizer.most)
         budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
         return Packs(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,
