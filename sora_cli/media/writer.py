@@ -147,7 +147,7 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
 
 
 def tagging(metadata: Mapping[str, object]) -> list[str]:
-    """ffmpeg's words for the tags of an output."""
+    """ffmpeg's arguments for the metadata tags of an output."""
     return [word for key, value in metadata.items() for word in ("-metadata", f"{key}={plain(value)}")]
 
 
