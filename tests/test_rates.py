@@ -185,6 +185,21 @@ def test_given_pictures_stay_what_they_are(sora: Sora) -> None:
     assert len(frames) == 14
 
 
+@pytest.mark.parametrize(("fps", "at", "first"), [(32, "0", 0), (24, "-1", 16), (8, "1s", 8), ("30000/1001", "5", 5)])
+def test_given_clips_stay_what_they_are(sora: Sora, fps: str, at: str, first: int) -> None:
+    """At a rate that the model does not make, and every one of their frames."""
+    rng, given = np.random.default_rng(0), media.Format(64, 64, Fraction(fps), "444")
+    with media.open_sink("clip.y4m", given) as sink:
+        for grey in range(40, 200, 20):
+            sink.write(rng.integers(grey, grey + 20, given.frame_bytes, np.uint8).tobytes())
+    words = ("--res", "64x64", "--frames", 24, "--fps", float(given.rate), "--anchor", f"clip.y4m@{at}")
+    assert sora("generate", "a cat", *words, "-o", "a.y4m") == 0
+    format, frames = tiny.read("a.y4m")
+    with media.open_source("clip.y4m", rgb=True) as source:
+        raw = list(media.from_rgb(media.to_rgb(source, source.format, format.size), format.size, format))
+    assert len(raw) == 8 and frames[first : first + 8] == raw and len(frames) == 24
+
+
 def test_what_was_begun_goes_on_and_plans_say_the_rate(sora: Sora, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("generate", "a cat", "--res", "64x64", "--seconds", 1, "--fps", 24)
     assert sora(*words, "--dry-run", "--json") == 0

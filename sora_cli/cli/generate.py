@@ -136,6 +136,11 @@ class Order:
                 for one in self.first.anchors if one.path in starts]  # fmt: skip
         return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
 
+    @cached_property
+    def clips(self) -> list[anchors.Placed]:
+        """Given clips at the rate that is shown, if frames are made at another one, among which theirs are not all."""
+        return [one for one in anchors.place(self.first) if one.count > 1] if self.retiming else []
+
     def plan(self, shot: Shot) -> Plan:
         """That of a shot with the anchors of the first."""
         return plan(shot, self.entry, [Given(one.start, one.count) for one in self.placed])
@@ -272,7 +277,7 @@ def sources(shot: Shot) -> tuple[str, ...]:
 
 def check(shot: Shot, order: Order, target: Target) -> None:
     """All that can be refused without torch: anchors, names, folders."""
-    check_given(order.entry, bool(order.placed))
+    check_given(order.entry, bool(order.clips or order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
         raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
@@ -334,7 +339,7 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
         making.expect_sound(p.path, p.sound, p.left_out)
         making.place_sound(p.sound, p.start, p.count)
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
-    count = making.write(raw, format, {"sora": shot.to_json()})
+    count = making.write(anchors.exactly(raw, order.clips, format), format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
     record = {"verb": "generate", "frames": count, "shot": shot.to_dict()}

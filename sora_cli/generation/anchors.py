@@ -56,6 +56,17 @@ class Opened:
         return islice(self.placed.frames(self.size), *part.indices(len(self)))
 
 
+def exactly(raw: Iterator[bytes], clips: list[Placed], format: media.Format) -> Iterator[bytes]:
+    """A video's raw frames with those of the clips in their places, of which none has to be made."""
+    at = 0
+    for clip in clips:
+        yield from islice(raw, clip.start - at)
+        given = media.from_rgb(clip.frames(format.size), format.size, format)
+        yield from (frame for frame, _ in zip(given, raw, strict=False))
+        at = clip.stop
+    yield from raw
+
+
 def place(shot: Shot) -> list[Placed]:
     """The anchors of a shot in the order of time; SoraError if one is no picture, overlaps, or sticks out."""
     placed = sorted((locate(anchor.path, anchor.at, shot) for anchor in shot.anchors), key=lambda p: p.start)
