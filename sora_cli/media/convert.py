@@ -5,16 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from sora_cli.errors import SoraError
 from sora_cli.media import y4m
-from sora_cli.media.process import QUIET, ffmpeg, pieces
+from sora_cli.media.process import QUIET, Y4M_IN, ffmpeg, pieces
 from sora_cli.media.retiming import Padded, Retiming
 from sora_cli.media.y4m import Format, Size
 
 Frame = np.ndarray               # uint8 [h, w, 3], RGB
 
 UNREADABLE = "these frames cannot be read"
-FITS = ("stretch", "cover", "contain")
 RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
 YUV = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p"  # in which minterpolate works
 SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -30,8 +28,7 @@ def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stre
     """
     width, height = size
     filters = f"{declare(format)},{fitting(format, size, fit)}"
-    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
-    command += ["-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
+    command = [ffmpeg(), *Y4M_IN, "-vf", filters, "-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
     for raw in pieces(command, 3 * width * height, UNREADABLE, y4m.stream(frames, format)):
         yield np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
@@ -71,8 +68,8 @@ def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) 
     padded = Padded(frames, retiming)
     planar = f"{YUV},{retiming.filter},format={format.rgb_planes},{PLANES}{format.pix_fmt}"
     filters = f"{declare(format)},{planar if format.rgb else f'{retiming.filter},format={format.pix_fmt}'}"
-    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
-    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-strict", "-1", "pipe:1"]
+    command = [ffmpeg(), *Y4M_IN, "-vf", filters, "-fps_mode", "passthrough", "-f", "rawvideo"]
+    command += ["-strict", "-1", "pipe:1"]
     made = pieces(command, format.frame_bytes, UNREADABLE, y4m.stream(padded, format))
     for number, raw in padded.limited(made):
         yield padded.pinned.pop(number, raw)
@@ -102,8 +99,6 @@ def in_rgb(format: Format, most: int = 8) -> str:
 
 def fitting(format: Format, size: Size, fit: str) -> str:
     """The filters from the picture to RGB of exactly `size`."""
-    if fit not in FITS:
-        raise SoraError(f"unknown fit {fit!r}; known are {', '.join(FITS)}")
     (width, height), (w, h) = size, fitted(format, size, fit)
     chain = [f"scale={w}:{h}:{SHARP}", "format=rgb24"]
     if fit == "cover":

@@ -238,9 +238,14 @@ def count_packets(picture: Picture, words: list[str], name: str, times: Times) -
     gaps = [after - before for before, after in pairwise(shown)]
     lasts = sum(gaps) if picture.container == "avi" else max(sum(gaps), picture.seconds)  # into a pipe, its head lies
     if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(shown)):
-        raise Failed(f"{name} says that its {counted(len(shown), 'frame')} last {lasts / 3600:.1f} hours, which is too "
-                     "long for so few of them; its time stamps are damaged")  # fmt: skip
+        raise too_long(f"{name} says that its {counted(len(shown), 'frame')} last", lasts)
     return len(shown)
+
+
+def too_long(said: str, seconds: float) -> Failed:
+    """That what a file says of its frames cannot be."""
+    hours = f"{seconds / 3600:.1f} hours"
+    return Failed(f"{said} {hours}, which is too long for so few of them; its time stamps are damaged")
 
 
 def stamps(words: list[str]) -> tuple[list[float], float]:

@@ -23,8 +23,8 @@ from sora_cli.media.damage import unsaid
 from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import LONG, SPARSE, STRICT, USUAL_FPS, Picture, describe, looked_at, woven
-from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, file_of, rational
+from sora_cli.media.probing import LONG, SPARSE, STRICT, USUAL_FPS, Picture, describe, looked_at, too_long, woven
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, buffered, ffmpeg, file_of, rational
 from sora_cli.media.profiles import in_srgb
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
@@ -235,8 +235,8 @@ class Opening:
             raise Failed(f"{self.name} has no frames")
 
         def filtered(filters: list[str], frames: Iterable[bytes]) -> Started | None:
-            command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", ",".join(filters)]
-            return self.run([*command, *Y4M, "pipe:1"], y4m.stream(frames, format))
+            command = [ffmpeg(), *Y4M_IN, "-vf", ",".join(filters), *Y4M, "pipe:1"]
+            return self.run(command, y4m.stream(frames, format))
 
         found = filtered(filters, chain([first], frames))
         if found is None:  # too short for one frame at this rate
@@ -343,9 +343,7 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -
             yield frame
     except Failed as error:
         if re.fullmatch(r"[\d.]+", through.said):
-            hours = float(through.said) / 3600
-            raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
-                         "few of them; its time stamps are damaged") from error  # fmt: skip
+            raise too_long(f"{source.name} says that a frame is shown after", float(through.said)) from error
         raise
     said = through.said or source.damage()
     if said:
