@@ -200,6 +200,16 @@ def test_given_clips_stay_what_they_are(sora: Sora, fps: str, at: str, first: in
     assert len(raw) == 8 and frames[first : first + 8] == raw and len(frames) == 24
 
 
+def test_a_given_clip_of_a_lower_rate_is_interpolated(sora: Sora) -> None:
+    with media.open_sink("clip.y4m", media.Format(64, 64, Fraction(16), "444")) as sink:
+        for grey in range(40, 80, 5):
+            sink.write(bytes([grey]) * 64 * 64 + bytes([128]) * 2 * 64 * 64)
+    words = ("--res", "64x64", "--frames", 24, "--fps", 32, "--anchor", "clip.y4m@0")
+    assert sora("generate", "a cat", *words, "-o", "a.y4m") == 0
+    light = [np.frombuffer(frame[: 64 * 64], np.uint8).mean() for frame in tiny.read("a.y4m")[1][:15]]
+    assert min(np.diff(light)) > 1
+
+
 def test_what_was_begun_goes_on_and_plans_say_the_rate(sora: Sora, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("generate", "a cat", "--res", "64x64", "--seconds", 1, "--fps", 24)
     assert sora(*words, "--dry-run", "--json") == 0

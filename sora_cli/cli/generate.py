@@ -138,8 +138,8 @@ class Order:
 
     @cached_property
     def clips(self) -> list[anchors.Placed]:
-        """Given clips at the rate that is shown, if frames are made at another one, among which theirs are not all."""
-        return [one for one in anchors.place(self.first) if one.count > 1] if self.retiming else []
+        """Given clips that have the rate at which they are shown, where frames are made at another one."""
+        return [one for one in anchors.place(self.first) if one.count > 1 and one.whole] if self.retiming else []
 
     def plan(self, shot: Shot) -> Plan:
         """That of a shot with the anchors of the first."""

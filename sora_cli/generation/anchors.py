@@ -27,6 +27,7 @@ class Placed:
     notes: tuple[str, ...] = ()     # what it had to suffer on the way in
     sound: media.Sound | None = None
     left_out: tuple[str, ...] = ()  # what it has beside that
+    whole: bool = True              # its own rate is no lower than the shot's: no frame is there twice
 
     @property
     def stop(self) -> int:
@@ -81,7 +82,7 @@ def place(shot: Shot) -> list[Placed]:
 
 def locate(path: str, at: str, shot: Shot) -> Placed:
     """Where an anchor lies: from its address on, or up to it if that counts from the end."""
-    count, source = count_frames(path, shot.fps)
+    count, whole, source = count_frames(path, shot.fps)
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
@@ -90,18 +91,19 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
     sound = source.sound if count > 1 else None
     depth, mapped = source.format.depth, any("HDR" in note for note in source.notes)
     notes = [*source.notes, *[f"its {depth} bits of each colour are taken as 8"] * (depth > 8 and not mapped)]
-    return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out)
+    return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out, whole)
 
 
-def count_frames(path: str, fps: float) -> tuple[int, media.Source]:
-    """How many frames a file has at this rate, a picture one whatever the rate; and what else there is to say of it."""
+def count_frames(path: str, fps: float) -> tuple[int, bool, media.Source]:
+    """How many frames a file has at this rate, a picture one whatever the rate; whether that is no higher than its own;
+    and what else there is to say of it."""
     if path == media.STREAM or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
         raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:
         as_it_is = sum(1 for _ in source)
-        same = abs(source.format.fps - fps) < 1e-3
-    if as_it_is <= 1 or same:
-        return as_it_is, source
+        above = source.format.fps - fps
+    if as_it_is <= 1 or abs(above) < 1e-3:
+        return as_it_is, True, source
     with media.open_source(path, fps=fps) as source:
-        return sum(1 for _ in source), source
+        return sum(1 for _ in source), above > 0, source
 
