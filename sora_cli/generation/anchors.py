@@ -57,14 +57,14 @@ class Opened:
         return islice(self.placed.frames(self.size), *part.indices(len(self)))
 
 
-def exactly(raw: Iterator[bytes], clips: list[Placed], format: media.Format) -> Iterator[bytes]:
-    """A video's raw frames with those of the clips in their places, of which none has to be made."""
+def exactly(raw: Iterator[bytes], placed: list[Placed], format: media.Format) -> Iterator[bytes]:
+    """A video's raw frames with those of some anchors in their places, as they are."""
     at = 0
-    for clip in clips:
-        yield from islice(raw, clip.start - at)
-        given = media.from_rgb(clip.frames(format.size), format.size, format)
+    for one in placed:
+        yield from islice(raw, one.start - at)
+        given = media.from_rgb(islice(one.frames(format.size), one.count), format.size, format)
         yield from (frame for frame, _ in zip(given, raw, strict=False))
-        at = clip.stop
+        at = one.stop
     yield from raw
 
 

@@ -52,12 +52,7 @@ def from_rgb(
     padded = Padded(frames, retiming) if retiming else None
     feed = (contiguous(frame, source_size) for frame in padded or frames)
     shown = pieces(command, format.frame_bytes, UNREADABLE, feed)
-    if not padded:
-        yield from shown
-        return
-    for number, raw in padded.limited(shown):  # type: ignore[arg-type, assignment]
-        pinned = padded.pinned.pop(number, None)
-        yield raw if pinned is None else next(from_rgb([pinned], source_size, format))  # type: ignore[misc]
+    yield from (raw for _, raw in padded.limited(shown)) if padded else shown
 
 
 def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
