@@ -21,7 +21,7 @@ from sora_cli.cli import app
 from sora_cli.errors import SoraError
 from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
-from sora_cli.shot import FITS, Shot
+from sora_cli.shot import Shot
 
 Sora = Callable[..., int]
 FORMAT = media.Format(64, 48, tiny.y4m_format().rate, "444", tags=("COLORRANGE=LIMITED",))
@@ -89,7 +89,7 @@ def test_anchors_come_out_as_they_are(sora: Sora, words: tuple[str, ...], places
     assert len(made) == 22 - sum(map(len, given.values()))
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", media.FITS)
 @pytest.mark.parametrize("size", [(96, 30), (30, 96)])
 def test_anchors_of_another_shape_fill_the_frame(sora: Sora, fit: str, size: tuple[int, int]) -> None:
     picture("a.png", *size)

@@ -20,7 +20,6 @@ from sora_cli import media
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import Format, sinks, y4m
 from sora_cli.media.orphans import watch
-from sora_cli.shot import FITS
 
 TEST = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=24:d=0.5,rotate=n/5")       # 12 frames, all different
 
@@ -341,7 +340,7 @@ def test_pictures_are_fitted() -> None:
     white[:, :8] = white[:, -8:] = 0
     format = Format(40, 20, Fraction(24), "444")
     raw = list(media.from_rgb([white], (40, 20), format))
-    rows = {fit: next(media.to_rgb(raw, format, (20, 20), fit)) for fit in FITS}
+    rows = {fit: next(media.to_rgb(raw, format, (20, 20), fit)) for fit in media.FITS}
     assert all(frame.shape == (20, 20, 3) for frame in rows.values())
     assert rows["contain"][:4].max() < 16 and rows["contain"][10, 10].min() > 240
     assert rows["cover"].min() > 230

@@ -4,7 +4,7 @@ Frames are uint8 arrays [h, w, 3] in RGB, or raw: the planes of a y4m frame as b
 """
 
 from sora_cli.files.owned import part_of
-from sora_cli.media.convert import Frame, from_rgb, retimed, to_rgb
+from sora_cli.media.convert import FITS, Frame, from_rgb, retimed, to_rgb
 from sora_cli.media.kinds import is_footage
 from sora_cli.media.moving import Shared
 from sora_cli.media.names import STREAM, check_input, same_file
@@ -18,7 +18,7 @@ from sora_cli.media.writer import write_image, write_moving
 from sora_cli.media.y4m import RGB, Format, Size
 
 __all__ = [
-    "RGB", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Retiming", "Shared", "Sink", "Size", "Sound",
+    "FITS", "RGB", "STREAM", "SUFFIXES", "Format", "Frame", "Media", "Retiming", "Shared", "Sink", "Size", "Sound",
     "Soundtrack", "Source", "as_file", "check_format", "check_input", "check_name", "depth_held", "ffmpeg", "from_rgb",
     "holds_sound", "is_footage", "open_sink", "open_source", "part_of", "probe", "rational", "retimed",
     "same_file", "to_rgb", "write_image", "write_moving",

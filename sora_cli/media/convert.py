@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from sora_cli.errors import SoraError
 from sora_cli.media import y4m
 from sora_cli.media.process import QUIET, Y4M_IN, ffmpeg, pieces
 from sora_cli.media.retiming import Padded, Retiming
@@ -13,6 +14,7 @@ from sora_cli.media.y4m import Format, Size
 Frame = np.ndarray               # uint8 [h, w, 3], RGB
 
 UNREADABLE = "these frames cannot be read"
+FITS = ("stretch", "cover", "contain")
 RAW_RGB = ("-f", "rawvideo", "-pix_fmt", "rgb24")
 YUV = "scale=out_color_matrix=bt709:out_range=pc,format=yuv444p"  # in which minterpolate works
 SHARP = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
@@ -94,6 +96,8 @@ def in_rgb(format: Format, most: int = 8) -> str:
 
 def fitting(format: Format, size: Size, fit: str) -> str:
     """The filters from the picture to RGB of exactly `size`."""
+    if fit not in FITS:
+        raise SoraError(f"unknown fit {fit!r}; known are {', '.join(FITS)}")
     (width, height), (w, h) = size, fitted(format, size, fit)
     chain = [f"scale={w}:{h}:{SHARP}", "format=rgb24"]
     if fit == "cover":
