@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import format_of, read_frames, write_frames
+from PIL import Image
 
 from sora_cli import media
 from sora_cli.errors import Failed, SoraError
@@ -47,7 +48,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_asked_is_what_comes_out(clip: Path) -> None:
     found = media.probe(clip)
     assert (found.width, found.height, found.fps, found.frames) == (320, 192, 24.0, 12)
-    assert (found.codec, found.pix_fmt, found.seconds) == ("h264", "yuv420p", 0.5)
+    assert (found.picture.codec, found.picture.pix_fmt, found.seconds) == ("h264", "yuv420p", 0.5)
     assert not media.part_of(clip).exists()
 
 
@@ -220,6 +221,29 @@ def picture(path: Path, width: int, height: int) -> bytes:
     """A portable pixmap, of which the size of its file does not tell that of the picture."""
     path.write_bytes(b"P6\n%d %d\n255\n" % (width, height) + bytes(3 * width * height))
     return path.read_bytes()
+
+
+def test_one_run_counts_frames_and_says_what_they_are(tmp_path: Path, looks: list[list[str]]) -> None:
+    """Lists longer than what ffmpeg keeps back of them, and tags that look like a line of one."""
+    path, count = tmp_path / "a.mkv", 2000
+    tags = {"sora": "a\n0, 1, 2, 3, 4, 0x5\n0, b=c", "title": "0, 1, 2, 3"}
+    words = [word for name, value in tags.items() for word in ("-metadata", f"{name}={value}")]
+    command = [media.ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "color=s=16x16:r=25", "-frames:v", str(count)]
+    subprocess.run([*command, "-c:v", "ffv1", *words, path], check=True)
+    found = media.probe(path)
+    assert (found.frames, found.fps, found.width, found.picture.codec, len(looks)) == (count, 25, 16, "ffv1", 1)
+    told = {name.lower(): value for name, value in found.metadata.items()}
+    assert {name: told[name] for name in tags} == tags and set(told) == {*tags, "encoder"}
+
+
+def test_packets_are_listed_once(tmp_path: Path, looks: list[list[str]]) -> None:
+    """For the rate, for their number and for the next one who opens it."""
+    made = [Image.new("RGB", (32, 32), (40 * n, 0, 0)) for n in range(5)]
+    made[0].save(tmp_path / "a.gif", save_all=True, append_images=made[1:], duration=[40, 40, 200, 40, 40])
+    for _ in range(2):
+        with media.open_source(str(tmp_path / "a.gif")) as source:
+            assert "varies" in source.notes[0]
+    assert ["framecrc" in command for command in looks] == [False, True]
 
 
 def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:

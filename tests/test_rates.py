@@ -86,8 +86,10 @@ def test_a_loop_leads_to_its_first_frame() -> None:
 
 
 def test_pinned_frames_are_the_very_same() -> None:
-    assert times(Retiming(Fraction(16), Fraction(24), frames=20, pins=((19, 13),)), 14)[-1] == 13
-    assert list(Retiming(Fraction(24), Fraction(12), frames=5, pins=((4, 9),)).dropped(range(10))) == [0, 2, 4, 6, 9]
+    format = media.Format(*SIZE, Fraction(16), "444")
+    raw = list(media.from_rgb(greys(14), SIZE, format))
+    shown = list(media.retimed(raw, format, Retiming(Fraction(16), Fraction(24), frames=20, pins=((19, 13),))))
+    assert len(shown) == 20 and shown[-1] == raw[13]
 
 
 @pytest.mark.parametrize("chroma", ["420mpeg2", "444", "422", "420p10", "mono"])
@@ -171,18 +173,44 @@ def test_at_its_own_rate_nothing_is_said_or_done(sora: Sora, capsys: pytest.Capt
     assert "rate" not in record("a.json") and "made at" not in capsys.readouterr().err
 
 
-def test_given_pictures_stay_what_they_are(sora: Sora) -> None:
+@pytest.mark.parametrize("fps", [24, 60, 12, 5])
+def test_given_pictures_stay_what_they_are(sora: Sora, fps: int) -> None:
     for name, seed in (("start.png", 1), ("end.png", 2)):
         pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(pixels).save(name)
     ends = ("--image", "start.png", "--end", "end.png")
-    assert sora("generate", "a cat", "--res", "64x64", "--frames", 14, "--fps", 24, *ends, "-o", "a.y4m") == 0
+    assert sora("generate", "a cat", "--res", "64x64", "--frames", 14, "--fps", fps, *ends, "-o", "a.y4m") == 0
     format, frames = tiny.read("a.y4m")
     for given, shown in (("start.png", frames[0]), ("end.png", frames[-1])):
         with media.open_source(given) as source:
             (raw,) = media.from_rgb(media.to_rgb(source, source.format, format.size), format.size, format)
         assert np.abs(np.frombuffer(raw, "u1").astype(int) - np.frombuffer(shown, "u1")).max() <= 2
     assert len(frames) == 14
+
+
+@pytest.mark.parametrize(("fps", "at", "first"), [(32, "0", 0), (24, "-1", 16), (8, "1s", 8), ("30000/1001", "5", 5)])
+def test_given_clips_stay_what_they_are(sora: Sora, fps: str, at: str, first: int) -> None:
+    """At a rate that the model does not make, and every one of their frames."""
+    rng, given = np.random.default_rng(0), media.Format(64, 64, Fraction(fps), "444")
+    with media.open_sink("clip.y4m", given) as sink:
+        for grey in range(40, 200, 20):
+            sink.write(rng.integers(grey, grey + 20, given.frame_bytes, np.uint8).tobytes())
+    words = ("--res", "64x64", "--frames", 24, "--fps", float(given.rate), "--anchor", f"clip.y4m@{at}")
+    assert sora("generate", "a cat", *words, "-o", "a.y4m") == 0
+    format, frames = tiny.read("a.y4m")
+    with media.open_source("clip.y4m", rgb=True) as source:
+        raw = list(media.from_rgb(media.to_rgb(source, source.format, format.size), format.size, format))
+    assert len(raw) == 8 and frames[first : first + 8] == raw and len(frames) == 24
+
+
+def test_a_given_clip_of_a_lower_rate_is_interpolated(sora: Sora) -> None:
+    with media.open_sink("clip.y4m", media.Format(64, 64, Fraction(16), "444")) as sink:
+        for grey in range(40, 80, 5):
+            sink.write(bytes([grey]) * 64 * 64 + bytes([128]) * 2 * 64 * 64)
+    words = ("--res", "64x64", "--frames", 24, "--fps", 32, "--anchor", "clip.y4m@0")
+    assert sora("generate", "a cat", *words, "-o", "a.y4m") == 0
+    light = [np.frombuffer(frame[: 64 * 64], np.uint8).mean() for frame in tiny.read("a.y4m")[1][:15]]
+    assert min(np.diff(light)) > 1
 
 
 def test_what_was_begun_goes_on_and_plans_say_the_rate(sora: Sora, capsys: pytest.CaptureFixture[str]) -> None:

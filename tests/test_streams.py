@@ -427,7 +427,8 @@ def write(name: Path | str, stream: bytes, **words: object) -> None:
 def test_videos(stream: bytes, tmp_path: Path, suffix: str, codec: str) -> None:
     write(tmp_path / f"a.{suffix}", stream, metadata={"sora": '{"a": "b=c;#"}'})
     found = media.probe(tmp_path / f"a.{suffix}")
-    assert (found.codec, found.pix_fmt, found.width, found.height, found.frames) == (codec, "yuv420p", 64, 48, 12)
+    seen = found.picture
+    assert (seen.codec, seen.pix_fmt, found.width, found.height, found.frames) == (codec, "yuv420p", 64, 48, 12)
     assert {k.lower(): v for k, v in found.metadata.items()}["sora"] == '{"a": "b=c;#"}'
     assert os.listdir(tmp_path) == [f"a.{suffix}"]
     wrote, read = (np.frombuffer(data, np.uint8).astype(int) for data in (

@@ -11,7 +11,7 @@ from sora_cli.dataset import shards
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import IDENTITY, Owned
-from sora_cli.media import kinds, probing
+from sora_cli.media import kinds
 from sora_cli.media.mending import HDR
 from sora_cli.media.names import sequence_of
 from sora_cli.registry import lora
@@ -51,15 +51,15 @@ def describe(file: Path) -> Found:
 def describe_video(file: Path) -> Found:
     """A video's properties as displayed: upright, deinterlaced."""
     found = media.probe(file)
-    seen = probing.looked_at(["-i", media.as_file(file)], str(file))
-    plain = {name: value for name, value in asdict(found).items() if name != "metadata"}
+    seen = found.picture
     turned = (found.width, found.height) == (seen.height, seen.width) != (seen.width, seen.height)
     return {
-        "kind": "video", **plain, "seconds": round(found.seconds, 3), "bytes": file.stat().st_size,
+        "kind": "video", "width": found.width, "height": found.height, "fps": found.fps, "frames": found.frames,
+        "codec": seen.codec, "pix_fmt": seen.pix_fmt, "seconds": round(found.seconds, 3), "bytes": file.stat().st_size,
         "container": seen.container.split(",")[0], "rotated": turned, "hdr": HDR.get(seen.transfer or ""),
         "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.is_image and seen.fps != seen.nominal,
         "alpha": seen.alpha and seen.pix_fmt != "pal8", "sound": list(seen.sounds), "others": list(seen.others),
-        "shot": read_shot(found.metadata.get(SHOT_TAG, "")),
+        "shot": read_shot(seen.metadata.get(SHOT_TAG, "")),
     }  # fmt: skip
 
 

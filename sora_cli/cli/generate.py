@@ -131,10 +131,13 @@ class Order:
         """The conversion to the output's frame rate; None if the model makes that rate."""
         if self.made.fps == self.first.fps:
             return None
-        starts = {p.path: p.start for p in self.placed if p.count == 1}
-        pins = [(geometry.parse_address(one.at, self.first.fps, self.first.frames), starts[one.path])
-                for one in self.first.anchors if one.path in starts]  # fmt: skip
-        return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
+        return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames)
+
+    @cached_property
+    def shown(self) -> list[anchors.Placed]:
+        """Anchors that have the rate that is asked, where frames are made at another one: pictures, and clips that are
+        no slower. Slower ones are interpolated with what is made."""
+        return [one for one in anchors.place(self.first) if one.whole] if self.retiming else []
 
     def plan(self, shot: Shot) -> Plan:
         """The plan of a shot with the anchors of the first."""
@@ -272,7 +275,7 @@ def sources(shot: Shot) -> tuple[str, ...]:
 
 def check(shot: Shot, order: Order, target: Target) -> None:
     """Refuse bad anchors, names and folders before torch is loaded."""
-    check_given(order.entry, bool(order.placed))
+    check_given(order.entry, bool(order.shown or order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
         raise SoraError(f"{target.name} is an image but {shot.frames} frames are requested; use .mp4, %05d.png, "
@@ -334,7 +337,7 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
         making.expect_sound(p.path, p.sound, p.left_out)
         making.place_sound(p.sound, p.start, p.count)
     raw = media.from_rgb(making.watched(pictures(run, placed, size)), size, format, making.retiming)
-    count = making.write(raw, format, {"sora": shot.to_json()})
+    count = making.write(anchors.exactly(raw, order.shown, format), format, {"sora": shot.to_json()})
     if count > 1:
         keep_latents(making.target, header_of(run), making.latents)
     record = {"verb": "generate", "frames": count, "shot": shot.to_dict()}

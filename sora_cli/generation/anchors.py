@@ -27,6 +27,7 @@ class Placed:
     notes: tuple[str, ...] = ()     # what it had to suffer on the way in
     sound: media.Sound | None = None
     left_out: tuple[str, ...] = ()  # what it has beside that
+    whole: bool = True              # its own rate is no lower than the shot's: no frame is there twice
 
     @property
     def stop(self) -> int:
@@ -56,6 +57,17 @@ class Opened:
         return islice(self.placed.frames(self.size), *part.indices(len(self)))
 
 
+def exactly(raw: Iterator[bytes], placed: list[Placed], format: media.Format) -> Iterator[bytes]:
+    """A video's raw frames with those of some anchors in their places, as they are."""
+    at = 0
+    for one in placed:
+        yield from islice(raw, one.start - at)
+        given = media.from_rgb(islice(one.frames(format.size), one.count), format.size, format)
+        yield from (frame for frame, _ in zip(given, raw, strict=False))
+        at = one.stop
+    yield from raw
+
+
 def place(shot: Shot) -> list[Placed]:
     """The anchors of a shot in time order; SoraError if one is unreadable, overlaps another or leaves the video."""
     placed = sorted((locate(anchor.path, anchor.at, shot) for anchor in shot.anchors), key=lambda p: p.start)
@@ -70,7 +82,7 @@ def place(shot: Shot) -> list[Placed]:
 
 def locate(path: str, at: str, shot: Shot) -> Placed:
     """Place an anchor so that it starts at its address, or ends there if that counts from the end."""
-    count, source = count_frames(path, shot.fps)
+    count, whole, source = count_frames(path, shot.fps)
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
@@ -79,18 +91,19 @@ def locate(path: str, at: str, shot: Shot) -> Placed:
     sound = source.sound if count > 1 else None
     depth, mapped = source.format.depth, any("HDR" in note for note in source.notes)
     notes = [*source.notes, *[f"its {depth} bits per colour are reduced to 8"] * (depth > 8 and not mapped)]
-    return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out)
+    return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out, whole)
 
 
-def count_frames(path: str, fps: float) -> tuple[int, media.Source]:
-    """The number of frames of a file at this rate (1 for a picture), its sound and notes."""
+def count_frames(path: str, fps: float) -> tuple[int, bool, media.Source]:
+    """The number of frames of a file at this rate (1 for a picture), whether none of them is there twice because the
+    file has that rate or a higher one, its sound and notes."""
     if path == media.STREAM or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
         raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:
         as_it_is = sum(1 for _ in source)
-        same = abs(source.format.fps - fps) < 1e-3
-    if as_it_is <= 1 or same:
-        return as_it_is, source
+        above = source.format.fps - fps
+    if as_it_is <= 1 or abs(above) < 1e-3:
+        return as_it_is, True, source
     with media.open_source(path, fps=fps) as source:
-        return sum(1 for _ in source), source
+        return sum(1 for _ in source), above > 0, source
 

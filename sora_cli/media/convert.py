@@ -7,7 +7,7 @@ import numpy as np
 
 from sora_cli.errors import SoraError
 from sora_cli.media import y4m
-from sora_cli.media.process import QUIET, ffmpeg, pieces
+from sora_cli.media.process import QUIET, Y4M_IN, ffmpeg, pieces
 from sora_cli.media.retiming import Padded, Retiming
 from sora_cli.media.y4m import Format, Size
 
@@ -30,8 +30,7 @@ def to_rgb(frames: Iterable[bytes], format: Format, size: Size, fit: str = "stre
     """
     width, height = size
     filters = f"{declare(format)},{fitting(format, size, fit)}"
-    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
-    command += ["-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
+    command = [ffmpeg(), *Y4M_IN, "-vf", filters, "-fps_mode", "passthrough", *RAW_RGB, "pipe:1"]
     for raw in pieces(command, 3 * width * height, UNREADABLE, y4m.stream(frames, format)):
         yield np.frombuffer(raw, np.uint8).reshape(height, width, 3)
 
@@ -55,12 +54,7 @@ def from_rgb(
     padded = Padded(frames, retiming) if retiming else None
     feed = (contiguous(frame, source_size) for frame in padded or frames)
     shown = pieces(command, format.frame_bytes, UNREADABLE, feed)
-    if not padded:
-        yield from shown
-        return
-    for number, raw in padded.limited(shown):  # type: ignore[arg-type, assignment]
-        pinned = padded.pinned.pop(number, None)
-        yield raw if pinned is None else next(from_rgb([pinned], source_size, format))  # type: ignore[misc]
+    yield from (raw for _, raw in padded.limited(shown)) if padded else shown
 
 
 def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
@@ -71,8 +65,8 @@ def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) 
     padded = Padded(frames, retiming)
     planar = f"{YUV},{retiming.filter},format={format.rgb_planes},{PLANES}{format.pix_fmt}"
     filters = f"{declare(format)},{planar if format.rgb else f'{retiming.filter},format={format.pix_fmt}'}"
-    command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", filters]
-    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-strict", "-1", "pipe:1"]
+    command = [ffmpeg(), *Y4M_IN, "-vf", filters, "-fps_mode", "passthrough", "-f", "rawvideo"]
+    command += ["-strict", "-1", "pipe:1"]
     made = pieces(command, format.frame_bytes, UNREADABLE, y4m.stream(padded, format))
     for number, raw in padded.limited(made):
         yield padded.pinned.pop(number, raw)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.errors import SoraError, counted
 from sora_cli.media.convert import SHARP, in_rgb
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.writer import FileSink
@@ -72,7 +72,7 @@ def smaller(made: Format) -> tuple[int, int]:
     """The size for sharing, in square pixels, with even sides."""
     width, height = made.seen
     if width <= WIDEST:
-        return made.size if made.pixel_aspect == 1 else (width, height)
+        return width, height
     return WIDEST, max(2, round(height * WIDEST / width / 2) * 2)
 
 
@@ -117,5 +117,4 @@ class GifSink(FileSink):
     def run(self, *words: str) -> None:
         done = finished([ffmpeg(), *QUIET, "-y", *words])
         if done.returncode or done.stderr:
-            why = explain(done.stderr) or f"ffmpeg ended with code {done.returncode}"
-            raise Failed(f"ffmpeg could not write {self.path}: {why}")
+            self.fail(explain(done.stderr), done.returncode)

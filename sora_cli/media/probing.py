@@ -1,21 +1,25 @@
-"""What a video file holds: by decoding it once (`probe`), or from its beginning alone (`describe`)."""
+"""What a video file holds: as ffmpeg says before decoding it (`describe`), with what it leaves out looked for
+(`looked_at`), or with its frames decoded and counted (`probe`)."""
 
 import os
 import re
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from sora_cli.errors import Failed, SoraError, counted
-from sora_cli.media.process import CHECKED, LOCAL, QUIET, as_file, complaints, explain, ffmpeg, file_of, finished
+from sora_cli.media.process import CHECKED, LOCAL, as_file, complaints, explain, ffmpeg, file_of, finished
 from sora_cli.media.y4m import FASTEST, LARGEST, MATRICES, PRIMARIES, TRANSFERS, depth_of
 
-INFO = ("-hide_banner", "-nostdin", "-loglevel", "info")
+INFO = ("-hide_banner", "-nostdin", "-loglevel", "level+info")
+DECODED = ("-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1")  # the frames, one a line, ...
+PACKETS = (*DECODED[:4], "-c", "copy", *DECODED[4:])     # ... or what they are decoded from, which takes less time
 STILL_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # of pictures that lie in MP4's boxes (ISO 23008-12)
 TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text file
 LISTS = ("hls", "concat", "dash", "imf")  # name other files, which may change by themselves
@@ -27,59 +31,21 @@ LOOK, WOVEN = 48, 4              # first frames that are looked at; so many wove
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
 # Of frames that nowhere say where they end, only what is left over shows that they were read wrongly. Some encoders
 # fill them up, though.
+STRICT = ("-err_detect", "crccheck+buffer")
 ENDLESS, SOME, ODD = r"msmpeg4v\d|wmv[12]", 12, 3  # codecs, first frames that are looked at, filled ones among them
 FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
           "bottom coded first (swapped)": "tff", "progressive": ""}  # fmt: skip
 USUAL_FPS = 24.0                 # of what has no rate
 ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
+Times = Callable[[], tuple[list[float], float]]  # `stamps` of an input, which are listed when they are asked for
 
 
 class TooLarge(Failed):
     """The video is readable, but has more pixels than we accept."""
 
 
-@dataclass(frozen=True)
-class Media:
-    """What a video file holds. `fps` is the stream's rate, `frames` were counted by decoding."""
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-    codec: str
-    pix_fmt: str
-    metadata: dict[str, str]
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-
-def probe(path: Path | str) -> Media:
-    """Decode `path` once and say what is in it; SoraError if it is not there, Failed if it is no video."""
-    path = Path(path)
-    if not path.is_file():
-        raise SoraError(f"there is no file {path}")
-    found = listing(path)
-    size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
-    tick, frames = parse_listing(found.stdout)
-    if found.returncode or not (size and tick):
-        raise Failed(f"{path} is not a readable video: {explain(found.stderr)}")
-    lasts = frames[0].duration or 1 if frames else 1
-    seen = describe(["-i", as_file(path)], str(path))
-    return Media(int(size[1]), int(size[2]), float(1 / (tick * lasts)), len(frames), seen.codec, seen.pix_fmt,
-                 seen.metadata)  # fmt: skip
-
-
-def listing(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """ffmpeg's list (framecrc) of the first video stream of a local file, frame by frame; of its packets, not decoded,
-    where the words are `-c copy`."""
-    command = [ffmpeg(), *QUIET, *LOCAL, "-i", as_file(path), "-map", "0:v:0", "-fps_mode", "passthrough"]
-    return finished([*command, *words, "-f", "framecrc", "pipe:1"])
-
-
 class Listed(NamedTuple):
-    """A line of such a list: when a frame is decoded and shown, and how long, in ticks."""
+    """A line of ffmpeg's list (framecrc): when a frame is decoded and shown, and how long, in ticks."""
 
     decoded: int
     shown: int
@@ -87,9 +53,10 @@ class Listed(NamedTuple):
 
 
 def parse_listing(told: str) -> tuple[Fraction, list[Listed]]:
-    """(seconds of a tick or 0 if unknown, the frames of the first stream)."""
+    """(seconds of a tick or 0 if unknown, the frames of the first stream). A line after a backslash is part of a tag
+    (see `asked`), whatever it looks like."""
     base = re.search(r"#tb 0: (\d+)/(\d+)", told)
-    lines = re.findall(r"^0, *(-?\d+), *(-?\d+), *(-?\d+)", told, re.MULTILINE)
+    lines = re.findall(r"(?<!\\\n)^0, *(-?\d+), *(-?\d+), *(-?\d+)", told, re.MULTILINE)
     return Fraction(int(base[1]), int(base[2])) if base else Fraction(0), [Listed(*map(int, line)) for line in lines]
 
 
@@ -114,6 +81,8 @@ class Picture:
     start: float = 0.0           # seconds of the file at which the pictures begin
     sounds: tuple[int, ...] = () # samples a second of its sound tracks
     others: tuple[str, ...] = () # kinds of all other streams
+    packets: int | None = None   # of the pictures, None where they were not counted
+    strict: bool = False         # bits that are left over in a frame are damage
 
     @property
     def is_image(self) -> bool:
@@ -148,14 +117,51 @@ class Picture:
         return bool(re.match(r"(x2)?(rgb|bgr)|0rgb|0bgr|gbr|mono|xyz|pal8", self.pix_fmt))
 
 
+@dataclass(frozen=True)
+class Media:
+    """What a video file holds: its size as it is shown, its frames as they were counted by decoding them, `fps` by how
+    long the first one lasts, and all that `looked_at` says."""
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    picture: Picture
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.picture.metadata
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+
+def probe(path: Path | str) -> Media:
+    """Decode `path` once and say what is in it; SoraError if it is not there, Failed if it is no video."""
+    path = Path(path)
+    if not path.is_file():
+        raise SoraError(f"there is no file {path}")
+    words = ["-i", as_file(path)]
+    found = asked(words, *DECODED)
+    picture = described(found, str(path))
+    size = re.search(r"#dimensions 0: (\d+)x(\d+)", found.stdout)
+    tick, frames = parse_listing(found.stdout)
+    if found.returncode or not (size and tick):
+        raise Failed(f"{path} is not a readable video: {explain(found.stderr)}")
+    lasts = frames[0].duration or 1 if frames else 1
+    picture = completed(picture, words, partial(stamps, words))
+    return Media(int(size[1]), int(size[2]), float(1 / (tick * lasts)), len(frames), picture)
+
+
 def looked_at(words: list[str], name: str) -> Picture:
-    """What `describe` says of a file, its rate and its fields looked for where it does not say them. A file that has
-    not changed since it was last asked for is not read again."""
+    """What `describe` says of a file, with what it does not say looked for. A file that has not changed since it was
+    last asked for is not read again. Failed, too, if the times of its frames are damaged."""
     if state := state_of(str(file_of(words))):
         known = remembered(ffmpeg(), tuple(words), name, state)
         if known.container not in LISTS:
             return known
-    return completed(words, name)
+    return examined(words, name)
 
 
 def state_of(file: str) -> tuple[int, ...]:
@@ -170,12 +176,23 @@ def state_of(file: str) -> tuple[int, ...]:
 
 @lru_cache(1024)
 def remembered(program: str, words: tuple[str, ...], name: str, state: tuple[int, ...]) -> Picture:
-    return completed(list(words), name)
+    return examined(list(words), name)
 
 
-def completed(words: list[str], name: str) -> Picture:
-    picture = describe(words, name)
-    return picture if picture.is_image else woven(steadied(picture, words), words)
+def examined(words: list[str], name: str) -> Picture:
+    times = cache(partial(stamps, words))
+    picture = completed(describe(words, name), words, times)
+    return replace(picture, packets=count_packets(picture, words, name, times), strict=strict(picture, words))
+
+
+def completed(picture: Picture, words: list[str], times: Times) -> Picture:
+    """The same with its rate and its fields looked for where ffmpeg does not say them."""
+    return picture if picture.is_image else woven(steadied(picture, times), words)
+
+
+def asked(words: list[str], *listing: str, head: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """ffmpeg on an input: what it says of it on stderr, and on stdout its list, if one is wanted, and its tags."""
+    return finished([ffmpeg(), *INFO, *LOCAL, *words, *listing, "-f", "ffmetadata", "pipe:1"], head)
 
 
 def describe(words: list[str], name: str, head: bytes = b"") -> Picture:
@@ -183,11 +200,15 @@ def describe(words: list[str], name: str, head: bytes = b"") -> Picture:
 
     Failed, naming `name`, if it is no video, has only sound, or is too large.
     """
-    found = finished([ffmpeg(), *INFO, *LOCAL, *words, "-f", "ffmetadata", "pipe:1"], head)
-    output = found.stderr
+    return described(asked(words, head=head), name)
+
+
+def described(found: subprocess.CompletedProcess[str], name: str) -> Picture:
+    """The same from ffmpeg's words."""
+    output = re.sub(r"^\[info\] ", "", found.stderr, flags=re.MULTILINE).partition("\nOutput #")[0]
     container = re.search(r"^Input #0, (.*?), from ", output, re.MULTILINE)
     if not container:
-        raise Failed(f"{name} is not a readable video: {explain(output)}")
+        raise Failed(f"{name} is not a readable video: {explain(found.stderr)}")
     streams = re.findall(r"^ *Stream #0:\d.*?: Video: (?!.*\(attached pic\))(.*)$", output, re.MULTILINE)
     if not streams:
         raise Failed(f"{name} has no pictures in it, only sound or other data")
@@ -201,30 +222,36 @@ def describe(words: list[str], name: str, head: bytes = b"") -> Picture:
     return replace(picture, start=start_of(streams[0], output), seconds=seconds, sounds=sounds, others=others)
 
 
-def check_times(words: list[str], name: str, picture: Picture) -> int | None:
-    """Failed if frames are said to be shown for so long that nobody means it. How many there are, if it was looked at,
-    as where a file is too small for the time that it says it lasts, or does not say."""
+def count_packets(picture: Picture, words: list[str], name: str, times: Times) -> int | None:
+    """How many packets there are, None if they are not counted: they are where a file is too small for the time that it
+    says it lasts, does not say, or may be a single picture. Failed if frames are said to be shown for so long that
+    nobody means it."""
     path = file_of(words)
     size = path.stat().st_size if path.is_file() else 0
     quick = picture.fps * SPARSE >= 1 and picture.seconds < LONG
     likely = quick and picture.seconds and size > picture.seconds * picture.fps * FEW_BYTES
     if picture.is_image or (likely and not picture.animated) or not size:
         return None
-    times, _ = stamps(path)
-    if not times:
+    shown, _ = times()
+    if not shown:
         return None
-    gaps = [after - before for before, after in pairwise(times)]
+    gaps = [after - before for before, after in pairwise(shown)]
     lasts = sum(gaps) if picture.container == "avi" else max(sum(gaps), picture.seconds)  # into a pipe, its head lies
-    if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(times)):
-        raise Failed(f"{name} says that its {counted(len(times), 'frame')} last {lasts / 3600:.1f} hours, which is too "
-                     "long for so few of them; its time stamps are damaged")  # fmt: skip
-    return len(times)
+    if max(gaps, default=0) > LONG or (lasts > LONG and lasts > SPARSE * len(shown)):
+        raise too_long(f"{name} says that its {counted(len(shown), 'frame')} last", lasts)
+    return len(shown)
 
 
-def stamps(path: Path) -> tuple[list[float], float]:
-    """When each frame is shown, in seconds, and the precision of these times. Where a container knows in which order
-    frames are decoded, and not when they are shown, as AVI's, the times are those of decoding."""
-    base, frames = parse_listing(listing(path, "-c", "copy").stdout)
+def too_long(said: str, seconds: float) -> Failed:
+    """That what a file says of its frames cannot be."""
+    hours = f"{seconds / 3600:.1f} hours"
+    return Failed(f"{said} {hours}, which is too long for so few of them; its time stamps are damaged")
+
+
+def stamps(words: list[str]) -> tuple[list[float], float]:
+    """When each frame of an input is shown, in seconds, and the precision of these times. Where a container knows in
+    which order frames are decoded, and not when they are shown, as AVI's, the times are those of decoding."""
+    base, frames = parse_listing(asked(words, *PACKETS).stdout)
     tick, times = float(base), [frame.shown for frame in frames]
     if min(times, default=0) < UNSAID:
         times = [frame.decoded for frame in frames]
@@ -233,14 +260,14 @@ def stamps(path: Path) -> tuple[list[float], float]:
     return sorted(time * tick for time in times), tick
 
 
-def steadied(picture: Picture, words: list[str]) -> Picture:
+def steadied(picture: Picture, times: Times) -> Picture:
     """Frames at a steady rate of which ffmpeg says otherwise, as it does of few, slow or field-coded ones."""
     if picture.container in RAW and picture.fps:
         return replace(picture, nominal=picture.fps)
     if picture.fps == picture.nominal and 0 < picture.fps <= FASTEST:
         return picture
-    times, tick = stamps(file_of(words))
-    gaps = [after - before for before, after in pairwise(times) if after > before]
+    shown, tick = times()
+    gaps = [after - before for before, after in pairwise(shown) if after > before]
     if not gaps:  # of one frame, some containers tell the ticks of their clock
         fps = picture.fps or picture.nominal
         if fps > FASTEST:
@@ -293,15 +320,12 @@ def woven(picture: Picture, words: list[str], head: bytes = b"") -> Picture:
     return replace(picture, fields=("tff" if top > bottom else "bff") if two else "")
 
 
-def strictness(picture: Picture, words: list[str]) -> list[str]:
-    """ffmpeg's words for what is an error in an input, beside wrong checksums: what is left over of a frame, unless
-    its first ones are like that."""
+def strict(picture: Picture, words: list[str]) -> bool:
+    """Whether what is left over of a frame is an error in an input, as it is unless its first frames are like that."""
     if not re.fullmatch(ENDLESS, picture.codec):
-        return []
-    strict = ["-err_detect", "crccheck+buffer"]
-    command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(SOME), "-f", "null", "-"]
-    odd = complaints(finished(command).stderr)
-    return strict if len(odd) < ODD else []
+        return False
+    command = [ffmpeg(), *CHECKED, *STRICT, *LOCAL, *words, "-map", "0:V:0", "-frames:v", str(SOME), "-f", "null", "-"]
+    return len(complaints(finished(command).stderr)) < ODD
 
 
 def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture | None:
@@ -338,7 +362,8 @@ def rate(line: str, unit: str) -> float:
 
 
 def parse_metadata(listing: str) -> dict[str, str]:
-    pairs = re.findall(r"^((?:\\.|[^\\=;\[\n])+)=((?:\\.|[^\\\n])*)$", listing, re.MULTILINE | re.DOTALL)
+    """The tags of ffmpeg's list, which may lie behind one of frames."""
+    pairs = re.findall(r"^(?!0, )((?:\\.|[^\\=;\[\n])+)=((?:\\.|[^\\\n])*)$", listing, re.MULTILINE | re.DOTALL)
     return {unescape(key): unescape(value) for key, value in pairs}
 
 

@@ -16,6 +16,7 @@ from sora_cli.errors import Failed
 from sora_cli.media.orphans import Child
 
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+Y4M_IN = (*QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0")
 # with checksums looked at; that a frame is damaged which comes none the less is a warning
 CHECKED = ("-hide_banner", "-nostdin", "-loglevel", "repeat+level+warning", "-err_detect", "crccheck")
 DAMAGED = "corrupt decoded frame"                # ffmpeg's words for what its decoders mark as such

@@ -25,8 +25,8 @@ class Retiming:
     """From `made` to `shown` frames a second.
 
     `frames`: exactly so many, as many as last as long if it is not told. `turn`: of a loop, how many are made, so that
-    the last leads to the first. `pins`: pairs of a frame that is shown and one that is made, which are to be the
-    same."""
+    the last leads to the first. `pins`: where the rate is raised, pairs of a frame that is shown and one that is made,
+    which are to be the same."""
 
     made: Fraction
     shown: Fraction
@@ -83,9 +83,9 @@ class Retiming:
 
     def dropped(self, frames: Iterable[Item]) -> Iterator[Item]:
         """Of frames that are too many, those that are on the screen at the times that are shown."""
-        pinned, wanted = dict(self.pins), 0
+        wanted = 0
         for number, frame in enumerate(frames):
-            while pinned.get(wanted, math.floor(wanted / self.ratio)) <= number:
+            while math.floor(wanted / self.ratio) <= number:
                 if self.frames is not None and wanted >= self.frames:
                     return
                 yield frame
@@ -115,7 +115,7 @@ class Padded(Generic[Item]):
         self.over = True
         yield from islice(cycle(first or last), BEHIND)
 
-    def limited(self, shown: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+    def limited(self, shown: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         """What the filter made, numbered, up to the end of the video, which is known when the filter gets there."""
         for number, frame in enumerate(shown):
             if (self.over or self.retiming.frames is not None) and number >= self.retiming.count(self.count):

@@ -105,21 +105,20 @@ class SoundSink(FileSink):
         self.container = [*tagging(metadata), *VIDEOS[self.suffix][1]]
 
     def keep(self) -> None:
-        wrong = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.clips else [])
-        if wrong and self.sound.clips:
-            done = self.whole.exists() and not self.failed
-            self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {wrong}")
-            wrong = "" if done else self.copy([])
-        if wrong:
-            raise Failed(f"ffmpeg could not write {self.path}: {wrong}")
+        why, code = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.clips else [])
+        if (why or code) and self.sound.clips:
+            done = self.whole.exists() and not code
+            self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {why or 'it failed'}")
+            why, code = ("", 0) if done else self.copy([])
+        if why or code:
+            self.fail(why, code)
         os.replace(self.whole, self.path)
 
-    def copy(self, beside: list[str]) -> str:
-        """The finished pictures into their container, with what is `beside` them; what ffmpeg says of it."""
+    def copy(self, beside: list[str]) -> tuple[str, int]:
+        """The finished pictures into their container, with what is `beside` them; ffmpeg's complaint and exit code."""
         command = [ffmpeg(), *QUIET, "-y", "-i", as_file(self.part), *beside, "-c:v", "copy", *self.container]
         done = finished([*command, as_file(self.whole)])
-        self.failed = done.returncode != 0
-        return explain(done.stderr) or ("it failed" if self.failed else "")
+        return explain(done.stderr), done.returncode
 
 
 class ImagesSink(FileSink):

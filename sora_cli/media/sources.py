@@ -23,8 +23,8 @@ from sora_cli.media.damage import unsaid
 from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
-from sora_cli.media.probing import LONG, SPARSE, USUAL_FPS, Picture, check_times, describe, looked_at, strictness, woven
-from sora_cli.media.process import BLOCK, CHECKED, LOCAL, QUIET, Through, as_file, buffered, ffmpeg, file_of, rational
+from sora_cli.media.probing import LONG, SPARSE, STRICT, USUAL_FPS, Picture, describe, looked_at, too_long, woven
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, buffered, ffmpeg, file_of, rational
 from sora_cli.media.profiles import in_srgb
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
@@ -32,7 +32,7 @@ from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
 
 CUT_OFF = "partial file|ended prematurely"
 LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
-# Whatever was known before: a frame that is shown too late (see `check_times`) follows the one before it at once, so
+# Whatever was known before: a frame that is shown too late (see `count_packets`) follows the one before it at once, so
 # that nothing is filled up, and its time is printed as an error, once.
 BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
               r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
@@ -235,8 +235,8 @@ class Opening:
             raise Failed(f"{self.name} has no frames")
 
         def filtered(filters: list[str], frames: Iterable[bytes]) -> Started | None:
-            command = [ffmpeg(), *QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0", "-vf", ",".join(filters)]
-            return self.run([*command, *Y4M, "pipe:1"], y4m.stream(frames, format))
+            command = [ffmpeg(), *Y4M_IN, "-vf", ",".join(filters), *Y4M, "pipe:1"]
+            return self.run(command, y4m.stream(frames, format))
 
         found = filtered(filters, chain([first], frames))
         if found is None:  # too short for one frame at this rate
@@ -249,22 +249,20 @@ class Opening:
         """What ffmpeg decodes of an input (`words`), of which a `picture` may be known, or of what it is fed: upright,
         whole, at a constant rate, in its own planes if y4m can hold them."""
         picture, piped = picture or looked_at(words, self.name), feed is not None
-        packets = None if piped else check_times(words, self.name, picture)
-        is_image = picture.is_image or (picture.animated and packets == 1)
+        is_image = picture.is_image or (picture.animated and picture.packets == 1)
         usual = self.input_fps or self.fps or USUAL_FPS
         if picture.timeless and "-framerate" not in words:
             words = ["-framerate", rational(usual), *words]  # one frame at any rate
         rate, notes = self.pace(picture)
         (fields, fielded), (mended, said) = whole(picture.fields), mending(picture)
-        strict = [] if piped else strictness(picture, words)
         exact = self.rgb and (picture.alpha or picture.rgb)
         planes = planes_of(picture, exact) if picture.alpha or picture.rgb else [NATIVE]
         sound = None if is_image else self.sound_of(picture, words, piped)
 
         def start(timed: str) -> Started | None:
             graph = ",".join(["setpts=PTS-STARTPTS", BELIEVABLE, *fields, timed, *mended, *self.scaled, *planes])
-            command = [ffmpeg(), *CHECKED, *strict, *LOCAL, *words, "-map", "0:V:0", "-vf", graph]
-            command += ["-fps_mode", "passthrough", *Y4M, "pipe:1"]
+            command = [ffmpeg(), *CHECKED, *(STRICT if picture.strict else ()), *LOCAL, *words, "-map", "0:V:0"]
+            command += ["-vf", graph, "-fps_mode", "passthrough", *Y4M, "pipe:1"]
             if sound and piped:  # one more output, the sound alone
                 command += ["-map", "0:a:0", "-af", STEADY.format(rate=sound.rate), "-c:a", "flac", "-f", "matroska"]
                 command += ["-y", as_file(sound.path)]
@@ -345,9 +343,7 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -
             yield frame
     except Failed as error:
         if re.fullmatch(r"[\d.]+", through.said):
-            hours = float(through.said) / 3600
-            raise Failed(f"{source.name} says that a frame is shown after {hours:.1f} hours, which is too long for so "
-                         "few of them; its time stamps are damaged") from error  # fmt: skip
+            raise too_long(f"{source.name} says that a frame is shown after", float(through.said)) from error
         raise
     said = through.said or source.damage()
     if said:

@@ -7,12 +7,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep, writing
 from sora_cli.media.convert import Frame
-from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, start
+from sora_cli.media.process import Y4M_IN, as_file, explain, ffmpeg, start
 from sora_cli.media.y4m import Format
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
@@ -80,7 +80,7 @@ class FileSink(Sink):
     def __enter__(self) -> Self:
         sweep(self.path)
         self.complaints = tempfile.TemporaryFile()
-        command = [ffmpeg(), *QUIET, "-y", "-f", "yuv4mpegpipe", "-i", "pipe:0", "-fps_mode", "passthrough"]
+        command = [ffmpeg(), *Y4M_IN, "-y", "-fps_mode", "passthrough"]
         self.process = start([*command, *self.words, self.target()], stdin=subprocess.PIPE, stderr=self.complaints)
         return self
 
@@ -119,9 +119,13 @@ class FileSink(Sink):
         self.complaints.seek(0)
         return explain(self.complaints.read().decode(errors="replace"))
 
-    def give_up(self) -> None:
-        reason = f"it ended with code {self.process.wait()}"
-        raise Failed(f"ffmpeg could not write {self.path}: {self.complaint() or reason}")
+    def give_up(self) -> NoReturn:
+        code = self.process.wait()
+        self.fail(self.complaint(), code)
+
+    def fail(self, why: str, code: int) -> NoReturn:
+        """Failed, since a run of ffmpeg ended with this complaint, or with none but its exit code."""
+        raise Failed(f"ffmpeg could not write {self.path}: {why or f'it ended with code {code}'}")
 
 
 def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] | None = None) -> None:
