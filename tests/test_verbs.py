@@ -317,6 +317,7 @@ def test_what_is_no_video_is_one_line(
         (("loop", "x" * 300, "a cat"), "there is no video"),
         (("loop", " "), "prompt is empty"),
         (("loop", "a cat", "--fps", "60", "-o", "b.gif"), "at most 50"),
+        (("loop", "a cat", "--seconds", "0.5", "-o", "b.png"), "is an image but 12 frames are asked"),
         (("loop", "-", "--times", "2", "-o", "b.y4m"), "read once only"),
         (("reverse", "a.y4m", "-o", "b.y4m", "--seconds", "nan"), "no length"),
         (("reverse", "a.y4m", "-o", "./a.y4m", "--force"), "is the input"),

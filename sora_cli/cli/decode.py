@@ -11,7 +11,7 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.jobs import FULL, Job, Networks
+from sora_cli.cli.jobs import FULL, Job, Loader
 from sora_cli.cli.making import raw_format
 from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
@@ -115,12 +115,12 @@ def check(wanted: Wanted, target: Target) -> None:
     target.check_format(wanted.format)
 
 
-def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, target: Target, networks: Networks,
+def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, target: Target, loader: Loader,
           screen: Screen) -> None:  # fmt: skip
     """The wanted frames of a file of latents, decoded and written one by one."""
     started, canvas = time.perf_counter(), latent_file.read_header(source).canvas
     latent_file.check_vae(source, latent_file.read_header(source), entry)
-    codec = networks.codec(entry, canvas, compute, screen)
+    codec = loader.codec(canvas)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
     raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
     tags = {"sora": wanted.shot} if wanted.shot else {}
