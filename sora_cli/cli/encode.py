@@ -51,7 +51,7 @@ def encode(
     target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
     return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
-                partial(write, asked, entry), roles=("vae",))]  # fmt: skip
+                partial(write, asked), roles=("vae",))]  # fmt: skip
 
 
 def check(asked: Asked, target: Target) -> None:
@@ -62,11 +62,11 @@ def check(asked: Asked, target: Target) -> None:
     check_output(target.path, (".safetensors",), target.force)
 
 
-def write(asked: Asked, entry: Entry, target: Target, loader: Loader, screen: Screen) -> None:
+def write(asked: Asked, target: Target, loader: Loader, screen: Screen) -> None:
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
     with target.held, asked.open(screen) as source:
-        header = begin(asked, source, entry, screen)
+        header = begin(asked, source, loader.job.entry, screen)
         made, count = make(source, header, loader.codec(header.canvas), screen)
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
