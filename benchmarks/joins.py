@@ -34,7 +34,7 @@ from rich.table import Table
 from sora_cli import geometry, media, registry
 from sora_cli.cli.connect import Connector, Passing
 from sora_cli.cli.extend import frames as extension
-from sora_cli.cli.generate import pictures
+from sora_cli.cli.filming import Take
 from sora_cli.cli.loop import round_shot
 from sora_cli.cli.making import Making, format_of
 from sora_cli.cli.options import Input
@@ -169,13 +169,10 @@ def ends(bench: Bench, scene: Scene, number: int) -> Row:
         path = Path(folder) / "end.png"
         media.write_image(path, truth[-1])
         shot = replace(bench.shot(scene, number), anchors=(Anchor(str(path), "-1"),))
-        placed = anchors.place(shot)
-        canvas = registry.entry(shot.model).canvas(shot.width, shot.height)
-        small = canvas.crop_width, canvas.crop_height
-        run = bench.made(shot, [GivenClip(p.start, p.opened(small)) for p in placed])
-        size = format_of(shot).size
-        shown = seen(raw_of(pictures(run, placed, size), size, shot), shot)
-        image = np.stack(list(placed[0].frames(small)))
+        take = Take(shot, registry.entry(shot.model), anchors.place(shot))
+        run, canvas, size = bench.made(shot, take.given), take.plan.canvas, format_of(shot).size
+        shown = seen(raw_of(take.frames(run, size), size, shot), shot)
+        image = np.stack(list(take.placed[0].frames(canvas.crop)))
     last = list(islice(run.frames(), run.span.lead, None))[-1]
     return {
         "shown": likeness(shown[-1], truth[-1]),

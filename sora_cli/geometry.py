@@ -153,6 +153,11 @@ class Canvas:
     crop_height: int
 
     @property
+    def crop(self) -> tuple[int, int]:
+        """(width, height) of the part that is kept."""
+        return self.crop_width, self.crop_height
+
+    @property
     def left(self) -> int:
         return (self.width - self.crop_width) // 2
 

@@ -224,7 +224,7 @@ def test_pictures_are_seen_in_channels_of_their_own(tiny: Tiny, monkeypatch: pyt
     noise = torch.randn(latents(run).shape, generator=torch.Generator().manual_seed(ASKED.seed))
     assert torch.equal(calls[0]["x"][:4], noise), "all begins as noise"
     assert not torch.equal(latents(run)[:, 0], run.encode(first)[:, 0]), "it makes the first latent itself"
-    assert len(list(run.frames())) == 17 and run.decode_keyframe(0).shape == (64, 96, 3)
+    assert len(list(run.frames())) == 17 and run.keyframes()[0][1].shape == (64, 96, 3)
 
 
 def test_a_window_goes_on_from_the_last_frame(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from sora_cli.cli import models
 from sora_cli.cli.describing import shot_in
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
+from sora_cli.generation.plan import Plan
 from sora_cli.prompts.grammar import expand
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
@@ -33,6 +34,7 @@ class FakeRun:
     def __init__(self, shot: Shot) -> None:
         self.shot = shot
         self.notes = ["pocket does not know: xylo"] if "xylo" in shot.prompt else []
+        self.warnings: list[str] = []
         self.flops = 1e9
         self.timings = {"text": 0.1, "denoise": 0.2}
         self.span = geometry.Span(0, shot.frames)
@@ -41,9 +43,6 @@ class FakeRun:
 
     def identity(self) -> str:
         return self.shot.to_json()
-
-    def warnings(self) -> list[str]:
-        return []
 
     def denoise(self, store: Windows | None) -> Iterator[types.SimpleNamespace]:
         for done in range(1, self.shot.steps + 1):
@@ -81,8 +80,8 @@ class FakeEngine:
         if device == "cuda":
             raise SoraError("there is no CUDA device here; use --device cpu")
 
-    def start(self, shot: Shot, known: Sequence[object] = ()) -> FakeRun:
-        return FakeRun(shot)
+    def generation(self, plan: Plan, given: Sequence[object]) -> FakeRun:
+        return FakeRun(plan.shot)
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 import json
 import os
+import pickle
+import platform
+import re
 import sys
 import threading
 import time
@@ -14,10 +17,13 @@ from typing import Any
 import pytest
 import tiny
 
-from sora_cli import cli
+from sora_cli import cli, registry
 from sora_cli.cli import cluster as clusters
 from sora_cli.cli.batch import LOCAL, WithAddress
 from sora_cli.cli.cluster import Cluster, Worker, last_line
+from sora_cli.cli.jobs import Job
+from sora_cli.cli.options import Compute, Showing
+from sora_cli.cli.target import Target
 
 WORDS = ("--frames", "5", "--res", "64x64", "--steps", "1", "--device", "cpu")
 SIZE = {"num_cpus": 1, "object_store_memory": 10**8}  # of a node
@@ -49,6 +55,14 @@ def listed(name: str, *told: dict[str, Any]) -> str:
 
 def told(output: str, **more: Any) -> dict[str, Any]:
     return {"prompt": "a cat", "seed": len(output), "output": output} | more
+
+
+def known_here_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that nodes which run already do not know."""
+    table = Path("config", "sora-cli", "weights.toml")
+    table.parent.mkdir(parents=True)
+    table.write_text("[mine]\nkind = 'sora'\nabout = ''\nfiles = [{ name = 'dit', bytes = 1, sha256 = '' }]\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(table.parent.parent.resolve()))
 
 
 @contextmanager
@@ -101,18 +115,35 @@ def test_what_is_made_out_of_sight_is_brought(
         "jobs.jsonl", told("a.mp4", sheet="on/a.png"), told("%03d.png", metadata=False),
         told("on/c.mp4", verb="extend", input=clip, after=0.25, frames=None),
         {"verb": "encode", "video": clip, "output": "clip.safetensors"},
-        {"verb": "extend", "input": "broken.mp4", "after": 0.25, "output": "d.mp4"},
+        {"verb": "extend", "input": "broken.mp4", "after": 0.25, "output": "d.mp4"}, told("e.mp4", model="mine"),
     )  # fmt: skip
+    known_here_alone(monkeypatch)
     assert cli.run(["batch", jobs, *WORDS, "--ray", nodes[0].address, "--json"]) == 1
     said = capsys.readouterr()
     assert set(made_of(said.out)) == {"a.mp4", "%03d.png", "on/c.mp4", "clip.safetensors"}, said.err
     there = {*tiny.kept("a.mp4"), "on/c.mp4", "on/c.json", "on/a.png", "001.png", "005.png", "clip.safetensors"}
-    assert there <= set(tiny.everything()) and "broken.mp4" in Path("jobs.failed.jsonl").read_text()
+    assert there <= set(tiny.everything())
+    lines = Path("jobs.failed.jsonl").read_text().splitlines()
+    failed = {line["output"]: line["error"] for line in map(json.loads, lines)}
+    assert set(failed) == {"d.mp4", "e.mp4"} and "broken.mp4" in failed["d.mp4"]
+    assert re.fullmatch(r"unknown model 'mine'.* \(on [^ ]+\)", failed["e.mp4"])
     assert json.loads(Path("a.json").read_text())["output"] == "a.mp4"
     before = {name: Path(name).stat().st_mtime_ns for name in there}
-    Path("jobs.jsonl").write_text("".join(Path("jobs.jsonl").read_text().splitlines(keepends=True)[:-1]))
+    Path("jobs.jsonl").write_text("".join(Path("jobs.jsonl").read_text().splitlines(keepends=True)[:-2]))
     assert cli.run(["batch", "jobs.jsonl", *WORDS]) == 0 and "0 made, 4 skipped" in capsys.readouterr().err
     assert before == {name: Path(name).stat().st_mtime_ns for name in there}
+
+
+def test_what_a_node_lacks_is_named_with_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = registry.WeightFile(tmp_path / "dit.safetensors", 1, "")
+    model = registry.Entry("mine", "sora", "a test", (lost,))
+    job = Job(Target(name="a.mp4"), model, Compute(), Showing(), print, print)
+    sent, worker, end = pickle.dumps(job), Worker(str(tmp_path), 1), f" (on {platform.node()})"
+    error = worker.make(sent, {}, ("", "")).error
+    assert error.startswith("unknown model 'mine'") and error.endswith(end) and "\n" not in error
+    monkeypatch.setattr(registry, "registry", lambda: {"mine": model})
+    error = worker.make(sent, {}, ("", "")).error
+    assert str(lost.path) in error and error.endswith(end) and "\n" not in error
 
 
 def test_a_worker_does_not_take_other_files_for_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import wan_folders
 from safetensors.torch import save_file
 
-from sora_cli import registry
+from sora_cli import cli, registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.registry import layouts, schema
@@ -154,6 +154,37 @@ def test_a_model_may_be_used_like_a_shipped_one(home: Path) -> None:
     found = registry.entry("mine")
     assert found.usage == registry.replace(like.usage, steps=7) and found.network and like.network
     assert (found.network.dit.width, found.network.vae) == (64, like.network.vae)
+
+
+DIT = "channels = 16, hidden = 8"
+VAE = "vae = { channels = 4, width = 8, decoder_width = 8, multiples"
+
+
+@pytest.mark.parametrize("network, line", [
+    (f"dit = {{ {DIT}, width = 64, heads = 0, layers = 1 }}", " dit: width 64 is not a multiple of 0 heads"),
+    (f"dit = {{ {DIT}, width = 64, heads = 3, layers = 1 }}", " dit: width 64 is not a multiple of 3 heads"),
+    (f"dit = {{ {DIT}, width = 6, heads = 2, layers = 1 }}",
+     " dit: head width 3 and waves 256 must be even: they come in pairs"),
+    (f"dit = {{ {DIT}, width = 64, heads = -2, layers = 1 }}", " dit: its heads is -2"),
+    (f"dit = {{ {DIT}, width = 64, heads = 2, layers = 0 }}", " dit: its layers is 0"),
+    (f"dit = {{ {DIT}, width = 64, heads = 2, layers = 5_000 }}", " dit: its layers is 5000"),
+    (f"dit = {{ {DIT}, width = 64, heads = '2', layers = 1 }}", " dit has heads = '2'; it must be a whole number"),
+    (f"dit = {{ {DIT}, width = 64, heads = true, layers = 1 }}", " dit has heads = True; it must be a whole number"),
+    (f"dit = {{ {DIT}, width = 64.5, heads = 2, layers = 1 }}", " dit has width = 64.5; it must be a whole number"),
+    (f"dit = {{ {DIT}, width = 64, heads = 2 }}", " dit lacks layers"),
+    ("vae = { channels = 1_000_000_000, width = 8, decoder_width = 8 }", " vae: its channels is 1000000000"),
+    (f"{VAE} = ['2'] }}", " vae: its multiples is '2'"),
+    (f"{VAE} = [1, 2, 0, 2] }}", " vae: its multiples is 0"),
+    ("dit = 64", " has dit = 64; it must be a table"),
+    ("unet = {}", " has an unknown key unet; known keys: dit, vae, text"),
+])  # fmt: skip
+def test_sizes_that_no_network_has_are_refused_when_they_are_read(
+    home: Path, capsys: pytest.CaptureFixture[str], network: str, line: str
+) -> None:
+    table = home / "weights.toml"
+    table.write_text(MINE.replace('text = "umt5-xxl"', 'like = "wan2.1-1.3b"') + f"[mine.network]\n{network}\n")
+    assert cli.run(["generate", "a cat", "--model", "mine"]) == 2
+    assert capsys.readouterr().err == f"sora-cli: {table}: [mine] network{line}\n"
 
 
 def test_the_example_of_the_documentation(home: Path) -> None:

@@ -320,6 +320,7 @@ def test_what_is_no_video_is_one_line(
         (("loop", "-", "--times", "2", "-o", "b.y4m"), "can be read only once"),
         (("reverse", "a.y4m", "-o", "b.y4m", "--seconds", "nan"), "is not a length"),
         (("reverse", "a.y4m", "-o", "./a.y4m", "--force"), "is also the input"),
+        (("loop", "a cat", "--seconds", "0.5", "-o", "b.png"), "is an image but 12 frames are requested"),
         (("reverse", "a.y4m", "-o", "b.y4m", "--input-res", "64x64"), "rate"),
         (("reverse", "nowhere.png"), "no file"),
     ],

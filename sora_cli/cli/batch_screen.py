@@ -53,7 +53,7 @@ def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug
     screen.outcome = outcome = Outcome()
     try:
         job.check(target)  # what has come meanwhile is not overwritten
-        job.make(target, networks, screen)
+        job.carry_out(networks, screen, target)
     except Exception as error:  # noqa: BLE001 a fault of ours, too, is one job's
         if debug:
             traceback.print_exc()

@@ -8,6 +8,7 @@ it does not, works in a folder of its own, and its files are brought from there.
 import io
 import logging
 import os
+import pickle
 import platform
 import signal
 import socket
@@ -63,12 +64,18 @@ class Worker:
         """The worker's node, and its version of sora-cli."""
         return self.node, __version__
 
-    def make(self, job: Job, files: dict[str, str], mark: tuple[str, str]) -> Outcome:
-        """Make one job from input files with these hashes: in the output's folder if it is shared, or in its own."""
+    def make(self, sent: bytes, files: dict[str, str], mark: tuple[str, str]) -> Outcome:
+        """Make one job from input files with these hashes: in the output's folder if it is shared, or in its own. What
+        is wrong with it is wrong on this node: a job names its model, which is looked up here."""
         try:
-            self.prepare(job, files)
+            outcome = self.made(self.prepared(sent, files), mark)
         except SoraError as error:
-            return Outcome(f"{words(error)} (on {self.node})")
+            outcome = Outcome(words(error))
+        if outcome.error:
+            outcome.error += f" (on {self.node})"
+        return outcome
+
+    def made(self, job: Job, mark: tuple[str, str]) -> Outcome:
         seen = all(self.sees(folder, mark) for folder in folders(job.target))
         target = job.target if seen else self.aside(job.target)
         outcome = attempt(job, target, self.networks, Hearing(preview=job.showing.preview and seen))
@@ -76,8 +83,9 @@ class Worker:
             outcome.left = {str(path.relative_to(self.own)): path.stat().st_size for path in produced(target, self.own)}
         return outcome
 
-    def prepare(self, job: Job, files: dict[str, str]) -> None:
-        """Check that models and inputs are here, identical to the batch's; SoraError if not."""
+    def prepared(self, sent: bytes, files: dict[str, str]) -> Job:
+        """A job whose models and inputs are here, identical to the batch's; SoraError if they are not."""
+        job: Job = pickle.loads(sent)
         if self.cores and not self.checked:
             import torch
 
@@ -88,6 +96,7 @@ class Worker:
         found = job.target.identity["files"]
         if other := [name for name, content in files.items() if found.get(name) != content]:
             raise SoraError(f"{other[0]} is missing here, or differs; put inputs where every node can read them")
+        return job
 
     def sees(self, folder: Path, mark: tuple[str, str]) -> bool:
         """Whether a folder is the batch's own, not just one with the same name."""
@@ -212,7 +221,7 @@ class Cluster:
             item = waiting.next(networks)
             if begin(item):
                 self.idle.pop()
-                ref = worker.make.remote(item.job, item.job.target.identity["files"], self.mark)
+                ref = worker.make.remote(pickle.dumps(item.job), item.job.target.identity["files"], self.mark)
                 self.busy[ref] = worker, item
 
     def hire(self, wanted: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, seeds
 from sora_cli.cli.expanding import Expansion
-from sora_cli.cli.jobs import Job, Networks, cost_of
+from sora_cli.cli.jobs import Job, Loader, cost_of
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing
 from sora_cli.cli.reading import Asked, Kept, shot_like
@@ -58,7 +58,7 @@ class Request:
 
     # -- before anything is made --------------------------------------------------------------------------------
 
-    def job(self, name: str, length: Callable[[Shot], int], make: Callable[[Target, Networks, Screen], None],
+    def job(self, name: str, length: Callable[[Shot], int], make: Callable[[Target, Loader, Screen], None],
             record: Mapping[str, Any], times: int = 1) -> Job:  # fmt: skip
         """The video of this name, which `make` makes. `length` says how many frames of a shot like the given video are
         new, `record` what else determines them."""
@@ -104,14 +104,13 @@ class Request:
             yield source, shot_like(source, self.settings, anew=self.options.sampling.expand != "auto")
 
     def connector(self, shot: Shot, source: media.Source, making: Making, where: str,
-                  networks: Networks) -> "tuple[Shot, Connector]":  # fmt: skip
+                  loader: Loader) -> "tuple[Shot, Connector]":  # fmt: skip
         """The shot with its captions, to which the given frames have the relation `where`, and what makes it."""
         making.check_format(source.format)
         given = f"{expanding.named(self.video.name)}, {where}"
         (shot,) = self.expansion.captioned([shot], making.screen, [given])
         making.expect_sound(source.name, source.sound, source.left_out)
-        engine = networks.engine(self.entry, shot.loras, self.options.compute, making.screen)
-        return shot, Connector(engine, source.format, making)
+        return shot, Connector(loader.engine(), source.format, making)
 
     def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
         """Write the record for `count` frames, of which the range `given` is the input's."""
@@ -138,7 +137,7 @@ class Connector:
         run = self.run(shot, tail, head, kept, bars)
         self.making.denoise(run, name)
         first = bars.inside(self.picture(head[0])) if head else None
-        after = Difference.between(first, run.decode_keyframe(shot.frames)) if first is not None else None
+        after = Difference.between(first, run.decode_keyframe(run.plan.placed[-1].first)) if first is not None else None
         decoded = run.frames()
         below = deque(islice(decoded, run.span.lead), maxlen=1)
         before = Difference.between(bars.inside(self.picture(tail[-1])), below[-1]) if tail else None
@@ -168,8 +167,7 @@ class Connector:
         """Raw frames as the encoder wants them, uint8 [n, h, w, 3]."""
         if bars:
             return np.stack([bars.inside(frame) for frame in self.full(raw)])
-        canvas = self.engine.entry.canvas(shot.width, shot.height)
-        size = canvas.crop_width, canvas.crop_height
+        size = self.engine.entry.canvas(shot.width, shot.height).crop
         return np.stack(list(media.to_rgb(raw, self.format, size)))
 
     def full(self, raw: Sequence[bytes]) -> Iterator[np.ndarray]:

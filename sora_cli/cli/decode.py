@@ -11,14 +11,13 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.jobs import FULL, Job, Networks
+from sora_cli.cli.jobs import FULL, Job, Loader
 from sora_cli.cli.making import raw_format
 from sora_cli.cli.making import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
-from sora_cli.registry import Entry
 from sora_cli.shot import check_range
 from sora_cli.storage import latent_file
 
@@ -78,7 +77,7 @@ def decode(
                     sized=one or res is not None, timed=one or fps is not None, sources=(str(source),))  # fmt: skip
     roles = ("vae",) if compute.decoder == FULL else (registry.TINY,)
     return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, wanted),
-                partial(write, source, wanted, entry, compute), roles=roles)]  # fmt: skip
+                partial(write, source, wanted), roles=roles)]  # fmt: skip
 
 
 def parse_frames(text: str | None, total: int) -> range:
@@ -115,14 +114,13 @@ def check(wanted: Wanted, target: Target) -> None:
     target.check_format(wanted.format)
 
 
-def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, target: Target, networks: Networks,
-          screen: Screen) -> None:  # fmt: skip
+def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: Screen) -> None:
     """The wanted frames of a file of latents, decoded and written one by one."""
-    started, canvas = time.perf_counter(), latent_file.read_header(source).canvas
-    latent_file.check_vae(source, latent_file.read_header(source), entry)
-    codec = networks.codec(entry, canvas, compute, screen)
+    started, job, header = time.perf_counter(), loader.job, latent_file.read_header(source)
+    latent_file.check_vae(source, header, job.entry)
+    codec = loader.codec(header.canvas)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
-    raw = media.from_rgb(frames, codec.shown(canvas), wanted.format)
+    raw = media.from_rgb(frames, codec.shown(header.canvas), wanted.format)
     tags = {"sora": wanted.shot} if wanted.shot else {}
     shared = target.shared(wanted.format)
     if reduced := shared.note(wanted.name, wanted.format):
@@ -131,6 +129,6 @@ def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, 
     with target.held, sink() as opened:
         for frame in raw:
             opened.write(frame)
-    record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,
+    record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(record, target.as_json)

@@ -12,7 +12,7 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
-from sora_cli.cli.jobs import Job, Networks
+from sora_cli.cli.jobs import Job, Loader
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
@@ -51,7 +51,7 @@ def encode(
     target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
     return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
-                partial(write, asked, entry, compute), roles=("vae",))]  # fmt: skip
+                partial(write, asked), roles=("vae",))]  # fmt: skip
 
 
 def check(asked: Asked, target: Target) -> None:
@@ -62,13 +62,12 @@ def check(asked: Asked, target: Target) -> None:
     check_output(target.path, (".safetensors",), target.force)
 
 
-def write(asked: Asked, entry: Entry, compute: options.Compute, target: Target, networks: Networks,
-          screen: Screen) -> None:  # fmt: skip
+def write(asked: Asked, target: Target, loader: Loader, screen: Screen) -> None:
     """The latents of a video in a file."""
     started, video = time.perf_counter(), asked.name
     with target.held, asked.open(screen) as source:
-        header = begin(asked, source, entry, screen)
-        made, count = make(source, header, networks.codec(entry, header.canvas, compute, screen), screen)
+        header = begin(asked, source, loader.job.entry, screen)
+        made, count = make(source, header, loader.codec(header.canvas), screen)
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(header, frames=count)
@@ -109,7 +108,7 @@ def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> l
 
 def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
     """Notes on what encoding loses of a source, beyond the notes of its reader (transparency, HDR, variable rate)."""
-    size, small = source.format.seen, (canvas.crop_width, canvas.crop_height)
+    size, small = source.format.seen, canvas.crop
     if small[0] < size[0] or small[1] < size[1]:
         yield f"{size[0]}x{size[1]} is encoded at {small[0]}x{small[1]}; decode enlarges it again"
     if source.format.pix_fmt.endswith("le"):
@@ -124,7 +123,7 @@ def make(source: media.Source, header: latent_file.Header, codec: "Codec", scree
     import torch
 
     canvas = header.canvas
-    counted = Counted(media.to_rgb(source, source.format, (canvas.crop_width, canvas.crop_height)))
+    counted = Counted(media.to_rgb(source, source.format, canvas.crop))
     made = torch.cat(list(codec.encode(screen.track(counted, "encode"), canvas)), 1)
     return made, counted.count
 

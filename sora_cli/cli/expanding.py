@@ -51,8 +51,8 @@ class Expansion:
 
     def captioned(self, shots: Sequence[Shot], screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
         """Shots that differ in their seeds, each with captions of its own, unless they have some from a video that is
-        made again. `given` says which pictures and videos they are to fit. An LLM is asked once; one that fails is
-        made do without, and that is noted."""
+        made again. `given` says what else they are to fit, beside their anchors. An LLM is asked once; one that fails
+        is made do without, and that is noted."""
         from sora_cli.prompts.grammar import caption_of
 
         first = shots[0]
@@ -70,7 +70,8 @@ class Expansion:
 
         try:
             with screen.doing(f"asking {writer.model} what to show"):
-                return rewritten(shot, writer, given, self.trained)
+                around = [*given, *(described(anchor, shot) for anchor in shot.anchors)]
+                return rewritten(shot, writer, around, self.trained)
         except Failed as error:
             instead = "the grammar expands the prompt" if self.trained else "the prompt is read as it is"
             screen.warn(f"{error}; {instead}")

@@ -10,8 +10,8 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli import options
 from sora_cli.cli.connect import Connector, Passing, Request
-from sora_cli.cli.jobs import Job, Networks
-from sora_cli.cli.making import Making, keep_latents
+from sora_cli.cli.jobs import Job, Loader
+from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
 from sora_cli.cli.reading import Whole, beside
 from sora_cli.cli.screen import Screen
@@ -48,13 +48,13 @@ def total(seconds: dict[str, float], shot: Shot) -> int:
     return sum(new_frames(seconds, shot).values())
 
 
-def make(request: Request, seconds: dict[str, float], target: Target, networks: Networks, screen: Screen) -> None:
+def make(request: Request, seconds: dict[str, float], target: Target, loader: Loader, screen: Screen) -> None:
     """Write the extended video and the files beside it."""
     with request.opened(target, screen) as (source, shot):
         shots = {side: replace(shot, frames=count) for side, count in new_frames(seconds, shot).items()}
         making = Making(target, screen, shot.fps, retiming=request.video.faster(source))
         where = f"{' and '.join(seconds)} which the new part is"
-        shot, connector = request.connector(shot, source, making, where, networks)
+        shot, connector = request.connector(shot, source, making, where, loader)
         shots = {side: replace(shot, frames=one.frames) for side, one in shots.items()}
         passing = Passing(source, request.entry)
         own = None if request.video.changed else Whole.beside(request.video.name, shot, request.entry)
@@ -62,7 +62,7 @@ def make(request: Request, seconds: dict[str, float], target: Target, networks: 
         count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
         if own and own.header.frames == passing.count and set(shots) == {"after"}:
             header = replace(own.header, frames=count, shot="", video="")
-            keep_latents(target, header, own.followed_by(making.latents))
+            making.keep_latents(header, own.followed_by(making.latents))
         start = shots["before"].frames if "before" in shots else 0
         request.finish(making, count, range(start, start + passing.count))
 

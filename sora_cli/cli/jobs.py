@@ -50,31 +50,43 @@ class Networks:
             self.loaded = None
             gc.collect()
 
-    def engine(self, entry: Entry, loras: Sequence[Lora], compute: Compute, screen: Screen) -> "Engine":
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads the networks of one job when its work comes to them, unless those of the job before will do."""
+
+    job: "Job"
+    networks: Networks
+    screen: Screen
+
+    def engine(self) -> "Engine":
+        job, screen = self.job, self.screen
         with screen.doing("starting"):
             from sora_cli.generation.engine import Engine
 
-        words, how = (entry, *compute.words), (compute.decoder, screen.preview)
+        words, how = (job.entry, *job.compute.words), (job.compute.decoder, screen.preview)
 
         def load() -> Engine:
-            settle_threads(compute, screen)
-            return Engine(*words, screen.read, loras, *how)
+            settle_threads(job.compute, screen)
+            return Engine(*words, screen.read, job.loras, *how)
 
-        with screen.doing(f"loading {entry.name}"):
-            engine = self.held((words, loras, how), load)
-        if texts := self.texts.pop(entry.name, None):
+        with screen.doing(f"loading {job.entry.name}"):
+            engine = self.networks.held((words, job.loras, how), load)
+        if texts := self.networks.texts.pop(job.entry.name, None):
             engine.pipeline.ahead = texts
         return engine
 
-    def codec(self, entry: Entry, canvas: geometry.Canvas, compute: Compute, screen: Screen) -> "Codec":
+    def codec(self, canvas: geometry.Canvas) -> "Codec":
         from sora_cli.pipelines import load_codec
+
+        entry, compute, screen = self.job.entry, self.job.compute, self.screen
 
         def load() -> "Codec":
             settle_threads(compute, screen)
             return load_codec(entry, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
 
         with screen.doing(f"loading {entry.name}"):
-            return self.held((entry, canvas, compute), load)
+            return self.networks.held((entry, canvas, compute), load)
 
 
 def settle_threads(compute: Compute, screen: Screen) -> None:
@@ -95,7 +107,7 @@ class Job:
     compute: Compute
     showing: Showing
     check: Callable[[Target], None]
-    make: Callable[[Target, Networks, Screen], None]
+    make: Callable[[Target, Loader, Screen], None]
     loras: tuple[Lora, ...] = ()
     roles: Sequence[str] = registry.ROLES  # of the networks that it takes
     room: int = 0  # bytes on the disk, as far as they are known
@@ -118,6 +130,10 @@ class Job:
         self.check(self.target)
         if self.showing.preview:
             self.target.check_preview()
+
+    def carry_out(self, networks: Networks, screen: Screen, target: Target | None = None) -> None:
+        """Make it, where it is to go or at another place."""
+        self.make(target or self.target, Loader(self, networks, screen), screen)
 
     @property
     def networks(self) -> tuple[Any, ...]:
@@ -189,4 +205,4 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
                 job.target.settle()
                 screen.made(job.target.recorded, job.target.as_json)
             else:
-                job.make(job.target, networks, screen)
+                job.carry_out(networks, screen)

@@ -4,31 +4,24 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sora_cli import geometry, media
-from sora_cli.cli import options, seeds
+from sora_cli.cli import options
 from sora_cli.cli.connect import Connector, Passing, Request
-from sora_cli.cli.jobs import Job, Networks, cost_of
-from sora_cli.cli.making import Making, format_of, header_of, keep_latents
+from sora_cli.cli.filming import Order
+from sora_cli.cli.jobs import Job, Loader
+from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, Input, flattened
-from sora_cli.cli.outputs import room_of, slug
+from sora_cli.cli.outputs import slug
 from sora_cli.cli.reading import beside
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
-from sora_cli.generation.plan import check_given, made
-from sora_cli.media.seams import Changes
 from sora_cli.shot import Shot, check_prompt
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from sora_cli.placement.estimate import Estimate
 
 CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 PROMPTED = "; for a prompt, what suits the model."
@@ -72,13 +65,13 @@ def loop(
                             partial(close, request, length, times), record, times)]  # fmt: skip
     if prompt:
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
+    check_prompt(what)
     lasting = request.entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(request.settings, prompt=what), request.video, lasting)
     request = replace(request, settings=shot, video=replace(request.video, name=media.STREAM))
     target = request.target(output or f"{slug(what)}-loop.mp4", times=times)
-    return [Job(target, request.entry, more.compute, more.showing, partial(check_making, request),
-                partial(make, request, times), shot.loras, room=room_of(shot) * times,
-                cost=partial(cost, request, times))]  # fmt: skip
+    order = Order([shot], request.entry, request.expansion, more.sampling.seed, times=times)
+    return [order.job(0, target, more.compute, more.showing)]
 
 
 def is_video(what: str) -> bool:
@@ -97,64 +90,16 @@ def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
 
 
-def cost(request: Request, times: int) -> "Estimate":
-    """The cost of a loop from a prompt."""
-    turn = made(request.settings, request.entry)
-    return cost_of(turn, request.entry, request.options.compute, retiming=rates_of(request.settings, turn, times))
-
-
-def check_making(request: Request, target: Target) -> None:
-    """Refuse a bad prompt, model or output before anything is shown."""
-    check_prompt(request.settings.prompt)
-    check_given(request.entry, False)
-    target.check()
-    target.check_format(format_of(request.settings, target.name))
-
-
-def make(request: Request, times: int, target: Target, networks: Networks, screen: Screen) -> None:
-    """Make a loop from a prompt: its latents form a circle."""
-    seeds.announce(request.options.sampling.seed, request.settings.seed, screen)
-    (shot,) = request.expansion.captioned([request.settings], screen)
-    turn = made(shot, request.entry)
-    making = Making(target, screen, turn.fps, shot.frames * times, rates_of(shot, turn, times))
-    engine = networks.engine(request.entry, shot.loras, request.options.compute, screen)
-    run = making.denoise(engine.start(turn))
-    changes = Changes()
-
-    def once(number: int) -> "Iterator[np.ndarray]":
-        for frame in making.watched(run.frames()):
-            if number == 0:
-                changes.add(frame)
-            yield frame
-
-    format = format_of(shot, target.name)
-    frames = chain.from_iterable(map(once, range(times)))
-    raw = media.from_rgb(frames, run.source_size, format, making.retiming)
-    count = making.write(raw, format, {"sora": shot.to_json()})
-    seam = changes.seam()
-    making.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
-    if times == 1:
-        keep_latents(target, header_of(run), making.latents)
-    making.finish({"verb": "loop", "frames": count, "times": times, "shot": shot.to_dict()})
-
-
-def rates_of(shot: Shot, turn: Shot, times: int) -> media.Retiming | None:
-    """The conversion from the rate of `turn`, one repetition as the model makes it, to the shot's; None if equal."""
-    if turn.fps == shot.fps:
-        return None
-    return media.Retiming.between(turn.fps, shot.fps, shot.frames * times, turn=turn.frames * times, cyclic=True)
-
-
 # ---- from a video -----------------------------------------------------------------------------------------
 
 
-def close(request: Request, seconds: float, times: int, target: Target, networks: Networks, screen: Screen) -> None:
+def close(request: Request, seconds: float, times: int, target: Target, loader: Loader, screen: Screen) -> None:
     """A given video and a connector from its end to its beginning, which fits both."""
     with request.opened(target, screen) as (source, shot):
         shot, faster = replace(shot, frames=connector_frames(seconds, shot)), request.video.faster(source)
         making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
         where = "from whose end it leads back to the start"
-        shot, connector = request.connector(shot, source, making, where, networks)
+        shot, connector = request.connector(shot, source, making, where, loader)
         passing = Passing(source, request.entry)
         raw = repeated(passing, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
         count = making.write_given(raw, source.format, {"sora": shot.to_json()})

@@ -19,7 +19,7 @@ from sora_cli.cli.target import IMAGES, Target
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
 from sora_cli.media.contact_sheet import Sheet
-from sora_cli.media.seams import Drift, verdict
+from sora_cli.media.seams import Changes, Drift, verdict
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
 
@@ -39,6 +39,7 @@ class Making:
     fps: float
     frames: int | None = None  # None: as many as come
     retiming: media.Retiming | None = None  # where it is shown at another rate than it is made at
+    turn: int = 0  # frames of a loop, whose last is to lead to its first
     started: float = field(default_factory=time.perf_counter)
     runs: list["Generation"] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -47,18 +48,18 @@ class Making:
         self.own = self.target.own
         if not self.target.stream:
             self.screen.hold(self.own)
-        self.drift = Drift(self.fps)
+        self.drift, self.changes = Drift(self.fps), Changes()
         self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
 
-    def denoise(self, run: "Generation", part: str = "") -> "Generation":
+    def denoise(self, run: "Generation", part: str = "") -> None:
         """Make a run's latents window by window, and save each window as soon as it is finished."""
         for lora in run.shot.loras:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
                                 "give another -o, or --no-metadata")  # fmt: skip
         rates = [self.retiming.note()] if self.retiming and not self.runs else []
-        for note in (*rates, *run.notes, *run.warnings()):
+        for note in (*rates, *run.notes, *run.warnings):
             self.screen.note(note)
         self.runs.append(run)
         run.say = self.screen.warn
@@ -71,7 +72,6 @@ class Making:
                 self.screen.show(progress.stage, progress.done, progress.total)
                 if self.previews and progress.done:
                     self.previews.look(run)
-        return run
 
     def store(self, run: "Generation", part: str) -> Any:
         from sora_cli.storage.resume import Windows
@@ -89,9 +89,11 @@ class Making:
             return Windows(self.target.resume_folder / part, run.identity())
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
-        """Yield new frames unchanged, and measure their drift."""
-        for frame in frames:
+        """Yield new frames unchanged, and measure their drift, and the seam of a loop."""
+        for number, frame in enumerate(frames):
             self.drift.add(frame)
+            if number < self.turn:
+                self.changes.add(frame)
             yield frame
 
     def expect_sound(self, name: str, sound: media.Sound | None, left_out: Iterable[str] = ()) -> None:
@@ -154,10 +156,19 @@ class Making:
             self.screen.note(note)
         return count
 
+    def keep_latents(self, header: latent_file.Header | None = None, latents: "Tensor | None" = None) -> None:
+        """Put latents beside a finished video, tied to it by its hash: by default those of the newest run."""
+        if self.target.keeps:
+            header = replace(header or header_of(self.runs[-1]), video=weights.hash_of(self.target.path))
+            latent_file.save(self.target.latents, self.latents if latents is None else latents, header)
+
     def finish(self, about: dict[str, Any], given: Iterable[range] = ()) -> None:
         """After the video is complete: write the sheet and the record, and remove the saved windows."""
         if self.target.sheet:
             draw(self.target, self.shared, about["frames"], list(map(self.given, given)))
+        if self.turn:
+            seam = self.changes.seam()
+            self.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
         found = self.report(about)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
@@ -234,12 +245,6 @@ def header_of(run: "Generation") -> latent_file.Header:
     return latent_file.Header.of(run.plan.entry, shot.width, shot.height, shot.fps, shot.frames,
                              lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
                              clock=-1.0 if run.plan.clock is None else run.plan.clock)  # fmt: skip
-
-
-def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> None:
-    """Save latents beside a finished video, tied to it by its hash."""
-    if target.keeps:
-        latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
 def draw(target: Target, shared: media.Shared, made: int, ranges: Sequence[range]) -> None:

@@ -10,7 +10,7 @@ import typer
 from sora_cli import geometry, media
 from sora_cli.cli import options
 from sora_cli.cli.connect import Connector, Passing, Request
-from sora_cli.cli.jobs import Job, Networks
+from sora_cli.cli.jobs import Job, Loader
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
 from sora_cli.cli.reading import beside
@@ -41,7 +41,7 @@ def new_frames(seconds: float, shot: Shot) -> int:
     return geometry.frames_for(seconds, shot.fps)
 
 
-def make(request: Request, seconds: float, target: Target, networks: Networks, screen: Screen) -> None:
+def make(request: Request, seconds: float, target: Target, loader: Loader, screen: Screen) -> None:
     """Write the new frames, the anchor, and the files beside them."""
     with request.opened(target, screen) as (source, shot):
         passing, rates = Passing(source, request.entry), request.video.faster(source)
@@ -51,7 +51,7 @@ def make(request: Request, seconds: float, target: Target, networks: Networks, s
             frames = new_frames(seconds, shot)
         making = Making(target, screen, shot.fps, retiming=rates)
         shot = replace(shot, frames=frames)
-        shot, connector = request.connector(shot, source, making, "with which it ends", networks)
+        shot, connector = request.connector(shot, source, making, "with which it ends", loader)
         count = making.write_given(leading(connector, passing, shot), source.format, {"sora": shot.to_json()})
         request.finish(making, count, range(frames, frames + passing.count))
 

@@ -4,7 +4,7 @@ They are looked into before any weights are loaded, so that what does not fit is
 twice later: small for the encoder, at full size for the frames that come out as the source has them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ class Opened:
         return islice(self.placed.frames(self.size), *part.indices(len(self)))
 
 
-def exactly(raw: Iterator[bytes], placed: list[Placed], format: media.Format) -> Iterator[bytes]:
+def exactly(raw: Iterator[bytes], placed: Sequence[Placed], format: media.Format) -> Iterator[bytes]:
     """A video's raw frames with those of some anchors in their places, as they are."""
     at = 0
     for one in placed:

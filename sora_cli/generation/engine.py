@@ -67,10 +67,14 @@ class Engine:
 
         `span` says how much context lies around the frames shown; without it there is only what brings
         pictures and clips onto key frames."""
+        return self.generation(plan(shot, self.entry, [piece.given for piece in given], span), given)
+
+    def generation(self, made: Plan, given: Sequence[GivenClip] = ()) -> "Generation":
+        """The same of a shot that is planned already, around what is given."""
+        shot = made.shot
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
         if shot.model != self.entry.name:
             raise SoraError(f"the shot needs model {shot.model}, but {self.entry.name} is loaded")
-        made = plan(shot, self.entry, [piece.given for piece in given], span)
         return Generation(self, made, tuple(given))
 
 
@@ -93,13 +97,12 @@ class Generation:
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
         check_given(self.plan.entry, bool(self.given))
-        self.notes += self.pipeline.notes(self.shot)
-        self.notes += (lora.note(one) for one in self.shot.loras)
-        self.notes += self.plan.notes()
+        self.notes += self.plan.notes(self.pipeline.notes(self.shot))
         sizes = self.plan.canvas, self.plan.longest, self.plan.latents
         self.stages = self.pipeline.on_device(*sizes, self.tell, encodes=bool(self.given))
         self.notes += filter(None, [self.stages.note])
         self.notes += self.plan.moves()
+        self.warnings = list(self.slowness())
 
     def tell(self, line: str) -> None:
         """Add a note while the video is being made."""
@@ -132,7 +135,7 @@ class Generation:
                 self.store.put(number, latents, "given")
         return latents
 
-    def warnings(self) -> Iterator[str]:
+    def slowness(self) -> Iterator[str]:
         """A warning if the work will be very slow: a large model on a CPU."""
         pipeline, entry = self.pipeline, self.plan.entry
         if entry.parts and pipeline.device.type == "cpu":
@@ -288,9 +291,12 @@ class Generation:
                 frame = next(decoding)
             yield frame
 
-    def decode_keyframe(self, frame: int) -> np.ndarray:
+    def keyframes(self) -> list[tuple[int, np.ndarray]]:
+        """For each given piece, the number of its first frame that lies on a key frame, and that key frame, decoded."""
+        return [(placed.start, self.decode_keyframe(placed.first)) for placed in self.plan.placed]
+
+    def decode_keyframe(self, latent: int) -> np.ndarray:
         """A given key frame as the decoder reconstructs it, uint8 [h, w, 3]; needs no other latents."""
-        latent, _ = geometry.snap(self.span.lead + frame)
         alone = self.timeline.end_frames.get(latent)
         if alone is not None:
             return self.key_frames(alone[:, None], [0])[0]

@@ -4,7 +4,7 @@ The engine follows a plan, `--dry-run` shows one, and `doctor` takes the time of
 """
 
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sora_cli import geometry
@@ -12,7 +12,7 @@ from sora_cli.errors import SoraError
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.prompts.grammar import begins, captions_of
 from sora_cli.prompts.notation import unheard
-from sora_cli.registry import Entry, SamplingDefaults
+from sora_cli.registry import Entry, SamplingDefaults, lora
 from sora_cli.sampling import planner
 from sora_cli.shot import Shot
 
@@ -115,13 +115,16 @@ class Plan:
         passed = [bisect([starts[n] for n in order], n * TIME_STRIDE - self.span.lead) for n in frames]
         return [order[n - 1] + 1 if n else 0 for n in passed]
 
-    def notes(self) -> Iterator[str]:
-        """Notes for the user before the work begins."""
+    def notes(self, read: Iterable[str]) -> Iterator[str]:
+        """Notes for the user before the work begins: those of the pipeline on the texts it has `read`, on LoRAs, and on
+        the shot."""
         c, shot = self.canvas, self.shot
+        yield from read
+        yield from map(lora.note, shot.loras)
         yield from unheard(shot, self.usage.negative)
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
             yield f'caption: "{"".join(letter if letter.isprintable() else " " for letter in caption)}"'
-        sizes = (c.width, c.height), (c.crop_width, c.crop_height), (shot.width, shot.height)
+        sizes = (c.width, c.height), c.crop, (shot.width, shot.height)
         whole, cropped, scaled = (f"{width}x{height}" for width, height in sizes)
         yield "".join([f"generated at {whole}", f", cropped to {cropped}" if cropped != whole else "",
                        f", scaled to {scaled} (Lanczos)" if scaled != cropped else ""])  # fmt: skip

@@ -119,6 +119,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
     model = completed(name, model)
     parts = [read_part(part, home) for part in (*model.get("parts", ()), *schema.shared_parts(name, model, others))]
     apart = [part for part in parts if part.role == TINY and model["kind"] != TINY]
+    shared = others.get(model.get("text", ""), {}).get("network", {})
     usage: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in model.get("usage", {}).items()}
     read = Entry(
         name,
@@ -126,7 +127,7 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
         parts=tuple(part for part in parts if part not in apart),
         tiny=apart[0] if apart else None,
         usage=SamplingDefaults(**usage),
-        network=networks.read(model.get("network", {}) | others.get(model.get("text", ""), {}).get("network", {})),
+        network=networks.read(name, model.get("network", {}) | shared),
         **{key: value for key, value in model.items() if key in schema.PLAIN},
     )
     schema.check_whole(read)

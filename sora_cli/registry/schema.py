@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
+from sora_cli.registry import networks
 from sora_cli.registry.networks import Network
 from sora_cli.shot import PLANS
 
@@ -182,6 +183,9 @@ def check_model(name: str, model: object) -> None:
     check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
     if model["kind"] == "wan" and not model.get("usage") and "like" not in model:
         raise SoraError(f"[{name}] needs usage, or `like` naming a shipped model")
+    check_table(f"[{name}] network", model.get("network", {}), dict.fromkeys(networks.KINDS, dict))
+    for role, table in model.get("network", {}).items():
+        check_table(f"[{name}] network {role}", table, *networks.keys_of(role))
     for file in model.get("files", ()):
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):

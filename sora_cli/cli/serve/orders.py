@@ -13,7 +13,8 @@ from PIL import Image
 from sora_cli import geometry, registry
 from sora_cli.cli import models, seeds
 from sora_cli.cli.expanding import Expansion
-from sora_cli.cli.generate import Order, job
+from sora_cli.cli.filming import Order
+from sora_cli.cli.generate import job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits

@@ -111,7 +111,7 @@ class Worker(threading.Thread):
         job = self.orders.job(work)
         if not job.target.path.exists():  # it appears whole, so what an earlier server left is all of it
             job.check(job.target)
-            job.make(job.target, self.networks, self.screen)
+            job.carry_out(self.networks, self.screen)
         job.target.settle()
         if work.kind == VIDEO:
             draw(job.target.path, self.store.file(work, THUMBNAIL))

@@ -62,6 +62,8 @@ class WanConfig:
         text_width: int = 4096, waves: int = 256, given: int = 0,
     ) -> "WanConfig":  # fmt: skip
         """From a table of weights.toml; `given`: channels of its input beside the latent."""
+        if heads < 1 or width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         head_width = width // heads
         return cls(channels + given, channels, heads, head_width, layers, hidden, text_width, waves, EPS, paced)
 
@@ -198,7 +200,16 @@ def checked(config: C) -> C:
 
 
 def sane(value: object, kind: type, most: int) -> bool:
-    """Whether what JSON says is of a type; numbers may not be negative where they count something, nor huge."""
+    """Whether what JSON says is of a type; whole numbers count something, so they are at least 1, and none is huge."""
     if kind is bool:
         return type(value) is bool
-    return type(value) in (int, kind) and (-most if kind is float else 0) <= value <= most  # type: ignore[operator]
+    return type(value) in (int, kind) and (-most if kind is float else 1) <= value <= most  # type: ignore[operator]
+
+
+def counts(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A table of weights.toml before anything is made of its numbers; ValueError naming one that is no count."""
+    for key, value in table.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, int) or not 0 <= one <= MOST:
+                raise ValueError(f"its {key} is {ascii(one)[:40]}")
+    return table
