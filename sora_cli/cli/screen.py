@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from sora_cli.cli.preview import Row
+from sora_cli.errors import readable
 from sora_cli.media import STREAM
 
 Item = TypeVar("Item")
@@ -99,7 +100,7 @@ class Screen:
         self.held.enter_context(own)
 
     def note(self, text: str) -> None:
-        self.console.print(escape(" ".join(text.splitlines())))  # a name may hold a new line
+        self.console.print(escape(readable(" ".join(text.splitlines()))))
 
     def warn(self, text: str) -> None:
         """A note that is also shown where there are many jobs, whose other notes are in their records."""
@@ -108,7 +109,7 @@ class Screen:
     def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         """The name of a finished output, or all there is to tell, on stdout; a pipe has that already."""
         if record["output"] != STREAM:
-            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else record["output"])
+            typer.echo(readable(json.dumps(record, ensure_ascii=False)) if as_json else record["output"])
 
     def picture(self, frames: Sequence[np.ndarray]) -> None:
         """Show frames, uint8 [h, w, 3] of one size, in place of those before; only if previews are asked for."""
@@ -118,7 +119,7 @@ class Screen:
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar called `stage`, making it on first use."""
         if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total)
+            self.tasks[stage] = self.progress.add_task(escape(readable(stage)), total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
     def read(self, what: str, done: int, total: int) -> None:
