@@ -8,7 +8,7 @@ paper, on latents of footage. What generate makes of the file is in `sora_cli/re
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sora_cli import geometry, registry
 from sora_cli.dataset import beside
-from sora_cli.dataset.dataset import Dataset, is_dataset
+from sora_cli.dataset.dataset import Dataset, identity, is_dataset
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora import dit as dits
@@ -171,6 +171,8 @@ class Drawn:
 class LoraStage(Stage[LoraOptions]):
     """Factors beside the frozen weights of a transformer."""
 
+    networks: Mapping[str, str]  # the identities of the model's, by role
+
     def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
                  network: nn.Module) -> None:  # fmt: skip
         super().__init__(options, device, dtype)
@@ -179,6 +181,9 @@ class LoraStage(Stage[LoraOptions]):
         self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
         if options.resume and checkpoints(options.folder):
             check_resumed(options.folder, self.model)
+
+    def identity(self) -> dict[str, Any]:
+        return {"weights": dict(self.networks)}
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/lora.safetensors."""
@@ -288,7 +293,9 @@ def build(entry: Entry, options: LoraOptions, device: torch.device, dtype: torch
         features = read_once(pipeline, clips)  # before the transformer is loaded
         dit = loading.load_dit(pipeline.paths["dit"], device, dtype, unpacked=True)
         drawn = Drawn(clips, config.batch, usage.window, anywhere=False)
-        return WanStage(options, device, dtype, config, dit, drawn, features, usage.fps)
+        stage: LoraStage = WanStage(options, device, dtype, config, dit, drawn, features, usage.fps)
+        stage.networks = pipeline.identity()
+        return stage
     networks = {stem: registry.load_model_files(entry, stem) for stem in ("text", "vae", "dit")}
     frozen, own = Frozen.of(networks, device), dits.from_weights(*networks["dit"]).to(device)
     footage = None
@@ -296,7 +303,9 @@ def build(entry: Entry, options: LoraOptions, device: torch.device, dtype: torch
         clips = clips_of(Path(options.data), entry, frozen.ids["vae"])
         drawn = Drawn(clips, config.batch, usage.window, anywhere=True)
         footage = Footage(drawn, frozen.encoder, usage.grammar, options.seed)
-    return OwnStage(options, device, dtype, config, own, frozen, footage)
+    stage = OwnStage(options, device, dtype, config, own, frozen, footage)
+    stage.networks = frozen.ids | {"dit": identity(*networks["dit"])}
+    return stage
 
 
 def clips_of(folder: Path, entry: Entry, vae: str | None = None) -> Clips:
