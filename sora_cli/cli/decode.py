@@ -131,6 +131,8 @@ def write(source: Path, wanted: Wanted, entry: Entry, compute: options.Compute, 
     with target.held, sink() as opened:
         for frame in raw:
             opened.write(frame)
+    for note in opened.notes:
+        screen.note(note)
     record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(record, target.as_json)

@@ -339,7 +339,7 @@ def rate(line: str, unit: str) -> float:
 
 def parse_metadata(listing: str) -> dict[str, str]:
     pairs = re.findall(r"^((?:\\.|[^\\=;\[\n])+)=((?:\\.|[^\\\n])*)$", listing, re.MULTILINE | re.DOTALL)
-    return {unescape(key): unescape(value) for key, value in pairs}
+    return {unescape(key).lower(): unescape(value) for key, value in pairs}  # Matroska has them in capitals
 
 
 def unescape(text: str) -> str:
