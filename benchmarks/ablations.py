@@ -249,7 +249,7 @@ def reconstruct(steps: int, shrunken: float = vae_recipe.SHRUNKEN, moved: float 
     torch.manual_seed(0)
     vae = autoencoder.Vae(replace(VAE, time=max(1, time_channels)))
     motionless = vae_recipe.MOTIONLESS if time_channels else 1.0
-    world = vae_recipe.footage_of("world", CPU)
+    world = partial(vae_recipe.world_clip, device=CPU)
 
     def loss_at(step: int) -> Tensor:
         footage = vae_recipe.batch(0, step, 4, CPU, vae_recipe.IMAGES, world)

@@ -174,7 +174,7 @@ def main() -> None:
     made.add_argument("--shards", type=int, default=0, help="parts side by side, instead of kills")
     made.add_argument("--seconds", type=float, default=0.5)
     made.add_argument("--res", default="128x96")
-    made.add_argument("--seed", type=int, default=0, help="of the moments")
+    made.add_argument("--seed", type=int, default=0, help="seed of the moments")
     asked = made.parse_args()
     words = ["--model", asked.model, "--seconds", f"{asked.seconds:g}", "--res", asked.res]
     with tempfile.TemporaryDirectory() as name:

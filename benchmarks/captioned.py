@@ -143,7 +143,7 @@ def main() -> None:
     options.add_argument("--scenes", type=int, default=1600)
     options.add_argument("--steps", type=int, default=400)
     options.add_argument("--clips", type=int, default=64)
-    options.add_argument("--anew", action="store_true", help="begin with weights that cannot read")
+    options.add_argument("--anew", action="store_true", help="start from weights that cannot read")
     options.add_argument("--only", choices=("true", "captioner"), help="one of the two, to run both side by side")
     asked = options.parse_args()
     rng = random.Random("captioned")

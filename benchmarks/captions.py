@@ -1,4 +1,4 @@
-"""What the captioner says rightly of held-out combinations: of clips as they are rendered, and of the same as files.
+"""What the captioner gets right on held-out combinations: on clips as they are rendered, and on the same as files.
 
     python benchmarks/captions.py                                 # the shipped captioner
     python benchmarks/captions.py --model ./runs/captioner --clips 128 --json

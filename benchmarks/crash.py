@@ -300,8 +300,8 @@ def parse() -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=8)
     options.add_argument("--plan", default="hierarchy")
     options.add_argument("--trials", type=int, default=10, help="renders that are killed")
-    options.add_argument("--kills", type=int, default=1, help="how often each of them is")
-    options.add_argument("--seed", type=int, default=0, help="of the video, and of the moments")
+    options.add_argument("--kills", type=int, default=1, help="how often each is killed")
+    options.add_argument("--seed", type=int, default=0, help="seed of the video and of the moments")
     options.add_argument("--folder", type=Path, help="where to work (the usual place for temporary files)")
     return options.parse_args()
 

@@ -1,4 +1,4 @@
-"""Of clips that damage changes to the eye, how many say so: the second table of docs/footage.md.
+"""How many clips with visible damage are reported: the second table of docs/footage.md.
 
     python benchmarks/damage.py                 # all kinds, three clips each, about eight minutes
     python benchmarks/damage.py --only H.264
@@ -114,7 +114,7 @@ def row(name: str) -> tuple[str, str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="kinds whose name begins so")
+    parser.add_argument("--only", default="", help="kinds whose names start with this")
     only = parser.parse_args().only
     print("| footage | overwritten, said | cut off, said | alarms |\n|---|---|---|---|")
     for name in (name for name in KINDS if re.match(re.escape(only), name)):

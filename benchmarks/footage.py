@@ -1,4 +1,4 @@
-"""What footage is read, and how well, by every verb: the table of docs/footage.md.
+"""Which footage every verb reads, and how well: the table of docs/footage.md.
 
     python benchmarks/footage.py                # all of it, some minutes
     python benchmarks/footage.py --only H.264
@@ -204,8 +204,8 @@ def row(name: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="kinds whose name begins so")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep a line for each kind, and go on")
+    parser.add_argument("--only", default="", help="kinds whose names start with this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep a line for each kind, and continue from them")
     told = parser.parse_args()
     known = {}
     if told.json and told.json.exists():

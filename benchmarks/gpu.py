@@ -1,4 +1,4 @@
-"""Everything that takes a GPU to know, unattended, in fifteen minutes: speed and memory beside what was predicted.
+"""Everything that only a GPU can tell, unattended, in fifteen minutes: speed and memory beside their predictions.
 
     python benchmarks/gpu.py                     # into gpu-report/: gpu.md, gpu.json, what every part said
     python benchmarks/gpu.py --only packed text  # some parts
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     made.add_argument("--tiny", action="store_true", help="tiny networks, to see that all of it runs")
-    made.add_argument("--only", nargs="+", metavar="PART", help="parts whose name begins so")
+    made.add_argument("--only", nargs="+", metavar="PART", help="parts whose names start with this")
     made.add_argument("--minutes", type=float, default=MINUTES, help=f"for all of it; {MINUTES:g} by default")
     made.add_argument("--out", type=Path, default=Path("gpu-report"), help="the folder for the report")
     made.add_argument("--write", action="store_true", help="put the table into README.md as well")
@@ -135,7 +135,7 @@ def main() -> None:
         of_models = [name for name in chosen if name.startswith("model")]
         chosen = {name: limit for name, limit in chosen.items() if name not in of_models[1:]}
     if not chosen:
-        raise SystemExit(f"no part begins with {' or '.join(asked.only)}; there are {', '.join(PARTS)}")
+        raise SystemExit(f"no part begins with {' or '.join(asked.only)}; parts: {', '.join(PARTS)}")
     asked.out = asked.out.absolute()
     asked.out.mkdir(parents=True, exist_ok=True)
     until, rows = time.monotonic() + 60 * asked.minutes, []

@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=whole.KINDS, help="one kind of input")
-    parser.add_argument("--show", action="store_true", help="what is said of each")
+    parser.add_argument("--show", action="store_true", help="print the message of each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add a line for each")
     told = parser.parse_args()
     kinds = (told.only,) if told.only else whole.KINDS

@@ -1,5 +1,5 @@
 """What the benchmarks share: commands with their time and memory, scenes to ask for, and results kept so that
-a benchmark goes on where it was stopped."""
+a benchmark continues where it was stopped."""
 
 import argparse
 import hashlib
@@ -107,7 +107,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def with_ledger(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     made.add_argument("--keep", type=Path, metavar="FILE",
-                      help="add every result to FILE as it comes, and go on from those that are there")  # fmt: skip
+                      help="add every result to FILE as it comes, and continue from those that are there")  # fmt: skip
     return made
 
 

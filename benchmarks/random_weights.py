@@ -1,4 +1,4 @@
-"""Files of random weights at real sizes, packed or not, written piece by piece: what they weigh, nobody has to hold."""
+"""Files of random weights at real sizes, packed or not, written piece by piece: they need not fit in memory."""
 
 import json
 import struct

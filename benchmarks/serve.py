@@ -1,5 +1,5 @@
-"""What `sora-cli serve` stands: a crowd of clients, of whom half are slow, leave, send too much, or mean no good, and
-a kill in mid-job.
+"""What load `sora-cli serve` withstands: a crowd of clients, of whom half are slow, leave, send too much,
+or mean no good, and a kill in mid-job.
 
     python benchmarks/serve.py --clients 100 --requests 20
 

@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--scale", choices=("tiny", "reduced", "real"), help="reduced on a CPU, real on a GPU")
     made.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="both on a CPU, bfloat16 on a GPU")
-    made.add_argument("--only", nargs="+", metavar="NAME", help="rows whose name begins so")
+    made.add_argument("--only", nargs="+", metavar="NAME", help="rows whose names start with this")
     made.add_argument("--rounds", type=int, default=5, help="runs of each")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     made.add_argument("--alone", choices=("ours", "theirs"), help=argparse.SUPPRESS)

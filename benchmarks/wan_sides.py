@@ -1,5 +1,5 @@
-"""The Wan networks of this project and of diffusers behind one face, for `wan.py`: what is measured, at which sizes,
-and each side's own way to do it."""
+"""The Wan networks of this project and of diffusers behind one interface, for `wan.py`: what is measured, at which
+sizes, and each side's own way to do it."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Tables that are made, between two marks of the page that shows them: printed, or with --write put there."""
+"""Generated tables, between two marks of the page that shows them: printed, or written there with --write."""
 
 import sys
 from pathlib import Path

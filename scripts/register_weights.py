@@ -29,7 +29,7 @@ def main() -> int:
     files = sorted((ROOT / "sora_cli" / "pocket").glob("*.safetensors"))
     total = sum(file.stat().st_size for file in files)
     if total > LARGEST_TOTAL:
-        print(f"{total} bytes of weights; the package may carry {LARGEST_TOTAL}", file=sys.stderr)
+        print(f"{total} bytes of weights; the package may have at most {LARGEST_TOTAL}", file=sys.stderr)
         return 1
     before = path.read_text(encoding="utf-8")
     after = rewritten(before, files)

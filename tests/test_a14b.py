@@ -281,8 +281,8 @@ def test_text_models_are_shown_what_is_known_as_noisy_as_the_rest(tiny: Tiny, mo
 
 
 @pytest.mark.parametrize(("kind", "usage", "line"), [
-    (I2V, {"conditioned": False}, "takes 8 channels beside the latent; used with conditioned = false, it takes 0"),
-    (T2V, {"conditioned": True}, "takes 0 channels beside the latent; used with conditioned = true, it takes 8"),
+    (I2V, {"conditioned": False}, "takes 8 channels beside the latent; with conditioned = false it must take 0"),
+    (T2V, {"conditioned": True}, "takes 0 channels beside the latent; with conditioned = true it must take 8"),
 ])  # fmt: skip
 def test_a_model_that_is_used_as_another_is_refused(tiny: Tiny, kind: str, usage: dict[str, Any], line: str) -> None:
     with pytest.raises(SoraError, match=line):
@@ -352,7 +352,7 @@ def test_loras_for_one_of_two_need_two(checkpoints: dict[str, Path], tmp_path: P
     plain, second = (lora_file(tmp_path / f"{n}.safetensors", n) for n in ("transformer.", "transformer_2."))
     both = lora_file(tmp_path / "both.safetensors", "transformer.", "transformer_2.")
     cpu, place = torch.device("cpu"), checkpoints[T2V] / "transformer"
-    with pytest.raises(SoraError, match="is for a model of two transformers"):
+    with pytest.raises(SoraError, match="is for a model with two transformers"):
         loading.load_dit(place, cpu, torch.float32, loras=[Lora(str(both))])
     with pytest.raises(SoraError, match="has nothing for the transformer for high noise"):
         loading.load_dit(place, cpu, torch.float32, loras=[Lora(str(second), expert="high")], expert="high")
@@ -370,7 +370,7 @@ def test_loras_of_an_image_encoder_s_branch_fit_without_it(tiny: Tiny, tmp_path:
     save_file(load_file(path) | {f"diffusion_model.{extra}": torch.ones(2, 2)}, path)
     loras = (Lora(str(path)),)
     notes = tiny(I2V, loras=loras).start(replace(ASKED, loras=loras), [GivenClip(0, picture())]).notes
-    assert f"LoRA {path}: left out: 1 tensor for an image encoder, which tiny does without" in notes
+    assert f"LoRA {path}: leaves out 1 tensor for an image encoder, which tiny does not have" in notes
     with pytest.raises(SoraError, match="1 of its 3 tensors matches nothing"):
         tiny(T2V, loras=loras)
 

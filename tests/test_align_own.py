@@ -153,10 +153,10 @@ def test_the_tower_lies_beside_the_words_and_says_what_it_saw(
     assert found.config == TowerConfig(4, TINY.channels, TINY.embed_dim) and not found.training
     told = json.loads(weights.read_header(path).metadata["training"])
     assert told["data"] == "data" and told["recipe"]["steps"] == 2
-    with pytest.raises(SoraError, match="look at the latents of another VAE; `sora-cli train clip`"):
+    with pytest.raises(SoraError, match="trained on the latents of another VAE; `sora-cli train clip`"):
         tower.load(path, "another")
     words = clip_training.train(options(tmp_path / "world", steps=1, batch=2))
-    with pytest.raises(SoraError, match="look at pictures of the rendered world"):
+    with pytest.raises(SoraError, match="trained on pictures of the rendered world"):
         tower.load(words.with_name("video.safetensors"), "v")
 
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_told_is_refused_in_one_line(folder: Path) -> None:  # no
              refused("train", "dit", "--align", "geometry", "--distil", "--init", "clips"),
              refused(*own, "ViT-B-32:nobodys")]  # fmt: skip
     for said, part in zip(told[3:], ("is for datasets", "unknown --align 'off-centre'", "open_clip has no ViT-X",
-                                     "leave --align away", "there are openai"), strict=True):
+                                     "leave --align away", "its weights: openai"), strict=True):
         assert part in said
     assert not any("\n" in said for said in told) and not Path("runs").exists()
 

@@ -69,12 +69,12 @@ def test_what_has_to_be_guessed_is_said(tmp_path: Path, content: bytes, text: st
         ("a.txt", "\u6d77\u4e0a\u7684\u5c0f\u8239".encode("gbk"), "encoding is unknown"),
         ("a.txt", "caf\u00e9, caf\u00e9".encode()[:-1], "or it is damaged"),
         ("a.txt", b"\xff\xfea\x00b", "or it is damaged"),
-        ("a.txt", b"\x01\x02 binary", "no text"),
+        ("a.txt", b"\x01\x02 binary", "not text"),
         ("a.txt", b"x" * 1_000_001, "1000001 bytes"),
-        ("a.json", b'{"caption": "a boat', "no JSON"),
+        ("a.json", b'{"caption": "a boat', "not JSON"),
         ("a.json", b'{"width": 3}', "no caption"),
-        ("a.json", b'{"caption": ["a", "b"]}', "no text"),
-        ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.json", b'{"caption": ["a", "b"]}', "its caption is not text"),
+        ("a.json", b"[" * 100_000, "not JSON"),
     ],
 )  # fmt: skip
 def test_what_is_no_caption_says_why(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -109,11 +109,12 @@ def test_what_cannot_be_read_is_in_the_notes_and_in_the_manifest(tmp_path: Path)
     said = built(tmp_path / "in", tmp_path / "out")
     lines = manifest(tmp_path / "out")
     assert "2 files beside clips are not read as captions: a.txt (" in said
-    assert "c.json (its caption is no text)" in said
+    assert "c.json (its caption is not text)" in said
     assert "b.txt (Windows-1252)" in said and lines["b.png"]["caption"] == SAID
-    assert lines["a.txt"]["reason"].startswith("no caption of a.png: ") and lines["b.txt"]["reason"] == "beside b.png"
+    assert lines["b.txt"]["reason"] == "beside b.png"
+    assert lines["a.txt"]["reason"].startswith("not a caption of a.png: ")
     shown = json.loads(run("show", tmp_path / "out", "--json").stdout)
-    assert shown["skipped"] == {"no caption": 2, "beside a clip": 1}
+    assert shown["skipped"] == {"not a caption": 2, "beside a clip": 1}
 
 
 # -- Tables -------------------------------------------------------------------------------------------------
@@ -143,16 +144,16 @@ def test_tables_of_all_kinds(tmp_path: Path, name: str, content: str) -> None:
         ("t.csv", "caption,file\nx,a.mp4\none, two,a.mp4\n", "row 2 has 3 cells"),
         ("t.csv", "file,caption\na.mp4\n", "row 1 has 1 cell for 2 columns"),
         ("t.csv", 'file,caption\na.mp4,"one\nb.mp4,two\n', "unexpected end of data"),
-        ("t.csv", "path,caption\na.mp4,one\n", "no column file; there are path, caption"),
-        ("t.csv", "file,caption,caption\na.mp4,one,two\n", "2 columns caption"),
+        ("t.csv", "path,caption\na.mp4,one\n", "no column file; its columns are path, caption"),
+        ("t.csv", "file,caption,caption\na.mp4,one,two\n", "2 columns named caption"),
         ("t.csv", "file,caption\na.mp4,one\n./a.mp4,two\n", "row 2 of"),
         ("t.csv", "file,caption\nb.mp4,one\n", "no caption for any file of"),
         ("t.csv", "file,caption\n", "no caption for any file of"),
-        ("t.csv", "", "no column file; there are none"),
+        ("t.csv", "", "no column file; its columns are none"),
         ("t.csv", "file,caption\n ,one\n", "row 1 names no file"),
-        ("t.jsonl", '{"file": "a.mp4", "caption": "one"}\n{"file": "b', "line 2 is no JSON"),
-        ("t.jsonl", '{"file": "a.mp4", "said": "one"}\n', "line 1 has no text as caption; its keys are file, said"),
-        ("t.jsonl", '[{"file": "a.mp4", "caption": "one"}]', "line 1 is no object"),
+        ("t.jsonl", '{"file": "a.mp4", "caption": "one"}\n{"file": "b', "line 2 is not JSON"),
+        ("t.jsonl", '{"file": "a.mp4", "said": "one"}\n', "line 1 has no text for caption; its keys are file, said"),
+        ("t.jsonl", '[{"file": "a.mp4", "caption": "one"}]', "line 1 is not an object"),
         ("t.txt", "a.mp4 one", "must be a .csv, .tsv, .jsonl file"),
     ],
 )  # fmt: skip
@@ -231,10 +232,10 @@ def test_excels_first_line_says_what_separates_cells(mark: str, tmp_path: Path) 
 ])  # fmt: skip
 def test_what_is_said_twice_is_refused(line: str, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(f'{{"file": "x", "caption": "y"}}\n{line}\n')
-    with pytest.raises(SoraError, match="line 2: it says something twice"):
+    with pytest.raises(SoraError, match="line 2: it has a key twice"):
         read_table(tmp_path / "t.jsonl")
     (tmp_path / "a.json").write_text(line)
-    assert beside.read(tmp_path / "a.json").wrong == "it says something twice"
+    assert beside.read(tmp_path / "a.json").wrong == "it has a key twice"
 
 
 @pytest.mark.parametrize("text", ["<!DOCTYPE html><html>", "\n <html><body>404</body>", "<?xml version='1.0'?><Error/>",

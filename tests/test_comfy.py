@@ -260,7 +260,7 @@ def test_parts_are_found_by_the_folder_by_the_environment_and_beside(
     assert code == 0 and next(row for row in json.loads(said) if row["name"] == "a.safetensors")["state"] == "present"
     assert "a.safetensors: " in (said := sora("weights", "list")[1]) and "used like wan2.1-1.3b, with wan_2.1" in said
     monkeypatch.setenv("SORA_COMFY", str(tmp_path / "nowhere"))
-    assert "SORA_COMFY is" in sora("generate", "x", "--model", str(deep), "-o", "x.mp4")[1]
+    assert "set SORA_COMFY to ComfyUI's folder" in sora("generate", "x", "--model", str(deep), "-o", "x.mp4")[1]
     monkeypatch.delenv("SORA_COMFY")
     for part in ("vae/wan_2.1_vae.safetensors", "text_encoders/umt5_xxl_fp16.safetensors"):
         (elsewhere.parent / Path(part).name).write_bytes((models / part).read_bytes())
@@ -291,12 +291,12 @@ def test_what_is_missing_is_named_with_where_it_was_looked_for(
     code, said = sora("generate", "a cat", "--model", str(path), "-o", "x.mp4", "--device", "cpu")
     lines = [line for line in said.splitlines() if "autoencoder" in line]
     assert code == 1 and len(lines) == 1 and not Path("x.mp4").exists()
-    assert f"no autoencoder that fits is in {models / 'vae'}, {path.parent}" in lines[0]
-    assert "no tokenizer.json is beside the text encoder" in lines[0]
+    assert f"no autoencoder that fits in {models / 'vae'}, {path.parent}" in lines[0]
+    assert "no tokenizer.json beside the text encoder" in lines[0]
     assert f"`sora-cli weights pull {path}` fetches it" in lines[0]
     assert sora("weights", "pull", str(path), "--yes")[0] == 0
     assert set(hub.locate(registry.entry(str(path)))) == {"dit", "vae", "text", "tokenizer"}
-    with pytest.raises(SoraError, match=r"there is no file b\.safetensors here \(SORA_COMFY names ComfyUI's folder\)"):
+    with pytest.raises(SoraError, match=r"there is no file b\.safetensors here \(set SORA_COMFY to ComfyUI's folder\)"):
         registry.entry("b.safetensors")
 
 
@@ -318,14 +318,14 @@ def test_what_is_missing_is_named_with_where_it_was_looked_for(
         (["patch_embedding.weight", "vace_blocks.0.after_proj.weight"], "a Wan VACE transformer"),
         (["patch_embedding.weight"], "a Wan transformer, 7 wide, 3 input channels"),
         (["joint_blocks.0.x"], "a Stable Diffusion 3 model"),
-        (["nothing.known"], "no model that is known here"),
+        (["nothing.known"], "an unknown kind of model"),
     ],
 )
 def test_other_files_say_what_they_seem_to_be(
     models: Path, tmp_path: Path, keys: list[str], what: str, sora: Sora
 ) -> None:
     save_file({key: torch.ones(7, 3, 1, 2, 2) for key in keys}, tmp_path / "a.safetensors")
-    with pytest.raises(SoraError, match=f"seems to be {what}.*; files of transformers are taken that are made like"):
+    with pytest.raises(SoraError, match=f"seems to be {what}.*; supported transformers: those of"):
         registry.entry("./a.safetensors")
     code, said = sora("generate", "x", "--model", "a.safetensors", "-o", "x.mp4")
     assert code == 2 and "Traceback" not in said and not Path("x.mp4").exists()
@@ -333,12 +333,12 @@ def test_other_files_say_what_they_seem_to_be(
 
 def test_ggufs_of_other_models_say_it(models: Path, weights: dict[str, Tensors], tmp_path: Path) -> None:
     write_gguf(tmp_path / "flux.gguf", {"double_blocks.0.x": torch.ones(2)}, architecture="flux")
-    with pytest.raises(SoraError, match="seems to be a GGUF of the architecture flux"):
+    with pytest.raises(SoraError, match="seems to be a GGUF of architecture flux"):
         registry.entry("flux.gguf")
     write_gguf(tmp_path / "wan.gguf", original(weights["dit"]), architecture="ltxv")
     with pytest.raises(SoraError, match="architecture ltxv"):
         registry.entry("wan.gguf")
-    with pytest.raises(SoraError, match="is no autoencoder: it seems to be a GGUF of the architecture ltxv"):
+    with pytest.raises(SoraError, match="is not a Wan autoencoder: it seems to be a GGUF of architecture ltxv"):
         loading.load_vae(tmp_path / "wan.gguf", torch.device("cpu"), torch.float32)
 
 
@@ -421,9 +421,9 @@ def test_a_whole_folder_is_linked_listed_and_used_by_every_verb(
     assert before == {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}  # used, not touched
     assert sora("weights", "unlink", str(models.parent))[0] == 0 and comfy.linked() == []
     code, said = sora("weights", "unlink", str(models.parent))
-    assert code == 2 and "is not linked; linked are: none" in said
+    assert code == 2 and "is not linked; linked folders: none" in said
     code, said = sora("weights", "link", str(large))
-    assert code == 2 and "give ComfyUI's folder, or its models folder" in said
+    assert code == 2 and "give ComfyUI's folder or its models folder" in said
 
 
 def test_a_batch_reads_all_texts_before_its_first_video(

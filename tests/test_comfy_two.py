@@ -172,13 +172,13 @@ def test_halves_lie_in_folders_of_their_own_or_of_other_bits(two: Path) -> None:
 def test_a_half_alone_is_refused_by_name(two: Path, sora: Sora) -> None:
     path = two / "diffusion_models" / "wan2.2_t2v_high_noise_14B_fp16.safetensors"
     write_half(path, transformer(1))
-    with pytest.raises(SoraError, match=r"one of two transformers, and the other one, wan2\.2_t2v_low_noise_14B_fp16"):
+    with pytest.raises(SoraError, match=r"one of two transformers; put the other one, wan2\.2_t2v_low_noise_14B_fp16"):
         registry.entry(path.name)
     assert path.name not in comfy.recognised()
     nameless = two / "diffusion_models" / "wan2.2_i2v.safetensors"
     write_half(nameless, transformer(1, GIVEN))
     code, said = sora("generate", "x", "--model", nameless.name, "-o", "x.mp4")
-    assert code == 2 and said.count("\n") == 1 and "its name does not tell which; have it say high_noise" in said
+    assert code == 2 and said.count("\n") == 1 and "its name does not say which; put high_noise" in said
 
 
 @pytest.mark.parametrize("kind", ["fp8_scaled", "Q8_0"])

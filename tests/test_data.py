@@ -139,7 +139,7 @@ def test_a_thousand_files_are_accounted_for(tmp_path: Path) -> None:
     assert sorted(found) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     assert len(found) == 1000 and list(found) == sorted(found)
     reasons = Counter(line["reason"].partition(":")[0] for line in found.values())
-    assert reasons == {"": 775, "broken": 125, "no video or image by its name": 100}
+    assert reasons == {"": 775, "broken": 125, "not a video or image by its name": 100}
     assert all((line["state"] == "used") == (not line["reason"]) for line in found.values())
     names = [name for line in found.values() for take in line["takes"] for name in take["samples"]]
     assert len(Dataset(out)) == len(names) == len(set(names)) == 775
@@ -173,7 +173,7 @@ def test_every_kind_of_footage_is_read_as_it_is_shown(dataset: Path) -> None:
         ("short.mp4", "too short: 0.25 s"),
         ("one colour.png", "of one colour"),
         ("h264.txt", "beside h264.mp4"),
-        ("deep/er/README", "no video or image by its name"),
+        ("deep/er/README", "not a video or image by its name"),
     ],
 )
 def test_what_is_of_no_use_says_why(dataset: Path, file: str, reason: str) -> None:
@@ -275,11 +275,12 @@ def test_captions_are_features_of_the_text_tower(dataset: Path) -> None:
 
 def test_another_vae_is_refused_and_another_decoder_is_not(dataset: Path) -> None:
     tensors, header = tiny_part("tiny", "vae")
-    Dataset(dataset, identity(tensors, header))
+    data = Dataset(dataset)
+    data.check_vae(identity(tensors, header))
     decoder = {k: v + 1 if k.startswith("decoder.") else v for k, v in tensors.items()}
-    Dataset(dataset, identity(decoder, header))
+    data.check_vae(identity(decoder, header))
     with pytest.raises(SoraError, match="are of another VAE; give theirs with --vae, or make them again: `sora-cli"):
-        Dataset(dataset, identity(tensors | {"std": tensors["std"] * 2}, header))
+        data.check_vae(identity(tensors | {"std": tensors["std"] * 2}, header))
 
 
 def test_frames_are_crops_of_the_sources(dataset: Path, clips: Path) -> None:
@@ -365,7 +366,7 @@ def test_a_killed_run_goes_on(clips: Path, tmp_path: Path, monkeypatch: pytest.M
     killed = forked.run(script, *words, "--workers", "1")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "index.jsonl").exists()
-    with pytest.raises(SoraError, match="is not finished; `sora-cli data build` goes on with it"):
+    with pytest.raises(SoraError, match="is not finished; `sora-cli data build` finishes it"):
         Dataset(out)
     finished = state(out)
     assert scanning or len([name for name in finished if name.endswith(".tar")]) > 1
@@ -454,7 +455,7 @@ def test_what_cannot_be_built_is_refused(clips: Path, dataset: Path, tmp_path: P
     for words, said in [
         ((tmp_path / "nowhere", "-o", tmp_path / "a"), "there is no folder"),
         ((clips, "-o", clips), "is the folder of the clips"),
-        ((clips, "-o", tmp_path / "full"), "holds other things than a dataset"),
+        ((clips, "-o", tmp_path / "full"), "is neither empty nor a dataset"),
         ((tmp_path / "full", "-o", dataset), "is the dataset of"),
         ((clips, "-o", tmp_path / "a", "--size", "big"), "WIDTHxHEIGHT"),
         ((clips, "-o", tmp_path / "a", "--vae", tmp_path / "no.safetensors"), "there is no file"),
@@ -464,7 +465,7 @@ def test_what_cannot_be_built_is_refused(clips: Path, dataset: Path, tmp_path: P
         assert isinstance(told.exception, SoraError) and said in str(told.exception), told.exception
     assert not (tmp_path / "a").exists()
     told = run("show", tmp_path / "full")
-    assert isinstance(told.exception, SoraError) and "is no dataset; `sora-cli data build" in str(told.exception)
+    assert isinstance(told.exception, SoraError) and "is not a dataset; `sora-cli data build" in str(told.exception)
 
 
 def test_a_dataset_may_lie_among_the_clips(tmp_path: Path) -> None:

@@ -140,9 +140,9 @@ def test_starts_as_zero_and_as_an_image_model() -> None:
 
 
 def test_width_must_divide_by_heads() -> None:
-    with pytest.raises(ValueError, match="32 does not divide by 5"):
+    with pytest.raises(ValueError, match="32 is not a multiple of 8 for each of 5 heads"):
         DitConfig(3, 32, 1, 5, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
-    with pytest.raises(ValueError, match="of a multiple of 8"):
+    with pytest.raises(ValueError, match="is not a multiple of 8 for each of"):
         DitConfig(3, 32, 1, 8, 8, 4, 1, (8, 4, 4), 16.0, 8.0)
 
 

@@ -102,7 +102,7 @@ def test_little_memory_is_no_place_for_large_models(run: Run, monkeypatch: pytes
     code, out, _ = run("--json")
     told = json.loads(out)
     assert code == 0 and told["best"] == "pocket"
-    assert all("GB are free" in one["problem"] for one in told["models"] if one["model"] != "pocket")
+    assert all("GB is free" in one["problem"] for one in told["models"] if one["model"] != "pocket")
     monkeypatch.setattr(machine, "host_free", lambda: 3e8)
     assert run()[0] == 1
 

@@ -292,7 +292,7 @@ def complaint(sora: Callable[..., int], capsys: pytest.CaptureFixture[str], *wor
         (("info", "nowhere.mp4"), 2, "no file nowhere"),
         (("info", "noise.mp4"), 1, "not a readable video"),
         (("info", "noise.png"), 1, "not a readable image"),
-        (("info", "d.safetensors"), 1, "truncated or no safetensors"),
+        (("info", "d.safetensors"), 1, "truncated or not safetensors"),
     ],
 )
 def test_nonsense_is_one_line(

@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused(runs: Path) -> None:
     other = json.loads(header["config"]) | {"space": 9}
     weights.save(runs / "vae" / "vae.safetensors", tensors, header | {"config": json.dumps(other)})
     told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--vae", "runs/vae", "--out", "mine"])
-    assert isinstance(told.exception, SoraError) and "6 channels, and this VAE has 9 + 2" in str(told.exception)
+    assert isinstance(told.exception, SoraError) and "6 channels, but this VAE has 9 + 2" in str(told.exception)
     assert not Path("mine").exists()
     told = RUNNER.invoke(app, ["train", "export", "--out", "mine"])
     assert told.exit_code == 2 and "--init" in told.output
@@ -121,7 +121,7 @@ def test_nothing_is_written_among_other_things(runs: Path) -> None:
     Path("mine").mkdir()
     Path("mine/README.md").write_text("my holidays")
     told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--out", "mine"])
-    assert isinstance(told.exception, SoraError) and "mine holds other things than a model" in str(told.exception)
+    assert isinstance(told.exception, SoraError) and "mine is neither empty nor a model" in str(told.exception)
     assert Path("mine/README.md").read_text() == "my holidays"
     Path("mine/README.md").unlink()
     export()
@@ -132,5 +132,5 @@ def test_a_folder_with_two_models_is_refused(runs: Path) -> None:
     export()
     path = Path("mine/weights.toml")
     path.write_text(path.read_text() + path.read_text().replace('["mine"', '["other"'))
-    with pytest.raises(SoraError, match="it names 2 models"):
+    with pytest.raises(SoraError, match="names 2 models; it must name one"):
         registry.entry("./mine")

@@ -89,7 +89,7 @@ def test_the_report_is_a_table_and_goes_between_marks(
     assert page.read_text().splitlines() == ["before", gpu.BEGIN, *lines, gpu.END, "after"]
     assert (tmp_path / "out" / "gpu.md").read_text().splitlines() == lines
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--only", "nothing"])
-    with pytest.raises(SystemExit, match="no part begins with nothing; there are machine"):
+    with pytest.raises(SystemExit, match="no part begins with nothing; parts: machine"):
         gpu.main()
 
 

@@ -177,11 +177,11 @@ def test_what_lies_beside_another_is_not_its_own(folder: Path, tmp_path: Path) -
     [
         ({"alpha": "1", "ss_network_alpha": "8"}, "contradicts itself: .*alpha is . and .*alpha is ."),
         ({"alpha": "1", "rank": str(RANK), "network_dim": "77"}, "contradicts itself: rank is .* network_dim is 77"),
-        ({"lora_alpha": "1", "rank": "77"}, f"its rank is 77, and has {RANK}"),
-        ({"alpha": "nan"}, "alpha that is no number"),
-        ({"lora_alpha": "one"}, "its lora_alpha is one, which is no number"),
-        ({"network_alpha": "[1]"}, "its network_alpha is .*1.*, which is no number"),
-        ({"config": json.dumps({"lora_alpha": {"q": 1}})}, "its lora_alpha is .*, which is no number"),
+        ({"lora_alpha": "1", "rank": "77"}, f"its rank is 77, but has {RANK}"),
+        ({"alpha": "nan"}, "alpha that is not a finite number"),
+        ({"lora_alpha": "one"}, "its lora_alpha is one, not a number"),
+        ({"network_alpha": "[1]"}, "its network_alpha is .*1.*, not a number"),
+        ({"config": json.dumps({"lora_alpha": {"q": 1}})}, "its lora_alpha is .*, not a number"),
     ],
 )
 def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, header: Any, wrong: str) -> None:
@@ -301,19 +301,20 @@ Q = "transformer.blocks.0.attn1.to_q"
          "2 of its 14 tensors match nothing in it, the first is vace_blocks.0.attn1.to_q.lora_A.weight"),
         (lambda t: t | {f"{Q}.lora_magnitude_vector": torch.ones(2)}, "is a DoRA, which is not supported"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(50, 2)},
-         "1 of its 1 change does not fit, the first is .*blocks.0.attn1.to_q.lora_B.weight, 50x2 beside 40x40"),
+         "1 of its 1 change does not fit, the first is .*blocks.0.attn1.to_q.lora_B.weight, 50x2 for 40x40"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 3)}, "does not fit"),
         (lambda t: {f"{Q}.lora_A.weight": torch.ones(40), f"{Q}.lora_B.weight": torch.ones(40)}, "does not fit"),
-        (lambda t: without(t, "to_q.lora_B.weight"), "lacks a half.* blocks.0.attn1.to_q"),
-        (lambda t: t | {f"{Q}.lora_down.weight": torch.ones(3, 40)}, "gives twice"),
-        (lambda t: t | {f"{Q}.alpha": torch.ones(2)}, "an alpha is one number"),
-        (lambda t: t | {f"{Q}.alpha": torch.tensor(torch.nan)}, "an alpha that is no number"),
-        (lambda t: {key: value.to(torch.int8) for key, value in t.items()}, "int8 and packed weights are not read"),
+        (lambda t: without(t, "to_q.lora_B.weight"), "lacks a factor.* blocks.0.attn1.to_q"),
+        (lambda t: t | {f"{Q}.lora_down.weight": torch.ones(3, 40)}, "changes .* twice"),
+        (lambda t: t | {f"{Q}.alpha": torch.ones(2)}, "an alpha must be one number"),
+        (lambda t: t | {f"{Q}.alpha": torch.tensor(torch.nan)}, "an alpha that is not a finite number"),
+        (lambda t: {key: one.to(torch.int8) for key, one in t.items()}, "int8 and packed weights are not supported"),
         (lambda t: {}, "holds no LoRA"),
         (lambda t: {key.replace("to_q", "to_query"): value for key, value in t.items() if "to_q" in key},
          "match nothing.*its shapes would fit, but its names"),
         (lambda t: {"transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 1),
-                    "transformer.blocks.0.norm2.lora_B.weight": torch.ones(40, 2)}, "norm2.weight, which is no matrix"),
+                    "transformer.blocks.0.norm2.lora_B.weight": torch.ones(40, 2)},
+         "norm2.weight, which is not a matrix"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, change: Any, wrong: str) -> None:
@@ -448,8 +449,8 @@ def options(out: Path, **changes: Any) -> LoraOptions:
     return LoraOptions(**(plain | changes))
 
 
-def learn(options: LoraOptions) -> Path:
-    return training.train(options, registry.entry(options.model))
+def learn(options: LoraOptions, model: str = "pocket") -> Path:
+    return training.train(options, registry.entry(model))
 
 
 def losses(out: Path) -> list[float]:
@@ -505,8 +506,8 @@ def test_wan_learns_a_clip(tiny: Tiny, tmp_path: Path, quick: None, kind: str) -
     """What is trained is what is merged: the network with its file computes what it did beside its factors."""
     pipeline = tiny(kind).pipeline
     encoded(tmp_path / "clips", "tiny", (6, 2, 4, 6) if kind == wan_folders.WAN22 else (4, 2, 8, 12), 96, 64)
-    asked = options(tmp_path / "run", model="tiny", data=str(tmp_path / "clips"), rank=4, steps=40)
-    path = learn(asked)
+    asked = options(tmp_path / "run", data=str(tmp_path / "clips"), rank=4, steps=40)
+    path = learn(asked, "tiny")
     told = losses(tmp_path / "run")
     assert told[-1] < 0.8 * told[0]
     header = reading_header(path)
@@ -576,8 +577,7 @@ def test_a_gradient_is_the_slope(folder: Path) -> None:
     ("changes", "wrong"),
     [
         ({"data": "empty"}, "has no latents; make some: sora-cli encode CLIP --model pocket"),
-        ({"rank": 17}, "--rank is 17; the matrices of this model have from 1 to 16"),
-        ({"model": "./mine"}, "there is no model in mine"),
+        ({"rank": 17}, "--rank is 17; it must be 1 to 16 for this model"),
     ],
 )
 def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, Any], wrong: str) -> None:
@@ -593,13 +593,21 @@ def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, A
     [
         (["--data", "nowhere"], "there is no folder nowhere"),
         (["--model", "tiny"], "the rendered world is for models of ours; tiny learns from --data FOLDER"),
+        (["--model", "./mine"], "there is no model in mine"),
+        (["--model", "few"], "few is distilled to a few steps, which training would undo"),
+        (["--model", "dmd"], "dmd is distilled to a few steps, which training would undo"),
+        (["--model", "two"], "two is made of two transformers, which are not trained here"),
+        (["--model", "pictures"], "pictures is made of two transformers, which are not trained here"),
     ],
 )
 def test_what_cannot_teach_is_refused_before_any_download(
     pocket: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], wrong: str
 ) -> None:
-    model = registry.Entry("tiny", "wan", "a test")
-    monkeypatch.setattr(registry, "registry", lambda: {"tiny": model, "pocket": model})
+    usages = {"tiny": {}, "pocket": {}, "few": {"solver": "lightx2v"}, "dmd": {"solver": "dmd"},
+              "two": {"boundary": 0.9}, "pictures": {"conditioned": True}}  # fmt: skip
+    models = {name: registry.Entry(name, "wan", "a test", usage=registry.SamplingDefaults(**usage))
+              for name, usage in usages.items()}  # fmt: skip
+    monkeypatch.setattr(registry, "registry", lambda: models)
     told = RUNNER.invoke(app, ["train", "lora", *words])
     assert isinstance(told.exception, SoraError) and wrong in str(told.exception)
 
@@ -620,8 +628,13 @@ def test_a_run_goes_on_only_as_it_began(pocket: Path, quick: None) -> None:
     learn(options(pocket / "run", steps=2))
     with pytest.raises(SoraError, match="another rank or model; --fresh"):
         learn(options(pocket / "run", steps=4, rank=3))
+    entry, path = registry.entry("pocket"), pocket / "dit.safetensors"
+    (dit,) = entry.part("dit")
+    path.write_bytes(dit.path.read_bytes()[:-1] + b"\0")
+    exchanged = dataclasses.replace(entry, files=(*entry.part("vae"), dataclasses.replace(dit, path=path)))
+    with pytest.raises(SoraError, match="holds another training run: weights was"):
+        training.train(options(pocket / "run", steps=4), exchanged)
     learn(options(pocket / "run", steps=4))
-
 
 
 @pytest.mark.parametrize("key", ["base_model", "ss_base_model_version", "modelspec.architecture"])

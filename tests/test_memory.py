@@ -333,7 +333,7 @@ def test_what_is_chosen_fits_and_what_does_not_is_said(name: str, mode: str) -> 
         try:
             told = choose(one, free, mode)
         except SoraError as error:
-            assert "GB are free" in str(error) and "--res" in str(error) and "\n" not in str(error)
+            assert "GB is free" in str(error) and "--res" in str(error) and "\n" not in str(error)
             continue
         chosen += 1
         assert told.on_device <= free.device and told.peak["host"] <= free.host and "GB" in told.why
@@ -367,7 +367,7 @@ def test_text_is_read_on_the_gpu_where_it_fits_alone() -> None:
     """11.4 GB of text encoder, and what else there is after it."""
     one = needs("wan2.1-1.3b")
     told = choose(one, machine("cuda", 16, 64))
-    assert (told.text, told.dit, told.keep) == ("first", "resident", True) and "before the rest comes" in told.why
+    assert (told.text, told.dit, told.keep) == ("first", "resident", True) and "before the rest is loaded" in told.why
     assert told.peak["text"] == one.text + one.reading() < 14.4 * GB < one.text + one.dit + one.vae(4) + one.reading()
     assert told.peak["host"] < 3 * GB, "nothing has to wait"
     for device in (5, 8, 10, 12, 14, 16, 24, 48):
@@ -410,7 +410,7 @@ def test_the_modes() -> None:
 
 
 def test_a_refusal_names_numbers_and_what_helps() -> None:
-    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to denoise, and 2.0 GB are free; "
+    line = (r"wan2.2-5b at 1280x704 needs \S+ GB of GPU memory to denoise, but 2.0 GB is free; "
             r"try a smaller --res, fewer --frames, or --model wan2.1-1.3b")  # fmt: skip
     with pytest.raises(SoraError, match=f"^{line}$"):
         choose(needs(), machine("cuda", 2, 64))

@@ -238,7 +238,7 @@ def test_a_disk_that_is_away_costs_no_sample() -> None:
     before = state(Path("ds"))
     clips.rename("elsewhere")
     clips.mkdir()  # where nothing is mounted
-    assert "4 of the 4 files that ds was made of are not in clips" in refused("build", "clips", "-o", "ds")
+    assert "4 of the 4 files that ds was made from are not in clips" in refused("build", "clips", "-o", "ds")
     assert state(Path("ds")) == before
     (clips / "0.png").write_bytes(b"")
     Path("elsewhere/1.png").rename("clips/1.png")
@@ -274,7 +274,7 @@ def test_a_dataset_stays_with_its_clips() -> None:
     before = state(Path("ds"))
     clips.rename("moved")
     for other in ("others", "namesakes"):
-        assert "4 of the 4 files that ds was made of are not in" in refused("build", other, "-o", "ds")
+        assert "4 of the 4 files that ds was made from are not in" in refused("build", other, "-o", "ds")
         assert state(Path("ds")) == before
     built(Path("moved"), Path("ds"))
     assert shards_in("ds").items() <= {name: content for name, (_, content) in before.items()}.items()
@@ -370,7 +370,7 @@ def test_a_fresh_run_empties_what_the_one_before_wrote() -> None:
     with run_folder.held(asked):
         assert tiny.everything("run") == ["dit-best.safetensors", "lock", "notes.txt", "samples", "samples/mine.jpg"]
     needed = replace(asked, init=Path("run/dit-best.safetensors"))
-    with pytest.raises(SoraError, match="--fresh empties run, and run/dit-best"), run_folder.held(needed):
+    with pytest.raises(SoraError, match="--fresh would empty run, but run/dit-best"), run_folder.held(needed):
         pass
     toy_run(Path("run"), 5, seed=4)
 

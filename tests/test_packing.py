@@ -122,9 +122,9 @@ def test_a_clip_longer_than_the_budget_is_cut() -> None:
 
 
 def test_a_frame_larger_than_the_budget_is_refused() -> None:
-    with pytest.raises(SoraError, match=r"a frame of clip 1 has 979 tokens, and a batch 512; use a --batch that is 2"):
+    with pytest.raises(SoraError, match=r"a frame of clip 1 has 979 tokens, but a batch 512; use a --batch that is 2"):
         packs([(1, 12, 20), (3, 48, 80)], 512)
-    with pytest.raises(SoraError, match="clip 0 has latents of 11 x 20, which do not divide by 2"):
+    with pytest.raises(SoraError, match="clip 0: latents of 20x11 cells do not divide into patches of 2x2"):
         packs([(1, 11, 20)])
 
 

@@ -439,11 +439,11 @@ def test_what_has_no_tiny_decoder_says_so_in_a_line(
                                            "`sora-cli weights pull ./model` fetches it\n")  # fmt: skip
     wan_folders.write_tiny(Path("tiny.safetensors"), 48, 2)
     assert wan("generate", "a cat", "-o", "a.mp4", "--decoder", "tiny")[0] == 2
-    assert "tiny.safetensors is for latents of 16 pixels a cell, and those of small have 8" in capsys.readouterr().err
+    assert "tiny.safetensors is for latents of 16 pixels a cell, but those of small have 8" in capsys.readouterr().err
     Path("tiny.safetensors").unlink()
     shutil.rmtree("a.mp4.resume")
     for words in (("--decoder", "tiny"), ("--preview",)):
         assert wan("generate", "a cat", "-o", "a.mp4", *words)[0] == 2
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and "tiny.safetensors, and nothing is there" in said
+        assert said.count("\n") == 1 and "tiny.safetensors, but nothing is there" in said
     assert wan("generate", "a cat", "--frames", 5, "-o", "a.mp4")[0] == 0, "without it, nobody needs it"

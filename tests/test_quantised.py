@@ -138,18 +138,18 @@ def layers(form: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "told", "wrong"),
     [
-        ({}, layers("nvfp4"), r"quantised as nvfp4 \(a\), which is not read; read are float8_e4m3fn"),
+        ({}, layers("nvfp4"), r"quantised as nvfp4 \(a\), which is not supported; supported formats: float8_e4m3fn"),
         ({}, layers("mxfp8"), "quantised as mxfp8"),
         ({}, layers("int8_tensorwise"), "quantised as int8_tensorwise"),
         ({}, layers("convrot_w4a4"), "quantised as convrot_w4a4"),
         ({"a.comfy_quant": torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)}, None, "quantised as nvfp4"),
         ({"a.weight": torch.ones(6, 512, dtype=torch.int8), "a.weight_scale": torch.tensor(1.0)}, None, "in I8: int8"),
         ({"a.weight": torch.ones(6, 256, dtype=torch.uint8), "a.weight_scale_2": torch.tensor(1.0)}, None, "nvfp4"),
-        ({"a.weight_scale": torch.ones(6, 16, dtype=torch.uint8)}, None, "quantised as mxfp8 or alike"),
-        ({"a.weight_scale": torch.ones(6, 4)}, None, "6x4 beside 6x512: scales of blocks are not read"),
+        ({"a.weight_scale": torch.ones(6, 16, dtype=torch.uint8)}, None, "quantised as mxfp8 or similar"),
+        ({"a.weight_scale": torch.ones(6, 4)}, None, "6x4 for 6x512: block scales are not supported"),
         ({"a.weight.absmax": torch.ones(48)}, None, "bitsandbytes"),
         ({"a.weight_scale_inv": torch.ones(1, 4)}, None, "fp8 in blocks"),
-        ({"c.weight_scale": torch.tensor(1.0)}, None, "of another network, which has c.weight_scale"),
+        ({"c.weight_scale": torch.tensor(1.0)}, None, "for a different network, which also has c.weight_scale"),
         ({"a.weight_scale": torch.tensor(torch.nan)}, None, "a.weight_scale holds NaN"),
     ],
 )
@@ -294,5 +294,5 @@ def test_types_that_are_not_unpacked_are_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(SoraError, match=r"packed as IQ3_S \(a.weight\), which is not read; read are Q4_0"):
+    with pytest.raises(SoraError, match=r"packed as IQ3_S \(a.weight\), which is not supported; supported types: Q4_0"):
         published.about(tmp_path / "a.gguf")

@@ -189,31 +189,31 @@ DIT = '{ role = "dit", path = "dit" }'
 BROKEN = {
     "no TOML": ("[mine\n", "line 1"),
     "no text": (b"\xff\xfe", "codec can't decode"),
-    "a shipped name": ('[pocket]\nkind = "sora"\n', "pocket is the name of a shipped model; call yours otherwise"),
+    "a shipped name": ('[pocket]\nkind = "sora"\n', "pocket is the name of a shipped model; give yours another name"),
     "no table": ("mine = 3\n", r"\[mine\] must be a table of kind, about"),
     "a missing key": (MINE.replace('about = "my own"', ""), r"\[mine\] lacks about"),
     "a missing key of a part": (MINE.replace(", bytes = 1_000", ""), r"\[mine\] parts lacks bytes"),
-    "an unknown key": (MINE.replace("cell =", "cells ="), r"\[mine\] has an unknown key cells; there are kind"),
+    "an unknown key": (MINE.replace("cell =", "cells ="), r"\[mine\] has an unknown key cells; known keys: kind"),
     "an unknown key of the usage": (MINE.replace("steps", "step"), r"\[mine\] usage has an unknown key step;"),
     "a text for a number": (MINE.replace("7", '"7"'), r"usage has steps = '7'; it must be a whole number"),
     "a truth for a number": (MINE.replace("7", "true"), r"usage has steps = True; it must be a whole number"),
     "no list": (MINE.replace('["start"]', '"start"'), r"usage has trained = 'start'; it must be a list"),
-    "no list of texts": (MINE.replace('["start"]', "[1]"), r"trained = \[1\]; it must be a list of texts"),
-    "an unknown kind": (MINE.replace('"wan"', '"ltx"'), r"\[mine\] is of kind 'ltx'; there are sora, wan, umt5"),
-    "an unknown role": (MINE.replace('"dit"', '"unet"'), "role = 'unet'; there are dit, vae, text, tokenizer"),
-    "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', and there is no such"),
+    "no list of texts": (MINE.replace('["start"]', "[1]"), r"trained = \[1\]; it must be a list of strings"),
+    "an unknown kind": (MINE.replace('"wan"', '"ltx"'), r"\[mine\] has kind = 'ltx'; known kinds: sora, wan, umt5"),
+    "an unknown role": (MINE.replace('"dit"', '"unet"'), "role = 'unet'; known roles: dit, vae, text, tokenizer"),
+    "an unknown text encoder": (MINE.replace("umt5-xxl", "t5"), r"\[mine\] has text = 't5', but there is no such"),
     "a strange repository": (MINE.replace("me/mine", "../mine"), r"repo = '\.\./mine'; it must look like OWNER/NAME"),
     "no text encoder": (MINE.replace('text = "umt5-xxl"', ""), "no part with role = 'text'; text = .umt5-xxl. names"),
     "no autoencoder": (MINE.replace('"vae"', '"text"'), r"\[mine\] has no part with role = 'vae'$"),
     "two transformers": (MINE.replace("parts = [", f"parts = [{DIT},"), "several parts with role = 'dit'; keep one"),
-    "an unknown solver": (MINE + 'solver = "unipcc"', "usage has solver = 'unipcc'; there are euler, unipc, dmd"),
-    "an unknown plan": (MINE + 'plan = "slide"', "usage has plan = 'slide'; there are full, autoregressive, sliding"),
+    "an unknown solver": (MINE + 'solver = "unipcc"', "usage has solver = 'unipcc'; known solvers: euler, unipc, dmd"),
+    "unknown plan": (MINE + 'plan = "slide"', "usage has plan = 'slide'; known plans: full, autoregressive, sliding"),
     "all known": (MINE + "window = 5\ncontext = 5", r"context = 5; it must be less than window, which is 5"),
-    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or .* as `like`$"),
-    "like no other": (MINE.replace("cell = 16", 'like = "wan3"'), "like = 'wan3'; of its kind are wan2.2-5b, wan2.1"),
-    "like another kind": (MINE.replace("cell = 16", 'like = "pocket"'), "like = 'pocket'; of its kind are wan2"),
+    "no usage": (MINE[: MINE.index("[mine.usage]")], r"\[mine\] needs usage, or `like` naming a shipped model$"),
+    "like no other": (MINE.replace("cell = 16", 'like = "wan3"'), "like = 'wan3'; of its kind: wan2.2-5b, wan2.1"),
+    "like another kind": (MINE.replace("cell = 16", 'like = "pocket"'), "like = 'pocket'; of its kind: wan2"),
     "nothing to load": (MINE.replace("parts", "names"), "unknown key names"),
-    "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs files .* or parts"),
+    "neither files nor parts": ('[mine]\nkind = "wan"\nabout = ""\n', r"\[mine\] needs either files .* or parts"),
 }
 
 
@@ -269,12 +269,12 @@ def test_a_folder_without_a_text_encoder_takes_the_shared_one(tmp_path: Path, mo
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
 def test_a_part_of_a_model_names_the_folder_of_the_whole(part: str, tmp_path: Path) -> None:
     folder = wan_folders.write(tmp_path / "model", wan_folders.WAN21, channels=16)
-    with pytest.raises(SoraError, match=f"is one part of a model; name the folder that it is in, {folder}$"):
+    with pytest.raises(SoraError, match=f"is one part of a model; give the folder that contains it, {folder}$"):
         registry.entry(str(folder / part))
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"image_dim": 1280}, r"takes image embeddings \(image_dim is 1280\); supported are the text-to-video"),
+    ({"image_dim": 1280}, r"takes image embeddings \(image_dim is 1280\); supported: the text-to-video"),
     ({"added_kv_proj_dim": 5120}, r"takes image embeddings \(added_kv_proj_dim is 5120\)"),
     ({"in_channels": 36}, r"another kind of model \(_class_name WanTransformer3DModel, in_channels 36\); supported"),
     ({"in_channels": [16]}, r"in_channels \[16\]"),
@@ -324,9 +324,9 @@ def test_the_page_of_a_repository_is_the_repository(
 
 
 @pytest.mark.parametrize(("name", "complaint"), [
-    ("./vae.safetensors", "there is no file"), ("./wan-Q4_K_M.gguf", "SORA_COMFY names ComfyUI's folder"),
-    ("~/model.ckpt", "is not read"), ("https://example.org/a/b", "is an address"),
-    ("https://huggingface.co/a/b/resolve/main/x.safetensors", "is an address; download the model, or name a"),
+    ("./vae.safetensors", "there is no file"), ("./wan-Q4_K_M.gguf", "set SORA_COMFY to ComfyUI's folder"),
+    ("~/model.ckpt", "cannot be read; it must be"), ("https://example.org/a/b", "is an address"),
+    ("https://huggingface.co/a/b/resolve/main/x.safetensors", "is an address; download the model, or give its"),
     ("https://huggingface.co/a/b/blob/v2/transformer/config.json", "is an address"),
     ("https://huggingface.co/spaces/a/b", "is an address"), ("https://hf.co/datasets/a/b", "is an address"),
     ("https://huggingface.co/a", "is an address"), ("./nowhere", "there is no model in"),

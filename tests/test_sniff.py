@@ -20,11 +20,11 @@ CASES = [
     (b'{"error":"Unauthorized","message":"Log in"}', "it says: Unauthorized: Log in"),
     (b'{"error": {"message": "No such model"}}', "it says: No such model"),
     (b'{"weights": 3}', "it is JSON"),
-    (b"Entry not found", "it is a text: Entry not found"),
-    (b"Invalid username or password.\n" * 9, "it is a text: Invalid username"),
+    (b"Entry not found", "it is text: Entry not found"),
+    (b"Invalid username or password.\n" * 9, "it is text: Invalid username"),
     (POINTER, "a Git LFS pointer"),
     (b"GGUF\x03\x00\x00\x00" + b"\x00" * 90, "a GGUF file"),
-    (b"PK\x03\x04" + b"\x00" * 90, "a pickle of torch"),
+    (b"PK\x03\x04" + b"\x00" * 90, "a torch pickle"),
     (gzip.compress(b"weights" * 99, mtime=0), "a gzip file"),
 ]
 

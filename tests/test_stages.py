@@ -313,7 +313,7 @@ def test_work_is_done_again_until_nothing_is_left() -> None:
     stage = Stage("text", moving, heard.append)
     assert stage.do(failing(2)) == "done"
     assert moving.events == ["text, main memory", "released"] * 2
-    assert heard == [f"ran out of main memory while reading the prompt; goes on: placement {n}" for n in (1, 0)]
+    assert heard == [f"ran out of main memory while reading the prompt; continues: placement {n}" for n in (1, 0)]
     with pytest.raises(MemoryError):
         stage.do(failing(1))
     with pytest.raises(MemoryError):
@@ -357,7 +357,7 @@ def test_what_is_advised_goes_on_with_the_video(
         assert cli.run([*WORDS, "-o", "a.mp4"]) == 1
     *notes, line = capsys.readouterr().err.splitlines()
     assert "--resume goes on" in line and "--memory low" in line
-    assert sum(note.startswith("ran out of GPU memory while denoising; goes on: ") for note in notes) > 1
+    assert sum(note.startswith("ran out of GPU memory while denoising; continues: ") for note in notes) > 1
     kept = {path.name for path in Path("a.mp4.resume").glob("*.safetensors")}
     assert kept == {"given-00000.safetensors", "window-00000.safetensors"}
     assert cli.run([*WORDS, "-o", "a.mp4", "--resume", "--frames", "21"]) == 2, "that is another video"

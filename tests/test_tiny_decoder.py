@@ -112,9 +112,9 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path) -> None:
     path = wan_folders.write_tiny(tmp_path / "a.safetensors", 16, 1)
     tensors = load_file(path)
     wrong = {
-        "of another network": tensors | {"decoder.23.weight": torch.zeros(1)},
+        "for a different network": tensors | {"decoder.23.weight": torch.zeros(1)},
         "lacks": {key: value for key, value in tensors.items() if key != "decoder.5.conv.2.bias"},
-        "is no tiny decoder": {key: value for key, value in tensors.items() if key.startswith("encoder")},
+        "is not a Wan tiny decoder": {key: value for key, value in tensors.items() if key.startswith("encoder")},
         "needs 64x128x3x3": tensors | {"decoder.15.conv.0.weight": torch.zeros(64, 64, 3, 3)},
     }
     for said, changed in wrong.items():

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,13 +91,13 @@ def test_the_captions_of_a_folder_become_the_words_of_its_model(folder: Path, mo
     for number, said in enumerate(("Eine Katze am Meer", "Zwei Bälle")):
         (folder / f"{number}.txt").write_text(said)
     told = run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
-    assert "`sora-cli train clip --data dataset` makes one that does" in told.stderr
+    assert "`sora-cli train clip --data dataset` makes one that knows them" in told.stderr
     monkeypatch.setitem(clip_training.PRESETS, "nano", TINY_CLIP)
     run("train", "clip", "--data", "dataset", "--steps", "2", "--out", "runs/words", *CPU)
     run("train", "dit", "--data", "dataset", "--text", "runs/words", "--steps", "10", "--batch", "2", "--eager",
         "--out", "runs/dit", *CPU)  # fmt: skip
     wrong = ["train", "export", "--init", "runs/dit", "--out", "mine"]
-    assert "trained with another text tower; give the one of its run with --text" in refused(*wrong)
+    assert "trained with a different text tower; give the one of its run with --text" in refused(*wrong)
     assert not Path("mine").exists()
     run(*wrong, "--text", "runs/words")
     card = Path("mine/README.md").read_text()
@@ -116,7 +117,7 @@ def test_few_steps_are_baked_in_with_the_networks_of_the_run_alone(folder: Path)
     run(*dit, "--out", "runs/dit")
     train_vae()
     distil = [*dit, "--init", "runs/dit", "--distil", "--out", "runs/few"]
-    assert "trained with another VAE; give the one of its run with --vae" in refused(*distil, "--vae", "runs/vae")
+    assert "trained with a different VAE; give the one of its run with --vae" in refused(*distil, "--vae", "runs/vae")
     run(*distil)
 
 
@@ -136,11 +137,11 @@ def test_what_an_option_does_not_apply_to_has_it_not(words: str, capsys: pytest.
 def test_the_vae_learns_from_the_sources(folder: Path) -> None:
     """What it is shown are crops of the clips: its channels are measured on those."""
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
-    draw = vae_training.footage_of("dataset", torch.device("cpu"))
+    draw = partial(vae_training.dataset_clip, dataset=Dataset("dataset"), device=torch.device("cpu"))
     drawn = [vae_training.batch(0, step, 2, torch.device("cpu"), 0.5, draw) for step in range(20)]
     assert torch.equal(drawn[3].read, vae_training.batch(0, 3, 2, torch.device("cpu"), 0.5, draw).read)
     assert {(8, 3, 1, 64, 64), (2, 3, 5, 64, 64)} <= {tuple(one.read.shape) for one in drawn}
-    larger = vae_training.footage_of("dataset", torch.device("cpu"), zoom=2)(random.Random(0), 2, 1)
+    larger = draw(random.Random(0), 2, 1, zoom=2)
     assert larger.read.shape == (2, 3, 1, 64, 64) and larger.painted.shape == (2, 3, 1, 128, 128)
     train_vae()
     tensors, _ = weights.load("runs/vae/vae.safetensors")
@@ -151,7 +152,7 @@ def test_the_vae_learns_from_the_sources(folder: Path) -> None:
 def test_what_is_no_dataset_is_refused_before_anything_begins(folder: Path) -> None:
     assert refused("train", "vae", "--data", "moon") == (
         "unknown data 'moon'; it is world, or a folder that `sora-cli data build` made")  # fmt: skip
-    assert "clips is no dataset; `sora-cli data build CLIPS -o clips` makes one" in refused(
+    assert "clips is not a dataset; `sora-cli data build CLIPS -o clips` makes one" in refused(
         "train", "dit", "--data", "clips")  # fmt: skip
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)
     (folder / "1.mp4").unlink()

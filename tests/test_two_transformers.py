@@ -77,9 +77,9 @@ parts = [{ role = "dit", path = "a" }, { role = "dit_low", path = "b" }, { role 
 BROKEN = {
     "a boundary for one": (MINE.replace('{ role = "dit_low", path = "b" }, ', ""), "boundary = 0.875; with"),
     "no boundary for two": (MINE + "[mine.usage]\nboundary = 0.0", "boundary = 0; with a part of role"),
-    "a boundary beyond all noise": (MINE + "[mine.usage]\nboundary = 1.5", "must be above 0 and below 1"),
+    "a boundary beyond all noise": (MINE + "[mine.usage]\nboundary = 1.5", "it must be between 0 and 1"),
     "a LoRA for no transformer": (MINE.replace("dit_low", "lora_low") + "[mine.usage]\nboundary = 0.0",
-                                  "no 'dit_low' that it could be merged into"),
+                                  "no 'dit_low' to merge it into"),
     "guidance of a wrong type": (MINE + '[mine.usage]\nguidance_low = "3"', "guidance_low = '3'; it must be a number"),
 }  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_a_folder_of_two(kind: str, like: str, tmp_path: Path) -> None:
         assert registry.entry(str(folder)).usage == known.usage
     for told in ("2.0", '"x"', "true", "[0.5]", "NaN"):
         index.write_text(f'{{"boundary_ratio": {told}}}')
-        with pytest.raises(SoraError, match=r"has boundary_ratio .*; it is a number between 0 and 1"):
+        with pytest.raises(SoraError, match=r"has boundary_ratio .*; it must be between 0 and 1"):
             registry.entry(str(folder))
     index.write_text("{}")
     config = folder / "transformer_2" / "config.json"

@@ -63,7 +63,7 @@ def test_no_checkpoint_at_all(tmp_path: Path) -> None:
 
 def test_garbage(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(os.urandom(4000))
-    with pytest.raises(Failed, match="no safetensors"):
+    with pytest.raises(Failed, match="not safetensors"):
         weights.load(tmp_path / "a.safetensors")
 
 

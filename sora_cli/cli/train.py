@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ from sora_cli.train.options import (
 from sora_cli.train.trainer import run_folder
 
 SHIPPED = "pocket"
+AdaptedOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Model to adapt: a name from `weights list`, a folder, or hf:OWNER/NAME."),
+]
 
 train = typer.Typer(no_args_is_help=True, help="Train a network; an interrupted run is continued.")
 
@@ -67,15 +71,16 @@ def dit(options: DitOptions, debug: DebugOption = False) -> None:
 
 @train.command()
 @flattened
-def lora(options: LoraOptions, debug: DebugOption = False) -> None:
+def lora(options: LoraOptions, model: AdaptedOption = SHIPPED, debug: DebugOption = False) -> None:
     """Train a LoRA on a few clips; `generate --lora` takes the printed file."""
     if options.data != WORLD and not Path(options.data).is_dir():
         raise SoraError(f"there is no folder {options.data}; --data is {WORLD}, a dataset, or a folder of latents")
-    entry = registry.entry(options.model)
+    entry = registry.entry(model)
+    check_adapted(entry)
     if options.data == WORLD and entry.kind != "sora":
-        raise SoraError(f"the rendered world is for models of ours; {options.model} learns from --data FOLDER, with "
-                        f"latents of clips: sora-cli encode CLIP --model {options.model}")  # fmt: skip
-    learn(options, entry)
+        raise SoraError(f"the rendered world is for models of ours; {model} learns from --data FOLDER, with "
+                        f"latents of clips: sora-cli encode CLIP --model {model}")  # fmt: skip
+    learn(replace(options, out=options.out or options.folder.with_name(f"lora-{Path(model).name}")), entry)
 
 
 @train.command()
@@ -143,6 +148,16 @@ def check_weights(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not path.exists():
             raise SoraError(f"there are no weights {path}")
+
+
+def check_adapted(entry: Entry) -> None:
+    """Refuse a model that no LoRA is trained on here, before it is fetched."""
+    if entry.usage.distilled:
+        raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
+                        "it was distilled from, whose LoRAs it takes")  # fmt: skip
+    if entry.usage.boundary or entry.usage.conditioned:
+        raise SoraError(f"{entry.name} is made of two transformers, which are not trained here; train on wan2.1-14b, "
+                        "whose LoRAs fit both")  # fmt: skip
 
 
 def check_align(options: DitOptions) -> None:

@@ -76,7 +76,7 @@ def read(path: Path) -> Said:
     """What a caption file says; whatever is in it, this is an answer."""
     try:
         if path.stat().st_size > LARGEST:
-            return Said(wrong=f"it has {path.stat().st_size} bytes, which is no caption")
+            return Said(wrong=f"it has {path.stat().st_size} bytes, too many for a caption")
         text, guess = decoded(path.read_bytes())
         if foreign := next((what for what, pattern in FOREIGNERS.items() if pattern.match(text)), ""):
             return Said(wrong=f"it is {foreign}")
@@ -94,7 +94,7 @@ def text_within(text: str) -> str:
     try:
         found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise SoraError(f"it is no JSON ({str(error).partition(':')[0]})") from error
+        raise SoraError(f"it is not JSON ({str(error).partition(':')[0]})") from error
     if isinstance(found, dict):
         found = found["shot"] if isinstance(found.get("shot"), dict) else found
         key = next((key for key in KEYS if key in found), None)
@@ -102,15 +102,15 @@ def text_within(text: str) -> str:
             raise SoraError(f"it has no {KEYS[0]}")
         found = found[key]
     if not isinstance(found, str):
-        raise SoraError("its caption is no text")
+        raise SoraError("its caption is not text")
     return found
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object, of which nothing is said twice; SoraError, since the second would hide the first."""
+    """A JSON object; SoraError if a key repeats, since the second would hide the first."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise SoraError("it says something twice")
+        raise SoraError("it has a key twice")
     return found
 
 
@@ -121,7 +121,7 @@ def one_line(text: str) -> str:
 
 
 def decoded(content: bytes) -> tuple[str, str]:
-    """Text of any encoding, and the name of that if it is a guess; SoraError for what is no text."""
+    """Text of any encoding, and the encoding if it is a guess; SoraError if it is not text."""
     coding = next((coding for coding, mark in MARKS if content.startswith(mark)), "utf-8")
     try:
         text, guess = content.decode(coding), ""
@@ -133,12 +133,12 @@ def decoded(content: bytes) -> tuple[str, str]:
         if "\x00" in text:
             text, guess = guessed(content)
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise SoraError("it is no text")
+        raise SoraError("it is not text")
     return text, guess
 
 
 def guessed(content: bytes) -> tuple[str, str]:
-    """Text without a mark that is no UTF-8."""
+    """Text that has no byte order mark and is not UTF-8, and its encoding."""
     for zeros, coding in ((content[1::2], "utf-16-le"), (content[::2], "utf-16-be")):
         if zeros.count(0) > ZEROS * len(zeros):
             return content.decode(coding, errors="replace"), coding.upper()

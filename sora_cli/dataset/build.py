@@ -77,13 +77,13 @@ class Asked:
         self.own.check_free()
         stored_source = self.stored_source()
         if stored_source is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
-            raise SoraError(f"-o {self.out} holds other things than a dataset; give a folder of its own")
+            raise SoraError(f"-o {self.out} is neither empty nor a dataset; give another folder")
         if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
     def check_sources(self, there: Collection[str], why: str = "not in {}: is its disk there?") -> None:
-        """Refuse, before anything is lost, to lose most of the dataset or all of a folder: a disk may be away, the
-        folder or an option may be another."""
+        """Refuse, before anything is lost, to lose most of the dataset or all of a folder: a disk may not be mounted,
+        the folder or an option may be the wrong one."""
         used = {row["file"]: None for row in kept.indexed(self.out)[1]}
         lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
         used |= {line["file"]: line["bytes"] for line in lines if not line["reason"]}
@@ -93,7 +93,7 @@ class Asked:
         folders = {above for file in there for above in PurePath(file).parents}
         away = {PurePath(file).parent for file in gone} - folders
         if (2 * len(gone) > len(used) or away) and not self.prune:
-            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made of "
+            raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made from "
                             f"{be(len(gone))} {why.format(self.source)} --prune removes their samples, "
                             "another -o keeps them")  # fmt: skip
 
@@ -205,7 +205,7 @@ class Networks:
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Generator[Made, None, None]:
-    """What `function` makes of the items, in their order, so many of them at work beyond the one that is asked for."""
+    """function(item) for every item, in order, computed up to `workers` items ahead of the one that is asked for."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Made]] = deque()
         try:
@@ -338,8 +338,8 @@ def about(sample: Sample) -> Row:
 
 def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks,
            there: Mapping[str, Row]) -> bool:  # fmt: skip
-    """Write the manifest and the index, and remove what is no part of the dataset; whether anything is new. `there` are
-    the checksums of the shards that were there."""
+    """Write the manifest and the index, and remove what is not part of the dataset; returns whether anything is new.
+    `there` are the checksums of the shards that were there."""
     names = {shard.name for shard in plan}
     rows = sorted((row for row in kept.rows(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
     header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
@@ -366,7 +366,7 @@ def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
     if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
-        line["reason"] = f"no caption of {owner}: {wrong}" if wrong else f"beside {owner}"
+        line["reason"] = f"not a caption of {owner}: {wrong}" if wrong else f"beside {owner}"
     for number, take in enumerate(line["takes"]):
         own = [name for name, sample in planned if sample.take == number]
         take["samples"] = [name for name in own if name in read]

@@ -49,9 +49,9 @@ class Captions:
             if file is None:
                 self.strangers.append(name)
             elif found.setdefault(file, caption) != caption:
-                raise SoraError(f"{where} of {table} gives {name} another caption than a row before")
+                raise SoraError(f"{where} of {table} gives {name} a different caption than an earlier row")
         if not found:
-            first = f"; the first that it names is {self.strangers[0]}" if self.strangers else ""
+            first = f"; the first file in it is {self.strangers[0]}" if self.strangers else ""
             raise SoraError(f"--captions {table} has no caption for any file of {self.folder}{first}")
         return {file: caption for file, caption in found.items() if caption}
 
@@ -147,9 +147,9 @@ def column(names: tuple[str, ...], columns: list[str]) -> str:
     """Which of the names a table uses; SoraError if it has none, or one twice, or several."""
     found = only(names, columns)
     if found is None:
-        raise SoraError(f"it has no column {names[0]}; there are {few(filter(None, columns)) or 'none'}")
+        raise SoraError(f"it has no column {names[0]}; its columns are {few(filter(None, columns)) or 'none'}")
     if columns.count(found) > 1:
-        raise SoraError(f"it has {columns.count(found)} columns {found}")
+        raise SoraError(f"it has {columns.count(found)} columns named {found}")
     return found
 
 
@@ -177,12 +177,12 @@ def of_jsonl(text: str) -> Iterator[Row]:
         except SoraError as error:
             raise SoraError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:
-            raise SoraError(f"{where} is no JSON ({str(error).partition(':')[0]})") from error
+            raise SoraError(f"{where} is not JSON ({str(error).partition(':')[0]})") from error
         if not values:
-            raise SoraError(f"{where} is no object with file and caption")
+            raise SoraError(f"{where} is not an object with file and caption")
         for names, value in zip((FILE, CAPTION), values, strict=True):
             if not isinstance(value, str):
-                raise SoraError(f"{where} has no text as {names[0]}; its keys are {few(found)}")
+                raise SoraError(f"{where} has no text for {names[0]}; its keys are {few(found)}")
         yield named(where, *map(str, values))
 
 

@@ -22,11 +22,9 @@ READERS = 4                      # pieces read at once
 
 class Dataset:
     """A folder that `sora-cli data build` made. Latents are read when they are asked for; what is known of them is
-    kept. `vae` and `text` are the identities of the networks that they and the features of captions are from.
+    kept. `vae` and `text` are the identities of the networks that they and the features of captions are from."""
 
-    SoraError if `vae` (`identity` of a loaded autoencoder) is given and is not theirs."""
-
-    def __init__(self, folder: Path | str, vae: str | None = None) -> None:
+    def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         header, self.rows = shards.read_index(self.folder)
         self.vae: str = header["vae"]
@@ -37,9 +35,12 @@ class Dataset:
             raise SoraError(f"{folder} has no samples; {self.folder / shards.MANIFEST} says why")
         if bad := [f"{name} {what}" for name, what in shards.damage(self.folder, header).items()]:
             raise Failed(f"{self.folder} is not whole: {bad[0]}; {shards.AGAIN}")
-        if vae is not None and vae != self.vae:
-            raise SoraError(f"the latents of {folder} are of another VAE; give theirs with --vae, or make them again: "
-                            f"`sora-cli data build {self.source} -o {folder} --vae VAE`")  # fmt: skip
+
+    def check_vae(self, vae: str) -> None:
+        """Refuse to learn from the latents of another autoencoder than this one, known by its `identity`."""
+        if vae != self.vae:
+            raise SoraError(f"the latents of {self.folder} are of another VAE; give theirs with --vae, or make them "
+                            f"again: `sora-cli data build {self.source} -o {self.folder} --vae VAE`")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.rows)

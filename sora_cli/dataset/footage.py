@@ -90,10 +90,10 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
     try:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
-                raise TooLarge(f"{path} is {image.width}x{image.height}; up to {LARGEST}x{LARGEST} can be read")
+                raise TooLarge(f"{path} is {image.width}x{image.height}; at most {LARGEST}x{LARGEST} is supported")
             upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, which is the most that can be read") from error
+        raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, the most that is supported") from error
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise Failed(f"{path} is not a readable image: {error}") from error
     if canvas is None:
@@ -134,5 +134,5 @@ def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media
 
 
 def read_row(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
-    """The same of a file as the index of a dataset tells of it."""
+    """The same for a row of a dataset's index."""
     return read(path, row["kind"], first, frames, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))

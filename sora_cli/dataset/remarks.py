@@ -18,21 +18,21 @@ def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: N
         yield f"{counted(len(wrong), 'file')} beside clips {be(len(wrong))} not read as captions: {some(wrong)}"
     if guesses := [f"{file} ({coding})" for file, coding in captions.guesses.items()]:
         count = len(guesses)
-        yield f"{counted(count, 'file')} with captions {be(count)} not in UTF-8, and read as a guess: {some(guesses)}"
+        yield f"{counted(count, 'file')} with captions {be(count)} not in UTF-8; guessed encodings: {some(guesses)}"
     if others := [file for clip in texts for file in captions.others(clip)]:
         count = len(others)
-        yield (f"{counted(count, 'file')} beside clips {have(count)} another text than the caption that is used: "
+        yield (f"{counted(count, 'file')} beside clips {have(count)} a text that is not the caption in use: "
                f"{some(others)}")  # fmt: skip
     if silent := sum(not text for text in texts.values()):
-        yield (f"{among(silent, len(texts), 'file')} {have(silent)} no caption: NAME.txt beside a clip, or --captions, "
-               "gives it one")  # fmt: skip
+        yield (f"{among(silent, len(texts), 'file')} {have(silent)} no caption: put NAME.txt beside each clip, or give "
+               "--captions")  # fmt: skip
     if long := networks.cut(texts):
         count, most = len(long), networks.tokenizer.most
         yield (f"{among(count, len(texts), 'caption')} {be(count)} longer than the {most} words that are read: "
                f"{some(long)}")  # fmt: skip
     if (share := networks.strange(texts.values())) > STRANGE:
-        yield (f"the text tower does not know {share:.0%} of the captions' words, and takes them all for one another; "
-               f"`sora-cli train clip --data {asked.out}` makes one that does")  # fmt: skip
+        yield (f"the text tower does not know {share:.0%} of the captions' words, and reads them all as the same; "
+               f"`sora-cli train clip --data {asked.out}` makes one that knows them")  # fmt: skip
 
 
 def some(names: list[str], most: int = 3) -> str:

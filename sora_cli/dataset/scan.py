@@ -102,7 +102,7 @@ def examine(folder: Path, record: Record, most: float) -> Record:
     if record.reason:
         return record
     if not path.is_file() or not media.is_footage(record.file):
-        return replace(record, reason="no video or image by its name")
+        return replace(record, reason="not a video or image by its name")
     if not record.bytes:
         return replace(record, reason="broken: it is empty")
     try:
@@ -159,7 +159,7 @@ def judged(take: Take, seen: looks.Looks, fps: float) -> Take:
 
 def wrong_size(width: int, height: int) -> str:
     if min(width, height) < SMALLEST:
-        return f"tiny: {width}x{height}, and {SMALLEST} pixels are the least"
+        return f"tiny: {width}x{height}; the least is {SMALLEST} pixels"
     if max(width / height, height / width) > WIDEST_ASPECT:
-        return f"too elongated: {width}x{height}, and {WIDEST_ASPECT:g} to 1 is the most"
+        return f"too elongated: {width}x{height}; the most is {WIDEST_ASPECT:g} to 1"
     return ""

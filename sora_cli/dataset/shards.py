@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "sora-dataset-1"
 INDEX, MANIFEST, SCAN = "index.jsonl", "manifest.jsonl", "scan.jsonl"
-AGAIN = "`sora-cli data build` with its folder of clips makes it again"
+AGAIN = "`sora-cli data build` on its folder of clips repairs it"
 Row = dict[str, Any]
 
 
@@ -35,8 +35,8 @@ def hash_of(value: object) -> str:
 
 
 def identity(tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> str:
-    """A sha256 that says which network this is, in whichever files it lies: over all of a text tower and its words, and
-    over what makes latents of an autoencoder, so that one with another decoder is the same."""
+    """A sha256 that identifies a network, whatever files it is in: over all weights and words of a text tower, and over
+    the encoder of an autoencoder, so that another decoder does not change it."""
     import torch
 
     encoder = ("encoder.", "mean", "std")
@@ -51,7 +51,7 @@ def identity(tensors: Mapping[str, "Tensor"], header: Mapping[str, str]) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[str, Mapping[str, "Tensor"], Row], None]]:
-    """A shard, which appears when the block ends well: what is called with a sample puts it there."""
+    """Write a shard: yields a function that adds a sample. The file appears when the block ends without an error."""
     from safetensors.torch import save
 
     with owned.writing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> list[Row]:
 
 
 def write_lines(path: Path, lines: Iterable[Row]) -> bool:
-    """A file of JSON lines, written whole; whether it is another than before."""
+    """A file of JSON lines, written whole; returns whether it changed."""
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
     with suppress(OSError):
         if path.read_bytes() == content:
@@ -155,11 +155,11 @@ def within(row: Row) -> bool:
 
 
 def read_index(folder: Path) -> tuple[Row, list[Row]]:
-    """What a dataset was made with, and its samples; SoraError for a folder that is no dataset, or not yet."""
+    """What a dataset was made with, and its samples; SoraError for a folder that is not a dataset, or not yet."""
     if not is_dataset(folder):
         half = (folder / SCAN).is_file()
-        raise SoraError(f"{folder} is not finished; `sora-cli data build` goes on with it" if half else
-                        f"{folder} is no dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
+        raise SoraError(f"{folder} is not finished; `sora-cli data build` finishes it" if half else
+                        f"{folder} is not a dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
     if header.get("format") != FORMAT or len(rows) != header.get("samples") or not all(map(within, rows)):
         raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")

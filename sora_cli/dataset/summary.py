@@ -15,7 +15,7 @@ from sora_cli.errors import Failed, SoraError
 from sora_cli.media.contact_sheet import INK, MARGIN, PAPER, evenly
 
 SHOWN, COLUMNS, WIDE, LINES = 24, 4, 240, 3      # pictures of a sheet, a row of them, pixels, lines of a caption
-KINDS = {"beside ": "beside a clip", "no caption of ": "no caption"}  # how reasons begin, and what they are counted as
+KINDS = {"beside ": "beside a clip", "not a caption of ": "not a caption"}  # how reasons begin, and their kinds
 LINE, LETTERS = 16, 36                           # pixels and letters of a line
 
 
@@ -102,6 +102,6 @@ def picture_of(source: Path, row: Row) -> media.Frame:
     """The frame in the middle of a sample, as it was encoded."""
     path, (width, height) = source / row["file"], row["canvas"]
     if not path.exists():
-        raise Failed(f"{path} is gone; `sora-cli data build` on the folder where it is now makes this whole")
+        raise Failed(f"{path} is missing; `sora-cli data build` on the folder where it is now repairs the dataset")
     first = row["first"] + row["frames"] // 2
     return footage.read_row(path, row, first, 1, (width, height))[0]

@@ -26,7 +26,7 @@ def judge(result: dict[str, Any]) -> RenderableType:
     shown = grid(f"The judge, on {result['clips']} real renders of each", *("", *result["judge"]))
     shown.add_row(SOURCES["real"], *map(share, result["judge"].values()))
     if doubted := [kind for kind in result["judge"] if kind not in trusted(result["judge"])]:
-        shown.caption = f"under {TRUSTED:.0%} for {', '.join(doubted)}: what it says of that is left out below"
+        shown.caption = f"under {TRUSTED:.0%} for {', '.join(doubted)}: its answers on that are left out below"
     return shown
 
 

@@ -39,7 +39,7 @@ def contents(path: Path) -> tuple[Metadata, list[Stored]]:
             metadata, entries = header(file)
             begin = aligned(file.tell(), metadata.get("general.alignment", ALIGNMENT))
     except (ValueError, struct.error) as error:
-        raise Failed(f"{path} is damaged, or no GGUF: {error}; fetch it again") from error
+        raise Failed(f"{path} is damaged or not a GGUF: {error}; fetch it again") from error
     listed = [stored_at(path, *entry, begin, metadata) for entry in entries]
     if any(stored.start + stored.bytes > size for stored in listed):
         raise Failed(f"{path} is truncated; fetch it again")
@@ -49,9 +49,9 @@ def contents(path: Path) -> tuple[Metadata, list[Stored]]:
 def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: int, begin: int,
               metadata: Metadata) -> Stored:  # fmt: skip
     if kind not in DTYPES:
-        packed = REFUSED.get(kind, f"type {kind} of GGUF")
-        raise SoraError(f"{path} is packed as {packed} ({shortened(key)}), which is not read; read are "
-                        f"{', '.join(PACKED)}")  # fmt: skip
+        packed = REFUSED.get(kind, f"GGUF type {kind}")
+        raise SoraError(f"{path} is packed as {packed} ({shortened(key)}), which is not supported; supported "
+                        f"types: {', '.join(PACKED)}")  # fmt: skip
     shape = tuple(reversed(sides))
     if isinstance(was := metadata.get(SHAPE + key), list) and math.prod(was) == math.prod(shape):
         shape = tuple(was)
@@ -62,7 +62,7 @@ def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: i
 
 def aligned(position: int, to: object) -> int:
     if not isinstance(to, int) or to < 1:
-        raise ValueError("its alignment is no number")
+        raise ValueError("its alignment is not a positive number")
     return -(-position // to) * to
 
 
@@ -75,9 +75,9 @@ def header(file: BinaryIO) -> tuple[Metadata, list[tuple[str, tuple[int, ...], i
         raise ValueError("it does not begin with GGUF")
     version, count, entries = unpacked(file, "I")[0], *unpacked(file, "QQ")
     if version not in VERSIONS:
-        raise ValueError(f"it is of version {version}; read are {', '.join(map(str, VERSIONS))}")
+        raise ValueError(f"it has version {version}; supported versions: {', '.join(map(str, VERSIONS))}")
     if max(count, entries) > MOST_ENTRIES:
-        raise ValueError(f"it tells of {max(count, entries)} entries")
+        raise ValueError(f"it claims {max(count, entries)} entries")
     metadata = {}
     for _ in range(entries):
         key = text(file)
@@ -115,14 +115,14 @@ def value(file: BinaryIO, kind: int) -> Any:
 
 def scalar(kind: int) -> str:
     if kind not in SCALARS:
-        raise ValueError(f"it has a value of the unknown type {kind}")
+        raise ValueError(f"it has a value of unknown type {kind}")
     return SCALARS[kind]
 
 
 def text(file: BinaryIO) -> str:
     length = unpacked(file, "Q")[0]
     if length > MOST_TEXT:
-        raise ValueError(f"it has a text of {length} bytes")
+        raise ValueError(f"it has a string of {length} bytes")
     found = file.read(length)
     if len(found) < length:
         raise ValueError("it is truncated")

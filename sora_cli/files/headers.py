@@ -78,13 +78,13 @@ def reading(path: Path) -> Iterator[BufferedReader]:
 
 
 def head(file: BinaryIO, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
-    """The JSON at the head of a safetensors file, where the numbers begin behind it, and where the file ends. SoraError
-    for what is none, or has more bytes than `most`; OSError if it cannot be read."""
+    """The header of a safetensors file as JSON, the byte where the numbers begin, and the bytes of the file. SoraError
+    if it is not safetensors or the header has more than `most` bytes; OSError if it cannot be read."""
     size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        raise SoraError("it is truncated or no safetensors")
+        raise SoraError("it is truncated or not safetensors")
     if length > most:
-        raise SoraError(f"its header has {length} bytes; at most {most} are read")
+        raise SoraError(f"its header has {length} bytes; at most {most} are allowed")
     try:
         return json.loads(file.read(length), object_pairs_hook=once), 8 + length, size
     except (ValueError, RecursionError) as error:
@@ -106,7 +106,7 @@ def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ: the second of two would hide the first."""
+    """A JSON object; SoraError if a key repeats, since the second would hide the first."""
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise SoraError(f"its header has {some(twice)} twice")
     return dict(pairs)
@@ -122,10 +122,10 @@ def tensors(path: Path, found: object, begin: int, size: int) -> list[Stored]:
     end = begin
     for stored in listed:
         if stored.start != end:
-            raise SoraError(f"{shortened(stored.key)} begins at byte {stored.start} and not at {end}")
+            raise SoraError(f"{shortened(stored.key)} begins at byte {stored.start} instead of {end}")
         end += stored.bytes
     if end != size:
-        raise SoraError(f"it has {size} bytes, but its header tells of {end}")
+        raise SoraError(f"it has {size} bytes, but its header describes {end}")
     return listed
 
 
@@ -134,7 +134,7 @@ def entry(path: Path, key: str, value: object, begin: int) -> Stored:
     value = value if isinstance(value, dict) else {}
     dtype, (shape, offsets) = value.get("dtype"), map(whole_numbers, (value.get("shape"), value.get("data_offsets")))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise SoraError(f"its entry for {shortened(key)} is no tensor")
+        raise SoraError(f"its entry for {shortened(key)} is not a tensor")
     stored = Stored(path, key, dtype, shape, begin + offsets[0])
     if stored.bytes != offsets[1] - offsets[0]:
         raise SoraError(f"{shortened(key)} has {offsets[1] - offsets[0]} bytes instead of {stored.bytes}")
@@ -151,7 +151,7 @@ def block_of(dtype: str) -> tuple[int, int]:
     if dtype in READABLE:
         return READABLE[dtype]
     if dtype not in OTHERS and not dtype.startswith("F8_"):
-        raise SoraError(f"it has numbers of the unknown type {shortened(dtype)}")
+        raise SoraError(f"it has numbers of unknown type {shortened(dtype)}")
     return 1, OTHERS.get(dtype, 1)
 
 

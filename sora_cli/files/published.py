@@ -46,7 +46,7 @@ def files_of(part: Path) -> list[Path]:
     SoraError if there is no such part, or it is no safetensors; Failed if shards are missing."""
     if part.is_file():
         if part.suffix not in SINGLE:
-            what = "a pickle, which runs code" if part.suffix in PICKLES else "no .safetensors file"
+            what = "a pickle, which runs code" if part.suffix in PICKLES else "not a .safetensors file"
             raise SoraError(f"{part} is {what}; only .safetensors and .gguf files are read")
         return [part]
     if not part.is_dir():
@@ -65,12 +65,12 @@ def alone(part: Path) -> str:
     if len(there) == 1 and not SHARD.search(there[0]):
         return there[0]
     if any(SHARD.search(name) for name in there):
-        raise Failed(f"{part} holds shards without their index (X.safetensors.index.json); fetch it too")
+        raise Failed(f"{part} holds shards without their index (X.safetensors.index.json); fetch that too")
     if there:
-        raise SoraError(f"{part} holds several checkpoints ({some(there)}); name one of these files")
+        raise SoraError(f"{part} holds several checkpoints ({some(there)}); give one of these files")
     if bad := sorted(path.name for path in part.iterdir() if path.suffix in PICKLES):
         raise SoraError(f"{part} holds pickles ({some(bad)}), which run code; only .safetensors files are read")
-    raise SoraError(f"{part} holds no .safetensors file; name the folder of one part, as transformer/ or vae/")
+    raise SoraError(f"{part} holds no .safetensors file; give the folder of one part, such as transformer/ or vae/")
 
 
 def shards(index: Path) -> list[str]:
@@ -84,7 +84,7 @@ def shards(index: Path) -> list[str]:
 def member(part: Path, name: str) -> Path:
     """A shard that an index names, which must be a plain name of a file that is there."""
     if not re.fullmatch(r"[\w.-]+\.safetensors", name, re.ASCII) or name.startswith("."):
-        raise Failed(f"the index of {part} names {shortened(name)}, which is no plain name of a .safetensors file")
+        raise Failed(f"the index of {part} names {shortened(name)}, which is not a plain .safetensors file name")
     if not (part / name).is_file():
         raise Failed(f"{part} lacks {name}, which its index names; fetch the rest")
     return inside(part, name)
@@ -121,7 +121,7 @@ def has_config(part: Path) -> bool:
 def read_config(part: Path) -> dict[str, Any]:
     """The config.json of a part; SoraError if it has none, Failed if it is damaged."""
     if not has_config(part):
-        raise SoraError(f"{part} has no config.json; name the folder of one part, as transformer/ or vae/")
+        raise SoraError(f"{part} has no config.json; give the folder of one part, such as transformer/ or vae/")
     return read_json(inside(part, "config.json"))
 
 
@@ -191,9 +191,9 @@ def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} shards)"
     counts = Counter(name for name, _ in found)
     if strange := [stored for name, stored in found if name not in due]:
-        raise SoraError(f"{strange[0].path} is of another network, which has {some(s.key for s in strange)} too")
+        raise SoraError(f"{strange[0].path} is for a different network, which also has {some(s.key for s in strange)}")
     if twice := [stored for name, stored in found if counts[name] > 1]:
-        raise SoraError(f"{twice[-1].path} gives again what is there already: {some(s.key for s in twice)}")
+        raise SoraError(f"{twice[-1].path} repeats tensors: {some(s.key for s in twice)}")
     if missing := [name for name in due if name not in counts]:
         raise SoraError(f"{where} lacks {some(missing)} of the network's {len(due)} tensors")
 
@@ -311,7 +311,7 @@ def changed(stored: Stored) -> "Tensor":
     for change in stored.changes:
         change(whole)
     if not finite(whole):
-        raise Failed(f"{label(stored)} is no longer finite with what is added to it; use less of it")
+        raise Failed(f"{label(stored)} is no longer finite with its LoRA; lower the strength")
     return whole
 
 
@@ -324,7 +324,7 @@ def check_finite(stored: Stored, piece: "Tensor", cast: "Tensor") -> None:
 
 
 def finite(x: "Tensor") -> bool:
-    """Both ends of the range are, and NaN would be one of them; some twenty times faster than asking every number."""
+    """Whether all numbers are: the extremes are, and NaN would be one. Some twenty times faster than checking each."""
     return not x.numel() or all(bool(end.isfinite()) for end in x.aminmax())
 
 

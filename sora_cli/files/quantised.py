@@ -30,7 +30,7 @@ OTHERS = {  # ends of names by which other quantisations are known
     ".absmax": "bitsandbytes", ".quant_map": "bitsandbytes", ".SCB": "bitsandbytes int8", ".qweight": "GPTQ or AWQ",
     ".weight_scale_inv": "fp8 in blocks", ".wscales": "SVDQuant (nunchaku)",
 }  # fmt: skip
-TAKE = "take the file in bf16, fp16 or fp8_scaled, or a GGUF"
+TAKE = "use the file in bf16, fp16 or fp8_scaled, or a GGUF"
 MOST_CONF = 10_000  # bytes
 
 
@@ -45,7 +45,7 @@ def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]])
     there = {stored.key: stored for stored in listed}
     for stored in listed:
         if other := next((name for end, name in OTHERS.items() if stored.key.endswith(end)), None):
-            raise SoraError(f"{stored.path} is quantised as {other}, which is not read; {TAKE}")
+            raise SoraError(f"{stored.path} is quantised as {other}, which is not supported; {TAKE}")
     of_layer = formats(listed, metadata)
     scales = {key: key.rpartition(".")[0] + ".weight" for key in there if key.endswith(SCALES)}
     scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
@@ -63,12 +63,12 @@ def with_scale(weight: Stored, scale: Stored) -> Stored:
     """A weight and its scale: one number, or one for each of its rows."""
     check_types([weight])
     if scale.dtype not in NUMBERS:
-        raise SoraError(f"{weight.path} is quantised as mxfp8 or alike, which is not read: {shortened(scale.key)} is "
-                        f"in {shortened(scale.dtype)}; {TAKE}")  # fmt: skip
+        raise SoraError(f"{weight.path} is quantised as mxfp8 or similar, which is not supported: "
+                        f"{shortened(scale.key)} is in {shortened(scale.dtype)}; {TAKE}")  # fmt: skip
     count, rows = math.prod(scale.shape), weight.shape[0] if weight.shape else 1
     if count != 1 and (count != rows or scale.shape[0] != rows):
-        raise SoraError(f"{label(scale)} is {lengths(scale.shape)} beside {lengths(weight.shape)}: scales of blocks "
-                        f"are not read; {TAKE}")  # fmt: skip
+        raise SoraError(f"{label(scale)} is {lengths(scale.shape)} for {lengths(weight.shape)}: block scales are "
+                        f"not supported; {TAKE}")  # fmt: skip
     return replace(weight, scale=scale)
 
 
@@ -89,8 +89,8 @@ def formats(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]]
 def type_named(path: Path, layer: str, config: object) -> str:
     name = config.get("format") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in FORMATS:
-        raise SoraError(f"{path} is quantised as {shortened(str(name))} ({shortened(layer)}), which is not read; "
-                        f"read are {' and '.join(FORMATS)}; {TAKE}")  # fmt: skip
+        raise SoraError(f"{path} is quantised as {shortened(str(name))} ({shortened(layer)}), which is not supported; "
+                        f"supported formats: {' and '.join(FORMATS)}; {TAKE}")  # fmt: skip
     return FORMATS[name]
 
 
@@ -113,10 +113,10 @@ def check_types(listed: Iterable[Stored], *more: str) -> None:
     """SoraError naming a tensor whose numbers are of a type that is not read; `more` are types that are read, too."""
     for stored in listed:
         if stored.dtype in ("I8", "U8"):
-            raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not read; {TAKE}")
+            raise SoraError(f"{label(stored)} is in {stored.dtype}: int8 and packed weights are not supported; {TAKE}")
         if stored.dtype not in (*READABLE, *more):
-            raise SoraError(f"{label(stored)} is in {shortened(stored.dtype)}, which is not read; "
-                            f"read are {', '.join(NUMBERS | EIGHT_BITS)}")  # fmt: skip
+            raise SoraError(f"{label(stored)} is in {shortened(stored.dtype)}, which is not supported; "
+                            f"supported types: {', '.join(NUMBERS | EIGHT_BITS)}")  # fmt: skip
 
 
 # ---- their numbers -----------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def check_types(listed: Iterable[Stored], *more: str) -> None:
 def unpacker(
     stored: Stored, read: Callable[[Stored, "torch.dtype", "torch.device"], "Tensor"]
 ) -> Callable[["Tensor", int], "Tensor"]:
-    """What turns bytes of a tensor into numbers that can be cast: float32, or the stored type where it is one. It is
-    given the number of the first one in the tensor. `read` reads the scale."""
+    """A function of bytes of a tensor, and of the index of their first number, that returns the numbers: in float32, or
+    in the stored type if torch has it. `read` reads the scale."""
     import torch
 
     from sora_cli.files.blocks import unpacked
@@ -162,7 +162,7 @@ def kept_shape(stored: Stored) -> tuple[int, ...]:
 
 
 def packable(stored: Stored) -> bool:
-    """Whether a matrix is stored in so few bits that it is kept so, and unpacked when it is used."""
+    """Whether a matrix is stored in few bits, so that it stays packed and is unpacked when it is used."""
     if len(stored.shape) != 2 or stored.dtype not in (*EIGHT_BITS, *PACKED):
         return False
     return stored.shape[1] % block_of(stored.dtype)[0] == 0

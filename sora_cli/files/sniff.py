@@ -10,7 +10,7 @@ from typing import Any
 READ = 65536  # bytes
 LFS = b"version https://git-lfs"
 MAGIC = {
-    b"GGUF": "a GGUF file, which is not read; take safetensors", b"PK\x03\x04": "a ZIP file, or a pickle of torch",
+    b"GGUF": "a GGUF file; its name must end in .gguf", b"PK\x03\x04": "a ZIP file, or a torch pickle",
     b"\x80\x02": "a pickle, which runs code", b"\x80\x03": "a pickle, which runs code",
     b"\x80\x04": "a pickle, which runs code", b"\x80\x05": "a pickle, which runs code", b"\x1f\x8b": "a gzip file",
     b"Rar!": "a RAR file", b"7z\xbc\xaf": "a 7z file", b"%PDF": "a PDF", b"\x89PNG": "a PNG picture",
@@ -26,7 +26,7 @@ def instead(path: Path) -> str:
     if head[7:9] == b"\x00{":
         return ""  # the length of a header, then the header
     if head.startswith(LFS):
-        return "it is a Git LFS pointer, which stands for the file; `git lfs pull` fetches that"
+        return "it is a Git LFS pointer, not the file itself; `git lfs pull` fetches that"
     if kind := next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), ""):
         return f"it is {kind}"
     try:
@@ -50,7 +50,7 @@ def of_text(text: str) -> str:
         messages = said(json.loads(text))
         return f"it says: {short(': '.join(messages))}" if messages else "it is JSON"
     except (ValueError, RecursionError):
-        return "it is JSON that is cut off; fetch it again" if text[0] in "{[" else f"it is a text: {short(text)}"
+        return "it is JSON that is cut off; fetch it again" if text[0] in "{[" else f"it is text: {short(text)}"
 
 
 def said(found: Any) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 15_000_000
 PIECE = 1 << 20  # bytes that are read at a time
-AGAIN = "reinstall sora-cli to get it back"
+AGAIN = "reinstall sora-cli"
 
 
 def stem_of(path: Path) -> str:
@@ -75,7 +75,7 @@ def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Failed(f"weights {path} are truncated or no safetensors ({error}); fetch them again") from error
+        raise Failed(f"weights {path} are truncated or not safetensors ({error}); fetch them again") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise Failed(f"weights {path} hold NaN or infinity in {name}; use an earlier checkpoint")

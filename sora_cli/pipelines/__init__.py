@@ -26,7 +26,7 @@ Watch = Callable[[str, int, int], None]  # called with what is read, how much of
 
 @dataclass(frozen=True)
 class WindowInputs:
-    """One window to be made, where the network lives. All but the noise is given."""
+    """The inputs of one window, on the device of the network."""
 
     shot: Shot
     frames: tuple[int, ...]  # which latent frames; below 0 or past the end where a loop goes on
@@ -41,7 +41,7 @@ class WindowInputs:
 
 
 def copies_of(inputs: WindowInputs, text: Tensor) -> int:
-    """How often the transformer is asked in a step: twice where there is a row of text for what not to show."""
+    """Calls of the transformer in a step: 2 with guidance, whose text has a row for what not to show, else 1."""
     return 1 + len(text) - (1 + len(inputs.shot.cues))
 
 

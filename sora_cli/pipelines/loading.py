@@ -100,7 +100,7 @@ TINY = Kind(
 
 
 def check(paths: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
-    """Hold parts, by role, and LoRAs against their networks, by their headers; the errors are those of `load_dit`."""
+    """Check parts, by role, and LoRAs against their networks, by headers alone; errors are those of `load_dit`."""
     experts = {"dit": "high", "dit_low": "low"} if "dit_low" in paths else {"dit": ""}
     kinds: dict[str, Kind] = dict.fromkeys(experts, DIT) | {"vae": VAE}
     for role, kind in kinds.items():
@@ -215,25 +215,25 @@ def configured(part: Path, kind: Kind[C, N]) -> C:
     said, where = read_config(part), part / "config.json"
     for key in ("num_layers", "num_res_blocks"):
         if not isinstance(count := said.get(key, 1), int) or not 1 <= count <= MOST_LAYERS:
-            raise SoraError(f"{where} asks for {key} {ascii(count)[:40]}; supported are 1 to {MOST_LAYERS}")
+            raise SoraError(f"{where} has {key} = {ascii(count)[:40]}; it must be from 1 to {MOST_LAYERS}")
     try:
         config = checked(kind.from_hub(said))
         outline(kind.build, config)
         return config
     except KeyError as error:
         raise SoraError(
-            f"{where} lacks {error}, which diffusers writes for a Wan {kind.what}; of another layout, name the "
+            f"{where} lacks {error}, which diffusers writes for a Wan {kind.what}; for another layout, give the "
             ".safetensors file itself"
         ) from error
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise SoraError(f"{where} describes no {kind.what}: {ascii(str(error))[:200]}") from error
+        raise SoraError(f"{where} does not describe a Wan {kind.what}: {ascii(str(error))[:200]}") from error
 
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
     """The known network whose telling shapes these files have; SoraError with those that are known."""
     for path in files:
         if path.suffix == ".gguf" and (family := architecture(about(path)[0])) not in kind.architectures:
-            raise SoraError(f"{path} is no {kind.what}: it seems to be {families.seems((), family)}")
+            raise SoraError(f"{path} is not a Wan {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():
         due = {name: tuple(value.shape) for name, value in outline(kind.build, config).named_parameters()}
@@ -241,7 +241,7 @@ def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
         if all(found.get(name) == due.get(name) for name in kind.telling):
             return config, rename
     seems = families.seems(stored.key for stored in listed)
-    raise SoraError(f"{files[0]} is no {kind.what} that is known without a config.json: {', '.join(kind.known)}; "
+    raise SoraError(f"{files[0]} is not a Wan {kind.what} known without a config.json ({', '.join(kind.known)}); "
                     f"it seems to be {seems}")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a model reads of a shot's texts, and what not: said by a run, and by a dry run that has no weights."""
+"""Notes on what a model reads of a shot's prompts: shown by a run, and by a dry run, which has no weights."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def notes(entry: Entry, shot: Shot) -> Iterator[str]:
-    """What a run would say, a line each, as far as the tokenizer is on the disk. SoraError for what it would refuse."""
+    """The notes of a run, a line each, as far as the tokenizer is here. SoraError for what a run would refuse."""
     if entry.kind == "sora":
         yield from by_ours(entry, shot, ours.tokenizer_of(weights.read_header(entry.part("text")[0].path).metadata))
         return
@@ -29,7 +29,7 @@ def notes(entry: Entry, shot: Shot) -> Iterator[str]:
 
 
 def by_ours(entry: Entry, shot: Shot, tokenizer: ours.Tokenizer) -> Iterator[str]:
-    """Of a model of ours: words that it does not know, and those that are too many."""
+    """Notes of our models: on unknown words, and on prompts that are too long."""
     trained = entry.usage.grammar
     both = dict(zip(shot.prompts, grammar.captions_of(shot, trained), strict=True))
     as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
@@ -41,7 +41,7 @@ def by_ours(entry: Entry, shot: Shot, tokenizer: ours.Tokenizer) -> Iterator[str
 
 
 def by_wan(entry: Entry, shot: Shot) -> Iterator[str]:
-    """Of a Wan, whatever it reads; SoraError for steps that it was not distilled to."""
+    """Notes of a Wan, before its tokenizer is there; SoraError for steps that it was not distilled to."""
     if entry.sought:
         yield f"{entry.name} is {entry.about}"
     if entry.usage.solver == "dmd" and shot.steps != (due := entry.usage.steps):
@@ -49,7 +49,7 @@ def by_wan(entry: Entry, shot: Shot) -> Iterator[str]:
 
 
 def unread_by_wan(entry: Entry, shot: Shot, tokenizer: "Umt5Tokenizer") -> Iterator[str]:
-    """What lies behind the tokens that a Wan reads."""
+    """Notes on prompts with more tokens than a Wan reads."""
     from sora_cli.models.wan.configs import CONTEXT
 
     for text in (*grammar.captions_of(shot, False), shot.negative):  # a token is a byte at least

@@ -3,7 +3,7 @@
     text = stages.text.do(read)
     for attempt in stages.transformer:
         with attempt:
-            ...                          # where memory runs out, it begins anew with networks that take less of it
+            ...                          # where memory runs out, it starts again with networks that take less of it
 
 Only what runs out of memory with nothing lower left to try raises.
 """
@@ -70,7 +70,7 @@ class Stage:
 
     def lower(self, memory: str) -> str:
         new = self.networks.lower(self.name, memory) if self.networks else ""
-        return f"ran out of {memory} while {DOING[self.name]}; goes on: {new}" if new else ""
+        return f"ran out of {memory} while {DOING[self.name]}; continues: {new}" if new else ""
 
     def do(self, work: Callable[[], Made]) -> Made:
         """The result of some work."""
@@ -80,7 +80,7 @@ class Stage:
         raise AssertionError("the last attempt returns or raises")
 
     def follow(self, work: Callable[[], Iterator[Made]]) -> Iterator[Made]:
-        """What some work yields, and after it began anew the rest of it."""
+        """What some work yields; when it starts again, only the rest."""
         done = 0
         for attempt in self:
             with attempt:

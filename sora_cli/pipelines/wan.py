@@ -93,10 +93,10 @@ class Wan:
         for config in (loading.dit_config(self.paths[role]) for role in EXPERTS if role in self.paths):
             given, due = config.inputs - config.outputs, CHUNK + config.outputs if self.conditioned else 0
             if given != due:
-                raise SoraError(f"the transformer of {name} takes {given} channels beside the latent; used with "
-                                f"conditioned = {str(self.conditioned).lower()}, it takes {due}")  # fmt: skip
+                raise SoraError(f"the transformer of {name} takes {given} channels beside the latent; with "
+                                f"conditioned = {str(self.conditioned).lower()} it must take {due}")  # fmt: skip
             if config != self.config:
-                raise SoraError(f"the two transformers of {name} are not of the same size")
+                raise SoraError(f"the two transformers of {name} differ in size")
 
     @property
     def codec(self) -> Codec:
@@ -108,7 +108,7 @@ class Wan:
         path, cell = self.paths[TINY], self.entry.cell
         network = loading.load_tiny(path, self.device, self.dtype, partial(self.watch, NAMES[TINY]))
         if network.config.stride != cell:
-            raise SoraError(f"{path} is for latents of {network.config.stride} pixels a cell, and those of "
+            raise SoraError(f"{path} is for latents of {network.config.stride} pixels a cell, but those of "
                             f"{self.entry.name} have {cell}")  # fmt: skip
         return network
 
@@ -151,7 +151,7 @@ class Wan:
         for one in self.loras if self.conditioned else ():
             if count := lora.left_out(one):
                 some = counted(count, "tensor")
-                yield f"LoRA {one}: left out: {some} for an image encoder, which {self.entry.name} does without"
+                yield f"LoRA {one}: leaves out {some} for an image encoder, which {self.entry.name} does not have"
         yield from prompt_notes.unread_by_wan(self.entry, shot, self.tokenizer)
 
     @cached_property

@@ -21,7 +21,7 @@ def pick_device(name: str) -> torch.device:
         name = next(n for n in ("cuda", "mps", "cpu") if there[n])
     if not there.get(name, False):
         found = ", ".join(n for n, ok in there.items() if ok)
-        raise SoraError(f"device {name} is not available here; there is {found}")
+        raise SoraError(f"device {name} is not available here; available: {found}")
     return torch.device(name)
 
 
@@ -60,7 +60,7 @@ def take_threads(asked: int | None = None) -> str:
         return ""
     here, others = counted(round(most, 1), "processor"), round(taken)
     why = f"{others} of {here} {be(others)} busy" if others else f"{here} may be used"
-    return f"{why}: computing on {counted(fitting, 'thread')}; --threads N takes another number"
+    return f"{why}: computing on {counted(fitting, 'thread')}; --threads N sets another number"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -25,8 +25,8 @@ IN_FLOAT = "time_embed"  # of the transformer; matrices whose names have it are 
 
 
 def held(entry: Entry, loras: Sequence[Lora] = ()) -> dict[str, Held]:
-    """The weights of a model's transformer and text encoder, by role, where some of them are packed: as their headers
-    have it, or, before they are here, as their names do. With the LoRAs that lie beside those of the transformer.
+    """The weights of a model's transformer and text encoder, by role, if some are packed: by the headers of their
+    files, or by the file names before these are fetched. With the LoRAs that lie beside those of the transformer.
 
     Files that cannot be read are passed over: whoever loads them says what is wrong."""
     lock = read_lock()

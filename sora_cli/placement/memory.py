@@ -38,12 +38,12 @@ SIZES: dict[Decoder, int] = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16"
 
 def needs_of(entry: Entry, canvas: geometry.Canvas, window: int, latents: int, size: int,
              half: Decoder = "bfloat16", loras: Sequence[Lora] = (), draft: bool = False) -> Needs:  # fmt: skip
-    """What a video takes, of so many latent frames in a window and in all, in numbers of `size` bytes. A model of
-    unknown sizes has those of the smallest one with such latents."""
+    """What a video takes: `window` latent frames at once, `latents` in all, numbers of `size` bytes. A model of unknown
+    sizes is counted as the smallest with the same latents. SoraError if there is none."""
     others = (model.network for model in registry.registry().values() if model.cell == entry.cell)
     networks = [network for network in (entry.network, *others) if network is not None]
     if not networks or entry.kind != "wan":
-        raise SoraError(f"nothing says how large the networks of {entry.name} are")
+        raise SoraError(f"the sizes of the networks of {entry.name} are unknown")
     network = networks[0] if entry.network else min(networks, key=lambda network: blocks_of(network.dit).weights)
     return Needs(entry.name, network, canvas.width, canvas.height, window, latents, size, half,
                  held(entry, loras), draft)  # fmt: skip
@@ -183,12 +183,12 @@ def memory_of(free: Free) -> str:
 def reasons(option: Placement, stride: int) -> Iterator[str]:
     yield {
         "resident": "the transformer fits",
-        "streamed": "the transformer comes from main memory block by block",
+        "streamed": "the transformer is read from main memory block by block",
         "disk": "the transformer is read from disk block by block, at every step",
     }[option.dit]
     yield {
         "device": "text is read on the GPU",
-        "first": "text is read on the GPU before the rest comes",
+        "first": "text is read on the GPU before the rest is loaded",
         "cpu": "text is read on the CPU",
         "streamed": "the text encoder is read from disk block by block",
     }[option.text]
@@ -210,7 +210,7 @@ def refusal(needs: Needs, free: Free, least: Placement, share: float) -> str:
     memory = "main memory" if stage == "host" else memory_of(free)
     doing = {"text": " to read the prompt", "denoising": " to denoise", "decoding": " to decode"}.get(stage, "")
     what, need = f"{needs.name} at {needs.width}x{needs.height}", shown(least.peak[stage] / share)
-    return f"{what} needs {need} of {memory}{doing}, and {shown(there(stage, free))} are free"
+    return f"{what} needs {need} of {memory}{doing}, but {shown(there(stage, free))} is free"
 
 
 def smaller(needs: Needs, halved: bool) -> str:

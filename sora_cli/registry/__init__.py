@@ -75,7 +75,7 @@ def entry(name: str) -> Entry:
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return layouts.of_folder(name)
     if name not in own():
-        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER, {HUB}OWNER/NAME"
+        others = f"known models: {', '.join(names())}; or give FILE, ./FOLDER or {HUB}OWNER/NAME"
         raise SoraError(f"unknown model {name!r}{meant(name, names())}; {others}")
     return own()[name]
 
@@ -84,7 +84,7 @@ def entry(name: str) -> Entry:
 
 
 def config_folder() -> Path:
-    """Where users keep models of their own, and where it is remembered what was downloaded."""
+    """The folder of the users' own models, and of the record of downloads."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sora-cli"
 
 
@@ -99,7 +99,7 @@ def read_file(path: Path, others: Mapping[str, Any]) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         if taken := [name for name in tables if name in others]:
-            raise SoraError(f"{taken[0]} is the name of a shipped model; call yours otherwise")
+            raise SoraError(f"{taken[0]} is the name of a shipped model; give yours another name")
         return read_registry(tables, others, path.parent)
     except (OSError, ValueError, RecursionError, SoraError) as error:
         raise SoraError(f"{path}: {error}") from error
@@ -134,12 +134,12 @@ def read_entry(name: str, model: Mapping[str, Any], others: Mapping[str, Any], h
 
 
 def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table of a model with what the shipped one that it is `like` says, where it says nothing itself."""
+    """The table of a model, with the values of the shipped one that it is `like` where it has none of its own."""
     if "like" not in model:
         return model
     alike = [other for other, table in shipped().items() if table["kind"] == model["kind"]]
     if model["like"] not in alike:
-        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind are {', '.join(alike) or 'none'}")
+        raise SoraError(f"[{name}] has like = {model['like']!r}; of its kind: {', '.join(alike) or 'none'}")
     like = completed(model["like"], shipped()[model["like"]])
     taken = {key: like[key] for key in ("cell", *schema.SHARED) if key in like}
     merged = {key: like.get(key, {}) | model.get(key, {}) for key in ("usage", "network")}

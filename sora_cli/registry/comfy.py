@@ -50,14 +50,14 @@ def of_file(name: str) -> Entry:
             parts.append(part_at(role, beside))
             with_.append(beside.name)
         else:
-            sought.append(f"no {what} that fits is in {', '.join(map(str, folders))}")
+            sought.append(f"no {what} that fits in {', '.join(map(str, folders))}")
             parts += [part for part in like.parts if part.role == role]
             with_.append(f"the {what} of {like.name}")
     tokenizers = [folder / below for folder in folders_of("text", path) for below in ("", "tokenizer")]
     if folder := next((folder for folder in tokenizers if (folder / TOKENIZER).is_file()), None):
         parts.append(Part("tokenizer", "", "", "", 0, registry.NAMES["tokenizer"], path=folder))
     else:
-        sought.append(f"no {TOKENIZER} is beside the text encoder")
+        sought.append(f"no {TOKENIZER} beside the text encoder")
     about = f"used like {like.name}, with {', '.join(with_[:-1])} and {with_[-1]}"
     return replace(layouts.entry_like(like, name, about, tuple(parts)), sought="; ".join(sought) or about)
 
@@ -75,7 +75,7 @@ def file_called(name: str) -> Path:
     there = [folder / name for folder in folders if (folder / name).is_file()]
     if there := there or sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
-    searched = f", nor in {', '.join(map(str, folders))}" if folders else f" ({HOME} names ComfyUI's folder)"
+    searched = f", nor in {', '.join(map(str, folders))}" if folders else f" (set {HOME} to ComfyUI's folder)"
     raise SoraError(f"there is no file {name} here{searched}")
 
 
@@ -92,11 +92,11 @@ def like_of(path: Path) -> tuple[Entry, list[Path]]:
         if found := [*steps, *halved]:
             return found[0], halves_of(path)
         if fitting:
-            raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, and its name does not tell "
-                            "which; have it say high_noise or low_noise")  # fmt: skip
+            raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, but its name does not say "
+                            "which; put high_noise or low_noise into the name")  # fmt: skip
         what = f"{what}, {families.sized(shapes)}"
     names = ", ".join(entry.name for entry in supported)
-    raise SoraError(f"{path} seems to be {what}; files of transformers are taken that are made like {names}")
+    raise SoraError(f"{path} seems to be {what}; supported transformers: those of {names}")
 
 
 # ---- two transformers --------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def halves_of(path: Path) -> list[Path]:
     there = [file for folder in dict.fromkeys(folders) if folder.is_dir() for file in files_in(folder)]
     same = [file for file in there if file.name == name] or [file for file in there if file.name.startswith(begin)]
     if not same:
-        raise SoraError(f"{path} is one of two transformers, and the other one, {name}, is not beside it")
+        raise SoraError(f"{path} is one of two transformers; put the other one, {name}, beside it")
     return [path, same[0]] if found[1].lower() == "high" else [same[0], path]
 
 
@@ -133,7 +133,7 @@ def homes(path: Path | None) -> list[Path]:
     if named := os.environ.get(HOME):
         home = Path(named).expanduser()
         if not home.is_dir():
-            raise SoraError(f"{HOME} is {named}, which is no folder; it names ComfyUI's, or its models folder")
+            raise SoraError(f"there is no folder {named}; set {HOME} to ComfyUI's folder or its models folder")
         found.append(models_of(home))
     return list(dict.fromkeys([*found, *(models_of(folder) for folder in linked() if folder.is_dir())]))
 
@@ -154,7 +154,7 @@ def link(folder: Path) -> None:
     if not folder.is_dir():
         raise SoraError(f"there is no folder {folder}")
     if not any((models_of(folder) / name).is_dir() for names in FOLDERS.values() for name in names):
-        raise SoraError(f"{folder} has no {' or '.join(FOLDERS['dit'])}; give ComfyUI's folder, or its models folder")
+        raise SoraError(f"{folder} has no {' or '.join(FOLDERS['dit'])}; give ComfyUI's folder or its models folder")
     remember([*linked(), folder.resolve()])
 
 
@@ -162,7 +162,7 @@ def unlink(folder: Path) -> None:
     """Forget a folder; nothing in it is touched. SoraError if it is not linked."""
     if folder.resolve() not in (there := linked()):
         names = ", ".join(map(str, there)) or "none"
-        raise SoraError(f"{folder} is not linked; linked are: {names}")
+        raise SoraError(f"{folder} is not linked; linked folders: {names}")
     remember([one for one in there if one != folder.resolve()])
 
 

@@ -32,7 +32,7 @@ MARKS = (
     (r"(model\.)?layers\.0\.(self_attn|mlp)|blk\.0\.|(model\.)?embed_tokens\.", "a language model"),
     (r"(encoder|decoder)\.(conv1|conv_in|mid|mid_block|up|down|up_blocks|upsamples)\.", "an autoencoder (VAE)"),
 )  # fmt: skip
-UNKNOWN = "no model that is known here"
+UNKNOWN = "an unknown kind of model"
 
 
 def bare(name: str) -> str:
@@ -45,7 +45,7 @@ def bare(name: str) -> str:
 def seems(names: Iterable[str], architecture: str = "") -> str:
     """In a few words, what holds tensors of such names; a GGUF says it itself."""
     if architecture and architecture not in ("wan", "pig"):
-        return f"a GGUF of the architecture {ascii(architecture)[1:40].rstrip(chr(39))}"
+        return f"a GGUF of architecture {ascii(architecture)[1:40].rstrip(chr(39))}"
     names = [bare(name) for name in names]
     return next((what for mark, what in MARKS if any(re.match(mark, name) for name in names)), UNKNOWN)
 

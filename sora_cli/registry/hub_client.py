@@ -54,11 +54,11 @@ def listing(repo: str, revision: str) -> Listing:
             )
             return as_listing(found, repo, revision)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # no JSON, or other fields
-            raise Failed(f"the Hub's listing of {repo} is not what it should be; try again later") from error
+            raise Failed(f"the Hub's listing of {repo} is not valid; try again later") from error
 
 
 def as_listing(found: Any, repo: str, revision: str) -> Listing:
-    """What the client read of an answer, as far as it makes sense."""
+    """The client's answer as a listing; Failed if a size or a commit is not valid."""
     files = []
     for file in found.siblings or ():
         sha256 = file.lfs.sha256 if file.lfs else None
@@ -159,7 +159,7 @@ def fetch(
                 os.replace(part, whole)
         link = Path(hf_hub_download(repo, file.name, revision=commit))
         if link.is_symlink() and not link.samefile(whole):
-            raise Failed(f"the Hub says two things about {file.name} of {repo}; try again later")
+            raise Failed(f"the Hub contradicts itself about {file.name} of {repo}; try again later")
         return sha256
 
 
@@ -198,7 +198,7 @@ def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str 
 
 @contextmanager
 def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
-    """What the client raises, as Failed in one line that says what can be done."""
+    """Turns errors of the client into Failed: one line that says what to do."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import disable_progress_bars
 
@@ -213,17 +213,17 @@ def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
 
 
 def refusal(error: "HfHubHTTPError", repo: str, revision: str, what: str) -> str:
-    """An answer of the Hub that is none of the good ones."""
+    """The message for an error status of the Hub."""
     from huggingface_hub import constants, errors
 
     status, page = error.response.status_code, f"{constants.ENDPOINT}/{repo}"
-    gone = "is not there (any more); `sora-cli weights pull --update` takes the newest version"
+    gone = "does not exist (any more); `sora-cli weights pull --update` takes the newest version"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"revision {revision} of {repo} {gone}"
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return f"{what} at {revision[:12]} {gone}"
     if isinstance(error, errors.GatedRepoError):
-        return f"{repo} is gated ({status}): accept its terms at {page}, then set HF_TOKEN to a token of yours"
+        return f"{repo} is gated ({status}): accept its terms at {page}, then set HF_TOKEN to your token"
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return f"there is no repository {repo}, or it is private ({status}); check the name, or set HF_TOKEN"
     if status in (401, 403):
@@ -234,7 +234,7 @@ def refusal(error: "HfHubHTTPError", repo: str, revision: str, what: str) -> str
 
 
 def obstacle(error: BaseException, repo: str, revision: str, name: str) -> str:
-    """What stands between us and a good answer: the Hub, this machine, or the way there."""
+    """The message for any error: of the Hub, of this machine, or of the connection."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -251,11 +251,11 @@ def obstacle(error: BaseException, repo: str, revision: str, name: str) -> str:
     if any(number in FULL for number in numbers):
         return f"the disk of {constants.HF_HUB_CACHE} is full; make room and pull again: what has arrived is kept"
     if numbers and numbers[0] is not None and getattr(error, "filename", None) is not None:  # of this machine
-        return f"cannot write {what} to {constants.HF_HUB_CACHE}: {os.strerror(numbers[0])}; HF_HOME says where else"
+        return f"cannot write {what} to {constants.HF_HUB_CACHE}: {os.strerror(numbers[0])}; change HF_HOME"
     if any("Timeout" in type(cause).__name__ for cause in causes):
         return f"{constants.ENDPOINT} does not answer in time; try {what} again: what has arrived is kept"
     why = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"the connection to {constants.ENDPOINT} broke at {what} ({why}); try again: what has arrived is kept"
+    return f"the connection to {constants.ENDPOINT} broke during {what} ({why}); try again: what has arrived is kept"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -21,7 +21,7 @@ from sora_cli.registry.schema import REPOSITORY
 SECOND = "transformer_2"  # the folder of the transformer for low noise
 INDEX = "model_index.json"
 CLASSES = ("WanTransformer3DModel", "SkyReelsV2Transformer3DModel")
-SUPPORTED = ("supported are the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, and Wan 2.2 A14B, "
+SUPPORTED = ("supported: the text-to-video models Wan 2.1, Wan 2.2 TI2V and SkyReels-V2 DF, and Wan 2.2 A14B, "
              "in the diffusers layout")  # fmt: skip
 LARGE = 40  # heads of the transformers of 14B parameters
 TYPES = ("in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim")
@@ -31,15 +31,15 @@ def of_folder(name: str) -> Entry:
     """The model of an exported or a diffusers folder; the latter may use the shared text encoder."""
     folder = Path(name).expanduser()
     if "://" in name:
-        raise SoraError(f"--model {name} is an address; download the model, or name a repository as {HUB}OWNER/NAME")
+        raise SoraError(f"--model {name} is an address; download the model, or give its repository as {HUB}OWNER/NAME")
     if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
-        raise SoraError(f"--model {name} is not read; take .safetensors or .gguf")
+        raise SoraError(f"--model {name} cannot be read; it must be a .safetensors or .gguf file")
     if (folder / EXPORTED).is_file():
         return of_export(name, folder)
     if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
         raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
     if (folder / "config.json").is_file() and folder.name in (*FOLDERS.values(), SECOND):
-        raise SoraError(f"{folder} is one part of a model; name the folder that it is in, {folder.parent}")
+        raise SoraError(f"{folder} is one part of a model; give the folder that contains it, {folder.parent}")
     configs = [folder / FOLDERS[role] / "config.json" for role in ("dit", "vae")]
     if missing := next((config for config in configs if not config.is_file()), None):
         raise SoraError(f"there is no model in {folder}: {missing} is missing ({HUB}OWNER/NAME names a repository)")
@@ -63,7 +63,7 @@ def of_export(name: str, folder: Path) -> Entry:
     that is not in the folder."""
     found = registry.read_file(folder / EXPORTED, {})
     if len(found) != 1:
-        raise SoraError(f"{folder / EXPORTED}: it names {len(found)} models, and a folder holds one")
+        raise SoraError(f"{folder / EXPORTED} names {len(found)} models; it must name one")
     entry = replace(*found.values(), name=name)
     for path in (*(file.path for file in entry.files), *(part.path for part in entry.parts if part.path)):
         published.inside(folder, os.path.relpath(path, folder))  # the folder may be a stranger's
@@ -76,7 +76,7 @@ def of_repository(name: str) -> Entry:
 
     repo, _, revision = name.removeprefix(HUB).partition("@")
     if not REPOSITORY.fullmatch(repo):
-        raise SoraError(f"{name} names no repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
+        raise SoraError(f"{name} is not a repository; it must look like {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
     revision = revision or MAIN
     config = hub_client.small_file(repo, f"{FOLDERS['dit']}/config.json", revision)
     if config is None:
@@ -99,19 +99,19 @@ def folders_of(two: bool, reads: bool) -> dict[str, str]:
 
 
 def bounded(entry: Entry, index: Mapping[str, Any]) -> Entry:
-    """A model with the boundary between its two transformers that its index tells, if it does; SoraError if that is
-    none."""
+    """A model with the boundary between its two transformers from its index, if that has one; SoraError if it is not
+    between 0 and 1."""
     boundary = index.get("boundary_ratio")
     if not entry.usage.boundary or boundary is None:
         return entry
     if not isinstance(boundary, float) or not 0 < boundary < 1:
-        raise SoraError(f"{INDEX} of {entry.name} has boundary_ratio {str(boundary)[:40]!a}; it is a number between 0 "
+        raise SoraError(f"{INDEX} of {entry.name} has boundary_ratio {str(boundary)[:40]!a}; it must be between 0 "
                         "and 1")  # fmt: skip
     return replace(entry, usage=replace(entry.usage, boundary=boundary))
 
 
 def entry_like(like: Entry, name: str, about: str, parts: tuple[Part, ...]) -> Entry:
-    """Parts of an architecture that `like` has, to be used as that; the text encoder is its, if there is none."""
+    """An entry of these parts, used like `like`; the text encoder of `like`, if they have none."""
     roles = {part.role for part in parts}
     parts += tuple(part for part in like.parts if part.role in TEXT_FILES and part.role not in roles)
     page = next((part.repo for part in parts if part.role == "dit" and part.repo), "")

@@ -44,7 +44,7 @@ PREFIX = re.compile(  # of programs and their wrappers, any of them behind one a
 # of the branch of Wan 2.1 I2V for the features of an image encoder, which 2.2 does without
 IMAGE = re.compile(r".*(?:[kv]_img|img_emb|image_embedder|add_[kv]_proj|norm_added_k)[._]")
 SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transformer for low noise begin with
-NAMELESS = "; its shapes would fit, but its names are of a program that is not known here"
+NAMELESS = "; its shapes would fit, but its names follow no known convention"
 BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
 # names of tensors that make it something else
 STRANGE_KINDS = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
@@ -122,8 +122,8 @@ def numbers(stored: Stored) -> "Tensor":
 def changes(
     loras: Sequence[Lora], shapes: Shapes, original: Original = str, expert: str = ""
 ) -> dict[str, tuple[Change, ...]]:
-    """What is added to which parameters of a network; nothing where the strength is 0. Only headers are read. `expert`
-    is which of a model's two transformers it is, "" the only one.
+    """What LoRAs add to the parameters of a network, by name; nothing at strength 0. Only headers are read. `expert`:
+    which of two transformers the network is ("high" or "low"), "" if there is one.
 
     SoraError, one line that names the file, how many of its tensors do not fit and the first of them; Failed if it is
     damaged."""
@@ -162,9 +162,9 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     matched = [(parameter_of(stored.key, names), stored) for stored in listed]
     if strange := [stored for target, stored in matched if target is None]:
         if kind := next((kind for mark, kind in STRANGE_KINDS for stored in strange if f".{mark}" in stored.key), ""):
-            raise SoraError(f"{path} is {kind}, which is not supported; merge it into a plain LoRA, or take another")
+            raise SoraError(f"{path} is {kind}, which is not supported; convert it to a plain LoRA")
         match = "matches" if len(strange) == 1 else "match"
-        raise SoraError(f"{path} is no LoRA for this model: {len(strange)} of its {counted(len(matched), 'tensor')} "
+        raise SoraError(f"{path} is not a LoRA for this model: {len(strange)} of its {counted(len(matched), 'tensor')} "
                         f"{match} nothing in it, the first is {shortened(strange[0].key)}"
                         + (NAMELESS if len(strange) == len(matched) and fitting(strange, shapes) else ""))  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
@@ -172,21 +172,21 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
         assert target
         name, role = target
         if parts.setdefault(name, {}).setdefault(role, stored) is not stored:
-            raise SoraError(f"{path} gives twice what it adds to {name}: {shortened(stored.key)}")
+            raise SoraError(f"{path} changes {name} twice: {shortened(stored.key)}")
     if half := [name for name, part in parts.items() if ("up" in part) != ("down" in part) or part.keys() == {"alpha"}]:
-        raise SoraError(f"{path} lacks a half of what it adds to {some(half)}; fetch it again")
+        raise SoraError(f"{path} lacks a factor for {some(half)}; fetch it again")
     if not parts:
         raise SoraError(f"{path} holds no LoRA")
     check_types((stored for part in parts.values() for role, stored in part.items() if role != "alpha"), "F64")
     if flat_ones := [name for name, part in parts.items() if "up" in part and len(shapes[name]) < 2]:
-        raise SoraError(f"{path} has factors for {some(flat_ones)}, which is no matrix; only matrices have factors")
+        raise SoraError(f"{path} has factors for {some(flat_ones)}, which is not a matrix; only matrices have factors")
     found = list(scaled(file, parts, lora.strength, expert))
     if wrong := [(name, change) for name, change in found if change.wrong(shapes[name])]:
         name, change = wrong[0]
         first = change.up if isinstance(change, LowRank) else change.whole
         do = "does" if len(wrong) == 1 else "do"
         raise SoraError(f"{path} is for a model of another size: {len(wrong)} of its {counted(len(found), 'change')} "
-                        f"{do} not fit, the first is {shortened(first.key)}, {lengths(first.shape)} beside "
+                        f"{do} not fit, the first is {shortened(first.key)}, {lengths(first.shape)} for "
                         f"{lengths(shapes[name])}")  # fmt: skip
     yield from found
 
@@ -196,7 +196,7 @@ def of_expert(file: File, expert: str) -> Sequence[Stored]:
     both say so by `transformer.` and `transformer_2.`; all others are for either."""
     listed, second = file.listed, [bool(SECOND.match(stored.key)) for stored in file.listed]
     if any(second) and not expert:
-        raise SoraError(f"{file.path} is for a model of two transformers, which it calls transformer and transformer_2")
+        raise SoraError(f"{file.path} is for a model with two transformers, transformer and transformer_2")
     if not any(second):
         return listed
     return [stored for stored, is_second in zip(listed, second, strict=True) if is_second == (expert == "low")]
@@ -230,12 +230,12 @@ def file_of(lora: Lora) -> Path:
     """The one safetensors file of a LoRA, which may be named by its folder; SoraError if there is none."""
     path = Path(lora.path).expanduser()
     if not path.exists():
-        raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, as style.safetensors:0.8")
+        raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, such as style.safetensors:0.8")
     files = files_of(path)
     if files[0].suffix == ".gguf":
-        raise SoraError(f"{lora.path} is a GGUF; a LoRA is read from a .safetensors file")
+        raise SoraError(f"{lora.path} is a GGUF; a LoRA must be a .safetensors file")
     if len(files) > 1:
-        raise SoraError(f"{lora.path} is in {len(files)} shards; a LoRA is one file")
+        raise SoraError(f"{lora.path} is in {len(files)} shards; a LoRA must be one file")
     return files[0]
 
 
@@ -292,11 +292,11 @@ def numbers_of(path: Path, tensors: Mapping[str, Stored]) -> dict[str, float]:
 
     for stored in tensors.values():
         if math.prod(stored.shape) != 1:
-            raise SoraError(f"{label(stored)} is {lengths(stored.shape)}; an alpha is one number")
+            raise SoraError(f"{label(stored)} is {lengths(stored.shape)}; an alpha must be one number")
     with safe_open(path, framework="pt") as file:
         found = {name: float(file.get_tensor(stored.key)) for name, stored in tensors.items()}
     if bad := [tensors[name].key for name, value in found.items() if not math.isfinite(value)]:
-        raise SoraError(f"{path} has an alpha that is no number: {some(bad)}")
+        raise SoraError(f"{path} has an alpha that is not a finite number: {some(bad)}")
     return found
 
 
@@ -320,7 +320,7 @@ def note(lora: Lora) -> str:
     share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
     idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())
     return (f"LoRA {lora} at {lora.strength:g}{share}" + (f", trained on {shortened(str(base))}" if base else "")
-            + (", which changes nothing: all that it adds is 0" if idle else ""))  # fmt: skip
+            + (", which changes nothing: all its changes are 0" if idle else ""))  # fmt: skip
 
 
 def changes_something(part: Mapping[str, Stored], share: float) -> bool:

@@ -29,14 +29,14 @@ def scale_rule(path: Path, header: Mapping[str, str], ranks: Collection[int],
     contradict one another, and for a rank that is none of `ranks`."""
     settings = configuration(path, header, expert)
     if other := [name for name in OTHER_KINDS if any(one.get(name) for one in settings)]:
-        raise SoraError(f"{path} is a LoRA with {other[0]}, which is not supported; merge it into a plain one")
+        raise SoraError(f"{path} is a LoRA with {other[0]}, which is not supported; convert it to a plain LoRA")
     alpha = number(path, settings, ALPHAS, needed=True) if ranks else None
     if alpha is None:
         return lambda rank: 1.0
     rank = number(path, settings, RANKS, needed=False)
     if rank is not None and rank not in ranks:
-        raise SoraError(f"{path} says that its rank is {rank:g}, and has {some(map(str, sorted(ranks)))}: "
-                        "whose alpha it tells is not known")  # fmt: skip
+        raise SoraError(f"{path} says that its rank is {rank:g}, but has {some(map(str, sorted(ranks)))}: "
+                        "it is not clear which one its alpha is for")  # fmt: skip
     root = any(str(one.get("use_rslora", "")).lower() in ("true", "1") for one in settings)
     return lambda rank: alpha / (math.sqrt(rank) if root else rank)
 
@@ -52,9 +52,9 @@ def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[st
             found.setdefault(float(value), name)
         except (TypeError, ValueError):
             if needed:
-                raise SoraError(f"{path} says that its {name} is {shortened(str(value))}, which is no number") from None
+                raise SoraError(f"{path} says that its {name} is {shortened(str(value))}, not a number") from None
     if bad := [name for value, name in found.items() if not math.isfinite(value)]:
-        raise SoraError(f"{path} has {bad[0]} that is no number")
+        raise SoraError(f"{path} has {bad[0]} that is not a finite number")
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
         raise SoraError(f"{path} contradicts itself: {first} is {one:g} and {second} is {other:g}")

@@ -26,7 +26,8 @@ ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
 EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", "dmd", "lightx2v"), "plan": PLANS}
+DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps
+CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", *DISTILLED), "plan": PLANS}
 
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")
@@ -83,6 +84,11 @@ class SamplingDefaults:
     bar: float = 0.0  # seconds after which the world that it knows repeats itself; 0: it does not
     fastest: float = 30.0  # frames a second that it was trained for, where it was trained for several rates
 
+    @property
+    def distilled(self) -> bool:
+        """Whether the transformer was distilled to a few steps."""
+        return self.solver in DISTILLED
+
     def rate(self, fps: float) -> float:
         """What a video for `fps` is made at: the model's own, or an even part of it if it was trained for others."""
         return fps / math.ceil(fps / self.fastest) if "fps" in self.trained else self.fps
@@ -126,7 +132,7 @@ class Entry:
         return tuple(file for file in self.files if weights.stem_of(file.path) == stem)
 
     def only(self, *roles: str) -> "Entry":
-        """The model as far as some of its networks: what nobody needs is not fetched."""
+        """The model with these networks alone, so that no others are fetched."""
         return replace(self, parts=tuple(part for part in self.whole.parts if part.role in roles), tiny=None)
 
     @property
@@ -161,7 +167,7 @@ MODEL_KEYS = PLAIN | {"folder": str, "files": list, "parts": list, "text": str, 
                       "network": dict}  # fmt: skip
 TEXT_LISTS = ("names", "trained")
 TYPES = {
-    str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table",
+    str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table",
 }  # fmt: skip
 
 
@@ -170,12 +176,12 @@ def check_model(name: str, model: object) -> None:
     check_table(f"[{name}]", model, MODEL_KEYS, ("kind", "about"))
     assert isinstance(model, dict)
     if model["kind"] not in KINDS:
-        raise SoraError(f"[{name}] is of kind {model['kind']!r}; there are {', '.join(KINDS)}")
+        raise SoraError(f"[{name}] has kind = {model['kind']!r}; known kinds: {', '.join(KINDS)}")
     if bool(model.get("files")) == bool(model.get("parts")):
-        raise SoraError(f"[{name}] needs files (on this machine) or parts (of a repository), one of the two")
+        raise SoraError(f"[{name}] needs either files (on this machine) or parts (of a repository)")
     check_table(f"[{name}] usage", model.get("usage", {}), USAGE_KEYS)
     if model["kind"] == "wan" and not model.get("usage") and "like" not in model:
-        raise SoraError(f"[{name}] needs usage, or the name of a shipped model that it is used like as `like`")
+        raise SoraError(f"[{name}] needs usage, or `like` naming a shipped model")
     for file in model.get("files", ()):
         check_table(f"[{name}] files", file, FILE_KEYS, tuple(FILE_KEYS))
     for part in model.get("parts", ()):
@@ -198,9 +204,9 @@ def check_whole(model: Entry) -> None:
             raise SoraError(f"[{name}] has several parts with role = {role!r}; keep one")
     if ("dit_low" in roles) != (0 < usage.boundary < 1):
         raise SoraError(f"[{name}] usage has boundary = {usage.boundary:g}; with a part of role 'dit_low' it must be "
-                        "above 0 and below 1, without one it must not be there")  # fmt: skip
+                        "between 0 and 1, without one it must be left out")  # fmt: skip
     if "lora_low" in roles and "dit_low" not in roles:
-        raise SoraError(f"[{name}] has a part with role = 'lora_low', and no 'dit_low' that it could be merged into")
+        raise SoraError(f"[{name}] has a part with role = 'lora_low', but no 'dit_low' to merge it into")
 
 
 def shared_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -208,7 +214,7 @@ def shared_parts(name: str, model: Mapping[str, Any], others: Mapping[str, Any])
     own = {part["role"] for part in model.get("parts", ())}
     for key in SHARED:
         if key in model and model[key] not in others:
-            raise SoraError(f"[{name}] has {key} = {model[key]!r}, and there is no such entry")
+            raise SoraError(f"[{name}] has {key} = {model[key]!r}, but there is no such entry")
         found = others[model[key]].get("parts", ()) if key in model else ()
         yield from (part for part in found if part["role"] not in own)
 
@@ -221,11 +227,11 @@ def check_table(where: str, table: object, keys: Mapping[str, type], needed: Seq
             raise SoraError(f"{where} lacks {key}")
     for key, value in table.items():
         if key not in keys:
-            raise SoraError(f"{where} has an unknown key {key}; there are {', '.join(keys)}")
+            raise SoraError(f"{where} has an unknown key {key}; known keys: {', '.join(keys)}")
         right = (int, float) if keys[key] is float else keys[key]
         if not isinstance(value, right) or isinstance(value, bool) and keys[key] is not bool:
             raise SoraError(f"{where} has {key} = {value!r}; it must be {TYPES[keys[key]]}")
         if key in CHOICES and value not in CHOICES[key]:
-            raise SoraError(f"{where} has {key} = {value!r}; there are {', '.join(CHOICES[key])}")
+            raise SoraError(f"{where} has {key} = {value!r}; known {key}s: {', '.join(CHOICES[key])}")
         if key in TEXT_LISTS and not all(isinstance(item, str) for item in table[key]):
-            raise SoraError(f"{where} has {key} = {value!r}; it must be a list of texts")
+            raise SoraError(f"{where} has {key} = {value!r}; it must be a list of strings")

@@ -15,7 +15,6 @@ from sora_cli.sampling.flow import shifted
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> dx/dt
 
-DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps
 TRAINED = 1000  # timesteps that the networks were trained with
 DMD = (1000, 757, 522)  # the three timesteps that FastWan was distilled to
 # Of the table in which FastWan looks up its noise levels. Its training scripts have 5, its published sampler has 8. The

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.files.headers import NUMBERS, head, lengths, reading, tensors
+from sora_cli.files.headers import NUMBERS, Stored, head, lengths, reading, tensors
 from sora_cli.registry import Entry, hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -73,6 +73,11 @@ class Header:
         if not self.pixels:
             return geometry.canvas(self.width, self.height)
         return geometry.canvas_within(self.width, self.height, self.cell, self.pixels)
+
+    @property
+    def prompt(self) -> str:
+        """What they were made from, "" where they are of footage; SoraError if the shot is none."""
+        return Shot.from_json(self.shot).prompt if self.shot else ""
 
     @property
     def latents(self) -> int:
@@ -196,17 +201,24 @@ def read_layout(path: Path | str) -> Layout:
         raise SoraError(f"there is no file {path}")
     with reading(path) as file:
         try:
-            return parse(path, *head(file, MOST_HEADER_BYTES))
+            found, begin, end = head(file, MOST_HEADER_BYTES)
+            tags, listed = tags_of(found), tensors(path, found, begin, end)
+            return layout_of(tags, listed)
         except SoraError as error:
             raise Failed(f"{path} is no file of latents: {error}") from error
 
 
-def parse(path: Path, found: Any, begin: int, end: int) -> Layout:
-    """A safetensors header and where the numbers behind it lie -> the layout, every claim checked."""
+def tags_of(found: Any) -> Mapping[str, Any]:
+    """The metadata in the JSON of a safetensors header."""
     tags = found.get("__metadata__") if isinstance(found, dict) else None
     if not isinstance(tags, dict) or tags.get("format") != FORMAT:
         raise SoraError(f"its header does not say {FORMAT}")
-    header, listed = from_strings(tags), tensors(path, found, begin, end)
+    return tags
+
+
+def layout_of(tags: Mapping[str, Any], listed: list[Stored]) -> Layout:
+    """What a file's metadata says of its one tensor, every claim checked."""
+    header = from_strings(tags)
     if [stored.key for stored in listed] != [TENSOR]:
         raise SoraError(f"it must hold one tensor called {TENSOR}")
     dtype, shape = listed[0].dtype, listed[0].shape

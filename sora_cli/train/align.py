@@ -74,7 +74,7 @@ class Encoder(Protocol):
 
 
 class Learner(nn.Module):
-    """A transformer while it learns, with a head on a middle block where it has an aim."""
+    """A transformer in training, with a head on a middle block if it has an aim to predict."""
 
     def __init__(self, dit: Dit, aim: Aim | None) -> None:
         super().__init__()
@@ -99,5 +99,5 @@ class Learner(nn.Module):
 
 
 def transformer(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a learner's weights those of its transformer."""
+    """The transformer's weights among those of a learner."""
     return {key.removeprefix("dit."): value for key, value in state.items() if key.startswith("dit.")}

@@ -30,7 +30,7 @@ def export(options: ExportOptions) -> Path:
     SoraError if networks do not fit together, or if there are other things in the folder."""
     with Owned(options.out) as own:
         if not own.empty and not (options.out / registry.EXPORTED).is_file():
-            raise SoraError(f"--out {options.out} holds other things than a model; give a folder of its own")
+            raise SoraError(f"--out {options.out} is neither empty nor a model; give another folder")
         return write(options)
 
 
@@ -55,10 +55,10 @@ def check(networks: Mapping[str, Network]) -> None:
     """The networks fit together; SoraError naming the two that do not."""
     text, vae, dit = (json.loads(networks[stem][1]["config"]) for stem in STEMS)
     if dit["channels"] != vae["space"] + vae["time"]:
-        raise SoraError(f"the transformer was trained on latents of {dit['channels']} channels, and this VAE has "
+        raise SoraError(f"the transformer was trained on latents of {dit['channels']} channels, but this VAE has "
                         f"{vae['space']} + {vae['time']}; give the one of its run with --vae")  # fmt: skip
     if dit["text_width"] != text["width"]:
-        raise SoraError(f"the transformer reads text features of {dit['text_width']}, and this text tower makes "
+        raise SoraError(f"the transformer reads text features of width {dit['text_width']}, but this text tower makes "
                         f"{text['width']}; give the one of its run with --text")  # fmt: skip
     check_frozen(networks["dit"][1], {stem: identity(*networks[stem]) for stem in ("vae", "text")})
 

@@ -65,7 +65,7 @@ def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
     """SoraError naming the first of these networks that is not the one a transformer was trained with; files from
     before that was written down are taken as they are."""
     for stem in others(metadata, given):
-        raise SoraError(f"the transformer was trained with another {NAMES[stem]}; give the one of its run with "
+        raise SoraError(f"the transformer was trained with a different {NAMES[stem]}; give the one of its run with "
                         f"--{stem}")  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class TrainOptions:
 
     @property
     def needs(self) -> tuple[Path, ...]:
-        """Weights that it begins with."""
+        """Weights that it starts from."""
         given = (getattr(self, name, None) for name in ("init", "text", "vae"))
         return tuple(path for path in given if path is not None)
 
@@ -75,7 +75,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class SizedOptions(TrainOptions):
-    """Those of a network that comes in several sizes."""
+    """Options of networks that come in several sizes."""
 
     preset: Choice = "nano"
 
@@ -86,21 +86,21 @@ class SizedOptions(TrainOptions):
 
 @dataclass(frozen=True)
 class DataOptions(SizedOptions):
-    """Those of a network that learns from the world or from footage."""
+    """Options of networks that learn from the world or from footage."""
 
     data: Source = WORLD
 
 
 @dataclass(frozen=True)
 class ClipOptions(DataOptions):
-    """Those of `train clip`."""
+    """Options of `train clip`."""
 
     stage = "clip"
 
 
 @dataclass(frozen=True)
 class VaeOptions(DataOptions):
-    """Those of `train vae`."""
+    """Options of `train vae`."""
 
     stage = "vae"
     init: Init = None
@@ -115,7 +115,7 @@ class VaeOptions(DataOptions):
 
 @dataclass(frozen=True)
 class DitOptions(DataOptions):
-    """Those of `train dit`."""
+    """Options of `train dit`."""
 
     stage = "dit"
     init: Init = None
@@ -155,12 +155,12 @@ class DitOptions(DataOptions):
 
     @property
     def compile(self) -> bool:
-        """Whether blocks are fused: a minute for each shape, then twice as fast."""
+        """Whether blocks are compiled: a minute for each shape of pack, then twice as fast."""
         return bool(shutil.which("g++")) if self.compiled is None else self.compiled
 
     @property
     def aim(self) -> str:
-        """What a middle block is aligned with: of the world its geometry, of other data nothing, unless asked."""
+        """What a middle block is aligned with: by default the geometry of the world, and nothing for other data."""
         return self.align or ("geometry" if self.data == WORLD and not self.distil else "off")
 
     @property
@@ -171,40 +171,32 @@ class DitOptions(DataOptions):
 
 @dataclass(frozen=True)
 class LoraOptions(TrainOptions):
-    """Those of `train lora`."""
+    """Options of `train lora`."""
 
     stage = "lora"
     data: Annotated[
         str, typer.Option(help="Training data: world, a dataset, or a folder of latents with captions beside them.")
     ] = WORLD
-    model: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Model to adapt: a name from `weights list`, a folder, or hf:OWNER/NAME."),
-    ] = "pocket"
     rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 16
-
-    @property
-    def name(self) -> str:
-        return f"{self.stage}-{Path(self.model).name}"
 
 
 @dataclass(frozen=True)
 class CaptionerOptions(SizedOptions):
-    """Those of `train captioner`, which learns from the world alone."""
+    """Options of `train captioner`, which learns from the world alone."""
 
     stage = "captioner"
 
 
 @dataclass(frozen=True)
 class EvaluatorOptions(SizedOptions):
-    """Those of `train evaluator`, which learns from the world alone."""
+    """Options of `train evaluator`, which learns from the world alone."""
 
     stage = "evaluator"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Those of `train export`."""
+    """Options of `train export`."""
 
     init: Annotated[Path, typer.Option(help="Transformer: a run of `train dit`.")]
     text: Text = None

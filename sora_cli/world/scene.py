@@ -65,7 +65,7 @@ HELD_OUT: frozenset[tuple[str, str, str]] = frozenset(
 def sample_scene(rng: random.Random, split: Split = "train") -> Scene:
     """A random scene; none of its triples is in HELD_OUT for "train", the first one is for "held-out"."""
     if split not in ("train", "held-out"):
-        raise SoraError(f'unknown split {split!r}; it is "train" or "held-out"')
+        raise SoraError(f'unknown split {split!r}; it must be "train" or "held-out"')
     while True:
         scene = _draw(rng)
         held = [triple in HELD_OUT for triple in scene.triples]

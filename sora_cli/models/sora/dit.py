@@ -45,7 +45,7 @@ class DitConfig:
 
     def __post_init__(self) -> None:
         if self.width % (8 * self.heads):
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads of a multiple of 8")
+            raise ValueError(f"width {self.width} is not a multiple of 8 for each of {self.heads} heads")
 
     @property
     def conditions(self) -> int:
@@ -272,7 +272,7 @@ def config_from(metadata: Mapping[str, str]) -> DitConfig:
     clock had a bar: it read times in another way."""
     config = json.loads(metadata["config"])
     if "bar" not in config:
-        raise SoraError("this transformer was trained by an older version, whose clock was another; train it again")
+        raise SoraError("this transformer was trained by an older version with a different clock; train it again")
     return DitConfig(**config | {"bins": tuple(config["bins"])})
 
 

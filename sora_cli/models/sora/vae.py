@@ -50,7 +50,7 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         if self.zoom not in (1, 2) or not 0 <= self.details < self.space:
-            raise ValueError(f"zoom {self.zoom} is 1 or 2, and of {self.space} channels {self.details} may be details")
+            raise ValueError(f"zoom {self.zoom} must be 1 or 2, and details {self.details} below space {self.space}")
 
     @property
     def parts(self) -> tuple[int, int, int]:
@@ -217,7 +217,7 @@ class Vae(nn.Module):
         e = self.encoder.features(first)
         past = pooled(e)
         while chunks := list(islice(coming, group * CHUNK)):
-            assert len(chunks) % CHUNK == 0, f"{len(chunks)} frames are no whole chunks of {CHUNK}"
+            assert len(chunks) % CHUNK == 0, f"{len(chunks)} frames are not whole chunks of {CHUNK}"
             video = torch.stack(chunks, 2)
             e = torch.cat([e[:, -1:], self.encoder.features(video)], 1)
             s = self.encoder.space(video[:, :, CHUNK - 1 :: CHUNK])

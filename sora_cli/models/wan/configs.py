@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Of the transformer."""
+    """Sizes of the transformer."""
 
     inputs: int  # channels of a latent, and of what is given beside it
     outputs: int  # channels of a latent
@@ -49,7 +49,7 @@ class WanConfig:
         for key, right in (demanded | refused).items():
             there = config.get(key, right)
             if (list(there) if isinstance(there, tuple) else there) != right:
-                raise SoraError(f"this is another kind of Wan transformer: {key} is {there}, supported is {right}")
+                raise SoraError(f"this Wan transformer is not supported: {key} is {there}, but must be {right}")
         return cls(
             **said(cls, config),
             outputs=config["out_channels"] or config["in_channels"],
@@ -61,14 +61,14 @@ class WanConfig:
         cls, channels: int, width: int, heads: int, hidden: int, layers: int, paced: bool = False,
         text_width: int = 4096, waves: int = 256, given: int = 0,
     ) -> "WanConfig":  # fmt: skip
-        """`given`: channels of its input beside the latent."""
+        """From a table of weights.toml; `given`: channels of its input beside the latent."""
         head_width = width // heads
         return cls(channels + given, channels, heads, head_width, layers, hidden, text_width, waves, EPS, paced)
 
 
 @dataclass(frozen=True)
 class WanVaeConfig:
-    """Of the autoencoder."""
+    """Sizes of the autoencoder."""
 
     channels: int  # of a latent
     width: int  # features of the encoder's first stage
@@ -103,7 +103,7 @@ class WanVaeConfig:
     def from_hub(cls, config: Mapping[str, Any]) -> "WanVaeConfig":
         """From a checkpoint's config.json; what this network does not have is refused with a SoraError."""
         if config.get("attn_scales"):
-            raise SoraError(f"this is another kind of Wan autoencoder: attn_scales is {config['attn_scales']}")
+            raise SoraError(f"this Wan autoencoder is not supported: attn_scales is {config['attn_scales']}")
         return cls(
             **said(cls, config),
             decoder_width=config.get("decoder_base_dim") or config["base_dim"],
@@ -123,7 +123,7 @@ class WanVaeConfig:
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Of a tiny decoder of an autoencoder's latents."""
+    """Sizes of a tiny decoder of an autoencoder's latents."""
 
     channels: int  # of a latent
     patch: int  # pixels along each side that the last layer makes of a cell
@@ -136,7 +136,7 @@ class TinyConfig:
 
 @dataclass(frozen=True)
 class Umt5Config:
-    """Of the text encoder."""
+    """Sizes of the text encoder."""
 
     vocabulary: int
     width: int
@@ -150,14 +150,14 @@ class Umt5Config:
 
     def __post_init__(self) -> None:
         if self.buckets % 4 or self.reach <= self.buckets // 4:
-            raise ValueError(f"{self.buckets} buckets must divide by 4 and their fourth lie below reach {self.reach}")
+            raise ValueError(f"{self.buckets} buckets must be a multiple of 4 below 4 times reach {self.reach}")
 
     @classmethod
     def from_hub(cls, config: Mapping[str, Any]) -> "Umt5Config":
         """From a checkpoint's config.json; another kind of text encoder is refused with a SoraError."""
         for key, right in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
             if config.get(key, right) != right:
-                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, supported is {right}")
+                raise SoraError(f"this text encoder is not supported: {key} is {config[key]}, but must be {right}")
         return cls(**said(cls, config))
 
 

@@ -45,13 +45,13 @@ class Umt5Tokenizer:
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the only class that the library raises
-            raise SoraError(f"{path} is no tokenizer ({ascii(str(error))[1:-1][:100]}); fetch it again") from error
+            raise SoraError(f"{path} is not a tokenizer ({ascii(str(error))[1:-1][:100]}); fetch it again") from error
         self.path = path
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(context)
         tried = self.tokens(TRIAL).tokens
         if len(tried) < 2 or tried[-1] != END:
-            raise SoraError(f"{path} is no tokenizer of UMT5: it reads {TRIAL!r} as {ascii(tried)[:100]}")
+            raise SoraError(f"{path} is not the tokenizer of UMT5: it reads {TRIAL!r} as {ascii(tried)[:100]}")
 
     def tokens(self, prompt: str) -> Encoding:
         """A cleaned prompt in tokens; SoraError where the file does not know how."""

@@ -40,7 +40,7 @@ class Model:
     @classmethod
     def of(cls, entry: Entry) -> "Model":
         if entry.kind != "sora":
-            raise SoraError(f"there are estimates for models of kind sora, and {entry.name} is of kind {entry.kind}")
+            raise SoraError(f"estimates are for models of kind sora; {entry.name} is of kind {entry.kind}")
         files = (entry.part(stem) for stem in ("text", "vae", "dit"))
         return cls(*(weights.read_header(*(file.path for file in part)) for part in files))
 

@@ -33,7 +33,7 @@ GUESSES = {
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a measured rate, what the networks reach."""
+    """The shares of a measured rate that the networks reach."""
 
     products: float
     attention: float

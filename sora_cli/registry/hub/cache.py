@@ -1,4 +1,4 @@
-"""What of a model is on this machine: where, how much, unchanged or not; and how to be rid of it. No network."""
+"""What is on this machine of a model: where, how much, whether it is unchanged; and its removal. No network."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Freed:
-    """What a removal brought."""
+    """What a removal freed."""
 
     bytes: int
     kept: tuple[str, ...]  # the models that what is left is shared with
@@ -39,7 +39,7 @@ class Freed:
 def locate(entry: Entry) -> dict[str, Path]:
     """The folder of every network, by role (dit, vae, text, tokenizer), without asking the Hub.
 
-    Failed if something is missing, with the command that fetches it; SoraError if the user should have it."""
+    Failed if something is missing, with the command that fetches it; SoraError if it is a file of the user."""
     if entry.files:
         return {weights.stem_of(file.path): file.path.parent for file in entry.files}
     lock = locks.read()
@@ -57,7 +57,7 @@ def lack(entry: Entry) -> str:
     if tiny.parts and status(entry.only(*registry.ROLES)).state == PRESENT:
         return (f"the tiny decoder of {entry.name} ({gigabytes(tiny.bytes)}) is not on this machine; "
                 f"`sora-cli weights pull {entry.name}` fetches it")  # fmt: skip
-    here = f"only {gigabytes(found.bytes)} of {entry.name}{size} are" if found.bytes else f"{entry.name}{size} is not"
+    here = f"only {gigabytes(found.bytes)} of {entry.name}{size} is" if found.bytes else f"{entry.name}{size} is not"
     sought = f" ({entry.sought})" if entry.sought else ""
     return f"{here} on this machine{sought}; `sora-cli weights pull {entry.name}` fetches it"
 
@@ -132,17 +132,17 @@ def expected(part: Part, lock: Lock) -> int:
 
 
 def check_own(entry: Entry) -> None:
-    """The parts of a model that the user has put somewhere are there, and as long as their headers say.
+    """Check that the parts with a path of the user exist and are as long as their headers say.
 
     SoraError or Failed, in one line, if not."""
     for part in entry.parts:
         if part.path is None:
             continue
         if not part.path.exists():
-            raise SoraError(f"the {part.role} of {entry.name} is to be at {part.path}, and nothing is there")
+            raise SoraError(f"the {part.role} of {entry.name} should be at {part.path}, but nothing is there")
         if part.role == "tokenizer":
             if not (part.path / "tokenizer.json").is_file():
-                raise SoraError(f"{part.path} holds no tokenizer.json; name the folder that does")
+                raise SoraError(f"{part.path} holds no tokenizer.json; give the folder that does")
             continue
         for path in published.files_of(part.path):
             published.about(path)
@@ -171,7 +171,7 @@ def verify(entry: Entry, moved: Moved = no_op) -> None:
                 bad.append(name)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise Failed(f"{bad[0]}{more} had changed and went; `sora-cli weights pull {entry.name}` fetches it again")
+        raise Failed(f"removed {bad[0]}{more}: changed; `sora-cli weights pull {entry.name}` repairs it")
 
 
 def listed_sha256(part: Part, name: str) -> str | None:
@@ -183,9 +183,9 @@ def listed_sha256(part: Part, name: str) -> str | None:
 
 
 def remove(entry: Entry) -> Freed:
-    """Delete what is here of a model, but for what other models on this machine share with it."""
+    """Delete the files of a model, except those that other models on this machine share."""
     if entry.files:
-        raise SoraError(f"{entry.name} is shipped with sora-cli and stays")
+        raise SoraError(f"{entry.name} is part of sora-cli and cannot be removed")
     freed, kept = 0, set()
     with locks.changed() as lock:
         for part in entry.parts:

@@ -82,10 +82,10 @@ def ensure(entry: Entry, yes: bool = False, screen: Screen = SILENT) -> dict[str
 
 
 def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False, screen: Screen = SILENT) -> None:
-    """Have all files of a model on this machine.
+    """Download the files of a model that are missing.
 
-    `yes` answers the question whether to, `accept` is the name of a licence that has to be accepted; on a terminal
-    both are asked. With `update` the newest commits are taken in place of those that were fetched first."""
+    `yes` downloads without asking; `accept` names a licence that must be accepted; on a terminal the user is asked
+    for both. `update` takes the newest commits instead of the recorded ones."""
     if entry.files:
         return registry.verify(entry)
     cache.check_own(entry)
@@ -104,7 +104,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
     try:
         arrived = obtain_all(entry, wanted, update, screen)
     except KeyboardInterrupt:
-        screen.note("what has arrived is kept; the next pull goes on from there")
+        screen.note("what has arrived is kept; the next pull continues from there")
         raise
     if update:
         switch(entry, arrived)
@@ -143,7 +143,7 @@ def check_names(repo: str, listing: Listing) -> None:
     for file in listing.files:
         steps = PurePosixPath(file.name).parts
         if ".." in steps or file.name.startswith("/") or "\\" in file.name or ":" in file.name or "\0" in file.name:
-            raise Failed(f"{repo} holds a file called {file.name!r}, which leads elsewhere; nothing of it is fetched")
+            raise Failed(f"{repo} has a file {file.name!r}, which points outside its folder; nothing is fetched")
 
 
 def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wanted]:
@@ -151,13 +151,13 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     there = [file for file in listing.files if file.name.rpartition("/")[0] == part.folder]
     fitting = [file for file in there if locks.belongs(file.name, part) and file.name.endswith(READABLE)]
     fitting = [file for file in fitting if not is_variant(file, fitting)]
-    where = f"{part.repo} has in {part.folder or 'its root'}"
+    where = f"{part.folder or 'the root'} of {part.repo} has"
     for suffix in NEEDED.get(part.role, NETWORK):
         asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
         if asked and not any(file.name.endswith(suffix) for file in fitting):
             if pickles := [file.name for file in there if file.name.endswith(PICKLES)]:
                 raise Failed(f"{where} only {pickles[0]}: a pickle, which may run code; only safetensors are fetched")
-            raise Failed(f"{where} no {suffix}; this is no model that can be used")
+            raise Failed(f"{where} no {suffix}; this model cannot be used")
     records = lock.of(part)
     small_first = sorted(fitting, key=lambda file: (file.bytes, file.name))
     return [Wanted(part, file, listing.commit, required(part, file, records, update)) for file in small_first]
@@ -186,7 +186,7 @@ def required(part: Part, file: RemoteFile, records: dict[str, Record], update: b
 
 def unlike(part: Part, file: RemoteFile) -> str:
     if cache.listed_sha256(part, file.name):
-        return f"{file.name} of {part.repo} is not the file that weights.toml names by its hash; nothing of it is used"
+        return f"{file.name} of {part.repo} does not have the hash that weights.toml gives; it is not used"
     return f"{file.name} of {part.repo} changed since it was first fetched; `sora-cli weights pull --update` accepts it"
 
 
@@ -203,9 +203,9 @@ def check_licence(entry: Entry, accept: str) -> None:
         raise SoraError(f"{entry.name} is under the {entry.licence}, not under {accept!r}")
     if accepted(entry, locks.read()):
         return
-    line = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which has to be accepted"
+    line = f"{entry.name} is under the {entry.licence}{link_of(entry)}, which you must accept"
     if not accept and on_terminal():
-        accept = ask(f"{line}.\nType its name to accept it, anything else not to:")
+        accept = ask(f"{line}.\nType its name to accept it, anything else to cancel:")
     if accept != entry.licence:
         name = entry.name
         raise SoraError(f'{line}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
@@ -218,13 +218,13 @@ def link_of(entry: Entry) -> str:
 
 
 def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, screen: Screen) -> None:
-    """Tell the size, the room and the licence, and have them agreed to. Failed if the disk is too small."""
+    """Show the size, the free space and the licence, and ask whether to download. Failed if the disk is too small."""
     size = sum({(one.part.repo, one.file.etag): one.left for one in wanted}.values())
     folder = hub_client.cache_of("").parent
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if free < size:
-        raise Failed(f"{entry.name} needs {gigabytes(size)} and the disk of {folder} has {gigabytes(free)} free; "
-                     "make room, or have HF_HOME say where else")  # fmt: skip
+        raise Failed(f"{entry.name} needs {gigabytes(size)}, but the disk of {folder} has {gigabytes(free)} free; "
+                     "make room, or set HF_HOME to a folder on another disk")  # fmt: skip
     line = f"{entry.name}: {gigabytes(size)} to fetch, {gigabytes(free)} free in {folder}; licence: {licence}"
     line += link_of(entry)
     if yes:
@@ -232,7 +232,7 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
     elif not size:
         return
     elif not on_terminal():
-        raise SoraError(f"{line}; --yes says that you want it")
+        raise SoraError(f"{line}; give --yes to fetch it")
     elif ask(f"{line}\nFetch it? [y/N]").lower() not in ("y", "yes"):
         raise SoraError(f"{entry.name} was not fetched")
 
@@ -241,7 +241,7 @@ def agree(entry: Entry, wanted: Sequence[Wanted], licence: str, yes: bool, scree
 
 
 def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Screen) -> dict[Wanted, str | None]:
-    """Have all files here, each in the lock as soon as it is, unless an update is to come all at once."""
+    """Download all files; each is recorded in the lock when it arrives, those of an update by `switch`."""
     arrived: dict[Wanted, str | None] = {}
     total, before = sum(one.file.bytes for one in wanted), 0
     with screen:
@@ -255,8 +255,8 @@ def obtain_all(entry: Entry, wanted: Sequence[Wanted], update: bool, screen: Scr
 
 
 def obtain(one: Wanted, stage: str, before: int, total: int, screen: Screen) -> str:
-    """Have one file here: its sha256. Failed if it is not the file that was wanted. Shown are a bar of its own, called
-    `stage`, and one of all files, of which so many bytes came before."""
+    """Download one file; returns its sha256. Failed if it is not the wanted file. Shows a bar for it, called `stage`,
+    and one for all files, of whose `total` bytes `before` came before it."""
     repo, size = one.part.repo, one.file.bytes
     path = hub_client.snapshot(repo, one.commit) / one.file.name
     if one.sha256 and path.is_file() and path.stat().st_size == size:

@@ -63,7 +63,7 @@ def example(clips: Sequence[Clip], parts: tuple[int, int], rng: torch.Generator,
 
 
 def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a task: the noise of its frames [T] and of their parts [T, 2], which are given [T, 2], and their order [T]."""
+    """The noise of a task's frames [T] and of their parts [T, 2], which are given [T, 2], and their order [T]."""
     task = asked(T) if asked else sample_task(rng, T)
     cond_mask = rearrange(task.cond_mask, "p T -> T p").float()
     stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)

@@ -99,7 +99,7 @@ class Packs:
         self.costs = [self.cost(number, shape) for number, shape in enumerate(source.shapes)]
         largest = max(self.costs)
         if largest > budget:
-            raise SoraError(f"a frame of clip {self.costs.index(largest)} has {largest} tokens, and a batch {budget}; "
+            raise SoraError(f"a frame of clip {self.costs.index(largest)} has {largest} tokens, but a batch {budget}; "
                             f"use a --batch that is {-(-largest // budget)} times as large")  # fmt: skip
         self.budget = budget
 
@@ -107,7 +107,7 @@ class Packs:
         """Tokens of a frame."""
         _, h, w = shape
         if h % PATCH or w % PATCH:
-            raise SoraError(f"clip {number} has latents of {h} x {w}, which do not divide by {PATCH}")
+            raise SoraError(f"clip {number}: latents of {w}x{h} cells do not divide into patches of {PATCH}x{PATCH}")
         return self.conditions + kept(h * w // PATCH**2, self.drop)
 
     def plan(self, number: int) -> list[tuple[int, int]]:

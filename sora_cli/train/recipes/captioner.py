@@ -151,7 +151,7 @@ class CaptionerStage(Stage[CaptionerOptions]):
 
 
 def marks(caption: str, scene: Scene) -> dict[str, bool]:
-    """What a caption says rightly; both of two subjects have to be named."""
+    """What a caption gets right; of two subjects, both must be named."""
     said = parse(caption)
     right = {name: getattr(said, name) == getattr(scene, name) for name in FIELDS[1:]}
     return {"subject": set(said.subjects) == set(scene.subjects), **right}

@@ -106,8 +106,8 @@ class Footage:
                 self.numbers.setdefault(caption, []).append(number)
         self.channels, self.most, self.latents = self.dataset.channels, len(self.numbers), self.dataset.vae
         if self.most < 2:
-            raise SoraError(f"the captions of {folder} are all the same, or there are none; what words mean is learned "
-                            "from clips of different captions")  # fmt: skip
+            raise SoraError(f"the captions of {folder} are all the same, or there are none; learning words "
+                            "needs clips with different captions")  # fmt: skip
         said = Counter(word for caption in self.numbers for word in words_of(caption))
         self.vocabulary = sorted(word for word, _ in said.most_common(MOST_DIFFERENT))
         longest = max(len(words_of(caption)) for caption in self.numbers)

@@ -170,7 +170,7 @@ class DitStage(Stage[DitOptions]):
         if options.distil:
             check_frozen(metadata, self.frozen.ids)
         for stem in others(metadata, self.frozen.ids):
-            known = f"{options.init} was trained with another {NAMES[stem]} and gets used to this one"
+            known = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
             note(f"{known}; --{stem} takes its own")
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
@@ -195,7 +195,8 @@ class DitStage(Stage[DitOptions]):
     def dataset(self, encoder: Encoder | None) -> Packs:
         """Packs of a dataset, of one shape each where steps are distilled."""
         options, conditions = self.options, self.dit.config.conditions
-        dataset = Dataset(options.data, self.frozen.ids["vae"])
+        dataset = Dataset(options.data)
+        dataset.check_vae(self.frozen.ids["vae"])
         note_unread(dataset.captions, self.conditioner.tokenizer.most)
         budget = ROUND * max(1, round(self.config.batch * (BUDGET + conditions) / ROUND))
         return Packs(dataset, self.conditioner, conditions, budget, options.seed, options.drop_tokens,

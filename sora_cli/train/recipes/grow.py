@@ -19,8 +19,7 @@ Positions = Sequence[Tensor | None]  # for each axis of a tensor, where the smal
 
 
 def blocks(numbers: Tensor, old: int, new: int) -> Tensor:
-    """Where blocks of `old` entries go among blocks of `new`, of which they become those of these numbers [N]:
-    [N * old]."""
+    """Indices [N * old] of the first `old` entries in each of the blocks with these numbers [N], of `new` entries."""
     assert old <= new, f"{old} entries do not fit into {new}"
     return (numbers[:, None] * new + torch.arange(old)).flatten()
 

@@ -8,8 +8,8 @@ paper, on latents of footage. What generate makes of the file is in `sora_cli/re
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from sora_cli import geometry, registry
 from sora_cli.dataset import beside
-from sora_cli.dataset.dataset import Dataset, identity, is_dataset
+from sora_cli.dataset.dataset import Dataset, is_dataset
 from sora_cli.errors import SoraError
-from sora_cli.files import weights
+from sora_cli.files import published, weights
 from sora_cli.models.sora import dit as dits
-from sora_cli.models.wan.dit import WanDit
 from sora_cli.models.wan.text import clean, padded
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan import Wan
@@ -34,8 +33,7 @@ from sora_cli.prompts.grammar import expand
 from sora_cli.registry import Entry
 from sora_cli.registry.lora_settings import ADAPTER
 from sora_cli.sampling import flow
-from sora_cli.sampling.solvers import DISTILLED, TRAINED
-from sora_cli.shot import Shot
+from sora_cli.sampling.solvers import TRAINED
 from sora_cli.storage import latent_file
 from sora_cli.train.align import Learner
 from sora_cli.train.data.noising import examples_of, to_device
@@ -84,7 +82,7 @@ class Adapter(nn.Module):
         linears = {name: linear for name, linear in found.items() if name.startswith("blocks.")}
         most = min(min(linear.weight.shape) for linear in linears.values())
         if not 1 <= rank <= most:
-            raise SoraError(f"--rank is {rank}; the matrices of this model have from 1 to {most}")
+            raise SoraError(f"--rank is {rank}; it must be 1 to {most} for this model")
         self.rank, self.names = rank, list(linears)
         self.factors = nn.ModuleList(Factors(linear, rank) for linear in linears.values())
         for linear, factors in zip(linears.values(), self.factors, strict=True):
@@ -96,14 +94,13 @@ class Adapter(nn.Module):
                  for number, name in enumerate(self.names) for half, key in (("A", "down"), ("B", "up"))}  # fmt: skip
         return {name: part.bfloat16() for name, part in parts.items()}
 
-    def header(self, options: LoraOptions) -> dict[str, str]:
+    def header(self, options: LoraOptions, entry: Entry) -> dict[str, str]:
         """What the file says of itself; alpha is the rank, so that who does not read it is right as well."""
-        base = options.model if options.model in registry.names() else Path(options.model).name
-        plain = replace(options, model=base, data=Path(options.data).name)
+        base = entry.name if entry.name in registry.names() else Path(entry.name).name
         config = {"r": self.rank, "lora_alpha": self.rank, "target_modules": self.names}
         return {
             "format": "pt", "base_model": base, "rank": str(self.rank), "alpha": str(self.rank),
-            "training": plain.record(),
+            "training": json.dumps(json.loads(options.record()) | {"model": base}),
             ADAPTER: json.dumps({f"transformer.{key}": value for key, value in config.items()}),
         }  # fmt: skip
 
@@ -119,9 +116,18 @@ class Encoded:
         if not self.paths:
             raise SoraError(f"{folder} has no latents; make some: sora-cli encode CLIP --model {entry.name} -o "
                             f"{folder / 'NAME.safetensors'}, with the caption in NAME.txt")  # fmt: skip
-        for path in self.paths:
-            latent_file.check_vae(path, latent_file.read_header(path), entry)
-        self.captions = [caption_of(path, sides) for path, sides in beside.around(self.paths)]
+        self.captions = [self.caption_of(path, sides, entry) for path, sides in beside.around(self.paths)]
+
+    def caption_of(self, path: Path, sides: list[Path], entry: Entry) -> str:
+        header = latent_file.read_header(path)
+        latent_file.check_vae(path, header, entry)
+        said = [(side, beside.read(side)) for side in sides if side.suffix.lower() != ".json"]  # which are records
+        if wrong := [f"{side} is not a caption: {one.wrong}" for side, one in said if one.wrong]:
+            raise SoraError(wrong[0])
+        caption = next((one.text for _, one in said if one.text), "") or header.prompt
+        if not caption:
+            raise SoraError(f"{path} has no caption; write it into {path.with_suffix('.txt').name} beside it")
+        return caption
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -133,18 +139,17 @@ class Encoded:
         return found.float(), seconds, self.captions[number]
 
 
-def caption_of(path: Path, sides: list[Path]) -> str:
-    shot = latent_file.read_header(path).shot
-    said = [(side, beside.read(side)) for side in sides if side.suffix.lower() != ".json"]  # which are records
-    if wrong := [f"{side} is no caption: {one.wrong}" for side, one in said if one.wrong]:
-        raise SoraError(wrong[0])
-    caption = next((one.text for _, one in said if one.text), "") or (Shot.from_json(shot).prompt if shot else "")
-    if not caption:
-        raise SoraError(f"{path} has no caption; write it into {path.with_suffix('.txt').name} beside it")
-    return caption
-
-
 Clips = Encoded | Dataset
+
+
+def clips_of(folder: Path, entry: Entry) -> Clips:
+    """What is to be learned from: latents of this model's own autoencoder, or a dataset, for a model of ours."""
+    if not is_dataset(folder):
+        return Encoded(folder, entry)
+    if entry.kind != "sora":
+        raise SoraError(f"{folder} has latents of another model; encode the clips for {entry.name}, each by itself: "
+                        f"sora-cli encode CLIP --model {entry.name}")  # fmt: skip
+    return Dataset(folder)
 
 
 @dataclass(frozen=True)
@@ -169,26 +174,30 @@ class Drawn:
 
 
 class LoraStage(Stage[LoraOptions]):
-    """Factors beside the frozen weights of a transformer."""
+    """Factors beside the frozen weights of a model's transformer, which lie in these files."""
 
-    networks: Mapping[str, str]  # the identities of the model's, by role
-
-    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
-                 network: nn.Module) -> None:  # fmt: skip
+    def __init__(self, entry: Entry, network: nn.Module, files: Sequence[Path], options: LoraOptions,
+                 device: torch.device, dtype: torch.dtype) -> None:  # fmt: skip
         super().__init__(options, device, dtype)
-        self.config = config
+        kind, self.entry, self.files = entry.kind, entry, files
+        self.config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind],
+                                    rate=RATES[kind], warmup=20, average=0.99, save_every=100)  # fmt: skip
         torch.manual_seed(options.seed)  # of what is drawn for A
         self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
         if options.resume and checkpoints(options.folder):
             check_resumed(options.folder, self.model)
 
+    def drawn(self, clips: Clips, anywhere: bool) -> Drawn:
+        return Drawn(clips, self.config.batch, self.entry.usage.window, anywhere)
+
     def identity(self) -> dict[str, Any]:
-        return {"weights": dict(self.networks)}
+        return {"model": self.entry.name, "weights": weights.fingerprint(self.files)[:16]}
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/lora.safetensors."""
-        weights.save(self.options.folder / FILE, self.model.file(averaged), self.model.header(self.options))
-        return self.options.folder / FILE
+        path = self.options.folder / FILE
+        weights.save(path, self.model.file(averaged), self.model.header(self.options, self.entry))
+        return path
 
 
 def check_resumed(folder: Path, adapter: Adapter) -> None:
@@ -220,12 +229,19 @@ class Footage:
 class OwnStage(LoraStage):
     """Of a model of ours: on clips, or on freshly drawn scenes, as its own training has them when it goes on."""
 
-    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
-                 dit: dits.Dit, frozen: Frozen, footage: Footage | None) -> None:  # fmt: skip
-        super().__init__(options, device, dtype, config, dit)
+    def __init__(self, entry: Entry, clips: Clips | None, options: LoraOptions, device: torch.device,
+                 dtype: torch.dtype) -> None:  # fmt: skip
+        networks = {stem: registry.load_model_files(entry, stem) for stem in ("text", "vae", "dit")}
+        frozen, dit = Frozen.of(networks, device), dits.from_weights(*networks["dit"]).to(device)
+        if isinstance(clips, Dataset):
+            clips.check_vae(frozen.ids["vae"])
+        super().__init__(entry, dit, [file.path for file in entry.part("dit")], options, device, dtype)
         self.learner, self.parts = Learner(dit, None), dit_training.parts_of(dit.config, frozen.vae.config)
         schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
-        self.packs = footage or dit_training.world_packs(self, frozen, schedule, on_cpu=0.75)
+        self.packs = (
+            dit_training.world_packs(self, frozen, schedule, on_cpu=0.75) if clips is None else
+            Footage(self.drawn(clips, anywhere=True), frozen.encoder, entry.usage.grammar, options.seed)
+        )  # fmt: skip
 
     def loss(self, number: int) -> Losses:
         pack = self.packs.at(number)
@@ -249,21 +265,25 @@ class Recomputed(nn.Module):
 class WanStage(LoraStage):
     """Of a Wan model, by the loss of its velocity; `features` [L, D] are those of all captions and of no words."""
 
-    def __init__(self, options: LoraOptions, device: torch.device, dtype: torch.dtype, config: TrainerConfig,
-                 dit: WanDit, drawn: Drawn, features: dict[str, Tensor], fps: float) -> None:  # fmt: skip
-        super().__init__(options, device, dtype, config, dit)
+    def __init__(self, entry: Entry, clips: Clips, options: LoraOptions, device: torch.device,
+                 dtype: torch.dtype) -> None:  # fmt: skip
+        pipeline = Wan(entry, device.type, str(dtype).removeprefix("torch."))
+        path = pipeline.paths["dit"]
+        self.features = features_of(clips, pipeline)  # before the transformer is loaded
+        dit = loading.load_dit(path, device, dtype, unpacked=True)
+        super().__init__(entry, dit, published.loaded(path), options, device, dtype)
         put_in_place(dit, "blocks", Recomputed(dit.blocks))
-        self.dit, self.drawn, self.features, self.fps = dit, drawn, features, fps
+        self.dit, self.clips = dit, self.drawn(clips, anywhere=False)
 
     def loss(self, number: int) -> Losses:
         rng, device = generator(self.options.seed, number), self.device
         errors = []
-        for clean_one, seconds, caption, *_ in self.drawn.at(rng):
+        for clean_one, seconds, caption, *_ in self.clips.at(rng):
             x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
             t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
             text = padded(self.features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)])
             given = flow.noised(x, noise, t)[None].to(self.dtype), TRAINED * t[None], text.to(device, self.dtype)
-            made = self.dit(*given, rate(seconds, self.fps))[0].float()
+            made = self.dit(*given, rate(seconds, self.entry.usage.fps))[0].float()
             errors.append((made - (noise - x)).square().mean())
         return {"loss": torch.stack(errors).mean()}
 
@@ -273,63 +293,7 @@ def rate(seconds: Tensor, usual: float) -> float:
     return usual if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
 
 
-# ---- what it is built of ----------------------------------------------------------------------------------
-
-
-def train(options: LoraOptions, entry: Entry) -> Path:
-    """Train a LoRA of this model; returns its file."""
-    return loop.train(partial(build, entry), options)
-
-
-def build(entry: Entry, options: LoraOptions, device: torch.device, dtype: torch.dtype) -> LoraStage:
-    """The stage of a model's kind. What the options name is found and loaded here: the model's networks, the clips."""
-    kind, usage = entry.kind, entry.usage
-    config = TrainerConfig(steps=options.steps or STEPS[kind], batch=options.batch or BATCH[kind], rate=RATES[kind],
-                           warmup=20, average=0.99, save_every=100)  # fmt: skip
-    if kind != "sora":
-        pipeline = Wan(entry, options.device, options.dtype)
-        check_trained(entry)
-        clips = clips_of(Path(options.data), entry)
-        features = read_once(pipeline, clips)  # before the transformer is loaded
-        dit = loading.load_dit(pipeline.paths["dit"], device, dtype, unpacked=True)
-        drawn = Drawn(clips, config.batch, usage.window, anywhere=False)
-        stage: LoraStage = WanStage(options, device, dtype, config, dit, drawn, features, usage.fps)
-        stage.networks = pipeline.identity()
-        return stage
-    networks = {stem: registry.load_model_files(entry, stem) for stem in ("text", "vae", "dit")}
-    frozen, own = Frozen.of(networks, device), dits.from_weights(*networks["dit"]).to(device)
-    footage = None
-    if options.data != WORLD:
-        clips = clips_of(Path(options.data), entry, frozen.ids["vae"])
-        drawn = Drawn(clips, config.batch, usage.window, anywhere=True)
-        footage = Footage(drawn, frozen.encoder, usage.grammar, options.seed)
-    stage = OwnStage(options, device, dtype, config, own, frozen, footage)
-    stage.networks = frozen.ids | {"dit": identity(*networks["dit"])}
-    return stage
-
-
-def clips_of(folder: Path, entry: Entry, vae: str | None = None) -> Clips:
-    """What is to be learned from: latents of this model's own autoencoder, or a dataset by that of ours, which is known
-    by its identity."""
-    if not is_dataset(folder):
-        return Encoded(folder, entry)
-    if vae is None:
-        raise SoraError(f"{folder} has latents of another model; encode the clips for {entry.name}, each by itself: "
-                        f"sora-cli encode CLIP --model {entry.name}")  # fmt: skip
-    return Dataset(folder, vae)
-
-
-def check_trained(entry: Entry) -> None:
-    """Refuse a model that cannot be trained on."""
-    if entry.usage.solver in DISTILLED:
-        raise SoraError(f"{entry.name} is distilled to a few steps, which training would undo; train on the model that "
-                        "it was distilled from, whose LoRAs it takes")  # fmt: skip
-    if entry.usage.boundary or entry.usage.conditioned:
-        raise SoraError(f"{entry.name} is made of two transformers, which are not trained here; train on wan2.1-14b, "
-                        "whose LoRAs fit both")  # fmt: skip
-
-
-def read_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
+def features_of(clips: Clips, pipeline: Wan) -> dict[str, Tensor]:
     """Features [L, D] of all captions, and of no words at all; the text encoder is gone afterwards."""
     found = clips[0][0]
     cell = pipeline.entry.cell
@@ -340,3 +304,11 @@ def read_once(pipeline: Wan, clips: Clips) -> dict[str, Tensor]:
     pipeline.release()
     return features
 
+
+def train(options: LoraOptions, entry: Entry) -> Path:
+    """Train a LoRA of this model on what the options name, which is opened here; returns its file."""
+    clips = None if options.data == WORLD else clips_of(Path(options.data), entry)
+    if entry.kind == "sora":
+        return loop.train(partial(OwnStage, entry, clips), options)
+    assert clips, "the command refuses to teach these the rendered world"
+    return loop.train(partial(WanStage, entry, clips), options)

@@ -94,7 +94,7 @@ def load(path: Path, latents: str) -> VideoTower:
     tensors, metadata = weights.load(path)
     if metadata["latents"] != latents:
         saw = "the latents of another VAE" if metadata["latents"] else "pictures of the rendered world"
-        raise SoraError(f"{path} has learned to look at {saw}; `sora-cli train clip` with the dataset of `train dit` "
+        raise SoraError(f"{path} was trained on {saw}; `sora-cli train clip` with the dataset of `train dit` "
                         "makes one for --align clip")  # fmt: skip
     config = json.loads(metadata["config"])
     tower = VideoTower(TowerConfig(**config | {"channels": tuple(config["channels"])}))
@@ -134,12 +134,12 @@ def pretrained_file(model: str, tag: str) -> str:
     import open_clip
 
     if model not in open_clip.list_models():
-        raise SoraError(f"open_clip has no {model}; --align is clip, geometry, off, or MODEL:WEIGHTS of open_clip")
+        raise SoraError(f"open_clip has no {model}; --align must be clip, geometry, off, or MODEL:WEIGHTS of open_clip")
     if Path(tag).is_file():
         return tag
     config = open_clip.get_pretrained_cfg(model, tag)
     if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise SoraError(f"open_clip has no weights {tag!r} of {model}; there are {tags}")
+        raise SoraError(f"open_clip has no weights {tag!r} of {model}; its weights: {tags}")
     with hub_client.hub_errors(config.get("hf_hub", "").strip("/") or model, "main"):
         return str(open_clip.download_pretrained(config))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sora_cli import registry
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
+from sora_cli.train.frozen import Network
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import loop
@@ -85,14 +86,11 @@ def plain(video: Tensor, zoom: int) -> Footage:
     return Footage(read, video, torch.ones_like(video[:, :1]))
 
 
-def footage_of(data: str, device: torch.device, zoom: int = 1) -> Draw:
-    """Where clips come from: the world, or the source files of a dataset."""
-    if data == WORLD:
-        return partial(world_clip, device=device, zoom=zoom)
-    dataset = Dataset(data)
-    dataset.check_frames(LONGEST)
+def dataset_clip(rng: random.Random, clips: int, frames: int, dataset: Dataset, device: torch.device,
+                 zoom: int = 1) -> Footage:  # fmt: skip
+    """Crops of the source files of a dataset."""
     height, width = (zoom * size for size in CROP)
-    return lambda rng, clips, frames: plain(dataset.frames(rng, clips, frames, height, width).to(device), zoom)
+    return plain(dataset.frames(rng, clips, frames, height, width).to(device), zoom)
 
 
 def batch(seed: int, step: int, clips: int, device: torch.device, images: float, draw: Draw, zoom: int = 1) -> Footage:
@@ -232,16 +230,15 @@ def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
     vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
 
 
-def begun(options: VaeOptions) -> Vae:
-    """The autoencoder before the first step: of the sizes of a preset, with the details that are asked for, or that the
-    weights to begin from have. What must not change is frozen: all of the encoder but new details, or all of it."""
-    tensors, metadata = registry.load_network("vae", options.init) if options.init else ({}, {})
-    was, plain = config_from(metadata) if metadata else None, PRESETS[options.preset]
+def initial_vae(options: VaeOptions, start: Network | None) -> Vae:
+    """The autoencoder before the first step: of a preset's sizes, grown from `start` if there is one. What must not
+    change is frozen: with --details all of the encoder but the details, with --decoder-only all of it."""
+    was, plain = config_from(start[1]) if start else None, PRESETS[options.preset]
     details = max(DETAILS if options.details else 0, was.details if was else 0)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
     vae = Vae(replace(plain, space=plain.space + details, details=details, zoom=options.zoom))
-    if was:
-        grow_vae(vae, tensors, was)
+    if start and was:
+        grow_vae(vae, start[0], was)
     if options.details or options.decoder_only:
         vae.encoder.requires_grad_(False)
     if options.details and vae.encoder.detail:
@@ -283,9 +280,18 @@ class VaeStage(Stage[VaeOptions]):
         return save_half(self.options.folder / "vae.safetensors", vae.state_dict(), metadata)
 
 
-def build(options: VaeOptions, device: torch.device, dtype: torch.dtype) -> VaeStage:
-    draw = footage_of(options.data, device, options.zoom)
-    return VaeStage(options, device, dtype, begun(options), draw)
+def train(options: VaeOptions) -> Path:
+    """Train an autoencoder on what the options name, which is opened here; returns its file."""
+    dataset = None if options.data == WORLD else Dataset(options.data)
+    if dataset:
+        dataset.check_frames(LONGEST)
+    start = registry.load_network("vae", options.init) if options.init else None
+    return loop.train(partial(build, dataset, start), options)
 
 
-train = partial(loop.train, build)
+def build(dataset: Dataset | None, start: Network | None, options: VaeOptions, device: torch.device,
+          dtype: torch.dtype) -> VaeStage:  # fmt: skip
+    """The stage that learns from a dataset, or from the world, and begins with these weights, if with any."""
+    source = partial(dataset_clip, dataset=dataset) if dataset else world_clip
+    draw: Draw = partial(source, device=device, zoom=options.zoom)
+    return VaeStage(options, device, dtype, initial_vae(options, start), draw)

@@ -64,14 +64,14 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def progress(out: Path) -> Progress:
-    """How far the run in a folder is; nowhere where there is no checkpoint. SoraError for one of an older version."""
+    """How far the run in a folder is; at step 0 if there is no checkpoint. SoraError for one of an older version."""
     found = checkpoints(out)
     if not found:
         return Progress()
     try:
         return Progress(**json.loads((found[-1] / ABOUT).read_text()))
     except (OSError, ValueError, TypeError):
-        raise SoraError(f"{found[-1]} is damaged, or from an older version; begin anew with --fresh") from None
+        raise SoraError(f"{found[-1]} is damaged or from an older version; start over with --fresh") from None
 
 
 def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
@@ -79,8 +79,8 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
     state = contents(model, average, [optim.state_dict()["state"] for optim in optims])
     broken = not all(distributed.local(v).isfinite().all() for v in state.values())
     if distributed.any_rank(broken, next(model.parameters()).device):
-        distributed.fail(f"after step {reached.step} there are weights that are not finite; what is saved in {out} is "
-                         "from before")  # fmt: skip
+        distributed.fail(f"weights are not finite after step {reached.step}; the checkpoint in {out} "
+                         "is from before")  # fmt: skip
     part, done = out / PART, out / f"checkpoint-{reached.step:07d}"
     if distributed.is_main():
         shutil.rmtree(part, ignore_errors=True)
@@ -105,8 +105,8 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
     shapes = shapes_of(out)
     due = {f"model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}
     if due != {k: v for k, v in shapes.items() if k.startswith("model.")}:
-        raise SoraError(f"{out} was begun with another network (--preset, --align, ...); go on with the options that "
-                        "it was begun with, or begin anew with --fresh or another --out")  # fmt: skip
+        raise SoraError(f"{out} was started with a different network (--preset, --align, ...); use the same options, "
+                        "or start over with --fresh or another --out")  # fmt: skip
     moments = [empty_state(optim, f"optim.{i}.", shapes) for i, optim in enumerate(optims)]
     fill(contents(model, average, moments), out)
     for optim, states in zip(optims, moments, strict=True):
@@ -115,7 +115,7 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
 
 
 def averages(out: Path) -> dict[str, Tensor]:
-    """The averaged weights of the last checkpoint, as wholes."""
+    """The averaged weights of the last checkpoint, unsharded."""
     prefix = "average."
     found = {name: torch.zeros(shape) for name, shape in shapes_of(out).items() if name.startswith(prefix)}
     fill(found, out)
@@ -136,18 +136,18 @@ def fill(state: dict[str, Tensor], out: Path) -> None:
 
 
 def shapes_of(out: Path) -> dict[str, tuple[int, ...]]:
-    """The tensors of the last checkpoint and their shapes, as wholes. SoraError if it is damaged."""
+    """The tensors of the last checkpoint and their unsharded shapes. SoraError if it is damaged."""
     folder = checkpoints(out)[-1]
     try:
         found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, KeyError) as error:
-        raise SoraError(f"{folder} is damaged ({error}); begin anew with --fresh") from None
+        raise SoraError(f"{folder} is damaged ({error}); start over with --fresh") from None
     return {name: tuple(about.size) for name, about in found.items()}  # type: ignore[union-attr]
 
 
 def empty_state(optim: torch.optim.Optimizer, prefix: str,
                 shapes: dict[str, tuple[int, ...]]) -> dict[int, dict[str, Tensor]]:  # fmt: skip
-    """Room for an optimizer's state, spread as its parameters are, where it has their shape."""
+    """Zeros for an optimizer's state, sharded as its parameters are, where it has their shape."""
     held = [p for group in optim.param_groups for p in group["params"]]
     found: dict[int, dict[str, Any]] = {}
     for key, shape in shapes.items():

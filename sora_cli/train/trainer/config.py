@@ -25,7 +25,7 @@ class TrainerConfig:
     sample_every: int = 1000
 
     def rate_at(self, step: int, spent: float = 0.0) -> float:
-        """The rate of a step when this share of the time that there is has been spent."""
+        """The learning rate of a step when this share of the time is over."""
         rise = min(1.0, (step + 1) / self.warmup)
         left = min(1 - step / self.steps, 1 - spent)
         return self.rate * rise * min(1.0, max(0.0, left) / max(1 / self.steps, self.decay))

@@ -26,14 +26,15 @@ from sora_cli.train.trainer.prefetch import Prefetcher
 
 
 def init(options: TrainOptions) -> tuple[torch.device, torch.dtype]:
-    """Where this process computes, and in which precision; meets the others where torchrun started several."""
-    device = pick_device(options.device)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
+    """Where this process computes, and in which precision; joins the others if torchrun started several."""
+    device, several = pick_device(options.device), int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dtype = pick_dtype(options.dtype, device)
+    if several and not dist.is_initialized():
         rendezvous("nccl" if device.type == "cuda" else "gloo")
-    return device, pick_dtype(options.dtype, device)
+    return device, dtype
 
 
 def rendezvous(backend: str) -> None:
@@ -44,13 +45,13 @@ def rendezvous(backend: str) -> None:
 
 
 def barrier() -> None:
-    """Until all processes are here: one that ends while others still talk to it takes them with it."""
+    """Wait until all processes are here: one that ends while others still talk to it makes them fail."""
     if world_size() > 1:
         dist.barrier()
 
 
 def shutdown() -> None:
-    """Go, all together."""
+    """Leave the others, all at once."""
     barrier()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -201,12 +202,12 @@ class FsdpModel:
 
 
 def local(x: Tensor) -> Tensor:
-    """The part of a tensor that is here."""
+    """The part of a tensor that this process holds."""
     return x.to_local() if isinstance(x, DTensor) else x
 
 
 def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, for which all processes ask; sharded ones go to the main process, one by one."""
+    """Whole tensors; all processes call this. Sharded ones go to the main process, one by one."""
     found = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):

@@ -114,7 +114,7 @@ class Clock:
 
 def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, rate: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
-    """Learn from the gradients that there are; Failed, with nothing learned, where they make no sense."""
+    """Take an optimizer step with the gradients; Failed, with nothing learned, if they are not finite."""
     norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
     refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:

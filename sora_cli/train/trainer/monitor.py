@@ -1,4 +1,4 @@
-"""Early warnings: what a training should not go on with, and what somebody should look at."""
+"""Early warnings: errors that end a training, and signs that somebody should look at."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def refuse_nonsense(step: int, loss: float, norm: float, good: Path | None) -> N
     """Fail where the loss or the gradient of a step is not finite; nothing has been learned from it yet."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    left = f"{good} is as it was before; go on from it with another --seed" if good else "there is no checkpoint yet"
+    left = f"{good} is from before; continue from it with another --seed" if good else "there is no checkpoint yet"
     distributed.fail(f"step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, so training stops; "
                      f"{left}")  # fmt: skip
 
@@ -49,4 +49,4 @@ class Monitor:
         share, self.took, self.waited = self.waited / max(self.took, 1e-9), 0.0, 0.0
         if share > STARVED and not self.starved:
             self.starved = True
-            yield f"{share:.0%} of the time goes into waiting for data; --prefetch 2 makes it ahead, if cores are free"
+            yield f"{share:.0%} of the time is spent waiting for data; --prefetch 2 loads it ahead, if cores are free"

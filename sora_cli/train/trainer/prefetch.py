@@ -1,4 +1,4 @@
-"""What a training learns from, batch by batch, and how long it had to wait for it."""
+"""The batches of a training, made ahead of their steps, and the time that it waits for them."""
 
 import time
 from collections.abc import Callable

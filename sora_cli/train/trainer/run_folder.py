@@ -57,7 +57,7 @@ def check_needed(options: TrainOptions) -> None:
     """SoraError if a run that starts over would remove what it starts from."""
     for path in options.needs:
         if options.folder.resolve() in (path.resolve(), *path.resolve().parents):
-            raise SoraError(f"--fresh empties {options.folder}, and {path} is needed; give another --out")
+            raise SoraError(f"--fresh would empty {options.folder}, but {path} is in use; give another --out")
 
 
 def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""What the training of a network has of its own; its start and its end are `loop.train`.
+"""What the training of a network has of its own; what all trainings share is in `loop`.
 
-A recipe is a `Stage`: it builds the network, makes batches, says what is lost, draws a sheet, and exports the averaged
+A recipe is a `Stage`: it builds the network, makes batches, computes the loss, draws a sheet, and exports the averaged
 weights. `train` meets the other processes, builds the stage, has it learn (`loop.fit`), and has one process export it.
 """
 
