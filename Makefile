@@ -3,6 +3,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
   $$python -c '$(NEW_ENOUGH)' 2> /dev/null && echo $$python && break; done)
 BIN := .venv/bin
+# Where it is set, every process compiles anew what it imports, and every run of the tests their assertions.
+unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 
 .PHONY: demo test lint parity evaluate pocket clean

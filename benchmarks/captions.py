@@ -59,7 +59,7 @@ def files(own: Own, scenes: list[Scene]) -> tuple[dict[str, float], float]:
 
 
 def report(found: dict[str, Any]) -> Table:
-    table = grid("named rightly on held-out combinations", "", "rendered", "as files", "target")
+    table = grid("named correctly on held-out combinations", "", "rendered", "as files", "target")
     for name, share in found["rendered"].items():
         again = f"{found['files'][name]:.1%}" if name in found["files"] else ""
         table.add_row(name, f"{share:.1%}", again, f">= {TARGETS[name]:.0%}" if name in TARGETS else "")

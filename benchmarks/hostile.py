@@ -41,7 +41,7 @@ from sora_cli import cli
 MEMORY, SECONDS = 8 << 30, 30
 OUTCOMES = ("refused", "kept with a note", "used", "failed")
 NOTES = re.compile("damaged|broken|left out|cut off|no captions|are not in|read as|made again|not read|varies|skipped|"
-                   "missing|looks little|has no caption|have no caption|does not know|names files")  # fmt: skip
+                   "missing|looks little|has no caption|have no caption|does not know|refers to files")  # fmt: skip
 Damage = Callable[[bytes, random.Random], bytes]
 
 

@@ -81,7 +81,7 @@ def disturbed(words: list[str], wall: float, kills: int, rng: random.Random) -> 
 def finish(words: list[str]) -> None:
     """Run a command to its end; a video or table that is there already was finished before its process was killed."""
     last = subprocess.run([*PROGRAM, *words], capture_output=True, text=True)
-    if last.returncode and "exists already" not in last.stderr:
+    if last.returncode and "already exists" not in last.stderr:
         raise SystemExit(f"sora-cli {' '.join(words)}: {last.stderr}")
 
 

@@ -5,7 +5,7 @@ set -euo pipefail
 SORA=${SORA:-sora-cli}
 FFMPEG=${FFMPEG:-$SORA ffmpeg}
 TRAIN_STEPS=${TRAIN_STEPS:-800} WORD_STEPS=${WORD_STEPS:-200} RES=${RES:-640x360} STEPS=${STEPS:-8}
-CLIP_SECONDS=${CLIP_SECONDS:-3}
+CLIP_SECONDS=${CLIP_SECONDS:-3} SIZE=${SIZE:-320x192}
 mkdir -p own/clips
 
 clip() {  # NAME CAPTION SOURCE
@@ -17,7 +17,7 @@ clip fractal "ein Apfelmännchen"      mandelbrot=s=640x360:r=24
 clip dusk    "der Himmel am Abend"    gradients=s=640x360:r=24:c0=0x102040:c1=0xff8040:n=2:seed=1:speed=0.02
 clip tiles   "Kacheln kommen und gehen" "life=s=20x12:r=3:seed=1:mold=20:life_color=white:mold_color=teal,fps=24,scale=640:360:flags=neighbor"
 
-$SORA data build own/clips -o own/dataset
+$SORA data build own/clips -o own/dataset --size "$SIZE"
 $SORA train clip --data own/dataset --steps "$WORD_STEPS" --out own/words
 $SORA train dit --data own/dataset --text own/words --init pocket --batch 8 --steps "$TRAIN_STEPS" --out own/run
 $SORA train export --init own/run --text own/words --out own/model

@@ -32,11 +32,11 @@ def readable(text: str) -> str:
 
 
 def no_op(*_: object) -> None:
-    """Where progress and notes go that nobody wants."""
+    """Ignore progress and notes."""
 
 
 def meant(word: str, names: Iterable[str]) -> str:
-    """`, did you mean pocket?`, where a word is nearly one of those that are known."""
+    """`, did you mean pocket?` if a word is close to a known one, otherwise ""."""
     return "".join(f", did you mean {near}?" for near in difflib.get_close_matches(word, list(names), 1))
 
 

@@ -19,7 +19,7 @@ WIDEST_ASPECT = 8.0
 
 
 def divide(value: int, by: int, what: str = "size") -> int:
-    """value / by, exactly; a SoraError that names the nearest legal values otherwise."""
+    """value / by, exactly; SoraError with the nearest legal values otherwise."""
     quotient, rest = divmod(value, by)
     if rest:
         lower, upper = quotient * by, (quotient + 1) * by
@@ -38,7 +38,7 @@ def parse_res(text: str) -> tuple[int, int]:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse what H.264 in yuv420p cannot hold (odd sides) and what nobody means (0, 100000, 50:1)."""
+    """Refuse sizes that H.264 in yuv420p cannot store (odd sides) and absurd ones (0, 100000, 50:1)."""
     asked = f"resolution {width}x{height}"
     if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in (width, height)):
         raise SoraError(f"{asked} is out of range: a side must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
@@ -46,13 +46,13 @@ def check_size(width: int, height: int) -> None:
         even = f"{width + width % 2}x{height + height % 2}"
         raise SoraError(f"{asked} has an odd side, which H.264 (yuv420p) cannot store; the nearest is {even}")
     if max(width / height, height / width) > WIDEST_ASPECT:
-        raise SoraError(f"{asked} is too elongated: at most {WIDEST_ASPECT:g} to 1 is possible")
+        raise SoraError(f"{asked} is too narrow: the longer side may be at most {WIDEST_ASPECT:g} times the shorter")
 
 
 def frames_for(seconds: float, fps: float) -> int:
-    """round(seconds * fps); a SoraError if that is not even one frame, or no number."""
+    """round(seconds * fps); SoraError if that is less than one frame or not finite."""
     if not math.isfinite(seconds * fps):
-        raise SoraError(f"{seconds:g} s at {fps:g} fps is no length")
+        raise SoraError(f"{seconds:g} s at {fps:g} fps is not a length; both must be finite numbers")
     frames = round(seconds * fps)
     if frames < 1:
         raise SoraError(f"{seconds:g} s at {fps:g} fps is less than one frame; give at least {1 / fps:.3g} s")
@@ -72,38 +72,38 @@ def frames_in(latents: int) -> int:
 def parse_address(text: str, fps: float, frames: int) -> int:
     """`2.5s` (seconds), `60` (frame) or `-1` (last frame; `-0.5s`: half a second before the end) -> frame.
 
-    Raises SoraError for anything else, and for what lies outside of the video.
+    SoraError for anything else, and for an address outside the video.
     """
     match = re.fullmatch(r"\s*([+-]?)(\d{1,12}\.?\d{0,12}|\.\d{1,12})(s?)\s*", text)
     if not match or not (match[3] or match[2].isdigit()):
-        raise SoraError(f"address {text[:40]!r} is no time; write seconds (2.5s), a frame (60) or -1 for the end")
+        raise SoraError(f"address {text[:40]!r} is not a time; write seconds (2.5s), a frame (60) or -1 for the end")
     distance = round(float(match[2]) * fps) if match[3] else int(match[2])
     frame = frames - distance if match[1] == "-" else distance
     if not 0 <= frame < frames:
         end = (frames - 1) / fps
         raise SoraError(
-            f"address {text!r} is outside of the video; give a frame from 0 to {frames - 1}, "
+            f"address {text!r} is outside the video; give a frame from 0 to {frames - 1}, "
             f"seconds from 0s to {math.floor(end * 100) / 100:g}s, or -1 to -{frames} from the end"
         )
     return frame
 
 
 def moved(text: str, before: tuple[float, int], after: tuple[float, int]) -> str:
-    """An address in a video of (fps, frames) as one in the same video at another rate: the frame nearest in time, the
-    last where it is the last. What counts from the end goes on to do so."""
+    """Convert an address in a video of (fps, frames) to the same video at another rate: the nearest frame in time; the
+    last frame stays the last, and an address from the end stays one from the end."""
     frame = parse_address(text, *before)
     there = after[1] - 1 if frame == before[1] - 1 else min(round(frame / before[0] * after[0]), after[1] - 1)
     return str(there - after[1]) if text.strip().startswith("-") else str(there)
 
 
 def snap(frame: int) -> tuple[int, int]:
-    """The latent whose key frame is nearest, and that key frame (a multiple of 4; the earlier one of two)."""
+    """The latent with the nearest key frame, and that key frame (a multiple of 4; the earlier of two)."""
     latent = (frame + TIME_STRIDE // 2 - 1) // TIME_STRIDE
     return latent, latent * TIME_STRIDE
 
 
 def key_frames(start: int, frames: int) -> tuple[int, int]:
-    """The first key frame inside `frames` frames from `start` on, as a latent's number, and how many there are."""
+    """(latent of the first key frame in `frames` frames from `start` on, number of key frames in them)."""
     first = math.ceil(start / TIME_STRIDE)
     return first, max(0, (start + frames - 1) // TIME_STRIDE - first + 1)
 
@@ -116,7 +116,7 @@ def runs(numbers: Iterable[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Span:
-    """The frames that are generated, of which those in [lead, lead + frames) are shown.
+    """The generated frames, of which [lead, lead + frames) are shown.
 
     What lies before and after is context: frames of another video, or up to three frames that put a
     given one onto a key frame."""
@@ -131,9 +131,9 @@ class Span:
 
 
 def span_for(frames: int, given: Sequence[tuple[int, int]]) -> Span:
-    """The span of a video in which pieces are given, each by its first frame and how many it has: with the lead, 0 to 3
-    frames, that brings single given frames nearest to key frames; where that leaves a choice, the one that loses the
-    fewest frames of given clips before their first key frame."""
+    """The span of a video with given pieces, each (first frame, count). Its lead of 0 to 3 frames brings single given
+    frames closest to key frames; among equal leads, it is the one for which given clips have the fewest frames before
+    their first key frame."""
     images, clips = ([at for at, count in given if (count == 1) is single] for single in (True, False))
 
     def lost(lead: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A shot: what was asked, validated once, frozen and serialisable (metadata, batch lines, replay)."""
+"""A shot: one request, validated once, frozen and serialisable (metadata, batch lines, replay)."""
 
 import json
 import re
@@ -22,8 +22,8 @@ STRONGEST = 10.0               # LoRA
 
 @dataclass(frozen=True)
 class Anchor:
-    """A picture or clip that is given, and when: seconds (`2.5s`), a frame (`60`), or from the end (`-1`),
-    where a clip ends. `PATH@TIME` on the command line."""
+    """A given picture or clip and its time: seconds (`2.5s`), a frame (`60`), or from the end (`-1`), where a clip
+    ends. `PATH@TIME` on the command line."""
 
     path: str
     at: str = "0"
@@ -39,7 +39,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Cue:
-    """A change of prompt: what is to be seen from this time on. `TIME=PROMPT` on the command line."""
+    """A change of prompt: what the video shows from this time on. `TIME=PROMPT` on the command line."""
 
     at: str
     prompt: str
@@ -60,7 +60,7 @@ EXPERTS = ("high", "low")  # transformers of a model that has two, by the noise 
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank change of the model, and how much of it. `[high:|low:]FILE[:STRENGTH]` on the command line."""
+    """A LoRA file and its strength, for both transformers or one. `[high:|low:]FILE[:STRENGTH]` on the command line."""
 
     path: str
     strength: float = 1.0
@@ -77,9 +77,9 @@ class Lora:
         except ValueError:
             lora = cls(rest, expert=expert)  # a name with a colon in it
         if re.match(r"https?:", text):
-            raise SoraError(f"LoRA {text} is an address; fetch the file and name that")
+            raise SoraError(f"LoRA {text} is a URL; download the file and give its path")
         if path and re.fullmatch(DIGITS, strength) and (lora.path == rest or re.search(r"_|[^\x00-\x7f]", strength)):
-            raise SoraError(f"LoRA strength {strength!r} is no number; write it like 0.8, as style.safetensors:0.8")
+            raise SoraError(f"LoRA strength {strength!r} is not a number; write it like style.safetensors:0.8")
         if not lora.path.strip():
             raise SoraError(f"LoRA {text!r} is not FILE[:STRENGTH], for example style.safetensors:0.8")
         return lora
@@ -92,7 +92,7 @@ class Lora:
 @dataclass(frozen=True)
 class Shot:
     """One video to make. Sizes in pixels, `frames` exact, `fps` frames per second. The prompt may be empty
-    where anchors or a neighbouring video show what is meant."""
+    if anchors or a neighbouring video show the scene."""
 
     prompt: str
     negative: str = ""
@@ -153,11 +153,11 @@ class Shot:
 
     @property
     def guidances(self) -> tuple[float, float]:
-        """Guidance of the transformer for high noise, and of that for low noise."""
+        """(guidance for high noise, guidance for low noise); equal unless the shot sets both."""
         return self.guidance, self.guidance_low or self.guidance
 
     def at(self, fps: float) -> "Shot":
-        """The same at another rate: as many frames as reach its last one, and what is given at the same times."""
+        """The shot at another rate: its last frame, anchors and cues keep their times."""
         if fps == self.fps:
             return self
         ratio = Fraction(fps).limit_denominator(1000) / Fraction(self.fps).limit_denominator(1000)
@@ -187,30 +187,30 @@ class Shot:
         kinds = {field.name: type(getattr(BLANK, field.name)) for field in fields(cls)}
         if unknown := sorted(asked.keys() - kinds.keys()):
             named = ", ".join(ascii(name[:40])[1:-1] for name in unknown[:5])
-            raise SoraError(f"not a shot: unknown field {named}; known are {', '.join(kinds)}")
+            raise SoraError(f"not a shot: unknown field {named}; known fields: {', '.join(kinds)}")
         return cls(**{name: read_field(name, value, kinds[name]) for name, value in asked.items()})
 
 
 def check_text(what: str, text: str) -> None:
     if len(text) > LONGEST_PROMPT:
-        raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are read")
+        raise SoraError(f"the {what} has {len(text)} characters; at most {LONGEST_PROMPT} are allowed")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise SoraError(f"the {what} is not valid UTF-8")
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse an empty prompt where nothing else says what to show."""
+    """Refuse an empty prompt."""
     if not prompt.strip():
         raise SoraError('the prompt is empty; say what to show, for example "a cat surfing"')
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise SoraError(f"unknown {what} {value!r}; there are {', '.join(choices)}")
+        raise SoraError(f"unknown {what} {value!r}; choose one of {', '.join(choices)}")
 
 
 def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:
-    """Every address lies inside the video, and no two are the same frame."""
+    """Refuse addresses outside the video, and two at the same frame."""
     frames = [geometry.parse_address(at, shot.fps, shot.frames) for at in addresses]
     for at, frame in zip(addresses, frames, strict=True):
         if frames.count(frame) > 1:
@@ -223,12 +223,12 @@ def check_range(what: str, value: float, low: float, high: float) -> None:
 
 
 def shown(value: float) -> str:
-    """A number for a line of text; whole ones may be longer than a float can be."""
+    """A number as text; integers may be too large for a float."""
     return f"{value:g}" if isinstance(value, float) or abs(value) < 10**15 else f"{str(value)[:15]}..."
 
 
 def read_field(name: str, value: Any, kind: type) -> Any:
-    """A field of a shot as JSON has it, as the shot has it; SoraError otherwise."""
+    """Convert a field of a shot from JSON; SoraError if its type is wrong."""
     if name == "captions":
         return tuple(typed(name, text, str) for text in typed(name, value, list))
     return records(name, value, LISTS[name]) if name in LISTS else typed(name, value, kind)

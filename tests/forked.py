@@ -21,7 +21,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
     "tiny", "command_tree", "sora_cli.generation.engine", "sora_cli.pipelines.sora", "sora_cli.dataset.build",
     "toy_run", "torch._dynamo", "torch.distributed.fsdp", "torch.testing", "torch.utils.tensorboard",
-    "matplotlib.pyplot", "filelock", "imageio_ffmpeg", "safetensors.torch", "numpy.ctypeslib",
+    "matplotlib.pyplot", "filelock", "imageio_ffmpeg", "safetensors.torch", "numpy.ctypeslib", "typer._adapters",
 ])  # fmt: skip
 
 SORA_CLI = "from sora_cli.cli import main; main()"

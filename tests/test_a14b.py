@@ -262,7 +262,7 @@ def test_given_clips_keep_the_latents_that_no_window_makes_again(tiny: Tiny) -> 
 
 def test_without_a_picture_it_makes_nothing(tiny: Tiny) -> None:
     for shot in (ASKED, replace(ASKED, loop=True, frames=16)):
-        with pytest.raises(SoraError, match="tiny goes on from pictures, and none is given; give --image FILE, or"):
+        with pytest.raises(SoraError, match="tiny needs a picture to start from; give --image FILE, or"):
             tiny(I2V).start(shot)
 
 

@@ -98,7 +98,7 @@ def test_every_wrong_line_is_named_and_nothing_is_begun(capsys: pytest.CaptureFi
     Path("folder.mp4").mkdir()
     Path("late.mp4").write_bytes(b"x")
     wrong = {
-        '{"prompt": "a", "sed": 1, "output": "1.mp4"}': "no option 'sed'; it has seed",
+        '{"prompt": "a", "sed": 1, "output": "1.mp4"}': "no option 'sed'; did you mean seed?",
         '{"prompt": "a", "frames": 9.5, "output": "2.mp4"}': "--frames",
         '{"verb": "extend", "input": "nowhere.mp4"}': "there is no file nowhere.mp4",
         '{"prompt": "a", "output": "folder.mp4"}': "is a folder",
@@ -109,10 +109,10 @@ def test_every_wrong_line_is_named_and_nothing_is_begun(capsys: pytest.CaptureFi
         '{"verb": "swim"}': "unknown verb 'swim'",
         '{"verb": "extend"}': "Missing argument",
         '{"prompt": "", "output": "12.mp4"}': "the prompt is empty",
-        '{"prompt": "a", "output": "-"}': "a batch writes files",
-        '{"verb": "reverse", "input": "-", "output": "14.mp4"}': "a batch reads files",
+        '{"prompt": "a", "output": "-"}': "cannot write to standard output",
+        '{"verb": "reverse", "input": "-", "output": "14.mp4"}': "cannot read standard input",
         '{"prompt": "a", "quiet": true}': "for all jobs",
-        '{"prompt": "a", "output": "late.mp4"}': "late.mp4 exists already",
+        '{"prompt": "a", "output": "late.mp4"}': "late.mp4 already exists",
         '{"prompt": "a", "output": "{what}.mp4"}': "unknown {what}",
         '{"prompt": "a", "metadata": "perhaps"}': "on or off",
         '{"prompt": ["a"], "output": "19.mp4"}': "not a list",
@@ -130,7 +130,7 @@ def test_every_wrong_line_is_named_and_nothing_is_begun(capsys: pytest.CaptureFi
 @pytest.mark.parametrize("words, why", [
     (["nowhere.jsonl"], "there is no file nowhere.jsonl"), (["."], "is a folder"), (["empty.txt"], "is empty"),
     (["a.txt", "--shard", "0/3"], "I from 1 to N"), (["a.txt", "--shard", "4/3"], "I from 1 to N"),
-    (["a.txt", "--after", "3"], "--after is for none of the jobs"), (["a.txt", "--verb", "swim"], "unknown --verb"),
+    (["a.txt", "--after", "3"], "--after applies to no job"), (["a.txt", "--verb", "swim"], "unknown --verb"),
     (["a.txt", "--sheet", "a.gif"], "must end in .png"), (["a.txt", "--sheet", "no/a.png"], "there is no folder no"),
 ])  # fmt: skip
 def test_what_is_wrong_with_the_whole(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +229,8 @@ def test_what_is_done_is_known_by_its_shot_and_not_by_its_name(capsys: pytest.Ca
     other = listed(*shots("a.mp4", "b.png", frames=1, prompt="a dog"))
     assert run(other) == 2
     err = capsys.readouterr().err
-    assert 'a.mp4 exists already: its shot.prompt was "a cat" and is now "a dog"' in err and ":2: b.png exists" in err
+    assert 'a.mp4 already exists: its shot.prompt was "a cat" and is now "a dog"' in err
+    assert ":2: b.png already exists" in err
     assert run(other, "--force") == 0
     assert "2 made, 0 skipped" in capsys.readouterr().err
     assert json.loads(Path("a.json").read_text())["shot"]["prompt"] == "a dog"
@@ -241,7 +242,7 @@ def test_an_input_that_has_changed_makes_another_video(capsys: pytest.CaptureFix
     name = listed({"verb": "extend", "input": clip, "after": 0.25, "output": "a.mp4"})
     assert run(name) == 0 and run(name) == 0
     tiny.write("clip.y4m", format, tiny.noise(format, 5, seed=1))
-    assert run(name) == 2 and "a.mp4 exists already, made with other files;" in capsys.readouterr().err
+    assert run(name) == 2 and "a.mp4 already exists, made with other files;" in capsys.readouterr().err
 
 
 def test_generate_goes_on_with_several(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +251,7 @@ def test_generate_goes_on_with_several(capsys: pytest.CaptureFixture[str]) -> No
     before = Path("1.mp4").stat().st_mtime_ns
     assert cli.run([*words, "-n", "3", "--resume"]) == 0
     assert Path("1.mp4").stat().st_mtime_ns == before and Path("3.mp4").exists()
-    assert capsys.readouterr().err.count("is made already") == 2
+    assert capsys.readouterr().err.count("is already done") == 2
     assert cli.run([*words, "-n", "3", "--resume", "--seed", "1"]) == 2
     assert "its shot.seed was 0 and is now 1" in capsys.readouterr().err
 

@@ -314,7 +314,7 @@ def test_a_table_of_captions_is_what_data_reads(folder: Path, capsys: pytest.Cap
 def test_sidecars_that_are_there_are_kept(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / "in" / "a.txt").write_text("by hand\n")
     code, out, err = say(capsys, "in", "--sidecars")
-    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files has captions" in err
+    assert code == 0 and out.startswith("in/deep/b.png\t") and "1 of 2 files already has captions" in err
     assert (folder / "in" / "a.txt").read_text() == "by hand\n"
     assert (folder / "in" / "deep" / "b.txt").read_text() == out.split("\t")[1]
     assert len(say(capsys, "in", "--sidecars", "--force")[1].splitlines()) == 2
@@ -425,11 +425,11 @@ def test_doubts_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
 REFUSED = [
     (["nowhere.mp4"], "there is no file nowhere.mp4"),
     (["in", "-o", "captions.csv"], ".jsonl"),
-    (["in", "-o", "c.jsonl", "--sidecars"], "choose"),
-    (["in", "--sidecars", "--keep-human", "0.5"], "--keep-human goes with -o"),
+    (["in", "-o", "c.jsonl", "--sidecars"], "use only one of them"),
+    (["in", "--sidecars", "--keep-human", "0.5"], "leave it out to use --keep-human"),
     (["in", "--served", "llava"], "--model http://SERVER"),
     (["in/a.mp4", "in/a.gif", "--sidecars"], "would share in/a.txt"),
-    (["-", "--sidecars"], "leave --sidecars out"),
+    (["-", "--sidecars"], "leave out --sidecars"),
     (["empty"], "no video or picture in empty"),
 ]
 
@@ -447,7 +447,7 @@ def test_what_cannot_work_is_refused_in_a_line(
 @pytest.mark.parametrize(("model", "code", "message"), [
     ("magpie", 2, "unknown captioner 'magpie'"),
     ("./nowhere", 2, "there is no captioner nowhere"),
-    ("./other.safetensors", 1, "holds no captioner"),
+    ("./other.safetensors", 1, "does not contain a captioner"),
     ("pocket", 1, "pocket came without a captioner; `sora-cli train captioner"),
 ])  # fmt: skip
 def test_captioners_that_are_not_there(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
@@ -566,9 +566,9 @@ def test_the_time_of_an_answer_is_that_of_the_option_or_the_environment(
 ) -> None:
     server.free.clear()
     code, _, err = say(capsys, "in/a.mp4", "--served", "x", "--timeout", "1", model=server.url)
-    assert code == 1 and "does not answer in 1 s; SORA_LLM_TIMEOUT=SECONDS (caption: --timeout) waits longer" in err
+    assert code == 1 and "does not answer within 1 s; SORA_LLM_TIMEOUT=SECONDS (caption: --timeout) waits longer" in err
     monkeypatch.setenv("SORA_LLM_TIMEOUT", "1.5")
-    assert "does not answer in 1.5 s" in say(capsys, "in/a.mp4", "--served", "x", model=server.url)[2]
+    assert "does not answer within 1.5 s" in say(capsys, "in/a.mp4", "--served", "x", model=server.url)[2]
     with pytest.raises(Failed, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
         Server.at("http://127.0.0.1:9", None, 1)
 
@@ -611,7 +611,7 @@ def test_coca_says_what_its_own_forward_finds_likeliest() -> None:
     while len(said) < MOST and END not in said:
         found = coca.network(pictures, torch.tensor([[START, *said]] * 2), output_labels=False)["logits"][:, -1]
         agreed = found.softmax(-1).log().mean(0)
-        said.append(max(WORDS, key=lambda word: float(agreed[word])))
+        said.append(WORDS[int(agreed[WORDS].argmax())])
     assert text and " ".join(decode(torch.tensor(said)).split()) == text
 
 

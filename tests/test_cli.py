@@ -301,7 +301,7 @@ def test_what_was_begun_is_not_overwritten_unasked(
     assert generate(sora, "late failure", "--frames", 5, "-o", "a.mp4") == 1
     capsys.readouterr()
     assert generate(sora, "a cat", "--frames", 5, "-o", "a.mp4") == 2
-    assert "--resume goes on with it, --force starts over" in capsys.readouterr().err
+    assert "--resume continues it, --force starts over" in capsys.readouterr().err
     assert everything() == BEGUN
     assert generate(sora, "a cat", "--frames", 5, "-o", "a.mp4", "--resume") == 2
     assert "prompt was" in capsys.readouterr().err and everything() == BEGUN
@@ -327,8 +327,8 @@ def test_running_out_of_memory_is_one_line(
 ) -> None:
     assert generate(sora, prompt, "--frames", 5) == 1
     *_, line = capsys.readouterr().err.splitlines()
-    assert line == (f"sora-cli: ran out of {memory} memory; --resume goes on after the finished windows, also with "
-                    "--memory low; a smaller --res or fewer --frames is another video: --force")  # fmt: skip
+    assert line == (f"sora-cli: ran out of {memory} memory; --resume continues after the finished windows, also with "
+                    "--memory low; a smaller --res or fewer --frames needs --force")  # fmt: skip
     again = prompt, "--frames", 5, "--memory", "low", "--resume"
     assert generate(sora, *again) == 1 and "ran out" in capsys.readouterr().err, "the advice is refused"
     assert generate(sora, prompt, "--frames", 2, "--force") == 1 and "ran out" in capsys.readouterr().err
@@ -382,9 +382,9 @@ def test_damaged_weights_are_seen_before_the_work(
     ("words", "complaint"),
     [
         (("train", "gan"), "gan"),
-        (("train", "vae", "--data", "films"), "unknown data 'films'; it is world"),
+        (("train", "vae", "--data", "films"), "unknown --data 'films'; use world"),
         (("train", "vae", "--minutes", "0"), "above 0"),
-        (("train", "dit", "--minutes", "nan"), "--minutes is nan; it must be above 0, and have an end"),
+        (("train", "dit", "--minutes", "nan"), "--minutes is nan; it must be above 0 and finite"),
         (("train", "clip", "--minutes", "inf"), "--minutes is inf"),
         (("train", "dit", "--seed", "9" * 23), "--seed"),
         (("train", "lora", "--threads", "0"), "--threads"),

@@ -140,7 +140,7 @@ def test_every_verb_from_pictures(two: Path, sora: Sora) -> None:
     assert code == 0 and len(shown("d.mp4")) == 36, said
     for words in (("generate", "a cat", "-o", "e.mp4"), ("loop", "a cat", "-o", "e.mp4")):
         code, said = sora(*words, *how)
-        assert code == 2 and said.count("\n") == 1 and "goes on from pictures, and none is given" in said
+        assert code == 2 and said.count("\n") == 1 and "needs a picture to start from" in said
         assert not Path("e.mp4").exists()
 
 
@@ -213,9 +213,9 @@ def test_loras_change_what_is_packed(two: Path, kind: str, sora: Sora, tmp_path:
 
 
 REFUSED = [
-    (("--guidance", "4,3"), "wan2.1.safetensors", "has one transformer; --guidance takes one number for it"),
+    (("--guidance", "4,3"), "wan2.1.safetensors", "has only one transformer; give --guidance one number"),
     (("--guidance", "4;3"), "a_high.safetensors", "write a number like 4, or two of them like 4,3"),
-    (("--guidance", "4,0"), "a_high.safetensors", "that for low noise must be above 0"),
+    (("--guidance", "4,0"), "a_high.safetensors", "the second number, for low noise, must be above 0"),
     (("--guidance", "nan"), "a_high.safetensors", "write a number like 4"),
     (("--lora", "high:l.safetensors"), "wan2.1.safetensors", "has one transformer; write --lora l.safetensors without"),
     (("--lora", "low:l.safetensors"), "pocket", "pocket has one transformer"),

@@ -143,7 +143,7 @@ def test_a_thousand_files_are_accounted_for(tmp_path: Path) -> None:
     assert all((line["state"] == "used") == (not line["reason"]) for line in found.values())
     names = [name for line in found.values() for take in line["takes"] for name in take["samples"]]
     assert len(Dataset(out)) == len(names) == len(set(names)) == 775
-    assert "775 of 1000 files are of use" in said and "775 of 775 files have no caption" in said
+    assert "775 of 1000 files are usable" in said and "775 of 775 files have no caption" in said
 
 
 def test_every_kind_of_footage_is_read_as_it_is_shown(dataset: Path) -> None:

@@ -128,7 +128,7 @@ def test_every_example_is_listed_and_tested() -> None:
 def test_own(tmp_path: Path) -> None:
     from PIL import Image
 
-    run(tmp_path, "own.sh", TRAIN_STEPS="2", WORD_STEPS="2", CLIP_SECONDS="1")
+    run(tmp_path, "own.sh", TRAIN_STEPS="2", WORD_STEPS="2", CLIP_SECONDS="1", SIZE="64x64")
     own = tmp_path / "own"
     assert sorted(path.stem for path in own.glob("*.mp4")) == ["bars", "dusk", "fractal", "tiles"]
     assert all(len(frames(path)) == 24 for path in own.glob("*.mp4"))

@@ -57,7 +57,7 @@ def test_a_model_that_was_trained_on_makes_another_video(runs: Path) -> None:
     asked = ["generate", "a cat", "--model", "./mine", "--frames", "5", "--res", "64x64", "--steps", "1", "-o", "a.mp4"]
     assert RUNNER.invoke(app, asked).exit_code == 0
     made = Path("a.mp4").read_bytes()
-    assert "made already" in RUNNER.invoke(app, [*asked, "--resume"]).output
+    assert "already done" in RUNNER.invoke(app, [*asked, "--resume"]).output
     shutil.rmtree("mine")
     tensors, header = tiny_part("tiny", "dit")
     weights.save_part(runs / "dit", "dit", {name: tensor + 0.1 for name, tensor in tensors.items()}, header)

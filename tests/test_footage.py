@@ -155,11 +155,11 @@ def test_16_bits_stay_as_they_are(sora: Sora, capsys: pytest.CaptureFixture[str]
 
 
 REDUCED = {
-    "x.mp4": ("extend", "a.png", "x.mp4: 8 bits of each colour instead of 16"),
-    "x.webp": ("extend", "a.png", "x.webp: 8 bits of each colour instead of 16"),
-    "x.mov": ("extend", "a.mkv", "x.mov: 8 bits of each colour instead of 10"),
-    "x%05d.png": ("generate", "a.png", "a.png: its 16 bits of each colour are taken as 8"),
-    "y%05d.png": ("extend", "alpha.png", "alpha.png: its 16 bits of each colour are taken as 8"),
+    "x.mp4": ("extend", "a.png", "x.mp4: 8 bits per colour instead of 16"),
+    "x.webp": ("extend", "a.png", "x.webp: 8 bits per colour instead of 16"),
+    "x.mov": ("extend", "a.mkv", "x.mov: 8 bits per colour instead of 10"),
+    "x%05d.png": ("generate", "a.png", "a.png: its 16 bits per colour are reduced to 8"),
+    "y%05d.png": ("extend", "alpha.png", "alpha.png: its 16 bits per colour are reduced to 8"),
 }
 
 

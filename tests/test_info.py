@@ -43,7 +43,7 @@ def test_footage_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     subprocess.run([media.ffmpeg(), "-v", "error", "-display_rotation", "90", "-i", tmp_path / "upright.mp4",
                     "-c", "copy", tmp_path / "turned.mp4"], check=True)  # fmt: skip
     found, rows = told(capsys, tmp_path / "turned.mp4")
-    assert found["rotated"] and rows["picture"] == "48x64, turned by a tag of the file"
+    assert found["rotated"] and rows["picture"] == "48x64, rotated by a tag in the file"
     assert rows["length"] == "0.2 s: 2 frames, 10 a second"
 
 

@@ -94,7 +94,7 @@ def test_what_no_person_put_there_is_left_out_and_counted(tmp_path: Path) -> Non
     assert "1 .heic file cannot be read here; convert it to .jpg" in said
     files, remarks = files_of([str(folder)])
     assert files == [str(folder / "a.png"), str(folder / "sub/b.png")] and all(line in said for line in remarks)
-    assert "2 of 13 files are of use" in said
+    assert "2 of 13 files are usable" in said
     assert "hidden: 5" in run("show", tmp_path / "out").stdout
 
 

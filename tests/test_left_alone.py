@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_keeps_its_sample(monkeypat
         patched.setattr(scan, "outside", lambda folder, file, *reason: outside(folder, file, *reason)
                         if file != "2.png" else scan.Record(file, reason="broken: stale file handle"))  # fmt: skip
         said = built(Path("clips"), Path("ds"))
-    assert "2.png cannot be looked at now" in said and "nothing to do: 4 samples" in said
+    assert "2.png cannot be read now" in said and "nothing to do: 4 samples" in said
     assert shards_in("ds") == before and len(Dataset("ds")) == 4
 
 
@@ -174,7 +174,7 @@ def test_an_option_that_leaves_nothing_of_use_costs_no_sample(options: tuple[str
     built(Path("clips"), Path("ds"))
     before = shards_in("ds")
     said = refused("build", "clips", "-o", "ds", *options)
-    assert "1 of the 1 file that ds was made from is of no use now" in said
+    assert "1 of the 1 file that ds was made from is not usable now" in said
     assert shards_in("ds") == before and len(Dataset("ds")) >= 1
 
 

@@ -106,7 +106,7 @@ def test_nobody_waits_longer_than_patience(fake: Fake) -> None:
         fake.say((429, {"retry-after": "3600"}, b"")).answer(ASKED, 9)
     late = Server(fake.server.url, "m", 0.3)
     fake.say((200, {"content-length": "99999", "drip": "yes"}, b"{"))
-    with pytest.raises(Failed, match=r"does not answer in 0\.3 s; SORA_LLM_TIMEOUT"):
+    with pytest.raises(Failed, match=r"does not answer within 0\.3 s; SORA_LLM_TIMEOUT"):
         late.answer(ASKED, 9)
     assert len(fake.seen) == 2
 
@@ -122,7 +122,7 @@ def test_when_a_server_is_asked_again() -> None:
                                    "//evil.example/v1", "/elsewhere"])  # fmt: skip
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_nothing_is_sent_on(fake: Fake, where: str, status: int) -> None:
-    with pytest.raises(Failed, match=r"sends us on to http.*; name that one if you mean it"):
+    with pytest.raises(Failed, match=r"redirects to http.*; give that address to use it"):
         fake.say((status, {"location": where.format(port=fake.server_port)}, b"")).answer(ASKED, 9)
     assert len(fake.seen) == 1
 
@@ -141,7 +141,7 @@ def test_a_key_goes_where_it_belongs(fake: Fake, monkeypatch: pytest.MonkeyPatch
                 "https://evil.org/api.openai.com", "http://gpu-box:8000/v1"):  # fmt: skip
         assert key_for(url) == "other"
     monkeypatch.setenv(KEY, "sch\u00fcssel")
-    with pytest.raises(SoraError, match=f"{KEY} holds letters that no key has"):
+    with pytest.raises(SoraError, match=f"{KEY} contains characters that no key can have"):
         fake.server.answer(ASKED, 9)
 
 
@@ -158,7 +158,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SoraError, match="must be a number of seconds"):
             Server.at("http://a")
     for text in ("", "a:80", "ftp://a", "http://", "http://a b", "http://a:0x", "http://a\x1b", "http://ä"):
-        with pytest.raises(SoraError, match="is no address"):
+        with pytest.raises(SoraError, match="is not an address"):
             Server.at(text)
 
 
@@ -184,7 +184,7 @@ def test_an_answer_is_a_text_or_its_parts(fake: Fake, content: Any, text: str) -
     b"x" * 5_000_000,
 ])  # fmt: skip
 def test_what_is_no_answer_is_told_in_one_line(fake: Fake, body: Any) -> None:
-    with pytest.raises(Failed, match="does not answer as OpenAI's protocol wants it") as told:
+    with pytest.raises(Failed, match="does not speak OpenAI's protocol") as told:
         fake.say(body).answer(ASKED, 9)
     assert "\n" not in str(told.value)
 
@@ -309,7 +309,7 @@ def test_what_may_be_a_caption_is_left_alone(text: str) -> None:
 NONE = {
     "nothing": ["", " \n", "<think>", "<think>a dog", "a dog</think>", "<|channel|>analysis<|message|>a dog", "\u202e"],
     "nonsense": ["...", "42", "A dog \ufffd\ufffd"],
-    "what it thinks": ["Okay, the user wants a caption. A dog, perhaps.", "We need to describe it. A dog.",
+    "its thoughts": ["Okay, the user wants a caption. A dog, perhaps.", "We need to describe it. A dog.",
                        "Let me think: a dog.",
                        "A dog. <tool_call>", "A dog <|box|>", "Hmm, the user gave six frames."],
     "a refusal": [
@@ -330,7 +330,7 @@ NONE = {
                       "a" * 60,
                       "very very very very very good"],
     "half a sentence": ["A dog and the", "A dog,", "A dog runs with", "A dog (", "Here a dog jumps over a"],
-    "characters, of which": ["word " + " ".join(str(n) for n in range(600))],
+    "characters; at most": ["word " + " ".join(str(n) for n in range(600))],
 }  # fmt: skip
 
 

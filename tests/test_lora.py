@@ -343,7 +343,7 @@ def test_on_the_command_line() -> None:
     assert Lora.parse("my:style.safetensors:-0.5") == Lora("my:style.safetensors", -0.5)
     assert Lora.parse("C:\\a.safetensors") == Lora("C:\\a.safetensors")
     for text in ("a:1_0", "a:0,8", "a:50%", "a:1_0e-1", "a:\uff11", "https://huggingface.co/x/y/a.safetensors"):
-        with pytest.raises(SoraError, match=r"write it like 0\.8|is an address"):
+        with pytest.raises(SoraError, match=r"write it like style\.safetensors:0\.8|is a URL"):
             Lora.parse(text)
     assert Lora.parse("2024") == Lora("2024") and Lora.parse("a:1e-1") == Lora("a", 0.1)
     for strength in ("nan", "inf", "11"):
@@ -592,7 +592,7 @@ def test_trainings_that_cannot_be_are_refused(pocket: Path, changes: dict[str, A
     ("words", "wrong"),
     [
         (["--data", "nowhere"], "there is no folder nowhere"),
-        (["--model", "tiny"], "the rendered world is for models of ours; tiny learns from --data FOLDER"),
+        (["--model", "tiny"], "the rendered world is for our own models; tiny learns from --data FOLDER"),
         (["--model", "./mine"], "there is no model in mine"),
         (["--model", "few"], "few is distilled to a few steps, which training would undo"),
         (["--model", "dmd"], "dmd is distilled to a few steps, which training would undo"),

@@ -161,7 +161,8 @@ def test_a_video_goes_on_in_the_version_that_it_began_in(
     begin(monkeypatch)
     monkeypatch.setattr("sora_cli.generation.engine.__version__", "9.9")
     assert cli.run([*GENERATE, "-o", "a.y4m", "--resume"]) == 2
-    assert 'version was "0.1.0" and is now "9.9"; ask for the same again, or --force' in capsys.readouterr().err
+    said = 'version was "0.1.0" and is now "9.9"; repeat its command, or start over with --force'
+    assert said in capsys.readouterr().err
 
 
 def begin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_a_rate_for_what_has_its_own_is_noted(
     clip = write(f"a.{suffix}", y4m_format(64, 64, 10), noise(y4m_format(64, 64, 10), 10))
     for rate, said in ((5, True), (10, False)):
         assert sora("encode", clip, "-o", "a.safetensors", "--force", "--input-fps", rate) == 0
-        line = f"a.{suffix}: --input-fps does nothing: it has 10 frames a second of its own; --fps takes another rate"
+        line = f"a.{suffix}: --input-fps does nothing, because the file says 10 frames a second; --fps changes the rate"
         assert (line in capsys.readouterr().err) == said
         assert latent_file.read_header("a.safetensors").fps == 10
 

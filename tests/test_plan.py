@@ -46,7 +46,7 @@ def test_a_shot_of_another_model_does_not_meet_this_engine(engine: Engine,  # no
                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     entries = {"tiny": registry.entry("tiny"), "large": registry.Entry("large", "wan", "another")}
     monkeypatch.setattr(registry, "registry", lambda: entries)
-    with pytest.raises(SoraError, match="the shot is of large, and tiny is loaded"):
+    with pytest.raises(SoraError, match="the shot needs model large, but tiny is loaded"):
         engine.start(replace(SHOT, model="large"))
 
 

@@ -295,7 +295,7 @@ def test_no_other_file_is_lost_and_a_pipe_has_none(
 ) -> None:
     words = ("generate", "a cat", "--res", "64x64", "--seconds", 0.5, "--preview")
     Path("a.preview.webp").write_bytes(b"mine")
-    assert sora(*words, "-o", "a.mp4") == 2 and "in the way of the preview" in capfd.readouterr().err
+    assert sora(*words, "-o", "a.mp4") == 2 and "a.preview.webp already exists" in capfd.readouterr().err
     assert Path("a.preview.webp").read_bytes() == b"mine"
     assert sora(*words, "-o", "-") == 0 and not looks
 
@@ -311,7 +311,7 @@ def test_every_job_of_a_batch_has_its_own(
     Path("jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     words = ("batch", "jobs.jsonl", "--seconds", 0.5, "-o", "{prompt}-{seed}.mp4", "--preview")
     Path("a.preview.webp").write_bytes(b"mine")
-    assert sora(*words) == 2 and "jobs.jsonl:1: a.preview.webp is in the way" in capfd.readouterr().err
+    assert sora(*words) == 2 and "jobs.jsonl:1: a.preview.webp already exists" in capfd.readouterr().err
     assert Path("a.preview.webp").read_bytes() == b"mine" and not looks
     Path("a.preview.webp").unlink()
 
@@ -431,7 +431,7 @@ def test_what_has_no_tiny_decoder_says_so_in_a_line(
 ) -> None:
     assert cli.run(["generate", "a cat", "--decoder", "tiny", "-o", "a.mp4"]) == 2
     assert capsys.readouterr().err == (
-        "sora-cli: pocket has no tiny decoder; leave out --decoder tiny: its own is full\n"
+        "sora-cli: pocket has no tiny decoder; leave out --decoder tiny, or use --decoder full\n"
     )
     for more in (("--preview",), ("--decoder", "tiny")):
         assert cli.run(["generate", "a cat", "--model", "./model", *more, "-o", "a.mp4"]) == 1

@@ -193,7 +193,7 @@ def test_what_was_begun_goes_on_and_plans_say_the_rate(sora: Sora, capsys: pytes
     assert Path("a.y4m").read_bytes() == Path("b.y4m").read_bytes()
     capsys.readouterr()
     assert sora(*words, "-o", "a.y4m", "--resume") == 0
-    assert "made already" in capsys.readouterr().err
+    assert "already done" in capsys.readouterr().err
 
 
 def test_plans_count_the_frames_that_are_shown_and_made(sora: Sora, capsys: pytest.CaptureFixture[str]) -> None:

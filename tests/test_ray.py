@@ -123,8 +123,8 @@ def test_a_worker_does_not_take_other_files_for_the_same(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("words, why", [
-    (["--ray", "ray://there:10001"], "takes no ray:// address"), (["--ray", "127.0.0.1:9"], "nobody answers"),
-    (["--cores", "2"], "--cores is for --ray"),
+    (["--ray", "ray://there:10001"], "does not take ray:// addresses"), (["--ray", "127.0.0.1:9"], "no answer from"),
+    (["--cores", "2"], "--cores needs --ray"),
 ])  # fmt: skip
 def test_what_is_refused(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["batch", listed("jobs.jsonl", told("a.mp4")), *WORDS, *words]) != 0

@@ -118,7 +118,7 @@ def test_models_and_health(server: Served) -> None:
     assert [model.id for model in server.client.models.list()] == ["pocket"]
     assert server.client.models.retrieve("pocket").owned_by == "sora-cli"
     assert json.loads(server.ask("GET", "/healthz").body) == {"status": "ok"}
-    with pytest.raises(openai.NotFoundError, match="there are pocket"):
+    with pytest.raises(openai.NotFoundError, match="known models: pocket"):
         server.client.videos.create(prompt="a cat", model="sora-2")
 
 

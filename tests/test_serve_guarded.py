@@ -211,10 +211,10 @@ def test_nothing_listens_to_others_unasked(tmp_path: Path, capsys: pytest.Captur
     assert "keep one" in refused("--token-file", str(file), "--token", TOKEN)
     file.write_text(f"{TOKEN}\n")
     assert token_of(None, file) == TOKEN
-    assert "no address here" in refused("--host", "no.such.host.invalid")
+    assert "is not an address here" in refused("--host", "no.such.host.invalid")
     assert "unknown model" in refused("--model", "none")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "--port takes another" in refused("--port", str(taken.getsockname()[1]))
+        assert "--port chooses another" in refused("--port", str(taken.getsockname()[1]))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").touch()
     assert cli.run(["serve", "--dir", str(tmp_path / "mine")]) == 2

@@ -356,7 +356,7 @@ def test_what_is_advised_goes_on_with_the_video(
         refusing(engine, short, "dit", 99, torch.OutOfMemoryError(), after=2)  # in the second window
         assert cli.run([*WORDS, "-o", "a.mp4"]) == 1
     *notes, line = capsys.readouterr().err.splitlines()
-    assert "--resume goes on" in line and "--memory low" in line
+    assert "--resume continues" in line and "--memory low" in line
     assert sum(note.startswith("ran out of GPU memory while denoising; continues: ") for note in notes) > 1
     kept = {path.name for path in Path("a.mp4.resume").glob("*.safetensors")}
     assert kept == {"given-00000.safetensors", "window-00000.safetensors"}

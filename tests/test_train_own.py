@@ -108,7 +108,7 @@ def test_the_captions_of_a_folder_become_the_words_of_its_model(folder: Path, mo
     assert json.loads(told.stdout)["shot"]["captions"] == []  # what is typed is what is read
     assert "./mine does not know: katzen" in told.stderr and "world --help" not in told.stderr
     assert "was not trained on pocket's grammar" in refused("generate", "x", "--model", "./mine", "--expand", "grammar")
-    assert "the judge knows pocket's world alone" in refused("evaluate", "--model", "./mine")
+    assert "the judge knows only pocket's world" in refused("evaluate", "--model", "./mine")
 
 
 def test_few_steps_are_baked_in_with_the_networks_of_the_run_alone(folder: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_vae_learns_from_the_sources(folder: Path) -> None:
 
 def test_what_is_no_dataset_is_refused_before_anything_begins(folder: Path) -> None:
     assert refused("train", "vae", "--data", "moon") == (
-        "unknown data 'moon'; it is world, or a folder that `sora-cli data build` made")  # fmt: skip
+        "unknown --data 'moon'; use world, or a folder that `sora-cli data build` made")  # fmt: skip
     assert "clips is not a dataset; `sora-cli data build CLIPS -o clips` makes one" in refused(
         "train", "dit", "--data", "clips")  # fmt: skip
     run("data", "build", "clips", "-o", "dataset", "--size", "64x64", *CPU)

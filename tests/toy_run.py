@@ -1,5 +1,6 @@
 """A small training with the project's loop, in one of several processes: OUT STEPS [BATCHES [DIES_AT]]."""
 
+import gc
 import os
 import signal
 from dataclasses import dataclass
@@ -90,4 +91,5 @@ def worker(rank: int, processes: int, port: int, *asked: object) -> None:
     """One of `processes`, told what torchrun tells."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
+    gc.freeze()  # as `forked.begin` does
     main(*asked)  # type: ignore[arg-type]

@@ -30,10 +30,10 @@ class Caption(NamedTuple):
 
 class Captioner(Protocol):
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
-        """The frames of a file that it looks at; SoraError for one that cannot be read."""
+        """The frames of a file that the captioner looks at; SoraError if it cannot be read."""
 
     def tell(self, frames: list[Frame]) -> Caption:
-        """What is to be seen in them."""
+        """The caption of watched frames."""
 
 
 def is_server(model: str) -> bool:
@@ -51,14 +51,14 @@ def file_of(model: str) -> Path:
 
 
 def check_model(model: str) -> None:
-    """Refuse a captioner that is not there, before torch is imported. Servers and the Hub are asked later."""
+    """Refuse a missing captioner before torch is imported; servers and the Hub are checked later."""
     if model == COCA or is_server(model):
         return
     if is_path(model):
         if not file_of(model).is_file():
             raise SoraError(f"there is no captioner {file_of(model)}; `sora-cli train captioner` makes one")
     elif model not in registry.registry():
-        raise SoraError(f"unknown captioner {model!r}; there are pocket, coca, weights of your own, or http://SERVER")
+        raise SoraError(f"unknown captioner {model!r}; use pocket, coca, weights of your own, or http://SERVER")
     elif not registry.entry(model).part(STEM):
         raise Failed(f"{model} came without a captioner; `sora-cli train captioner --out runs/captioner` makes one, "
                      "then --model ./runs/captioner")  # fmt: skip
@@ -95,7 +95,7 @@ def mixed(human: Mapping[str, str], synthetic: Mapping[str, str], share: float, 
     Mostly synthetic ones make a model follow prompts, a share of human ones keeps it used to how people write
     (Betker et al. 2023 found 95 % synthetic best)."""
     if not 0 <= share <= 1:
-        raise SoraError(f"a share of human captions is between 0 and 1, not {share:g}")
+        raise SoraError(f"the share of human captions must be between 0 and 1, not {share:g}")
 
     def pick(name: str) -> str:
         both = name in human and name in synthetic

@@ -20,7 +20,7 @@ class Grammar:
         self.end = tokenizer.end
 
     def next(self, said: Said) -> set[int]:
-        """What may come after these words; the end of the text, too."""
+        """The words that may follow, including the end of the text."""
         return {rest[0] if rest else self.end for _, rest in self.read(said)}
 
     def read(self, said: Said, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Said]]:
@@ -42,7 +42,7 @@ class Grammar:
         return [(text, phrase) for text, phrase in self.slots[len(before)] if not f" {text}".endswith(said)]
 
     def phrases(self, said: Said) -> tuple[str, ...] | None:
-        """The phrases of a whole sentence; None for words that are none."""
+        """The phrases of a complete sentence; None if it is not one."""
         return next((phrases for phrases, rest in self.read(said) if not rest), None)
 
     def written(self, said: Said) -> str:

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0,
           say: Callable[[str], None] | None = None) -> list[media.Frame]:  # fmt: skip
     """Frames of the first minute of a video at a rate, or the one frame of a picture: stretched to `size`, or as large
-    as fits into a square of `within` pixels. `say` is told what it had to suffer on the way in."""
+    as fits into a square of `within` pixels. `say` gets the notes of the reader."""
     with media.open_source(name, size, fps) as source:
         if say:
             source.tell(say)

@@ -47,7 +47,7 @@ class Own:
             network = from_weights(tensors, metadata).to(where)
             vocabulary, grammars, usual = (json.loads(metadata[key]) for key in ("vocabulary", "grammar", "usual"))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise Failed(f"{model} holds no captioner; `sora-cli train captioner` makes one") from error
+            raise Failed(f"{model} does not contain a captioner; `sora-cli train captioner` makes one") from error
         return cls(network, Tokenizer(vocabulary, network.config.context), grammars, usual)
 
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:

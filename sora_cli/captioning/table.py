@@ -14,7 +14,7 @@ from sora_cli.files.owned import Owned
 
 
 class Table:
-    """The table at `path`, made as `identity` says; with `force`, made anew. A context manager: one process has it."""
+    """The table at `path`, made as `identity` says; `force` starts over. A context manager that locks the table."""
 
     def __init__(self, path: Path, identity: dict[str, Any], force: bool = False) -> None:
         self.path, self.force = path, force
@@ -24,12 +24,12 @@ class Table:
         self.whole = 0  # bytes of whole lines
 
     def check(self) -> None:
-        """Refuse, before any work, a table that is finished, made in another way, or being made."""
+        """Refuse, before any work, a table that is finished, has other settings, or is in use."""
         self.own.check_free()
         if self.force:
             return
         if self.path.exists() and self.own.stored_identity() is None:
-            raise SoraError(f"{self.path} exists already; --force overwrites it, -o names another file")
+            raise SoraError(f"{self.path} already exists; --force overwrites it, -o names another file")
         self.own.check()
 
     def __enter__(self) -> Self:
@@ -39,7 +39,7 @@ class Table:
         return self
 
     def read(self) -> None:
-        """What is there, without a line that was cut off; SoraError for one that is no row."""
+        """Read the existing lines, without an incomplete last one; SoraError for one that is not a row."""
         with suppress(FileNotFoundError), self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.endswith(b"\n"):
@@ -64,7 +64,7 @@ class Table:
         return file
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more file. When this returns it has reached the disk."""
+        """Append one file's caption; when this returns, it is on disk."""
         self.file = self.file or self.begin()
         self.rows[row["file"]] = row
         self.file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
@@ -72,7 +72,7 @@ class Table:
         os.fsync(self.file.fileno())
 
     def finish(self) -> None:
-        """Say that nothing is missing."""
+        """Mark the table as finished."""
         self.own.remove()
 
     def __exit__(self, *_: object) -> None:

@@ -35,7 +35,7 @@ from sora_cli.errors import Failed, SoraError, readable
 from sora_cli.placement.machine import short_of
 
 # frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
-WINDOWS = "Windows is not supported; sora-cli runs in WSL 2 as it does on Linux (wsl --install)"
+WINDOWS = "Windows is not supported; use WSL 2, which `wsl --install` sets up"
 HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -88,7 +88,7 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command line and exit: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
+    """Run one command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text, nor be in the terminal's letters
         utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
@@ -124,17 +124,17 @@ def run(words: list[str], debug: bool = False) -> int:
 
 
 def worded(message: str) -> str:
-    """What a parser says of a command line, in words for who typed it."""
+    """The parser's error message, reworded for users."""
     for said, ours in WORDED.items():
         message = re.sub(said, ours, message)
     if message.startswith("No such command") and "Did you mean" not in message:
-        message += " `sora-cli --help` lists them; a prompt follows `generate`: " + EXAMPLE
+        message += " `sora-cli --help` lists all commands; a prompt goes after `generate`: " + EXAMPLE
     return message
 
 
 @contextmanager
 def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
-    """A Failed where memory ran out, which torch says with a RuntimeError."""
+    """Turn torch's RuntimeError for lack of memory into a Failed."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -145,17 +145,17 @@ def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
 
 
 def less(words: Sequence[str]) -> str:
-    """What would take less memory than a command line, as it accepts it."""
+    """How a command could do with less memory, as the end of an error message; "" for commands that cannot."""
     if not set(MAKING).intersection(words[:1]):
         return ""
     smaller = "a smaller --res or fewer --frames"
     if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
         return f"; try --memory low, {smaller}"
-    return f"; --resume goes on after the finished windows, also with --memory low; {smaller} is another video: --force"
+    return f"; --resume continues after the finished windows, also with --memory low; {smaller} needs --force"
 
 
 def complain(message: str, code: int) -> int:
-    """One line on stderr, whatever the message holds; what strangers wrote may be long."""
+    """Print an error as one line on stderr, shortened and without control characters."""
     line = readable(" ".join(message.split()))
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
     print(f"sora-cli: {line}", file=sys.stderr)

@@ -39,7 +39,7 @@ class Item:
         return self.job.target.name
 
     def shard(self, parts: int) -> int:
-        """Which of so many parts it belongs to: that hangs on its output alone, whatever else is in the list."""
+        """Which of `parts` it belongs to; only the name of its output decides, not the rest of the list."""
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % parts
 
@@ -55,7 +55,7 @@ class Item:
 
 
 class Verb:
-    """A command, its parameters by all of their names, and how they are by default."""
+    """A command, its parameters by all their names, and their defaults."""
 
     def __init__(self, name: str, command: Any, parent: typer.Context) -> None:
         self.name, self.command, self.parent = name, command, parent
@@ -79,7 +79,7 @@ class Verb:
         return [name for name, parameter in self.names.items() if getattr(parameter, "multiple", False)]
 
     def values(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters' values, in the texts of a command line, by their own names; SoraError for what is none."""
+        """The parameters' values as command-line strings, by their own names; SoraError for unknown options."""
         found: dict[str, Any] = {}
         for written, value in options.items():
             name = plain(written)
@@ -87,11 +87,11 @@ class Verb:
                 continue
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, 1)
-                hint = f"it has {near[0]}" if near else f"there are {', '.join(sorted(self.own))}"
+                hint = f"did you mean {near[0]}?" if near else f"its options: {', '.join(sorted(self.own))}"
                 raise SoraError(f"{self.name} has no option {written[:40]!a}; {hint}")
             parameter = self.names[name]
             if parameter.name in WHOLE:
-                raise SoraError(f"{written} is for all jobs; give it to the batch")
+                raise SoraError(f"{written} is for all jobs; give it to `batch` itself")
             if parameter.name in found:
                 raise SoraError(f"{written} is given twice, as {name} and by another name")
             found[parameter.name] = value_of(parameter, written, value)
@@ -99,7 +99,7 @@ class Verb:
 
     @property
     def own(self) -> set[str]:
-        """The options that a line may have."""
+        """The options that a line of a list may use."""
         return {one.name for one in self.command.params} - {*WHOLE, "help"}
 
     def jobs(self, values: Mapping[str, Any]) -> list[Job]:
@@ -114,11 +114,11 @@ class Verb:
 
 
 def value_of(parameter: Any, written: str, value: Any) -> Any:
-    """A value as the parser of a command line has it."""
+    """A JSON value as the string(s) that the command-line parser would get."""
     if getattr(parameter, "is_flag", False):
         on = SWITCH.get(str(value).strip().lower())
         if on is None:
-            raise SoraError(f"{written} is {value!a}; it is on or off, true or false")
+            raise SoraError(f"{written} is {value!a}; it must be on or off, true or false")
         off = any(plain(word) == plain(written) for word in parameter.secondary_opts)
         return on is not off
     if getattr(parameter, "multiple", False):
@@ -128,15 +128,15 @@ def value_of(parameter: Any, written: str, value: Any) -> Any:
 
 def text_of(written: str, value: Any) -> str:
     if isinstance(value, list):
-        raise SoraError(f"{written} has one value, not a list; --expand-grid makes a job of each")
+        raise SoraError(f"{written} takes one value, not a list; --expand-grid makes a job of each value")
     if isinstance(value, bool | dict) or (isinstance(value, float) and not math.isfinite(value)):
-        raise SoraError(f"{written} is {json.dumps(value)[:40]}; it must be a text or a number")
+        raise SoraError(f"{written} is {json.dumps(value)[:40]}; it must be a string or a number")
     return str(value)
 
 
 @dataclass
 class Asking:
-    """Turns lines into jobs; `defaults` hold where a line says nothing else, and `preview` for all of them."""
+    """Turns lines into jobs; `defaults` apply unless a line says otherwise, `preview` applies to all jobs."""
 
     verbs: Mapping[str, Verb]
     verb: str
@@ -152,17 +152,17 @@ class Asking:
         wished = {name: value for name, value in line.options.items() if name not in ("verb", "line", "error")}
         verb = self.verbs.get(str(line.options.get("verb") or self.verb))
         if verb is None:
-            raise SoraError(f"unknown verb {line.options['verb']!a}; there are {', '.join(self.verbs)}")
+            raise SoraError(f"unknown verb {line.options['verb']!a}; choose one of {', '.join(self.verbs)}")
         values = self.merged(verb, verb.values(wished))
         if values.get(verb.arguments[0].name) == STREAM:
-            raise SoraError("a batch reads files; give a name as input instead of -")
+            raise SoraError("a job of a batch cannot read standard input; give a file instead of -")
         if "output" in values:
             number = line.options.get("line", line.number)
             values["output"] = filled(verb.name, values, number, verb.arguments[0].name)
         return [whole(job, self.preview) for job in verb.jobs(values)]
 
     def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
-        """With the defaults that the verb has an option for, and with a seed in place of `random`."""
+        """The line's options with the defaults that the verb knows, and a number in place of a `random` seed."""
         usual = {name: value for name, value in self.defaults.items() if name in verb.own}
         self.used |= usual.keys()
         values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in wished} | wished
@@ -193,16 +193,16 @@ def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
 
     def field(match: re.Match[str]) -> str:
         if match[1] not in known:
-            raise SoraError(f"unknown {{{match[1]}}} in the output; it may hold {{line}}, {{input}}, and given options")
+            raise SoraError(f"unknown {{{match[1]}}} in the output; use {{line}}, {{input}} or a given option")
         return known[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
 
 
 def whole(job: Job, preview: bool = False) -> Job:
-    """A job as part of a batch: it goes on where it was stopped. SoraError for a pipe, which has no place for it."""
+    """A job as part of a batch, which resumes where it stopped. SoraError for a pipe, which cannot resume."""
     if job.target.stream:
-        raise SoraError("a batch writes files; give a name as output instead of -")
+        raise SoraError("a job of a batch cannot write to standard output; give a file instead of -")
     target = replace(job.target, resume=True, as_json=False)
     return replace(job, target=target, showing=replace(job.showing, preview=preview))
 

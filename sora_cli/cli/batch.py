@@ -36,7 +36,7 @@ ADDRESS = re.compile(r"auto|local|ray://.*|[^/\s]+:\d+")  # of a Ray cluster
 
 
 def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with every option of the verbs, which holds for the lines that say nothing else."""
+    """A command that also has every option of the verbs, as defaults for all lines."""
     hints = inspect.get_annotations(command, eval_str=True)
     own = [parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
            for name, parameter in inspect.signature(command).parameters.items() if name != "defaults"]  # fmt: skip
@@ -70,17 +70,17 @@ def batch(
         bool, typer.Option("--expand-grid", help="Expand {cat|dog}, {0..9} and lists of values into all combinations.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list, for work on several machines.")
+        str | None, typer.Option(metavar="I/N", help="Make only part I of N of the list; other machines make the rest.")
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Make it on a Ray cluster: that at HOST:PORT, that of this machine (auto), or a new one here.",
+            help="Run on a Ray cluster: the one at HOST:PORT, the one of this machine (auto), or a new one here.",
         ),
     ] = None,
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores of a worker of --ray where there is no GPU.", show_default="1")
+        int | None, typer.Option(min=1, help="Cores of each --ray worker on machines without a GPU.", show_default="1")
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also write a sheet with one frame of every video.")
@@ -88,7 +88,7 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Accepted; a batch always continues.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Accepted for convenience; a batch always resumes.")] = False,
     preview: options.PreviewOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,
     quiet: options.QuietOption = False,
@@ -104,7 +104,7 @@ def batch(
     refuse(jobs, [*wrong, *work.wrong()])
     work.check_whole(sheet, here=ray in (None, LOCAL))
     if cores and not ray:
-        raise SoraError("--cores is for --ray; without it, OMP_NUM_THREADS says how many are used")
+        raise SoraError("--cores needs --ray; without it, OMP_NUM_THREADS sets the number of cores")
     if dry_run:
         return show_cost(work.left, len(mine), as_json)
     if ray and work.left:
@@ -120,14 +120,14 @@ def batch(
 
 
 class WithAddress(TyperCommand):
-    """A command whose --ray may stand alone: it is followed by an address, or means a local cluster."""
+    """A command whose --ray takes an optional address; without one it means a local cluster."""
 
     def parse_args(self, context: Any, words: list[str]) -> list[str]:
         return super().parse_args(context, self.addressed(words))
 
     @staticmethod
     def addressed(words: list[str]) -> list[str]:
-        """The words of a command line with an address for --ray."""
+        """The command line's arguments, with an address added after a bare --ray."""
         pairs = zip(words, [*words[1:], ""], strict=True)
         return [f"--ray={LOCAL}" if word == "--ray" and not ADDRESS.fullmatch(after) else word for word, after in pairs]
 
@@ -143,7 +143,7 @@ def part_of(shard: str | None) -> tuple[int, int] | None:
 
 
 def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
-    """Where a batch writes of its jobs: `jobs.jsonl` -> jobs.failed.jsonl, or jobs.failed.2-of-8.jsonl of a part."""
+    """The file for a batch's failed or done jobs: `jobs.jsonl` -> jobs.failed.jsonl, jobs.failed.2-of-8.jsonl."""
     path = Path("batch.jsonl" if jobs == media.STREAM else jobs)
     which = f".{part[0] + 1}-of-{part[1]}" if part else ""
     return path.with_name(f"{path.stem}.{what}{which}.jsonl")
@@ -155,13 +155,13 @@ def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
 def asked(
     context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any], preview: bool = False
 ) -> tuple[list[Item], Wrong]:
-    """Every job of a list, and the lines that are none; SoraError for a default that is for nobody."""
+    """Every job of a list, and the invalid lines; SoraError for a default that no job uses."""
     root = context.parent
     assert root is not None
     commands: dict[str, Any] = root.command.commands  # type: ignore[attr-defined]
     verbs = {one: Verb(one, commands[one], context) for one in VERBS}
     if verb not in verbs:
-        raise SoraError(f"unknown --verb {verb}; there are {', '.join(verbs)}")
+        raise SoraError(f"unknown --verb {verb}; choose one of {', '.join(verbs)}")
     found = {key: defaults[key] for key in sorted(generate.given(context) & defaults.keys())}
     given = {key: value if isinstance(value, bool | list) else str(value) for key, value in found.items()}
     reader = Asking(verbs, verb, given, preview)
@@ -180,12 +180,12 @@ def asked(
                 raise
             wrong.append((line.number, asking.words(error)))
     if not wrong and (unused := [key for key in given if key not in reader.used]):
-        raise SoraError(f"--{unused[0].replace('_', '-')} is for none of the jobs of {name}")
+        raise SoraError(f"--{unused[0].replace('_', '-')} applies to no job of {name}")
     return items, wrong
 
 
 def refuse(name: str, wrong: Wrong) -> None:
-    """SoraError if lines are wrong, each of which is named on stderr."""
+    """SoraError if any line is wrong; each is printed on stderr."""
     if not wrong:
         return
     shown = sorted(wrong)

@@ -32,7 +32,7 @@ class Outcome:
 
 
 class Hearing(Screen):
-    """A screen that keeps what one job says."""
+    """A screen that collects the notes of one job."""
 
     def __init__(self, quiet: bool = True, preview: bool = False) -> None:
         super().__init__(quiet, preview)
@@ -49,7 +49,7 @@ class Hearing(Screen):
 
 
 def attempt(job: Job, target: Target, networks: Networks, screen: Hearing, debug: bool = False) -> Outcome:
-    """Make one; nothing that one job does stops the others."""
+    """Make one job; its failure becomes its outcome, so the other jobs continue."""
     screen.outcome = outcome = Outcome()
     try:
         job.check(target)  # what has come meanwhile is not overwritten
@@ -78,7 +78,7 @@ class BatchScreen(Hearing):
         Screen.note(self, text)
 
     def count(self) -> int:
-        """How many are over, which the bar shows."""
+        """How many jobs are finished; also moves the bar."""
         done = sum(self.counts.values())
         self.progress.update(self.all, total=self.total, completed=done)
         return done

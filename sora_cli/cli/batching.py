@@ -22,7 +22,7 @@ Wrong = list[tuple[int, str]]  # numbers of lines, and what is wrong with them
 
 
 class Ledger:
-    """Outputs that have no record beside them, as batches of one list began and made them: a JSON line each."""
+    """A file of JSON lines: outputs without a record that batches of this list began or finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,7 +51,7 @@ def append(path: Path, entry: dict[str, Any]) -> None:
 
 @dataclass
 class Batch:
-    """A list of jobs, and those of them that are made here."""
+    """All jobs of a list, and those that this process makes."""
 
     items: list[Item]
     mine: list[Item]
@@ -65,14 +65,14 @@ class Batch:
 
     @cached_property
     def left(self) -> list[Item]:
-        """What is not done yet."""
+        """The jobs that are not done yet."""
         return [item for item in self.mine if not self.is_done(item.job.target)]
 
     def is_done(self, target: Target) -> bool:
         return target.done or (not target.keeps and target.there and self.ledger.knows(target, made=True))
 
     def wrong(self) -> Wrong:
-        """What cannot be made, and why: outputs that are in the way of one another, inputs that are missing, ..."""
+        """The jobs that cannot be made, and why: outputs that overwrite each other, missing inputs, ..."""
         found = dict(clashes(self.items))
         for item in self.left:
             target = item.job.target
@@ -86,7 +86,7 @@ class Batch:
         return list(found.items())
 
     def check_whole(self, sheet: Path | None, here: bool = True) -> None:
-        """Refuse what the disks have no room for, a sheet that cannot be drawn, and missing models if needed."""
+        """Refuse a batch that the disks have no room for, a bad --sheet and, if made `here`, missing models."""
         if sheet:
             check_output(sheet, (".png",), force=True)
             if any(real(str(sheet)) in written(item.job) for item in self.items):
@@ -99,14 +99,14 @@ class Batch:
     # -- the work ---------------------------------------------------------------------------------------------
 
     def run(self, work: "Work | None" = None) -> None:
-        """Make what is left, here or by others; what fails is tried once more at the end."""
+        """Make the remaining jobs, here or with `work`; failed ones are retried once at the end."""
         self.failed.unlink(missing_ok=True)
         left, again = set(self.left), []
         with self.screen as screen:
             for item in (item for item in self.mine if item not in left):
                 if item.job.target.resume_folder.exists():
                     item.job.target.settle()
-                screen.over("skipped", item, "is made already")
+                screen.over("skipped", item, "is already done")
             for item, error in self.failures(self.left, work or self.alone):
                 again.append(item)
                 screen.event("retry", item, error)
@@ -127,7 +127,7 @@ class Batch:
                 self.screen.over("made", item, str(outcome), outcome)
 
     def alone(self, items: Sequence[Item], begin: "Begin") -> Iterator[tuple[Item, Outcome]]:
-        """The same, one after another, in this process; a model reads the texts of all of them before the first."""
+        """The same, one by one in this process; a model reads the prompts of all its jobs before the first."""
         self.networks.texts = texts_of(items)
         for item in items:
             if begin(item):
@@ -136,7 +136,7 @@ class Batch:
     def begin(self, item: Item) -> bool:
         """Say that work on an item begins, unless another process has made it meanwhile."""
         if self.is_done(item.job.target):
-            self.screen.over("skipped", item, "is made already")
+            self.screen.over("skipped", item, "is already done")
             return False
         self.screen.begin(item)
         if not item.job.target.there:  # else it may be somebody's, and is not ours to overwrite the next time
@@ -149,7 +149,7 @@ Work = Callable[[Sequence[Item], Begin], Iterator[tuple[Item, Outcome]]]  # item
 
 
 def in_order(items: Sequence[Item]) -> list[Item]:
-    """Those that want the same networks one after another, as they come."""
+    """The items, grouped so that jobs with the same networks follow each other."""
     groups: dict[Any, list[Item]] = {}
     for item in items:
         groups.setdefault(item.job.networks, []).append(item)
@@ -157,7 +157,7 @@ def in_order(items: Sequence[Item]) -> list[Item]:
 
 
 def texts_of(items: Sequence[Item]) -> dict[str, list[str]]:
-    """What the jobs of each model have it read, as far as it is written in them."""
+    """For each model, the prompts of its jobs, as far as they are known in advance."""
     found: dict[str, list[str]] = {}
     for item in items:
         if shot := item.job.target.asked.get("shot"):
@@ -184,7 +184,7 @@ def clashes(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
             writer = writers.get(real(source))
             if writer is not None and writer is not item:
                 yield item.line.number, (f"reads {source}, which line {writer.line.number} makes; "
-                                         "give it to a batch of its own, after this one")  # fmt: skip
+                                         "put it in a separate batch that runs after this one")  # fmt: skip
 
 
 def written(job: Job) -> list[str]:

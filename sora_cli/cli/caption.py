@@ -26,7 +26,7 @@ BESIDE = ".txt"
 
 @dataclass(frozen=True)
 class Asked:
-    """Who captions, and what of people's captions is kept."""
+    """The captioner to use, and the share of human captions to keep."""
 
     model: Annotated[
         str, typer.Option(metavar="NAME", help="pocket, coca (a 2.6 GB download), your own weights, or http://SERVER.")
@@ -35,7 +35,7 @@ class Asked:
         str | None, typer.Option(metavar="NAME", help="Model to use on the server; by default its first.")
     ] = None
     timeout: Annotated[
-        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds to wait for an answer of the server.")
+        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds to wait for an answer from the server.")
     ] = 120
     keep_human: Annotated[
         float | None,
@@ -46,7 +46,7 @@ class Asked:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides over a caption."""
+        """Everything that determines a caption."""
         return {"model": self.model, "served": self.served, "keep_human": self.keep_human, "seed": self.seed,
                 "version": __version__}  # fmt: skip
 
@@ -93,7 +93,7 @@ def caption(
         todo = [name for name in files if name not in there]
         if len(todo) < len(files):
             done = len(files) - len(todo)
-            screen.note(f"{among(done, len(files), 'file')} {have(done)} captions already; --force writes new ones")
+            screen.note(f"{among(done, len(files), 'file')} already {have(done)} captions; --force writes new ones")
         left = dict.fromkeys(todo)
         for name, text in tell(todo, {name: human[name] for name in kept}, asked, screen):
             del left[name]
@@ -115,13 +115,13 @@ def caption(
 
 
 def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
-    """Refuse what does not go together."""
+    """Refuse options that contradict each other."""
     if output and sidecars:
-        raise SoraError("-o writes one file and --sidecars one for each; choose")
+        raise SoraError("-o writes one file, --sidecars one beside each input; use only one of them")
     if asked.keep_human is not None and sidecars:
-        raise SoraError("--sidecars keeps every caption that is there; --keep-human goes with -o or with none of them")
+        raise SoraError("--sidecars keeps every existing caption; leave it out to use --keep-human")
     if asked.served and not is_server(asked.model):
-        raise SoraError(f"--served is a model of a server, and {asked.model} is none; give --model http://SERVER")
+        raise SoraError(f"--served names a server's model, and {asked.model} is not a server; give --model http://SERVER")
     if output:
         check_output(output, (".jsonl",), force=True)  # the table itself knows what may be written over
 
@@ -154,7 +154,7 @@ def check_sidecars(files: Sequence[str]) -> None:
     owners: dict[Path, str] = {}
     for name in files:
         if not Path(name).is_file():
-            raise SoraError(f"{name} is no file that a caption could lie beside; leave --sidecars out")
+            raise SoraError(f"{name} is not a file, so no caption can lie beside it; leave out --sidecars")
         other = owners.setdefault(beside(name), name)
         if other != name:
             raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")
@@ -167,7 +167,7 @@ def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str
     wrong: dict[str, str] = {}
     for clip, sides in around(Path(name) for name in files if Path(name).is_file()):
         name, answer = names[str(clip)], [(side, read(side)) for side in sides]
-        bad = [f"{side} is no caption: {said.wrong}" for side, said in answer if said.wrong and side.suffix != ".json"]
+        bad = [f"{one} is not a caption: {said.wrong}" for one, said in answer if said.wrong and one.suffix != ".json"]
         if said := [said.text for _, said in answer if said.text]:
             texts[name] = said[0]
         elif bad:

@@ -49,7 +49,7 @@ SHEET = "sheet"  # the folder of a contact sheet beside a worker's own
 
 
 class Worker:
-    """What makes jobs on one GPU, or on some cores of one node; an actor of Ray's."""
+    """A Ray actor that makes jobs on one GPU, or on some cores of one node."""
 
     def __init__(self, folder: str, cores: int) -> None:
         self.folder, self.cores = Path(folder), cores
@@ -60,11 +60,11 @@ class Worker:
             os.chdir(self.folder)
 
     def hello(self) -> tuple[str, str]:
-        """Where it is, and whose code it runs."""
+        """The worker's node, and its version of sora-cli."""
         return self.node, __version__
 
     def make(self, job: Job, files: dict[str, str], mark: tuple[str, str]) -> Outcome:
-        """One job, made of files with these hashes, where the mark is, or in a folder of its own."""
+        """Make one job from input files with these hashes: in the output's folder if it is shared, or in its own."""
         try:
             self.prepare(job, files)
         except SoraError as error:
@@ -77,7 +77,7 @@ class Worker:
         return outcome
 
     def prepare(self, job: Job, files: dict[str, str]) -> None:
-        """See that models and inputs are here, the same as where the batch is; SoraError if not."""
+        """Check that models and inputs are here, identical to the batch's; SoraError if not."""
         if self.cores and not self.checked:
             import torch
 
@@ -87,10 +87,10 @@ class Worker:
             self.checked.add(models)
         found = job.target.identity["files"]
         if other := [name for name, content in files.items() if found.get(name) != content]:
-            raise SoraError(f"{other[0]} is another file here, or none; inputs belong where every node sees them")
+            raise SoraError(f"{other[0]} is missing here, or differs; put inputs where every node can read them")
 
     def sees(self, folder: Path, mark: tuple[str, str]) -> bool:
-        """Whether a folder is the one that the batch writes to, and not just one of its name."""
+        """Whether a folder is the batch's own, not just one with the same name."""
         name, content = mark
         with suppress(OSError):
             return (self.folder / folder / name).read_text() == content
@@ -122,7 +122,7 @@ def folders(target: Target) -> list[Path]:
 
 
 def produced(target: Target, folder: Path) -> list[Path]:
-    """The files of a target in a folder of its own, the record last: with it, all is there."""
+    """The files of a target, the record last, so that its presence means that all are complete."""
     files = [path for path in folder.rglob("*") if path.is_file() and target.resume_folder not in path.parents]
     return sorted(files, key=lambda path: (path == target.record, path))
 
@@ -131,7 +131,7 @@ def produced(target: Target, folder: Path) -> list[Path]:
 
 
 class Waiting:
-    """Jobs that nobody works at, by the networks that they want."""
+    """Jobs that no worker has yet, by the networks that they need."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.groups: defaultdict[Any, deque[Item]] = defaultdict(deque)
@@ -145,12 +145,12 @@ class Waiting:
         self.groups[item.job.networks].appendleft(item)
 
     def next(self, networks: Any) -> Item:
-        """A job for which a worker has its networks, or else one of those that are most."""
+        """A job for the networks that a worker has loaded, or else for those with the most jobs."""
         return (self.groups.get(networks) or max(self.groups.values(), key=len)).popleft()
 
 
 class Cluster:
-    """Workers of a Ray cluster, which is joined, or started on this machine and gone at the end."""
+    """The workers of a Ray cluster, either joined or started here and stopped at the end."""
 
     def __init__(self, address: str, cores: int, gpus: bool, screen: BatchScreen, mark: str) -> None:
         self.address, self.cores, self.gpus, self.screen = address, cores, gpus, screen
@@ -184,7 +184,7 @@ class Cluster:
                 pass  # leaves no lock
 
     def work(self, items: Sequence[Item], begin: Begin) -> Iterator[tuple[Item, Outcome]]:
-        """Items as they end, whoever made them."""
+        """Yield items as they finish, with their outcomes."""
         waiting = Waiting(items)
         self.mark_folders(items)
         while waiting or self.busy:
@@ -206,7 +206,7 @@ class Cluster:
             (folder / name).write_text(content)
 
     def hand_out(self, waiting: Waiting, begin: Begin) -> None:
-        """A job for everybody who has none."""
+        """Give a job to every idle worker."""
         while self.idle and waiting:
             worker, networks = self.idle[-1]
             item = waiting.next(networks)
@@ -216,24 +216,24 @@ class Cluster:
                 self.busy[ref] = worker, item
 
     def hire(self, wanted: int) -> None:
-        """Ask for workers while there is work: one without room begins when a node joins or another one dies."""
+        """Request workers while there is work; Ray starts those without room when a node joins or a worker dies."""
         there = len(self.idle) + len(self.busy)
         while len(self.starting) < min(max(1, there), wanted - there):
             worker = self.worker.remote(os.getcwd(), 0 if self.gpus else self.cores)
             self.starting[worker.hello.remote()] = worker
 
     def ended(self) -> list[Any]:
-        """Something that has ended; nothing where it takes long."""
+        """References of jobs or workers that are ready; empty if that takes long."""
         refs = [*self.busy, *self.starting]
         found, _ = self.ray.wait(refs, timeout=None if self.busy else PATIENCE)
         if not found and self.patient:
             self.patient = False
             each = "a GPU" if self.gpus else f"{self.cores} cores" if self.cores > 1 else "a core"
-            self.screen.warn(f"waiting for {each} of the cluster")
+            self.screen.warn(f"waiting for {each} in the cluster")
         return list(found)
 
     def welcome(self, ref: Any) -> None:
-        """A worker has begun, or could not. Failed if none can."""
+        """Take in a worker that has started, or failed to. Failed if none can start."""
         worker = self.starting.pop(ref)
         try:
             node, version = self.ray.get(ref)
@@ -243,12 +243,12 @@ class Cluster:
                 raise Failed(f"workers do not start: {last_line(error)}") from error
             return
         if version != __version__:
-            raise SoraError(f"{node} has sora-cli {version}, and here it is {__version__}; install the same everywhere")
+            raise SoraError(f"{node} has sora-cli {version}, this machine {__version__}; install the same everywhere")
         self.refusals = 0
         self.idle.append((worker, None))
 
     def result(self, ref: Any, waiting: Waiting) -> tuple[Item, Outcome] | None:
-        """How a job ended; None if its worker died and somebody else gets it."""
+        """How a job ended; None if its worker died and another one gets it."""
         worker, item = self.busy[ref]
         try:
             outcome: Outcome = self.ray.get(ref)
@@ -266,13 +266,13 @@ class Cluster:
             if self.deaths[item] < DEATHS:
                 waiting.again(item)
                 return None
-            return item, Outcome(f"{DEATHS} workers died of it, the last one: {last_line(error)}")
+            return item, Outcome(f"{DEATHS} workers crashed on it; the last one: {last_line(error)}")
         del self.busy[ref]
         self.idle.append((worker, item.job.networks))
         return item, outcome
 
     def bring(self, worker: Any, item: Item, left: dict[str, int]) -> None:
-        """The files of a worker that does not see the output's folder."""
+        """Copy the files of a worker that does not share the output's folder."""
         target = item.job.target
         item.job.check(target)  # what has come meanwhile is not overwritten
         with target.own:
@@ -302,7 +302,7 @@ class OneThread:
 
 
 def joined(address: str) -> Any:
-    """Ray, with the cluster of an address joined or a local one started; Failed if that cannot be."""
+    """Ray, connected to the cluster at an address or to a new local one; Failed if that is impossible."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -310,7 +310,7 @@ def joined(address: str) -> Any:
     except ImportError as error:
         raise SoraError("--ray needs Ray: pip install 'sora-cli[ray]'") from error
     if address.startswith("ray://"):
-        raise SoraError("--ray takes no ray:// address; run it on a machine of the cluster, or with ray job submit")
+        raise SoraError("--ray does not take ray:// addresses; run on a machine of the cluster, or use ray job submit")
     if address not in (LOCAL, "auto"):
         reach(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == LOCAL else {}
@@ -330,10 +330,10 @@ def reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise Failed(f"nobody answers at {address} ({error}); is `ray start --head` running there?") from error
+        raise Failed(f"no answer from {address} ({error}); is `ray start --head` running there?") from error
 
 
 def last_line(error: BaseException) -> str:
-    """What of a Ray error names the cause: it carries tracebacks and addresses."""
+    """The line of a Ray error that names the cause, without tracebacks and addresses."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return said[-1] if said else type(error).__name__

@@ -39,7 +39,7 @@ WHOLE = Bars()  # pictures without bars
 
 @dataclass(frozen=True)
 class Request:
-    """What a verb is asked for beside the frames of a video: new ones that follow from them."""
+    """The options of a verb that adds new frames to those of a video."""
 
     verb: str
     video: Asked
@@ -67,7 +67,7 @@ class Request:
                    partial(self.check, times), make, loras, cost=partial(self.cost, length, times))  # fmt: skip
 
     def target(self, name: str, **more: Any) -> Target:
-        """Where the video goes, with all that determines it."""
+        """The output, with everything that determines the video."""
         reading = {name: value for name, value in vars(self.video).items() if name != "name"}
         record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": str(self.expansion), "reading": reading,
                   **more, **self.options.compute.drafted, **models.weights_of(self.entry)}  # fmt: skip
@@ -77,16 +77,16 @@ class Request:
                       sized=self.video.res is not None, timed=self.video.fps is not None)  # fmt: skip
 
     def check(self, times: int, target: Target) -> None:
-        """All that can be refused before anything is read: the input, the output."""
+        """Refuse a bad input or output before anything is read."""
         if times > 1 and self.video.name == media.STREAM:
-            raise SoraError("a stream can be read once only; give a file for --times, or repeat the output")
+            raise SoraError("--times reads the input again, but a stream can be read only once; give a file")
         self.video.check()
         if media.same_file(self.video.name, target.name):
-            raise SoraError(f"{target.name} is the input; it would be lost while it is read, so give another -o")
+            raise SoraError(f"{target.name} is also the input and would be overwritten; give another -o")
         target.check()
 
     def cost(self, length: Callable[[Shot], int], times: int = 1) -> "Estimate":
-        """What it takes to make what is new; given and new frames are shown so many times."""
+        """The cost of the new frames, in an output that repeats the input `times` times."""
         with self.video.open_slow(usage=self.entry.usage) as source:
             shot = shot_like(source, self.settings)
             new, given = replace(shot, frames=length(shot)), source.frames or 0
@@ -114,7 +114,7 @@ class Request:
         return shot, Connector(engine, source.format, making)
 
     def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
-        """Put a record beside so many frames, of which those of the video are `given`."""
+        """Write the record for `count` frames, of which the range `given` is the input's."""
         record = {"verb": self.verb, "input": self.video.name, "frames": frames, **more, "given": making.bounds(given)}
         making.finish(record, [given])
 
@@ -183,7 +183,7 @@ class Connector:
 
     def scored(self, made: Iterable[np.ndarray], tail: Sequence[bytes], head: Sequence[bytes],
                name: str) -> Iterator[np.ndarray]:  # fmt: skip
-        """New frames on their way through, with the boundary score of each join left in the making."""
+        """Yield new frames, and store the boundary score of each join in the making."""
         changes, count = Changes(), 0
         for frame in self.full(tail):
             changes.add(frame)
@@ -200,7 +200,7 @@ class Connector:
 
 
 def without(bars: Bars, shot: Shot, size: media.Size) -> Shot:
-    """A shot of what is inside the bars of frames of this size, in the shape that is seen."""
+    """The shot for the picture inside the bars, in its displayed shape."""
     if not bars:
         return shot
     width, height = (round(seen * inner / full / 2) * 2 for seen, inner, full in
@@ -216,19 +216,19 @@ def spelled(bars: Bars) -> str:
 
 
 def context_of(entry: Entry) -> int:
-    """Known frames on each side that a model makes new ones to fit."""
+    """How many known frames on each side a model uses as context."""
     return geometry.frames_in(entry.usage.context)
 
 
 def whole(frames: int, most: int) -> int:
-    """The largest 1 + 4n that so many frames hold, at most `most`; 0 of 0."""
+    """The largest 1 + 4n up to `count` and `most`; 0 for no frames."""
     frames = min(frames, most)
     return 1 + (frames - 1) // geometry.TIME_STRIDE * geometry.TIME_STRIDE if frames else 0
 
 
 @dataclass
 class Passing:
-    """A source's raw frames on their way through: counted, with the first and the last few kept."""
+    """Yields a source's raw frames, counts them, and keeps the first and last few."""
 
     source: media.Source
     entry: Entry  # the model for which they are kept

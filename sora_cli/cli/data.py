@@ -36,7 +36,7 @@ def build(
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Approximate frame size; each clip keeps its aspect ratio.")
     ] = "320x192",
-    fps: Annotated[float, typer.Option(help="Highest frame rate; faster clips are thinned.")] = 30.0,
+    fps: Annotated[float, typer.Option(help="Highest frame rate; faster clips lose frames.")] = 30.0,
     max_seconds: Annotated[float, typer.Option(help="Longest shot; longer ones are split.")] = 8.0,
     workers: Annotated[int, typer.Option(min=1, help="Files to read in parallel.")] = WORKERS,
     device: DeviceOption = "auto",
@@ -67,7 +67,7 @@ def build(
 
 
 def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
-    """Scan, plan, encode and finish, with a bar for what takes long and a line for what is to be known."""
+    """Scan, plan, encode and finish, with progress bars and notes."""
     from sora_cli.dataset import build as building
     from sora_cli.dataset.captions import Captions
     from sora_cli.dataset.kept import sound
@@ -81,11 +81,11 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
     unseen = [record.file for record in used if outside(asked.source, record.file).unseen]
-    asked.check_sources({record.file for record in used} - set(unseen), "of no use now (options? a broken disk?);")
+    asked.check_sources({record.file for record in used} - set(unseen), "not usable now (options? a broken disk?);")
     if unseen:
-        screen.note(f"{some(unseen)} cannot be looked at now; what was made of such files stays")
-    of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} of use"
-    screen.note(f"{of_use}; {asked.out / MANIFEST} says what became of each")
+        screen.note(f"{some(unseen)} cannot be read now; its samples are kept")
+    of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} usable"
+    screen.note(f"{of_use}; {asked.out / MANIFEST} says what happened to each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
     if framed := [record.file for record in used if any(record.bars)]:
@@ -108,7 +108,7 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
         pass
     new = building.finish(asked, records, captions, plan, networks, there) or bool(bad)
     if not samples:
-        raise SoraError(f"nothing in {asked.source} is of use; {asked.out / MANIFEST} says why")
+        raise SoraError(f"nothing in {asked.source} is usable; {asked.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
     count, of = len(made), counted(len({sample.record.file for sample in made}), "file")
     line, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
@@ -139,7 +139,7 @@ def show(
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary for eyes."""
+    """The rows of the summary for people."""
     from sora_cli.dataset.shards import AGAIN
 
     minutes, seconds = divmod(found["seconds"], 60)

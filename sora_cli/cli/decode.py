@@ -25,7 +25,7 @@ from sora_cli.storage import latent_file
 
 @dataclass(frozen=True)
 class Wanted:
-    """A video to write (`-` is standard output): which frames of the latents, how large, how fast."""
+    """The video to write (`-` is standard output): which frames, at what size and rate."""
 
     name: str
     frames: range
@@ -82,7 +82,7 @@ def decode(
 
 
 def parse_frames(text: str | None, total: int) -> range:
-    """`10:20` -> range(10, 20), where either end may be left out; SoraError if not all of it is there."""
+    """`10:20` -> range(10, 20); either end may be left out. SoraError if it is not within `total` frames."""
     if text is None:
         return range(total)
     match = re.fullmatch(r"\s*(\d{0,9})\s*:\s*(\d{0,9})\s*", text, re.ASCII)
@@ -95,7 +95,7 @@ def parse_frames(text: str | None, total: int) -> range:
 
 
 def maker(source: Path, header: latent_file.Header) -> str:
-    """The model that made latents; SoraError if it has no name, as those of folders and repositories have none."""
+    """The model that made the latents; SoraError if it is not registered by name, such as one from a folder."""
     names = registry.names()
     if header.model not in names:
         raise SoraError(f"{source} was made with {header.model}, which is not registered here; known models: "
@@ -104,12 +104,12 @@ def maker(source: Path, header: latent_file.Header) -> str:
 
 
 def check(wanted: Wanted, target: Target) -> None:
-    """All that can be refused without torch."""
+    """Refuse a bad request before torch is loaded."""
     media.check_name(wanted.name)
     path = Path(wanted.name)
     if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
-        raise SoraError(f"{path} is one image, and {len(wanted.frames)} frames are asked for; --frames 0:1 is one, "
-                        f"{path.stem}%05d.png are all")  # fmt: skip
+        raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are requested; use --frames 0:1 for one, "
+                        f"or {path.stem}%05d.png for all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)
     target.check_format(wanted.format)

@@ -49,7 +49,7 @@ def describe(file: Path) -> Found:
 
 
 def describe_video(file: Path) -> Found:
-    """What is in it as it is shown: upright, in whole frames."""
+    """A video's properties as displayed: upright, deinterlaced."""
     found = media.probe(file)
     seen = probing.looked_at(["-i", media.as_file(file)], str(file))
     plain = {name: value for name, value in asdict(found).items() if name != "metadata"}
@@ -64,7 +64,7 @@ def describe_video(file: Path) -> Found:
 
 
 def describe_image(file: Path) -> Found:
-    """A picture by its header and its text, its pixels left alone."""
+    """A picture's properties from its header and text, without decoding its pixels."""
     from PIL import Image
 
     try:
@@ -78,7 +78,7 @@ def describe_image(file: Path) -> Found:
 
 
 def describe_moving(file: Path) -> Found:
-    """Pictures that move in a file that may hold one; ffmpeg does not read all of them."""
+    """An animated WebP, PNG or AVIF, read with Pillow: ffmpeg does not read all of them."""
     from PIL import Image
 
     with Image.open(file) as image:
@@ -168,7 +168,7 @@ def describe_record(file: Path) -> Found:
     """The record beside a video."""
     found = read_json(file)
     if "verb" not in found or "shot" not in found:
-        raise SoraError(f"{file} is JSON, but no record that lies beside a video")
+        raise SoraError(f"{file} is JSON, but not the record of a video")
     return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
 
 
@@ -196,7 +196,7 @@ def shot_in(file: Path) -> Shot:
 
 
 def shot_of_record(file: Path) -> str:
-    """The shot in a record that lies beside a video, "" if there is none."""
+    """The shot in the record of a video, "" if there is none."""
     with suppress(Failed, KeyError):
         return json.dumps(read_json(file)["shot"])
     return ""

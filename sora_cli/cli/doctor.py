@@ -33,7 +33,7 @@ PATIENCE = 900.0                                # seconds that one waits for a m
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at: in words, as JSON, and why pocket cannot run with it, if so."""
+    """The result of one check: in words, as JSON, and the reason if pocket cannot run (`broken`)."""
 
     name: str
     words: str
@@ -125,7 +125,7 @@ def memory_here() -> Finding:
 
 
 def ffmpeg_here() -> Finding:
-    """Which ffmpeg is used, and whether it encodes what the endings of names ask for."""
+    """Which ffmpeg is used, and which of the encoders we need it has."""
     try:
         program = media.ffmpeg()
         version = re.match(r"ffmpeg version (\S+)", output_of(program, "-version"))
@@ -145,7 +145,7 @@ def output_of(*command: str) -> str:
 
 
 def disk_here() -> Finding:
-    """Where videos are written, unless -o says another place."""
+    """Free space in the current folder, where videos are written by default."""
     folder = Path.cwd()
     free = machine.disk_free(folder)
     words = f"{quantity(free, 'B')} free in {folder}"
@@ -168,7 +168,7 @@ def hub_here() -> Finding:
 
     where = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        return Finding("hub", "not asked, since HF_HUB_OFFLINE is set", {"endpoint": where, "reached": False})
+        return Finding("hub", "not checked, because HF_HUB_OFFLINE is set", {"endpoint": where, "reached": False})
     try:
         urlopen(Request(where, method="HEAD"), timeout=TIMEOUT).close()
     except HTTPError as error:                      # it answered
@@ -189,7 +189,7 @@ def pocket_here() -> Finding:
 
 
 def names_here() -> Finding:
-    """The models that go by a name; a mistake in the users' own file stands in the way of theirs alone."""
+    """The models known by name; a mistake in the user's weights.toml leaves the shipped ones usable."""
     try:
         names = registry.names()
     except SoraError as error:
@@ -203,7 +203,7 @@ def names_here() -> Finding:
 
 
 def choice(model: Entry) -> Choice:
-    """What a model would take for a video of its own size and length."""
+    """The cost of a model on this machine, for a video of its usual size and length."""
     from sora_cli.generation.plan import plan
 
     shot = models.usual(model, "a cat surfing")
@@ -220,7 +220,7 @@ def choice(model: Entry) -> Choice:
 
 
 def best(choices: list[Choice]) -> str:
-    """The largest model that one would wait for, the fastest where there are several; else the shipped one."""
+    """The largest model that is fast enough here, the fastest of several; otherwise the shipped one."""
     able = [one for one in choices if not one.problem and one.seconds is not None and one.seconds <= PATIENCE]
     if not able:
         return "pocket"

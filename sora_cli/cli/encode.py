@@ -55,9 +55,9 @@ def encode(
 
 
 def check(asked: Asked, target: Target) -> None:
-    """All that can be refused without torch."""
+    """Refuse a bad request before torch is loaded."""
     if Path(asked.name).suffix.lower() == ".safetensors":
-        raise SoraError(f"{asked.name} is no video; if it holds latents, decode turns them into one")
+        raise SoraError(f"{asked.name} is not a video; if it holds latents, `sora-cli decode` makes a video of them")
     asked.check()
     check_output(target.path, (".safetensors",), target.force)
 
@@ -81,7 +81,7 @@ def write(asked: Asked, entry: Entry, compute: options.Compute, target: Target, 
 def named_after(video: str) -> Path:
     """`films/clip.mov` -> clip.safetensors, `frame%05d.png` -> frame.safetensors; SoraError for a stream."""
     if video == media.STREAM:
-        raise SoraError("a stream has no name to call its latents by; give -o NAME.safetensors")
+        raise SoraError("latents of a stream need a name; give -o NAME.safetensors")
     return Path((re.sub(r"%0?\d?d", "", Path(video).stem) or "images") + ".safetensors")
 
 
@@ -108,15 +108,15 @@ def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> l
 
 
 def reduced(source: media.Source, canvas: geometry.Canvas) -> Iterator[str]:
-    """What latents lose of a source, beyond what its reader has said already (transparency, HDR, varying rate)."""
+    """Notes on what encoding loses of a source, beyond the notes of its reader (transparency, HDR, variable rate)."""
     size, small = source.format.seen, (canvas.crop_width, canvas.crop_height)
     if small[0] < size[0] or small[1] < size[1]:
         yield f"{size[0]}x{size[1]} is encoded at {small[0]}x{small[1]}; decode enlarges it again"
     if source.format.pix_fmt.endswith("le"):
-        yield f"{source.format.pix_fmt.removesuffix('le').rpartition('p')[2]} bits a colour are encoded as 8"
+        yield f"{source.format.pix_fmt.removesuffix('le').rpartition('p')[2]} bits per colour are reduced to 8"
     lost = [*(["sound"] if source.sound else []), *source.left_out]
     if lost:
-        yield f"left out: {', '.join(lost)} (latents hold pictures alone)"
+        yield f"left out: {', '.join(lost)} (latents hold only pictures)"
 
 
 def make(source: media.Source, header: latent_file.Header, codec: "Codec", screen: Screen) -> "tuple[Tensor, int]":
@@ -130,7 +130,7 @@ def make(source: media.Source, header: latent_file.Header, codec: "Codec", scree
 
 
 class Counted:
-    """Pictures on their way through; SoraError as soon as there are more than a video may have."""
+    """Yields pictures and counts them; SoraError as soon as there are more than a video may have."""
 
     def __init__(self, pictures: "Iterable[np.ndarray]") -> None:
         self.pictures, self.count = pictures, 0

@@ -21,7 +21,7 @@ def evaluate(
     """Measure how well a model reconstructs, follows prompts and moves, beside the worst and best possible figures."""
     entry = registry.entry(model)
     if not entry.usage.grammar:
-        raise SoraError(f"the judge knows pocket's world alone, and {model} makes other videos; take --model pocket")
+        raise SoraError(f"the judge knows only pocket's world, and {model} makes other videos; use --model pocket")
     registry.verify(entry)
 
     from rich.console import Console

@@ -36,13 +36,13 @@ class Expansion:
                 raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
             return cls(Server.at(expand, writer), trained)
         if expand not in ("auto", OFF, GRAMMAR):
-            raise SoraError(f"unknown --expand {expand!r}; there are auto, off, grammar, or the http:// address of an "
+            raise SoraError(f"unknown --expand {expand!r}; use auto, off, grammar, or the http:// address of an "
                             "LLM")  # fmt: skip
         if writer is not None:
-            raise SoraError("--expand-model names an LLM; --expand must give its address, http://localhost:11434/v1 "
-                            "or so")  # fmt: skip
+            raise SoraError("--expand-model names an LLM; --expand must give its address, for example "
+                            "http://localhost:11434/v1")  # fmt: skip
         if expand == GRAMMAR and not trained:
-            raise SoraError(f"{entry.name} was not trained on pocket's grammar; take --expand off, or the address of "
+            raise SoraError(f"{entry.name} was not trained on pocket's grammar; use --expand off, or the address of "
                             "an LLM")  # fmt: skip
         return cls(GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF, trained)
 
@@ -65,7 +65,7 @@ class Expansion:
         return [replace(shot, captions=captions) for shot in shots]
 
     def written(self, shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
-        """What an LLM makes of the prompts; the prompts themselves if it fails."""
+        """The captions that an LLM writes; the prompts themselves if it fails."""
         from sora_cli.prompts.rewriting import rewritten
 
         try:
@@ -87,11 +87,11 @@ def reseeded(shot: Shot, seed: int) -> Shot:
 
 
 def described(anchor: Anchor, shot: Shot) -> str:
-    """An anchor in words: what it is called, and when it is seen."""
+    """An anchor in words: its name and its time."""
     at = geometry.parse_address(anchor.at, shot.fps, shot.frames) / shot.fps
     return f"{named(anchor.path)}, seen at {at:.1f} s of {shot.seconds:.1f} s"
 
 
 def named(path: str) -> str:
-    """A given file in words, without its folder: that is nobody's business."""
+    """A given file in words, without its folder, which is private."""
     return "a video" if path == media.STREAM else f'the file "{Path(path).name}"'

@@ -49,7 +49,7 @@ def total(seconds: dict[str, float], shot: Shot) -> int:
 
 
 def make(request: Request, seconds: dict[str, float], target: Target, networks: Networks, screen: Screen) -> None:
-    """The video and what is added to it, and what is kept beside them."""
+    """Write the extended video and the files beside it."""
     with request.opened(target, screen) as (source, shot):
         shots = {side: replace(shot, frames=count) for side, count in new_frames(seconds, shot).items()}
         making = Making(target, screen, shot.fps, retiming=request.video.faster(source))
@@ -68,7 +68,7 @@ def make(request: Request, seconds: dict[str, float], target: Target, networks: 
 
 
 def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:
-    """The output's raw frames: what came before, the given ones as they are, what comes after."""
+    """The output's raw frames: new ones before, the given ones unchanged, new ones after."""
     if "before" in shots:
         yield from connector.connect(shots["before"], head=passing.head, name="before")
     yield from passing.frames()

@@ -103,7 +103,7 @@ def generate(
 
 @dataclass
 class Order:
-    """Videos that differ in their seeds, and what is found out once for all of them."""
+    """Videos that differ only in their seeds, with everything that is computed once for all of them."""
 
     shots: list[Shot]
     entry: Entry
@@ -119,7 +119,7 @@ class Order:
 
     @cached_property
     def made(self) -> Shot:
-        """The first as its model makes it, perhaps at another rate than it is shown at."""
+        """The first shot at the frame rate that its model makes, which may differ from the output's."""
         return made(self.first, self.entry)
 
     @cached_property
@@ -128,7 +128,7 @@ class Order:
 
     @cached_property
     def retiming(self) -> media.Retiming | None:
-        """How the frames get to the rate that is asked, if they are made at another one."""
+        """The conversion to the output's frame rate; None if the model makes that rate."""
         if self.made.fps == self.first.fps:
             return None
         starts = {p.path: p.start for p in self.placed if p.count == 1}
@@ -137,11 +137,11 @@ class Order:
         return media.Retiming.between(self.made.fps, self.first.fps, self.first.frames, pins=tuple(sorted(pins)))
 
     def plan(self, shot: Shot) -> Plan:
-        """That of a shot with the anchors of the first."""
+        """The plan of a shot with the anchors of the first."""
         return plan(shot, self.entry, [Given(one.start, one.count) for one in self.placed])
 
     def cost(self, compute: Compute) -> "Estimate":
-        """What each of them takes."""
+        """The cost of one of the videos."""
         return cost_of(self.made, self.entry, compute, self.placed, retiming=self.retiming)
 
     def captioned(self, screen: Screen) -> list[Shot]:
@@ -155,14 +155,14 @@ class Order:
         return self.captioned_shots
 
     def given(self) -> Iterator[str]:
-        """What there is to say of the files that it is made from."""
+        """Notes on the given files."""
         yield from filter(None, [self.borrowed])
         if "fit" in self.said and not self.first.anchors:
             yield "--fit does nothing without an --image, --end or --anchor"
         yield from (f"{anchor.path}: {note}" for anchor in self.placed for note in anchor.notes)
 
     def notes(self) -> Iterator[str]:
-        """What would be said if it was made, without an LLM and without weights."""
+        """The notes that a run would print, as far as they need neither an LLM nor weights."""
         from sora_cli.pipelines import prompt_notes
         from sora_cli.prompts import grammar
 
@@ -194,7 +194,7 @@ def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping
 
 
 def given(context: typer.Context) -> set[str]:
-    """The options that stand on the command line, as against those with their default."""
+    """The names of the options that were given on the command line."""
     return {name for name in context.params if "COMMANDLINE" in str(context.get_parameter_source(name))}
 
 
@@ -232,18 +232,18 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> tupl
 
 
 def remade(source: Path, given: set[str]) -> Shot:
-    """The shot that a file carries. It may be a stranger's, for whom nothing is fetched that is not registered here."""
+    """The shot stored in a file. The file may be untrusted, so its model must be registered here already."""
     shot = shot_in(source)
     if "model" not in given and shot.model not in registry.names():
         raise SoraError(f"{source} was made with {shot.model}, which is not registered here; give --model {shot.model} "
-                        "if you mean it")  # fmt: skip
+                        "to use it")  # fmt: skip
     return shot
 
 
 def borrowed(shot: Shot, source: Path | None, given: set[str]) -> str:
-    """Which files of this machine a record names, which may be a stranger's; "" for none."""
+    """A note on the local files that a record, which may be untrusted, has us read; "" for none."""
     named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
-    return f"{source} names files here, which are read: {', '.join(named)}" if source and named else ""
+    return f"{source} refers to files on this machine, which are read: {', '.join(named)}" if source and named else ""
 
 
 def anchors_of(options: dict[str, Any]) -> tuple[Anchor, ...]:
@@ -271,21 +271,21 @@ def sources(shot: Shot) -> tuple[str, ...]:
 
 
 def check(shot: Shot, order: Order, target: Target) -> None:
-    """All that can be refused without torch: anchors, names, folders."""
+    """Refuse bad anchors, names and folders before torch is loaded."""
     check_given(order.entry, bool(order.placed))
     one_image = target.path.suffix.lower() == ".png" and not target.numbered
     if one_image and shot.frames > 1:
-        raise SoraError(f"{target.name} is an image but {shot.frames} frames are asked; use .mp4, %05d.png, "
+        raise SoraError(f"{target.name} is an image but {shot.frames} frames are requested; use .mp4, %05d.png, "
                         "or --frames 1")  # fmt: skip
     for anchor in shot.anchors:
         if media.same_file(anchor.path, target.name):
-            raise SoraError(f"{target.name} is an anchor of itself; give another -o")
+            raise SoraError(f"{target.name} is also an anchor and would be overwritten; give another -o")
     target.check()
     target.check_format(format_of(shot, target.name))
 
 
 def show_plan(order: "Order", jobs: Sequence[Job], compute: Compute, keeping: Keeping, showing: Showing) -> None:
-    """All that a run would refuse, say of its prompt, and take."""
+    """The checks, notes and cost of a run that is not made (--dry-run)."""
     for one in jobs:
         one.check(replace(one.target, force=True))  # nothing is written
         assert one.needs  # or a line says what there is not
@@ -296,7 +296,7 @@ def show_plan(order: "Order", jobs: Sequence[Job], compute: Compute, keeping: Ke
 
 
 def show_cost(cost: "Estimate", windows: Sequence["Window"], rates: media.Retiming | None, as_json: bool) -> None:
-    """What a shot would take: its windows, and what they cost on this machine."""
+    """Print the windows of a shot and what they cost on this machine."""
     from rich.console import Console
 
     if as_json:
@@ -319,7 +319,7 @@ def spelled(frames: Sequence[int]) -> str:
 
 
 def make(order: Order, number: int, compute: Compute, target: Target, networks: Networks, screen: Screen) -> None:
-    """One video, and what is kept beside it."""
+    """Make one video and the files beside it."""
     from sora_cli.generation.engine import GivenClip
 
     shot, placed = order.captioned(screen)[number], order.placed
@@ -342,7 +342,7 @@ def make(order: Order, number: int, compute: Compute, target: Target, networks: 
 
 
 def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) -> "Iterator[np.ndarray]":
-    """The frames shown: decoded ones, with those of the anchors in their places, as the source has them."""
+    """The frames to show: decoded ones, with the anchors' own frames in their places, unchanged."""
     shown = islice(run.frames(), run.span.lead, None)
     if not placed:
         return shown
@@ -351,7 +351,7 @@ def pictures(run: "Generation", placed: list[anchors.Placed], size: media.Size) 
 
 
 def piece(run: "Generation", placed: anchors.Placed, size: media.Size) -> blend.Piece:
-    """An anchor as it is to be shown, and the first of its frames that the decoder can make by itself."""
+    """An anchor's frames for the output, and the first of them that the decoder can decode on its own."""
     first, count = geometry.key_frames(placed.start + run.span.lead, placed.count)
     key = first * geometry.TIME_STRIDE - run.span.lead - placed.start if count else 0
     keyframe = run.decode_keyframe(placed.start + key)

@@ -18,7 +18,7 @@ from sora_cli.placement.estimate import quantity
 Row = tuple[str, str]
 NO_SHOT = "unknown: this file does not say how it was made"
 CODECS = {"h264": "H.264", "hevc": "H.265", "av1": "AV1", "vp9": "VP9", "gif": "GIF", "webp": "WebP", "apng": "APNG"}
-SPECIAL = {"rotated": "turned by a tag of the file", "interlaced": "interlaced", "variable": "at a varying rate",
+SPECIAL = {"rotated": "rotated by a tag in the file", "interlaced": "interlaced", "variable": "at a varying rate",
            "alpha": "may be transparent"}  # fmt: skip
 SAMPLING = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0", "411": "4:1:1"}
 
@@ -40,7 +40,7 @@ def info(
 
 
 def rows(found: Found) -> Iterator[Row]:
-    """The table for eyes."""
+    """The rows of the table for people."""
     yield "file", found["file"]
     for part in (picture_rows, tensor_rows, folder_rows):
         yield from part(found)
@@ -101,7 +101,7 @@ def tensor_rows(found: Found) -> Iterator[Row]:
             yield "decodes to", f"{size}, {counted(found['frames'], 'frame')}, {rate(found['fps'])}"
             yield "loops", "yes" if found["cyclic"] else "no"
             yield "model", f"{found['model']} (autoencoder {found['vae'][:12]})"
-            video = f"a video whose SHA-256 begins {found['video'][:12]}" if found["video"] else "no video"
+            video = f"a video whose SHA-256 begins with {found['video'][:12]}" if found["video"] else "no video"
             yield "belongs to", video
         case "lora":
             yield "kind", f"LoRA for {counted(found['modules'], 'layer')}, {quantity(found['bytes'], 'B')}"
@@ -129,14 +129,14 @@ def folder_rows(found: Found) -> Iterator[Row]:
             if "step" in found:
                 loss = f", loss {found['loss']:.4g}" if "loss" in found else ""
                 yield "reached", f"step {found['step']}{loss}"
-            yield "goes on from", found["checkpoint"] or "the beginning: there is no checkpoint"
+            yield "continues from", found["checkpoint"] or "the beginning: there is no checkpoint"
             yield "weights", ", ".join(found["weights"]) or "none yet"
         case "unfinished video":
             yield "kind", f"unfinished video, {quantity(found['bytes'], 'B')}"
             yield "finished", counted(found["windows"], "window")
-            yield "goes on", "when the same command is given with --resume"
+            yield "continue", "repeat the command with --resume"
         case "folder":
-            yield "kind", "folder; no dataset, run or model of sora-cli"
+            yield "kind", "folder, but not a dataset, run or model of sora-cli"
             files = counted(found["files"], "file")
             yield "holds", f"{files}, of which {found['clips']} by name are videos or pictures"
             if found["clips"]:
@@ -147,7 +147,7 @@ def folder_rows(found: Found) -> Iterator[Row]:
 
 
 def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
-    """How it was made, as one would ask for it."""
+    """How a file was made, in terms of the options that would make it again."""
     if not isinstance(shot, dict):
         beside = Path(found["file"]).with_suffix(".json")
         made = f"as {beside} says" if describing.shot_of_record(beside) else NO_SHOT

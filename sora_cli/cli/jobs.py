@@ -32,14 +32,14 @@ FULL = "full"  # decoder, as against the tiny one of drafts
 
 @dataclass
 class Networks:
-    """The networks of the newest job, kept for as long as the next one wants the same."""
+    """The networks of the last job, kept while the next job needs the same ones."""
 
     wanted: Any = None
     loaded: Any = None
     texts: dict[str, list[str]] = field(default_factory=dict)  # by model, what later jobs have it read, too
 
     def held(self, wanted: Any, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` makes, or what is held already if that was `wanted` before."""
+        """The networks for `wanted`: those held from the last job, or newly loaded by `load`."""
         if self.loaded is None or self.wanted != wanted:
             self.release()  # both may not fit
             self.loaded, self.wanted = load(), wanted
@@ -78,7 +78,7 @@ class Networks:
 
 
 def settle_threads(compute: Compute, screen: Screen) -> None:
-    """Take as many threads as are asked for or free, where networks run on the processor."""
+    """On a CPU, set the number of threads to the requested number, or to the free processors."""
     from sora_cli.placement.device import pick_device, take_threads
 
     on_cpu = compute.device == "cpu" or (compute.device == "auto" and pick_device("auto").type == "cpu")
@@ -88,7 +88,7 @@ def settle_threads(compute: Compute, screen: Screen) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One output, and how it is made. `check` refuses all that can be refused without torch; `make` does the work."""
+    """One output, and how it is made. `check` finds errors before torch is loaded; `make` does the work."""
 
     target: Target
     entry: Entry
@@ -103,30 +103,30 @@ class Job:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The roles of the networks that have to be there: those of its work, and a tiny decoder for drafts, or where
-        there is one for previews. SoraError for a draft by a model that has none."""
+        """The roles of the networks that must be on disk: those of the job, and a tiny decoder for drafts and, if the
+        model has one, for previews. SoraError for a draft with a model that has none."""
         draft = self.compute.decoder != FULL
         if not (draft or self.showing.preview):
             return tuple(self.roles)
         tiny = self.entry.tiny
         if draft and not tiny:
-            raise SoraError(f"{self.entry.name} has no tiny decoder; leave out --decoder tiny: its own is {FULL}")
+            raise SoraError(f"{self.entry.name} has no tiny decoder; leave out --decoder tiny, or use --decoder {FULL}")
         return (*self.roles, *((registry.TINY,) if tiny and registry.TINY not in self.roles else ()))
 
     def check_output(self) -> None:
-        """Refuse what cannot be made, and a preview that would overwrite another file."""
+        """Refuse a job that cannot be made, or whose preview would overwrite another file."""
         self.check(self.target)
         if self.showing.preview:
             self.target.check_preview()
 
     @property
     def networks(self) -> tuple[Any, ...]:
-        """What has to be loaded for it."""
+        """What identifies the networks that the job needs."""
         return self.entry, self.needs, self.compute.words, self.loras
 
 
 def check_models(jobs: Sequence[Job], quiet: bool) -> None:
-    """Refuse models that are damaged or not here, each once."""
+    """Refuse damaged or missing models; each is checked once."""
     for entry, roles in dict.fromkeys((job.entry, job.needs) for job in jobs):
         models.check_model(entry, quiet, roles)
 
@@ -143,7 +143,7 @@ def check_rooms(jobs: Sequence[Job]) -> None:
 
 def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
             retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
-    """A shot's cost here, whatever it shows; a `retiming` counts `around` given frames too."""
+    """A shot's cost here, whatever its prompt; a `retiming` also converts the `around` given frames."""
     from sora_cli.placement.estimate import Pictures
 
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
@@ -155,7 +155,7 @@ def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed]
 
 @cache
 def windows_of(shot: Shot, entry: Entry, placed: tuple[tuple[int, int], ...]) -> "tuple[Window, ...]":
-    """The windows in which a shot is made: those of many jobs are the same."""
+    """The windows in which a shot is made; cached, since many jobs have the same."""
     from sora_cli.generation.plan import Given, plan
 
     return plan(shot, entry, [Given(start, count) for start, count in placed]).windows
@@ -170,7 +170,7 @@ def measured(entry: Entry, shot: Shot, windows: "tuple[Window, ...]", where: tup
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
-    """Make what one command line asks for, but for what `--resume` finds done."""
+    """Make the jobs of one command line, except those that `--resume` finds done."""
     if not jobs:
         return
     networks, showing = Networks(), jobs[0].showing
@@ -185,7 +185,7 @@ def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
     with screen:
         for job, there in zip(jobs, done, strict=True):
             if there:
-                screen.note(f"{job.target.name} is made already")
+                screen.note(f"{job.target.name} is already done")
                 job.target.settle()
                 screen.made(job.target.recorded, job.target.as_json)
             else:

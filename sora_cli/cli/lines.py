@@ -49,7 +49,7 @@ def read(name: str) -> str:
 
 
 def lines(name: str, text: str, columns: Sequence[str]) -> list[Line]:
-    """The jobs of a list, in the form that its name or first line shows; a table has some of these `columns`."""
+    """The jobs of a list, whose format its name or first line shows; `columns` are the ones a table may have."""
     suffix, first = Path(name).suffix.lower(), next((line for line in text.split("\n") if line.strip()), "")
     if suffix in JSONL or first.lstrip()[:1] in ("{", "["):
         found = objects(text)
@@ -63,7 +63,7 @@ def lines(name: str, text: str, columns: Sequence[str]) -> list[Line]:
 
 
 def objects(text: str) -> Iterator[Line]:
-    """A JSON object a line; a text alone is a prompt."""
+    """One JSON object per line; a plain string is a prompt."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -92,7 +92,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def delimiter(header: str, columns: Sequence[str]) -> str:
-    """What separates the columns of a header, all of which are known; "" if there are no such columns."""
+    """The separator of a header whose columns are all known; "" if the line is no such header."""
     for mark in DELIMITERS:
         names = [name.strip().strip('"') for name in header.split(mark)]
         if (len(names) > 1 or names == ["prompt"]) and all(plain(name) in columns for name in names):
@@ -101,7 +101,7 @@ def delimiter(header: str, columns: Sequence[str]) -> str:
 
 
 def rows(text: str, mark: str) -> Iterator[Line]:
-    """A table whose header names options; an empty cell says nothing. A column that comes again gives a list."""
+    """A table whose header names options. Empty cells mean the default; repeated columns form a list."""
     table = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     header: list[str] = []
     number = 1
@@ -119,7 +119,7 @@ def rows(text: str, mark: str) -> Iterator[Line]:
 def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
     if len(row) > len(header):
         wrong = f"{len(row)} cells for {counted(len(header), 'column')}"
-        return Line(number, {}, f"{wrong}; put quotes around texts with a comma")
+        return Line(number, {}, f"{wrong}; put quotes around a text that contains a comma")
     cells: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=False):
         if cell.strip():
@@ -128,14 +128,14 @@ def row_of(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
 
 
 def prompts(text: str) -> Iterator[Line]:
-    """A prompt a line; empty lines are none."""
+    """One prompt per line; empty lines are skipped."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield Line(number, {"prompt": line.strip()})
 
 
 def plain(name: str) -> str:
-    """An option however it is written: `--prompt-at`, `prompt-at` and `prompt_at` are one."""
+    """The canonical name of an option: `--prompt-at`, `prompt-at` and `prompt_at` are the same."""
     return name.strip().lstrip("-").replace("-", "_")
 
 
@@ -147,13 +147,13 @@ def grid(line: Line, many: Sequence[str]) -> list[Line]:
     choices = {name: list(itertools.islice(alternatives(value, plain(name) in many), MOST + 1))
                for name, value in line.options.items()}  # fmt: skip
     if math.prod(map(len, choices.values())) > MOST:
-        return [Line(line.number, {}, f"has more than {MOST} combinations; write several lines")]
+        return [Line(line.number, {}, f"has more than {MOST} combinations; split it into several lines")]
     every = itertools.product(*choices.values())
     return [Line(line.number, dict(zip(choices, chosen, strict=True))) for chosen in every]
 
 
 def alternatives(value: Any, many: bool) -> Iterator[Any]:
-    """What a value may be, in the order in which it is written."""
+    """All the values that a pattern stands for, in written order."""
     if isinstance(value, list) and many:
         yield from map(list, itertools.product(*(alternatives(item, False) for item in value)))
     elif isinstance(value, list):

@@ -36,7 +36,7 @@ PROMPTED = "; for a prompt, what suits the model."
 
 @dataclass(frozen=True)
 class Turning(Input):
-    """The same, where there may be no video."""
+    """The options of an input that may be a prompt instead of a video."""
 
     res: Annotated[
         str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of VIDEO" + PROMPTED)
@@ -58,7 +58,7 @@ def loop(
     seconds: Annotated[
         float | None, typer.Option(help="Length of the loop (default: about 4), or of the part that closes VIDEO (1).")
     ] = None,
-    times: Annotated[int, typer.Option(min=1, max=10_000, help="How often the file repeats the loop.")] = 1,
+    times: Annotated[int, typer.Option(min=1, max=10_000, help="How many times the file plays the loop.")] = 1,
     output: options.OutputOption = None,
     *,
     more: Looping,
@@ -82,7 +82,7 @@ def loop(
 
 
 def is_video(what: str) -> bool:
-    """Whether a word names a video: it is there, it is a stream, or it ends like one."""
+    """Whether an argument names a video: an existing file, a stream, or a name with a video's extension."""
     return what == media.STREAM or Path(what).suffix.lower() in media.SUFFIXES or os.path.isfile(what)
 
 
@@ -90,7 +90,7 @@ def is_video(what: str) -> bool:
 
 
 def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
-    """A loop of whole chunks, as near to the length asked as they come."""
+    """The shot of a loop, its length rounded to a multiple of 4 frames, at least 8."""
     width, height = geometry.parse_res(reading.res) if reading.res else (settings.width, settings.height)
     rate = settings.fps if reading.fps is None else reading.fps
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
@@ -98,13 +98,13 @@ def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
 
 
 def cost(request: Request, times: int) -> "Estimate":
-    """What it takes on this machine."""
+    """The cost of a loop from a prompt."""
     turn = made(request.settings, request.entry)
     return cost_of(turn, request.entry, request.options.compute, retiming=rates_of(request.settings, turn, times))
 
 
 def check_making(request: Request, target: Target) -> None:
-    """All that can be refused before anything is shown."""
+    """Refuse a bad prompt, model or output before anything is shown."""
     check_prompt(request.settings.prompt)
     check_given(request.entry, False)
     target.check()
@@ -112,7 +112,7 @@ def check_making(request: Request, target: Target) -> None:
 
 
 def make(request: Request, times: int, target: Target, networks: Networks, screen: Screen) -> None:
-    """A loop of its own: all latents are made on a circle."""
+    """Make a loop from a prompt: its latents form a circle."""
     seeds.announce(request.options.sampling.seed, request.settings.seed, screen)
     (shot,) = request.expansion.captioned([request.settings], screen)
     turn = made(shot, request.entry)
@@ -139,7 +139,7 @@ def make(request: Request, times: int, target: Target, networks: Networks, scree
 
 
 def rates_of(shot: Shot, turn: Shot, times: int) -> media.Retiming | None:
-    """How a loop that is made as `turn` gets to the rate of the shot, if that is another."""
+    """The conversion from the rate of `turn`, one repetition as the model makes it, to the shot's; None if equal."""
     if turn.fps == shot.fps:
         return None
     return media.Retiming.between(turn.fps, shot.fps, shot.frames * times, turn=turn.frames * times, cyclic=True)

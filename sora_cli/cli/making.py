@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Making:
-    """One output being made: what it shares between its runs and its frames."""
+    """One output being made, and what its runs and frames have in common."""
 
     target: Target
     screen: Screen
@@ -52,7 +52,7 @@ class Making:
         self.sound: media.Soundtrack | None = None
 
     def denoise(self, run: "Generation", part: str = "") -> "Generation":
-        """Make a run's latents, window by window, each kept on the disk as soon as it is finished."""
+        """Make a run's latents window by window, and save each window as soon as it is finished."""
         for lora in run.shot.loras:
             if self.target.keeps and media.same_file(lora.path, str(self.target.latents)):
                 raise SoraError(f"the latents beside {self.target.name} would overwrite the LoRA {lora.path}; "
@@ -89,13 +89,13 @@ class Making:
             return Windows(self.target.resume_folder / part, run.identity())
 
     def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
-        """New frames on their way through, looked at for the drift."""
+        """Yield new frames unchanged, and measure their drift."""
         for frame in frames:
             self.drift.add(frame)
             yield frame
 
     def expect_sound(self, name: str, sound: media.Sound | None, left_out: Iterable[str] = ()) -> None:
-        """Expect a given video's sound, or say in a line what of the video beside its pictures is left out."""
+        """Prepare for a given video's sound, and note which streams of the video are left out."""
         holds = media.holds_sound(self.target.name)
         if sound and self.target.audio and holds:
             self.sound = self.sound or media.Soundtrack()
@@ -106,21 +106,21 @@ class Making:
             self.screen.note(f"{name}: left out: {', '.join([*lost, *left_out])}{why}")
 
     def place_sound(self, sound: media.Sound | None, start: int, count: int, times: int = 1) -> None:
-        """Say where the frames of a given video lie, so that its sound is there, too; all of it is repeated."""
+        """Place a given video's sound at its frames; the whole soundtrack plays `times` times."""
         if self.sound:
             self.sound.times = times
             self.sound.add(sound, *(self.shown(frames) for frames in (start, count)))
 
     def shown(self, made: int) -> Fraction | int:
-        """A number of made frames, as the output counts them."""
+        """A number of generated frames, converted to frames of the output."""
         return self.retiming.at(made) if self.retiming else made
 
     def given(self, made: range) -> range:
-        """Frames that are given, as the output counts them."""
+        """A range of given frames, converted to frames of the output."""
         return range(round(self.shown(made.start)), round(self.shown(made.stop)))
 
     def bounds(self, frames: range) -> list[int]:
-        """The same for the record: the first of them, and the first behind them."""
+        """The same for the record: [first, end), in frames of the output."""
         found = self.given(frames)
         return [found.start, found.stop]
 
@@ -139,7 +139,7 @@ class Making:
         if reduced := self.shared.note(self.target.name, format):
             self.screen.note(reduced)
         if (kept := media.depth_held(self.target.name, format)) < format.depth:
-            self.screen.note(f"{self.target.name}: {kept} bits of each colour instead of {format.depth}; "
+            self.screen.note(f"{self.target.name}: {kept} bits per colour instead of {format.depth}; "
                              ".y4m, .apng and numbered .png keep all")  # fmt: skip
         sink = media.open_sink(self.target.name, format, tags if self.target.metadata else {}, loops,
                                self.target.replaces, self.sound, self.shared)  # fmt: skip
@@ -155,7 +155,7 @@ class Making:
         return count
 
     def finish(self, about: dict[str, Any], given: Iterable[range] = ()) -> None:
-        """When the video is there: the sheet, the record beside it, and nothing left of the windows."""
+        """After the video is complete: write the sheet and the record, and remove the saved windows."""
         if self.target.sheet:
             draw(self.target, self.shared, about["frames"], list(map(self.given, given)))
         found = self.report(about)
@@ -175,7 +175,7 @@ class Making:
 
     @property
     def latents(self) -> "Tensor":
-        """Those of the newest run."""
+        """The latents of the last run."""
         made = self.runs[-1].latents
         assert made is not None
         return made
@@ -223,13 +223,13 @@ def rate_of(fps: float) -> Fraction:
 
 
 def written(shared: media.Shared, made: int) -> dict[str, Any]:
-    """What is in the file of so many frames, of which a GIF or WebP may have fewer and smaller ones."""
+    """The frames, size and rate in the file, which are reduced in a GIF or WebP for sharing."""
     format = shared.format
     return {"frames": shared.count(made), "width": format.width, "height": format.height, "fps": format.fps}
 
 
 def header_of(run: "Generation") -> latent_file.Header:
-    """What the latents of a run say of themselves."""
+    """The header for the latents of a run."""
     shot = run.shot
     return latent_file.Header.of(run.plan.entry, shot.width, shot.height, shot.fps, shot.frames,
                              lead=0 if shot.loop else run.span.lead, cyclic=shot.loop, shot=shot.to_json(),
@@ -237,13 +237,13 @@ def header_of(run: "Generation") -> latent_file.Header:
 
 
 def keep_latents(target: Target, header: latent_file.Header, made: "Tensor") -> None:
-    """Latents beside a finished video, tied to it by its hash."""
+    """Save latents beside a finished video, tied to it by its hash."""
     if target.keeps:
         latent_file.save(target.latents, made, replace(header, video=weights.hash_of(target.path)))
 
 
 def draw(target: Target, shared: media.Shared, made: int, ranges: Sequence[range]) -> None:
-    """A contact sheet of the finished video, of whose frames `shared` says which are there."""
+    """Draw a contact sheet of the finished video; `made` and `ranges` count frames before the reduction of `shared`."""
     assert target.sheet
     given = frozenset(int(frame * shared.keep) for frame in chain.from_iterable(ranges))
     page = Sheet(shared.count(made), shared.format.fps, given=given)

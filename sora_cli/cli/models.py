@@ -16,7 +16,7 @@ from sora_cli.shot import Lora, Shot, check_range
 
 
 def check_model(entry: Entry, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
-    """Refuse a model that is damaged or missing; a Hub model may be fetched, in silence if `quiet`."""
+    """Refuse a damaged or missing model; a Hub model may be downloaded after asking."""
     if entry.kind == "sora":
         registry.verify(entry)
     else:
@@ -31,14 +31,14 @@ def usual(entry: Entry, prompt: str = "") -> Shot:
 
 
 def weights_of(entry: Entry) -> dict[str, list[str]]:
-    """The hashes by which a model that was trained here is not taken for another of its name; none of other models."""
+    """Hashes that tell two local models of the same name apart; empty for registered models."""
     own = entry.name not in registry.registry()
     return {"weights": [file.sha256 for file in entry.files]} if own and entry.files else {}
 
 
 def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
-    """Frames of a shot that is as long at another rate. A model that makes one rate alone makes as many as before for
-    it: one more would take a window of its own."""
+    """The frames of a shot of equal length at another rate. A model with one fixed rate makes no more frames than
+    before: one more would need another window."""
     check_range("fps", fps, 1, 120)
     if "fps" in usage.trained or shot.fps != usage.fps:
         return geometry.frames_for(shot.seconds, fps)
@@ -47,7 +47,7 @@ def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
 
 
 def asked(entry: Entry, sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
-    """The same with what the user says about it."""
+    """The usual shot of a model, changed by the user's options."""
     chosen = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
     said: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)} | guidance_of(sampling.guidance)
@@ -65,21 +65,21 @@ def guidance_of(text: str | None) -> dict[str, float]:
     if len(numbers) not in (1, 2) or not all(map(math.isfinite, numbers)):
         raise SoraError(f"--guidance is {text!r}; write a number like 4, or two of them like 4,3")
     if numbers[1:] == [0.0]:
-        raise SoraError(f"--guidance is {text!r}; that for low noise must be above 0")
+        raise SoraError(f"--guidance is {text!r}; the second number, for low noise, must be above 0")
     return {"guidance": numbers[0], "guidance_low": numbers[1] if numbers[1:] else 0.0}
 
 
 def fitting(shot: Shot, entry: Entry) -> Shot:
-    """The shot; SoraError if it says something of two transformers, and its model has one."""
+    """The shot; SoraError if it has settings for two transformers and its model has only one."""
     if not entry.usage.boundary:
         lora.check_alone(shot.loras, entry.name)
         if shot.guidance_low:
-            raise SoraError(f"{entry.name} has one transformer; --guidance takes one number for it")
+            raise SoraError(f"{entry.name} has only one transformer; give --guidance one number")
     return shot
 
 
 def loras_of(texts: Sequence[str] | None) -> tuple[Lora, ...]:
-    """What `--lora` names, the files being there and whole."""
+    """The LoRAs that `--lora` names; SoraError or Failed if a file is missing or damaged."""
     loras = tuple(Lora.parse(text) for text in texts or ())
     lora.check(loras)
     return loras

@@ -20,7 +20,7 @@ SUITED = "as suits the model"
 
 
 def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameters that are dataclasses stand on the command line as their fields."""
+    """A command whose dataclass parameters become one option per field."""
     hints = get_type_hints(command, include_extras=True)
     bundles: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
@@ -40,7 +40,7 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bundled(kind: Any, given: dict[str, Any]) -> Any:
-    """A dataclass from the options of a command line, which are taken out of them."""
+    """Build a dataclass from command-line options, and remove these from `given`."""
     hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
     return kind(**{name: bundled(hint, given) if is_dataclass(hint) else given.pop(name)
                    for name, hint in hints.items()})  # fmt: skip
@@ -67,12 +67,12 @@ def options_of(bundle: Any) -> list[inspect.Parameter]:
 
 
 def annotated(kind: type) -> tuple[str, ...]:
-    """What a class itself declares."""
+    """The fields that a class itself declares, without inherited ones."""
     return tuple(vars(kind).get("__annotations__", ()))
 
 
 def under(hint: Any, panel: str | None) -> Any:
-    """An option under a heading of the help."""
+    """The option, listed under the heading `panel` in the help."""
     options = [copy(option) for option in hint.__metadata__]
     for option in options:
         option.rich_help_panel = panel
@@ -94,7 +94,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback on 
 PreviewOption = Annotated[
     bool,
     typer.Option("--preview", help="Preview the video while it is made, at every step: in the terminal, and as "
-                 "OUTPUT.preview.webp, which is removed when the video is there."),
+                 "OUTPUT.preview.webp, which is removed when the video is complete."),
 ]  # fmt: skip
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")]
 DtypeOption = Annotated[
@@ -119,7 +119,7 @@ PlanOption = Annotated[
 
 @dataclass(frozen=True)
 class Input:
-    """How a video is read: at another size or rate, or raw and in need of both."""
+    """How a video is read: resized, at another rate, or as raw frames, which need size and rate."""
 
     panel: ClassVar[str] = "Input"
 
@@ -146,7 +146,7 @@ class Compute:
 
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="as many as processors are free"),
+        typer.Option(min=1, max=1024, help="Threads to compute on.", show_default="all free processors"),
     ] = None
 
     @property
@@ -159,13 +159,13 @@ class Compute:
 
     @property
     def drafted(self) -> dict[str, str]:
-        """The decoder of a draft, for what is asked and what is recorded; nothing where it is the model's own."""
+        """The entry for a draft's decoder in the record; empty for the model's own decoder."""
         return {} if self.decoder == "full" else {"decoder": self.decoder}
 
 
 @dataclass(frozen=True)
 class Decoding(Compute):
-    """The same where latents become frames."""
+    """The same, for commands that decode latents."""
 
     panel: ClassVar[str] = Compute.panel
 
@@ -192,15 +192,15 @@ class Sampling:
     ] = None
     guidance: Annotated[
         str | None,
-        typer.Option(metavar="G[,LOW]", help="How closely to follow the prompt; of two transformers, also by each.",
+        typer.Option(metavar="G[,LOW]", help="How closely to follow the prompt; G,LOW sets two transformers apart.",
                      show_default=SUITED),
     ] = None
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What not to show.", show_default=SUITED)] = None
     model: ModelOption = "pocket"
     lora: Annotated[
         list[str] | None,
-        typer.Option(metavar="[high:|low:]FILE[:STRENGTH]", help="Apply a LoRA, of two transformers to both or to one; "
-                     "repeat the option to apply several."),
+        typer.Option(metavar="[high:|low:]FILE[:STRENGTH]", help="Apply a LoRA; high: or low: selects one of two "
+                     "transformers. Repeat the option to apply several."),
     ] = None
     expand: Annotated[
         str,
@@ -215,7 +215,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What becomes of a video that is made, and what is kept beside it."""
+    """How an output is written, and what is kept beside it."""
 
     panel: ClassVar[str] = "Output"
 
@@ -246,7 +246,7 @@ class Showing:
 
 @dataclass(frozen=True)
 class Continuing:
-    """The options of a verb that goes on from a video."""
+    """The options of a verb that continues a video."""
 
     reading: Input
     sampling: Sampling

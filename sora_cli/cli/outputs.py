@@ -36,13 +36,13 @@ def output_names(template: str | None, shots: Sequence[Shot]) -> list[str]:
 def fill(template: str, shot: Shot, n: int) -> str:
     unknown = [field for field in re.findall(r"\{(.*?)\}", template) if field not in FIELDS]
     if unknown:
-        raise SoraError(f"unknown {{{unknown[0]}}} in -o; it may hold {{prompt}}, {{seed}} and {{n}}")
+        raise SoraError(f"unknown {{{unknown[0]}}} in -o; use {{prompt}}, {{seed}} or {{n}}")
     values = {"prompt": slug(shot.prompt), "seed": str(shot.seed), "n": str(n)}
     return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
 def check_output(path: Path, suffixes: Sequence[str], force: bool, by: Callable[[], str] = str) -> None:
-    """Refuse a path that could not be written in the end: wrong suffix, no folder, no permission, taken `by` what."""
+    """Refuse a path that cannot be written: wrong suffix, no folder, no permission, or it exists."""
     if path.suffix.lower() not in suffixes:
         raise SoraError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
     folder = path.parent
@@ -53,7 +53,7 @@ def check_output(path: Path, suffixes: Sequence[str], force: bool, by: Callable[
     if path.is_dir():
         raise SoraError(f"cannot write {path}: it is a folder")
     if path.exists() and not force:
-        raise SoraError(f"{path} exists already{by()}; --force overwrites it, -o names another file")
+        raise SoraError(f"{path} already exists{by()}; --force overwrites it, -o names another file")
 
 
 def room_of(shot: Shot) -> int:
@@ -62,8 +62,8 @@ def room_of(shot: Shot) -> int:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold: so many bytes, and some to spare."""
+    """Failed if the disk has no room for so many bytes and a reserve."""
     needed += SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise Failed(f"the disk of {folder} has {free / 1e6:.0f} MB free of {needed / 1e6:.0f} needed")
+        raise Failed(f"the disk of {folder} has {free / 1e6:.0f} MB free, but {needed / 1e6:.0f} MB are needed")

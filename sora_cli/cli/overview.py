@@ -22,7 +22,7 @@ from sora_cli.placement.estimate.cost import by_size
 
 @dataclass
 class Bill:
-    """What jobs take together: seconds, bytes on disks, and bytes of memory at the most."""
+    """The total cost of jobs: seconds, bytes on disk, and peak bytes of memory."""
 
     jobs: int
     made: int  # that take nothing any more
@@ -33,7 +33,7 @@ class Bill:
     parts: dict[str, float] = field(default_factory=dict)  # of the seconds
 
     def add(self, item: Item, loads: bool) -> None:
-        """One more job, which has to load its networks or finds them."""
+        """Add a job, which loads its networks or finds them loaded."""
         if item.job.cost is None:
             self.unknown += 1
             return
@@ -47,7 +47,7 @@ class Bill:
 
 
 def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
-    """What a batch would take from here on."""
+    """Print what the rest of a batch would take."""
     bill, held = Bill(total, total - len(left)), None
     for item in in_order(left):
         bill.add(item, loads=item.job.networks != held)
@@ -56,7 +56,7 @@ def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
         typer.echo(json.dumps(vars(bill)))
         return
     uncounted = f", {bill.unknown} not counted below" if bill.unknown else ""
-    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} made already{uncounted}")
+    typer.echo(f"jobs    {bill.jobs}, of which {bill.made} {be(bill.made)} already done{uncounted}")
     spent = ", ".join(f"{part} {duration(seconds)}" for part, seconds in by_size(bill.parts))
     typer.echo(f"time    {duration(bill.seconds)}" + (f" ({spent})" if spent else ""))
     typer.echo(f"disk    {quantity(bill.disk, 'B')}")
@@ -64,7 +64,7 @@ def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
 
 
 def draw(items: Sequence[Item], sheet: Path) -> None:
-    """A frame from the middle of every video of the list that is there."""
+    """Draw a sheet with the middle frame of every finished video of the list."""
     there = [item for item in items if item.job.target.there and item.job.target.path.suffix != ".safetensors"]
     page = Gallery([item.name for item in there])
     for index, item in enumerate(there):

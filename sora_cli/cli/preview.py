@@ -37,7 +37,7 @@ class Row:
             yield Segment.line()
 
     def draw(self, columns: int, lines: int) -> list[Line]:
-        """As many of the pictures, from the first on, as fit into the room."""
+        """The lines of text for the first pictures, as many as fit."""
         widest = max(1, (columns + 1) // len(self.pictures) - 1)
         shown = self.pictures[: (columns + 1) // (widest + 1)]
         blocks = (half_blocks(fitted(picture, widest, lines)) for picture in shown)

@@ -22,7 +22,7 @@ FASTEST, SLOWEST = 0.08, 0.25  # seconds that a picture is shown: the pace of th
 
 @dataclass
 class Previews:
-    """Pictures of a run after every step, but for steps that are faster than pictures of them."""
+    """Shows pictures of a run after each step; skips steps where previews would cost too much time."""
 
     path: Path | None
     screen: Screen
@@ -32,7 +32,7 @@ class Previews:
         self.began, self.spent = self.clock(), 0.0
 
     def look(self, run: "Generation") -> None:
-        """Show how far it is; what cannot be written is said once, and the video goes on."""
+        """Show the current pictures; if they cannot be written, warn once and continue without them."""
         now = self.clock()
         if self.spent > SHARE * (now - self.began):
             return
@@ -48,10 +48,10 @@ class Previews:
         try:
             media.write_moving(self.path, pictures, min(SLOWEST, max(FASTEST, seconds)))
         except Failed as error:
-            self.screen.warn(f"{error}; it goes on without the preview")
+            self.screen.warn(f"{error}; the video continues without the preview")
             self.path = None
 
     def remove(self) -> None:
-        """When the video itself can be seen."""
+        """Remove the preview, when the video is complete."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)

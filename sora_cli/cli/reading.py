@@ -23,7 +23,7 @@ PLAIN = SamplingDefaults()  # a picture without a model is shown at pocket's rat
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(Input):
-    """A video to read, and how: at another size or rate, or raw and in need of both."""
+    """A video to read, and how: resized, at another rate, or as raw frames, which need size and rate."""
 
     name: str
 
@@ -32,14 +32,14 @@ class Asked(Input):
         return self.res is not None or self.fps is not None
 
     def check(self) -> None:
-        """Refuse what cannot be read, before anything is."""
+        """Refuse bad options and a missing input before anything is read."""
         media.check_input(self.name)
         for what, fps in (("--fps", self.fps), ("--input-fps", self.input_fps)):
             if fps is not None:
                 check_range(what, fps, 1, 120)
 
     def open(self, screen: Screen | None = None, rgb: bool = False) -> media.Source:
-        """The source at the size and rate asked for, in RGB with `rgb`; changes on the way are noted on the screen."""
+        """The source at the requested size and rate, in RGB with `rgb`; the screen notes conversions."""
         source = self.open_slow(screen, rgb=rgb)
         if faster := self.faster(source):
             self.retime(source, faster, screen)
@@ -47,8 +47,8 @@ class Asked(Input):
 
     def open_slow(self, screen: Screen | None = None, usage: SamplingDefaults = PLAIN,
                   rgb: bool = False) -> media.Source:  # fmt: skip
-        """The same, but at its own rate where a higher one is asked: the frames between are better made of the whole
-        video, when a model has gone on from it. A picture has the rate at which the model makes what is asked."""
+        """The same, but at its own rate if a higher one is requested: frames are better interpolated at the end, over
+        the whole video. A picture gets the rate at which the model generates."""
         size = geometry.parse_res(self.res) if self.res else None
         raw = geometry.parse_res(self.input_res) if self.input_res else None
         source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
@@ -63,14 +63,14 @@ class Asked(Input):
         return source
 
     def note_rate(self, source: media.Source, raw: bool, screen: Screen) -> None:
-        """Say that a rate is given for what has its own."""
+        """Note that --input-fps has no effect on a source with its own rate."""
         given, own = self.input_fps, source.format.rate
         if given is not None and not (raw or source.is_image) and Fraction(media.rational(given)) != own:
-            screen.note(f"{self.name}: --input-fps does nothing: it has {source.format.fps:g} frames a second of its "
-                        "own; --fps takes another rate")  # fmt: skip
+            screen.note(f"{self.name}: --input-fps does nothing, because the file says {source.format.fps:g} frames a "
+                        "second; --fps changes the rate")  # fmt: skip
 
     def faster(self, source: media.Source) -> media.Retiming | None:
-        """How a source gets to the rate that is asked, if that is higher than its own."""
+        """The conversion to the requested rate if that is higher than the source's, otherwise None."""
         if not self.fps or Fraction(media.rational(self.fps)) <= source.format.rate:
             return None
         return media.Retiming(source.format.rate, Fraction(media.rational(self.fps)))
@@ -82,7 +82,7 @@ class Asked(Input):
 
 
 def beside(name: str, what: str, suffix: str = ".mp4") -> str:
-    """The output's name by default: `clip.mov` -> `clip-extended.mp4`; a pipe leads to a pipe."""
+    """The default name of the output: `clip.mov` -> `clip-extended.mp4`; a pipe for a pipe."""
     if name == media.STREAM:
         return name
     path = Path(name)
@@ -91,10 +91,9 @@ def beside(name: str, what: str, suffix: str = ".mp4") -> str:
 
 
 def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
-    """The settings as a shot of a source's size and rate, with the source's own prompt where none is given, and its
-    caption, too, if the model is the same and nobody wants it `anew`: what is to be seen in it stays where it is.
-    Sides are those that are seen, rounded up to even ones, for the sake of the canvas alone; the output keeps the
-    source's pixels, be they square or not."""
+    """The settings as a shot of a source's size and rate. Without a prompt, it takes the source's own and, for the
+    same model, its caption (unless `anew`), so that the scene stays the same. The sides are the displayed ones, rounded
+    up to even numbers; they only choose the canvas, and the output keeps the source's pixels, square or not."""
     width, height = (n + n % 2 for n in source.format.seen)
     prompt, captions = settings.prompt, settings.captions
     if not prompt.strip() and (record := latent_file.carried(source.metadata.get("sora", ""))):
@@ -105,8 +104,8 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
 
 @dataclass(frozen=True)
 class Kept:
-    """The end of a video as latents [C, n, h, w], of which `hidden` decoded frames lie behind the last frame that
-    the video shows, and the seconds of its scene at the first of them, if they are known."""
+    """The end of a video as latents [C, n, h, w]. `hidden` of their decoded frames come after the last frame of the
+    video; `clock` is the time of the scene in seconds at the first latent, if known."""
 
     latents: "Tensor"
     hidden: int
@@ -115,7 +114,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Whole:
-    """The latents that lie beside a video and belong to it."""
+    """The saved latents of a video."""
 
     path: Path
     header: latent_file.Header
@@ -123,7 +122,7 @@ class Whole:
 
     @classmethod
     def beside(cls, video: str, shot: Shot, entry: Entry) -> "Whole | None":
-        """Those of a video file, if they are there, of the model and the shot's canvas, and of this very file."""
+        """The latents beside a video file, if they belong to this very file, the model and the shot's canvas."""
         path = Path(video).with_suffix(".safetensors")
         if video == media.STREAM or not path.is_file() or not Path(video).is_file():
             return None
@@ -144,7 +143,7 @@ class Whole:
         return Kept(found.float(), geometry.frames_in(total) - header.lead - header.frames, clock)
 
     def followed_by(self, made: "Tensor") -> "Tensor":
-        """All latents of the video and of what was made after them (whose first few are its last)."""
+        """The video's latents followed by the newly `made` ones, whose first few are the video's last."""
         import torch
 
         found, _ = latent_file.load(self.path)

@@ -42,7 +42,7 @@ def new_frames(seconds: float, shot: Shot) -> int:
 
 
 def make(request: Request, seconds: float, target: Target, networks: Networks, screen: Screen) -> None:
-    """What leads up to the anchor, and the anchor."""
+    """Write the new frames, the anchor, and the files beside them."""
     with request.opened(target, screen) as (source, shot):
         passing, rates = Passing(source, request.entry), request.video.faster(source)
         if len(passing.head) == 1:
@@ -57,7 +57,7 @@ def make(request: Request, seconds: float, target: Target, networks: Networks, s
 
 
 def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:
-    """How many frames lead up to a picture that ends so many seconds, and how it stays last between others."""
+    """The number of new frames before a picture that ends the video, and the conversion that keeps it last."""
     if rates is None:
         return None, max(1, geometry.frames_for(seconds, shot.fps) - 1)
     shown = replace(shot, fps=float(rates.shown), frames=geometry.frames_for(seconds, float(rates.shown)))
@@ -66,7 +66,7 @@ def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> t
 
 
 def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:
-    """The output's raw frames: what leads up to the given ones, and these as they are."""
+    """The output's raw frames: new ones, then the given ones unchanged."""
     yield from connector.connect(shot, head=passing.head)
     yield from passing.frames()
     connector.making.place_sound(passing.source.sound, shot.frames, passing.count)

@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000                            # more than this are bytes, and 
 
 
 class Amount(progress.ProgressColumn):
-    """How much is done: 3.5/11.4 GB of what is read, 3/50 of all else."""
+    """A progress column: 3.5/11.4 GB for bytes, 3/50 for everything else."""
 
     bytes, count = progress.DownloadColumn(), progress.MofNCompleteColumn()
 
@@ -81,7 +81,7 @@ class Screen:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Say what is done inside, from the first moment on; on a screen that is not entered yet, for that long."""
+        """Show the current activity while inside the block; starts the screen if it is not running yet."""
         before, alone = (self.progress.doing, self.progress.since), not self.progress.live.is_started
         self.progress.begin(what)
         if alone:
@@ -96,34 +96,34 @@ class Screen:
                 self.progress.stop()
 
     def hold(self, own: AbstractContextManager[object]) -> None:
-        """Enter what is to be left when the work on the screen is over."""
+        """Enter a context that ends together with the screen."""
         self.held.enter_context(own)
 
     def note(self, text: str) -> None:
         self.console.print(escape(readable(" ".join(text.splitlines()))))
 
     def warn(self, text: str) -> None:
-        """A note that is also shown where there are many jobs, whose other notes are in their records."""
+        """A note that a batch shows, too; its other notes go to the records."""
         self.note(text)
 
     def made(self, record: dict[str, Any], as_json: bool = False) -> None:
-        """The name of a finished output, or all there is to tell, on stdout; a pipe has that already."""
+        """Print a finished output's name, or its record as JSON, on stdout; nothing for a pipe."""
         if record["output"] != STREAM:
             typer.echo(readable(json.dumps(record, ensure_ascii=False)) if as_json else record["output"])
 
     def picture(self, frames: Sequence[np.ndarray]) -> None:
-        """Show frames, uint8 [h, w, 3] of one size, in place of those before; only if previews are asked for."""
+        """With previews on, show frames, uint8 [h, w, 3] of one size, in place of the previous ones."""
         if self.preview and not self.progress.disable:
             self.progress.row = Row(frames)
 
     def show(self, stage: str, done: int, total: int) -> None:
-        """Move the bar called `stage`, making it on first use."""
+        """Move the bar called `stage`; the first call creates it."""
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(escape(readable(stage)), total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
     def read(self, what: str, done: int, total: int) -> None:
-        """Move the bar of something that is read, by bytes or by steps, which goes when all of it is."""
+        """Move the bar of something that is being read (bytes or steps); removes it at the end."""
         if done < total:
             self.show(what, done, total)
             self.progress.update(self.tasks[what], bytes=total > MEGABYTE)
@@ -131,19 +131,19 @@ class Screen:
             self.progress.remove_task(self.tasks.pop(what))
 
     def track(self, items: Iterable[Item], stage: str, total: int | None = None) -> Iterator[Item]:
-        """The items (by default as many as come), with the bar moved after each."""
+        """Yield the items and move the bar after each; `total` defaults to the items so far."""
         with self.doing(stage):
             for done, item in enumerate(items, 1):
                 yield item
                 self.show(stage, done, total or done)
 
     def leave(self) -> None:
-        """Let go of what one job of many showed and held."""
+        """End one job of many: clear its bars and exit what `hold` entered."""
         self.clear()
         self.held.close()
 
     def clear(self) -> None:
-        """Take the bars and pictures away, for the next video of a batch."""
+        """Remove all bars and pictures, for the next video of a batch."""
         self.progress.row = None
         for task in self.tasks.values():
             self.progress.remove_task(task)

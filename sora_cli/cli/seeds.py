@@ -11,7 +11,7 @@ MOST = 2**63 - 1  # generators take no larger one
 
 
 def number(seed: str) -> int:
-    """The seed that a text says, or one that is drawn; SoraError for anything else."""
+    """The seed in a text, or a random one for `random` and -1; SoraError for anything else."""
     if seed in RANDOM:
         return secrets.randbelow(DRAWN)
     if not (seed.isascii() and seed.isdigit()) or len(seed) > len(str(MOST)) or int(seed) > MOST:
@@ -20,6 +20,6 @@ def number(seed: str) -> int:
 
 
 def announce(seed: str, drawn: int, screen: Screen) -> None:
-    """Say which seed was drawn, so that it can be asked for again."""
+    """Print the seed that was drawn, so that it can be used again."""
     if seed in RANDOM:
         screen.note(f"seed {drawn}")

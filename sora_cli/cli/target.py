@@ -42,22 +42,22 @@ class Target(Keeping):
 
     @property
     def resume_folder(self) -> Path:
-        """The folder of what is finished of an unfinished video."""
+        """The folder with the finished windows of an unfinished video."""
         return self.path.with_name(self.path.name + ".resume")
 
     @property
     def own(self) -> Owned:
-        """The right to make the video, which one process has."""
+        """The lock of the video, held by at most one process."""
         return Owned(self.resume_folder, kind="video", name=self.name)
 
     @property
     def held(self) -> AbstractContextManager[object]:
-        """The same while it is written; anybody may write to a pipe."""
+        """The same as a context for writing; pipes need no lock."""
         return nullcontext() if self.stream else self.own
 
     @property
     def replaces(self) -> bool:
-        """Whether what is there may go: asked for, or from the end of an unfinished run that is gone on with."""
+        """Whether existing files may be overwritten: with --force, or when an unfinished run is resumed."""
         return self.force or (self.resume and not self.own.empty)
 
     @property
@@ -70,7 +70,7 @@ class Target(Keeping):
 
     @property
     def preview(self) -> Path | None:
-        """Where it is shown while it is made; a pipe has no such place."""
+        """The preview's file; None for a pipe."""
         if self.stream:
             return None
         sequence = sequence_of(self.name)
@@ -79,39 +79,39 @@ class Target(Keeping):
 
     @property
     def numbered(self) -> bool:
-        """Whether it is many images, `a%05d.png`."""
+        """Whether the output is numbered images, `a%05d.png`."""
         return sequence_of(self.name) is not None
 
     @property
     def images(self) -> bool:
-        """Whether it is of pictures that keep every bit of a given one."""
+        """Whether the output is made of images, which keep every bit of a given picture."""
         return self.path.suffix.lower() in IMAGES
 
     def shared(self, format: media.Format) -> media.Shared:
-        """The frames of the file, where a GIF or WebP is smaller and slower than what is made."""
+        """The frames in the file, which a GIF or WebP may reduce in size and rate."""
         return media.Shared.of(self.name, format, self.sized, self.timed, self.lossless)
 
     @property
     def keeps(self) -> bool:
-        """Whether there are files beside the video: not beside a pipe, images, or where nobody wants them."""
+        """Whether a record and latents are written: not for pipes, images or with --no-metadata."""
         return self.metadata and not self.stream and self.path.suffix.lower() != ".png"
 
     @property
     def identity(self) -> Any:
-        """All that determines the video, as the record beside it has it."""
+        """Everything that determines the video, in JSON, as stored in its record."""
         files = {name: content_of(name) for name in self.sources}
         lossless = {"lossless": True} if self.lossless else {}
         return json.loads(json.dumps({**self.asked, "audio": self.audio, **lossless, "files": files}))
 
     @property
     def there(self) -> bool:
-        """Whether something of its name is there."""
+        """Whether the output exists."""
         sequence = sequence_of(self.name)
         return (sequence.path(1) if sequence else self.path).exists()
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The record beside a video that is there; empty if there is none that can be read."""
+        """The record of the existing video; empty if it cannot be read."""
         with suppress(OSError, ValueError, RecursionError):
             found = json.loads(self.record.read_text(encoding="utf-8")) if self.path.exists() else {}
             return found if isinstance(found, dict) else {}
@@ -119,7 +119,7 @@ class Target(Keeping):
 
     @property
     def done(self) -> bool:
-        """Whether the very video that is asked for is there, and not just one of its name."""
+        """Whether the requested video exists, and not just a different one with its name."""
         if not self.keeps or not (made := self.recorded.get("asked")):
             return False
         kept = (path for path in self.resume_folder.rglob("*") if path.name != LOCK)
@@ -127,12 +127,12 @@ class Target(Keeping):
         return newest <= self.record.stat().st_mtime_ns and made == self.identity
 
     def settle(self) -> None:
-        """Remove what a killed process left of a video that is done."""
+        """Remove leftovers of a killed process from a finished video."""
         with suppress(SoraError), self.own:
             self.forget()
 
     def check(self) -> None:
-        """Refuse, before any work, what could not be written or would be lost."""
+        """Refuse, before any work, an output that cannot be written or would overwrite files."""
         check_text("name of the output", self.name)
         media.check_name(self.name)
         if self.sheet and self.stream:
@@ -145,13 +145,13 @@ class Target(Keeping):
         check_output(self.path, media.SUFFIXES, self.replaces, self.difference)
         for beside in (self.record, self.latents) if self.keeps else ():
             if beside.exists() and not self.replaces:
-                raise SoraError(f"{beside} is in the way of what is kept beside {self.path}; "
-                                "--force overwrites it, --no-metadata keeps nothing")  # fmt: skip
+                raise SoraError(f"{beside} already exists; --force overwrites it, "
+                                f"--no-metadata writes nothing beside {self.path}")  # fmt: skip
         if not (self.own.empty or self.resume or self.force):
-            raise SoraError(f"{self.path} was begun before; --resume goes on with it, --force starts over")
+            raise SoraError(f"{self.path} is unfinished; --resume continues it, --force starts over")
 
     def difference(self) -> str:
-        """In what the video that is there differs from what is asked, as far as it says so."""
+        """How the existing video differs from the requested one, as far as its record says."""
         made = self.recorded.get("asked") if self.asked and self.keeps else None
         found = differences(made, self.identity) if made else []
         if not found:
@@ -163,7 +163,7 @@ class Target(Keeping):
     def check_preview(self) -> None:
         """Refuse a preview that would overwrite another file."""
         if (path := self.preview) and path.exists() and not self.replaces:
-            raise SoraError(f"{path} is in the way of the preview; --force overwrites it")
+            raise SoraError(f"{path} already exists, and the preview needs its name; --force overwrites it")
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
@@ -183,7 +183,7 @@ class Target(Keeping):
 
 
 def content_of(name: str) -> str:
-    """A hash of a file, or of numbered images one after another; "" of a stream, which is known by nothing."""
+    """A SHA-256 of a file, or of numbered images together; "" for a stream."""
     sequence = sequence_of(name)
     if name == media.STREAM or not (sequence or Path(name).is_file()):
         return ""

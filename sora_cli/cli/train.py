@@ -50,9 +50,9 @@ def vae(options: VaeOptions, debug: DebugOption = False) -> None:
     """Train the autoencoder."""
     options = replace(options, init=shipped(options.init))
     if options.decoder_only and not options.init:
-        raise SoraError("--decoder-only keeps an encoder; say which with --init vae.safetensors")
+        raise SoraError("--decoder-only keeps an encoder; give its weights with --init vae.safetensors")
     if options.details and not options.init:
-        raise SoraError("--details are learned beside latents that stay as they are; say whose with --init FOLDER")
+        raise SoraError("--details adds to latents that do not change; give their autoencoder with --init FOLDER")
     learn(options)
 
 
@@ -62,7 +62,7 @@ def dit(options: DitOptions, debug: DebugOption = False) -> None:
     """Train the video transformer."""
     options = replace(options, init=shipped(options.init))
     if options.distil and not options.init:
-        raise SoraError("--distil changes weights that are trained; say which with --init FOLDER")
+        raise SoraError("--distil starts from trained weights; give them with --init FOLDER")
     if options.distil and options.drop_tokens:
         raise SoraError("--distil learns whole videos, and --drop-tokens leaves parts of them out; use one of them")
     check_align(options)
@@ -78,7 +78,7 @@ def lora(options: LoraOptions, model: AdaptedOption = SHIPPED, debug: DebugOptio
     entry = registry.entry(model)
     check_adapted(entry)
     if options.data == WORLD and entry.kind != "sora":
-        raise SoraError(f"the rendered world is for models of ours; {model} learns from --data FOLDER, with "
+        raise SoraError(f"the rendered world is for our own models; {model} learns from --data FOLDER, with "
                         f"latents of clips: sora-cli encode CLIP --model {model}")  # fmt: skip
     learn(replace(options, out=options.out or options.folder.with_name(f"lora-{Path(model).name}")), entry)
 
@@ -104,20 +104,20 @@ def export(options: ExportOptions, debug: DebugOption = False) -> None:
     options = replace(options, init=shipped(options.init))
     check_weights(options.init, options.text, options.vae)
     if not options.init.is_dir():
-        raise SoraError(f"--init {options.init} is a file; say which transformer with the folder of its run")
+        raise SoraError(f"--init {options.init} is a file; give the folder of the transformer's run")
     from sora_cli.train.export import export
 
     typer.echo(export(options))
 
 
 def shipped(init: Path | None) -> Any:
-    """Weights to start from, where the shipped ones go by their name unless there is a folder called so."""
+    """The weights to start from; `pocket` means the shipped ones unless a folder has that name."""
     return registry.PACKAGE / SHIPPED if init == Path(SHIPPED) and not init.exists() else init
 
 
 def learn(options: TrainOptions, *needed: Entry) -> None:
-    """Run a training, which needs these models, in its folder, once all that can be refused without torch is, and print
-    what it made."""
+    """Check the options and the `needed` models without torch, run the training in its folder, and print the result's
+    path."""
     check(options)
     for entry in needed:
         models.check_model(entry)
@@ -132,13 +132,13 @@ def learn(options: TrainOptions, *needed: Entry) -> None:
 
 
 def check(options: TrainOptions) -> None:
-    """Refuse what cannot work before torch is imported."""
+    """Refuse bad options before torch is imported."""
     if isinstance(options, DataOptions) and options.data != WORLD:
         if not Path(options.data).is_dir():
-            raise SoraError(f"unknown data {options.data!r}; it is world, or a folder that `sora-cli data build` made")
+            raise SoraError(f"unknown --data {options.data!r}; use world, or a folder that `sora-cli data build` made")
         read_index(Path(options.data))
     if options.minutes is not None and not 0 < options.minutes < math.inf:
-        raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0, and have an end")
+        raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0 and finite")
     if options.folder.exists() and not options.folder.is_dir():
         raise SoraError(f"--out {options.folder} is a file; it must be a folder")
     check_weights(*options.needs)
@@ -161,16 +161,16 @@ def check_adapted(entry: Entry) -> None:
 
 
 def check_align(options: DitOptions) -> None:
-    """Refuse what nobody can tell a middle block of this data."""
+    """Refuse an --align whose features this data does not have."""
     align, world = options.aim, options.data == WORLD
     if align not in ("off", "geometry", "clip") and ":" not in align:
-        raise SoraError(f"unknown --align {align!r}; it is geometry, clip, off, or MODEL:WEIGHTS of open_clip")
+        raise SoraError(f"unknown --align {align!r}; use geometry, clip, off, or MODEL:WEIGHTS of open_clip")
     if options.distil and align != "off":
-        raise SoraError("--distil learns from the transformer that it began with; leave --align away")
+        raise SoraError("--distil learns only from the transformer it starts from; leave out --align")
     if align == "geometry" and not world:
-        raise SoraError("--align geometry is what the rendered world knows of itself; of a dataset it is clip or off")
+        raise SoraError("--align geometry needs the rendered world; for a dataset, use --align clip or off")
     if align not in ("off", "geometry") and world:
-        raise SoraError(f"--align {align} is for datasets; the world knows its geometry: --align geometry, or off")
+        raise SoraError(f"--align {align} needs a dataset; for the rendered world, use --align geometry or off")
     if align == "clip" and not (options.tower and options.tower.is_file()):
-        raise SoraError("--align clip needs the video tower that `train clip --data DATASET` leaves beside the words; "
-                        "say where with --text RUN")  # fmt: skip
+        raise SoraError("--align clip needs the video tower that `train clip --data DATASET` writes; "
+                        "give its run with --text RUN")  # fmt: skip

@@ -51,7 +51,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
         table.add_row(*(escape(readable(cell)) for cell in cells))
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
-        typer.echo("\nsingle files of ComfyUI's folders, which --model takes by these names:")
+        typer.echo("\nsingle files in ComfyUI's folders; --model accepts these names:")
     for one in files:
         typer.echo(readable(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}"))
 
@@ -61,7 +61,8 @@ def link(folder: FolderArgument, debug: DebugOption = False) -> None:
     """Use the models in ComfyUI's folder where they are; nothing is copied."""
     comfy.link(folder)
     names = comfy.recognised()
-    typer.echo(readable(f"{folder}: {counted(len(names), 'model')} to use{': ' if names else ''}{', '.join(names)}"))
+    found = f"{folder}: {counted(len(names), 'usable model')}{': ' if names else ''}{', '.join(names)}"
+    typer.echo(readable(found))
 
 
 @weights.command()
@@ -162,7 +163,7 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def other_rows() -> Iterator[dict[str, Any]]:
-    """Models of repositories that were fetched by their hf: names."""
+    """Rows of downloaded repositories, which are named hf:OWNER/NAME."""
     for name, found in hub.others().items():
         try:
             yield row(registry.entry(name))
@@ -177,7 +178,7 @@ def size(count: int) -> str:
 
 
 def anchors(row: dict[str, Any]) -> str:
-    """What a model was trained to begin from."""
+    """What a model was trained to start from."""
     trained = row["anchors"]
     if set(trained) == set(EVERYTHING):
         return "everything"
@@ -189,7 +190,7 @@ def here(row: dict[str, Any]) -> str:
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON has it, with what is here of it; what does not apply is left out."""
+    """An entry as JSON, with its download state; fields that do not apply are left out."""
     found = asdict(hub.status(entry))
     plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
     plain.pop("sought", None)  # `about` says what was found
@@ -201,7 +202,7 @@ def described(entry: Entry) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What `described` says, for eyes."""
+    """What `described` returns, as lines for people."""
     for key, value in found.items():
         if key == "usage":
             yield from ((f"  {name}", text(item)) for name, item in value.items() if item)

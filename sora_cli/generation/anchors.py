@@ -33,12 +33,12 @@ class Placed:
         return self.start + self.count
 
     def frames(self, size: Size) -> Iterator[Frame]:
-        """Its frames, uint8 [h, w, 3] of exactly `size`, at the shot's frame rate."""
+        """The anchor's frames, uint8 [h, w, 3] of exactly `size`, at the shot's frame rate."""
         with media.open_source(self.path, fps=None if self.count == 1 else self.fps, rgb=True) as source:
             yield from media.to_rgb(source, source.format, size, self.fit)
 
     def opened(self, size: Size) -> "Opened":
-        """The same, of which only as many are read as are asked for, when they are."""
+        """The same as a lazy sequence: frames are read when they are accessed."""
         return Opened(self, size)
 
 
@@ -57,7 +57,7 @@ class Opened:
 
 
 def place(shot: Shot) -> list[Placed]:
-    """The anchors of a shot in the order of time; SoraError if one is no picture, overlaps, or sticks out."""
+    """The anchors of a shot in time order; SoraError if one is unreadable, overlaps another or leaves the video."""
     placed = sorted((locate(anchor.path, anchor.at, shot) for anchor in shot.anchors), key=lambda p: p.start)
     for one, next_ in zip(placed, placed[1:], strict=False):
         if next_.start < one.stop:
@@ -69,21 +69,21 @@ def place(shot: Shot) -> list[Placed]:
 
 
 def locate(path: str, at: str, shot: Shot) -> Placed:
-    """Where an anchor lies: from its address on, or up to it if that counts from the end."""
+    """Place an anchor so that it starts at its address, or ends there if that counts from the end."""
     count, source = count_frames(path, shot.fps)
     frame = geometry.parse_address(at, shot.fps, shot.frames)
     start = frame - count + 1 if at.strip().startswith("-") else frame
     if start < 0 or start + count > shot.frames:
-        raise SoraError(f"anchor {path} has {counted(count, 'frame')} and would lie at {start} to {start + count - 1} "
-                        f"of a video of {shot.frames}; move it, or make the video longer")  # fmt: skip
+        raise SoraError(f"anchor {path} would cover frames {start} to {start + count - 1} of a video of "
+                        f"{counted(shot.frames, 'frame')}; move it, or make the video longer")  # fmt: skip
     sound = source.sound if count > 1 else None
     depth, mapped = source.format.depth, any("HDR" in note for note in source.notes)
-    notes = [*source.notes, *[f"its {depth} bits of each colour are taken as 8"] * (depth > 8 and not mapped)]
+    notes = [*source.notes, *[f"its {depth} bits per colour are reduced to 8"] * (depth > 8 and not mapped)]
     return Placed(path, start, count, shot.fps, shot.fit, tuple(notes), sound, source.left_out)
 
 
 def count_frames(path: str, fps: float) -> tuple[int, media.Source]:
-    """How many frames a file has at this rate, a picture one whatever the rate; and what else there is to say of it."""
+    """The number of frames of a file at this rate (1 for a picture), its sound and notes."""
     if path == media.STREAM or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
         raise SoraError("an anchor is read more than once, which a stream cannot be; give a file")
     with media.open_source(path) as source:

@@ -50,7 +50,7 @@ class Progress:
 
 
 class Engine:
-    """The models of one checkpoint on one device, verified when loaded; `watch` is called with the progress."""
+    """The networks of one model on one device, verified when loaded; `watch` is called with the progress."""
 
     def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto",
                  watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
@@ -69,7 +69,7 @@ class Engine:
         pictures and clips onto key frames."""
         assert shot.loras == self.loras, f"{shot.loras} are asked for, {self.loras} are merged"
         if shot.model != self.entry.name:
-            raise SoraError(f"the shot is of {shot.model}, and {self.entry.name} is loaded")
+            raise SoraError(f"the shot needs model {shot.model}, but {self.entry.name} is loaded")
         made = plan(shot, self.entry, [piece.given for piece in given], span)
         return Generation(self, made, tuple(given))
 
@@ -102,13 +102,13 @@ class Generation:
         self.notes += self.plan.moves()
 
     def tell(self, line: str) -> None:
-        """A note that comes up while the video is made."""
+        """Add a note while the video is being made."""
         self.notes.append(line)
         self.say(line)
 
     @cached_property
     def timeline(self) -> Timeline:
-        """What is given, as latents; pictures are encoded when it is first asked for."""
+        """The given frames as latents; pictures are encoded on first access."""
         canvas, cell = self.plan.canvas, self.plan.entry.cell
         height, width = (geometry.divide(n, cell) for n in (canvas.height, canvas.width))
         timeline = Timeline.empty(self.pipeline.parts, self.plan.latents, height, width)
@@ -122,7 +122,7 @@ class Generation:
         return timeline
 
     def latents_of(self, number: int, piece: GivenClip, placed: Placed) -> Tensor:
-        """A piece of what is given, encoded once however often the run is gone on with."""
+        """The latents of one given piece, encoded once even if the run is resumed."""
         if piece.latents is not None:
             return piece.latents
         latents = self.store.read(number, "given") if self.store else None
@@ -133,7 +133,7 @@ class Generation:
         return latents
 
     def warnings(self) -> Iterator[str]:
-        """A line where the work will try one's patience: a large model on a CPU."""
+        """A warning if the work will be very slow: a large model on a CPU."""
         pipeline, entry = self.pipeline, self.plan.entry
         if entry.parts and pipeline.device.type == "cpu":
             with suppress(SoraError):  # of a batch, all but the first find the memory taken
@@ -199,7 +199,7 @@ class Generation:
         return made
 
     def read(self) -> Tensor:
-        """Text features [prompts (+ 1), L, D]; the last row is what not to show, if there is guidance."""
+        """Text features [prompts (+ 1), L, D]; with guidance, the last row is the negative prompt."""
         prompted, shot = any(prompt.strip() for prompt in self.plan.captions), self.shot
         guided = set(shot.guidances) != {1} and (prompted or shot.negative)
         return self.pipeline.read(self.plan.captions, shot.negative if guided else None)
@@ -216,7 +216,7 @@ class Generation:
         )  # fmt: skip
 
     def condition(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> Tensor | None:
-        """What a window's model sees of the frames before it in channels of its own; None without such channels."""
+        """The conditioning channels of a window, if the model sees given and earlier frames in them, otherwise None."""
         if not self.pipeline.conditioned:
             return None
         others = [frame for frame in window.frames if frame not in self.pictured]
@@ -225,20 +225,20 @@ class Generation:
         return self.pipeline.condition(seen(window.frames, chain(decoded, self.pictures())), self.plan.canvas)
 
     def pictures(self) -> Iterator[tuple[int, Iterable[np.ndarray]]]:
-        """Given pictures, each run with the frame that it begins at, counted from the first latent's."""
+        """The given pictures as (first frame, pictures), counted from the first latent's frame."""
         for piece, placed in zip(self.given, self.plan.placed, strict=True):
             if piece.images is not None:
                 yield TIME_STRIDE * placed.first, used(piece, placed)
 
     @property
     def pictured(self) -> set[int]:
-        """Latents that are given as pictures."""
+        """The indices of latents that are given as pictures."""
         every = zip(self.given, self.plan.placed, strict=True)
         return {frame for piece, placed in every if piece.images is not None for frame in placed.frames}
 
     def decode(self, latents: Tensor, cyclic: bool = False) -> Iterator[np.ndarray]:
-        """Frames of some latents [C, k, h, w], the first of which is taken for the first of a video, or in a circle
-        follows the last."""
+        """Decode latents [C, k, h, w] to frames. The first latent counts as the first of a video, or in a loop as the
+        one after the last."""
         for video in self.pipeline.codec.vae.stream(latents[None], self.pipeline.codec.group, cyclic=cyclic):
             yield from pictures_of(video[0], self.plan.canvas)
 
@@ -251,11 +251,11 @@ class Generation:
         return torch.tensor([frame in self.pictured for frame in window.frames])
 
     def ends(self, frame: int, cond_mask: Tensor) -> bool:
-        """Whether a latent frame needs the picture that it ends in: not if what follows shows it."""
+        """Whether a latent needs its end picture: not if the given next latent shows it."""
         return frame in self.timeline.end_frames and not cond_mask[:, frame + 1 : frame + 2].all(0).any()
 
     def solve(self, inputs: WindowInputs, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
-        """The flow of one window from noise to latents [C, t, h, w]; what is given stays as it is."""
+        """Sample one window from noise to latents [C, t, h, w]; given latents do not change."""
         velocity = self.pipeline.velocity(inputs, text)
         around = self.shot.loop and not window.observed and not self.plan.bars
         self.guess = Guess(rolling(velocity) if around else velocity, inputs)
@@ -289,7 +289,7 @@ class Generation:
             yield frame
 
     def decode_keyframe(self, frame: int) -> np.ndarray:
-        """What the decoder makes of a given key frame, [h, w, 3]; it needs no other latents."""
+        """A given key frame as the decoder reconstructs it, uint8 [h, w, 3]; needs no other latents."""
         latent, _ = geometry.snap(self.span.lead + frame)
         alone = self.timeline.end_frames.get(latent)
         if alone is not None:
@@ -302,7 +302,7 @@ class Generation:
 
     @torch.inference_mode()
     def preview_frames(self, most: int = 8) -> list[np.ndarray]:
-        """Some key frames, spread over the video, as it takes shape: uint8 [h, w, 3] each."""
+        """Up to `most` key frames spread over the unfinished video, uint8 [h, w, 3] each."""
         assert self.latents is not None
         with self.timed("preview"):
             return self.preview.look(self.latents, self.done, self.guess, most)
@@ -318,7 +318,7 @@ class Generation:
         return pictures_of(codec.vae.decode(alone)[0], self.plan.canvas)[0]
 
     def identity(self) -> str:
-        """All that determines the video, as JSON, so that no two mix; where the networks lie does not."""
+        """Everything that determines the video, as JSON; the placement of the networks does not."""
         given = hashlib.sha256()
         for piece, placed in zip(self.given, self.plan.placed, strict=True):
             given.update(json.dumps(astuple(placed)).encode())

@@ -40,7 +40,7 @@ class GivenClip:
 
     @property
     def given(self) -> Given:
-        """As a plan has it."""
+        """The same clip as a plan describes it."""
         if self.latents is not None:
             return Given(self.at, self.latents.shape[1], latents=True, clock=self.clock)
         assert self.images is not None
@@ -62,7 +62,7 @@ def seen(frames: Sequence[int], pieces: Iterable[tuple[int, Iterable[np.ndarray]
 
 
 def runs(frames: Sequence[int], made: Sequence[bool]) -> Iterator[range]:
-    """Latents of a window that are made, in runs, each with a few made before it; `made` is of all latents."""
+    """The generated latents of a window in consecutive runs, each with a few before it; `made` is over all latents."""
     for run in geometry.runs(sorted(frame for frame in frames if made[frame])):
         start = run[0]
         while start > max(0, run[0] - WARM) and made[start - 1]:

@@ -20,10 +20,10 @@ STRETCH = 1 / 8  # by how much a loop may be longer or shorter than the world's 
 FEWER = 2  # frames of context where a time says almost all of a frame
 
 UNTRAINED = {  # what a shot may ask of a model, in the words of a note
-    "start": "a picture that is given as the first frame",
-    "end": "a picture or clip that is given as the end",
-    "middle": "pictures or clips that are given in the middle",
-    "extend": "going on from given frames",
+    "start": "a given first frame",
+    "end": "a given end picture or clip",
+    "middle": "given pictures or clips in the middle",
+    "extend": "continuing given frames",
     "loop": "a loop that is made on a circle",
     "gaps": "windows with gaps in time (--plan sliding has none)",
     "fps": "this frame rate, so that things may move too fast or too slowly",
@@ -59,7 +59,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a shot comes to, for one model."""
+    """The plan of a shot for one model: its windows, and where given parts lie."""
 
     shot: Shot
     entry: Entry
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def latents(self) -> int:
-        """Latent frames in all."""
+        """The total number of latent frames."""
         return latents_of(self.shot, self.span)
 
     @property
@@ -83,24 +83,24 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """The most latent frames of a window, with the slots of pictures that frames are to end in."""
+        """The number of latent frames in the longest window, including slots for end pictures."""
         slots = 0 if has_motion(self.entry) or self.usage.conditioned else sum(piece.at > 0 for piece in self.given)
         return slots + (self.latents if self.shot.plan == "full" else min(self.latents, self.usage.window))
 
     @property
     def begins(self) -> float:
-        """The second of its bar at which the world begins: a beat of the caption is a time, not a thing to see."""
+        """The time in the bar, in seconds, at which the scene begins, as the beat in the caption says."""
         return begins(self.captions[0]) if self.usage.grammar else 0.0
 
     @property
     def bars(self) -> int:
-        """How often the model's world repeats in a loop; 0 if that is no whole number, give or take an eighth."""
+        """How many bars of the world a loop lasts; 0 if that is not a whole number, give or take an eighth."""
         often = self.shot.seconds / self.usage.bar if self.usage.bar else 0.0
         return round(often) if abs(often - round(often)) <= STRETCH * round(often) else 0
 
     @property
     def clock(self) -> float | None:
-        """The seconds of the scene at latent 0: it begins there, unless something is given. None where nobody knows."""
+        """The time of the scene at latent 0, in seconds: that of its beginning if nothing is given; None if unknown."""
         if self.shot.loop:
             return self.begins if self.bars else None
         starts = [piece.clock - (self.span.lead + piece.at) / self.shot.fps for piece in self.given
@@ -108,7 +108,7 @@ class Plan:
         return starts[0] if starts else None if self.given else self.begins
 
     def prompt_index(self, frames: Sequence[int]) -> list[int]:
-        """For every latent frame the number of the prompt that holds then."""
+        """The index of the prompt for every latent frame."""
         shot = self.shot
         starts = [geometry.parse_address(cue.at, shot.fps, shot.frames) for cue in shot.cues]
         order = sorted(range(len(starts)), key=starts.__getitem__)
@@ -116,7 +116,7 @@ class Plan:
         return [order[n - 1] + 1 if n else 0 for n in passed]
 
     def notes(self) -> Iterator[str]:
-        """What the user should know before the work begins, a line each."""
+        """Notes for the user before the work begins."""
         c, shot = self.canvas, self.shot
         yield from unheard(shot, self.usage.negative)
         for caption in (new for new, typed in zip(self.captions, shot.prompts, strict=True) if new != typed):
@@ -129,14 +129,14 @@ class Plan:
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"
 
     def moves(self) -> Iterator[str]:
-        """Which pictures lie on another frame than was asked: the model knows them as key frames."""
+        """Notes on pictures that move to the nearest key frame."""
         for piece, placed in zip(self.given, self.placed, strict=True):
             if placed.moved:
                 key = piece.at + placed.moved
                 yield f"the image at frame {piece.at} guides the model at frame {key}, the nearest key frame"
 
     def asks(self) -> set[str]:
-        """What of the model's training the shot calls upon, in the words of the registry."""
+        """The tasks that the shot needs of the model (`trained` in the registry)."""
         shot, found = self.shot, {use_of(piece, self.shot.frames) for piece in self.given}
         if shot.loop:
             found.add("loop")
@@ -150,7 +150,7 @@ class Plan:
 
 
 def made(shot: Shot, entry: Entry) -> Shot:
-    """A shot as a model makes it: at a rate that it was trained for. One image has none."""
+    """A shot at a frame rate that the model was trained for; a single image keeps its own."""
     return shot.at(entry.usage.rate(shot.fps)) if shot.frames > 1 else shot
 
 
@@ -167,14 +167,14 @@ def plan(shot: Shot, entry: Entry, given: Sequence[Given] = (), span: geometry.S
 
 
 def check_given(entry: Entry, given: bool) -> None:
-    """Refuse a shot in which nothing is given, of a model that makes nothing without."""
+    """Refuse a shot without given pictures if the model needs one."""
     if entry.usage.conditioned and not given:
-        raise SoraError(f"{entry.name} goes on from pictures, and none is given; give --image FILE, or take another "
+        raise SoraError(f"{entry.name} needs a picture to start from; give --image FILE, or use another "
                         "--model for text alone")  # fmt: skip
 
 
 def place(piece: Given, span: geometry.Span) -> Placed:
-    """Where a given part lies, as far as it reaches over key frames."""
+    """Place a given part on the latent frames whose key frames it covers."""
     at = span.lead + piece.at
     if piece.latents:
         return Placed(geometry.divide(at, TIME_STRIDE, "given frame"), piece.count)
@@ -186,8 +186,8 @@ def place(piece: Given, span: geometry.Span) -> Placed:
 
 
 def made_whole(one: Placed, frame: int, entry: Entry) -> bool:
-    """Whether nothing of a latent frame is left to be made. The motion that leads to the first one of a clip is not
-    given, unless the video begins there; and a picture alone says nothing of it."""
+    """Whether every part of a latent frame is given. A clip does not give the motion that leads to its first latent,
+    unless the video begins there; a single picture never gives any motion."""
     return frame > one.first or (one.first == 0 and (one.count > 0 or not has_motion(entry)))
 
 
@@ -208,12 +208,12 @@ def latents_of(shot: Shot, span: geometry.Span) -> int:
 
 
 def has_motion(entry: Entry) -> bool:
-    """Whether latents tell a key frame and the motion that leads there apart, as ours do."""
+    """Whether latents have separate parts for the key frame and the motion that leads to it, as ours do."""
     return entry.kind == "sora"
 
 
 def use_of(piece: Given, frames: int) -> str:
-    """What a given part of a video of so many frames asks of a model, in the words of the registry."""
+    """The task (`trained` in the registry) that a given part of a video of so many frames needs."""
     count = 2 if piece.latents else piece.count
     if piece.at <= 0:
         return "start" if count == 1 else "extend"

@@ -42,7 +42,7 @@ class Guess:
 
 @dataclass
 class Preview:
-    """The key frames of a video, final ones decoded once; without enough memory it ends and the video goes on."""
+    """The key frames of an unfinished video; final ones are decoded once. It ends without error if memory runs out."""
 
     pipeline: Pipeline
     plan: Plan
@@ -51,7 +51,7 @@ class Preview:
     over: bool = False
 
     def look(self, latents: Tensor, done: Sequence[int], guess: Guess | None, most: int) -> list[np.ndarray]:
-        """At most so many pictures, uint8 [h, w, 3], evenly over the latents that are done or guessed at."""
+        """At most so many pictures, uint8 [h, w, 3], evenly spaced over the latents that are done or guessed."""
         total, clean, guessed = latents.shape[1], None, []
         if guess is not None and (clean := guess.clean) is not None:
             guessed = [frame % total for frame in guess.inputs.frames]
@@ -75,7 +75,7 @@ class Preview:
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """A picture as large as is needed to see what is in it."""
+    """A picture scaled down to preview size."""
     image = Image.fromarray(picture)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     return np.asarray(image)

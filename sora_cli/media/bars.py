@@ -16,7 +16,7 @@ NARROW, WIDE = 0.02, 0.75  # of a side: what counts as a bar, and what all bars 
 
 
 class Bars(NamedTuple):
-    """How many rows and columns of a picture are bars."""
+    """The width of the bars on each side of a picture, in rows and columns."""
 
     top: int = 0
     bottom: int = 0
@@ -56,7 +56,7 @@ class Bars(NamedTuple):
         return picture[self.top : height - self.bottom, self.left : width - self.right]
 
     def within(self, size: Size) -> Size:
-        """The size that is left of one."""
+        """The size of the picture inside the bars."""
         return size[0] - self.left - self.right, size[1] - self.top - self.bottom
 
     def put_back(self, picture: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ class Difference:
 
     @classmethod
     def between(cls, given: Frame, decoded: Frame) -> "Difference":
-        """Of a given frame and what the decoder made of it, which may be smaller."""
+        """The difference between a given frame and its decoded version, which may be smaller."""
         height, width = given.shape[:2]
         whole = given.astype(np.float32) - enlarge(decoded, (width, height))
         coarse = blurred(whole)
@@ -57,7 +57,7 @@ def fading(frames: int, reach: int) -> float:
 
 
 def blurred(values: np.ndarray) -> np.ndarray:
-    """The coarse part of float32 [h, w, 3]."""
+    """The coarse (low-frequency) part of float32 [h, w, 3]."""
     height, width = values.shape[:2]
     small = (max(1, width // CELL), max(1, height // CELL))
     planes = (Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(3))

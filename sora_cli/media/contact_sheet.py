@@ -27,7 +27,7 @@ class Sheet:
         self.kept: dict[int, Image.Image] = {}
 
     def add(self, index: int, frame: np.ndarray) -> None:
-        """Frame number `index`, uint8 [h, w, 3]; most are forgotten at once."""
+        """Add frame number `index`, uint8 [h, w, 3]; it is kept only if the sheet shows it."""
         if index in self.chosen:
             height = max(1, round(frame.shape[0] * self.width / frame.shape[1]))
             self.kept[index] = Image.fromarray(frame).resize((self.width, height), Image.Resampling.LANCZOS)
@@ -55,7 +55,7 @@ class Sheet:
         pen.text((x, y + picture.height + 2), self.label(index), fill=GIVEN if given else INK, font=font)
 
     def label(self, index: int) -> str:
-        """What stands below a frame."""
+        """The text below a frame."""
         return f"{index / self.fps:.2f} s{', given' if index in self.given else ''}"
 
     def save(self, path: Path | str) -> None:

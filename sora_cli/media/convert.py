@@ -84,7 +84,7 @@ def contiguous(frame: Frame, size: Size) -> memoryview:
 
 
 def declare(format: Format) -> str:
-    """Filters that tell the next ones which colours these are; y4m cannot say it all."""
+    """Filters that declare the colour space for the filters after them; y4m cannot express all of it."""
     named = f"color_primaries={format.primaries}:color_trc={format.transfer}"
     if format.rgb:
         return f"{PLANES}{format.rgb_planes},setparams=colorspace=gbr:{named}:range=pc"
@@ -103,7 +103,7 @@ def in_rgb(format: Format, most: int = 8) -> str:
 def fitting(format: Format, size: Size, fit: str) -> str:
     """The filters from the picture to RGB of exactly `size`."""
     if fit not in FITS:
-        raise SoraError(f"unknown fit {fit!r}; known are {', '.join(FITS)}")
+        raise SoraError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     (width, height), (w, h) = size, fitted(format, size, fit)
     chain = [f"scale={w}:{h}:{SHARP}", "format=rgb24"]
     if fit == "cover":

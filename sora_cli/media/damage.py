@@ -28,7 +28,7 @@ MATROSKA_SEGMENT, MATROSKA_CRC = bytes.fromhex("18538067"), bytes.fromhex("bf84"
 
 
 def unsaid(path: Path, container: str) -> str:
-    """What is wrong with a file, beside what ffmpeg says of it; "" for nothing."""
+    """Damage in a file's structure that ffmpeg does not report; "" for none."""
     look = WALKS.get(container)
     if look is None or not path.is_file():
         return ""

@@ -24,7 +24,7 @@ BINS = (  # folders of systems, in lower case
     "@eadir", "@recycle", "@recently-snapshot", "@tmp", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
     "recycler", "recycled", "system volume information", "lost+found", "__pycache__", "lost.dir",
 )  # fmt: skip
-LINK = "linked folder: not followed; give it itself"
+LINK = "linked folder: not followed; give the folder itself"
 UNREAD = "cannot be read here"
 
 
@@ -38,12 +38,12 @@ def is_footage(name: str) -> bool:
 
 
 def unread(name: str) -> str:
-    """Why a file that is a picture or a video by its name is none for us; "" for all others."""
+    """Why a picture or video cannot be read, by its extension; "" for all other files."""
     return f"{ending(name)} {UNREAD}: convert it to .jpg or .mp4" if ending(name) in UNREADABLE else ""
 
 
 def foreign(name: str) -> str:
-    """Why what has this name below a folder is nobody's footage; "" if it may be."""
+    """Why a path below a folder is not footage (hidden, or another program's); "" if it may be."""
     for part in PurePosixPath(name).parts:
         if part.lower() in BINS:
             return f"of another program: {part}"
@@ -53,7 +53,7 @@ def foreign(name: str) -> str:
 
 
 def left_out(reasons: Iterable[str]) -> Iterator[str]:
-    """Why files of a folder are left out, for people: a line for those of each ending, one for all others."""
+    """Notes on the files that are left out: one per unreadable extension, and one for all others."""
     counts = Counter(reason.partition(":")[0] for reason in reasons)
     for kind in sorted(kind for kind in counts if kind.endswith(UNREAD)):
         count, them = counts.pop(kind), f"{kind.removesuffix(UNREAD)}file"

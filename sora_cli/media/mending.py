@@ -19,13 +19,13 @@ Mending = tuple[list[str], list[str]]
 
 
 def mending(picture: Picture) -> Mending:
-    """The filters for a file's whole frames in their order, and what there is to say of them."""
+    """The filters for a file's deinterlaced frames, in order, and the notes on them."""
     steps = (ordinary(picture), opaque(picture))
     return [word for filters, _ in steps for word in filters], [note for _, notes in steps for note in notes]
 
 
 def whole(fields: str | None) -> Mending:
-    """Whole frames of fields: `tff` or `bff` if all are, in this order, `mixed` if frames say so themselves."""
+    """Deinterlace: `tff` or `bff` for interlaced frames of this field order, `mixed` if each frame says so itself."""
     if not fields:
         return [], []
     parity, which = ("auto", "interlaced") if fields == "mixed" else (fields, "all")

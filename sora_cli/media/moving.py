@@ -46,11 +46,11 @@ class Shared:
         return cls(replace(made, width=width, height=height, rate=fps, aspect=aspect), fps / made.rate)
 
     def count(self, frames: int) -> int:
-        """How many of so many frames remain."""
+        """The number of frames that remain of so many."""
         return -(-frames * self.keep.numerator // self.keep.denominator)
 
     def note(self, name: str, made: Format) -> str:
-        """What is reduced, and how to have it otherwise; "" if nothing is."""
+        """A note on what is reduced, and which options avoid it; "" if nothing is."""
         (width, height), (w, h) = self.format.size, made.size
         small, slow = self.format.size != made.size, self.format.rate != made.rate
         parts = [f"{width}x{height} instead of {w}x{h}"] * small

@@ -23,7 +23,7 @@ class Sequence:
         return self.folder / f"{self.before}{number:0{self.digits}d}{self.after}"
 
     def numbers(self) -> list[int]:
-        """Of the images that are there, ascending."""
+        """The numbers of the existing images, ascending."""
         shape = re.compile(rf"{re.escape(self.before)}(\d{{{max(self.digits, 1)},}}){re.escape(self.after)}", re.ASCII)
         if not self.folder.is_dir():
             return []
@@ -44,7 +44,7 @@ def sequence_of(name: str) -> Sequence | None:
 
 
 def check_input(name: str) -> None:
-    """Refuse what cannot be a video to read: nothing there, a folder, an empty or unreadable file."""
+    """Refuse an input that is missing, a folder, empty or unreadable."""
     path = Path(name)
     if name == STREAM:
         return
@@ -53,13 +53,13 @@ def check_input(name: str) -> None:
     if not path.exists():
         check_sequence(name)
     elif not os.access(path, os.R_OK):
-        raise SoraError(f"{name} may not be read: permission denied")
+        raise SoraError(f"cannot read {name}: permission denied")
     elif path.is_file() and path.stat().st_size == 0:
         raise SoraError(f"{name} is empty")
 
 
 def check_sequence(name: str) -> None:
-    """Refuse a name that is neither a file nor numbered images without a gap."""
+    """Refuse a name that is neither a file nor a gapless sequence of images."""
     sequence = sequence_of(name)
     if sequence is None:
         raise SoraError(f"there is no file {name}")
@@ -72,7 +72,7 @@ def check_sequence(name: str) -> None:
 
 
 def same_file(a: str, b: str) -> bool:
-    """Do two names lead to one file? Standard input and output are never the same."""
+    """Whether two names are the same file; standard input and output never are."""
     if STREAM in (a, b):
         return False
     try:

@@ -35,7 +35,7 @@ ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
 
 
 class TooLarge(Failed):
-    """It can be read as such, but has more pixels than are read here."""
+    """The video is readable, but has more pixels than we accept."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Listed(NamedTuple):
 
 
 def parse_listing(told: str) -> tuple[Fraction, list[Listed]]:
-    """The seconds of a tick, 0 if that is not told, and the frames of the first stream."""
+    """(seconds of a tick or 0 if unknown, the frames of the first stream)."""
     base = re.search(r"#tb 0: (\d+)/(\d+)", told)
     lines = re.findall(r"^0, *(-?\d+), *(-?\d+), *(-?\d+)", told, re.MULTILINE)
     return Fraction(int(base[1]), int(base[2])) if base else Fraction(0), [Listed(*map(int, line)) for line in lines]
@@ -121,17 +121,17 @@ class Picture:
 
     @property
     def timeless(self) -> bool:
-        """Whether ffmpeg gives its one picture any rate that it is told."""
+        """Whether it is a single picture, to which ffmpeg gives any requested rate."""
         return self.container.endswith("_pipe") or self.container == "image2"
 
     @property
     def animated(self) -> bool:
-        """Whether it is of a kind that also holds pictures which do not move."""
+        """Whether it has a format for animations that may also hold a still picture."""
         return self.container in ("gif", "apng", "webp", "webp_anim")
 
     @property
     def unsaid(self) -> bool:
-        """Whether it may be woven of two fields, which nobody says."""
+        """Whether it may be interlaced without declaring it."""
         return self.fields is None and not self.is_image and not self.animated and self.height in ROWS
 
     @property
@@ -159,7 +159,7 @@ def looked_at(words: list[str], name: str) -> Picture:
 
 
 def state_of(file: str) -> tuple[int, ...]:
-    """What is another as soon as a file is written to; () of all that is no file."""
+    """A key that changes when a file is written to; () for anything but a file."""
     try:
         found = os.stat(file)
     except (OSError, ValueError):

@@ -75,7 +75,7 @@ def start(
 
 
 def complaints(stderr: str) -> list[str]:
-    """The lines of ffmpeg's stderr that say what is wrong; where it tells their levels, not its warnings."""
+    """The error lines of ffmpeg's stderr, without warnings if it prints levels."""
     spoken = stderr.splitlines()
     levels = [LEVEL.match(line) for line in spoken]
     if not any(levels):
@@ -85,7 +85,7 @@ def complaints(stderr: str) -> list[str]:
 
 
 def finished(command: list[str], feed: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """What ffmpeg says when it has ended, fed with some bytes."""
+    """Run ffmpeg on some input bytes to its end; its output, stderr and exit code."""
     with start(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE) as process:
         try:
             said = process.communicate(feed)
@@ -193,7 +193,7 @@ class Through(io.RawIOBase):
 
 
 def buffered(through: Through) -> io.BufferedReader:
-    """The same with read(n), readline() and readinto() that give all they are asked for, or all that is left."""
+    """The same, buffered: read(n), readline() and readinto() return everything requested, or all that is left."""
     return io.BufferedReader(through, BLOCK)
 
 

@@ -51,7 +51,7 @@ class Retiming:
 
     @property
     def by(self) -> str:
-        """What does it."""
+        """The method, for notes and records."""
         return "ffmpeg's minterpolate" if self.raises else "leaving frames out"
 
     @property
@@ -61,7 +61,7 @@ class Retiming:
         return MOTION.format(rate=f"{rate.numerator}/{rate.denominator}")
 
     def count(self, made: int) -> int:
-        """How many are shown of so many that are made: all whose time comes before the end."""
+        """The number of shown frames for so many made ones: all whose time is before the end."""
         return math.ceil(made * self.ratio) if self.frames is None else self.frames
 
     def at(self, made: int) -> Fraction:
@@ -75,7 +75,7 @@ class Retiming:
         return {"made": float(self.made), "shown": float(self.shown), "by": self.by}
 
     def note(self) -> str:
-        """In a line for people."""
+        """The note on the conversion."""
         made, shown = float(self.made), float(self.shown)
         if self.raises:
             return f"made at {made:g} frames a second; those between, for {shown:g}, are interpolated by {self.by}"

@@ -69,7 +69,7 @@ def video(path: Path, format: Format, metadata: Mapping[str, object], sound: Sou
 
 
 def check_name(name: str) -> None:
-    """Refuse an output of a kind that cannot be written."""
+    """Refuse an output with an unknown extension."""
     if name != STREAM and ending(name) not in SUFFIXES:
         raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
@@ -89,13 +89,13 @@ def check_format(path: Path, format: Format) -> None:
     suffix, (width, height) = path.suffix.lower(), format.size
     if suffix in (".mp4", ".mov", ".mkv") and (width % 2 or height % 2):
         even = f"{max(2, width - width % 2)}x{max(2, height - height % 2)}"
-        raise SoraError(f"cannot write {path} at {width}x{height}: both must be even there; {even} is the nearest")
+        raise SoraError(f"cannot write {path} at {width}x{height}: both sides must be even; the nearest size is {even}")
     if suffix == ".gif" and format.rate > FASTEST_GIF:
         raise SoraError(f"cannot write {path}: a GIF shows at most {FASTEST_GIF} frames a second, not {format.fps:g}")
 
 
 def encoded(suffix: str, format: Format) -> list[str]:
-    """ffmpeg's words for the pictures of a video."""
+    """ffmpeg's arguments for encoding a video."""
     declared, others = declare(format), [tag for tag in format.tags if tag not in RGB]
     limited = declare(replace(format, tags=(*others, "COLORRANGE=LIMITED")))
     scaled = f"scale=out_color_matrix={format.matrix}:out_range=tv"      # which forgets some of what it was told
@@ -136,7 +136,7 @@ class ImagesSink(FileSink):
         super().__init__(sequence.path(1), format, ["-vf", in_rgb(format, 16)])
         self.sequence = sequence
         if self.path.exists() and not force:
-            raise SoraError(f"{self.path} exists already; write the images to another folder or overwrite them")
+            raise SoraError(f"{self.path} already exists; write the images to another folder or overwrite them")
         self.words += ["-f", "image2", "-atomic_writing", "1", "-start_number", "1"]
 
     def target(self) -> str:
@@ -163,7 +163,7 @@ class ImageSink(Sink):
 
     def put(self, raw: bytes) -> None:
         if self.frames:
-            raise Failed(f"{self.path} holds one frame; name more of them like {self.path.stem}%05d.png, or .apng")
+            raise Failed(f"{self.path} holds only one frame; for more, use {self.path.stem}%05d.png or .apng")
         self.raw = raw
 
     def finish(self) -> None:

@@ -130,7 +130,7 @@ def open_source(
     bit for bit, which no other program understands. SoraError for what is not there, Failed for what is broken.
     """
     if input_size and not input_fps:
-        raise SoraError("raw frames need their rate as well as their size")
+        raise SoraError("raw frames need a frame rate as well as a size; give both")
     check_input(name)
     is_stream, is_sequence = name == STREAM, not Path(name).exists()
     with ExitStack() as held:
@@ -220,8 +220,8 @@ class Opening:
             feed = chain([head], iter(partial(available, stream), b""))
             return self.decode(words, woven(picture, words, head), feed)
         if "moov" in str(reason):
-            raise Failed(f"{self.name} is an MP4 with its index at the end, which no pipe can carry; "
-                         "give its file name")  # fmt: skip
+            raise Failed(f"{self.name} is an MP4 with its index at the end, which cannot be read from a "
+                         "pipe; give the file name")  # fmt: skip
         raise reason
 
     def resample(self, frames: Iterator[bytes], format: Format) -> Source:
@@ -280,7 +280,7 @@ class Opening:
         aspect = "1:1" if picture.timeless else format.aspect  # as in browsers: densities are for printers
         format = replace(format, tags=y4m.RGB if exact else format.tags, aspect=aspect)
         if picture.depth > format.depth:
-            notes = [*notes, f"its {picture.depth} bits of each colour are taken as {format.depth}"]
+            notes = [*notes, f"its {picture.depth} bits per colour are reduced to {format.depth}"]
         due = round(picture.seconds * format.rate) if picture.seconds else 0
         source = Source(self.name, coloured(format, picture), frames, picture.metadata, [*notes, *fielded, *said],
                         sound, left_out(picture), is_image, damage=partial(unsaid, file_of(words), picture.container))
@@ -307,7 +307,7 @@ class Opening:
         varies = not (picture.is_image or picture.fps == picture.nominal or not picture.fps)
         sane = not varies or picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
         rate = self.fps or (picture.nominal if sane else picture.fps)
-        notes = [f"its frame rate varies; taken at a constant {counted(float(rate), 'frame')} a second"] * varies
+        notes = [f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"] * varies
         if self.fps:
             fast = not picture.is_image and picture.fps > FASTEST
             return rational(rate), [*notes, *[f"it says that it has {picture.fps:g} frames a second"] * fast]

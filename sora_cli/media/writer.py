@@ -149,7 +149,7 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
 
 
 def tagging(metadata: Mapping[str, object]) -> list[str]:
-    """ffmpeg's words for the tags of an output, but for those that are too long for it."""
+    """ffmpeg's arguments for the metadata tags of an output, without those that are too long for one."""
     tags = (f"{key}={plain(value)}" for key, value in metadata.items() if not too_long(value))
     return [word for tag in tags for word in ("-metadata", tag)]
 

@@ -62,12 +62,11 @@ class Format:
 
     def __post_init__(self) -> None:
         if not (1 <= self.width <= LARGEST and 1 <= self.height <= LARGEST):
-            raise SoraError(f"a size of {self.width}x{self.height} is not possible; 1x1 to {LARGEST}x{LARGEST} are")
+            raise SoraError(f"size {self.width}x{self.height} is out of range: it must be 1x1 to {LARGEST}x{LARGEST}")
         if not SLOWEST <= self.rate <= FASTEST:
-            possible = f"{SLOWEST} to {FASTEST} are"
-            raise SoraError(f"a rate of {float(self.rate):g} frames a second is not possible; {possible}")
+            raise SoraError(f"frame rate {float(self.rate):g} is out of range: it must be {SLOWEST} to {FASTEST}")
         if self.chroma not in PIX_FMTS:
-            raise SoraError(f"unknown y4m chroma {self.chroma!r}; known are {', '.join(PIX_FMTS)}")
+            raise SoraError(f"unknown y4m chroma {self.chroma!r}; it must be one of {', '.join(PIX_FMTS)}")
 
     @classmethod
     def parse(cls, line: bytes) -> "Format":
@@ -182,7 +181,7 @@ def depth_of(pix_fmt: str) -> int:
 
 
 def rank(tag: str) -> int:
-    """How much is lost without a tag, the most first; LIMITED is what everybody assumes."""
+    """Sort key of a tag: those whose loss matters most come first; LIMITED is the usual default."""
     names = ("COLORRANGE=FULL", "COLORMATRIX", "COLORPRIMARIES", "COLORTRC", "COLORRANGE")
     return next((number for number, name in enumerate(names) if tag.startswith(name)), len(names))
 
@@ -197,7 +196,7 @@ def matching(found: dict[str, str], letter: str, pattern: str, default: str | No
     value = found.get(letter, default)
     if value is None or not re.fullmatch(pattern, value, re.ASCII):
         wrong = "missing" if value is None else f"{value[:40]!r}"
-        raise SoraError(f"false y4m header: {letter} is {wrong}")
+        raise SoraError(f"invalid y4m header: {letter} is {wrong}")
     return value
 
 
@@ -205,7 +204,7 @@ def read_format(stream: IO[bytes], begun: bytes = b"") -> Format:
     """The header off a stream, of which `begun` is read already; SoraError if it is not one."""
     line = begun + stream.readline(LONGEST_LINE - len(begun))
     if len(line) == LONGEST_LINE:
-        raise SoraError(f"false y4m header: its line is longer than {LONGEST_LINE} bytes")
+        raise SoraError(f"invalid y4m header: its line is longer than {LONGEST_LINE} bytes")
     return Format.parse(line)
 
 

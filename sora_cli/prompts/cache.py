@@ -32,7 +32,7 @@ def key_of(encoder: str, prompt: str, dtype: str) -> str:
 
 
 def seal(key: str, features: "Tensor") -> dict[str, str]:
-    """By what an entry is known to be whole, unchanged in shape, type and numbers, and the one that was asked for."""
+    """A hash over an entry's key, shape, type and numbers, which detects damage."""
     import torch
 
     numbers = features.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -41,7 +41,7 @@ def seal(key: str, features: "Tensor") -> dict[str, str]:
 
 
 def default_folder() -> Path:
-    """Where the user's caches are."""
+    """The user's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "sora-cli" / "embeddings"
 
@@ -66,14 +66,14 @@ class Embeddings:
         return tensors[TENSOR]
 
     def put(self, key: str, features: "Tensor") -> None:
-        """Keep features, whole or not at all; another process may do the same at the same time."""
+        """Save features atomically; several processes may do so at the same time."""
         with suppress(OSError, SoraError):
             self.folder.mkdir(parents=True, exist_ok=True)
             weights.save(self.path(key), {TENSOR: features}, seal(key, features))
             self.prune()
 
     def prune(self) -> None:
-        """Remove what has not been used for longest until the rest fits."""
+        """Remove the least recently used entries until the rest fits."""
         there = [(path.stat(), path) for path in self.folder.iterdir() if OURS.match(path.name)]
         there.sort(key=lambda entry: entry[0].st_mtime_ns, reverse=True)
         total = 0

@@ -18,7 +18,7 @@ FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subj
 
 
 class Choice(NamedTuple):
-    """What a seed chooses where nobody says it."""
+    """The side, height and beat that a seed chooses if the prompt does not say them."""
 
     side: str
     height: str
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Expansion:
-    """The dense caption, the scene it describes, and what of the prompt is not in it."""
+    """A full caption, the scene it describes, and the words of the prompt that are not in it."""
 
     caption: str
     unknown: list[str]                   # words that the model never learned, each once
@@ -37,15 +37,15 @@ class Expansion:
 
 
 def captions_of(shot: Shot, grammar: bool) -> list[str]:
-    """What is read for the prompt and every cue: the shot's captions, or else, for a model that was trained on the
-    grammar, what that makes of them. An empty prompt stays empty: anchors show what is meant."""
+    """The captions for the prompt and every cue: the shot's own, or for a model that was trained on the grammar, the
+    expanded prompts. An empty prompt stays empty: anchors show the scene."""
     if shot.captions or not grammar:
         return list(shot.captions or shot.prompts)
     return [caption_of(prompt, shot.seed) for prompt in shot.prompts]
 
 
 def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iterator[str]:
-    """What is read otherwise than written, or not at all, a line each; `raw`: unknown words of texts read as typed."""
+    """Notes on words that are corrected, unknown or left out; `raw`: unknown words in prompts used as typed."""
     both = zip(shot.prompts, captions_of(shot, grammar), strict=True)
     found = [expand(prompt) for prompt, caption in both if prompt.strip() and prompt != caption]
     if read_as := {pair for prompt in found for pair in prompt.read_as.items()}:
@@ -55,7 +55,7 @@ def notes(name: str, shot: Shot, grammar: bool, raw: Iterable[str] = ()) -> Iter
         yield (f"{name} does not know: {listed([word[:40] for word in unknown], MOST)} ({where}"
                "a larger --model knows more: `sora-cli weights list`)")  # fmt: skip
     if left_out := sorted({word for prompt in found for word in prompt.left_out}):
-        yield f"a scene holds two subjects, and one of all else; left out: {listed(left_out, MOST)}"
+        yield f"a scene holds at most two subjects, and one of everything else; left out: {listed(left_out, MOST)}"
 
 
 def caption_of(prompt: str, seed: int) -> str:
@@ -68,7 +68,7 @@ def expand(prompt: str, seed: int = 0) -> Expansion:
 
 
 def expand_with(prompt: str, parsed: Parsed) -> str:
-    """The caption with another's choices, without what is left for a seed; what the prompt says stays."""
+    """Expand a prompt with the choices of another scene; the prompt's own words win, and the seed's part stays open."""
     said = parse(prompt)
     both = replace(said, **{name: getattr(said, name) or getattr(parsed, name) for name in SAID + Choice._fields})
     found = complete(both)
@@ -120,12 +120,12 @@ def complete(said: Parsed, seed: int = 0) -> Expansion:
 
 
 def begins(caption: str) -> float:
-    """The second of the world's bar at which a caption has its scene begin."""
+    """The time in the bar, in seconds, at which the scene of a caption begins."""
     return BEAT_OF[parse(caption).beat or next(iter(BEATS))]
 
 
 def inhabitant(place: str | None) -> str:
-    """Somebody who is at home in this place."""
+    """A subject that lives in this place."""
     return next((name for name, subject in SUBJECTS.items() if subject.home == place), ANYBODY)
 
 

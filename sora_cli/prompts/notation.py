@@ -17,17 +17,17 @@ WAYS = re.compile(
 
 
 def foreign(text: str) -> list[str]:
-    """The pieces of a prompt that are such notation, each once, in order."""
+    """The pieces of a prompt in the notation of other programs, each once, in order."""
     found = dict.fromkeys(match[0].strip() for match in WAYS.finditer(text))
     return [one for one in found if not (one.isalpha() and text.isupper())]  # in which AND is a word
 
 
 def unheard(shot: Shot, usual: str) -> Iterator[str]:
-    """What of a shot's prompts does nothing, a line each; `usual` is the model's own negative prompt."""
+    """Notes on parts of a shot's prompts without effect; `usual` is the model's default negative prompt."""
     if set(shot.guidances) == {0}:
         yield "the prompt does nothing at --guidance 0; 1 follows it as it is, and more follows it closer"
     if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != usual:
-        yield "--negative does nothing at --guidance 1; a higher one makes use of it"
+        yield "--negative does nothing at --guidance 1; it needs a higher guidance"
     if found := dict.fromkeys(one for text in (*shot.prompts, shot.negative) for one in foreign(text)):
         pieces = ", ".join(one[:40] for one in list(found)[:8])
-        yield f"weights and the like of other programs are not read, the words in them are as any others: {pieces}"
+        yield f"weights and other notation of other programs have no effect; their words are read as usual: {pieces}"

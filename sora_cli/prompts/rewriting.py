@@ -55,13 +55,13 @@ def rewritten(shot: Shot, writer: Server, given: Sequence[str], world: bool) -> 
 
 
 def request(prompt: str, given: Sequence[str]) -> str:
-    """The prompt, and what else there is to fit, in the words of the question."""
+    """The question to the LLM: the prompt, and the files and earlier prompts that it has to fit."""
     lines = [f"Prompt: {prompt}", *(["The video has to fit what is given (you see its name only):"] if given else [])]
     return "\n".join([*lines, *(f"- {one}" for one in given)])
 
 
 def caption(prompt: str, question: str, writer: Server, world: bool) -> str:
-    """A caption from the disk, or from the LLM and then on the disk."""
+    """A caption from the cache, or from the LLM, then cached."""
     task = WORLD if world else DETAILED
     asked = json.dumps([writer.url, writer.model, task, question])
     path = folder() / f"{hashlib.sha256(asked.encode()).hexdigest()}.txt"
@@ -99,7 +99,7 @@ def folder() -> Path:
 
 
 def keep(path: Path, answer: str) -> None:
-    """An answer on the disk, whole or not at all, and no more of them than a few; that it works is nobody's need."""
+    """Cache an answer atomically, and remove the oldest ones; errors are ignored."""
     with suppress(OSError, SoraError):
         path.parent.mkdir(parents=True, exist_ok=True)
         weights.write(path, answer.encode())

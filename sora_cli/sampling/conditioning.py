@@ -39,7 +39,7 @@ class Timeline:
 
     @classmethod
     def empty(cls, parts: tuple[int, int], frames: int, height: int, width: int) -> Self:
-        """Nothing given, everything made at once. Sizes in latent frames and cells."""
+        """A timeline with nothing given. Sizes in latent frames and cells."""
         latents = torch.zeros(sum(parts), frames, height, width)
         return cls(latents, torch.zeros(2, frames), parts)
 

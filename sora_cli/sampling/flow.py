@@ -21,7 +21,7 @@ def velocity(x_t: Tensor, x: Tensor, t: Tensor) -> Tensor:
 
 
 def weight(t: Tensor) -> Tensor:
-    """What a squared error of x counts in v-space."""
+    """The weight of a squared error of x in the loss on v."""
     return t.clamp_min(SMALLEST) ** -2
 
 

@@ -76,7 +76,7 @@ def timestep_of(solver: str, sigma: Tensor) -> Tensor:
 
 
 def steps_above(boundary: float, solver: str, steps: int, shift: float) -> int:
-    """How many of a solver's steps are taken at timesteps from a boundary on, which is a share of the training's."""
+    """The number of solver steps at or above a boundary, given as a share of the training timesteps."""
     times = timestep_of(solver, levels_of(solver, steps, shift)[:-1])
     return int((times >= boundary * TRAINED).sum())
 

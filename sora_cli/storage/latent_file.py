@@ -31,7 +31,7 @@ MOST_CHANNELS = 256
 
 @dataclass(frozen=True)
 class Header:
-    """Whose latents these are, and which video they are. Sizes in pixels, of the video asked for."""
+    """The model and video that latents belong to. Sizes are those of the video, in pixels."""
 
     model: str
     vae: str             # sha256 of the autoencoder's weights, without which latents mean nothing
@@ -49,7 +49,7 @@ class Header:
 
     def __post_init__(self) -> None:
         if not plain(self.model):
-            raise SoraError(f"model {shortened(self.model)} is no name of a model")
+            raise SoraError(f"model {shortened(self.model)} is not a model name")
         check_hash("vae", self.vae)
         if self.video:
             check_hash("video", self.video)
@@ -63,7 +63,7 @@ class Header:
 
     @classmethod
     def of(cls, entry: Entry, width: int, height: int, fps: float, frames: int, **more: Any) -> "Header":
-        """That of latents which a model makes."""
+        """The header for latents of a model."""
         pixels = 0 if entry.kind == "sora" else entry.usage.width * entry.usage.height
         name = entry.name if plain(entry.name) else plainly(entry.name)
         return cls(name, vae_of(entry), width, height, fps, frames, cell=entry.cell, pixels=pixels, **more)
@@ -81,16 +81,16 @@ class Header:
 
     @property
     def latents(self) -> int:
-        """How many latents hold these frames."""
+        """The number of latents for these frames."""
         return self.latent_of(self.frames - 1) + 1
 
     def latent_of(self, frame: int) -> int:
-        """The latent that a frame of the video is decoded from."""
+        """The index of the latent that a frame of the video is decoded from."""
         return (frame + self.lead + self.offset) // geometry.TIME_STRIDE
 
     @property
     def offset(self) -> int:
-        """Frames that latent 0 has less than the others: it is a single one, but not in a loop."""
+        """How many frames fewer latent 0 has than the others: 3, since it is one frame, or 0 in a loop."""
         return 0 if self.cyclic else geometry.TIME_STRIDE - 1
 
     def span(self, wanted: range, group: int = 1) -> "Span":
@@ -116,7 +116,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file holds, as its header has it and its size confirms: a tensor [C, T, h, w]."""
+    """A file's header and its tensor's shape [C, T, h, w] and type, checked against the file's size."""
 
     header: Header
     shape: tuple[int, ...]
@@ -124,7 +124,7 @@ class Layout:
 
 
 def plain(name: str) -> bool:
-    """Whether latents can name a model so."""
+    """Whether a model's name may stand in a header."""
     return len(name) <= 64 and re.fullmatch(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*", name) is not None
 
 
@@ -134,7 +134,7 @@ def plainly(name: str) -> str:
 
 
 def vae_of(entry: Entry) -> str:
-    """The hash by which latents name the autoencoder they were made with."""
+    """The SHA-256 that identifies a model's autoencoder in headers."""
     if entry.kind != "sora":
         return weights.fingerprint(published.loaded(hub.locate(entry.only("vae"))["vae"]))
     hashes = [file.sha256 for file in entry.part("vae")]
@@ -153,7 +153,7 @@ def check_vae(path: Path | str, header: Header, entry: Entry) -> None:
 
 
 def carried(text: str) -> str:
-    """The shot in a file's metadata as it is to be handed on; "" if it is none."""
+    """The shot in a file's metadata as valid JSON; "" if it is not a shot."""
     try:
         return Shot.from_json(text).to_json()
     except SoraError:
@@ -205,7 +205,7 @@ def read_layout(path: Path | str) -> Layout:
             tags, listed = tags_of(found), tensors(path, found, begin, end)
             return layout_of(tags, listed)
         except SoraError as error:
-            raise Failed(f"{path} is no file of latents: {error}") from error
+            raise Failed(f"{path} is not a file of latents: {error}") from error
 
 
 def tags_of(found: Any) -> Mapping[str, Any]:
@@ -223,7 +223,7 @@ def layout_of(tags: Mapping[str, Any], listed: list[Stored]) -> Layout:
         raise SoraError(f"it must hold one tensor called {TENSOR}")
     dtype, shape = listed[0].dtype, listed[0].shape
     if dtype not in NUMBERS:
-        raise SoraError(f"its numbers are of type {shortened(dtype)}; known are {', '.join(NUMBERS)}")
+        raise SoraError(f"its numbers are of type {shortened(dtype)}; they must be one of {', '.join(NUMBERS)}")
     check_shape(shape, header)
     return Layout(header, shape, dtype)
 
@@ -254,7 +254,7 @@ def from_strings(tags: Mapping[str, Any]) -> Header:
     for name, kind in kinds.items():
         pattern, read = READERS[kind]
         if not re.fullmatch(pattern, tags[name], re.DOTALL):
-            raise SoraError(f"{name} is {shortened(tags[name])} in its header")
+            raise SoraError(f"{name} cannot be {shortened(tags[name])} in its header")
         values[name] = read(tags[name])
     return Header(**values)
 
@@ -270,9 +270,9 @@ READERS: dict[Any, tuple[str, Callable[[str], Any]]] = {
 
 def check_hash(what: str, text: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise SoraError(f"{what} is {shortened(text)}, which is no sha256")
+        raise SoraError(f"{what} is {shortened(text)}, which is not a SHA-256 hash")
 
 
 def shortened(text: str) -> str:
-    """What a stranger wrote, fit for one line of a terminal, in quotes."""
+    """Untrusted text, quoted, escaped and shortened for one line."""
     return ascii(text)[:60]

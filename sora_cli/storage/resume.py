@@ -30,7 +30,7 @@ class Windows:
 
     def __init__(self, folder: Path | str, identity: str) -> None:
         self.folder = Path(folder)
-        self.own = Owned(self.folder, json.loads(identity), "video", "ask for the same again, or --force starts over")
+        self.own = Owned(self.folder, json.loads(identity), "video", "repeat its command, or start over with --force")
         self.own.check()
 
     def finished(self) -> "Iterator[Tensor]":
@@ -42,7 +42,7 @@ class Windows:
             yield latents
 
     def read(self, number: int, kind: str = "window") -> "Tensor | None":
-        """One window, or what else was put, exactly as it was; None if it cannot be trusted."""
+        """One window (or `kind`), exactly as it was saved; None if it is missing or damaged."""
         path = self.path(number, kind)
         try:
             tensors, tags = weights.load(path)
@@ -54,7 +54,7 @@ class Windows:
         return latents
 
     def put(self, number: int, latents: "Tensor", kind: str = "window") -> None:
-        """Keep a finished window, or latents of another kind. When this returns it has reached the disk."""
+        """Save a finished window (or `kind`); when this returns, it is on disk."""
         if self.own.stored_identity() is None:
             self.own.begin()
         weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.seal(number, latents, kind)})
@@ -74,5 +74,5 @@ class Windows:
 
 
 def clear(folder: Path) -> None:
-    """Take away whatever windows a folder has, and the folder if nothing else is in it."""
+    """Remove all windows in a folder, and the folder if it is then empty."""
     Owned(folder).remove("window-*.safetensors*", "given-*.safetensors*")

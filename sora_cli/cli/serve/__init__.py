@@ -31,30 +31,30 @@ WAITING = 1024  # connections that the system holds until they are accepted
 @flattened
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen at; any but this machine's own needs a token.")
+        str, typer.Option(help="Address to listen on; any but localhost needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]MODEL", help="A model to serve, under another name if need be; again for more. "
-                     "The first is the default of clients.", show_default="pocket"),
+        typer.Option(metavar="[NAME=]MODEL", help="Model to serve, optionally under another name; repeat for more. "
+                     "The first is the default.", show_default="pocket"),
     ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="SORA_SERVE_TOKEN", help="What clients must know; others can see a command "
+        str | None, typer.Option(envvar="SORA_SERVE_TOKEN", help="Token that clients send; others can see a command "
                                  "line, so prefer the variable or a file.", show_default=False, show_envvar=True),
     ] = None,
     token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="A file that holds the token.")] = None,
     public_url: Annotated[
-        str, typer.Option(metavar="URL", help="The address that clients see, if not this one.", show_default=False)
+        str, typer.Option(metavar="URL", help="Address that clients use, if not this one.", show_default=False)
     ] = "",
     folder: Annotated[
         Path | None, typer.Option("--dir", help="Where jobs and results are kept.",
                                   show_default="~/.local/share/sora-cli/serve"),
     ] = None,
     expand: Annotated[
-        str, typer.Option(metavar="auto|off|grammar|URL", help="How prompts become captions, as of generate.")
+        str, typer.Option(metavar="auto|off|grammar|URL", help="How prompts become captions, as in generate.")
     ] = "auto",
-    expand_model: Annotated[str | None, typer.Option(metavar="NAME", help="Which LLM at the URL of --expand.")] = None,
+    expand_model: Annotated[str | None, typer.Option(metavar="NAME", help="LLM to use at the URL of --expand.")] = None,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
     *,
@@ -90,19 +90,19 @@ def serve(
 
 def check_extra() -> None:
     if any(importlib.util.find_spec(name) is None for name in NEEDED):
-        raise SoraError("serve needs more than the package itself: pip install 'sora-cli[serve]'")
+        raise SoraError("serve needs extra packages: pip install 'sora-cli[serve]'")
 
 
 def address_of(host: str, port: int) -> Address:
-    """The one address that a host's name stands for; Failed if there is none."""
+    """The address of a host name; Failed if there is none."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise Failed(f"--host {host} is no address here: {getattr(error, 'strerror', None) or error}") from None
+        raise Failed(f"--host {host} is not an address here: {getattr(error, 'strerror', None) or error}") from None
 
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
-    """SoraError if others could reach the server and nothing is asked of them."""
+    """SoraError if other machines could reach the server without a token."""
     from sora_cli.cli.serve.gate import is_loopback, split
 
     parts = split(public_url)
@@ -110,9 +110,9 @@ def check_reach(host: str, address: Address, public_url: str, token: str) -> Non
         raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")
     if not token and not is_loopback(str(address[4][0])):
         raise SoraError(f"--host {host} is open to others; give a token, in SORA_SERVE_TOKEN or --token-file, "
-                        "or take --host 127.0.0.1")  # fmt: skip
+                        "or use --host 127.0.0.1")  # fmt: skip
     if not token and public_url:
-        raise SoraError("--public-url is for others; give a token, in SORA_SERVE_TOKEN or --token-file")
+        raise SoraError("--public-url opens the server to others; give a token, in SORA_SERVE_TOKEN or --token-file")
 
 
 def home() -> Path:
@@ -121,18 +121,18 @@ def home() -> Path:
 
 
 def listening(address: Address, name: str) -> socket.socket:
-    """A socket at one address, and at no other."""
+    """A socket that listens on one address."""
     family, *_, sockaddr = address
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # [::] is all addresses, as everywhere
     try:
         return socket.create_server(sockaddr, family=family, backlog=WAITING, dualstack_ipv6=both)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else error
-        raise Failed(f"cannot listen at {name}: {why}; --port takes another one") from None
+        raise Failed(f"cannot listen on {name}: {why}; --port chooses another port") from None
 
 
 def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, which end it well."""
+    """Serve until SIGTERM or Ctrl-C, then shut down cleanly."""
     import uvicorn
 
     from sora_cli.cli.serve.app import application
@@ -153,4 +153,4 @@ def run(server: "Server", listener: socket.socket, limits: Limits, log: Callable
         Listening(config, server.store.close).run(sockets=[listener])
     if not server.worker.stop(ENDING):
         os._exit(0)  # in the middle of a long step; finished windows are on the disk, and so are all jobs
-    log("ended; unfinished jobs continue at the next start")
+    log("stopped; unfinished jobs continue at the next start")

@@ -57,7 +57,7 @@ class Server:
         return self.status_of(request, work)
 
     def queue(self, work: Work, upload: UploadFile | None = None, reference: Path | None = None) -> None:
-        """Put a job onto the disk and into the queue; nothing is left of one that is refused."""
+        """Save a job and put it into the queue; a refused job leaves nothing behind."""
         folder = self.store.folder_of(work)
         try:
             folder.mkdir()
@@ -79,7 +79,7 @@ class Server:
             raise
 
     async def remix(self, request: Request) -> Response:
-        """A video like another one, with another prompt: its seed, its size, its picture."""
+        """Another video's seed, size and picture with a new prompt."""
         source = self.video(request)
         with self.store.room():
             wanted, _ = await read(request)
@@ -138,7 +138,7 @@ class Server:
         return JSONResponse(self.video_of(request, work), headers={"openai-poll-after-ms": POLL_AFTER})
 
     def video_of(self, request: Request, work: Work) -> dict[str, Any]:
-        """A video as OpenAI's API has it, and what we add."""
+        """The JSON of a video: OpenAI's fields and ours."""
         wanted, url = work.settings, None
         if work.status == COMPLETED:
             url = self.link(request, f"/v1/videos/{work.id}/content")
@@ -176,10 +176,10 @@ class Server:
             await self.thread(self.store.remove, work)
 
     async def image_of(self, request: Request, work: Work, form: str) -> dict[str, Any]:
-        """An image when it is there; Refusal if it fails, or if nobody waits for it any more."""
+        """Wait for an image and return its JSON; Refusal if it fails or the server stops."""
         while not work.over:
             if self.store.closed:
-                raise Refusal(503, "the server is going down; ask again soon", "shutting_down")
+                raise Refusal(503, "the server is shutting down; try again soon", "shutting_down")
             if await request.is_disconnected():
                 raise ClientDisconnect
             await asyncio.sleep(POLLED)
@@ -203,7 +203,7 @@ class Server:
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.orders.served:
-            raise Refusal(404, "there is no model of this name", "model_not_found", "model")
+            raise Refusal(404, "there is no model with this name", "model_not_found", "model")
         return JSONResponse(model_of(name))
 
     async def health(self, request: Request) -> Response:
@@ -217,7 +217,7 @@ class Server:
         return f"{self.public_url or str(request.base_url).rstrip('/')}{path}{self.gate.sign(path)}"
 
     async def thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Work on the disk, a few pieces at a time; a client that leaves does not cut it in two."""
+        """Run disk work in a thread, a few at a time; it finishes even if the client disconnects."""
         return await to_thread.run_sync(work, *arguments, limiter=self.limiter)
 
     @asynccontextmanager
@@ -252,7 +252,7 @@ def model_of(name: str) -> dict[str, Any]:
 
 
 async def read(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
-    """The fields of a form or of JSON, and the picture that is uploaded; Refusal for anything else."""
+    """The fields of a form or JSON body, and the uploaded picture; Refusal for anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return await read_form(request)
@@ -270,7 +270,7 @@ async def read(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
     if not isinstance(wanted, dict):
         raise Refusal(400, "the body must be a JSON object", "invalid_json")
     if wanted.get("input_reference") is not None:
-        raise Refusal(400, "input_reference is a picture that is uploaded, as multipart/form-data", "invalid_type",
+        raise Refusal(400, "input_reference must be a file, uploaded as multipart/form-data", "invalid_type",
                       "input_reference")  # fmt: skip
     return wanted, None
 
@@ -287,7 +287,7 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
                 raise Refusal(400, f"{name[:40]!a} is not a file; only input_reference is", "invalid_type", name[:40])
             upload = value
         elif name.partition("[")[0] == "input_reference":
-            raise Refusal(400, "input_reference is a picture that is uploaded as a file", "invalid_type",
+            raise Refusal(400, "input_reference must be a file, uploaded as multipart/form-data", "invalid_type",
                           "input_reference")  # fmt: skip
         elif value != "":
             wanted[name] = value
@@ -298,15 +298,15 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
 
 
 async def wrong(request: Request, error: Exception) -> Response:
-    """The answer to a request that ends in an error."""
+    """The response for an error."""
     match error:
         case Refusal():
             return answer(error)
         case ClientDisconnect():
             return Response(status_code=400)  # nobody reads it
         case HTTPException():
-            words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-            message = words.get(error.status_code, "the form is not valid; send multipart/form-data as it is defined")
+            words = {404: "there is nothing at this address", 405: "this address does not support this method"}
+            message = words.get(error.status_code, "the form is not valid multipart/form-data")
             return answer(Refusal(error.status_code, message, headers=error.headers or {}))
         case _:
             return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
@@ -316,7 +316,7 @@ async def wrong(request: Request, error: Exception) -> Response:
 
 
 def page() -> tuple[str, str]:
-    """The page and the policy that lets a browser run nothing but what is in it."""
+    """The HTML page, and the content security policy that allows only its own script and style."""
     text = (files("sora_cli.cli.serve") / "page.html").read_text(encoding="utf-8")
     script, style = (digest(text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]) for tag in ("script", "style"))
     return text, (f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' data:; "

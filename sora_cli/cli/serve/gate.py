@@ -18,7 +18,7 @@ SHORTEST = 16             # letters of a token
 
 
 def token_of(token: str | None, file: Path | None) -> str:
-    """The token that is given by itself or in a file; "" if there is none."""
+    """The token, given directly or in a file; "" if there is none."""
     if token and file:
         raise SoraError("--token and --token-file both give the token; keep one of them")
     if file:
@@ -27,7 +27,7 @@ def token_of(token: str | None, file: Path | None) -> str:
         except (OSError, ValueError) as error:
             raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
     if (token or file) and not (token and len(token) >= SHORTEST and all("!" <= letter <= "~" for letter in token)):
-        raise SoraError(f"the token must have at least {SHORTEST} letters, digits or marks and no spaces; "
+        raise SoraError(f"the token must have at least {SHORTEST} ASCII characters and no spaces; "
                         "`openssl rand -hex 32` makes one")  # fmt: skip
     return token or ""
 
@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def split(address: str) -> SplitResult:
-    """The parts of an address, all of them empty of nonsense."""
+    """The parts of a URL, all empty if it is not valid."""
     try:
         return urlsplit(address)
     except ValueError:
@@ -56,7 +56,7 @@ class Gate:
     token: str = ""
 
     def check(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> None:
-        """Refusal if the request may not be answered. Headers by their names in lower case."""
+        """Refusal if the request is not allowed. Header names are in lower case."""
         if not self.token:
             check_local(method, path, headers)
         elif path not in OPEN and not self.signed(method, path, query) and not self.knows(headers):
@@ -64,14 +64,14 @@ class Gate:
                           "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
 
     def knows(self, headers: Mapping[str, str]) -> bool:
-        """Whether the token is given; in a time that does not tell how much of it is right."""
+        """Whether the request has the token, compared in constant time."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and same(given.strip(), self.token)
 
     # -- links that browsers and players follow, which send no token --------------------------------------------
 
     def sign(self, path: str) -> str:
-        """A query that lets anybody who has it GET this one path for an hour or two; "" where nothing is asked."""
+        """A signed query with which anybody can GET this one path for one to two hours; "" without a token."""
         if not self.token:
             return ""
         expires = (int(time.time()) // LASTS + 2) * LASTS  # the same link all the hour, for caches
@@ -93,10 +93,10 @@ def same(one: str, other: str) -> bool:
 
 
 def check_local(method: str, path: str, headers: Mapping[str, str]) -> None:
-    """Refusal for what a page of another site has a browser ask."""
+    """Refusal for requests that a page of another site makes through a browser."""
     host = headers.get("host", "")
     if not is_loopback(split(f"//{host}").hostname or ""):
-        raise Refusal(403, "without a token, only localhost and 127.0.0.1 are answered as Host", "wrong_host")
+        raise Refusal(403, "without a token, Host must be localhost or 127.0.0.1", "wrong_host")
     origin = headers.get("origin")
     if origin is not None and split(origin).netloc.lower() != host.lower():
         raise Refusal(403, "pages of other origins are not answered", "wrong_origin")

@@ -15,20 +15,20 @@ MOST_PIXELS = 50_000_000  # of an uploaded picture
 
 @dataclass(frozen=True)
 class Limits:
-    """Options of `sora-cli serve`; sizes in pixels, bytes in millions."""
+    """Limits as options of `sora-cli serve`; sizes in pixels, bytes in millions."""
 
     panel: ClassVar[str] = "Limits"
 
-    max_res: Annotated[str, typer.Option(metavar="WxH", help="Largest picture, by its number of pixels.")] = "1280x720"
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video.")] = 20.0
-    max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Jobs that may wait; more are answered 429.")] = 32
-    max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, in MB; more is answered 413.")] = 32.0
-    max_connections: Annotated[int, typer.Option(min=4, help="Connections at once; more are answered 503.")] = 256
+    max_res: Annotated[str, typer.Option(metavar="WxH", help="Largest size, by its number of pixels.")] = "1280x720"
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest video, in seconds.")] = 20.0
+    max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Jobs that may wait; more get status 429.")] = 32
+    max_body: Annotated[float, typer.Option(min=0.01, help="Largest request, in MB; more gets status 413.")] = 32.0
+    max_connections: Annotated[int, typer.Option(min=4, help="Connections at once; more get status 503.")] = 256
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds in which a request must arrive, and in which a reader must read on.")
+        float, typer.Option(min=0.1, help="Seconds for a request to arrive, and for a client to read on.")
     ] = 60.0
-    keep: Annotated[int, typer.Option(min=1, help="Finished results that are kept; the oldest go first.")] = 200
-    keep_disk: Annotated[float, typer.Option(min=1, help="MB of them that are kept; the oldest go first.")] = 10_000.0
+    keep: Annotated[int, typer.Option(min=1, help="Number of results to keep; the oldest go first.")] = 200
+    keep_disk: Annotated[float, typer.Option(min=1, help="MB of results to keep; the oldest go first.")] = 10_000.0
 
     @property
     def pixels(self) -> int:

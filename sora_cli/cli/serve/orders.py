@@ -40,7 +40,7 @@ KEEPING = Keeping(resume=True, metadata=False, force=True)  # metadata would nam
 
 @dataclass(frozen=True)
 class Orders:
-    """What is served: `served` are models by the names that clients use, the first one by default."""
+    """Turns requests into jobs. `served`: models by the names that clients use; the first is the default."""
 
     served: Mapping[str, Entry]
     store: Store
@@ -51,7 +51,7 @@ class Orders:
     # -- a request, checked -------------------------------------------------------------------------------------
 
     def video(self, wishes: Mapping[str, Any]) -> Work:
-        """The job that a request for a video describes; Refusal for what it cannot be."""
+        """The job for a request for a video; Refusal if a field is wrong."""
         return self.work(VIDEO, self.checked(VIDEO, wishes))
 
     def remix(self, wishes: Mapping[str, Any], source: Work) -> Work:
@@ -64,25 +64,25 @@ class Orders:
         fields = self.checked(IMAGE, {name: value for name, value in wishes.items() if name not in IGNORED})
         count = whole("n", fields.get("n", 1), 1, limits.MOST_IMAGES)
         if fields.get("output_format", "png") != "png":
-            raise Refusal(400, "images are made as png", "invalid_value", "output_format")
+            raise Refusal(400, "output_format must be png", "invalid_value", "output_format")
         first = self.work(IMAGE, fields)
         seed = first.settings["seed"]
         more = [{**first.settings, "seed": (seed + n) % seeds.DRAWN} for n in range(1, count)]
         return [first, *(replace(first, id=new_id(IMAGE), settings=settings) for settings in more)]
 
     def checked(self, kind: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields that are given, all of which there are."""
+        """The given fields without nulls; Refusal for unknown ones."""
         fields = {name: value for name, value in wishes.items() if value is not None}
         for name in fields:
             if name not in FIELDS[kind]:
-                raise Refusal(400, f"unknown field {name[:40]!a}; there are {', '.join(FIELDS[kind])}",
+                raise Refusal(400, f"unknown field {name[:40]!a}; known fields: {', '.join(FIELDS[kind])}",
                               "unknown_parameter", name[:40])  # fmt: skip
         return fields
 
     def work(self, kind: str, fields: Mapping[str, Any]) -> Work:
         name = text("model", fields.get("model", next(iter(self.served))))
         if name not in self.served:
-            raise Refusal(404, f"there is no model {name[:60]!a}; there are {', '.join(self.served)}",
+            raise Refusal(404, f"unknown model {name[:60]!a}; known models: {', '.join(self.served)}",
                           "model_not_found", "model")  # fmt: skip
         prompt = text("prompt", fields.get("prompt", ""))
         entry = self.served[name]
@@ -92,7 +92,7 @@ class Orders:
         return Work(new_id(kind), kind, name, prompt, settings)
 
     def shot(self, entry: Entry, prompt: str, fields: Mapping[str, Any]) -> Shot:
-        """A shot as it suits the model, with what the fields say."""
+        """The model's usual shot, changed by the given fields."""
         wanted: dict[str, Any] = {"prompt": prompt, "seed": seed_of(fields.get("seed"))}
         if "steps" in fields:
             wanted["steps"] = whole("steps", fields["steps"], 1, limits.MOST_STEPS)
@@ -112,7 +112,7 @@ class Orders:
             raise asked_wrongly(error) from None
 
     def size(self, value: Any, usual: Shot) -> tuple[int, int]:
-        """(width, height): as asked, or as suits the model as far as the limit allows."""
+        """(width, height): the requested size, or the model's usual one within the limit."""
         if value is None or value == "auto":
             return geometry_within(usual.width, usual.height, self.store.limits.pixels)
         try:
@@ -121,7 +121,7 @@ class Orders:
             raise asked_wrongly(error, "size") from None
         if width * height > self.store.limits.pixels:
             raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.store.limits.pixels} "
-                          f"are made here, as {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
+                          f"are allowed, as in {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
         return width, height
 
     def lasting(self, shot: Shot, entry: Entry, value: Any) -> Shot:
@@ -152,7 +152,7 @@ class Orders:
         return job(order, 0, name, self.compute, KEEPING, Showing(quiet=True))
 
     def check(self, work: Work) -> None:
-        """Refusal for what a job could not be made of: its picture, the room on the disk."""
+        """Refusal for a bad picture, or if the disk has no room."""
         try:
             one = self.job(work)
             one.check(one.target)
@@ -165,7 +165,7 @@ class Orders:
             raise Refusal(507, "the disk has no room for the job", "no_room") from error
 
     def public(self, error: Exception, work: Work) -> str:
-        """An error as a client sees it, without the job's folder."""
+        """An error message for clients, without the job's folder."""
         message = str(error).replace(f"{self.store.folder_of(work)}{os.sep}", "")
         return public(message.replace(work.reference, "input_reference") if work.reference else message)
 
@@ -181,12 +181,12 @@ def geometry_within(width: int, height: int, pixels: int) -> tuple[int, int]:
 
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise Refusal(400, f"{name} must be a text", "invalid_type", name)
+        raise Refusal(400, f"{name} must be a string", "invalid_type", name)
     return value
 
 
 def number(name: str, value: Any) -> float:
-    """A number, or a text that says one, as forms do."""
+    """A number, also from a string as in forms; Refusal for anything else."""
     try:
         found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
@@ -209,11 +209,11 @@ def one_of(name: str, value: Any, known: Collection[str]) -> None:
 
 
 def seed_of(value: Any) -> int:
-    """A seed as `--seed` has it; one is drawn where none is given."""
+    """A seed as in `--seed`; a random one if none is given."""
     if value is None:
         return seeds.number("random")
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise Refusal(400, "seed must be a whole number from 0 on, or random", "invalid_type", "seed")
+        raise Refusal(400, "seed must be a whole number of at least 0, or random", "invalid_type", "seed")
     try:
         return seeds.number(str(value))
     except SoraError as error:
@@ -238,9 +238,9 @@ def picture_of(path: Path) -> str:
         raise Refusal(400, "input_reference must be one picture: PNG, JPEG or WebP", "invalid_value",
                       "input_reference") from None  # fmt: skip
     if moves:
-        raise Refusal(400, "input_reference moves; give one picture", "invalid_value", "input_reference")
+        raise Refusal(400, "input_reference is animated; give a still picture", "invalid_value", "input_reference")
     if width * height > limits.MOST_PIXELS:
-        raise Refusal(400, f"input_reference has {width}x{height} pixels; at most {limits.MOST_PIXELS} are read",
+        raise Refusal(400, f"input_reference has {width}x{height} pixels; at most {limits.MOST_PIXELS} are allowed",
                       "invalid_value", "input_reference")  # fmt: skip
     return suffix
 

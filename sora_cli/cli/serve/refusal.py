@@ -30,7 +30,7 @@ class Refusal(Exception):
 
 
 def missing(what: str) -> Refusal:
-    return Refusal(404, f"there is no {what} of this id", "not_found")
+    return Refusal(404, f"there is no {what} with this id", "not_found")
 
 
 def asked_wrongly(error: SoraError, param: str | None = None) -> Refusal:

@@ -81,7 +81,7 @@ class Store:
         self.lasted = USUAL  # seconds of a job, a moving average
 
     def check(self) -> None:
-        """SoraError if the folder holds other things, which are nothing to work among."""
+        """SoraError if the folder holds other files."""
         if not (self.folder / IDENTITY).exists() and any(path.name != LOCK for path in self.folder.iterdir()):
             raise SoraError(f"--dir {self.folder} holds other files; give an empty folder, or a new one")
 
@@ -94,7 +94,7 @@ class Store:
     # -- what an earlier server left ----------------------------------------------------------------------------
 
     def load(self, warn: Callable[[str], None]) -> None:
-        """Take up the jobs of an earlier server, begun ones as queued, but no images: nobody waits for them."""
+        """Load the jobs of an earlier server. Started ones are queued again; unfinished images are dropped."""
         found: list[Work] = []
         for folder in self.folder.iterdir():
             if not ID.fullmatch(folder.name) or not folder.is_dir() or folder.is_symlink():
@@ -105,7 +105,7 @@ class Store:
             try:
                 found.append(read(folder))
             except (OSError, ValueError, TypeError, RecursionError):
-                warn(f"{folder / RECORD} cannot be read; its job is passed over")
+                warn(f"{folder / RECORD} cannot be read; its job is skipped")
         for work in sorted(found, key=lambda one: one.created):
             if work.kind == IMAGE and not work.over:
                 self.erase(work)
@@ -113,7 +113,7 @@ class Store:
             if work.status == RUNNING:
                 work.status = QUEUED
             if not work.over and work.begun >= MOST_BEGUN:
-                self.fail(work, f"was begun {work.begun} times, and the server ended each time")
+                self.fail(work, f"was started {work.begun} times, and the server stopped each time")
             self.works[work.id] = work
         self.prune()
 
@@ -121,14 +121,14 @@ class Store:
 
     @contextmanager
     def room(self, count: int = 1) -> Iterator[None]:
-        """Places in the queue, for as long as jobs on their way to it need them; Refusal (429) if it is full."""
+        """Reserve places in the queue while jobs are being prepared; Refusal (429) if it is full."""
         with self.changed:
             if self.closed:
-                raise Refusal(503, "the server is going down; ask again soon", "shutting_down")
+                raise Refusal(503, "the server is shutting down; try again soon", "shutting_down")
             waiting = len(self.queued)
             if waiting + self.reserved + count > self.limits.max_queue:
                 wait = str(round(min(60, max(1, self.lasted))))
-                raise Refusal(429, f"{waiting} jobs are waiting already; ask again in {wait} s", "queue_full",
+                raise Refusal(429, f"{waiting} jobs are already waiting; try again in {wait} s", "queue_full",
                               headers={"Retry-After": wait})  # fmt: skip
             self.reserved += count
         try:
@@ -142,7 +142,7 @@ class Store:
         return [work for work in self.works.values() if work.status == QUEUED]
 
     def add(self, work: Work) -> None:
-        """Queue a job whose folder holds all that it needs."""
+        """Queue a job whose folder is complete."""
         with self.changed:
             newest = max((other.created for other in self.works.values()), default=0.0)
             work.created = max(time.time(), newest + 1e-3)  # an order that outlives a restart
@@ -166,7 +166,7 @@ class Store:
             return sum(other.created < work.created for other in self.queued)
 
     def remove(self, work: Work) -> None:
-        """Forget a job. One that is being made ends soon, and its folder goes then."""
+        """Remove a job. A running one stops at its next step, and its folder goes then."""
         with self.changed:
             work.gone = True
             running = work.status == RUNNING
@@ -183,7 +183,7 @@ class Store:
     # -- the worker's side --------------------------------------------------------------------------------------
 
     def take(self, loaded: str) -> Work | None:
-        """Begin the oldest job, or the oldest of the `loaded` model. Waits for one; None when the server ends."""
+        """Wait for the oldest job, or the oldest of the `loaded` model, and start it; None when the server stops."""
         with self.changed:
             self.changed.wait_for(lambda: self.closed or self.queued)
             if self.closed:
@@ -214,7 +214,7 @@ class Store:
         self.settle(work, FAILED)
 
     def settle(self, work: Work, status: str) -> None:
-        """End a job, on the disk first; where that fails, it is failed until the next start finds it as it was."""
+        """End a job, on disk first. If that fails, it counts as failed until the server restarts."""
         work.completed = time.time()
         try:
             self.save(work, status)
@@ -246,14 +246,14 @@ class Store:
                 file.write(content)
 
     def close(self) -> None:
-        """Take and begin no more jobs, and end the one at work at its next step; it goes on at the next start."""
+        """Accept and start no more jobs; the running one stops at its next step and continues at the next start."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
 
 def read(folder: Path) -> Work:
-    """The job of a folder; ValueError or TypeError if it is none."""
+    """The job in a folder; ValueError or TypeError if there is none."""
     work = Work(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     strings = (work.id, work.kind, work.model, work.prompt, work.reference, work.status)
     if work.id != folder.name or not all(isinstance(one, str) for one in strings) or "/" in work.reference:

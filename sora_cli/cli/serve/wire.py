@@ -32,7 +32,7 @@ def answer(refusal: Refusal) -> JSONResponse:
 
 
 class Guard:
-    """ASGI: the gate, then the application with a body that is bounded in size and time."""
+    """ASGI middleware: checks access, and limits the size and time of the request body."""
 
     def __init__(self, app: ASGIApp, gate: Gate, limits: Limits) -> None:
         self.app, self.gate, self.limits = app, gate, limits
@@ -62,7 +62,7 @@ class Guard:
 
 
 class Body:
-    """What a client sends after the head."""
+    """A request's body as it arrives."""
 
     def __init__(self, receive: Receive, headers: Headers, limits: Limits) -> None:
         self.source, self.headers, self.limit = receive, headers, round(limits.max_body * 1e6)
@@ -70,16 +70,16 @@ class Body:
         self.count, self.whole = 0, False
 
     def check(self) -> None:
-        """Refusal if it is too large by what it says of itself."""
+        """Refusal if Content-Length is too large or invalid."""
         length = self.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > self.limit:
             raise self.too_large()
 
     def too_large(self) -> Refusal:
-        return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are read", "too_large")
+        return Refusal(413, f"the request is too large; at most {self.limit / 1e6:g} MB are allowed", "too_large")
 
     async def take(self, end: float) -> Message:
-        """A piece of it, counted; TimeoutError if it has not come at the `end`."""
+        """The next piece of the body, counted; TimeoutError if it has not arrived at `end`."""
         async with asyncio.timeout_at(end):
             message = await self.source()
         self.count += len(message.get("body", b""))
@@ -100,7 +100,7 @@ class Body:
         return message
 
     async def drain(self) -> None:
-        """Read on for a while what nobody wants, since many clients hear an answer only when they have said it all."""
+        """Read and discard the rest for a while: many clients read a response only after sending everything."""
         sent = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
         if self.whole or not sent or "expect" in self.headers:
             return
@@ -111,7 +111,7 @@ class Body:
 
 
 class Listening(uvicorn.Server):
-    """uvicorn, which says when it begins to end: those who wait for a job are answered before they are let go."""
+    """uvicorn that reports the start of its shutdown, so that clients waiting for a job get an answer first."""
 
     def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
         super().__init__(config)
@@ -123,7 +123,7 @@ class Listening(uvicorn.Server):
 
 
 class Patient(H11Protocol):
-    """Connections that are let go if a request's head does not arrive in time, or if what is sent is not read."""
+    """Closes connections whose request head does not arrive in time, or whose client does not read."""
 
     patience = math.inf
 
@@ -142,7 +142,7 @@ class Patient(H11Protocol):
             self.expect("head")
 
     def expect(self, what: str) -> None:
-        """Of a head, from its first byte on, or from the beginning; what trickles in later changes nothing."""
+        """Start a timer; later bytes do not restart it."""
         if what not in self.timers:
             self.timers[what] = self.loop.call_later(self.patience, self.let_go)
 

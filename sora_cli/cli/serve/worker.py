@@ -26,11 +26,11 @@ PATIENCE = 1.0  # seconds that a fault of the disk is given before the next job
 
 
 class Stopped(Exception):
-    """The job is not wanted any more, or the server ends."""
+    """The job was deleted, or the server stops."""
 
 
 class Progress(Screen):
-    """What a job says of its progress goes to its record; a job that is not wanted stops here."""
+    """Writes a job's progress to its record, and stops a deleted job by raising Stopped."""
 
     def __init__(self, store: Store, log: Callable[[str], None]) -> None:
         super().__init__(quiet=True)
@@ -45,7 +45,7 @@ class Progress(Screen):
             self.work.progress = max(self.work.progress, first + (last - first) * done // max(total, 1))
 
     def read(self, what: str, done: int, total: int) -> None:
-        """Weights that are read: slow enough to be stopped, but no part of the progress."""
+        """Reading weights can be stopped, but does not count as progress."""
         self.show(what, done, total)
 
     def warn(self, text: str) -> None:
@@ -56,7 +56,7 @@ class Progress(Screen):
 
 
 class Worker(threading.Thread):
-    """Makes what the store holds until it is stopped."""
+    """Makes the jobs of the store, one by one, until it is stopped."""
 
     def __init__(self, orders: Orders, log: Callable[[str], None], debug: bool = False) -> None:
         super().__init__(name="worker", daemon=True)
@@ -75,13 +75,13 @@ class Worker(threading.Thread):
                 time.sleep(PATIENCE)
 
     def stop(self, seconds: float) -> bool:
-        """Stop; False if that is not soon enough."""
+        """Stop within so many seconds; False if that fails."""
         self.store.close()
         self.join(seconds)
         return not self.is_alive()
 
     def attempt(self, work: Work) -> None:
-        """Make one; nothing that a job does stops the others."""
+        """Make one job; its failure does not stop the worker."""
         began = time.perf_counter()
         self.screen.work, self.loaded = work, work.model
         try:
@@ -117,7 +117,7 @@ class Worker(threading.Thread):
             draw(job.target.path, self.store.file(work, THUMBNAIL))
 
     def reason(self, error: Exception, work: Work) -> str:
-        """The error as a client sees it."""
+        """The error message for clients."""
         if isinstance(error, SoraError):
             return self.orders.public(error, work)
         if isinstance(error, RuntimeError | MemoryError) and (memory := short_of(error)):
@@ -126,7 +126,7 @@ class Worker(threading.Thread):
 
 
 def draw(video: Path, thumbnail: Path) -> None:
-    """The first frame, small. A video without one is none the worse."""
+    """Save the first frame as a small thumbnail; errors are ignored."""
     with suppress(SoraError, StopIteration), media.open_source(str(video)) as source:
         width, height = source.format.seen
         scale = min(1.0, LONGEST_SIDE / max(width, height))

@@ -31,8 +31,8 @@ def sentence(answer: str, finish: str, who: str) -> str:
 
 
 def ending(finish: str) -> str:
-    """What is wrong with an answer that ends so; "" for nothing."""
-    return "with what was cut off" if finish in CUT else "with a refusal" if finish in FILTERED else ""
+    """The fault that the server's finish reason tells; "" for none."""
+    return "with a text that is cut off" if finish in CUT else "with a refusal" if finish in FILTERED else ""
 
 
 def quoted(text: str) -> str:
@@ -41,7 +41,7 @@ def quoted(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without codes of terminals, marks that turn its direction, and all else that is not seen."""
+    """A text without terminal codes, direction marks and other invisible characters."""
     text = unicodedata.normalize("NFC", wording.CODES.sub("", text))
     return "".join(" " if letter.isspace() else letter for letter in text
                    if letter.isprintable() or letter.isspace() or letter in JOINERS).strip()  # fmt: skip
@@ -156,15 +156,15 @@ def bare(text: str) -> str:
 
 
 def fault_of(text: str) -> str:
-    """Why a text is no caption; "" for one that may be."""
+    """Why a text cannot be a caption; "" if it can."""
     plain = re.sub("[’‘ʼ`´＇]", "'", text)
     unspoken = refusals.QUOTED.sub("", plain)  # what is written on a sign is not said by the model
     if not any(letter.isalpha() for letter in text) or "\ufffd" in text or wording.NULL.match(text):
         return "with nothing" if not text else "with nonsense"
     if len(text) > LONGEST:
-        return f"with {len(text)} characters, of which at most {LONGEST} are read"
+        return f"with {len(text)} characters; at most {LONGEST} are allowed"
     if wording.MARKS.search(text) or wording.ALOUD.match(plain):
-        return "with what it thinks"
+        return "with its thoughts"
     if wording.ERROR.match(text):
         return "with an error"
     spoken_to = any(pattern.search(unspoken) for pattern in (wording.REFUSAL, wording.REQUEST))

@@ -48,7 +48,7 @@ class Server:
 
     @classmethod
     def at(cls, address: str, model: str | None = None, patience: float | None = None) -> "Server":
-        """That of http://HOST:PORT[/v1][#MODEL]; SoraError for no address. Patience defaults to SORA_LLM_TIMEOUT."""
+        """The server at http://HOST:PORT[/v1][#MODEL]; SoraError if invalid. Patience: SORA_LLM_TIMEOUT by default."""
         parts = parse(address)
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
         if not any(step[:1] == "v" and step[1:2].isdigit() for step in path.split("/")):
@@ -71,7 +71,7 @@ class Server:
         return replace(self, model=names[0])
 
     def answer(self, messages: list[dict[str, Any]], tokens: int) -> str:
-        """The sentence that it answers with; Failed, in one line that names the server, where there is none."""
+        """The sentence in the server's answer; Failed, naming the server, if there is none."""
         asked = {"messages": messages, "max_tokens": tokens, "temperature": 0, "seed": 0, "stream": False}
         found = self.asked("POST", "/chat/completions", asked | ({"model": self.model} if self.model else {}))
         with protocol(self):
@@ -113,17 +113,17 @@ class Server:
         try:
             return within(left, lambda: fetched(method, url, body, left))
         except OfflineModeIsEnabled as error:
-            raise Failed(f"HF_HUB_OFFLINE is set, and keeps us from {self}, too; unset it") from error
+            raise Failed(f"HF_HUB_OFFLINE is set, so {self} is not used; unset it") from error
         except (failures, OSError) as error:
             if "Timeout" in type(error).__name__:
-                raise Failed(f"{self} does not answer in {self.patience:g} s; {LONGER}") from error
+                raise Failed(f"{self} does not answer within {self.patience:g} s; {LONGER}") from error
             raise Failed(f"{self} cannot be reached{in_brackets(str(error))}; is it running?") from error
 
     def refusal(self, reply: Reply, pause: float) -> str:
-        """What an answer that is none says, in one line."""
+        """The error in a server's answer, in one line."""
         if reply.status in MOVED:
             there = urljoin(self.url, reply.where)
-            return f"{self} sends us on to {printable(there) or 'nowhere'}; name that one if you mean it"
+            return f"{self} redirects to {printable(there) or 'nowhere'}; give that address to use it"
         line = f"{self} answers {reply.status}{in_brackets(reason(reply.body))}"
         if reply.status in REFUSED:
             return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
@@ -132,30 +132,30 @@ class Server:
 
 @contextmanager
 def protocol(server: Server) -> Iterator[None]:
-    """What an answer lacks, as Failed in one line."""
+    """Turn a malformed answer into a Failed of one line."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        line = f"{server} does not answer as OpenAI's protocol wants it; is that the right address?"
+        line = f"{server} does not speak OpenAI's protocol; is that the right address?"
         raise Failed(line) from error
 
 
 def parse(address: str) -> SplitResult:
-    """An address in its parts; SoraError for what is none, or holds a password."""
+    """The parts of a URL; SoraError if it is invalid or contains a password."""
     try:
         parts = urlsplit(address)
         known = parts.scheme in PORTS and parts.hostname and (parts.port or 1)
     except ValueError:
         known = False
     if not known or not address.isascii() or not address.isprintable() or " " in address:
-        raise SoraError(f"{address[:100]!a} is no address; it must look like http://localhost:11434/v1#MODEL")
+        raise SoraError(f"{address[:100]!a} is not an address; it must look like http://localhost:11434/v1#MODEL")
     if "@" in parts.netloc:
         raise SoraError(f"the address has a password in it; put the key into the variable {KEY} instead")
     return parts
 
 
 def usual_patience() -> float:
-    """That of the environment; SoraError for one that is no time."""
+    """The timeout in SORA_LLM_TIMEOUT, in seconds; SoraError if it is not a number."""
     text = os.environ.get(TIMEOUT) or str(PATIENCE)
     with suppress(ValueError):
         if math.isfinite(seconds := float(text)) and seconds > 0:
@@ -173,12 +173,12 @@ def key_for(url: str) -> str:
     name = OPENAI_KEY if is_openai(url) and os.environ.get(OPENAI_KEY) else KEY
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and (key.isprintable())):
-        raise SoraError(f"{name} holds letters that no key has")
+        raise SoraError(f"{name} contains characters that no key can have")
     return key
 
 
 def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Reply:
-    """What is at an address itself: nobody is sent on to another one. Too much of it is a ValueError."""
+    """The response of an address, without following redirects; ValueError if it is too large."""
     from huggingface_hub.utils import get_session
 
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
@@ -194,7 +194,7 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
 
 
 def within(seconds: float, work: Callable[[], Item]) -> Item:
-    """What some work comes to, if it does in so many seconds; TimeoutError otherwise, and it is left to itself."""
+    """The result of some work within so many seconds; TimeoutError otherwise, and the work runs on unattended."""
     done: Future[Item] = Future()
 
     def run() -> None:
