@@ -1,7 +1,9 @@
-"""The two kinds of failure a user can meet, and the words that messages count with. Everything else is a bug and shows
-its traceback."""
+"""The two kinds of failure a user can meet, and how messages count and show what others wrote. Everything else is a bug
+and shows its traceback."""
 
 import difflib
+import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -15,6 +17,18 @@ class Failed(SoraError):
     """The request was fine but the work could not be finished: a broken file, a full disk. Exit code 1."""
 
     exit_code = 1
+
+
+OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # codes, marks that turn the direction, halves of letters, new lines
+JOINERS = "\u200c\u200d"  # which some scripts and emojis need
+
+
+def readable(text: str) -> str:
+    """What strangers wrote, on one line, with all that a terminal would obey escaped as in JSON; so JSON stays JSON."""
+    if text.isprintable():
+        return text
+    return "".join(json.dumps(letter)[1:-1] if unicodedata.category(letter) in OBEYED and letter not in JOINERS
+                   else letter for letter in text)  # fmt: skip
 
 
 def no_op(*_: object) -> None:

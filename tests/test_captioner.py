@@ -392,6 +392,21 @@ def test_an_older_table_stays_until_there_is_something_new(
     assert say(capsys, "in", "-o", "c.jsonl", "--force")[0] == 0 and "x" not in files_in("c.jsonl")
 
 
+@pytest.mark.parametrize("line", ["\0" * 20, "[1]", "5", '{"caption": "a cat"}', '{"file": 5}', "a cat", "[" * 9000])
+def test_a_line_that_is_no_row_is_named_and_stays(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    failing(monkeypatch, 2)
+    assert say(capsys, "in", "-o", "c.jsonl")[0] == 1
+    with Path("c.jsonl").open("a") as file:
+        file.write(line + "\n")
+    before = Path("c.jsonl").read_bytes()
+    code, _, err = say(capsys, "in", "-o", "c.jsonl")
+    assert code == 2 and "c.jsonl has no row of a table in line 2; mend it, or --force starts over" in err
+    assert Path("c.jsonl").read_bytes() == before
+    assert say(capsys, "in", "-o", "c.jsonl", "--force")[0] == 0
+
+
 def test_two_processes_on_one_table(folder: Path, capsys: pytest.CaptureFixture) -> None:
     with Owned(Path("c.jsonl.resume")):
         code, _, err = say(capsys, "in", "-o", "c.jsonl", "--force")

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from sora_cli import cli, media
+from sora_cli.shot import Shot
 
 
 def told(capsys: pytest.CaptureFixture[str], name: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -101,3 +103,20 @@ def test_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert rows["kind"] == "record of b.mp4, made by `extend`" and rows["file"] == "b.json"
     assert rows["prompt"] == "none"
     assert re.search(r"\d\.\d: (cannot be seen|may be seen|the join shows|stands)", str(rows))
+
+
+@pytest.mark.parametrize(("shape", "ranks"), [((), []), ((4,), [4]), ((4, 8, 3, 3), [4]), ((0, 8), [0])])
+def test_a_lora_of_any_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...],
+                             ranks: list[int]) -> None:  # fmt: skip
+    part = {f"transformer.blocks.0.ffn.{half}.weight": torch.zeros(shape) for half in ("lora_A", "lora_B")}
+    save_file(part, tmp_path / "a.safetensors")
+    found, rows = told(capsys, tmp_path / "a.safetensors")
+    assert found["kind"] == "lora" and found["ranks"] == ranks and ("whole" in rows["rank"]) == (not ranks)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm"])
+def test_every_container_says_how_a_video_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                   name: str) -> None:  # fmt: skip
+    format = tiny.y4m_format()
+    tiny.write(tmp_path / name, format, tiny.noise(format, 2), {"sora": Shot("a cat surfing", frames=2).to_json()})
+    assert told(capsys, tmp_path / name)[1]["prompt"] == "a cat surfing"

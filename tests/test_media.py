@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from clips import format_of, read_frames, write_frames
 from PIL import Image
 
@@ -285,3 +286,27 @@ def test_what_is_not_readable_is_said_every_time(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(Failed, match=r"a\.mp4 is not a readable video"):
             size_of(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm"])
+def test_what_is_too_long_for_a_tag_is_left_out_with_a_note(tmp_path: Path, name: str) -> None:
+    format, path = tiny.y4m_format(), str(tmp_path / name)
+    for text, kept in (("cat," * 29_000, True), ("cat," * 33_000, False), ("\u732b" * 60_000, False)):
+        with media.open_sink(path, format, {"sora": text}) as sink:
+            for frame in tiny.noise(format, 2):
+                sink.write(frame)
+        assert media.probe(path).metadata.get("sora", "") == text * kept
+        assert sink.notes == ([] if kept else [f"{path} does not hold how it was made, which is too long for it"])
+
+
+@pytest.mark.parametrize(("before", "after", "said"), [
+    (9, 5, ["p006.png to p009.png are from before, and no part of this video"]),
+    (6, 5, ["p006.png is from before, and no part of this video"]), (5, 5, []), (3, 5, []),
+])  # fmt: skip
+def test_images_that_were_there_before_are_named(tmp_path: Path, before: int, after: int, said: list[str]) -> None:
+    format, name = tiny.y4m_format(), str(tmp_path / "p%03d.png")
+    for count in (before, after):
+        with media.open_sink(name, format, force=True) as sink:
+            for frame in tiny.noise(format, count):
+                sink.write(frame)
+    assert sink.notes == said and len(list(tmp_path.iterdir())) == max(before, after)

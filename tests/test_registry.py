@@ -374,3 +374,27 @@ def test_a_table_that_is_nested_without_end_is_one_line(tmp_path: Path, monkeypa
     (tmp_path / "sora-cli" / "weights.toml").write_text(f"[a]\nx = {'[' * 5000}")
     with pytest.raises(SoraError, match=r"weights.toml: maximum recursion depth"):
         registry.names()
+
+
+@pytest.mark.parametrize("how", ["up", "full", "link", "folder", "part"])
+def test_an_export_names_its_own_files_alone(tmp_path: Path, how: str) -> None:
+    """It may be a stranger's, who knows what files are called here."""
+    home, mine = tmp_path / "model", tmp_path / "mine"
+    home.mkdir(), mine.mkdir()
+    save_file(tensors(), mine / "dit.safetensors")
+    (home / "dit.safetensors").symlink_to(mine / "dit.safetensors")
+    name = {"up": "../mine/dit.safetensors", "full": str(mine / "dit.safetensors")}.get(how, "dit.safetensors")
+    file = f'{{ name = "{name}", bytes = 1, sha256 = "{64 * "0"}" }}'
+    told = f'[run]\nkind = "sora"\nabout = "theirs"\nfiles = [{file}]\n'
+    if how == "folder":
+        told = told.replace("files =", 'folder = "../mine"\nfiles =')
+    if how == "part":
+        told = f'[run]\nkind = "umt5"\nabout = "theirs"\nparts = [{{ role = "text", path = "{mine}" }}]\n'
+    (home / "weights.toml").write_text(told)
+    with pytest.raises(SoraError, match="leads out of the checkpoint"):
+        registry.entry(str(home))
+    if how in ("up", "link"):
+        (home / "dit.safetensors").unlink()
+        save_file(tensors(), home / "dit.safetensors")
+        (home / "weights.toml").write_text(told.replace("../mine/", ""))
+        assert registry.entry(str(home)).files[0].path == home / "dit.safetensors"

@@ -1,6 +1,7 @@
 """Other systems than Linux, as far as they can be pretended: what they lack is not needed, and Windows is refused."""
 
 import ast
+import errno
 import io
 import os
 import selectors
@@ -53,6 +54,22 @@ def test_as_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: s
     assert cli.run(["generate", "a cat", "--frames", "9", "--res", "64x48", "-o", "Ä b.mp4", *tiny.QUICK]) == 0
     assert cli.run(["extend", "Ä b.mp4", "--after", "0.2", "-o", "c.gif", *tiny.QUICK]) == 0
     assert media.probe("Ä b.mp4").frames == 9
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EBUSY, errno.ENOMEM])
+def test_pipes_that_the_system_refuses_to_widen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    asked: list[int] = []
+
+    def fcntl(pipe: int, command: int, size: int) -> None:
+        asked.append(size)
+        raise OSError(code, os.strerror(code))
+
+    name = str(tmp_path / "a.mp4")
+    monkeypatch.setattr(process, "PIPE", process.PIPE)
+    monkeypatch.setattr("fcntl.fcntl", fcntl)
+    tiny.write(name, tiny.y4m_format(), tiny.noise(tiny.y4m_format(), 3))
+    assert media.probe(name).frames == 3 and len(tiny.read(name)[1]) == 3
+    assert len(asked) == 1, "a system that refuses is not asked again"
 
 
 @pytest.mark.parametrize("coding", ["ascii", "cp1252", "latin-1"])

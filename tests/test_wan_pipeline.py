@@ -203,10 +203,10 @@ def test_what_a_model_was_not_trained_for_is_said(tiny: Tiny) -> None:
     one, clip = (pictures(count, engine.start(SHOT)) for count in (1, 5))
     cases: list[tuple[Shot, list[GivenClip], str]] = [
         (SHOT, [GivenClip(0, one)], ""),
-        (SHOT, [GivenClip(16, one)], "the end"),
-        (SHOT, [GivenClip(0, clip)], "going on"),
+        (SHOT, [GivenClip(16, one)], "a given end picture"),
+        (SHOT, [GivenClip(0, clip)], "continuing given frames"),
         (SHOT, [GivenClip(8, one)], "in the middle"),
-        (replace(SHOT, frames=33), [], "going on"),
+        (replace(SHOT, frames=33), [], "continuing given frames"),
         (replace(SHOT, frames=33, plan="hierarchy"), [], "gaps"),
         (replace(SHOT, frames=16, loop=True), [], "loop"),
         (replace(SHOT, fps=12.0), [], "frame rate"),

@@ -39,13 +39,20 @@ class Table:
         return self
 
     def read(self) -> None:
-        """Read the existing lines, without an incomplete last one."""
+        """Read the existing lines, without an incomplete last one; SoraError for one that is not a row."""
         with suppress(FileNotFoundError), self.path.open("rb") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 if line.endswith(b"\n"):
-                    row = json.loads(line)
+                    row = self.row(number, line)
                     self.rows[row["file"]] = row
                     self.whole += len(line)
+
+    def row(self, number: int, line: bytes) -> dict[str, Any]:
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            found: dict[str, Any] = json.loads(line)
+            if isinstance(found["file"], str):
+                return found
+        raise SoraError(f"{self.path} has no row of a table in line {number}; mend it, or --force starts over")
 
     def begin(self) -> BinaryIO:
         """The file, to be appended to; an older table goes when the first caption of a new one is there."""

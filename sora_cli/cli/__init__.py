@@ -31,7 +31,7 @@ from sora_cli.cli.serve import serve
 from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, readable
 from sora_cli.placement.machine import short_of
 
 # frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
@@ -156,7 +156,7 @@ def less(words: Sequence[str]) -> str:
 
 def complain(message: str, code: int) -> int:
     """Print an error as one line on stderr, shortened and without control characters."""
-    line = " ".join(message.split())
+    line = readable(" ".join(message.split()))
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
     print(f"sora-cli: {line}", file=sys.stderr)
     return code

@@ -22,7 +22,7 @@ from sora_cli.cli.lines import grid, lines, read
 from sora_cli.cli.loop import loop
 from sora_cli.cli.overview import draw, show_cost
 from sora_cli.cli.reverse import reverse
-from sora_cli.errors import SoraError, counted
+from sora_cli.errors import SoraError, counted, readable
 
 VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate.generate, "extend": extend, "loop": loop, "reverse": reverse,
@@ -190,7 +190,7 @@ def refuse(name: str, wrong: Wrong) -> None:
         return
     shown = sorted(wrong)
     for number, why in shown[:NAMED]:
-        typer.echo(f"{name}:{number}: {why}", err=True)
+        typer.echo(readable(f"{name}:{number}: {why}"), err=True)
     if len(shown) > NAMED:
         typer.echo(f"... and {len(shown) - NAMED} more", err=True)
     raise SoraError(f"{name} has {counted(len(shown), 'wrong line')}; nothing was started")

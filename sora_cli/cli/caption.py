@@ -1,7 +1,6 @@
 """`sora-cli caption FILES|DIR`: what is to be seen in videos and pictures, in words."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOpt
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
-from sora_cli.errors import Failed, SoraError, among, have, listed
+from sora_cli.errors import Failed, SoraError, among, have, listed, readable
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
@@ -104,7 +103,8 @@ def caption(
             if table:
                 table.add(row)
             else:
-                typer.echo(as_line(row) if as_json else f"{plain(name)}\t{text}")
+                cells = [json.dumps(row, ensure_ascii=False)] if as_json else [name, text]
+                typer.echo("\t".join(map(readable, cells)))
         if table and not left:
             table.finish()
     if table and table.rows:
@@ -112,16 +112,6 @@ def caption(
     if left:
         again = "; the same command tries them again" if output or sidecars else ""
         raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed([*left])}{again}")
-
-
-def as_line(row: dict[str, Any]) -> str:
-    """JSON on one line; file names that are not valid UTF-8 are escaped."""
-    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
-
-
-def plain(name: str) -> str:
-    """A name without the line breaks and tabs that would break the output's lines."""
-    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], name)
 
 
 def check(output: Path | None, sidecars: bool, asked: Asked) -> None:

@@ -11,7 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
-from sora_cli.errors import SoraError, among, be, counted, have, listed
+from sora_cli.errors import SoraError, among, be, counted, have, listed, readable
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
@@ -72,7 +72,7 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     from sora_cli.dataset.captions import Captions
     from sora_cli.dataset.kept import sound
     from sora_cli.dataset.remarks import remarks, some
-    from sora_cli.dataset.scan import files_of
+    from sora_cli.dataset.scan import files_of, outside
     from sora_cli.dataset.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
@@ -80,7 +80,10 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     captions = Captions(asked.source, [file for file, reason in files.items() if not reason], asked.captions)
     records = list(screen.track(building.look(asked, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
-    asked.check_sources({record.file for record in records if not record.reason.startswith("broken")})
+    unseen = [record.file for record in used if outside(asked.source, record.file).unseen]
+    asked.check_sources({record.file for record in used} - set(unseen), "not usable now (options? a broken disk?);")
+    if unseen:
+        screen.note(f"{some(unseen)} cannot be read now; its samples are kept")
     of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} usable"
     screen.note(f"{of_use}; {asked.out / MANIFEST} says what happened to each")
     for line in left_out(filter(None, files.values())):
@@ -129,10 +132,10 @@ def show(
     if sheet is not None:
         summary.sheet(dataset, sheet)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
         return
     for name, value in lines(found):
-        typer.echo(f"{name:<14} {value}")
+        typer.echo(f"{name:<14} {readable(value)}")
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

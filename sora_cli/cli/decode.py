@@ -129,6 +129,8 @@ def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: 
     with target.held, sink() as opened:
         for frame in raw:
             opened.write(frame)
+    for note in opened.notes:
+        screen.note(note)
     record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(record, target.as_json)

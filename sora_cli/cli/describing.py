@@ -106,7 +106,7 @@ def describe_tensors(file: Path) -> Found:
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
                 **{name: header.metadata[name] for name in ("preset", "step") if name in header.metadata}}  # fmt: skip
     if parts := lora.File.of(file).modules:
-        ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one})
+        ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one and one["down"].shape})
         return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
                 "base": header.metadata.get("base_model", "")}  # fmt: skip
     try:

@@ -13,12 +13,13 @@ from urllib.request import Request, urlopen
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
 from sora_cli.registry import Entry
@@ -63,7 +64,7 @@ def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     if as_json:
         report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
         report |= {"models": [asdict(one) for one in choices]}
-        typer.echo(json.dumps(report | {"best": best(choices), "broken": broken}, ensure_ascii=False))
+        typer.echo(readable(json.dumps(report | {"best": best(choices), "broken": broken}, ensure_ascii=False)))
     else:
         show(findings, choices)
     if broken:
@@ -72,7 +73,7 @@ def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
 
 def show(findings: list[Finding], choices: list[Choice]) -> None:
     for finding in findings:
-        typer.echo(f"{finding.name:<8} {finding.words}")
+        typer.echo(f"{finding.name:<8} {readable(finding.words)}")
     if not choices:
         return
     columns = (Column(name, no_wrap=True) for name in ("model", "its video", "download", "time", "memory"))
@@ -81,7 +82,7 @@ def show(findings: list[Finding], choices: list[Choice]) -> None:
         spent = duration(one.seconds) if one.seconds is not None else "-"
         peak = quantity(one.peak, "B") if one.peak is not None else "-"
         download = quantity(one.download, "B") if one.download else "-"
-        table.add_row(one.model, one.size, download, spent, peak, one.problem or one.placement)
+        table.add_row(one.model, one.size, download, spent, peak, escape(readable(one.problem or one.placement)))
     Console(highlight=False).print(table)
     typer.echo(f"best here: --model {best(choices)}")
 

@@ -11,7 +11,7 @@ from sora_cli.cli import describing, weights
 from sora_cli.cli.data import lines as dataset_lines
 from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.errors import counted
+from sora_cli.errors import counted, readable
 from sora_cli.media.seams import verdict
 from sora_cli.placement.estimate import quantity
 
@@ -33,10 +33,10 @@ def info(
     """Describe a file or folder, and how it was made."""
     found = {"file": str(file), **describing.describe(file)}
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, default=str))
+        typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))
         return
     for name, value in rows(found):
-        typer.echo(f"{plain(name):<12} {plain(value)}")
+        typer.echo(f"{readable(name):<12} {readable(value)}")
 
 
 def rows(found: Found) -> Iterator[Row]:
@@ -165,8 +165,3 @@ def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
     made = f"{shot['width']}x{shot['height']}, {counted(shot['frames'], 'frame')}, {rate(shot['fps'])}"
     yield "made as", f"{made}{', a loop' if shot['loop'] else ''}"
     yield "make again", f"sora-cli generate --from {found['file']}"
-
-
-def plain(text: str) -> str:
-    """A value on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

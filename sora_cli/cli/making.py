@@ -152,7 +152,7 @@ class Making:
                     self.screen.show("write", count, self.frames or count)
             closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
-        for note in self.sound.notes if self.sound else ():
+        for note in (*sink.notes, *(self.sound.notes if self.sound else ())):
             self.screen.note(note)
         return count
 

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from sora_cli.cli.preview import Row
+from sora_cli.errors import readable
 from sora_cli.media import STREAM
 
 Item = TypeVar("Item")
@@ -99,7 +100,7 @@ class Screen:
         self.held.enter_context(own)
 
     def note(self, text: str) -> None:
-        self.console.print(escape(" ".join(text.splitlines())))  # a name may hold a new line
+        self.console.print(escape(readable(" ".join(text.splitlines()))))
 
     def warn(self, text: str) -> None:
         """A note that a batch shows, too; its other notes go to the records."""
@@ -108,7 +109,7 @@ class Screen:
     def made(self, record: dict[str, Any], as_json: bool = False) -> None:
         """Print a finished output's name, or its record as JSON, on stdout; nothing for a pipe."""
         if record["output"] != STREAM:
-            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else record["output"])
+            typer.echo(readable(json.dumps(record, ensure_ascii=False)) if as_json else record["output"])
 
     def picture(self, frames: Sequence[np.ndarray]) -> None:
         """With previews on, show frames, uint8 [h, w, 3] of one size, in place of the previous ones."""
@@ -118,7 +119,7 @@ class Screen:
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar called `stage`; the first call creates it."""
         if stage not in self.tasks:
-            self.tasks[stage] = self.progress.add_task(stage, total=total)
+            self.tasks[stage] = self.progress.add_task(escape(readable(stage)), total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
     def read(self, what: str, done: int, total: int) -> None:

@@ -178,7 +178,8 @@ class Target(Keeping):
         from sora_cli.storage.resume import clear
 
         for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
-            clear(folder)
+            if folder == self.resume_folder or not folder.is_symlink():
+                clear(folder)
 
 
 def content_of(name: str) -> str:

@@ -12,7 +12,7 @@ import typer
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
 from sora_cli.cli.screen import Transfers
-from sora_cli.errors import Failed, SoraError, counted
+from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
 
@@ -37,21 +37,23 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     found = [*(row(registry.entry(name)) for name in registry.names()), *other_rows()]
     files = [row(registry.entry(name)) for name in comfy.recognised()]  # single ones, in ComfyUI's folders
     if as_json:
-        typer.echo(json.dumps([*found, *files], ensure_ascii=False))
+        typer.echo(readable(json.dumps([*found, *files], ensure_ascii=False)))
         return
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for one in found:
-        table.add_row(one["name"], size(one["bytes"]), here(one), one["licence"], anchors(one), one["size"])
+        cells = one["name"], size(one["bytes"]), here(one), one["licence"], anchors(one), one["size"]
+        table.add_row(*(escape(readable(cell)) for cell in cells))
     Console(highlight=False, soft_wrap=True).print(table)
     if files:
         typer.echo("\nsingle files in ComfyUI's folders; --model accepts these names:")
     for one in files:
-        typer.echo(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}")
+        typer.echo(readable(f"  {one['name']}: {size(one['bytes'])}, here: {here(one)}; {one['about']}"))
 
 
 @weights.command()
@@ -59,7 +61,8 @@ def link(folder: FolderArgument, debug: DebugOption = False) -> None:
     """Use the models in ComfyUI's folder where they are; nothing is copied."""
     comfy.link(folder)
     names = comfy.recognised()
-    typer.echo(f"{folder}: {counted(len(names), 'usable model')}{': ' if names else ''}{', '.join(names)}")
+    found = f"{folder}: {counted(len(names), 'usable model')}{': ' if names else ''}{', '.join(names)}"
+    typer.echo(readable(found))
 
 
 @weights.command()
@@ -74,10 +77,10 @@ def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
     entry = registry.entry(name)
     found = described(entry)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
         return
     for key, value in lines(found):
-        typer.echo(f"{key:<16} {value}")
+        typer.echo(f"{key:<16} {readable(value)}")
 
 
 @weights.command()
@@ -102,7 +105,7 @@ def pull(
         if not as_json:
             screen.note(f"{entry.name} is here ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
-        typer.echo(json.dumps([row(entry) for entry in entries], ensure_ascii=False))
+        typer.echo(readable(json.dumps([row(entry) for entry in entries], ensure_ascii=False)))
 
 
 @weights.command()
@@ -116,7 +119,7 @@ def verify(
         if not as_json:
             screen.note(f"{entry.name} is intact ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
-        typer.echo(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False))
+        typer.echo(readable(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False)))
 
 
 @weights.command()
@@ -135,7 +138,7 @@ def rm(
         if not as_json:
             Transfers(quiet).note(f"{name}: {hub.gigabytes(freed.bytes)} freed{kept}")
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(readable(json.dumps(rows, ensure_ascii=False)))
 
 
 @weights.command()
@@ -143,10 +146,10 @@ def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
     """Print the paths of the networks of a model."""
     found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
         return
     for role, folder in found.items():
-        typer.echo(f"{role:<9} {folder}")
+        typer.echo(f"{role:<9} {readable(folder)}")
 
 
 # ---- rows and lines ---------------------------------------------------------------------------------------

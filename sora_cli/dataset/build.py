@@ -6,6 +6,7 @@ alone, and what is in shards of an earlier plan is copied and not encoded again.
 """
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ from sora_cli.placement import machine
 from sora_cli.placement.device import pick_device, pick_dtype
 
 SHARD_BYTES = 64_000_000
+AHEAD = 2_000_000_000            # bytes of frames that wait to be encoded, or two samples
 GROUP = 8                        # latents encoded at a time
 OVERHEAD = 3_000                 # bytes of a sample beside its numbers
 UNREAD = "broken: it could not be read a second time"
@@ -79,16 +81,20 @@ class Asked:
         if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
-    def check_sources(self, there: Collection[str]) -> None:
-        """Refuse to lose most of the dataset: a disk may not be mounted, or the folder may be the wrong one."""
+    def check_sources(self, there: Collection[str], why: str = "not in {}: is its disk there?") -> None:
+        """Refuse, before anything is lost, to lose most of the dataset or all of a folder: a disk may not be mounted,
+        the folder or an option may be the wrong one."""
+        used = {row["file"]: None for row in kept.indexed(self.out)[1]}
         lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
-        used = {line["file"]: line["bytes"] for line in lines if not line["reason"]}
+        used |= {line["file"]: line["bytes"] for line in lines if not line["reason"]}
         same = self.stored_source() == str(self.source.resolve())
         gone = [file for file, size in used.items() if file not in there
-                or not same and scan.outside(self.source, file).bytes != size]  # fmt: skip
-        if 2 * len(gone) > len(used) and not self.prune:
+                or not same and size not in (None, scan.outside(self.source, file).bytes)]  # fmt: skip
+        folders = {above for file in there for above in PurePath(file).parents}
+        away = {PurePath(file).parent for file in gone} - folders
+        if (2 * len(gone) > len(used) or away) and not self.prune:
             raise SoraError(f"{len(gone)} of the {counted(len(used), 'file')} that {self.out} was made from "
-                            f"{be(len(gone))} not in {self.source}: is its disk there? --prune removes their samples, "
+                            f"{be(len(gone))} {why.format(self.source)} --prune removes their samples, "
                             "another -o keeps them")  # fmt: skip
 
     def stored_source(self) -> str | None:
@@ -217,16 +223,17 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
 
 
 def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
-    """Every file, known from an earlier run or examined now and recorded at once; broken ones are tried again."""
+    """Every file, known from an earlier run or examined now and recorded at once; broken ones are tried again. Those
+    that cannot be looked at now are as they were."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    for left in asked.out.glob("*.part"):  # of a process that is gone: this one has the folder
-        left.unlink(missing_ok=True)
+    for left in (*asked.out.glob("*.tar.*.part"), *asked.out.glob("*.jsonl.*.part")):
+        left.unlink(missing_ok=True)  # of a process that is gone: this one has the folder
     lines = shards.read_lines(asked.out / MANIFEST) + shards.read_lines(asked.out / SCAN)[1:]
     examined = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
 
     def one(file: str) -> tuple[Record, bool]:
         record = scan.outside(asked.source, file, files[file])
-        if file in examined and examined[file].fits(record, asked.fps):
+        if file in examined and (examined[file].fits(record, asked.fps) or record.unseen):
             return examined[file], False
         return scan.examine(asked.source, record, asked.fps), True
 
@@ -283,7 +290,9 @@ def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None
     out, old = asked.out, {row["key"]: row for row in kept.rows(asked.out)}
     missing = missing_in(asked.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
-    with closing(ahead(partial(attempt, source=asked.source), new, asked.workers)) as decoded:
+    largest = max((3 * sample.frames * math.prod(sample.canvas) for sample in new), default=1)
+    workers = max(1, min(asked.workers, AHEAD // largest))
+    with closing(ahead(partial(attempt, source=asked.source), new, workers)) as decoded:
         for shard in missing:
             part, made = part_of(out / shard.name), []
             with shards.writing(part) as put:

@@ -8,7 +8,7 @@ from sora_cli.dataset import shards
 from sora_cli.dataset.shards import Row
 from sora_cli.errors import Failed, SoraError
 
-SHARDS = "?????-????????????.tar"
+SHARDS = f"{5 * '[0-9]'}-{12 * '[0-9a-f]'}.tar"
 
 
 def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:

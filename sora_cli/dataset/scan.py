@@ -58,6 +58,11 @@ class Record:
         """The size without bars."""
         return self.bars.within(self.size)
 
+    @property
+    def unseen(self) -> bool:
+        """Whether a file could not even be looked at from outside."""
+        return not self.modified and self.reason.startswith("broken")
+
     def fits(self, other: "Record", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
         same = (self.file, self.bytes, self.modified) == (other.file, other.bytes, other.modified)

@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
@@ -146,6 +146,14 @@ def is_dataset(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
+def within(row: Row) -> bool:
+    """Whether a sample, which may be a stranger's, lies in its dataset, and its source in the folder of the clips."""
+    shard, file = row.get("shard", ""), row.get("file", "")
+    if not (isinstance(shard, str) and isinstance(file, str)) or ".." in (shard, *PurePath(file).parts):
+        return False
+    return PurePath(shard).name == shard and not PurePath(file).is_absolute()
+
+
 def read_index(folder: Path) -> tuple[Row, list[Row]]:
     """What a dataset was made with, and its samples; SoraError for a folder that is not a dataset, or not yet."""
     if not is_dataset(folder):
@@ -153,6 +161,6 @@ def read_index(folder: Path) -> tuple[Row, list[Row]]:
         raise SoraError(f"{folder} is not finished; `sora-cli data build` finishes it" if half else
                         f"{folder} is not a dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
-    if header.get("format") != FORMAT or len(rows) != header.get("samples"):
+    if header.get("format") != FORMAT or len(rows) != header.get("samples") or not all(map(within, rows)):
         raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")
     return header, rows

@@ -8,6 +8,7 @@ processes that are gone have left under such names is removed.
         own.begin()                                                             # SoraError says what differs
 """
 
+import errno
 import json
 import os
 import platform
@@ -17,11 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from sora_cli.errors import Failed, SoraError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 LOCK, IDENTITY = "lock", "identity.json"
+LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems say to a lock
+HOLDERS = re.compile(r"(process \d+ on .*|(?P<process>\d+)\n(?P<host>.*)\n[\s\S]*)?")  # of both kinds of locks
 
 
 @dataclass
@@ -37,16 +43,16 @@ class Owned:
     # -- One process at a time ------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         try:
             self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(self.folder / LOCK)
-            self.lock.acquire(timeout=0)
-            (self.folder / LOCK).write_text(f"process {os.getpid()} on {platform.node()}")
-        except Timeout:
-            raise SoraError(f"{self.name or self.folder} is in use by {self.holder()}; wait until it ends") from None
+            self.lock = taken(self.folder / LOCK)
+        except Timeout as error:
+            gone = f", or delete {self.folder / LOCK} if it is gone" if "cannot probe" in str(error) else ""
+            what = f"{self.name or self.folder} is in use by {self.holder()}"
+            raise SoraError(f"{what}; wait until it ends{gone}") from None
         except OSError as error:
             raise Failed(f"could not write {self.folder}: {error.strerror or error}") from error
         return self
@@ -74,7 +80,9 @@ class Owned:
     def holder(self) -> str:
         """The process that works here, in words."""
         with suppress(OSError, ValueError):
-            return (self.folder / LOCK).read_text() or "another process"
+            if found := HOLDERS.fullmatch((self.folder / LOCK).read_text()):
+                said = f"process {found['process']} on {found['host']}" if found["process"] else found[0]
+                return said or "another process"
         return "another process"
 
     # -- One work in a folder -------------------------------------------------------------------------------
@@ -103,8 +111,12 @@ class Owned:
                 file.write(content.encode(errors="backslashreplace"))
 
     def remove(self, *patterns: str) -> None:
-        """Remove files of such names, then folders of such names that hold nothing else."""
-        for path in (path for pattern in (*patterns, f"{IDENTITY}*") for path in self.folder.glob(pattern)):
+        """Remove files of such names, then folders of such names that hold nothing else, and nothing that links lead
+        to."""
+        mine, home = (*patterns, IDENTITY, f"{IDENTITY}.*.part"), self.folder.resolve()
+        for path in (path for pattern in mine for path in self.folder.glob(pattern)):
+            if not path.parent.resolve().is_relative_to(home):
+                continue
             if path.is_dir() and not path.is_symlink():
                 with suppress(OSError):
                     path.rmdir()
@@ -119,6 +131,38 @@ class Owned:
         if not self.folder.exists():  # of a long list, most: a walk takes longer
             return True
         return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
+
+
+def taken(path: Path) -> "BaseFileLock":
+    """A lock, taken; filelock.Timeout if another process has it, SoraError for a file of somebody's that is none. A
+    process that is killed loses it. On a file system without locks, the file itself is the lock, and says whose; then
+    a process of this machine that is gone is noticed, one of another machine is not."""
+    from filelock import FileLock, SoftFileLock
+
+    with suppress(FileNotFoundError):
+        if not HOLDERS.fullmatch(path.read_bytes()[:200].decode(errors="replace")):
+            raise SoraError(f"{path} is in the way: it is no lock of ours; give another folder")
+    lock = FileLock(path) if lockable(path) else SoftFileLock(path)
+    lock.acquire(timeout=0)
+    if isinstance(lock, FileLock):
+        path.write_text(f"process {os.getpid()} on {platform.node()}")
+    return lock
+
+
+def lockable(path: Path) -> bool:
+    """Whether there are locks where a file lies: found out beside it, because a failed one would leave it empty."""
+    from filelock import FileLock
+
+    probe = part_of(path)
+    try:
+        with FileLock(probe, fallback_to_soft=False):
+            return True
+    except OSError as error:
+        if error.errno in LOCKLESS:
+            return False
+        raise
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:

@@ -91,13 +91,14 @@ def member(part: Path, name: str) -> Path:
 
 
 def inside(part: Path, name: str) -> Path:
-    """A file of a folder; links must stay in it, or lead to the blobs of the Hugging Face cache that it is in."""
+    """A file of a folder; its name and links must stay in it, or lead to the blobs of the Hugging Face cache that it
+    is in."""
     path, homes = part / name, [part.resolve()]
     for above in homes[0].parents:
         if above.name == "snapshots" and not (blobs := above.parent / "blobs").is_symlink():
             homes.append(blobs)
     if not any(path.resolve().is_relative_to(home) for home in homes):
-        raise SoraError(f"{path} is a link that leads out of the checkpoint; put the file itself there")
+        raise SoraError(f"{path} leads out of the checkpoint; put the file itself there")
     return path
 
 

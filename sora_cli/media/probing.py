@@ -362,9 +362,9 @@ def rate(line: str, unit: str) -> float:
 
 
 def parse_metadata(listing: str) -> dict[str, str]:
-    """The tags of ffmpeg's list, which may lie behind one of frames."""
+    """The tags of ffmpeg's list, which may lie behind one of frames. Matroska has their names in capitals."""
     pairs = re.findall(r"^(?!0, )((?:\\.|[^\\=;\[\n])+)=((?:\\.|[^\\\n])*)$", listing, re.MULTILINE | re.DOTALL)
-    return {unescape(key): unescape(value) for key, value in pairs}
+    return {unescape(key).lower(): unescape(value) for key, value in pairs}
 
 
 def unescape(text: str) -> str:

@@ -1,5 +1,6 @@
 """ffmpeg as a process: where it is, how it starts, what it says, and bytes through it."""
 
+import errno
 import io
 import os
 import re
@@ -24,6 +25,7 @@ LEVEL = re.compile(r"^(?:\[[^\]]*\] )*?\[(panic|fatal|error|warning)\] ")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
 BLOCK = 1 << 16
 PIPE = 1 << 18    # bytes that wait between two processes, where the system lets us say
+NARROW = (errno.EPERM, errno.EBUSY, errno.ENOMEM)  # why it does not
 # what a line of ffmpeg's stderr says that names the cause, the most telling first
 CAUSES = ("no space|denied|moov atom|partial file|ended prematurely", "invalid|error|no such", ".")
 
@@ -63,9 +65,13 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """ffmpeg in its own session, so that Ctrl-C reaches us alone and we decide what happens to the file. It ends with
     us, however we end."""
+    global PIPE
     try:
         return Child(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, pipesize=PIPE)
     except OSError as error:
+        if PIPE > 0 and error.errno in NARROW:
+            PIPE = -1  # as the system likes; it is not asked again, for Popen forgets pipes that it cannot widen
+            return start(command, stdin, stdout, stderr)
         raise Failed(f"ffmpeg does not start ({command[0]}): {error.strerror}") from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self
 
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, be
 from sora_cli.files.owned import sweep
 from sora_cli.media.convert import declare, in_rgb, to_rgb
 from sora_cli.media.kinds import ending
@@ -16,7 +16,7 @@ from sora_cli.media.moving import FASTEST_GIF, MOVING_IMAGES, Shared, moving_ima
 from sora_cli.media.names import STREAM, Sequence, sequence_of
 from sora_cli.media.process import QUIET, as_file, explain, ffmpeg, finished
 from sora_cli.media.sound import Soundtrack
-from sora_cli.media.writer import H264, MP4, FileSink, Sink, tagging, write_image
+from sora_cli.media.writer import H264, MP4, FileSink, Sink, tagging, too_long, write_image
 from sora_cli.media.y4m import RGB, Format
 
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5", "-row-mt", "1")
@@ -54,11 +54,18 @@ def open_sink(
         return Y4mSink(path, format)
     if suffix in MOVING_IMAGES:
         return moving_image(path, format, loops, shared or Shared(format))
-    if suffix in VIDEOS and sound:
-        return SoundSink(path, format, metadata or {}, sound)
     if suffix in VIDEOS:
-        return FileSink(path, format, [*encoded(suffix, format), *tagging(metadata or {}), *VIDEOS[suffix][1]])
+        return video(path, format, metadata or {}, sound)
     return ImagesSink(sequence, format, force) if sequence else ImageSink(path, format, metadata)
+
+
+def video(path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack | None) -> Sink:
+    suffix = path.suffix.lower()
+    words = [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
+    sink = SoundSink(path, format, metadata, sound) if sound else FileSink(path, format, words)
+    if any(map(too_long, metadata.values())):
+        sink.notes.append(f"{path} does not hold how it was made, which is too long for it")
+    return sink
 
 
 def check_name(name: str) -> None:
@@ -135,7 +142,9 @@ class ImagesSink(FileSink):
         return as_file(self.sequence.pattern())
 
     def keep(self) -> None:
-        pass
+        if older := [self.sequence.path(number).name for number in self.sequence.numbers() if number > self.frames]:
+            span = " to ".join(dict.fromkeys((older[0], older[-1])))
+            self.notes.append(f"{span} {be(len(older))} from before, and no part of this video")
 
     def abandon(self) -> None:
         super().abandon()

@@ -16,16 +16,18 @@ from sora_cli.media.process import Y4M_IN, as_file, explain, ffmpeg, start
 from sora_cli.media.y4m import Format
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
+MOST_TAG = 120_000  # bytes; Linux passes on 131,072 of one word
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
 
 
 class Sink:
     """Takes raw frames of one format and leaves a whole output, or none: `part` becomes `path` when the block ends
-    well, and nothing is left when it does not. `waited` are the seconds spent on writing."""
+    well, and nothing is left when it does not. `waited` are the seconds spent on writing; `notes` say what is odd."""
 
     def __init__(self, path: Path, format: Format) -> None:
         self.path, self.part, self.format = path, part_of(path), format
         self.waited, self.frames = 0.0, 0
+        self.notes: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -151,8 +153,13 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
 
 
 def tagging(metadata: Mapping[str, object]) -> list[str]:
-    """ffmpeg's arguments for the metadata tags of an output."""
-    return [word for key, value in metadata.items() for word in ("-metadata", f"{key}={plain(value)}")]
+    """ffmpeg's arguments for the metadata tags of an output, without those that are too long for one."""
+    tags = (f"{key}={plain(value)}" for key, value in metadata.items() if not too_long(value))
+    return [word for tag in tags for word in ("-metadata", tag)]
+
+
+def too_long(value: object) -> bool:
+    return len(plain(value).encode(errors="replace")) > MOST_TAG
 
 
 def plain(value: object) -> str:

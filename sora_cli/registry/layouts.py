@@ -5,6 +5,7 @@ are used like the registered model of the same architecture; from which noise le
 used, `model_index.json` tells.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,11 +59,15 @@ def of_folder(name: str) -> Entry:
 
 
 def of_export(name: str, folder: Path) -> Entry:
-    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it."""
+    """The one model that the weights.toml of a folder names; SoraError saying what is wrong in it, such as a file
+    that is not in the folder."""
     found = registry.read_file(folder / EXPORTED, {})
     if len(found) != 1:
         raise SoraError(f"{folder / EXPORTED} names {len(found)} models; it must name one")
-    return replace(*found.values(), name=name)
+    entry = replace(*found.values(), name=name)
+    for path in (*(file.path for file in entry.files), *(part.path for part in entry.parts if part.path)):
+        published.inside(folder, os.path.relpath(path, folder))  # the folder may be a stranger's
+    return entry
 
 
 def of_repository(name: str) -> Entry:

@@ -16,6 +16,7 @@ from sora_cli import registry
 from sora_cli.dataset.shards import identity, read_lines
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
+from sora_cli.files.owned import Owned
 from sora_cli.registry import SamplingDefaults
 from sora_cli.train.frozen import Network, check_frozen
 from sora_cli.train.options import ExportOptions
@@ -27,12 +28,17 @@ STEMS = ("text", "vae", "dit")
 def export(options: ExportOptions) -> Path:
     """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it.
     SoraError if networks do not fit together, or if there are other things in the folder."""
-    if options.out.is_dir() and any(options.out.iterdir()) and not (options.out / registry.EXPORTED).is_file():
-        raise SoraError(f"--out {options.out} is neither empty nor a model; give another folder")
+    with Owned(options.out) as own:
+        if not own.empty and not (options.out / registry.EXPORTED).is_file():
+            raise SoraError(f"--out {options.out} is neither empty nor a model; give another folder")
+        return write(options)
+
+
+def write(options: ExportOptions) -> Path:
+    """Write the model; nobody else writes in its folder."""
     sources = {"text": options.text, "vae": options.vae, "dit": options.init}
     networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
     check(networks)
-    options.out.mkdir(parents=True, exist_ok=True)
     paths = [path for stem, (tensors, header) in networks.items()
              for path in weights.save_part(options.out, stem, tensors, header)]  # fmt: skip
     if (curves := options.init / "curves.png").is_file():

@@ -64,7 +64,11 @@ class Frozen:
 def check_frozen(metadata: Mapping[str, str], given: Mapping[str, str]) -> None:
     """SoraError naming the first of these networks that is not the one a transformer was trained with; files from
     before that was written down are taken as they are."""
-    for stem, theirs in json.loads(metadata.get("frozen", "{}")).items():
-        if theirs != given[stem]:
-            raise SoraError(f"the transformer was trained with a different {NAMES[stem]}; give the one of its run with "
-                            f"--{stem}")  # fmt: skip
+    for stem in others(metadata, given):
+        raise SoraError(f"the transformer was trained with a different {NAMES[stem]}; give the one of its run with "
+                        f"--{stem}")  # fmt: skip
+
+
+def others(metadata: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Which of these networks are not those that a transformer was trained with."""
+    return [stem for stem, theirs in json.loads(metadata.get("frozen", "{}")).items() if theirs != given[stem]]

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from sora_cli.cli import models, options
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.limits import Limits
-from sora_cli.errors import Failed, SoraError, no_op
+from sora_cli.errors import Failed, SoraError, no_op, readable
 from sora_cli.files.owned import Owned
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def serve(
     for one in served.values():
         models.check_model(one, quiet)
         Expansion.asked(expand, expand_model, one)
-    log: Callable[[str], None] = no_op if quiet else partial(typer.echo, err=True)
+    log: Callable[[str], None] = no_op if quiet else lambda text: typer.echo(readable(text), err=True)
     own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
         store = Store(own.folder, limits)

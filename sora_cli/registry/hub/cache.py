@@ -208,16 +208,24 @@ def release(repo: str, record: Record, name: str) -> int:
 
 
 def discard(repo: str, path: Path) -> int:
-    """Delete a file of a snapshot, with its content unless other snapshots have it too: the bytes freed."""
-    home, freed = hub_client.cache_of(repo), published.bytes_of(path)
-    content = content_of(path)
+    """Delete a file of a snapshot, with its content unless other snapshots have it too or it lies outside of the cache:
+    the bytes freed. Failed if the file itself lies outside, in a folder that is a link."""
+    home, freed, content = hub_client.cache_of(repo), published.bytes_of(path), content_of(path)
+    if not inside(path, home):
+        raise Failed(f"{path.parent} is a link out of the cache; remove it yourself")
     path.unlink(missing_ok=True)
-    if any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink()):
+    shared = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
+    if shared or content.is_symlink() or not inside(content, home):
         freed = 0
-    else:
+    if not shared and inside(content, home):
         content.unlink(missing_ok=True)
     prune(path.parent, home)
     return freed
+
+
+def inside(path: Path, home: Path) -> bool:
+    """Whether a name is of a folder below another one, wherever links lead."""
+    return path.parent.resolve().is_relative_to(home.resolve())
 
 
 def content_of(path: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from sora_cli import registry
-from sora_cli.errors import Failed, SoraError
+from sora_cli.errors import Failed, SoraError, readable
 from sora_cli.files import published
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import cache
@@ -116,7 +116,7 @@ def on_terminal() -> bool:
 
 def ask(question: str) -> str:
     """The user's answer; "" if there is none."""
-    print(question, end=" ", file=sys.stderr, flush=True)
+    print(readable(question), end=" ", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 

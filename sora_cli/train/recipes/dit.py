@@ -33,13 +33,13 @@ from sora_cli.train.align import Encoder, Features, Geometry, Learner, transform
 from sora_cli.train.data.noising import NoisedSample, examples_of, patches_of, to_device
 from sora_cli.train.data.packing import Pack, Packs, tokens_of
 from sora_cli.train.data.world_packs import BUDGET, DISTILLED, GROWN, PHASES, LatentCache, Schedule, WorldPacks
-from sora_cli.train.frozen import Frozen, check_frozen
+from sora_cli.train.frozen import NAMES, Frozen, check_frozen, others
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, tower
 from sora_cli.train.recipes.grow import grow_dit
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
-from sora_cli.train.trainer.logger import note_unread
+from sora_cli.train.trainer.logger import note, note_unread
 from sora_cli.train.trainer.stage import Stage, save_sheet
 from sora_cli.world.motion import BAR
 
@@ -169,6 +169,9 @@ class DitStage(Stage[DitOptions]):
         tensors, metadata = registry.load_network("dit", options.init)
         if options.distil:
             check_frozen(metadata, self.frozen.ids)
+        for stem in others(metadata, self.frozen.ids):
+            known = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
+            note(f"{known}; --{stem} takes its own")
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
         return dit
@@ -200,7 +203,9 @@ class DitStage(Stage[DitOptions]):
                      options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        return {"aim": self.options.aim} | self.frozen.ids
+        options = self.options
+        seen = {"tower": weights.fingerprint([options.tower])} if options.aim == "clip" and options.tower else {}
+        return {"aim": options.aim} | seen | self.frozen.ids
 
     # ---- a step -------------------------------------------------------------------------------------------
 

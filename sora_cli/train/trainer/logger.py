@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sora_cli.errors import among, be
+from sora_cli.errors import among, be, readable
 from sora_cli.models.sora.text import longer
 from sora_cli.placement.device import pick_dtype
 from sora_cli.placement.estimate.throughput import ROWS, WIDTH, product_rate
@@ -103,7 +103,9 @@ class Log:
         return found
 
     def warn(self, text: str) -> None:
-        self.progress.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        if not distributed.is_main():
+            return
+        self.progress.console.print(f"[yellow]warning:[/] {escape(readable(text))}", highlight=False, soft_wrap=True)
 
     def sheet(self, path: Path, step: int) -> None:
         """A sheet of samples was drawn."""
@@ -153,7 +155,11 @@ def board(folder: Path, start: int) -> "SummaryWriter | None":
 
 def note_unread(captions: Sequence[str], most: int) -> None:
     """Say on stderr how many captions are longer than the words that a text tower reads of one."""
-    cut = sum(longer(caption, most) for caption in captions)
-    if cut and distributed.is_main():
-        cut_off = f"{among(cut, len(captions), 'caption')} {be(cut)}"
-        print(f"{cut_off} longer than the {most} words that are read", file=sys.stderr)
+    if cut := sum(longer(caption, most) for caption in captions):
+        note(f"{among(cut, len(captions), 'caption')} {be(cut)} longer than the {most} words that are read")
+
+
+def note(text: str) -> None:
+    """Say something on stderr, once for all processes."""
+    if distributed.is_main():
+        print(readable(text), file=sys.stderr)

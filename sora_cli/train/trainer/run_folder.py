@@ -15,11 +15,12 @@ from sora_cli.files.owned import Owned, sweep
 from sora_cli.train.options import WORLD, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
+DIGIT = "[0-9]"
+CHECKPOINT = f"checkpoint-{7 * DIGIT}"
 # What a run writes, folders behind what is in them
 WRITTEN = (
-    "checkpoint-???????/*.safetensors", "checkpoint-???????/run.json", "checkpoint-???????", "checkpoint.part/*",
-    "checkpoint.part",
-    "latents-*/????????.*", "latents-*", "samples/??????.png", "samples", "tensorboard/events.out.tfevents.*",
+    f"{CHECKPOINT}/*.safetensors", f"{CHECKPOINT}/run.json", CHECKPOINT, "checkpoint.part/*", "checkpoint.part",
+    f"latents-*/{8 * DIGIT}.*", "latents-*", f"samples/{6 * DIGIT}.png", "samples", "tensorboard/events.out.tfevents.*",
     "tensorboard", "log.jsonl", "likeness.jsonl", "curves.png", "phases.json",
 )  # fmt: skip
 MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
@@ -49,7 +50,7 @@ def held(options: TrainOptions) -> Iterator[None]:
 def results(stage: str) -> Iterator[str]:
     """The names of the weights that a stage leaves."""
     for stem in MADE.get(stage, (stage,)):
-        yield from (f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors")
+        yield from (f"{stem}.safetensors", f"{stem}-{5 * DIGIT}-of-{5 * DIGIT}.safetensors")
 
 
 def check_needed(options: TrainOptions) -> None:
@@ -62,8 +63,10 @@ def check_needed(options: TrainOptions) -> None:
 def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any]) -> None:
     """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
     own = Owned(options.folder, identity(options, batch, batches) | more, KIND, OTHERWISE)
-    if not any(options.folder.glob("checkpoint-???????")):
+    if not any(options.folder.glob(CHECKPOINT)):
         own.remove()  # nothing was learned
+    elif own.stored_identity() is None:
+        raise SoraError(f"{options.folder} does not say which {KIND} its checkpoints are of; {OTHERWISE}")
     own.begin()
 
 
@@ -86,4 +89,4 @@ def data_id(data: str) -> str:
         header, rows = shards.read_index(folder)
         samples = [{name: value for name, value in row.items() if name not in WHERE} for row in rows]
         return shards.hash_of([header["vae"], header["text"], samples])[:16]
-    return shards.hash_of([(path.name, path.stat().st_size) for path in sorted(folder.iterdir())])[:16]
+    return weights.fingerprint(sorted(filter(Path.is_file, folder.iterdir())))[:16]
