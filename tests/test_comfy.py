@@ -398,7 +398,7 @@ def test_a_whole_folder_is_linked_listed_and_used_by_every_verb(
     before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
 
     code, said = sora("weights", "link", str(models.parent))
-    assert code == 0 and "5 models to use" in said and comfy.linked() == [models.parent]
+    assert code == 0 and "5 usable models" in said and comfy.linked() == [models.parent]
     code, said = sora("weights", "list")
     usable = ("wan2.1_t2v_1.3B_fp16.", "wan2.1_t2v_1.3B_prefixed.", "wan2.1_t2v_1.3B_fp8_scaled.",
               "Wan2.1-T2V-1.3B-Q8_0.", "Wan2.1-T2V-1.3B-Q4_0.")  # fmt: skip

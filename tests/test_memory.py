@@ -281,8 +281,8 @@ def test_sizes_come_from_the_model_its_folder_or_the_most_similar_one(tmp_path: 
 
 @pytest.mark.parametrize("wrong", [{"layers": 3, "depth": 2}, {"layers": 3}])
 def test_tables_that_describe_no_network_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="network"):
-        read({"dit": wrong, "vae": {}, "text": {}})
+    with pytest.raises(SoraError, match=r"\[mine\] network dit: "):
+        read("mine", {"dit": wrong, "vae": {}, "text": {}})
 
 
 def test_without_a_window_only_frames_count() -> None:

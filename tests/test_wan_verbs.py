@@ -244,7 +244,7 @@ def embedder(folder: Path) -> None:
         (wrong_shape, "00002-of.*is 2, but the network needs"),
         (wrong_type, "00002-of.*F64"),
         (pickled, r"vae.*safetensors"),
-        (linked, "link that leads out"),
+        (linked, "leads out of the checkpoint"),
         (outside, r"\.\./vae/"),
         (embedder, "image_dim is 1280"),
     ],
