@@ -150,7 +150,7 @@ def test_the_tower_lies_beside_the_words_and_says_what_it_saw(
     words = clip_training.train(options(tmp_path / "own", steps=2, data=dataset(tmp_path / "data", SAID)))
     path = words.with_name("video.safetensors")
     found = tower.load(path, "v")
-    assert found.config == TowerConfig(4, TINY.channels, TINY.embed_dim) and not found.training
+    assert found.config == TowerConfig(4, TINY.sizes[-1], TINY.sizes[-2]) and not found.training
     told = json.loads(weights.read_header(path).metadata["training"])
     assert told["data"] == "data" and told["recipe"]["steps"] == 2
     with pytest.raises(SoraError, match="trained on the latents of another VAE; `sora-cli train clip`"):

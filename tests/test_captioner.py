@@ -39,12 +39,13 @@ from sora_cli.models.sora.captioner import HEIGHT, WIDTH, Captioner, CaptionerCo
 from sora_cli.models.sora.text import Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes import captioner
-from sora_cli.train.recipes.captioner import CONTEXT, Preset, caption_of, draw, grammar, marks, seen, shares, train
+from sora_cli.train.recipes.captioner import CONTEXT, caption_of, draw, grammar, marks, seen, shares, train
+from sora_cli.train.trainer.config import Preset
 from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
 
-TINY = Preset(32, 4, 1, (8, 8, 16), steps=30, batch=4, rate=5e-3)
+TINY = Preset((32, 4, 1, (8, 8, 16)), steps=30, batch=4, rate=5e-3)
 
 
 @cache
@@ -56,7 +57,7 @@ def tokenizer() -> Tokenizer:
 def tiny(seed: int = 0) -> Own:
     """A network of random weights, which says what is a sentence and nonsense."""
     torch.manual_seed(seed)
-    config = CaptionerConfig(tokenizer().vocab_size, CONTEXT, TINY.width, TINY.heads, TINY.layers, TINY.channels)
+    config = CaptionerConfig(tokenizer().vocab_size, CONTEXT, *TINY.sizes)
     return Own(Captioner(config).eval().requires_grad_(False), tokenizer(), grammar())
 
 

@@ -13,10 +13,11 @@ from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.models.sora.text import UNKNOWN, from_weights
 from sora_cli.train.options import ClipOptions
-from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, Preset, train, word_dropout
+from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, train, word_dropout
+from sora_cli.train.trainer.config import Preset
 from sora_cli.train.trainer.logger import note_unread
 
-TINY = Preset(width=32, heads=4, layers=1, embed_dim=16, channels=(8, 16, 24), steps=40, batch=8, rate=5e-3)
+TINY = Preset((32, 4, 1, 16, (8, 16, 24)), steps=40, batch=8, rate=5e-3)
 
 
 def options(out: Path, **more: Any) -> ClipOptions:

@@ -23,7 +23,7 @@ from sora_cli.models.sora.text import PAD, Tokenizer
 from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
@@ -41,21 +41,10 @@ CONTEXT = 22                 # start, at most 20 words of a dense caption, end
 FIELDS = ("subject", "action", "place", "size", "speed", "camera", "side", "height", "beat")
 
 
-@dataclass(frozen=True)
-class Preset:
-    width: int
-    heads: int
-    layers: int
-    channels: tuple[int, ...]
-    steps: int
-    batch: int
-    rate: float
-
-
-PRESETS = {
-    "nano": Preset(160, 4, 2, (32, 64, 128, 256), steps=2500, batch=32, rate=2e-3),
-    "mini": Preset(192, 6, 2, (48, 96, 192, 256), steps=5000, batch=128, rate=2e-3),
-    "base": Preset(256, 8, 3, (64, 128, 256, 384), steps=10000, batch=256, rate=2e-3),
+PRESETS = {  # width, heads, layers, channels
+    "nano": Preset((160, 4, 2, (32, 64, 128, 256)), steps=2500, batch=32, rate=2e-3),
+    "mini": Preset((192, 6, 2, (48, 96, 192, 256)), steps=5000, batch=128, rate=2e-3),
+    "base": Preset((256, 8, 3, (64, 128, 256, 384)), steps=10000, batch=256, rate=2e-3),
 }
 
 
@@ -117,8 +106,7 @@ class CaptionerStage(Stage[CaptionerOptions]):
         super().__init__(options, device, dtype)
         preset, self.slots = PRESETS[options.preset], grammar()
         self.tokenizer = Tokenizer(vocabulary(self.slots), CONTEXT)
-        self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, preset.width, preset.heads, preset.layers,
-                                       preset.channels)  # fmt: skip
+        self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, *preset.sizes)
         with seeded(options.seed):
             self.model: Captioner = Captioner(self.network).to(device)
         self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,

@@ -13,7 +13,7 @@ import json
 import random
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from sora_cli.train.options import WORLD, ClipOptions
 from sora_cli.train.recipes import tower
 from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.config import Losses, TrainerConfig
+from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig
 from sora_cli.train.trainer.logger import note_unread
 from sora_cli.train.trainer.stage import Stage, seeded
 from sora_cli.world.captions import dense, sparse, words
@@ -50,22 +50,10 @@ MOST_WORDS, MOST_DIFFERENT = 32, 10_000    # words of a caption, and of a datase
 WORD_DROPOUT = 0.05          # the share of a dataset's words that are read as unknown, so that such words say nothing
 
 
-@dataclass(frozen=True)
-class Preset:
-    width: int
-    heads: int
-    layers: int
-    embed_dim: int
-    channels: tuple[int, ...]    # of the video tower; every entry halves the picture
-    steps: int
-    batch: int
-    rate: float
-
-
-PRESETS = {
-    "nano": Preset(128, 4, 3, 128, (32, 64, 128, 192), steps=800, batch=64, rate=2e-3),
-    "mini": Preset(192, 6, 4, 192, (48, 96, 192, 384), steps=6000, batch=256, rate=2e-3),
-    "base": Preset(256, 8, 6, 256, (64, 128, 256, 512), steps=20000, batch=512, rate=1e-3),
+PRESETS = {  # width, heads, layers, embed_dim; channels of the video tower, of which every entry halves the picture
+    "nano": Preset((128, 4, 3, 128, (32, 64, 128, 192)), steps=800, batch=64, rate=2e-3),
+    "mini": Preset((192, 6, 4, 192, (48, 96, 192, 384)), steps=6000, batch=256, rate=2e-3),
+    "base": Preset((256, 8, 6, 256, (64, 128, 256, 512)), steps=20000, batch=512, rate=1e-3),
 }
 
 
@@ -132,12 +120,12 @@ def network_of(preset: Preset, clips: Clips, tokenizer: Tokenizer) -> tuple[Text
     """open_clip's CLIP with our video tower in the place of its image tower."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    config = TextConfig(tokenizer.vocab_size, clips.context, preset.width, preset.heads, preset.layers,
-                        preset.embed_dim)  # fmt: skip
+    width, heads, layers, embed_dim, channels = preset.sizes
+    config = TextConfig(tokenizer.vocab_size, clips.context, width, heads, layers, embed_dim)
     text = CLIPTextCfg(context_length=config.context, vocab_size=config.vocab_size, width=config.width,
                        heads=config.heads, layers=config.layers)  # fmt: skip
-    clip = CLIP(preset.embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
-    clip.visual = VideoTower(TowerConfig(clips.channels, preset.channels[-clips.halvings :], preset.embed_dim))
+    clip = CLIP(embed_dim, CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=64), text)
+    clip.visual = VideoTower(TowerConfig(clips.channels, channels[-clips.halvings :], embed_dim))
     clip.hidden_weights = lambda: [p for p in clip.transformer.parameters() if p.ndim == 2]  # for Muon
     return config, clip
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sora_cli.models.sora.evaluator import (
 )
 from sora_cli.train.options import EvaluatorOptions
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
+from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage, save_half, seeded
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
@@ -37,19 +37,10 @@ COVERED = 0.3         # of a cell, from which on it shows a subject
 NOBODY = 0.1          # what a cell without anybody counts; most are
 
 
-@dataclass(frozen=True)
-class Preset:
-    what: tuple[int, ...]
-    how: tuple[int, ...]
-    steps: int
-    batch: int
-    rate: float
-
-
-PRESETS = {
-    "nano": Preset((32, 64, 128, 256), (16, 64, 128, 128), steps=2400, batch=16, rate=2e-3),
-    "mini": Preset((32, 64, 128, 256), (32, 64, 128, 192), steps=4000, batch=128, rate=2e-3),
-    "base": Preset((48, 96, 192, 384), (32, 96, 192, 256), steps=10000, batch=256, rate=2e-3),
+PRESETS = {  # of the stages: what, how
+    "nano": Preset(((32, 64, 128, 256), (16, 64, 128, 128)), steps=2400, batch=16, rate=2e-3),
+    "mini": Preset(((32, 64, 128, 256), (32, 64, 128, 192)), steps=4000, batch=128, rate=2e-3),
+    "base": Preset(((48, 96, 192, 384), (32, 96, 192, 256)), steps=10000, batch=256, rate=2e-3),
 }
 
 
@@ -105,7 +96,7 @@ class EvaluatorStage(Stage[EvaluatorOptions]):
     def __init__(self, options: EvaluatorOptions, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(options, device, dtype)
         preset = PRESETS[options.preset]
-        self.names = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), preset.what, preset.how)
+        self.names = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), *preset.sizes)
         with seeded(options.seed):
             self.model: Evaluator = Evaluator(self.names).to(device)
         self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,

@@ -1,6 +1,7 @@
 """What does not depend on the machine: the schedule of a training, and the randomness of its steps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ class TrainerConfig:
         rise = min(1.0, (step + 1) / self.warmup)
         left = min(1 - step / self.steps, 1 - spent)
         return self.rate * rise * min(1.0, max(0.0, left) / max(1 / self.steps, self.decay))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of a network, in the order of its recipe, and how it is trained where nothing is asked."""
+
+    sizes: tuple[Any, ...]
+    steps: int
+    batch: int
+    rate: float
 
 
 def generator(seed: int, step: int) -> torch.Generator:
