@@ -22,13 +22,15 @@ from typer.testing import CliRunner, Result
 from sora_cli import registry
 from sora_cli.cli import app
 from sora_cli.dataset import build, captions, footage, scan, shards
-from sora_cli.dataset.dataset import Dataset, identity
+from sora_cli.dataset.dataset import Dataset
+from sora_cli.dataset.shards import identity
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.media import ffmpeg
 from sora_cli.models.sora.vae import from_weights
 
 RUNNER = CliRunner()
+ROW = {"kind": "video", "fps": 24.0, "size": (128, 96)}  # of a row of the index
 
 
 @pytest.fixture(autouse=True)
@@ -238,14 +240,14 @@ def test_samples_are_the_latents_of_their_frames(dataset: Path, clips: Path) -> 
         assert len(seconds) == latents.shape[1] and caption == row["caption"]
     i = next(i for i, row in enumerate(data.rows) if row["file"] == "h264.mp4" and row["first"] == 24)
     assert data[i][1].tolist() == pytest.approx([k / 6 for k in range(6)])
-    frames = footage.read(clips / "h264.mp4", "video", 24, 21, 24.0, (128, 96), tuple(data.rows[i]["canvas"]))
+    frames = footage.read(clips / "h264.mp4", ROW, 24, 21, tuple(data.rows[i]["canvas"]))
     video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
     assert torch.allclose(data[i][0], vae.encode(video)[0], atol=2e-3)
 
 
 def test_a_shot_begins_with_its_own_first_frame(clips: Path) -> None:
-    before = footage.read(clips / "h264.mp4", "video", 23, 1, 24.0, (128, 96), (64, 64))[0].astype(int)
-    first, second = footage.read(clips / "h264.mp4", "video", 24, 2, 24.0, (128, 96), (64, 64)).astype(int)
+    before = footage.read(clips / "h264.mp4", ROW, 23, 1, (64, 64))[0].astype(int)
+    first, second = footage.read(clips / "h264.mp4", ROW, 24, 2, (64, 64)).astype(int)
     assert abs(first - second).mean() < 15 < abs(first - before).mean()
 
 

@@ -52,8 +52,9 @@ def test_an_animation_stays_one(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         photo().save(path, save_all=True, append_images=[photo(seed=seed) for seed in range(1, 12)], duration=80)
         assert kind_of(path) == "video", name
-        whole = footage.read(path, "video", 0, 12, 12.5, (96, 72), (96, 72))
-        assert (footage.read(path, "video", 5, 3, 12.5, (96, 72), (96, 72)) == whole[5:8]).all()
+        row = {"kind": "video", "fps": 12.5, "size": (96, 72)}
+        whole = footage.read(path, row, 0, 12, (96, 72))
+        assert (footage.read(path, row, 5, 3, (96, 72)) == whole[5:8]).all()
 
 
 def test_too_large_is_not_broken_and_nothing_of_pythons_is_said(tmp_path: Path) -> None:

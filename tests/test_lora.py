@@ -543,7 +543,7 @@ def test_checkpointing_changes_no_gradient(folder: Path) -> None:
         for part in adapter.factors:
             torch.nn.init.normal_(part.up)  # type: ignore[arg-type]
         if recomputed:
-            training.put_in_place(network, "blocks", training.Recomputed(network.blocks))
+            training.dit_training.recompute(network.blocks)
         network(x, t, words).square().mean().backward()
         found.append([part.grad for part in adapter.parameters()])
     for one, other in zip(*found, strict=True):

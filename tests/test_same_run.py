@@ -12,7 +12,7 @@ from test_lora import pocket as pocket
 from test_owned import pictures
 from test_training import toy_run
 
-from sora_cli.dataset.dataset import identity
+from sora_cli.dataset.shards import identity
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.train.options import DitOptions

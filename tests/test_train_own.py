@@ -15,16 +15,18 @@ from typer.testing import CliRunner, Result
 
 from sora_cli import cli, registry
 from sora_cli.cli import app
-from sora_cli.dataset.dataset import Dataset, identity
+from sora_cli.dataset.dataset import Dataset
+from sora_cli.dataset.shards import identity
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.media import probe
 from sora_cli.train.recipes import clip as clip_training
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.recipes import vae as vae_training
+from sora_cli.train.trainer.config import Preset
 
 RUNNER = CliRunner()
-TINY_CLIP = clip_training.Preset(width=16, heads=2, layers=1, embed_dim=8, channels=(8, 8), steps=2, batch=2, rate=1e-3)
+TINY_CLIP = Preset((16, 2, 1, 8, (8, 8)), steps=2, batch=2, rate=1e-3)
 CPU = ("--device", "cpu", "--dtype", "float32")
 
 

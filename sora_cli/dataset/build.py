@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -131,7 +131,7 @@ class Sample:
     def read(self, source: Path) -> np.ndarray:
         """Its frames [T, h, w, 3], 1 + 4n of them."""
         path = source / self.record.file
-        found = footage.read_row(path, about(self), self.first, self.frames, self.canvas)
+        found = footage.read(path, about(self), self.first, self.frames, self.canvas)
         return found[: whole(len(found))]
 
 
@@ -238,11 +238,11 @@ def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
         return scan.examine(asked.source, record, asked.fps), True
 
     header = {"format": FORMAT, "source": str(asked.source.resolve())}
-    shards.write_lines(asked.out / SCAN, [header, *(record.line() for record in examined.values())])
+    shards.write_lines(asked.out / SCAN, [header, *map(asdict, examined.values())])
     with (asked.out / SCAN).open("a", encoding="utf-8") as notes:
         for record, new in ahead(one, files, asked.workers):
             if new:
-                notes.write(json.dumps(record.line()) + "\n")
+                notes.write(json.dumps(asdict(record)) + "\n")
                 notes.flush()
             yield record
 
@@ -363,7 +363,7 @@ def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[S
 
 def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
-    line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **record.line()}
+    line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **asdict(record)}
     if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
         line["reason"] = f"not a caption of {owner}: {wrong}" if wrong else f"beside {owner}"

@@ -11,10 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli.dataset import footage, shards
-from sora_cli.dataset.shards import Row, identity, is_dataset
+from sora_cli.dataset.shards import Row
 from sora_cli.errors import Failed, SoraError, counted
-
-__all__ = ["Dataset", "identity", "is_dataset"]
 
 SHARED = 4                       # crops that are taken of one piece of footage: opening it costs more than reading on
 READERS = 4                      # pieces read at once
@@ -107,7 +105,7 @@ class Dataset:
         path = self.source_of(row["file"])
         width, height = row["canvas"]
         canvas = footage.covering((width, height), (max(width, least[0]), max(height, least[1])))
-        found = footage.read_row(path, row, row["first"] + begin, frames, canvas)
+        found = footage.read(path, row, row["first"] + begin, frames, canvas)
         return np.concatenate([found, *[found[-1:]] * (frames - len(found))])
 
 

@@ -120,19 +120,14 @@ def is_image(path: Path) -> bool:
     return named and not moves if format in (*ANIMATED, None) else named or not moves
 
 
-def read(path: Path, kind: str, first: int, frames: int, fps: float, size: media.Size, canvas: media.Size,
-         bars: Bars = WHOLE) -> np.ndarray:  # fmt: skip
-    """At most `frames` frames of a video from number `first` on, or the one of a picture: [T, h, w, 3]."""
-    if kind == "image":
+def read(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
+    """At most `frames` frames of a video from number `first` on, or the one of a picture: [T, h, w, 3]. `row`: what the
+    index of a dataset says of the file."""
+    if row["kind"] == "image":
         return read_image(path, canvas)[None]
-    coming = read_video(path, first, fps, size, canvas, bars)
+    coming = read_video(path, first, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))
     found = list(islice(coming, frames))
     coming.close()  # type: ignore[attr-defined]
     if not found:
         raise Failed(f"{path} has no frame {first}")
     return np.stack(found)
-
-
-def read_row(path: Path, row: Mapping[str, Any], first: int, frames: int, canvas: media.Size) -> np.ndarray:
-    """The same for a row of a dataset's index."""
-    return read(path, row["kind"], first, frames, row["fps"] or 1.0, row["size"], canvas, Bars(*row.get("bars", ())))

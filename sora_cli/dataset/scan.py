@@ -4,7 +4,7 @@ A video is decoded once, small (`looks`). Videos are counted in frames at a stea
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,9 @@ class Record:
         same = (self.file, self.bytes, self.modified) == (other.file, other.bytes, other.modified)
         return same and self.fps == (footage.thinned(self.own_fps, most) if self.own_fps else 0)
 
-    def line(self) -> dict[str, Any]:
-        return {**asdict(self), "takes": [asdict(take) for take in self.takes]}
-
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> "Record":
-        """The inverse of `line`, which may hold more."""
+        """The inverse of `asdict`, of a line that may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
         plain |= {"bars": Bars(*plain.get("bars", ())), "notes": tuple(plain.get("notes", ()))}

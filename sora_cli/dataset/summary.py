@@ -104,4 +104,4 @@ def picture_of(source: Path, row: Row) -> media.Frame:
     if not path.exists():
         raise Failed(f"{path} is missing; `sora-cli data build` on the folder where it is now repairs the dataset")
     first = row["first"] + row["frames"] // 2
-    return footage.read_row(path, row, first, 1, (width, height))[0]
+    return footage.read(path, row, first, 1, (width, height))[0]

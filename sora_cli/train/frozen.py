@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sora_cli import registry
-from sora_cli.dataset.dataset import identity
+from sora_cli.dataset.shards import identity
 from sora_cli.errors import SoraError
 from sora_cli.models.sora.text import TextTower, Tokenizer
 from sora_cli.models.sora.text import from_weights as text_from_weights

@@ -300,8 +300,14 @@ def prepare_blocks(options: DitOptions, *dits: Dit) -> None:
     fused = options.compile and (options.data == WORLD or options.distil) and not options.shard
     if fused:
         torch._dynamo.config.recompile_limit = 64
-    for block in (block for dit in dits for block in dit.blocks):
+    for blocks in (dit.blocks for dit in dits):
         if options.checkpoint_activations:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-        if fused:
+            recompute(blocks)
+        for block in blocks if fused else ():
             block.compile(dynamic=False)
+
+
+def recompute(blocks: nn.ModuleList) -> None:
+    """Have blocks keep their input alone for the way back, and compute the rest again."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -8,8 +8,7 @@ paper, on latents of footage. What generate makes of the file is in `sora_cli/re
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,18 +16,17 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sora_cli import geometry, registry
 from sora_cli.dataset import beside
-from sora_cli.dataset.dataset import Dataset, is_dataset
+from sora_cli.dataset.dataset import Dataset
+from sora_cli.dataset.shards import is_dataset
 from sora_cli.errors import SoraError
 from sora_cli.files import published, weights
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.wan.text import clean, padded
 from sora_cli.pipelines import loading
 from sora_cli.pipelines.wan import Wan
-from sora_cli.placement.offload import replace as put_in_place
 from sora_cli.prompts.grammar import expand
 from sora_cli.registry import Entry
 from sora_cli.registry.lora_settings import ADAPTER
@@ -152,24 +150,6 @@ def clips_of(folder: Path, entry: Entry) -> Clips:
     return Dataset(folder)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Clips at random, cut to what a model sees at once; Wan's begin at the start, where latent 0 is a frame."""
-
-    clips: Clips
-    count: int
-    most: int  # latent frames
-    anywhere: bool
-
-    def at(self, rng: torch.Generator) -> Iterator[Clip]:
-        for number in torch.randint(len(self.clips), (self.count,), generator=rng).tolist():
-            found, seconds, caption = self.clips[number]
-            room = max(0, found.shape[1] - self.most)
-            start = int(torch.randint(room + 1, (), generator=rng)) if self.anywhere else 0
-            part = slice(start, start + self.most)
-            yield Clip(found[:, part], seconds[part], caption, first=start == 0)
-
-
 # ---- what is learned --------------------------------------------------------------------------------------
 
 
@@ -187,8 +167,15 @@ class LoraStage(Stage[LoraOptions]):
         if options.resume and checkpoints(options.folder):
             check_resumed(options.folder, self.model)
 
-    def drawn(self, clips: Clips, anywhere: bool) -> Drawn:
-        return Drawn(clips, self.config.batch, self.entry.usage.window, anywhere)
+    def drawn(self, clips: Clips, rng: torch.Generator, anywhere: bool) -> Iterator[Clip]:
+        """A batch at random, cut to what the model sees at once: from anywhere in the clips, or from their start."""
+        most = self.entry.usage.window
+        for number in torch.randint(len(clips), (self.config.batch,), generator=rng).tolist():
+            found, seconds, caption = clips[number]
+            room = max(0, found.shape[1] - most)
+            start = int(torch.randint(room + 1, (), generator=rng)) if anywhere else 0
+            part = slice(start, start + most)
+            yield Clip(found[:, part], seconds[part], caption, first=start == 0)
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.entry.name, "weights": weights.fingerprint(self.files)[:16]}
@@ -208,24 +195,6 @@ def check_resumed(folder: Path, adapter: Adapter) -> None:
                         "--out goes elsewhere")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Footage:
-    """Packs of clips; their captions are read as generate reads prompts."""
-
-    drawn: Drawn
-    read: CachedTextEncoder
-    grammar: bool
-    seed: int
-
-    def at(self, number: int) -> Pack:
-        rng = generator(self.seed, number)
-        clips = list(self.drawn.at(rng))
-        captions = [clip.caption for clip in clips]
-        if self.grammar:      # what they leave open is chosen anew each time, so that it comes to mean nothing
-            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * self.drawn.count)]
-        return pack_of(clips, self.read(captions), rng)
-
-
 class OwnStage(LoraStage):
     """Of a model of ours: on clips, or on freshly drawn scenes, as its own training has them when it goes on."""
 
@@ -238,28 +207,25 @@ class OwnStage(LoraStage):
         super().__init__(entry, dit, [file.path for file in entry.part("dit")], options, device, dtype)
         self.learner, self.parts = Learner(dit, None), dit_training.parts_of(dit.config, frozen.vae.config)
         schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
-        self.packs = (
-            dit_training.world_packs(self, frozen, schedule, on_cpu=0.75) if clips is None else
-            Footage(self.drawn(clips, anywhere=True), frozen.encoder, entry.usage.grammar, options.seed)
+        self.pack = (
+            dit_training.world_packs(self, frozen, schedule, on_cpu=0.75).at if clips is None else
+            partial(self.footage, clips, frozen.encoder)
         )  # fmt: skip
 
+    def footage(self, clips: Clips, read: CachedTextEncoder, number: int) -> Pack:
+        """A pack of clips; their captions are read as generate reads prompts."""
+        rng = generator(self.options.seed, number)
+        drawn = list(self.drawn(clips, rng, anywhere=True))
+        captions = [clip.caption for clip in drawn]
+        if self.entry.usage.grammar:  # what they leave open is chosen anew each time, so that it comes to mean nothing
+            captions = [expand(one, seed).caption for seed, one in enumerate(captions, number * len(drawn))]
+        return pack_of(drawn, read(captions), rng)
+
     def loss(self, number: int) -> Losses:
-        pack = self.packs.at(number)
+        pack = self.pack(number)
         with self.autocast():
             examples = [to_device(one, self.device) for one in examples_of(pack, self.parts)]
             return dit_training.pack_loss(self.learner, examples, pack.text, pack.grids)
-
-
-class Recomputed(nn.Module):
-    """Stands for a list of blocks that keep their input alone for the way back, and compute the rest again."""
-
-    def __init__(self, blocks: nn.Module) -> None:
-        super().__init__()
-        self.blocks = blocks
-
-    def __iter__(self) -> Iterator[Callable[..., Any]]:
-        for block in self.blocks.children():
-            yield partial(checkpoint, block, use_reentrant=False)
 
 
 class WanStage(LoraStage):
@@ -272,13 +238,13 @@ class WanStage(LoraStage):
         self.features = features_of(clips, pipeline)  # before the transformer is loaded
         dit = loading.load_dit(path, device, dtype, unpacked=True)
         super().__init__(entry, dit, published.loaded(path), options, device, dtype)
-        put_in_place(dit, "blocks", Recomputed(dit.blocks))
-        self.dit, self.clips = dit, self.drawn(clips, anywhere=False)
+        dit_training.recompute(dit.blocks)
+        self.dit, self.clips = dit, clips
 
     def loss(self, number: int) -> Losses:
         rng, device = generator(self.options.seed, number), self.device
         errors = []
-        for clean_one, seconds, caption, *_ in self.clips.at(rng):
+        for clean_one, seconds, caption, *_ in self.drawn(self.clips, rng, anywhere=False):  # latent 0 is a frame
             x, noise = (one.to(device) for one in (clean_one, torch.randn(clean_one.shape, generator=rng)))
             t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
             text = padded(self.features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)])
