@@ -50,10 +50,6 @@ class Asked(TrainOptions):
     stage = "toy"
     shard: bool = False
 
-    @property
-    def sharded(self) -> bool:
-        return self.shard
-
 
 class Mirror(Stage[Asked]):
     """Learn to negate. Process 1 kills itself at batch `dies_at`, once."""

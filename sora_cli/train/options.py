@@ -61,11 +61,6 @@ class TrainOptions:
         given = (getattr(self, name, None) for name in ("init", "text", "vae"))
         return tuple(path for path in given if path is not None)
 
-    @property
-    def sharded(self) -> bool:
-        """Whether weights and optimizer are spread over processes."""
-        return False
-
     def record(self) -> str:
         """The options as JSON for a checkpoint's header, without the folders of whoever trained it."""
         said = {"stage": self.stage, **asdict(self)}
@@ -148,10 +143,6 @@ class DitOptions(DataOptions):
     @property
     def name(self) -> str:
         return f"{super().name}{'-distilled' * self.distil}"
-
-    @property
-    def sharded(self) -> bool:
-        return self.shard
 
     @property
     def compile(self) -> bool:

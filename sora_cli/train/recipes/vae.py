@@ -247,12 +247,14 @@ def initial_vae(options: VaeOptions, start: Network | None) -> Vae:
 
 
 class VaeStage(Stage[VaeOptions]):
-    """The autoencoder, from nothing or grown from another."""
+    """The autoencoder, from nothing or grown from these weights, on a dataset or the world."""
 
-    def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype, vae: Vae, draw: Draw) -> None:
+    def __init__(self, dataset: Dataset | None, start: Network | None, options: VaeOptions, device: torch.device,
+                 dtype: torch.dtype) -> None:  # fmt: skip
         super().__init__(options, device, dtype)
-        self.model: Vae = vae.to(device)
-        self.draw = draw
+        self.model: Vae = initial_vae(options, start).to(device)
+        source = partial(dataset_clip, dataset=dataset) if dataset else world_clip
+        self.draw: Draw = partial(source, device=device, zoom=options.zoom)
         self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or 8, rate=2e-3,
                                     average=0.998, save_every=250, sample_every=500)  # fmt: skip
         fixed = options.details or options.decoder_only  # what makes latents learnable is settled
@@ -286,12 +288,4 @@ def train(options: VaeOptions) -> Path:
     if dataset:
         dataset.check_frames(LONGEST)
     start = registry.load_network("vae", options.init) if options.init else None
-    return loop.train(partial(build, dataset, start), options)
-
-
-def build(dataset: Dataset | None, start: Network | None, options: VaeOptions, device: torch.device,
-          dtype: torch.dtype) -> VaeStage:  # fmt: skip
-    """The stage that learns from a dataset, or from the world, and begins with these weights, if with any."""
-    source = partial(dataset_clip, dataset=dataset) if dataset else world_clip
-    draw: Draw = partial(source, device=device, zoom=options.zoom)
-    return VaeStage(options, device, dtype, initial_vae(options, start), draw)
+    return loop.train(partial(VaeStage, dataset, start), options)

@@ -60,7 +60,8 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     if distributed.is_main():
         run_folder.begin(options, config.batch, batches, stage.identity())
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
-    shards = distributed.FsdpModel(model, device) if options.sharded and distributed.world_size() > 1 else None
+    spread = getattr(options, "shard", False) and distributed.world_size() > 1
+    shards = distributed.FsdpModel(model, device) if spread else None
     average, optims = Ema(model, config.average), optimizers(model, config)
     if start:
         checkpoint.load(options.folder, model, average, optims)

@@ -20,15 +20,13 @@ class Prefetcher:
 
     def __call__(self, number: int) -> Any:
         began = time.perf_counter()
-        made = self.awaited(number, self.pool) if self.pool else self.make(number)
+        if self.pool:
+            for later in range(number, min(number + (self.ahead + 1) * self.stride, self.end), self.stride):
+                if later not in self.coming:
+                    self.coming[later] = self.pool.submit(self.make, later)
+        made = self.coming.pop(number).result() if self.pool else self.make(number)
         self.waited += time.perf_counter() - began
         return made
-
-    def awaited(self, number: int, pool: ThreadPoolExecutor) -> Any:
-        for later in range(number, min(number + (self.ahead + 1) * self.stride, self.end), self.stride):
-            if later not in self.coming:
-                self.coming[later] = pool.submit(self.make, later)
-        return self.coming.pop(number).result()
 
     def __enter__(self) -> Self:
         return self
