@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sora_cli.world.sprites import CELL, COLUMNS, PATH, rows
+from sora_cli.world.sprites import CELL, COLUMNS, PATH
 from sora_cli.world.vocabulary import SUBJECTS
 
 MARGIN = 4
@@ -46,7 +46,7 @@ def surfboard() -> Image.Image:
 def main(font_path: str) -> None:
     font = ImageFont.truetype(font_path, 109)
     cells = [*(sprite(font, s.emoji) for s in SUBJECTS.values()), surfboard()]
-    atlas = Image.new("RGBA", (COLUMNS * CELL, rows(len(cells)) * CELL))
+    atlas = Image.new("RGBA", (COLUMNS * CELL, -(-len(cells) // COLUMNS) * CELL))
     for i, cell in enumerate(cells):
         atlas.paste(cell, (i % COLUMNS * CELL, i // COLUMNS * CELL))
     part = PATH.with_suffix(".part")

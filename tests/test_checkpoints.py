@@ -17,7 +17,7 @@ from wan_cases import fill as fill_randomly
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published, weights
-from sora_cli.files.published import files_of, fill, read_config
+from sora_cli.files.published import Rename, files_of, put, read_config, survey
 from sora_cli.models.wan.configs import WanConfig, WanVaeConfig
 from sora_cli.models.wan.dit import WanDit
 from sora_cli.models.wan.vae import WanVae
@@ -29,6 +29,10 @@ NAME = "diffusion_pytorch_model"
 def tiny() -> nn.Module:
     """Two tensors, of which one is a table."""
     return nn.ModuleDict({"a": nn.Linear(3, 2, bias=False), "b": nn.Embedding(5, 2)})
+
+
+def fill(network: nn.Module, files: list[Path], dtype: torch.dtype, rename: Rename | None = None, **more: Any) -> None:
+    put(network, survey(network, files, rename), dtype, CPU, **more)
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -61,7 +65,7 @@ def test_a_checkpoint_in_shards_is_the_network(tmp_path: Path, shards: int) -> N
     network = fill_randomly(build())
     write_shards(tmp_path, state(network), shards)
     found, told = on_meta(build), []
-    fill(found, files_of(tmp_path), torch.float32, CPU, progress=lambda *so_far: told.append(so_far))
+    fill(found, files_of(tmp_path), torch.float32, progress=lambda *so_far: told.append(so_far))
     assert torch.equal(found(x, t, words), network(x, t, words))
     assert told[-1] == (told[-1][1], sum(value.nbytes for value in network.parameters()))
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -77,7 +81,7 @@ def test_numbers_are_cast_as_torch_casts_them(
     tensors = {name: value.to(stored) for name, value in state(tiny()).items()}
     save_file(tensors, tmp_path / "model.safetensors")
     found = on_meta(tiny)
-    fill(found, files_of(tmp_path), dtype, CPU, keep=lambda name: name.startswith("b"))
+    fill(found, files_of(tmp_path), dtype, keep=lambda name: name.startswith("b"))
     assert torch.equal(found["a"].weight, tensors["a.weight"].to(dtype))
     assert found["b"].weight.dtype == torch.float32 and torch.equal(found["b"].weight, tensors["b.weight"].float())
 
@@ -86,7 +90,7 @@ def test_keys_can_be_renamed_and_ignored(tmp_path: Path) -> None:
     tensors = {f"x.{name}": value for name, value in state(tiny()).items()}
     save_file(tensors | {"note": torch.zeros(3, dtype=torch.uint8)}, tmp_path / "model.safetensors")
     found = on_meta(tiny)
-    fill(found, files_of(tmp_path), torch.float32, CPU, rename=lambda key: key[2:] if key.startswith("x.") else None)
+    fill(found, files_of(tmp_path), torch.float32, rename=lambda key: key[2:] if key.startswith("x.") else None)
     assert torch.equal(found["a"].weight, tensors["x.a.weight"])
 
 
@@ -114,7 +118,7 @@ def hub_cache(root: Path, tensors: dict[str, Tensor]) -> Path:
 
 def test_the_links_of_the_hub_cache_are_followed(tmp_path: Path) -> None:
     part, found = hub_cache(tmp_path, state(tiny())), on_meta(tiny)
-    fill(found, files_of(part), torch.float32, CPU)
+    fill(found, files_of(part), torch.float32)
     assert read_config(part) == {} and found["a"].weight.isfinite().all()
 
 
@@ -214,7 +218,7 @@ def refusal(tmp_path: Path, tensors: dict[str, Tensor], more: dict[str, Tensor] 
     save_file(more or {}, tmp_path / "two.safetensors")
     network, files = on_meta(tiny), [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     with pytest.raises(SoraError) as caught:
-        fill(network, files[: 1 + bool(more)], torch.float32, CPU)
+        fill(network, files[: 1 + bool(more)], torch.float32)
     assert all(value.is_meta for value in network.parameters())
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -241,7 +245,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, worst: float, p
     tensors["b.weight"].view(-1)[place] = worst
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(Failed, match=r"b\.weight holds NaN or infinity"):
-        fill(on_meta(tiny), files_of(tmp_path), torch.bfloat16, CPU)
+        fill(on_meta(tiny), files_of(tmp_path), torch.bfloat16)
 
 
 @pytest.mark.parametrize("width", [1, 7, 33, 1000])
@@ -259,7 +263,7 @@ def test_numbers_too_large_for_the_type_are_refused(tmp_path: Path) -> None:
     tensors["b.weight"][0, 0] = 1e5
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(Failed, match=r"too large for torch\.float16; try bfloat16"):
-        fill(on_meta(tiny), files_of(tmp_path), torch.float16, CPU)
+        fill(on_meta(tiny), files_of(tmp_path), torch.float16)
 
 
 # -- Headers of strangers ---------------------------------------------------------------------------------
@@ -332,7 +336,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from sora_cli.files.published import files_of, fill
+from sora_cli.files.published import files_of, put, survey
 
 def status(word):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(word))
@@ -342,7 +346,7 @@ with torch.device("meta"):
     network = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
 torch.ones(2).bfloat16().isfinite().all()  # what torch sets up on first use is not the checkpoint's
 before = status("VmRSS")
-fill(network, files_of(place), torch.bfloat16, torch.device("cpu"))
+put(network, survey(network, files_of(place)), torch.bfloat16, torch.device("cpu"))
 print(status("VmHWM") - before, sum(value.nbytes for value in network.parameters()))
 """
 
@@ -379,6 +383,6 @@ def test_this_test_can_fail(tmp_path: Path) -> None:
     build = lambda: WanVae(WanVaeConfig.from_hub(VAE21))
     right, other, found = fill_randomly(build(), seed=1), fill_randomly(build(), seed=2), on_meta(build)
     save_file(state(right), tmp_path / "a.safetensors")
-    fill(found, files_of(tmp_path), torch.float32, CPU)
+    fill(found, files_of(tmp_path), torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), right.parameters(), strict=True))
     assert not torch.equal(found.quant_conv.weight, other.quant_conv.weight)

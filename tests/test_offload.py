@@ -173,7 +173,7 @@ def test_blocks_from_disk_compute_the_same(tmp_path: Path, dtype: torch.dtype) -
     files = saved(fill(dit()), tmp_path)
     with torch.device("meta"):
         resident, network = dit(), dit()
-    published.fill(resident, files, dtype, CPU, keep)
+    published.put(resident, published.survey(resident, files), dtype, CPU, keep)
     put(network, leave_on_disk(network, "blocks", survey(network, files), dtype, CPU, keep), dtype, CPU, keep)
     assert isinstance(network.blocks, FromDisk)
     due = resident(x.to(dtype), t, words.to(dtype))

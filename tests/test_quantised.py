@@ -58,7 +58,7 @@ def new(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read(path: Path, dtype: torch.dtype, rename: published.Rename | None = None) -> dict[str, Tensor]:
     made = network()
-    published.fill(made, [path], dtype, CPU, rename=rename)
+    published.put(made, published.survey(made, [path], rename), dtype, CPU)
     return made.state_dict()
 
 
@@ -127,7 +127,8 @@ def test_scales_are_found_in_another_shard(tmp_path: Path) -> None:
     save_file(there, tmp_path / "a.safetensors")
     save_file(scales, tmp_path / "b.safetensors")
     made = network()
-    published.fill(made, [tmp_path / "a.safetensors", tmp_path / "b.safetensors"], torch.float32, CPU)
+    where = published.survey(made, [tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
+    published.put(made, where, torch.float32, CPU)
     assert torch.equal(made.state_dict()["b.weight"], due(there | scales, "b.weight", "scale_weight", torch.float32))
 
 

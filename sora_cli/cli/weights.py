@@ -132,11 +132,11 @@ def rm(
         entry = registry.entry(name).whole
         if not entry.files and not hub.status(entry).bytes:
             raise SoraError(f"nothing of {name} is on this machine")
-        freed = hub.remove(entry)
-        rows.append({"name": name, "freed": freed.bytes, "shared_with": list(freed.kept)})
-        kept = f"; the rest stays for {', '.join(freed.kept)}" if freed.kept else ""
+        freed, kept = hub.remove(entry)
+        rows.append({"name": name, "freed": freed, "shared_with": kept})
+        rest = f"; the rest stays for {', '.join(kept)}" if kept else ""
         if not as_json:
-            Transfers(quiet).note(f"{name}: {hub.gigabytes(freed.bytes)} freed{kept}")
+            Transfers(quiet).note(f"{name}: {hub.gigabytes(freed)} freed{rest}")
     if as_json:
         typer.echo(readable(json.dumps(rows, ensure_ascii=False)))
 

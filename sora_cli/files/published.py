@@ -164,7 +164,7 @@ def weights_in(files: Iterable[Path]) -> list[Stored]:
 
 
 def survey(network: "nn.Module", files: Iterable[Path], rename: Rename | None = None) -> dict[str, Stored]:
-    """Where every parameter of a network lies. No tensor is touched.
+    """Where every parameter of a network lies. No tensor is touched. `rename`: from the files' keys to the network's.
 
     SoraError, one line that names file and key, if a key is missing, strange or given twice, or if one has another
     shape, or numbers of a type that is not read."""
@@ -205,21 +205,6 @@ def never(name: str) -> bool:
     return False
 
 
-def fill(
-    network: "nn.Module",
-    files: Iterable[Path],
-    dtype: "torch.dtype",
-    device: "torch.device",
-    keep: Callable[[str], bool] = never,
-    rename: Rename | None = None,
-    progress: Progress = no_op,
-) -> None:
-    """Read a checkpoint into a network that was built on the meta device, all of it or an error (see `survey`).
-
-    keep: names of parameters that are float32 whatever the dtype; rename: from the files' keys to the network's."""
-    put(network, survey(network, files, rename), dtype, device, keep, progress)
-
-
 def put(
     network: "nn.Module",
     locations: Mapping[str, Stored],
@@ -228,7 +213,8 @@ def put(
     keep: Callable[[str], bool] = never,
     progress: Progress = no_op,
 ) -> None:
-    """Read parameters from where they lie; Failed if a file is damaged or holds NaN or infinity."""
+    """Read the parameters of a network that was built on the meta device from where they lie (see `survey`); Failed if
+    a file is damaged or holds NaN or infinity. `keep`: names of parameters that are float32 whatever the dtype."""
     import torch
 
     done, total = 0, sum(stored.bytes for stored in locations.values())

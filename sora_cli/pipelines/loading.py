@@ -7,7 +7,7 @@ loaded is trained. `streamed` leaves the blocks on disk, from where each is read
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,6 @@ from sora_cli.files.published import (
     about,
     architecture,
     files_of,
-    fill,
     has_config,
     put,
     read_config,
@@ -38,6 +37,7 @@ from sora_cli.models.wan.vae import WanVae
 from sora_cli.pipelines import presets
 from sora_cli.placement.offload import Rows, leave_on_disk
 from sora_cli.placement.packed import pack
+from sora_cli.placement.sizes import built
 from sora_cli.registry import families
 from sora_cli.registry.lora import changes
 from sora_cli.shot import Lora
@@ -107,11 +107,10 @@ def check(paths: Mapping[str, Path], loras: Sequence[Lora] = ()) -> None:
         if role in paths:
             files = files_of(paths[role])
             config, rename = which(paths[role], files, kind)
-            network = outline(kind.build, config)
-            survey_with(loras if role in experts else (), network, files, rename, experts.get(role, ""))
+            survey_with(loras if role in experts else (), built(config), files, rename, experts.get(role, ""))
     if "text" in paths:
         files = files_of(paths["text"])
-        survey_text(files, outline(TEXT.build, which(paths["text"], files, TEXT)[0]))
+        survey_text(files, built(which(paths["text"], files, TEXT)[0]))
 
 
 def dit_config(part: Path) -> WanConfig:
@@ -142,7 +141,7 @@ def load_vae(part: Path, device: torch.device, dtype: torch.dtype, progress: Pro
     """The autoencoder; errors are those of `load_dit`."""
     files = files_of(part)
     network, rename = bare(part, files, VAE)
-    fill(network, files, dtype, device, rename=rename, progress=progress)
+    put(network, survey(network, files, rename), dtype, device, progress=progress)
     return network.eval()
 
 
@@ -151,7 +150,7 @@ def load_tiny(part: Path, device: torch.device, dtype: torch.dtype, progress: Pr
     files = files_of(part)
     config, rename = recognised(files, TINY)
     network = on_meta(TINY.build, config)
-    fill(network, files, dtype, device, rename=rename, progress=progress)
+    put(network, survey(network, files, rename), dtype, device, progress=progress)
     return network.eval()
 
 
@@ -218,7 +217,7 @@ def configured(part: Path, kind: Kind[C, N]) -> C:
             raise SoraError(f"{where} has {key} = {ascii(count)[:40]}; it must be from 1 to {MOST_LAYERS}")
     try:
         config = checked(kind.from_hub(said))
-        outline(kind.build, config)
+        built(config)
         return config
     except KeyError as error:
         raise SoraError(
@@ -236,7 +235,7 @@ def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
             raise SoraError(f"{path} is not a Wan {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
     for config, rename in kind.known.values():
-        due = {name: tuple(value.shape) for name, value in outline(kind.build, config).named_parameters()}
+        due = {name: tuple(value.shape) for name, value in built(config).named_parameters()}
         found = {rename(stored.key): stored.shape for stored in listed}
         if all(found.get(name) == due.get(name) for name in kind.telling):
             return config, rename
@@ -248,9 +247,3 @@ def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
 def on_meta(build: Callable[[C], N], config: C) -> N:
     with torch.device("meta"):
         return build(config)
-
-
-@lru_cache(16)
-def outline(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
-    """The same, to be looked at alone: it is built once, and nothing may be put into it."""
-    return on_meta(build, config)

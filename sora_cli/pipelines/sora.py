@@ -13,7 +13,7 @@ from sora_cli.geometry import Canvas
 from sora_cli.models.sora import dit as dits
 from sora_cli.models.sora import text as texts
 from sora_cli.models.sora import vae as vaes
-from sora_cli.models.sora.patches import Grid, patchify, unpatchify
+from sora_cli.models.sora.patches import grid_of, patchify, unpatchify
 from sora_cli.pipelines import Velocity, WindowInputs, copies_of, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
 from sora_cli.pipelines.stages import Stages, Tell
@@ -129,7 +129,3 @@ class Guided:
         """How far the solver goes from here."""
         now = int((self.times - t).abs().argmin())
         return self.times[now] - self.times[now + 1]
-
-
-def grid_of(x: Tensor) -> Grid:
-    return Grid(x.shape[1], x.shape[2] // 2, x.shape[3] // 2)

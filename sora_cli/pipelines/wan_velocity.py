@@ -53,7 +53,7 @@ class Guided:
         pipeline, fps = self.pipeline, self.inputs.shot.fps
         given = self.seen(x, sigma)[None].to(pipeline.dtype)
         role, t = pipeline.expert(sigma), self.times(sigma)
-        dit, strength = pipeline.use(role), guidance_of(self.inputs, role)
+        dit, strength = pipeline.use(role), self.inputs.shot.guidances[role == "dit_low"]
         texts = self.texts if strength != STEADY else self.texts[:1]
         cond, *uncond = (dit(given, t, text, fps, self.positions)[0, :, : x.shape[1]].float() for text in texts)
         return uncond[0] + strength * (cond - uncond[0]) if uncond else cond
@@ -79,11 +79,6 @@ class Guided:
             return t.expand(1, frames + end_frames)
         context = torch.tensor(self.usage.known_noise, device=t.device)
         return torch.cat([torch.where(self.inputs.cond_mask[0] > 0, context, t), t.new_zeros(end_frames)])[None]
-
-
-def guidance_of(inputs: WindowInputs, role: str) -> float:
-    """That of one of the transformers."""
-    return inputs.shot.guidances[role == "dit_low"]
 
 
 def follows(known_noise: int) -> bool:

@@ -25,13 +25,14 @@ from sora_cli.registry.lora import LowRank
 
 
 class Packed(nn.Module):
-    """A matrix [rows, columns] of numbers that are packed; what is made of it has the type `dtype`.
+    """A matrix [rows, columns] of packed numbers in the place of a layer's; what is made of it has the type `dtype`.
 
-    Parameters: numbers, bytes [rows, B]; of fp8 a scale, of one number or of one for each row; a LoRA's factors."""
+    Parameters: numbers, bytes [rows, B]; of fp8 a scale, of one number or of one for each row; a LoRA's factors; the
+    layer's bias."""
 
     numbers: Tensor
 
-    def __init__(self, stored: Stored, dtype: torch.dtype) -> None:
+    def __init__(self, stored: Stored, dtype: torch.dtype, layer: nn.Module) -> None:
         super().__init__()
         self.kind, self.shape, self.dtype = stored.dtype, stored.shape, dtype
         changes = [change for change in stored.changes if isinstance(change, LowRank)]
@@ -39,6 +40,7 @@ class Packed(nn.Module):
         for name, part in parts_of(stored):
             empty = torch.empty(quantised.kept_shape(part), dtype=quantised.type_of(part), device="meta")
             self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+        self.bias = getattr(layer, "bias", None)
 
     @property
     def weight(self) -> Tensor:
@@ -53,13 +55,6 @@ class Packed(nn.Module):
             some = slice(begin, begin + step)
             whole[some] = self.scaled(numbers[some], scale[some] if len(scale) > 1 else scale)
         return whole
-
-    def rows(self, which: Tensor) -> Tensor:
-        """Some rows: numbers [L] -> [L, columns]."""
-        if self.strengths:
-            return F.embedding(which, self.weight)
-        scale = self.scales()
-        return self.scaled(self.numbers[which], scale[which] if len(scale) > 1 else scale).to(self.dtype)
 
     def scales(self) -> Tensor:
         """What numbers are multiplied by, float32 [1 or rows, 1]."""
@@ -79,11 +74,7 @@ class Packed(nn.Module):
 
 
 class PackedLinear(Packed):
-    """In the place of a linear layer, whose bias it takes over."""
-
-    def __init__(self, stored: Stored, dtype: torch.dtype, layer: nn.Linear) -> None:
-        super().__init__(stored, dtype)
-        self.bias = layer.bias
+    """In the place of a linear layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -92,11 +83,12 @@ class PackedLinear(Packed):
 class PackedEmbedding(Packed):
     """In the place of a table, of which only the rows that are asked for are unpacked."""
 
-    def __init__(self, stored: Stored, dtype: torch.dtype, layer: nn.Embedding) -> None:
-        super().__init__(stored, dtype)
-
     def forward(self, which: Tensor) -> Tensor:
-        return self.rows(which)
+        """Numbers of rows [L] -> [L, columns]."""
+        if self.strengths:
+            return F.embedding(which, self.weight)
+        scale = self.scales()
+        return self.scaled(self.numbers[which], scale[which] if len(scale) > 1 else scale).to(self.dtype)
 
 
 STANDS_FOR: dict[type[nn.Module], Callable[..., Packed]] = {nn.Linear: PackedLinear, nn.Embedding: PackedEmbedding}

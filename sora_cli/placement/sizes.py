@@ -45,7 +45,7 @@ BLOCK = re.compile(r"\bblocks?\.0\.")  # in the names of parameters
 
 @lru_cache(16)
 def built(config: WanConfig | WanVaeConfig | TinyConfig | Umt5Config) -> Any:
-    """A network on torch's meta device."""
+    """A network on torch's meta device, to be looked at alone: it is built once, and nothing may be put into it."""
     import torch
 
     from sora_cli.models.wan.dit import WanDit

@@ -19,10 +19,6 @@ NAMES = [*SUBJECTS, "surfboard"]
 INDEX = {name: i for i, name in enumerate(NAMES)}
 
 
-def rows(count: int) -> int:
-    return -(-count // COLUMNS)
-
-
 @dataclass(frozen=True)
 class Atlas:
     levels: tuple[Tensor, ...]     # [1, 4, H, W] premultiplied RGBA, each half as large as the one before

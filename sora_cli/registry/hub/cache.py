@@ -28,14 +28,6 @@ class Status:
     total: int  # about, until it has been asked for; 0 if not even that is known
 
 
-@dataclass(frozen=True)
-class Freed:
-    """What a removal freed."""
-
-    bytes: int
-    kept: tuple[str, ...]  # the models that what is left is shared with
-
-
 def locate(entry: Entry) -> dict[str, Path]:
     """The folder of every network, by role (dit, vae, text, tokenizer), without asking the Hub.
 
@@ -182,11 +174,12 @@ def listed_sha256(part: Part, name: str) -> str | None:
 # ---- remove -----------------------------------------------------------------------------------------------
 
 
-def remove(entry: Entry) -> Freed:
-    """Delete the files of a model, except those that other models on this machine share."""
+def remove(entry: Entry) -> tuple[int, list[str]]:
+    """Delete the files of a model, except those that other models on this machine share: the bytes that are free then,
+    and the names of these models."""
     if entry.files:
         raise SoraError(f"{entry.name} is part of sora-cli and cannot be removed")
-    freed, kept = 0, set()
+    freed, kept = 0, set[str]()
     with locks.changed() as lock:
         for part in entry.parts:
             for name, record in lock.of(part).items():
@@ -196,7 +189,7 @@ def remove(entry: Entry) -> Freed:
                 else:
                     freed += release(part.repo, lock.files[locks.source(part)].pop(name), name)
         lock.files = {source: files for source, files in lock.files.items() if files}
-    return Freed(freed, tuple(sorted(kept)))
+    return freed, sorted(kept)
 
 
 def release(repo: str, record: Record, name: str) -> int:
