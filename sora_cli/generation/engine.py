@@ -140,9 +140,9 @@ class Generation:
         pipeline, entry = self.pipeline, self.plan.entry
         if entry.parts and pipeline.device.type == "cpu":
             with suppress(SoraError):  # of a batch, all but the first find the memory taken
-                where = pipeline.device, pipeline.dtype, pipeline.memory
+                where = "cpu", str(pipeline.dtype).removeprefix("torch."), pipeline.memory
                 pictures = estimate.Pictures(bool(self.given), self.engine.draft)
-                cost = estimate.of_hub_model(entry, self.shot, self.plan.windows, *where, pictures)
+                cost = estimate.dry_run(entry, self.shot, self.plan.windows, *where, pictures)
                 yield from filter(None, [estimate.slowness(cost)])
 
     def encode(self, images: Iterable[np.ndarray]) -> Tensor:

@@ -10,9 +10,9 @@ Only what runs out of memory with nothing lower left to try raises.
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 from sora_cli.errors import no_op
@@ -34,21 +34,6 @@ class Movable(Protocol):
         ...
 
 
-class Attempt:
-    """Work that is done again if it runs out of memory and `lower` finds a way."""
-
-    def __init__(self, lower: Callable[[str], str]) -> None:
-        self.lower, self.said = lower, ""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> bool:  # fmt: skip
-        if memory := short_of(error):
-            self.said = self.lower(memory)
-        return bool(self.said)
-
-
 @dataclass(frozen=True)
 class Stage:
     """One stage: attempts until one of them ends."""
@@ -57,16 +42,26 @@ class Stage:
     networks: Movable | None = None
     tell: Tell = no_op
 
-    def __iter__(self) -> Iterator[Attempt]:
-        again = True
-        while again:
-            attempt = Attempt(self.lower)
-            yield attempt
-            again = bool(attempt.said)
-            if again and self.networks:  # only now, without the error, nobody holds what had been computed
+    def __iter__(self) -> Iterator[AbstractContextManager[None]]:
+        said = [""]
+        while said:
+            yield self.attempt(said)
+            if said and self.networks:  # only now, without the error, nobody holds what had been computed
                 gc.collect()
                 self.networks.release()
-                self.tell(attempt.said)
+                self.tell(said[0])
+
+    @contextmanager
+    def attempt(self, said: list[str]) -> Iterator[None]:
+        """Work that is done again, as is `said` then, if it runs out of memory and `lower` finds a way."""
+        said.clear()
+        try:
+            yield
+        except BaseException as error:
+            new = self.lower(memory) if (memory := short_of(error)) else ""
+            if not new:
+                raise
+            said.append(new)
 
     def lower(self, memory: str) -> str:
         new = self.networks.lower(self.name, memory) if self.networks else ""

@@ -5,7 +5,6 @@ is measured with products of matrices.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sora_cli.placement.estimate import sora, throughput, wan
 from sora_cli.placement.estimate.cost import PLAIN, Estimate, Pictures, duration, quantity, slowness
@@ -16,9 +15,6 @@ from sora_cli.placement.memory import half_of
 from sora_cli.registry import Entry
 from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["Estimate", "Model", "Pictures", "dry_run", "duration", "product_rate", "quantity", "slowness"]
 
@@ -35,17 +31,8 @@ def dry_run(
     where = pick_device(device)
     numbers = pick_dtype(dtype, where, large=entry.kind == "wan")
     if entry.kind == "wan":
-        return of_hub_model(entry, shot, windows, where, numbers, memory, pictures)
+        rates, free, half = throughput.rates(where, numbers), Free.on(where), half_of(numbers)
+        return wan.estimate(shot, windows, entry, rates, free, numbers.itemsize, memory, half, pictures)
     model = Model.of(entry)
     rate = product_rate(max(sora.largest(model, shot, windows), 1), model.config.width, where, numbers)
     return sora.estimate(shot, windows, model, rate, numbers.itemsize, where.type, pictures)
-
-
-def of_hub_model(
-    entry: Entry, shot: Shot, windows: Sequence[Window], device: "torch.device", dtype: "torch.dtype",
-    memory: str = "auto", pictures: Pictures = PLAIN,
-) -> Estimate:  # fmt: skip
-    """The cost where the model is known already, and need not be in the registry."""
-    rates = throughput.rates(device, dtype)
-    free, half = Free.on(device), half_of(dtype)
-    return wan.estimate(shot, windows, entry, rates, free, dtype.itemsize, memory, half, pictures)

@@ -97,11 +97,8 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
     distributed.barrier()
 
 
-def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> Progress:
-    """Restore in place what `save` wrote last, if anything. SoraError for a checkpoint of another network."""
-    reached = progress(out)
-    if not reached.step:
-        return reached
+def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
+    """Restore in place what `save` wrote last. SoraError for a checkpoint of another network."""
     shapes = shapes_of(out)
     due = {f"model.{k}": tuple(v.shape) for k, v in model.state_dict().items()}
     if due != {k: v for k, v in shapes.items() if k.startswith("model.")}:
@@ -111,7 +108,6 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
     fill(contents(model, average, moments), out)
     for optim, states in zip(optims, moments, strict=True):
         optim.load_state_dict(optim.state_dict() | {"state": states})
-    return reached
 
 
 def averages(out: Path) -> dict[str, Tensor]:
