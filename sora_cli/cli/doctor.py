@@ -20,6 +20,7 @@ from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.errors import Failed, SoraError, counted, readable
+from sora_cli.generation.plan import plan
 from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
 from sora_cli.registry import Entry
@@ -204,8 +205,6 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """The cost of a model on this machine, for a video of its usual size and length."""
-    from sora_cli.generation.plan import plan
-
     shot = models.usual(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:

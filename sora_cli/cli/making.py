@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sora_cli import media
 from sora_cli.cli.previews import Previews
 from sora_cli.cli.screen import Screen
@@ -22,9 +24,9 @@ from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.seams import Changes, Drift, verdict
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
+from sora_cli.storage.resume import Windows
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from sora_cli.generation.engine import Generation
@@ -73,9 +75,7 @@ class Making:
                 if self.previews and progress.done:
                     self.previews.look(run)
 
-    def store(self, run: "Generation", part: str) -> Any:
-        from sora_cli.storage.resume import Windows
-
+    def store(self, run: "Generation", part: str) -> Windows | None:
         if self.target.stream:
             return None
         if len(self.runs) == 1 and not self.target.resume:
@@ -88,7 +88,7 @@ class Making:
             self.target.forget()
             return Windows(self.target.resume_folder / part, run.identity())
 
-    def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
+    def watched(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield new frames unchanged, and measure their drift, and the seam of a loop."""
         for number, frame in enumerate(frames):
             self.drift.add(frame)
@@ -120,11 +120,6 @@ class Making:
     def given(self, made: range) -> range:
         """A range of given frames, converted to frames of the output."""
         return range(round(self.shown(made.start)), round(self.shown(made.stop)))
-
-    def bounds(self, frames: range) -> list[int]:
-        """The same for the record: [first, end), in frames of the output."""
-        found = self.given(frames)
-        return [found.start, found.stop]
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, at the rate that is asked."""

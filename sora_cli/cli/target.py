@@ -17,6 +17,7 @@ from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.names import sequence_of
 from sora_cli.shot import check_text
+from sora_cli.storage.resume import clear
 
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
@@ -175,8 +176,6 @@ class Target(Keeping):
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
-        from sora_cli.storage.resume import clear
-
         for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
             if folder == self.resume_folder or not folder.is_symlink():
                 clear(folder)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
@@ -39,10 +42,6 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     if as_json:
         typer.echo(readable(json.dumps([*found, *files], ensure_ascii=False)))
         return
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
 
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
