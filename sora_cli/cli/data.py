@@ -11,6 +11,7 @@ from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
+from sora_cli.dataset.shards import AGAIN, MANIFEST
 from sora_cli.errors import SoraError, among, be, counted, have, listed, readable
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
@@ -73,7 +74,6 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     from sora_cli.dataset.kept import sound
     from sora_cli.dataset.remarks import remarks, some
     from sora_cli.dataset.scan import files_of, outside
-    from sora_cli.dataset.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
     asked.check_sources(set(files))
@@ -140,8 +140,6 @@ def show(
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the summary for people."""
-    from sora_cli.dataset.shards import AGAIN
-
     minutes, seconds = divmod(found["seconds"], 60)
     captions, (least, mean, most) = found["captions"], found["captions"]["words"]
     used = f"{counted(found['videos'], 'video')} and {counted(found['images'], 'image')} used"

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ class Making:
     def __post_init__(self) -> None:
         self.own = self.target.own
         if not self.target.stream:
-            self.screen.hold(self.own)
+            self.screen.held.enter_context(self.own)
         self.drift, self.changes = Drift(self.fps), Changes()
         self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
@@ -219,13 +218,7 @@ def raw_format(name: str, size: media.Size, fps: float, full: bool = False) -> m
     """The raw frames of an output of this name. Images are RGB in the end, so that all their colours are there."""
     images = Path(name).suffix.lower() in IMAGES
     tags = media.RGB if images else ("COLORRANGE=LIMITED",)
-    return media.Format(*size, rate_of(fps), "444" if full or images else "420mpeg2", tags=tags)
-
-
-@cache
-def rate_of(fps: float) -> Fraction:
-    """Frames a second as videos have them; a long list asks for the same again and again."""
-    return Fraction(media.rational(fps))
+    return media.Format(*size, Fraction(media.rational(fps)), "444" if full or images else "420mpeg2", tags=tags)
 
 
 def written(shared: media.Shared, made: int) -> dict[str, Any]:

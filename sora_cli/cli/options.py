@@ -7,7 +7,7 @@ Those that belong together are the fields of a frozen dataclass; a command takes
 import inspect
 from collections.abc import Callable
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
@@ -49,20 +49,16 @@ def bundled(kind: Any, given: dict[str, Any]) -> Any:
 def options_of(bundle: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help;
     of a field that is a dataclass, its fields."""
-    hints, by_name = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
+    hints, own = get_type_hints(bundle, include_extras=True), inspect.signature(bundle).parameters
     panels = {name: vars(kind).get("panel") for kind in reversed(bundle.__mro__) for name in annotated(kind)}
     names = dict.fromkeys(name for kind in bundle.__mro__ for name in annotated(kind))
 
-    def default(field: "Field[Any]") -> Any:
-        return inspect.Parameter.empty if field.default is MISSING else field.default
-
     found: list[inspect.Parameter] = []
-    for name in (name for name in names if name in by_name):
+    for name in (name for name in names if name in own):
         if is_dataclass(hints[name]):
             found += options_of(hints[name])
         else:
-            found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(by_name[name]),
-                                           annotation=under(hints[name], panels[name])))  # fmt: skip
+            found.append(own[name].replace(annotation=under(hints[name], panels[name])))
     return found
 
 
