@@ -20,7 +20,7 @@ from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.jobs import Job, Loader, cost_of
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing
-from sora_cli.cli.reading import Asked, Kept, shot_like
+from sora_cli.cli.reading import Asked, shot_like
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
@@ -32,7 +32,7 @@ from sora_cli.registry import Entry, lora
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
-    from sora_cli.generation.engine import Engine, Generation
+    from sora_cli.generation.engine import Engine, Generation, GivenClip
 
 WHOLE = Bars()  # pictures without bars
 
@@ -129,7 +129,7 @@ class Connector:
     making: Making
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
-                kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
+                kept: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
         what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
@@ -147,7 +147,7 @@ class Connector:
         made = self.scored(map(bars.put_back, inner), tail, head, name)
         return media.from_rgb(self.making.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None,
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: "GivenClip | None",
             bars: Bars = WHOLE) -> "Generation":  # fmt: skip
         from sora_cli.generation.engine import GivenClip
 
@@ -155,8 +155,8 @@ class Connector:
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         given, lead, trail = [], len(tail), len(head)
         if kept:
-            lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
-            given.append(GivenClip(-lead, latents=kept.latents, clock=kept.clock))
+            lead = -kept.at
+            given.append(kept)
         elif tail:
             given.append(GivenClip(-lead, self.pictures(tail, shot, bars)))
         else:

@@ -1,6 +1,5 @@
 """`sora-cli data build | show`: from a folder of clips to a dataset to train on."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,9 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
-from sora_cli.cli.screen import Screen
+from sora_cli.cli.screen import Screen, tell
 from sora_cli.dataset.shards import AGAIN, MANIFEST
-from sora_cli.errors import SoraError, among, be, counted, have, listed, readable
+from sora_cli.errors import SoraError, among, be, counted, have, listed
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
@@ -131,11 +130,7 @@ def show(
     found = summary.summary(dataset)
     if sheet is not None:
         summary.sheet(dataset, sheet)
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for name, value in lines(found):
-        typer.echo(f"{name:<14} {readable(value)}")
+    tell(found, lines(found), 14, as_json)
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

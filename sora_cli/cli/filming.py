@@ -150,8 +150,7 @@ class Order:
     def check(self, shot: Shot, target: Target) -> None:
         """Refuse bad anchors, names and folders before torch is loaded."""
         check_given(self.entry, bool(self.first.placed))
-        one_image = target.path.suffix.lower() == ".png" and not target.numbered
-        if one_image and shot.frames > 1:
+        if target.one_image and shot.frames > 1:
             others = ".mp4 or %05d.png" if shot.loop else ".mp4, %05d.png, or --frames 1"
             raise SoraError(f"{target.name} is an image but {shot.frames} frames are requested; use {others}")
         for anchor in shot.anchors:

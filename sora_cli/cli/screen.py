@@ -146,6 +146,15 @@ class Screen:
         self.tasks.clear()
 
 
+def tell(found: Any, rows: Iterable[tuple[str, str]], width: int, as_json: bool) -> None:
+    """Print what was found on stdout: as JSON, or for people in rows of a name of so many letters and a value."""
+    if as_json:
+        typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))
+        return
+    for name, value in rows:
+        typer.echo(f"{readable(name):<{width}} {readable(value)}")
+
+
 class Transfers(Screen):
     """A screen whose bars count bytes."""
 

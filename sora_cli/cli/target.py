@@ -79,9 +79,9 @@ class Target(Keeping):
         return self.path.with_name(f"{stem}.preview.webp")
 
     @property
-    def numbered(self) -> bool:
-        """Whether the output is numbered images, `a%05d.png`."""
-        return sequence_of(self.name) is not None
+    def one_image(self) -> bool:
+        """Whether the output is one image, and not a name of numbered ones, `a%05d.png`."""
+        return self.path.suffix.lower() == ".png" and sequence_of(self.name) is None
 
     @property
     def images(self) -> bool:

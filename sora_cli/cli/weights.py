@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
-from sora_cli.cli.screen import Transfers
+from sora_cli.cli.screen import Transfers, tell
 from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
@@ -73,13 +73,8 @@ def unlink(folder: FolderArgument, debug: DebugOption = False) -> None:
 @weights.command()
 def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show all details of a model."""
-    entry = registry.entry(name)
-    found = described(entry)
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for key, value in lines(found):
-        typer.echo(f"{key:<16} {readable(value)}")
+    found = described(registry.entry(name))
+    tell(found, lines(found), 16, as_json)
 
 
 @weights.command()
@@ -144,11 +139,7 @@ def rm(
 def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Print the paths of the networks of a model."""
     found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for role, folder in found.items():
-        typer.echo(f"{role:<9} {readable(folder)}")
+    tell(found, found.items(), 9, as_json)
 
 
 # ---- rows and lines ---------------------------------------------------------------------------------------
