@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep, writing
@@ -135,6 +134,8 @@ class FileSink(Sink):
 
 def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] | None = None) -> None:
     """One frame as a PNG, written whole or not at all."""
+    from PIL.PngImagePlugin import PngInfo
+
     tags = PngInfo()
     for key, value in (metadata or {}).items():
         tags.add_itxt(key, plain(value))
