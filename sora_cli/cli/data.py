@@ -130,7 +130,7 @@ def show(
     found = summary.summary(dataset)
     if sheet is not None:
         summary.sheet(dataset, sheet)
-    tell(found, lines(found), 14, as_json)
+    tell(found, as_json, lines(found), 14)
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Describe a file or folder, and how it was made."""
     found = {"file": str(file), **describing.describe(file)}
-    tell(found, rows(found), 12, as_json)
+    tell(found, as_json, rows(found), 12)
 
 
 def rows(found: Found) -> Iterator[Row]:

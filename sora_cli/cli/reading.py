@@ -82,13 +82,12 @@ class Asked(Input):
             screen.note(f"{self.name}: {retiming.note()}")
 
 
-def beside(name: str, what: str, suffix: str = ".mp4") -> str:
+def beside(name: str, what: str) -> str:
     """The default name of the output: `clip.mov` -> `clip-extended.mp4`; a pipe for a pipe."""
     if name == media.STREAM:
         return name
     path = Path(name)
-    stem = path.stem.replace("%", "") if "%" in path.name else path.stem
-    return str(path.with_name(f"{stem}-{what}{suffix}"))
+    return str(path.with_name(f"{path.stem.replace('%', '')}-{what}.mp4"))
 
 
 def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:

@@ -146,12 +146,11 @@ class Screen:
         self.tasks.clear()
 
 
-def tell(found: Any, rows: Iterable[tuple[str, str]], width: int, as_json: bool) -> None:
+def tell(found: Any, as_json: bool, rows: Iterable[tuple[str, str]] = (), width: int = 0) -> None:
     """Print what was found on stdout: as JSON, or for people in rows of a name of so many letters and a value."""
     if as_json:
         typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))
-        return
-    for name, value in rows:
+    for name, value in () if as_json else rows:
         typer.echo(f"{readable(name):<{width}} {readable(value)}")
 
 
