@@ -10,6 +10,7 @@ from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen, tell
+from sora_cli.dataset import summary
 from sora_cli.dataset.shards import AGAIN, MANIFEST
 from sora_cli.errors import SoraError, among, be, counted, have, listed
 from sora_cli.media.kinds import left_out
@@ -123,8 +124,6 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """Summarize a dataset: files, shots, sizes, captions, and what was skipped."""
-    from sora_cli.dataset import summary
-
     if sheet is not None:
         check_output(sheet, (".png",), force)
     found = summary.summary(dataset)

@@ -9,7 +9,9 @@ from typing import Any
 from PIL import Image
 
 from sora_cli import media, registry
+from sora_cli.cli.weights import described
 from sora_cli.dataset import shards
+from sora_cli.dataset.summary import summary
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import IDENTITY, Owned
@@ -125,8 +127,6 @@ def describe_latents(file: Path) -> Found:
 def describe_folder(folder: Path) -> Found:
     """A dataset, a model, the finished windows of a video that waits for `--resume`, a run, or something else."""
     if shards.is_dataset(folder):
-        from sora_cli.dataset.summary import summary
-
         return {"kind": "dataset", **summary(folder)}
     if any((folder / name).is_file() for name in MODELS):
         return describe_model(folder)
@@ -141,8 +141,6 @@ def describe_folder(folder: Path) -> Found:
 
 def describe_model(path: Path) -> Found:
     """What `weights show` says of the folder or the file."""
-    from sora_cli.cli.weights import described
-
     name = str(path) if path.is_absolute() or path.is_file() else f"./{path}"
     return {"kind": "model", "model": described(registry.entry(name))}
 
