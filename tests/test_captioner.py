@@ -29,7 +29,6 @@ from sora_cli.captioning.coca import END, MOST, START, WORDS, Coca
 from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest, vocabulary
 from sora_cli.captioning.frames import spread, watch
 from sora_cli.captioning.pocket import FRAMES, LOOKS, Own, looks
-from sora_cli.captioning.server import Server
 from sora_cli.cli import run as command
 from sora_cli.dataset.captions import read_table
 from sora_cli.errors import Failed, SoraError
@@ -571,7 +570,7 @@ def test_the_time_of_an_answer_is_that_of_the_option_or_the_environment(
     monkeypatch.setenv("SORA_LLM_TIMEOUT", "1.5")
     assert "does not answer within 1.5 s" in say(capsys, "in/a.mp4", "--served", "x", model=server.url)[2]
     with pytest.raises(Failed, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
-        Server.at("http://127.0.0.1:9", None, 1)
+        open_captioner("http://127.0.0.1:9", timeout=1)
 
 
 @pytest.mark.parametrize("blank", [b"", b" \n\t", b"\xef\xbb\xbf\r\n", b"\xff\xfe \0\n\0"])

@@ -1,18 +1,23 @@
 """Where known frames lie around a connector, for any numbers of them."""
 
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.connect import Connector, Kept, context_of, whole
+from sora_cli.cli.connect import Connector, context_of, whole
+from sora_cli.cli.reading import Whole
 from sora_cli.generation.engine import GivenClip
 from sora_cli.shot import Shot
+from sora_cli.storage import latent_file
+from sora_cli.storage.latent_file import Header
 
 COUNTS = st.integers(0, 20)
 
@@ -28,7 +33,7 @@ class Planned(Connector):
         return np.array(raw)
 
 
-def planned(tail: int, head: int, frames: int, kept: Kept | None = None) -> tuple[list[GivenClip], geometry.Span]:
+def planned(tail: int, head: int, frames: int, kept: GivenClip | None = None) -> tuple[list[GivenClip], geometry.Span]:
     """Known frames are numbered as they would be in the video: ..., -2, -1 and frames, frames + 1, ..."""
     raw: Any = list(range(-tail, 0)), list(range(frames, frames + head))
     planned: Any = Planned().run(Shot("", width=64, height=64, frames=frames), *raw, kept)
@@ -69,7 +74,11 @@ def test_known_frames_lie_where_they_are(tail: int, head: int, frames: int, loop
 @given(st.integers(2, 4), st.integers(0, 3), st.integers(1, 60))
 def test_kept_latents_lie_where_they_are(latents: int, hidden: int, frames: int) -> None:
     """The last shown frame of the kept ones, which decode to 1 + 4n with `hidden` behind it, is the one before."""
-    known, span = planned(9, 0, frames, Kept(torch.zeros(6, latents, 4, 4), hidden))
+    header = Header("pocket", "0" * 64, 64, 64, 24, geometry.frames_in(latents) - hidden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latent_file, "load", lambda path, first: (torch.zeros(6, latents - first, 4, 4), header))
+        kept = Whole(Path("kept.safetensors"), header, latents).end()
+    known, span = planned(9, 0, frames, kept)
     (piece,) = known
     assert piece.latents is not None and span.lead + piece.at == 0
     assert span.lead + hidden == geometry.frames_in(latents) and span.lead >= 1

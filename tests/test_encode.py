@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from einops import rearrange
 from typer.testing import CliRunner
 
 from sora_cli import cli, geometry, media, registry
+from sora_cli.cli.jobs import Job
 from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
@@ -215,6 +217,25 @@ def test_decode_as_it_was_or_as_asked(
     found = media.probe("part.mp4")
     assert (found.width, found.height, found.fps, found.frames) == (96, 64, 12.0, 10)
     assert "sora" not in found.metadata  # it is not that shot any more
+
+
+@pytest.mark.parametrize("verb, suffix", [("encode", ".safetensors"), ("decode", ".mp4")])
+def test_a_job_that_is_made_elsewhere_is_written_there(
+    verb: str, suffix: str, sora: Callable[..., int], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node of a cluster that does not see the output's folder."""
+    assert sora("encode", clip, "-o", "a.safetensors") == 0
+    os.mkdir("there")
+    carry_out = Job.carry_out
+
+    def elsewhere(job: Job, *how: Any) -> None:
+        target = replace(job.target, name=f"there/{job.target.name}")
+        job.check(target)
+        carry_out(job, *how, target)
+
+    monkeypatch.setattr(Job, "carry_out", elsewhere)
+    assert sora(verb, clip if verb == "encode" else "a.safetensors", "-o", f"b{suffix}") == 0
+    assert os.listdir("there") == [f"b{suffix}"] and not Path(f"b{suffix}").exists()
 
 
 def test_one_process_at_a_time_writes_a_file(

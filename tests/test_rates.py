@@ -85,10 +85,10 @@ def test_a_loop_leads_to_its_first_frame() -> None:
     assert len(found) == 24 and found[21] < found[22] < found[23] <= found[0], found
 
 
-def test_pinned_frames_are_the_very_same() -> None:
+def test_the_frame_at_the_end_is_the_very_same() -> None:
     format = media.Format(*SIZE, Fraction(16), "444")
     raw = list(media.from_rgb(greys(14), SIZE, format))
-    shown = list(media.retimed(raw, format, Retiming(Fraction(16), Fraction(24), frames=20, pins=((19, 13),))))
+    shown = list(media.retimed(raw, format, Retiming(Fraction(16), Fraction(24), frames=20, end=13)))
     assert len(shown) == 20 and shown[-1] == raw[13]
 
 

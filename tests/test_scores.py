@@ -76,22 +76,22 @@ def test_a_torus_is_a_perfect_loop_and_a_part_of_it_is_not() -> None:
     whole, part = Changes(torus(64)).seam(), Changes(torus(24)).seam()
     assert whole.position == pytest.approx(1, rel=1e-3) and whole.velocity == pytest.approx(1, rel=0.25)
     shifted = np.sin(np.pi * 23 / 64) / np.sin(np.pi * 1 / 64)  # two waves apart by 23 pixels, and by one
-    assert part.position == pytest.approx(shifted, rel=0.01) and part.worst > 3
+    assert part.position == pytest.approx(shifted, rel=0.01) and max(part) > 3
 
 
 @pytest.mark.parametrize(("action", "period"), [("circling", 4.0), ("spinning", 2.0)])
 def test_a_whole_turn_of_the_world_loops(action: str, period: float) -> None:
     turn = clip(Scene("dog", action, "desert"), np.arange(48) * period / 48)
     whole, cut = Changes(turn).seam(), Changes(turn[:32]).seam()
-    assert whole.worst < 1.6
-    assert cut.worst > 3 and cut.position > 2 * whole.position and cut.velocity > 2 * whole.velocity
+    assert max(whole) < 1.6
+    assert max(cut) > 3 and cut.position > 2 * whole.position and cut.velocity > 2 * whole.velocity
 
 
 def test_turning_around_is_seen_in_the_velocity_alone() -> None:
     there = [0.02 * i for i in range(20)]
     seam = Changes(greys(there + there[-2:0:-1])).seam()
     assert seam.position == pytest.approx(1, rel=1e-3)
-    assert seam.velocity == seam.worst == pytest.approx(0.04 / FLOOR, rel=1e-3)
+    assert seam.velocity == max(seam) == pytest.approx(0.04 / FLOOR, rel=1e-3)
 
 
 def test_what_turns_around_moves_worse_than_what_goes_on() -> None:
@@ -101,7 +101,7 @@ def test_what_turns_around_moves_worse_than_what_goes_on() -> None:
 
 
 def test_loops_in_closed_form() -> None:
-    assert Changes(greys([0.4] * 5)).seam().worst == 1
+    assert max(Changes(greys([0.4] * 5)).seam()) == 1
     saw = Changes(greys([0.02 * i for i in range(10)])).seam()
     assert saw.position == pytest.approx(9, rel=1e-3)
     assert saw.velocity == pytest.approx(0.2 / FLOOR, rel=1e-3)

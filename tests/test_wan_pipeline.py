@@ -172,7 +172,7 @@ def test_an_end_is_a_slot_of_its_own_that_nobody_sees(tiny: Tiny, monkeypatch: p
     assert latents(run).shape[1] == 5 and len(list(run.frames())) == 17
     assert not torch.allclose(latents(run)[:, -1], latents(finished(engine))[:, -1], atol=1e-3)
     ((_, still),) = run.keyframes()
-    assert np.array_equal(still, run.key_frames(run.encode(end), [0])[0])
+    assert np.array_equal(still, run.key_frame(run.encode(end)[:, 0]))
 
 
 def test_a_clip_at_the_end_is_known_but_for_the_latent_before_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import Frame
+from sora_cli.prompts import llm
 
 POCKET, COCA = "pocket", "coca"
 STEM = "captioner"  # of the weights of our own
@@ -67,12 +68,13 @@ def check_model(model: str) -> None:
 def open_captioner(model: str, device: str = "auto", served: str | None = None, timeout: float = 120) -> Captioner:
     """The captioner called `model`: pocket, coca, a file or a folder of weights, or a server by its address.
 
-    `served` and `timeout` in seconds are of a server: which of its models to ask, and how long to wait for an answer.
+    `served` and `timeout` in seconds are of a server: which of its models to ask, by default its first, and how long
+    to wait for an answer.
     """
     if is_server(model):
         from sora_cli.captioning.server import Server
 
-        return Server.at(model, served, timeout)
+        return Server(llm.Server.at(model, served, timeout).first())
     if model == COCA:
         from sora_cli.captioning.coca import Coca
 

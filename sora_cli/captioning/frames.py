@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TypeVar
 
 from sora_cli import media
+from sora_cli.media.contact_sheet import evenly
 from sora_cli.media.convert import fitted
 
 LONGEST = 60.0  # seconds: a caption is about the first minute of a longer video
@@ -26,9 +27,5 @@ def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0
 
 
 def spread(items: list[Item], most: int) -> list[Item]:
-    """At most so many of the items, evenly from the first to the last; of one, the middle."""
-    if len(items) <= most:
-        return items
-    if most == 1:
-        return [items[len(items) // 2]]
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+    """At most so many of the items, evenly from the first to the last."""
+    return [items[n] for n in sorted(evenly(len(items), most))]

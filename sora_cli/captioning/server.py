@@ -23,11 +23,6 @@ class Server:
     def __init__(self, server: llm.Server) -> None:
         self.server = server
 
-    @classmethod
-    def at(cls, address: str, served: str | None, timeout: float) -> "Server":
-        """The server at an address, and by default its first model."""
-        return cls(llm.Server.at(address, served, timeout).first())
-
     def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
 

@@ -6,8 +6,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -31,7 +30,7 @@ from sora_cli.cli.serve import serve
 from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
-from sora_cli.errors import Failed, SoraError, readable
+from sora_cli.errors import SoraError, readable
 from sora_cli.placement.machine import short_of
 
 # frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
@@ -104,8 +103,7 @@ def run(words: list[str], debug: bool = False) -> int:
     if sys.platform == "win32" and not HELP.intersection(words):
         return complain(WINDOWS, FAILURE)
     try:
-        with what_memory_lacks(words, debug):
-            code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
+        code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
         return complain("interrupted", code) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted", INTERRUPTED)
@@ -117,10 +115,15 @@ def run(words: list[str], debug: bool = False) -> int:
         return complain(str(error), error.exit_code)
     except BrokenPipeError:
         return FAILURE
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         if debug:
             raise
-        return complain(str(error) or "not enough memory", FAILURE)
+        return complain(str(error) or type(error).__name__, FAILURE)
+    except (RuntimeError, MemoryError) as error:  # torch has no error of its own for a lack of memory
+        memory = short_of(error)
+        if debug or not memory:
+            raise
+        return complain(f"ran out of {memory}{less(words)}", FAILURE)
 
 
 def worded(message: str) -> str:
@@ -130,18 +133,6 @@ def worded(message: str) -> str:
     if message.startswith("No such command") and "Did you mean" not in message:
         message += " `sora-cli --help` lists all commands; a prompt goes after `generate`: " + EXAMPLE
     return message
-
-
-@contextmanager
-def what_memory_lacks(words: Sequence[str], debug: bool) -> Iterator[None]:
-    """Turn torch's RuntimeError for lack of memory into a Failed."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        memory = short_of(error)
-        if debug or not memory:
-            raise
-        raise Failed(f"ran out of {memory}{less(words)}") from error
 
 
 def less(words: Sequence[str]) -> str:

@@ -20,19 +20,19 @@ from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.jobs import Job, Loader, cost_of
 from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing
-from sora_cli.cli.reading import Asked, Kept, shot_like
+from sora_cli.cli.reading import Asked, shot_like
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
+from sora_cli.placement.estimate import Estimate
 from sora_cli.registry import Entry, lora
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
-    from sora_cli.generation.engine import Engine, Generation
-    from sora_cli.placement.estimate import Estimate
+    from sora_cli.generation.engine import Engine, Generation, GivenClip
 
 WHOLE = Bars()  # pictures without bars
 
@@ -85,7 +85,7 @@ class Request:
             raise SoraError(f"{target.name} is also the input and would be overwritten; give another -o")
         target.check()
 
-    def cost(self, length: Callable[[Shot], int], times: int = 1) -> "Estimate":
+    def cost(self, length: Callable[[Shot], int], times: int = 1) -> Estimate:
         """The cost of the new frames, in an output that repeats the input `times` times."""
         with self.video.open_slow(usage=self.entry.usage) as source:
             shot = shot_like(source, self.settings)
@@ -113,8 +113,10 @@ class Request:
         return shot, Connector(loader.engine(), source.format, making)
 
     def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
-        """Write the record for `count` frames, of which the range `given` is the input's."""
-        record = {"verb": self.verb, "input": self.video.name, "frames": frames, **more, "given": making.bounds(given)}
+        """Write the record for so many `frames`, of which the range `given` is the input's."""
+        shown = making.given(given)
+        record = {"verb": self.verb, "input": self.video.name, "frames": frames, **more,
+                  "given": [shown.start, shown.stop]}  # fmt: skip
         making.finish(record, [given])
 
 
@@ -127,7 +129,7 @@ class Connector:
     making: Making
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
-                kept: Kept | None = None) -> Iterator[bytes]:  # fmt: skip
+                kept: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
         """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
         what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
@@ -145,7 +147,7 @@ class Connector:
         made = self.scored(map(bars.put_back, inner), tail, head, name)
         return media.from_rgb(self.making.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: Kept | None,
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: "GivenClip | None",
             bars: Bars = WHOLE) -> "Generation":  # fmt: skip
         from sora_cli.generation.engine import GivenClip
 
@@ -153,8 +155,8 @@ class Connector:
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         given, lead, trail = [], len(tail), len(head)
         if kept:
-            lead = geometry.frames_in(kept.latents.shape[1]) - kept.hidden
-            given.append(GivenClip(-lead, latents=kept.latents, clock=kept.clock))
+            lead = -kept.at
+            given.append(kept)
         elif tail:
             given.append(GivenClip(-lead, self.pictures(tail, shot, bars)))
         else:
@@ -182,9 +184,7 @@ class Connector:
     def scored(self, made: Iterable[np.ndarray], tail: Sequence[bytes], head: Sequence[bytes],
                name: str) -> Iterator[np.ndarray]:  # fmt: skip
         """Yield new frames, and store the boundary score of each join in the making."""
-        changes, count = Changes(), 0
-        for frame in self.full(tail):
-            changes.add(frame)
+        changes, count = Changes(self.full(tail)), 0
         for count, frame in enumerate(made, 1):  # noqa: B007
             changes.add(frame)
             yield frame

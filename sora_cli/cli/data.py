@@ -1,6 +1,5 @@
 """`sora-cli data build | show`: from a folder of clips to a dataset to train on."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,10 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
-from sora_cli.cli.screen import Screen
-from sora_cli.errors import SoraError, among, be, counted, have, listed, readable
+from sora_cli.cli.screen import Screen, tell
+from sora_cli.dataset import summary
+from sora_cli.dataset.shards import AGAIN, MANIFEST
+from sora_cli.errors import SoraError, among, be, counted, have, listed
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
@@ -73,7 +74,6 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
     from sora_cli.dataset.kept import sound
     from sora_cli.dataset.remarks import remarks, some
     from sora_cli.dataset.scan import files_of, outside
-    from sora_cli.dataset.shards import MANIFEST
 
     files = files_of(asked.source, asked.out)
     asked.check_sources(set(files))
@@ -124,24 +124,16 @@ def show(
     debug: DebugOption = False,
 ) -> None:
     """Summarize a dataset: files, shots, sizes, captions, and what was skipped."""
-    from sora_cli.dataset import summary
-
     if sheet is not None:
         check_output(sheet, (".png",), force)
     found = summary.summary(dataset)
     if sheet is not None:
         summary.sheet(dataset, sheet)
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for name, value in lines(found):
-        typer.echo(f"{name:<14} {readable(value)}")
+    tell(found, as_json, lines(found), 14)
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the summary for people."""
-    from sora_cli.dataset.shards import AGAIN
-
     minutes, seconds = divmod(found["seconds"], 60)
     captions, (least, mean, most) = found["captions"], found["captions"]["words"]
     used = f"{counted(found['videos'], 'video')} and {counted(found['images'], 'image')} used"

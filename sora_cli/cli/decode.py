@@ -24,18 +24,16 @@ from sora_cli.storage import latent_file
 
 @dataclass(frozen=True)
 class Wanted:
-    """The video to write (`-` is standard output): which frames, at what size and rate."""
+    """What is to be decoded: which frames, at what size and rate, and the shot that they are the whole of, if any."""
 
-    name: str
     frames: range
     size: media.Size
     fps: float
     shot: str
 
-    @property
-    def format(self) -> media.Format:
-        """Its raw frames."""
-        return raw_format(self.name, self.size, self.fps)
+    def format(self, target: Target) -> media.Format:
+        """The raw frames on their way to a target."""
+        return raw_format(target.name, self.size, self.fps)
 
 
 @options.flattened
@@ -68,7 +66,7 @@ def decode(
     shot = latent_file.carried(header.shot) if len(chosen) == header.frames else ""  # of the whole video
     if fps is not None:
         check_range("--fps", fps, 1, 120)
-    wanted = Wanted(name, chosen, size, header.fps if fps is None else fps, shot)
+    wanted = Wanted(chosen, size, header.fps if fps is None else fps, shot)
     entry = registry.entry(model or maker(source, header))
     record = {"verb": "decode", "model": entry.name, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.drafted}  # fmt: skip
@@ -104,14 +102,14 @@ def maker(source: Path, header: latent_file.Header) -> str:
 
 def check(wanted: Wanted, target: Target) -> None:
     """Refuse a bad request before torch is loaded."""
-    media.check_name(wanted.name)
-    path = Path(wanted.name)
-    if path.suffix.lower() == ".png" and "%" not in path.name and len(wanted.frames) > 1:
+    media.check_name(target.name)
+    path = target.path
+    if target.one_image and len(wanted.frames) > 1:
         raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are requested; use --frames 0:1 for one, "
                         f"or {path.stem}%05d.png for all")  # fmt: skip
     if not target.stream:
         check_output(path, media.SUFFIXES, target.force)
-    target.check_format(wanted.format)
+    target.check_format(wanted.format(target))
 
 
 def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: Screen) -> None:
@@ -120,17 +118,15 @@ def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: 
     latent_file.check_vae(source, header, job.entry)
     codec = loader.codec(header.canvas)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
-    raw = media.from_rgb(frames, codec.shown(header.canvas), wanted.format)
-    tags = {"sora": wanted.shot} if wanted.shot else {}
-    shared = target.shared(wanted.format)
-    if reduced := shared.note(wanted.name, wanted.format):
+    format = wanted.format(target)
+    shared, tags = target.shared(format), {"sora": wanted.shot} if wanted.shot else {}
+    if reduced := shared.note(target.name, format):
         screen.note(reduced)
-    sink = partial(media.open_sink, wanted.name, wanted.format, tags, force=target.force, shared=shared)
-    with target.held, sink() as opened:
-        for frame in raw:
-            opened.write(frame)
-    for note in opened.notes:
+    with target.held, media.open_sink(target.name, format, tags, force=target.force, shared=shared) as sink:
+        for frame in media.from_rgb(frames, codec.shown(header.canvas), format):
+            sink.write(frame)
+    for note in sink.notes:
         screen.note(note)
-    record = {"output": wanted.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,
+    record = {"output": target.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,
             "wall": round(time.perf_counter() - started, 3)}  # fmt: skip
     screen.made(record, target.as_json)

@@ -6,8 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sora_cli import media, registry
+from sora_cli.cli.weights import described
 from sora_cli.dataset import shards
+from sora_cli.dataset.summary import summary
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import IDENTITY, Owned
@@ -65,31 +69,26 @@ def describe_video(file: Path) -> Found:
 
 def describe_image(file: Path) -> Found:
     """A picture's properties from its header and text, without decoding its pixels."""
-    from PIL import Image
-
     try:
         with Image.open(file) as image:
             (width, height), text = image.size, image.info.get(SHOT_TAG, "")
             if getattr(image, "n_frames", 1) > 1 and image.format in ("WEBP", "PNG", "AVIF"):
-                return describe_moving(file)
+                return describe_moving(file, image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Failed(f"{file} is not a readable image: {error}") from error
     return {"kind": "image", "width": width, "height": height, "shot": read_shot(text)}
 
 
-def describe_moving(file: Path) -> Found:
+def describe_moving(file: Path, image: Image.Image) -> Found:
     """An animated WebP, PNG or AVIF, read with Pillow: ffmpeg does not read all of them."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        frames, shown = getattr(image, "n_frames", 1), 0.0
-        for number in range(frames):
-            image.seek(number)
-            image.load()
-            shown += image.info.get("duration", 0) / 1000
-        return {"kind": "video", "width": image.width, "height": image.height, "fps": frames / shown if shown else 0.0,
-                "frames": frames, "codec": (image.format or "").lower(), "seconds": round(shown, 3),
-                "bytes": file.stat().st_size, "shot": None}  # fmt: skip
+    frames, shown = getattr(image, "n_frames", 1), 0.0
+    for number in range(frames):
+        image.seek(number)
+        image.load()
+        shown += image.info.get("duration", 0) / 1000
+    return {"kind": "video", "width": image.width, "height": image.height, "fps": frames / shown if shown else 0.0,
+            "frames": frames, "codec": (image.format or "").lower(), "seconds": round(shown, 3),
+            "bytes": file.stat().st_size, "shot": None}  # fmt: skip
 
 
 # ---- tensors ----------------------------------------------------------------------------------------------
@@ -128,8 +127,6 @@ def describe_latents(file: Path) -> Found:
 def describe_folder(folder: Path) -> Found:
     """A dataset, a model, the finished windows of a video that waits for `--resume`, a run, or something else."""
     if shards.is_dataset(folder):
-        from sora_cli.dataset.summary import summary
-
         return {"kind": "dataset", **summary(folder)}
     if any((folder / name).is_file() for name in MODELS):
         return describe_model(folder)
@@ -144,8 +141,6 @@ def describe_folder(folder: Path) -> Found:
 
 def describe_model(path: Path) -> Found:
     """What `weights show` says of the folder or the file."""
-    from sora_cli.cli.weights import described
-
     name = str(path) if path.is_absolute() or path.is_file() else f"./{path}"
     return {"kind": "model", "model": described(registry.entry(name))}
 

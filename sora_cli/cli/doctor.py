@@ -1,6 +1,5 @@
 """`sora-cli doctor`: whether all that is needed is there, and which model this machine is good for."""
 
-import json
 import re
 import subprocess
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,9 @@ from rich.table import Column, Table
 from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
+from sora_cli.cli.screen import tell
 from sora_cli.errors import Failed, SoraError, counted, readable
+from sora_cli.generation.plan import plan
 from sora_cli.placement import machine
 from sora_cli.placement.estimate import dry_run, duration, quantity
 from sora_cli.registry import Entry
@@ -61,21 +62,16 @@ def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     broken = [finding.broken for finding in findings if finding.broken]
     works = all(finding.facts for finding in findings if finding.name in ("torch", "device"))
     choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
-    if as_json:
-        report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
-        report |= {"models": [asdict(one) for one in choices]}
-        typer.echo(readable(json.dumps(report | {"best": best(choices), "broken": broken}, ensure_ascii=False)))
-    else:
-        show(findings, choices)
+    report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
+    report |= {"models": [asdict(one) for one in choices], "best": best(choices), "broken": broken}
+    tell(report, as_json, ((finding.name, finding.words) for finding in findings), 8)
+    if choices and not as_json:
+        show(choices)
     if broken:
         raise Failed(f"pocket cannot run here: {'; '.join(broken)}")
 
 
-def show(findings: list[Finding], choices: list[Choice]) -> None:
-    for finding in findings:
-        typer.echo(f"{finding.name:<8} {readable(finding.words)}")
-    if not choices:
-        return
+def show(choices: list[Choice]) -> None:
     columns = (Column(name, no_wrap=True) for name in ("model", "its video", "download", "time", "memory"))
     table = Table(*columns, "transformer", box=SIMPLE_HEAD, pad_edge=False)
     for one in choices:
@@ -204,8 +200,6 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """The cost of a model on this machine, for a video of its usual size and length."""
-    from sora_cli.generation.plan import plan
-
     shot = models.usual(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from sora_cli.shot import MOST_FRAMES, check_range
 from sora_cli.storage import latent_file
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from sora_cli.pipelines.codec import Codec
@@ -122,20 +121,13 @@ def make(source: media.Source, header: latent_file.Header, codec: "Codec", scree
     """The latents [C, T, h, w] of a video and its number of frames; only the latents grow with its length."""
     import torch
 
-    canvas = header.canvas
-    counted = Counted(media.to_rgb(source, source.format, canvas.crop))
-    made = torch.cat(list(codec.encode(screen.track(counted, "encode"), canvas)), 1)
-    return made, counted.count
+    canvas, count = header.canvas, 0
 
-
-class Counted:
-    """Yields pictures and counts them; SoraError as soon as there are more than a video may have."""
-
-    def __init__(self, pictures: "Iterable[np.ndarray]") -> None:
-        self.pictures, self.count = pictures, 0
-
-    def __iter__(self) -> "Iterator[np.ndarray]":
-        for picture in self.pictures:
-            self.count += 1
-            check_range("frames", self.count, 1, MOST_FRAMES)
+    def pictures() -> Iterator[media.Frame]:
+        nonlocal count
+        for count, picture in enumerate(media.to_rgb(source, source.format, canvas.crop), 1):
+            check_range("frames", count, 1, MOST_FRAMES)  # as soon as there are more than a video may have
             yield picture
+
+    made = torch.cat(list(codec.encode(screen.track(pictures(), "encode"), canvas)), 1)
+    return made, count

@@ -4,6 +4,7 @@ import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, DeviceOption, JsonOption, ModelOption, SeedOption
@@ -23,8 +24,6 @@ def evaluate(
     if not entry.usage.grammar:
         raise SoraError(f"the judge knows only pocket's world, and {model} makes other videos; use --model pocket")
     registry.verify(entry)
-
-    from rich.console import Console
 
     from sora_cli import evaluate as measuring
 

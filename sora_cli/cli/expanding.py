@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from sora_cli import geometry, media
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
+from sora_cli.prompts.grammar import caption_of
+from sora_cli.prompts.llm import Server
+from sora_cli.prompts.rewriting import rewritten
 from sora_cli.registry import Entry
 from sora_cli.shot import Anchor, Shot
-
-if TYPE_CHECKING:
-    from sora_cli.prompts.llm import Server
 
 OFF, GRAMMAR = "off", "grammar"
 
@@ -21,7 +21,7 @@ OFF, GRAMMAR = "off", "grammar"
 class Expansion:
     """How prompts become the captions that a model reads."""
 
-    how: "str | Server"  # off, grammar, or who writes
+    how: str | Server  # off, grammar, or who writes
     trained: bool  # whether the model was trained on the captions of the grammar
 
     @classmethod
@@ -30,8 +30,6 @@ class Expansion:
         be."""
         trained = entry.usage.grammar
         if "://" in expand:
-            from sora_cli.prompts.llm import Server
-
             if "#" in expand and writer:
                 raise SoraError("--expand-model and the # of --expand both name the LLM; give one of them")
             return cls(Server.at(expand, writer), trained)
@@ -53,8 +51,6 @@ class Expansion:
         """Shots that differ in their seeds, each with captions of its own, unless they have some from a video that is
         made again. `given` says what else they are to fit, beside their anchors. An LLM is asked once; one that fails
         is made do without, and that is noted."""
-        from sora_cli.prompts.grammar import caption_of
-
         first = shots[0]
         if first.captions:
             return list(shots)
@@ -64,10 +60,8 @@ class Expansion:
         captions = lines if self.trained or lines != first.prompts else ()  # others read prompts as they are
         return [replace(shot, captions=captions) for shot in shots]
 
-    def written(self, shot: Shot, writer: "Server", screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
+    def written(self, shot: Shot, writer: Server, screen: Screen, given: Sequence[str]) -> tuple[str, ...]:
         """The captions that an LLM writes; the prompts themselves if it fails."""
-        from sora_cli.prompts.rewriting import rewritten
-
         try:
             with screen.doing(f"asking {writer.model} what to show"):
                 around = [*given, *(described(anchor, shot) for anchor in shot.anchors)]
@@ -76,15 +70,6 @@ class Expansion:
             instead = "the grammar expands the prompt" if self.trained else "the prompt is read as it is"
             screen.warn(f"{error}; {instead}")
             return shot.prompts
-
-
-def reseeded(shot: Shot, seed: int) -> Shot:
-    """A shot with another seed, and what that chooses in its captions."""
-    from sora_cli.prompts.grammar import reseeded
-
-    if shot.captions:
-        return reseeded(shot, seed)
-    return shot if seed == shot.seed else replace(shot, seed=seed)
 
 
 def described(anchor: Anchor, shot: Shot) -> str:

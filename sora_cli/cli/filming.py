@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sora_cli import media
 from sora_cli.cli import seeds
 from sora_cli.cli.expanding import Expansion
@@ -20,14 +22,12 @@ from sora_cli.generation import anchors
 from sora_cli.generation.anchors import Placed
 from sora_cli.generation.plan import Given, Plan, check_given, made, plan
 from sora_cli.media import blend
+from sora_cli.placement.estimate import Estimate
 from sora_cli.registry import Entry
 from sora_cli.shot import Shot
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sora_cli.generation.engine import Generation, GivenClip
-    from sora_cli.placement.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Take:
         """The frames of one repetition of a loop; 0 for other shots."""
         return self.made.frames if self.shot.loop else 0
 
-    def cost(self, compute: Compute) -> "Estimate":
+    def cost(self, compute: Compute) -> Estimate:
         return cost_of(self.made, self.entry, compute, self.placed, retiming=self.retiming)
 
     # -- while it is made ---------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Take:
         """The anchors as the engine takes them; their files are read when it needs them."""
         from sora_cli.generation.engine import GivenClip
 
-        return [GivenClip(one.start, one.opened(self.plan.canvas.crop)) for one in self.placed]
+        return [GivenClip(one.start, anchors.Opened(one, self.plan.canvas.crop)) for one in self.placed]
 
     def deliver(self, run: "Generation", making: Making) -> None:
         """Write the video of a run and the files beside it."""
@@ -91,7 +91,7 @@ class Take:
         record = {"verb": "loop" if self.turn else "generate", "frames": count, **turns, "shot": shot.to_dict()}
         making.finish(record, [range(one.start, one.stop) for one in self.placed])
 
-    def frames(self, run: "Generation", size: media.Size) -> "Iterator[np.ndarray]":
+    def frames(self, run: "Generation", size: media.Size) -> Iterator[np.ndarray]:
         """The frames to show, once: decoded ones, with the anchors' own frames in their places, unchanged."""
         shown = islice(run.frames(), run.span.lead, None)
         if not self.placed:
@@ -132,7 +132,7 @@ class Order:
             self.captioned_shots = self.expansion.captioned(self.shots, screen)
         return self.captioned_shots
 
-    def cost(self, compute: Compute) -> "Estimate":
+    def cost(self, compute: Compute) -> Estimate:
         """The cost of one of the videos."""
         return self.first.cost(compute)
 
@@ -150,8 +150,7 @@ class Order:
     def check(self, shot: Shot, target: Target) -> None:
         """Refuse bad anchors, names and folders before torch is loaded."""
         check_given(self.entry, bool(self.first.placed))
-        one_image = target.path.suffix.lower() == ".png" and not target.numbered
-        if one_image and shot.frames > 1:
+        if target.one_image and shot.frames > 1:
             others = ".mp4 or %05d.png" if shot.loop else ".mp4, %05d.png, or --frames 1"
             raise SoraError(f"{target.name} is an image but {shot.frames} frames are requested; use {others}")
         for anchor in shot.anchors:

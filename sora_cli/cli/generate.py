@@ -4,12 +4,13 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli import expanding, models, options, seeds
+from sora_cli.cli import models, options, seeds
 from sora_cli.cli.describing import shot_in
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.filming import Order
@@ -19,12 +20,11 @@ from sora_cli.cli.outputs import output_names
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
+from sora_cli.placement.estimate import Estimate
+from sora_cli.prompts.grammar import reseeded
 from sora_cli.registry import Entry, lora
+from sora_cli.sampling.planner import Window
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
-
-if TYPE_CHECKING:
-    from sora_cli.placement.estimate import Estimate
-    from sora_cli.sampling.planner import Window
 
 PLAIN = ("negative", "fps", "steps", "plan", "fit")  # options that are fields of a shot
 SUITED = ("model", "negative", "steps", "guidance", "guidance_low", "plan", "loras")  # of which each model has its own
@@ -85,7 +85,7 @@ def generate(
     said = given(context)
     shot, entry = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
-    shots = [expanding.reseeded(shot, shot.seed + n) for n in range(count)]
+    shots = [reseeded(shot, shot.seed + n) for n in range(count)]
     order = Order(shots, entry, expansion, sampling.seed, tuple(remarks(shot, source, said)))
     jobs = [job(order, n, name, compute, keeping, showing, said)
             for n, name in enumerate(output_names(output, shots))]  # fmt: skip
@@ -123,7 +123,7 @@ def asked(options: dict[str, Any], given: set[str], source: Path | None) -> tupl
     if base.model != usual.model:  # another model has other settings
         base = replace(base, **{name: getattr(usual, name) for name in SUITED})
     if "seed" in given:
-        base = expanding.reseeded(base, options["seed"])
+        base = reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
     wanted |= models.guidance_of(options["guidance"])
     if "res" in given:
@@ -205,10 +205,8 @@ def show_plan(order: Order, jobs: Sequence[Job], compute: Compute, keeping: Keep
     show_cost(take.cost(compute), take.plan.windows, take.retiming, keeping.as_json)
 
 
-def show_cost(cost: "Estimate", windows: Sequence["Window"], rates: media.Retiming | None, as_json: bool) -> None:
+def show_cost(cost: Estimate, windows: Sequence[Window], rates: media.Retiming | None, as_json: bool) -> None:
     """Print the windows of a shot and what they cost on this machine."""
-    from rich.console import Console
-
     if as_json:
         more = {"rate": rates.record()} if rates else {}
         typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))

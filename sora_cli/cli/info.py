@@ -1,6 +1,5 @@
 """`sora-cli info FILE`: what a file or folder holds, and the shot that made it, in words or as JSON."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ from sora_cli.cli import describing, weights
 from sora_cli.cli.data import lines as dataset_lines
 from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.errors import counted, readable
+from sora_cli.cli.screen import tell
+from sora_cli.errors import counted
 from sora_cli.media.seams import verdict
 from sora_cli.placement.estimate import quantity
 
@@ -32,11 +32,7 @@ def info(
 ) -> None:
     """Describe a file or folder, and how it was made."""
     found = {"file": str(file), **describing.describe(file)}
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))
-        return
-    for name, value in rows(found):
-        typer.echo(f"{readable(name):<12} {readable(value)}")
+    tell(found, as_json, rows(found), 12)
 
 
 def rows(found: Found) -> Iterator[Row]:

@@ -16,15 +16,15 @@ from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.generation.anchors import Placed
+from sora_cli.generation.plan import Given, plan
 from sora_cli.media import Retiming
+from sora_cli.placement.estimate import Estimate, Pictures, dry_run
 from sora_cli.registry import Entry
 from sora_cli.shot import Lora, Shot
 
 if TYPE_CHECKING:
     from sora_cli.generation.engine import Engine
     from sora_cli.pipelines.codec import Codec
-    from sora_cli.placement.estimate import Estimate, Pictures
-    from sora_cli.sampling.planner import Window
 
 Loaded = TypeVar("Loaded")
 FULL = "full"  # decoder, as against the tiny one of drafts
@@ -111,7 +111,7 @@ class Job:
     loras: tuple[Lora, ...] = ()
     roles: Sequence[str] = registry.ROLES  # of the networks that it takes
     room: int = 0  # bytes on the disk, as far as they are known
-    cost: Callable[[], "Estimate"] | None = None  # what it takes, if anybody can say
+    cost: Callable[[], Estimate] | None = None  # what it takes, if anybody can say
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -158,31 +158,19 @@ def check_rooms(jobs: Sequence[Job]) -> None:
 
 
 def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
-            retiming: Retiming | None = None, around: int = 0) -> "Estimate":  # fmt: skip
+            retiming: Retiming | None = None, around: int = 0) -> Estimate:  # fmt: skip
     """A shot's cost here, whatever its prompt; a `retiming` also converts the `around` given frames."""
-    from sora_cli.placement.estimate import Pictures
-
     same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
-    windows = windows_of(same, entry, tuple((one.start, one.count) for one in placed))
     shown = retiming.count(shot.frames + around) if retiming else 0
     pictures = Pictures(given or bool(placed), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
-    return measured(entry, same, windows, compute.words, pictures)
+    return measured(entry, same, tuple(Given(one.start, one.count) for one in placed), compute.words, pictures)
 
 
 @cache
-def windows_of(shot: Shot, entry: Entry, placed: tuple[tuple[int, int], ...]) -> "tuple[Window, ...]":
-    """The windows in which a shot is made; cached, since many jobs have the same."""
-    from sora_cli.generation.plan import Given, plan
-
-    return plan(shot, entry, [Given(start, count) for start, count in placed]).windows
-
-
-@cache
-def measured(entry: Entry, shot: Shot, windows: "tuple[Window, ...]", where: tuple[str, str, str],
-             pictures: "Pictures") -> "Estimate":  # fmt: skip
-    from sora_cli.placement.estimate import dry_run
-
-    return dry_run(entry, shot, windows, *where, pictures)
+def measured(entry: Entry, shot: Shot, given: tuple[Given, ...], where: tuple[str, str, str],
+             pictures: Pictures) -> Estimate:  # fmt: skip
+    """The cost of a shot around what is given; cached, since many jobs have the same."""
+    return dry_run(entry, shot, plan(shot, entry, given).windows, *where, pictures)
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:

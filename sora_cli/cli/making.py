@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sora_cli import media
 from sora_cli.cli.previews import Previews
@@ -22,9 +23,9 @@ from sora_cli.media.contact_sheet import Sheet
 from sora_cli.media.seams import Changes, Drift, verdict
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
+from sora_cli.storage.resume import Windows
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from sora_cli.generation.engine import Generation
@@ -47,7 +48,7 @@ class Making:
     def __post_init__(self) -> None:
         self.own = self.target.own
         if not self.target.stream:
-            self.screen.hold(self.own)
+            self.screen.held.enter_context(self.own)
         self.drift, self.changes = Drift(self.fps), Changes()
         self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
@@ -73,9 +74,7 @@ class Making:
                 if self.previews and progress.done:
                     self.previews.look(run)
 
-    def store(self, run: "Generation", part: str) -> Any:
-        from sora_cli.storage.resume import Windows
-
+    def store(self, run: "Generation", part: str) -> Windows | None:
         if self.target.stream:
             return None
         if len(self.runs) == 1 and not self.target.resume:
@@ -88,7 +87,7 @@ class Making:
             self.target.forget()
             return Windows(self.target.resume_folder / part, run.identity())
 
-    def watched(self, frames: Iterable["np.ndarray"]) -> Iterator["np.ndarray"]:
+    def watched(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield new frames unchanged, and measure their drift, and the seam of a loop."""
         for number, frame in enumerate(frames):
             self.drift.add(frame)
@@ -120,11 +119,6 @@ class Making:
     def given(self, made: range) -> range:
         """A range of given frames, converted to frames of the output."""
         return range(round(self.shown(made.start)), round(self.shown(made.stop)))
-
-    def bounds(self, frames: range) -> list[int]:
-        """The same for the record: [first, end), in frames of the output."""
-        found = self.given(frames)
-        return [found.start, found.stop]
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, at the rate that is asked."""
@@ -224,13 +218,7 @@ def raw_format(name: str, size: media.Size, fps: float, full: bool = False) -> m
     """The raw frames of an output of this name. Images are RGB in the end, so that all their colours are there."""
     images = Path(name).suffix.lower() in IMAGES
     tags = media.RGB if images else ("COLORRANGE=LIMITED",)
-    return media.Format(*size, rate_of(fps), "444" if full or images else "420mpeg2", tags=tags)
-
-
-@cache
-def rate_of(fps: float) -> Fraction:
-    """Frames a second as videos have them; a long list asks for the same again and again."""
-    return Fraction(media.rational(fps))
+    return media.Format(*size, Fraction(media.rational(fps)), "444" if full or images else "420mpeg2", tags=tags)
 
 
 def written(shared: media.Shared, made: int) -> dict[str, Any]:

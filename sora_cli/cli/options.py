@@ -7,7 +7,7 @@ Those that belong together are the fields of a frozen dataclass; a command takes
 import inspect
 from collections.abc import Callable
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
@@ -41,34 +41,26 @@ def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def bundled(kind: Any, given: dict[str, Any]) -> Any:
     """Build a dataclass from command-line options, and remove these from `given`."""
-    hints = {field.name: get_type_hints(kind)[field.name] for field in fields(kind)}
-    return kind(**{name: bundled(hint, given) if is_dataclass(hint) else given.pop(name)
-                   for name, hint in hints.items()})  # fmt: skip
+    hints, own = get_type_hints(kind), inspect.signature(kind).parameters
+    return kind(**{name: bundled(hints[name], given) if is_dataclass(hints[name]) else given.pop(name)
+                   for name in own})  # fmt: skip
 
 
 def options_of(bundle: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass as parameters, its own before those that it inherits, under its `panel` in the help;
     of a field that is a dataclass, its fields."""
-    hints, by_name = get_type_hints(bundle, include_extras=True), {field.name: field for field in fields(bundle)}
-    panels = {name: vars(kind).get("panel") for kind in reversed(bundle.__mro__) for name in annotated(kind)}
-    names = dict.fromkeys(name for kind in bundle.__mro__ for name in annotated(kind))
-
-    def default(field: "Field[Any]") -> Any:
-        return inspect.Parameter.empty if field.default is MISSING else field.default
-
+    hints, own = get_type_hints(bundle, include_extras=True), inspect.signature(bundle).parameters
+    panels: dict[str, str | None] = {}
+    for kind in bundle.__mro__:
+        for name in vars(kind).get("__annotations__", ()):
+            panels.setdefault(name, vars(kind).get("panel"))
     found: list[inspect.Parameter] = []
-    for name in (name for name in names if name in by_name):
+    for name in filter(own.__contains__, panels):
         if is_dataclass(hints[name]):
             found += options_of(hints[name])
         else:
-            found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default(by_name[name]),
-                                           annotation=under(hints[name], panels[name])))  # fmt: skip
+            found.append(own[name].replace(annotation=under(hints[name], panels[name])))
     return found
-
-
-def annotated(kind: type) -> tuple[str, ...]:
-    """The fields that a class itself declares, without inherited ones."""
-    return tuple(vars(kind).get("__annotations__", ()))
 
 
 def under(hint: Any, panel: str | None) -> Any:

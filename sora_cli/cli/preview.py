@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from rich.color import Color
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
@@ -52,8 +53,6 @@ def shows_pictures(console: Console) -> bool:
 
 def fitted(picture: np.ndarray, columns: int, lines: int) -> np.ndarray:
     """uint8 [h, w, 3] scaled to fit characters of 1 x 2 pixels; as many rows as whole lines have."""
-    from PIL import Image
-
     height, width, _ = picture.shape
     scale = min(columns / width, 2 * lines / height)
     size = max(1, round(width * scale)), 2 * max(1, round(height * scale / 2))

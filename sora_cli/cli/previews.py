@@ -11,6 +11,7 @@ import numpy as np
 from sora_cli import media
 from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed
+from sora_cli.media.contact_sheet import evenly
 
 if TYPE_CHECKING:
     from sora_cli.generation.engine import Generation
@@ -37,8 +38,7 @@ class Previews:
         if self.spent > SHARE * (now - self.began):
             return
         if pictures := run.preview_frames(MOST):
-            self.screen.picture([pictures[n] for n in np.linspace(0, len(pictures) - 1, min(IN_A_ROW, len(pictures)))
-                                 .round().astype(int)])  # fmt: skip
+            self.screen.picture([pictures[n] for n in sorted(evenly(len(pictures), IN_A_ROW))])
             self.write(pictures, run.shot.seconds / min(MOST, run.plan.latents))
         self.spent += self.clock() - now
 

@@ -17,6 +17,7 @@ from sora_cli.storage import latent_file
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sora_cli.generation.given import GivenClip
 
 PLAIN = SamplingDefaults()  # a picture without a model is shown at pocket's rate
 
@@ -81,13 +82,12 @@ class Asked(Input):
             screen.note(f"{self.name}: {retiming.note()}")
 
 
-def beside(name: str, what: str, suffix: str = ".mp4") -> str:
+def beside(name: str, what: str) -> str:
     """The default name of the output: `clip.mov` -> `clip-extended.mp4`; a pipe for a pipe."""
     if name == media.STREAM:
         return name
     path = Path(name)
-    stem = path.stem.replace("%", "") if "%" in path.name else path.stem
-    return str(path.with_name(f"{stem}-{what}{suffix}"))
+    return str(path.with_name(f"{path.stem.replace('%', '')}-{what}.mp4"))
 
 
 def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
@@ -100,16 +100,6 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
         own = Shot.from_json(record)
         prompt, captions = own.prompt, () if anew or own.model != settings.model else own.captions[:1]
     return replace(settings, prompt=prompt, captions=captions, width=width, height=height, fps=source.format.fps)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The end of a video as latents [C, n, h, w]. `hidden` of their decoded frames come after the last frame of the
-    video; `clock` is the time of the scene in seconds at the first latent, if known."""
-
-    latents: "Tensor"
-    hidden: int
-    clock: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,13 +124,16 @@ class Whole:
         fits = fits and header.canvas == entry.canvas(shot.width, shot.height)
         return cls(path, header, entry.usage.context) if fits and header.video == weights.hash_of(Path(video)) else None
 
-    def end(self) -> Kept:
-        """The last few latents."""
+    def end(self) -> "GivenClip":
+        """The last few latents, before the first frame that follows the video: some of theirs may come after it."""
+        from sora_cli.generation.given import GivenClip
+
         header, total = self.header, self.header.latents
         first = max(0, total - self.context)
         found, _ = latent_file.load(self.path, first)
         clock = header.clock + first * geometry.TIME_STRIDE / header.fps if header.clock >= 0 else None
-        return Kept(found.float(), geometry.frames_in(total) - header.lead - header.frames, clock)
+        hidden = geometry.frames_in(total) - header.lead - header.frames
+        return GivenClip(hidden - geometry.frames_in(found.shape[1]), latents=found.float(), clock=clock)
 
     def followed_by(self, made: "Tensor") -> "Tensor":
         """The video's latents followed by the newly `made` ones, whose first few are the video's last."""

@@ -62,7 +62,7 @@ def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> t
         return None, max(1, geometry.frames_for(seconds, shot.fps) - 1)
     shown = replace(shot, fps=float(rates.shown), frames=geometry.frames_for(seconds, float(rates.shown)))
     made = max(2, shown.at(shot.fps).frames)
-    return replace(rates, frames=shown.frames, pins=((shown.frames - 1, made - 1),)), made - 1
+    return replace(rates, frames=shown.frames, end=made - 1), made - 1
 
 
 def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:

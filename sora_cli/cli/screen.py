@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -65,7 +65,7 @@ class Screen:
             refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
         )  # fmt: skip
         self.tasks: dict[str, progress.TaskID] = {}
-        self.held = ExitStack()
+        self.held = ExitStack()  # ends together with the screen, or with the job
 
     def columns(self) -> Sequence[progress.ProgressColumn]:
         return (progress.TextColumn("{task.description:12}"), progress.BarColumn(), Amount(),
@@ -94,10 +94,6 @@ class Screen:
             self.progress.doing, self.progress.since = before
             if alone:
                 self.progress.stop()
-
-    def hold(self, own: AbstractContextManager[object]) -> None:
-        """Enter a context that ends together with the screen."""
-        self.held.enter_context(own)
 
     def note(self, text: str) -> None:
         self.console.print(escape(readable(" ".join(text.splitlines()))))
@@ -138,7 +134,7 @@ class Screen:
                 self.show(stage, done, total or done)
 
     def leave(self) -> None:
-        """End one job of many: clear its bars and exit what `hold` entered."""
+        """End one job of many: clear its bars and exit what is `held`."""
         self.clear()
         self.held.close()
 
@@ -148,6 +144,14 @@ class Screen:
         for task in self.tasks.values():
             self.progress.remove_task(task)
         self.tasks.clear()
+
+
+def tell(found: Any, as_json: bool, rows: Iterable[tuple[str, str]] = (), width: int = 0) -> None:
+    """Print what was found on stdout: as JSON, or for people in rows of a name of so many letters and a value."""
+    if as_json:
+        typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))
+    for name, value in () if as_json else rows:
+        typer.echo(f"{readable(name):<{width}} {readable(value)}")
 
 
 class Transfers(Screen):

@@ -17,6 +17,7 @@ from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
 from sora_cli.media.names import sequence_of
 from sora_cli.shot import check_text
+from sora_cli.storage.resume import clear
 
 IMAGES = (".png", ".gif", ".webp", ".apng")
 
@@ -78,9 +79,9 @@ class Target(Keeping):
         return self.path.with_name(f"{stem}.preview.webp")
 
     @property
-    def numbered(self) -> bool:
-        """Whether the output is numbered images, `a%05d.png`."""
-        return sequence_of(self.name) is not None
+    def one_image(self) -> bool:
+        """Whether the output is one image, and not a name of numbered ones, `a%05d.png`."""
+        return self.path.suffix.lower() == ".png" and sequence_of(self.name) is None
 
     @property
     def images(self) -> bool:
@@ -175,8 +176,6 @@ class Target(Keeping):
 
     def forget(self) -> None:
         """Remove all finished windows of the video."""
-        from sora_cli.storage.resume import clear
-
         for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
             if folder == self.resume_folder or not folder.is_symlink():
                 clear(folder)

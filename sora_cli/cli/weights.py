@@ -1,6 +1,5 @@
 """`sora-cli weights`: the models there are, and those that are on this machine."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -8,10 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
-from sora_cli.cli.screen import Transfers
+from sora_cli.cli.screen import Transfers, tell
 from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
@@ -37,13 +39,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     found = [*(row(registry.entry(name)) for name in registry.names()), *other_rows()]
     files = [row(registry.entry(name)) for name in comfy.recognised()]  # single ones, in ComfyUI's folders
     if as_json:
-        typer.echo(readable(json.dumps([*found, *files], ensure_ascii=False)))
-        return
-
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
-
+        return tell([*found, *files], as_json)
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for one in found:
@@ -74,13 +70,8 @@ def unlink(folder: FolderArgument, debug: DebugOption = False) -> None:
 @weights.command()
 def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show all details of a model."""
-    entry = registry.entry(name)
-    found = described(entry)
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for key, value in lines(found):
-        typer.echo(f"{key:<16} {readable(value)}")
+    found = described(registry.entry(name))
+    tell(found, as_json, lines(found), 16)
 
 
 @weights.command()
@@ -105,7 +96,7 @@ def pull(
         if not as_json:
             screen.note(f"{entry.name} is here ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
-        typer.echo(readable(json.dumps([row(entry) for entry in entries], ensure_ascii=False)))
+        tell([row(entry) for entry in entries], as_json)
 
 
 @weights.command()
@@ -118,8 +109,7 @@ def verify(
             hub.verify(entry, partial(screen.show, "checking"))
         if not as_json:
             screen.note(f"{entry.name} is intact ({hub.gigabytes(hub.status(entry).bytes)})")
-    if as_json:
-        typer.echo(readable(json.dumps([{"name": name, "whole": True} for name in names], ensure_ascii=False)))
+    tell([{"name": name, "whole": True} for name in names], as_json)
 
 
 @weights.command()
@@ -137,19 +127,14 @@ def rm(
         rest = f"; the rest stays for {', '.join(kept)}" if kept else ""
         if not as_json:
             Transfers(quiet).note(f"{name}: {hub.gigabytes(freed)} freed{rest}")
-    if as_json:
-        typer.echo(readable(json.dumps(rows, ensure_ascii=False)))
+    tell(rows, as_json)
 
 
 @weights.command()
 def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Print the paths of the networks of a model."""
     found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
-    if as_json:
-        typer.echo(readable(json.dumps(found, ensure_ascii=False)))
-        return
-    for role, folder in found.items():
-        typer.echo(f"{role:<9} {readable(folder)}")
+    tell(found, as_json, found.items(), 9)
 
 
 # ---- rows and lines ---------------------------------------------------------------------------------------

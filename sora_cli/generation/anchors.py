@@ -38,14 +38,10 @@ class Placed:
         with media.open_source(self.path, fps=None if self.count == 1 else self.fps, rgb=True) as source:
             yield from media.to_rgb(source, source.format, size, self.fit)
 
-    def opened(self, size: Size) -> "Opened":
-        """The same as a lazy sequence: frames are read when they are accessed."""
-        return Opened(self, size)
-
 
 @dataclass(frozen=True)
 class Opened:
-    """An anchor's frames as a sequence, never all in memory."""
+    """An anchor's frames as a lazy sequence: they are read when they are accessed, and never all in memory."""
 
     placed: Placed
     size: Size

@@ -298,9 +298,7 @@ class Generation:
     def decode_keyframe(self, latent: int) -> np.ndarray:
         """A given key frame as the decoder reconstructs it, uint8 [h, w, 3]; needs no other latents."""
         alone = self.timeline.end_frames.get(latent)
-        if alone is not None:
-            return self.key_frames(alone[:, None], [0])[0]
-        return self.key_frames(self.timeline.latents, [latent])[0]
+        return self.key_frame(self.timeline.latents[:, latent] if alone is None else alone)
 
     @cached_property
     def preview(self) -> Preview:
@@ -314,14 +312,14 @@ class Generation:
             return self.preview.look(self.latents, self.done, self.guess, most)
 
     @torch.inference_mode()
-    def key_frames(self, latents: Tensor, index: list[int]) -> list[np.ndarray]:
-        """Single key frames of latents [C, T, h, w], uint8 [h, w, 3] each; they need no others."""
-        return self.stages.autoencoder.do(lambda: [self.key_frame(latents[:, n]) for n in index])
-
     def key_frame(self, latent: Tensor) -> np.ndarray:
-        codec = self.pipeline.codec
-        alone = rearrange(latent, "C h w -> 1 C 1 h w").to(codec.device, codec.dtype)
-        return pictures_of(codec.vae.decode(alone)[0], self.plan.canvas)[0]
+        """The key frame of one latent [C, h, w], uint8 [h, w, 3]; it needs no others."""
+        codec, alone = self.pipeline.codec, rearrange(latent, "C h w -> 1 C 1 h w")
+
+        def decoded() -> np.ndarray:
+            return pictures_of(codec.vae.decode(alone.to(codec.device, codec.dtype))[0], self.plan.canvas)[0]
+
+        return self.stages.autoencoder.do(decoded)
 
     def identity(self) -> str:
         """Everything that determines the video, as JSON; the placement of the networks does not."""

@@ -75,7 +75,9 @@ class Plan:
     @property
     def latents(self) -> int:
         """The total number of latent frames."""
-        return latents_of(self.shot, self.span)
+        if not self.shot.loop:
+            return self.span.latents
+        return geometry.divide(self.shot.frames, TIME_STRIDE, "a loop's number of frames")
 
     @property
     def usage(self) -> SamplingDefaults:
@@ -204,10 +206,6 @@ def windows_of(shot_plan: Plan) -> list[planner.Window]:
         return planner.circle(latents, usage.window, step)
     windows = planner.plan(latents, shot.plan, given_latents, usage.window, step)
     return planner.mirrored(windows, latents) if latents - 1 in ends and not given_latents else windows
-
-
-def latents_of(shot: Shot, span: geometry.Span) -> int:
-    return geometry.divide(shot.frames, TIME_STRIDE, "a loop's number of frames") if shot.loop else span.latents
 
 
 def has_motion(entry: Entry) -> bool:

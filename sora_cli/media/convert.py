@@ -54,7 +54,7 @@ def from_rgb(
     padded = Padded(frames, retiming) if retiming else None
     feed = (contiguous(frame, source_size) for frame in padded or frames)
     shown = pieces(command, format.frame_bytes, UNREADABLE, feed)
-    yield from (raw for _, raw in padded.limited(shown)) if padded else shown
+    yield from padded.limited(shown) if padded else shown
 
 
 def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) -> Iterator[bytes]:
@@ -68,8 +68,8 @@ def retimed(frames: Iterable[bytes], format: Format, retiming: Retiming | None) 
     command = [ffmpeg(), *Y4M_IN, "-vf", filters, "-fps_mode", "passthrough", "-f", "rawvideo"]
     command += ["-strict", "-1", "pipe:1"]
     made = pieces(command, format.frame_bytes, UNREADABLE, y4m.stream(padded, format))
-    for number, raw in padded.limited(made):
-        yield padded.pinned.pop(number, raw)
+    for count, raw in enumerate(padded.limited(made), 1):
+        yield padded.last[0] if retiming.end is not None and count == retiming.frames else raw
 
 
 def contiguous(frame: Frame, size: Size) -> memoryview:

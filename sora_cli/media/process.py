@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -52,8 +53,9 @@ def file_of(words: list[str]) -> Path:
     return Path(words[-1].removeprefix("file:"))
 
 
+@cache
 def rational(fps: float, tolerance: float = 5e-4) -> str:
-    """24.0 -> 24/1, 23.976 -> 24000/1001: exact for the rates that cameras use."""
+    """24.0 -> 24/1, 23.976 -> 24000/1001: exact for the rates that cameras use. A long list asks for the same often."""
     ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
     away = abs(float(ntsc) - fps)  # of slow rates, whole ones are as near
     exact = ntsc if away < min(tolerance, abs(round(fps) - fps)) else Fraction(fps).limit_denominator(1000)

@@ -6,15 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image, ImageOps
 
 MODES = {"RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB"}  # of 8 bits; what they become
 
 
-def to_srgb(image: "Image.Image") -> "tuple[Image.Image, str]":
+def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     """A picture in sRGB, and the name of the space that it was in; the same picture and "" if that is its own."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in MODES:
@@ -36,8 +34,6 @@ def to_srgb(image: "Image.Image") -> "tuple[Image.Image, str]":
 def in_srgb(path: Path) -> Iterator[tuple[Path, str]]:
     """A file with a picture in sRGB, upright, and the name of the space that it was in; the file itself and "" if it is
     in sRGB already, moves, or is none that can be read here."""
-    from PIL import Image, ImageOps
-
     try:
         with Image.open(path) as image:
             moves = getattr(image, "is_animated", False) and image.format != "MPO"  # phones keep a second one

@@ -7,7 +7,7 @@ between two frames across a cut the nearer one is. docs/preview.md has what the 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, cycle, islice
 from typing import Any, Generic, TypeVar
@@ -25,15 +25,15 @@ class Retiming:
     """From `made` to `shown` frames a second.
 
     `frames`: exactly so many, as many as last as long if it is not told. `turn`: of a loop, how many are made, so that
-    the last leads to the first. `pins`: where the rate is raised, pairs of a frame that is shown and one that is made,
-    which are to be the same."""
+    the last leads to the first. `end`: where the rate is raised, the made frame that is the last of `frames`, as it
+    is."""
 
     made: Fraction
     shown: Fraction
     frames: int | None = None
     turn: int = 0
     cyclic: bool = False
-    pins: tuple[tuple[int, int], ...] = field(default=())
+    end: int | None = None
 
     @classmethod
     def between(cls, made: float, shown: float, frames: int | None = None, **more: Any) -> "Retiming":
@@ -66,9 +66,9 @@ class Retiming:
 
     def at(self, made: int) -> Fraction:
         """Where a made frame lies among those shown."""
-        pinned = {one: Fraction(shown) for shown, one in self.pins}
-        shown = pinned.get(made, made * self.ratio)
-        return shown if self.frames is None else min(shown, Fraction(self.frames))
+        if self.frames is None:
+            return made * self.ratio
+        return Fraction(self.frames - 1) if made == self.end else min(made * self.ratio, Fraction(self.frames))
 
     def record(self) -> dict[str, object]:
         """What the record beside a video says of it."""
@@ -94,30 +94,26 @@ class Retiming:
 
 class Padded(Generic[Item]):
     """Made frames on their way into the filter, with the few behind the last that it wants to see: the first again in
-    a loop, the last again elsewhere. Pinned ones are kept for those who show them."""
+    a loop, the last again elsewhere."""
 
     def __init__(self, frames: Iterable[Item], retiming: Retiming) -> None:
         self.frames, self.retiming = frames, retiming
         self.count, self.over = 0, False
-        self.shows = {made: shown for shown, made in retiming.pins}
-        self.pinned: dict[int, Item] = {}
+        self.last: deque[Item] = deque(maxlen=1)
 
     def __iter__(self) -> Iterator[Item]:
         rest = iter(self.frames)
         first = list(islice(rest, BEHIND)) if self.retiming.cyclic else []
-        last: deque[Item] = deque(maxlen=1)
         for frame in chain(first, rest):
-            if self.count in self.shows:
-                self.pinned[self.shows[self.count]] = frame
             self.count += 1
-            last.append(frame)
+            self.last.append(frame)
             yield frame
         self.over = True
-        yield from islice(cycle(first or last), BEHIND)
+        yield from islice(cycle(first or self.last), BEHIND)
 
-    def limited(self, shown: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-        """What the filter made, numbered, up to the end of the video, which is known when the filter gets there."""
+    def limited(self, shown: Iterable[bytes]) -> Iterator[bytes]:
+        """What the filter made, up to the end of the video, which is known when the filter gets there."""
         for number, frame in enumerate(shown):
             if (self.over or self.retiming.frames is not None) and number >= self.retiming.count(self.count):
                 return
-            yield number, frame
+            yield frame

@@ -5,7 +5,7 @@ to at most 160 pixels across first, so that grain and the canvas's size hardly c
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,16 +44,11 @@ def total(kind: type[np.generic], *parts: Frame) -> Frame:
 # ---- joins ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Seam:
+class Seam(NamedTuple):
     """How a loop closes, 1 = like anywhere else in it: where things are, and how they move."""
 
     position: float
     velocity: float
-
-    @property
-    def worst(self) -> float:
-        return max(self.position, self.velocity)
 
 
 class Changes:

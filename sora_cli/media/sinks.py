@@ -61,8 +61,8 @@ def open_sink(
 
 def video(path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack | None) -> Sink:
     suffix = path.suffix.lower()
-    words = [*encoded(suffix, format), *tagging(metadata), *VIDEOS[suffix][1]]
-    sink = SoundSink(path, format, metadata, sound) if sound else FileSink(path, format, words)
+    words, container = encoded(suffix, format), [*tagging(metadata), *VIDEOS[suffix][1]]
+    sink = SoundSink(path, format, words, container, sound) if sound else FileSink(path, format, [*words, *container])
     if any(map(too_long, metadata.values())):
         sink.notes.append(f"{path} does not hold how it was made, which is too long for it")
     return sink
@@ -103,16 +103,15 @@ def encoded(suffix: str, format: Format) -> list[str]:
 
 
 class SoundSink(FileSink):
-    """Raw frames into a video, beside which their sound is laid when all of them are there."""
+    """Raw frames into a video, beside which their sound is laid when all of them are there, in its `container`."""
 
-    def __init__(self, path: Path, format: Format, metadata: Mapping[str, object], sound: Soundtrack) -> None:
-        self.suffix, self.sound = path.suffix.lower(), sound
-        super().__init__(path, format, [*encoded(self.suffix, format), *SILENT])
-        self.whole = self.another("sound")
-        self.container = [*tagging(metadata), *VIDEOS[self.suffix][1]]
+    def __init__(self, path: Path, format: Format, words: list[str], container: list[str], sound: Soundtrack) -> None:
+        super().__init__(path, format, [*words, *SILENT])
+        self.container, self.sound, self.whole = container, sound, self.another("sound")
 
     def keep(self) -> None:
-        why, code = self.copy(self.sound.words(self.frames, self.format.rate, self.suffix) if self.sound.clips else [])
+        rate, suffix = self.format.rate, self.path.suffix.lower()
+        why, code = self.copy(self.sound.words(self.frames, rate, suffix) if self.sound.clips else [])
         if (why or code) and self.sound.clips:
             done = self.whole.exists() and not code
             self.sound.notes.append(f"the sound is {'damaged' if done else 'left out'}: {why or 'it failed'}")

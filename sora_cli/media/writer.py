@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, Self
 
+from PIL import Image
+
 from sora_cli.errors import Failed
 from sora_cli.files.owned import part_of, sweep, writing
 from sora_cli.media.convert import Frame
@@ -132,7 +134,6 @@ class FileSink(Sink):
 
 def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] | None = None) -> None:
     """One frame as a PNG, written whole or not at all."""
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     tags = PngInfo()
@@ -144,8 +145,6 @@ def write_image(path: Path | str, frame: Frame, metadata: Mapping[str, object] |
 
 def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> None:
     """Frames, each shown so long, as a WebP that plays for ever, whole or not at all; fast rather than small."""
-    from PIL import Image
-
     first, *others = map(Image.fromarray, frames)
     with writing(Path(path)) as file:
         first.save(file, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,

@@ -10,7 +10,7 @@ touched.
 import hashlib
 import json
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,7 @@ class Windows:
 
     def finished(self) -> "Iterator[Tensor]":
         """Windows 0, 1, 2, ... up to the first that is missing, damaged or foreign."""
-        for number in count():
-            latents = self.read(number)
-            if latents is None:
-                return
-            yield latents
+        return takewhile(lambda latents: latents is not None, map(self.read, count()))  # type: ignore[arg-type]
 
     def read(self, number: int, kind: str = "window") -> "Tensor | None":
         """One window (or `kind`), exactly as it was saved; None if it is missing or damaged."""

@@ -14,6 +14,7 @@ import typer
 from sora_cli.cli import models, options
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.options import Compute, flattened
+from sora_cli.cli.serve.gate import Gate, is_loopback, split, token_of
 from sora_cli.cli.serve.limits import Limits
 from sora_cli.errors import Failed, SoraError, no_op, readable
 from sora_cli.files.owned import Owned
@@ -64,7 +65,6 @@ def serve(
     """Serve videos and images to other programs: OpenAI's API, a queue that outlives the server, and a page."""
     check_extra()
     from sora_cli.cli.serve.app import Server
-    from sora_cli.cli.serve.gate import Gate, token_of
     from sora_cli.cli.serve.orders import Orders, served_as
     from sora_cli.cli.serve.store import Store
     from sora_cli.cli.serve.worker import Worker
@@ -103,8 +103,6 @@ def address_of(host: str, port: int) -> Address:
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
     """SoraError if other machines could reach the server without a token."""
-    from sora_cli.cli.serve.gate import is_loopback, split
-
     parts = split(public_url)
     if public_url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
         raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")

@@ -18,7 +18,7 @@ from sora_cli.cli.generate import job
 from sora_cli.cli.jobs import Job, check_rooms
 from sora_cli.cli.options import Compute, Keeping, Showing
 from sora_cli.cli.serve import limits
-from sora_cli.cli.serve.refusal import Refusal, asked_wrongly, public
+from sora_cli.cli.serve.refusal import Refusal, public, refusing
 from sora_cli.cli.serve.store import IMAGE, VIDEO, Store, Work, new_id
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import sniff
@@ -106,20 +106,16 @@ class Orders:
             wanted["negative"] = text("negative_prompt", fields["negative_prompt"])
         usual = models.usual(entry)
         wanted["width"], wanted["height"] = self.size(fields.get("size"), usual)
-        try:
+        with refusing():
             check_prompt(prompt)
             return replace(usual, **wanted)
-        except SoraError as error:
-            raise asked_wrongly(error) from None
 
     def size(self, value: Any, usual: Shot) -> tuple[int, int]:
         """(width, height): the requested size, or the model's usual one within the limit."""
         if value is None or value == "auto":
             return geometry_within(usual.width, usual.height, self.store.limits.pixels)
-        try:
+        with refusing("size"):
             width, height = geometry.parse_res(text("size", value))
-        except SoraError as error:
-            raise asked_wrongly(error, "size") from None
         if width * height > self.store.limits.pixels:
             raise Refusal(400, f"size {width}x{height} has {width * height} pixels; at most {self.store.limits.pixels} "
                           f"are allowed, as in {self.store.limits.max_res}", "invalid_value", "size")  # fmt: skip
@@ -133,10 +129,8 @@ class Orders:
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
                           "seconds")  # fmt: skip
-        try:
+        with refusing("seconds"):
             return replace(shot, frames=geometry.frames_for(seconds, shot.fps))
-        except SoraError as error:
-            raise asked_wrongly(error, "seconds") from None
 
     # -- a job, made as a command line makes it -----------------------------------------------------------------
 
@@ -159,7 +153,7 @@ class Orders:
             one.check(one.target)
         except SoraError as error:
             broken = "input_reference" if isinstance(error, Failed) else None
-            raise asked_wrongly(SoraError(self.public(error, work)), broken) from None
+            raise Refusal(400, self.public(error, work), "invalid_value", broken) from None
         try:
             check_rooms([one])
         except Failed as error:
@@ -215,10 +209,8 @@ def seed_of(value: Any) -> int:
         return seeds.number("random")
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise Refusal(400, "seed must be a whole number of at least 0, or random", "invalid_type", "seed")
-    try:
+    with refusing("seed"):
         return seeds.number(str(value))
-    except SoraError as error:
-        raise asked_wrongly(error, "seed") from None
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 named in it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,8 +34,13 @@ def missing(what: str) -> Refusal:
     return Refusal(404, f"there is no {what} with this id", "not_found")
 
 
-def asked_wrongly(error: SoraError, param: str | None = None) -> Refusal:
-    return Refusal(400, public(str(error)), "invalid_value", param)
+@contextmanager
+def refusing(param: str | None = None) -> Iterator[None]:
+    """Turn a SoraError about what a client asks into a Refusal."""
+    try:
+        yield
+    except SoraError as error:
+        raise Refusal(400, public(str(error)), "invalid_value", param) from None
 
 
 def public(message: str) -> str:
