@@ -97,7 +97,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FullDelta:
     """All numbers of a tensor, scaled."""
 
     whole: Stored
@@ -148,7 +148,7 @@ def merged(tensors: Mapping[str, "Tensor"], loras: Sequence[Lora]) -> dict[str, 
 
 
 def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
-            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
+            ) -> Iterator[tuple[str, LowRank | FullDelta]]:  # fmt: skip
     """The changes of one file by the parameters that they are for, every one of them fitting."""
     file = File.of(path := file_of(lora))
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
@@ -266,11 +266,11 @@ def parameter_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def scaled(file: File, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
-           ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
+           ) -> Iterator[tuple[str, LowRank | FullDelta]]:  # fmt: skip
     found = shares(file, parts, expert)
     for name, part in parts.items():
         if "diff" in part:
-            yield name, Difference(part["diff"], strength)
+            yield name, FullDelta(part["diff"], strength)
         if "up" in part:
             yield name, LowRank(part["down"], part["up"], strength * found[name])
 

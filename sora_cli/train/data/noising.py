@@ -82,8 +82,8 @@ def patch_cover(cover: Tensor) -> Tensor:
 
 def examples_of(pack: Pack, parts: tuple[int, int], subject: float = 1.0) -> list[NoisedSample]:
     """The clips of a pack: in one example where they are alike, else each in one of its own."""
-    alike = len({clip.latents.shape for clip in pack.clips}) == 1
-    groups = [pack.clips] if alike else [[clip] for clip in pack.clips]
+    uniform_shape = len({clip.latents.shape for clip in pack.clips}) == 1
+    groups = [pack.clips] if uniform_shape else [[clip] for clip in pack.clips]
     return [example(group, parts, pack.rng, subject) for group in groups]
 
 

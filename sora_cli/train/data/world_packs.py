@@ -94,7 +94,7 @@ class LatentCache:
         """LatentBatch `number` in the shape that its number was first drawn with."""
         if number in self.blocks:
             return self.blocks[number]
-        block = self.blocks[number] = self.kept(number, bucket)
+        block = self.blocks[number] = self.load_or_draw(number, bucket)
         oldest = max(self.blocks) - self.size + 1  # blocks come in any order: some were drawn by other processes
         for gone in [old for old in self.blocks if old < oldest]:
             del self.blocks[gone]
@@ -106,7 +106,7 @@ class LatentCache:
         assert self.folder
         return self.folder / f"{number:08d}.safetensors"
 
-    def kept(self, number: int, bucket: Bucket) -> LatentBatch:
+    def load_or_draw(self, number: int, bucket: Bucket) -> LatentBatch:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
@@ -261,11 +261,11 @@ class WorldPacks:
         for number in range(self.window.range_at(pack - 1).stop, numbers.stop):
             self.block(number)  # every block is made once, in its turn
         bucket = self.bucket(rng.choice(numbers))
-        alike = [number for number in numbers if self.bucket(number) == bucket]
+        same_shape = [number for number in numbers if self.bucket(number) == bucket]
         samples = max(1, round(self.batch * BUDGET / bucket.tokens))
         clips: list[Clip] = []
         while len(clips) < samples:
-            clips += self.block(rng.choice(alike)).clips()
+            clips += self.block(rng.choice(same_shape)).clips()
         clips = clips[:samples]
         phase = self.schedule.at(pack)
         text = self.conditioner([clip.caption for clip in clips])

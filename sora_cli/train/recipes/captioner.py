@@ -42,9 +42,9 @@ FIELDS = ("subject", "action", "place", "size", "speed", "camera", "side", "heig
 
 
 PRESETS = {  # width, heads, layers, channels
-    "nano": Preset((160, 4, 2, (32, 64, 128, 256)), steps=2500, batch=32, rate=2e-3),
-    "mini": Preset((192, 6, 2, (48, 96, 192, 256)), steps=5000, batch=128, rate=2e-3),
-    "base": Preset((256, 8, 3, (64, 128, 256, 384)), steps=10000, batch=256, rate=2e-3),
+    "nano": Preset((160, 4, 2, (32, 64, 128, 256)), steps=2500, batch=32, lr=2e-3),
+    "mini": Preset((192, 6, 2, (48, 96, 192, 256)), steps=5000, batch=128, lr=2e-3),
+    "base": Preset((256, 8, 3, (64, 128, 256, 384)), steps=10000, batch=256, lr=2e-3),
 }
 
 
@@ -109,7 +109,7 @@ class CaptionerStage(Stage[CaptionerOptions]):
         self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, *preset.sizes)
         with seeded(options.seed):
             self.model: Captioner = Captioner(self.network).to(device)
-        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,
+        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.lr,
                                     average=0.99, save_every=100)  # fmt: skip
         self.criterion = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)
 
