@@ -44,7 +44,7 @@ from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
 
-TINY = Preset((32, 4, 1, (8, 8, 16)), steps=30, batch=4, rate=5e-3)
+TINY = Preset((32, 4, 1, (8, 8, 16)), steps=30, batch=4, lr=5e-3)
 
 
 @cache

@@ -17,7 +17,7 @@ from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, train, word
 from sora_cli.train.trainer.config import Preset
 from sora_cli.train.trainer.logger import note_unread
 
-TINY = Preset((32, 4, 1, 16, (8, 16, 24)), steps=40, batch=8, rate=5e-3)
+TINY = Preset((32, 4, 1, 16, (8, 16, 24)), steps=40, batch=8, lr=5e-3)
 
 
 def options(out: Path, **more: Any) -> ClipOptions:

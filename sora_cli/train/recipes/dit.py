@@ -286,7 +286,7 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
     which condition tokens, and packs of pictures, do not see; and 4 D for every pair in attention."""
     tokens, moving = tokens_of(grids, config.conditions), any(g.frames > 1 for g in grids)
     frames = sum(g.frames for g in grids)
-    once = config.width * (2 * config.width + 5 * 64 + 2)  # of the timestep and guidance embedders, which see every frame once
+    once = config.width * (2 * config.width + 5 * 64 + 2)  # of the embedders of t and guidance: once a frame
     unseen = frames * config.conditions if moving else tokens
     pairs = sum(g.frames * (g.size + config.conditions) ** 2 + moving * g.size * g.frames**2 for g in grids)
     wide = 4.0 * config.width * config.depth
