@@ -258,7 +258,8 @@ def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> No
 
 def window(seed: int = 0, size: int = 6) -> LatentCache:
     torch.manual_seed(0)
-    return LatentCache(Vae(TINY_VAE).eval(), seed, samples=4, size=size, fresh=1, device=CPU, dtype=torch.float32)
+    return LatentCache(Vae(TINY_VAE).eval(), seed, samples=4, size=size, refresh_rate=1, device=CPU,
+                       dtype=torch.float32)  # fmt: skip
 
 
 def test_blocks_depend_on_their_number_alone() -> None:
@@ -340,7 +341,7 @@ def test_phases_begin_by_steps_or_by_time_and_go_on_as_they_did(tmp_path: Path) 
 
 def test_packs_leave_the_background_out_first() -> None:
     made = window(size=60)
-    made.fresh = 0.5
+    made.refresh_rate = 0.5
     schedule = Schedule((Phase(0, ((Bucket(1, 4, 4), 1.0),), drop=0.5, subject=3.0),), None)
     reader = Reader()
     read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
@@ -367,7 +368,7 @@ def test_the_window_slides() -> None:
     w = window(size=6)
     assert w.range_at(0) == range(6)
     assert w.range_at(10).stop - w.range_at(9).stop == 1 and len(w.range_at(50)) == 6
-    w.fresh = 0.25
+    w.refresh_rate = 0.25
     assert [w.range_at(step).stop for step in range(6)] == [6, 7, 7, 7, 7, 8]
 
 

@@ -2,8 +2,8 @@
 
 LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
-used several times; on a GPU `fresh` can be raised until nothing is seen twice. The blocks of the window lie on disk as
-well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
+used several times; on a GPU `refresh_rate` can be raised until nothing is seen twice. The blocks of the window lie on
+disk as well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
 """
 
 import json
@@ -77,17 +77,17 @@ class LatentBatch:
 
 
 class LatentCache:
-    """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
+    """The blocks that a step may use: the `size` newest of those made so far, `refresh_rate` more every step."""
 
-    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: float, device: torch.device,
+    def __init__(self, vae: Vae, seed: int, samples: int, size: int, refresh_rate: float, device: torch.device,
                  dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
-        self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
+        self.size, self.refresh_rate, self.device, self.dtype = size, refresh_rate, device, dtype
         self.blocks: dict[int, LatentBatch] = {}
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
-        end = math.ceil(self.fresh * step) + min(FIRST, self.size)
+        end = math.ceil(self.refresh_rate * step) + min(FIRST, self.size)
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> LatentBatch:
@@ -246,7 +246,7 @@ class WorldPacks:
 
     def bucket(self, number: int) -> Bucket:
         if number not in self.buckets:
-            asked_first = int((number - FIRST) / self.window.fresh)  # the pack that first draws from this block
+            asked_first = int((number - FIRST) / self.window.refresh_rate)  # the pack that first draws from this block
             rng = random.Random(self.seed * 15_485_863 + number)
             self.buckets[number] = bucket_of(self.schedule.at(asked_first), rng)
         return self.buckets[number]

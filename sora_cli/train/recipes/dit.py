@@ -130,8 +130,9 @@ class Batch:
 def world_packs(stage: Stage[Any], frozen: Frozen, schedule: Schedule, on_cpu: float, drop: float = 0.0) -> WorldPacks:
     """Packs of the world, of one shape each; on a CPU, so many blocks are new at each."""
     options, batch = stage.options, stage.config.batch
-    fresh = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
-    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, fresh, stage.device, stage.dtype, options.folder)
+    refresh_rate = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
+    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, refresh_rate, stage.device, stage.dtype,
+                        options.folder)  # fmt: skip
     return WorldPacks(cache, frozen.encoder, batch, options.seed, schedule, drop)
 
 
@@ -170,8 +171,8 @@ class DitStage(Stage[DitOptions]):
         if options.distil:
             check_frozen(metadata, self.frozen.ids)
         for stem in others(metadata, self.frozen.ids):
-            known = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
-            note(f"{known}; --{stem} takes its own")
+            said = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
+            note(f"{said}; --{stem} takes its own")
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
         return dit

@@ -254,9 +254,9 @@ class WanStage(LoraStage):
         return {"loss": torch.stack(errors).mean()}
 
 
-def fps_of(seconds: Tensor, usual: float) -> float:
+def fps_of(seconds: Tensor, default: float) -> float:
     """Frames a second, of latents that stand so far apart."""
-    return usual if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
+    return default if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
 
 
 def features_of(clips: Clips, pipeline: Wan) -> dict[str, Tensor]:
