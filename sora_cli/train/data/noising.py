@@ -66,8 +66,8 @@ def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> 
     """The noise of a task's frames [T] and of their parts [T, 2], which are given [T, 2], and their order [T]."""
     task = asked(T) if asked else sample_task(rng, T)
     cond_mask = rearrange(task.cond_mask, "p T -> T p").float()
-    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
-    t = stages[task.order]
+    t_per_stage = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
+    t = t_per_stage[task.order]
     noised_context = torch.rand((), generator=rng) > CLEAN_CONTEXT
     context = torch.rand((), generator=rng) * 0.3 * noised_context
     t = torch.where(cond_mask.amin(1).bool(), context, t)  # where nothing is to be made

@@ -156,7 +156,7 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
     """Captions of held-out combinations, undamaged: what is said rightly of those from the beginning (which beat came
     first, later ones do not show), and R@1 among `batch` captions; and how alike all but one in a hundred of the clips
     and their captions are."""
-    network, rows, recalls, alike = own.network.eval(), [], [], []
+    network, rows, recalls, similarities = own.network.eval(), [], [], []
     for number in range(clips // batch):
         drawn = draw(batch, f"held-out {number}", "held-out", plain=True)
         video, tokens = seen(drawn, own.device), own.tokenizer.encode(drawn.captions).to(own.device)
@@ -165,11 +165,11 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
         starts = drawn.times[:, 0].tolist()
         for look, scene, start in zip(network.video(video).split(1), drawn.scenes, starts, strict=True):
             caption = own.say(look, own.clip)
-            alike.append(own.alike(look, caption))
+            similarities.append(own.alike(look, caption))
             if start == 0:
                 rows.append(marks(caption, scene))
     found = shares(rows) | {"recall_at_1": round(float(torch.stack(recalls).mean()), 4)}
-    return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
+    return found, round(float(torch.tensor(similarities).quantile(0.01)), 4)
 
 
 train = partial(loop.train, CaptionerStage)
