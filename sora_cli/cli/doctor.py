@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.cli.screen import tell
+from sora_cli.cli.screen import print_result
 from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.generation.plan import plan
 from sora_cli.placement import machine
@@ -64,7 +64,7 @@ def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
     report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
     report |= {"models": [asdict(one) for one in choices], "best": best(choices), "broken": broken}
-    tell(report, as_json, ((finding.name, finding.words) for finding in findings), 8)
+    print_result(report, as_json, ((finding.name, finding.words) for finding in findings), 8)
     if choices and not as_json:
         show(choices)
     if broken:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Making:
+class OutputJob:
     """One output being made, and what its runs and frames have in common."""
 
     target: Target
@@ -72,19 +72,19 @@ class Making:
             for progress in chain([first] if first else [], steps):
                 self.screen.show(progress.stage, progress.done, progress.total)
                 if self.previews and progress.done:
-                    self.previews.look(run)
+                    self.previews.show(run)
 
     def store(self, run: "Generation", part: str) -> Windows | None:
         if self.target.stream:
             return None
         if len(self.runs) == 1 and not self.target.resume:
-            self.target.forget()
+            self.target.clear_resume()
         try:
             return Windows(self.target.resume_folder / part, run.identity())
         except SoraError:  # windows of another video
             if not self.target.force:
                 raise
-            self.target.forget()
+            self.target.clear_resume()
             return Windows(self.target.resume_folder / part, run.identity())
 
     def watched(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -168,7 +168,7 @@ class Making:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
-            self.target.forget()
+            self.target.clear_resume()
             if self.previews:
                 self.previews.remove()
             self.own.leave()
