@@ -38,10 +38,10 @@ class Item:
     def name(self) -> str:
         return self.job.target.name
 
-    def shard(self, parts: int) -> int:
-        """Which of `parts` it belongs to; only the name of its output decides, not the rest of the list."""
+    def shard(self, shards: int) -> int:
+        """Which of `shards` it belongs to; only the name of its output decides, not the rest of the list."""
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % parts
+        return int.from_bytes(digest[:8], "big") % shards
 
     def again(self, error: str) -> dict[str, Any]:
         """The job as a line of a list, and why it failed."""
@@ -183,18 +183,18 @@ class Asking:
 
 def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
     """The output's name with its fields: {line}, {input}, and options that are given. `generate` fills in its own."""
-    known = {name: slug(str(value)) for name, value in values.items() if name != "output"}
-    known |= {"line": str(line), "seed": str(values.get("seed", 0))}
-    known["prompt"] = slug(values.get("prompt", values.get(source, "")))
+    fields = {name: slug(str(value)) for name, value in values.items() if name != "output"}
+    fields |= {"line": str(line), "seed": str(values.get("seed", 0))}
+    fields["prompt"] = slug(values.get("prompt", values.get(source, "")))
     if source in values:
-        known["input"] = slug(Path(values[source]).stem)
+        fields["input"] = slug(Path(values[source]).stem)
     if verb == "generate":
-        known |= {name: f"{{{name}}}" for name in FIELDS}
+        fields |= {name: f"{{{name}}}" for name in FIELDS}
 
     def field(match: re.Match[str]) -> str:
-        if match[1] not in known:
+        if match[1] not in fields:
             raise SoraError(f"unknown {{{match[1]}}} in the output; use {{line}}, {{input}} or a given option")
-        return known[match[1]]
+        return fields[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
 

@@ -57,8 +57,8 @@ class Choice:
 
 def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Check this installation, and recommend a model for this machine."""
-    findings = [look() for look in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here, hub_here,
-                                    pocket_here, names_here)]  # fmt: skip
+    findings = [check() for check in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here,
+                                      hub_here, pocket_here, names_here)]  # fmt: skip
     broken = [finding.broken for finding in findings if finding.broken]
     works = all(finding.facts for finding in findings if finding.name in ("torch", "device"))
     choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
@@ -152,10 +152,10 @@ def disk_here() -> Finding:
 def cache_here() -> Finding:
     """The downloads of the Hub's client, which other programs share."""
     folder = machine.downloads()
-    held = sum(path.stat().st_size for path in folder.glob("models--*/blobs/*") if path.is_file())
+    size = sum(path.stat().st_size for path in folder.glob("models--*/blobs/*") if path.is_file())
     free = machine.disk_free(folder)
-    words = f"{quantity(held, 'B')} downloaded to {folder}, {quantity(free, 'B')} free there"
-    return Finding("cache", words, {"folder": str(folder), "bytes": held, "free": free})
+    words = f"{quantity(size, 'B')} downloaded to {folder}, {quantity(free, 'B')} free there"
+    return Finding("cache", words, {"folder": str(folder), "bytes": size, "free": free})
 
 
 def hub_here() -> Finding:

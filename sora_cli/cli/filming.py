@@ -109,7 +109,7 @@ class Order:
     entry: Entry
     expansion: Expansion
     seed: str
-    remarks: tuple[str, ...] = ()  # notes on the command line
+    option_notes: tuple[str, ...] = ()  # on the command line
     times: int = 1  # how often each is shown, if it is a loop
     captioned_shots: list[Shot] = field(default_factory=list)
 
@@ -138,7 +138,7 @@ class Order:
 
     def notes(self) -> Iterator[str]:
         """Notes on the command line and on the given files."""
-        yield from self.remarks
+        yield from self.option_notes
         yield from (f"{anchor.path}: {note}" for anchor in self.first.placed for note in anchor.notes)
 
     def job(self, number: int, target: Target, compute: Compute, showing: Showing) -> Job:

@@ -86,7 +86,7 @@ def generate(
     shot, entry = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
     shots = [reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, entry, expansion, sampling.seed, tuple(remarks(shot, source, said)))
+    order = Order(shots, entry, expansion, sampling.seed, tuple(option_notes(shot, source, said)))
     jobs = [job(order, n, name, compute, keeping, showing, said)
             for n, name in enumerate(output_names(output, shots))]  # fmt: skip
     if dry_run:
@@ -156,7 +156,7 @@ def remade(source: Path, given: set[str]) -> Shot:
     return shot
 
 
-def remarks(shot: Shot, source: Path | None, given: set[str]) -> Iterator[str]:
+def option_notes(shot: Shot, source: Path | None, given: set[str]) -> Iterator[str]:
     """Notes on the local files that a record, which may be untrusted, has us read, and on options without effect."""
     named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
     if source and named:

@@ -54,7 +54,7 @@ class InputSpec(Input):
         raw = geometry.parse_res(self.input_res) if self.input_res else None
         source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
         if screen:
-            source.tell(screen.note)
+            source.report_to(screen.note)
             self.note_rate(source, raw is not None, screen)
         if source.is_image:
             rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps

@@ -91,7 +91,7 @@ class Source:
         self.raw = retimed(self.raw, self.format, retiming)
         self.format = replace(self.format, rate=retiming.shown)
 
-    def tell(self, listener: Callable[[str], None]) -> None:
+    def report_to(self, listener: Callable[[str], None]) -> None:
         """Have every note said, those that there are and those to come: damage is known at the end."""
         self.listener = listener
         for note in self.notes:

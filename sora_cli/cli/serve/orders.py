@@ -198,9 +198,9 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     return int(found)
 
 
-def one_of(name: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
-        raise Refusal(400, f"{name} must be {' or '.join(known)}", "invalid_value", name)
+def one_of(name: str, value: Any, accepted: Collection[str]) -> None:
+    if value not in accepted:
+        raise Refusal(400, f"{name} must be {' or '.join(accepted)}", "invalid_value", name)
 
 
 def seed_of(value: Any) -> int:

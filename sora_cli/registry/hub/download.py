@@ -94,7 +94,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
         join(entry)
         return
     with screen.doing("asking the Hub"):
-        listings = look(entry, locks.read(), update)
+        listings = list_files(entry, locks.read(), update)
     wanted = [one for part in hub_parts(entry) for one in choose(part, listings[part], locks.read(), update)]
     licence = entry.licence if entry.licence != registry.UNKNOWN else next(iter(listings.values())).licence
     agree(entry, wanted, licence or registry.UNKNOWN, yes, screen)
@@ -123,7 +123,7 @@ def ask(question: str) -> str:
 # ---- what is wanted ---------------------------------------------------------------------------------------
 
 
-def look(entry: Entry, lock: Lock, update: bool) -> dict[Part, Listing]:
+def list_files(entry: Entry, lock: Lock, update: bool) -> dict[Part, Listing]:
     """What the repositories of a model hold, at the commits that were fetched first unless these are given up."""
     found: dict[tuple[str, str], Listing] = {}
     listings = {}
