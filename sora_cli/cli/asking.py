@@ -65,10 +65,10 @@ class Verb:
         self.needed = [one for one in self.arguments if one.required]
         if self.arguments[0].name != "prompt":
             self.names["input"] = self.arguments[0]
-        self.usual = self.context()
+        self.default_context = self.context()
         for parameter in command.params:
             if parameter not in self.needed:
-                parameter.handle_parse_result(self.usual, {}, [])
+                parameter.handle_parse_result(self.default_context, {}, [])
 
     def context(self) -> typer.Context:
         return type(self.parent)(self.command, parent=self.parent.parent, info_name=self.name)
@@ -105,7 +105,7 @@ class Verb:
     def jobs(self, values: Mapping[str, Any]) -> list[Job]:
         """The jobs that a command line of these values asks for; SoraError or a usage error of click's otherwise."""
         context = self.context()
-        context.params = dict(self.usual.params)
+        context.params = dict(self.default_context.params)
         for parameter in self.command.params:
             if parameter.name in values or parameter in self.needed:
                 parameter.handle_parse_result(context, values, [])
@@ -163,9 +163,9 @@ class Asking:
 
     def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
         """The line's options with the defaults that the verb knows, and a number in place of a `random` seed."""
-        usual = {name: value for name, value in self.defaults.items() if name in verb.own}
-        self.used |= usual.keys()
-        values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in wished} | wished
+        defaults = {name: value for name, value in self.defaults.items() if name in verb.own}
+        self.used |= defaults.keys()
+        values = {name: value for name, value in defaults.items() if LENGTHS.get(name) not in wished} | wished
         first = verb.arguments[0].name
         if verb.name == "loop" and first not in values and "prompt" in values:
             values[first] = values.pop("prompt")  # as it stands on the command line, where it is alone

@@ -52,7 +52,7 @@ class Request:
     def of(cls, verb: str, name: str, options: Continuing, prompt: str, plan: str | None = None) -> Self:
         sampling = options.sampling
         entry = registry.entry(sampling.model)
-        settings = models.asked(entry, sampling, prompt, plan)
+        settings = models.shot_of(entry, sampling, prompt, plan)
         expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
         return cls(verb, InputSpec(name=name, **vars(options.reading)), entry, settings, options, expansion)
 
@@ -129,14 +129,14 @@ class Connector:
     output: OutputJob
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
-                kept: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
-        """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
+                context: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
+        """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `context`,
         what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
-        bars = WHOLE if kept else Bars.around(self.full([*tail, *head]))
+        bars = WHOLE if context else Bars.around(self.full([*tail, *head]))
         if bars:
             self.output.screen.note(f"black bars are left as they are: {spelled(bars)}")
-        run = self.run(shot, tail, head, kept, bars)
+        run = self.run(shot, tail, head, context, bars)
         self.output.denoise(run, name)
         first = bars.inside(self.picture(head[0])) if head else None
         after = Difference.between(first, run.decode_keyframe(run.plan.placed[-1].first)) if first is not None else None
@@ -147,16 +147,16 @@ class Connector:
         made = self.scored(map(bars.put_back, inner), tail, head, name)
         return media.from_rgb(self.output.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: "GivenClip | None",
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], context: "GivenClip | None",
             bars: Bars = WHOLE) -> "Generation":  # fmt: skip
         from sora_cli.generation.engine import GivenClip
 
         most, shot = context_of(self.engine.entry), without(bars, shot, self.format.size)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         given, lead, trail = [], len(tail), len(head)
-        if kept:
-            lead = -kept.at
-            given.append(kept)
+        if context:
+            lead = -context.at
+            given.append(context)
         elif tail:
             given.append(GivenClip(-lead, self.pictures(tail, shot, bars)))
         else:

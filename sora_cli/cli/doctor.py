@@ -200,7 +200,7 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """The cost of a model on this machine, for a video of its usual size and length."""
-    shot = models.usual(model, "a cat surfing")
+    shot = models.default_shot(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
         cost = dry_run(model, shot, plan(shot, model).windows)

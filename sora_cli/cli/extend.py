@@ -76,5 +76,5 @@ def frames(connector: Connector, passthrough: PassThrough, shots: dict[str, Shot
     start = shots["before"].frames if "before" in shots else 0
     connector.output.place_sound(passthrough.source.sound, start, passthrough.count)
     if "after" in shots:
-        kept = sidecar.end() if sidecar and sidecar.header.frames == passthrough.count else None
-        yield from connector.connect(shots["after"], list(passthrough.tail), name="after", kept=kept)
+        context = sidecar.end() if sidecar and sidecar.header.frames == passthrough.count else None
+        yield from connector.connect(shots["after"], list(passthrough.tail), name="after", context=context)

@@ -156,14 +156,14 @@ class OutputJob:
             header = replace(header or header_of(self.runs[-1]), video=weights.hash_of(self.target.path))
             latent_file.save(self.target.latents, self.latents if latents is None else latents, header)
 
-    def finish(self, about: dict[str, Any], given: Iterable[range] = ()) -> None:
+    def finish(self, facts: dict[str, Any], given: Iterable[range] = ()) -> None:
         """After the video is complete: write the sheet and the record, and remove the saved windows."""
         if self.target.sheet:
-            draw(self.target, self.shared, about["frames"], list(map(self.given, given)))
+            draw(self.target, self.shared, facts["frames"], list(map(self.given, given)))
         if self.turn:
             seam = self.changes.seam()
             self.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
-        found = self.report(about)
+        found = self.report(facts)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
@@ -185,7 +185,7 @@ class OutputJob:
         assert made is not None
         return made
 
-    def report(self, about: dict[str, Any]) -> dict[str, Any]:
+    def report(self, facts: dict[str, Any]) -> dict[str, Any]:
         timings: dict[str, float] = {}
         for run in self.runs:
             for stage, spent in run.timings.items():
@@ -193,8 +193,8 @@ class OutputJob:
         return {
             "output": self.target.called or self.target.name,
             "shot": self.runs[-1].shot.to_dict(),
-            **about,
-            "written": written(self.shared, about["frames"]),
+            **facts,
+            "written": written(self.shared, facts["frames"]),
             "asked": self.target.identity,
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},

@@ -152,9 +152,9 @@ class Format:
     def transfer(self) -> str:
         return self.named("COLORTRC", TRANSFERS, MATRICES[self.matrix][1])
 
-    def named(self, tag: str, accepted: Iterable[str], usual: str) -> str:
+    def named(self, tag: str, accepted: Iterable[str], default: str) -> str:
         values = [word.partition("=")[2] for word in self.tags if word.startswith(f"{tag}=")]
-        return values[-1] if values and values[-1] in accepted else usual
+        return values[-1] if values and values[-1] in accepted else default
 
     @property
     def seen(self) -> Size:

@@ -20,7 +20,7 @@ from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import cache
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.cache import gigabytes, hub_parts
-from sora_cli.registry.hub.pins import Lock, Record
+from sora_cli.registry.hub.pins import FileRecord, Lock
 from sora_cli.registry.hub_client import Listing, RemoteFile
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
@@ -173,7 +173,7 @@ def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
     )
 
 
-def required(part: Part, file: RemoteFile, records: dict[str, Record], update: bool) -> str | None:
+def required(part: Part, file: RemoteFile, records: dict[str, FileRecord], update: bool) -> str | None:
     """The hash that a file must have: by weights.toml, or as it was at the first download.
 
     Failed if the Hub says beforehand that it has another one."""
@@ -283,7 +283,7 @@ def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
         models = sorted({model, *(before.models if before else ())})
         same = before is not None and before.etag == one.file.etag and before.commit == one.commit
         digest = sha256 or (before.sha256 if before and same else None)
-        files[one.file.name] = Record(one.commit, one.file.bytes, one.file.etag, digest, models)
+        files[one.file.name] = FileRecord(one.commit, one.file.bytes, one.file.etag, digest, models)
 
 
 def join(entry: Entry) -> None:
