@@ -33,10 +33,10 @@ def shrink(frame: Frame, widest: int = WIDEST) -> Frame:
     return sums.astype(np.float32) / np.float32(side**2 * (255 if exact else 1))
 
 
-def total(kind: type[np.generic], *parts: Frame) -> Frame:
+def total(kind: type[np.generic], *arrays: Frame) -> Frame:
     """The sum of some arrays, one after another: numpy's own is slow along short axes."""
-    found = parts[0].astype(kind)
-    for part in parts[1:]:
+    found = arrays[0].astype(kind)
+    for part in arrays[1:]:
         found += part
     return found
 
