@@ -32,12 +32,12 @@ from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 from rich.table import Table
 
 from sora_cli import geometry, media, registry
-from sora_cli.cli.connect import Connector, Passing
+from sora_cli.cli.connect import Connector, PassThrough
 from sora_cli.cli.extend import frames as extension
 from sora_cli.cli.filming import Take
 from sora_cli.cli.loop import round_shot
-from sora_cli.cli.making import Making, format_of
 from sora_cli.cli.options import Input
+from sora_cli.cli.output_job import OutputJob, format_of
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.evaluate.clips import held_out
@@ -153,10 +153,10 @@ def extended(bench: Bench, given: Clip, shot: Shot, side: str) -> Clip:
     """A clip and what `extend` adds to it."""
     format = format_of(shot)
     with Screen(quiet=True) as screen:
-        making = Making(Target(name=media.STREAM), screen, shot.fps)
+        output = OutputJob(Target(name=media.STREAM), screen, shot.fps)
         source = media.Source("scene", format, iter(raw_of(given, format.size, shot)))
-        passing = Passing(source, bench.engine.entry)
-        raw = extension(Connector(bench.engine, format, making), passing, {side: shot}, None)
+        passthrough = PassThrough(source, bench.engine.entry)
+        raw = extension(Connector(bench.engine, format, output), passthrough, {side: shot}, None)
         return seen(raw, shot)
 
 

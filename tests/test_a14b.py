@@ -92,7 +92,7 @@ def spied(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[st
         return Spy(role, load(role), calls) if role.startswith("dit") else load(role)
 
     monkeypatch.setattr(pipeline, "load", loading)
-    monkeypatch.setattr(pipeline, "watch_blocks", lambda network, at: None)
+    monkeypatch.setattr(pipeline, "report_blocks", lambda network, at: None)
     return calls, loaded
 
 

@@ -176,7 +176,7 @@ def test_exactly_what_was_asked(sora: Callable[..., int], capsys: pytest.Capture
     assert (found.width, found.height, found.frames, found.fps) == (96, 64, 15, 30)
     shot = Shot.from_json(found.metadata["sora"])
     captions = ("a large cat surfing normal, ocean, camera still, middle, low, beat one",)
-    usual = models.usual(registry.entry("pocket"), "A cat, surfing!")
+    usual = models.default_shot(registry.entry("pocket"), "A cat, surfing!")
     assert shot == replace(usual, width=96, height=64, frames=15, fps=30, captions=captions)
     assert sorted(os.listdir()) == beside("a-cat-surfing")
     record = json.loads(Path("a-cat-surfing.json").read_text())

@@ -89,8 +89,8 @@ def know_the_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
                                "TEXT": Umt5Config.from_hub(TEXT)}  # fmt: skip
     for kind, config in configs.items():
         before = getattr(loading, kind)
-        rename = next(iter(before.known.values()))[1]
-        monkeypatch.setattr(loading, kind, replace(before, known={"Tiny": (config, rename)}))
+        rename = next(iter(before.presets.values()))[1]
+        monkeypatch.setattr(loading, kind, replace(before, presets={"Tiny": (config, rename)}))
 
 
 def original(there: Tensors) -> Tensors:

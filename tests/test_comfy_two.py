@@ -56,9 +56,9 @@ def two(models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fast = replace(text, name="wan2.2-a14b-lightning", usage=replace(high, solver="lightx2v", steps=4, guidance=1.0))
     told = before | {entry.name: entry for entry in (text, seeing, fast)}
     monkeypatch.setattr(registry, "registry", lambda: told)
-    known, rename = loading.DIT.known, next(iter(loading.DIT.known.values()))[1]
+    presets, rename = loading.DIT.presets, next(iter(loading.DIT.presets.values()))[1]
     config = WanConfig.from_hub(TRANSFORMER | {"in_channels": 4 + GIVEN})
-    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, known={**known, "Tiny I2V": (config, rename)}))
+    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, presets={**presets, "Tiny I2V": (config, rename)}))
     monkeypatch.setenv("SORA_COMFY", str(models.parent))
     return models
 

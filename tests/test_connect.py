@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli.connect import Connector, context_of, whole
-from sora_cli.cli.reading import Whole
+from sora_cli.cli.inputs import SidecarLatents
 from sora_cli.generation.engine import GivenClip
 from sora_cli.shot import Shot
 from sora_cli.storage import latent_file
@@ -77,7 +77,7 @@ def test_kept_latents_lie_where_they_are(latents: int, hidden: int, frames: int)
     header = Header("pocket", "0" * 64, 64, 64, 24, geometry.frames_in(latents) - hidden)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latent_file, "load", lambda path, first: (torch.zeros(6, latents - first, 4, 4), header))
-        kept = Whole(Path("kept.safetensors"), header, latents).end()
+        kept = SidecarLatents(Path("kept.safetensors"), header, latents).end()
     known, span = planned(9, 0, frames, kept)
     (piece,) = known
     assert piece.latents is not None and span.lead + piece.at == 0

@@ -96,7 +96,7 @@ def test_windows_behind_a_link_stay() -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     Path("a.mp4.resume/after").symlink_to(Path("../mine"))
-    Target(name="a.mp4").forget()
+    Target(name="a.mp4").clear_resume()
     assert Path("mine/window-00000.safetensors").exists() and not Path("a.mp4.resume/before").exists()
 
 

@@ -54,7 +54,7 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
 
 def only(monkeypatch: pytest.MonkeyPatch, kind: str, config: Any, rename: Callable[[str], str | None]) -> None:
     """Know one network, a tiny one."""
-    monkeypatch.setattr(loading, kind, replace(getattr(loading, kind), known={"Tiny": (config, rename)}))
+    monkeypatch.setattr(loading, kind, replace(getattr(loading, kind), presets={"Tiny": (config, rename)}))
 
 
 # -- Folders ----------------------------------------------------------------------------------------------

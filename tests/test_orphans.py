@@ -78,9 +78,9 @@ def test_a_thread_that_ends_takes_no_child_along(begun) -> None:  # type: ignore
 
 
 def test_who_has_ended_is_forgotten() -> None:
-    from sora_cli.media.orphans import Child, watch
+    from sora_cli.media.orphans import Child, reaper
 
     child = Child(["true"])
-    assert child.pid in watch.running
+    assert child.pid in reaper.running
     child.wait()
-    assert child.pid not in watch.running
+    assert child.pid not in reaper.running

@@ -177,7 +177,7 @@ def test_what_was_loaded_by_name_is_loaded_packed(tmp_path: Path, monkeypatch: p
     """Through the functions that the pipeline calls; streamed, the table is read row by row, unpacked."""
     for kind, config in (("DIT", CONFIG), ("TEXT", TEXT)):
         before = getattr(loading, kind)
-        monkeypatch.setattr(loading, kind, replace(before, known={"Tiny": (config, lambda key: key)}))
+        monkeypatch.setattr(loading, kind, replace(before, presets={"Tiny": (config, lambda key: key)}))
     (tmp_path / "text").mkdir()
     path, text = file_of(tmp_path, bare(), "Q5_K"), file_of(tmp_path / "text", bare(TEXT), "Q5_1")
     answers = {unpacked: answer(loading.load_dit(path, CPU, torch.bfloat16, unpacked=unpacked), torch.bfloat16)
@@ -213,7 +213,7 @@ def lora(path: Path, kind: torch.dtype = torch.float32, more: dict[str, Tensor] 
 def test_a_lora_is_added_beside_packed_numbers(tmp_path: Path, kind: str, numbers: torch.dtype,
                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """To the bit as it is merged while loading; nothing of it is unpacked to stay."""
-    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, known={"Tiny": (CONFIG, lambda key: key)}))
+    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, presets={"Tiny": (CONFIG, lambda key: key)}))
     path, dtype = file_of(tmp_path, bare(), kind), torch.bfloat16
     loras = [lora(tmp_path / "one.safetensors", numbers), lora(tmp_path / "two.safetensors", numbers)]
     due = loading.load_dit(path, CPU, dtype, loras=loras, unpacked=True)
@@ -225,7 +225,7 @@ def test_a_lora_is_added_beside_packed_numbers(tmp_path: Path, kind: str, number
 
 
 def test_whole_differences_are_merged_while_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, known={"Tiny": (CONFIG, lambda key: key)}))
+    monkeypatch.setattr(loading, "DIT", replace(loading.DIT, presets={"Tiny": (CONFIG, lambda key: key)}))
     path = file_of(tmp_path, bare(), "Q4_0")
     more = {"transformer.blocks.0.attn1.to_q.diff": torch.full((256, 256), 0.01),
             "transformer.blocks.1.ffn.net.2.diff_b": torch.full((256,), 0.1)}  # fmt: skip

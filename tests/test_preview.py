@@ -348,7 +348,7 @@ def test_previews_take_their_share_of_the_time_and_no_more() -> None:
         shown = Previews(None, Screen(quiet=True), clock=lambda now=now: now[0])  # type: ignore[misc]
         for _ in range(100):
             now[0] += 1.0
-            shown.look(Slow())  # type: ignore[arg-type]
+            shown.show(Slow())  # type: ignore[arg-type]
         assert least <= len(looked) <= most
 
 

@@ -255,7 +255,7 @@ def test_plans_count_the_frames_that_are_shown_and_made(sora: Sora, capsys: pyte
 @pytest.mark.parametrize("fps", [60, 59.94, 25, 12, 120])
 def test_another_rate_alone_asks_for_no_more_than_a_model_makes(model: str, fps: float) -> None:
     """81 frames at 16 a second fill a window of Wan 2.1, and the 82nd would take another."""
-    entry, shot = registry.entry(model), models.usual(registry.entry(model))
+    entry, shot = registry.entry(model), models.default_shot(registry.entry(model))
     shown = replace(shot, fps=fps, frames=models.frames_at(fps, shot, entry.usage))
     assert abs(shown.seconds - shot.seconds) <= 0.1
     usual, windows = (len(plan(one, entry).windows) for one in (shot, made(shown, entry)))

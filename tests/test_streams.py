@@ -19,7 +19,7 @@ from PIL import Image
 from sora_cli import media
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media import Format, sinks, y4m
-from sora_cli.media.orphans import watch
+from sora_cli.media.orphans import reaper
 
 TEST = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=24:d=0.5,rotate=n/5")       # 12 frames, all different
 
@@ -372,12 +372,12 @@ def test_a_consumer_that_stops_stops_ffmpeg() -> None:
             drawn.append(1)
             yield bytes(640 * 480)
 
-    before = set(watch.running)
+    before = set(reaper.running)
     frames = media.to_rgb(producer(), Format(640, 480, Fraction(24), "mono"), (8, 8))
     next(frames)
-    (process,) = watch.running - before
+    (process,) = reaper.running - before
     frames.close()
-    assert process not in watch.running and len(drawn) < 200
+    assert process not in reaper.running and len(drawn) < 200
 
 
 def test_ten_thousand_frames_in_little_memory() -> None:

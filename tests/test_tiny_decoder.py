@@ -125,7 +125,7 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path) -> None:
 
 
 def test_every_model_has_the_one_of_its_latents() -> None:
-    known = {name: config for name, (config, _) in loading.TINY.known.items()}
+    known = {name: config for name, (config, _) in loading.TINY.presets.items()}
     for entry in registry.registry().values():
         if entry.kind != "wan":
             continue

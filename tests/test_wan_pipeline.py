@@ -373,7 +373,7 @@ def test_a_prompt_is_read_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_loaded_is_told(tiny: Tiny) -> None:
     engine, heard = tiny(), []
-    engine.pipeline.watch = lambda what, done, total: heard.append((what, done / total))
+    engine.pipeline.on_progress = lambda what, done, total: heard.append((what, done / total))
     list(finished(engine).frames())
     assert {what for what, _ in heard} == {"text encoder", "read the prompt", "transformer", "layers", "autoencoder"}
     last = dict(heard)
@@ -383,7 +383,7 @@ def test_what_is_loaded_is_told(tiny: Tiny) -> None:
 def test_a_second_video_of_a_kind_loads_nothing_again(tiny: Tiny) -> None:
     engine, heard = tiny(), []
     list(finished(engine).frames())
-    engine.pipeline.watch = lambda what, done, total: heard.append(what)
+    engine.pipeline.on_progress = lambda what, done, total: heard.append(what)
     list(finished(engine, replace(SHOT, seed=9)).frames())
     assert not heard and set(engine.pipeline.networks) == {"text", "dit", "vae"}
     engine.start(replace(SHOT, width=64))

@@ -20,7 +20,7 @@ def watch(name: str, fps: float, size: media.Size | None = None, within: int = 0
     as fits into a square of `within` pixels. `say` gets the notes of the reader."""
     with media.open_source(name, size, fps) as source:
         if say:
-            source.tell(say)
+            source.report_to(say)
         shape = size or fitted(source.format, (within, within), "contain")
         with closing(media.to_rgb(source, source.format, shape)) as frames:  # type: ignore[type-var]
             return list(islice(frames, round(LONGEST * fps)))

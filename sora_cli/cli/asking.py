@@ -38,10 +38,10 @@ class Item:
     def name(self) -> str:
         return self.job.target.name
 
-    def shard(self, parts: int) -> int:
-        """Which of `parts` it belongs to; only the name of its output decides, not the rest of the list."""
+    def shard(self, shards: int) -> int:
+        """Which of `shards` it belongs to; only the name of its output decides, not the rest of the list."""
         digest = hashlib.sha256(self.name.encode(errors="surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % parts
+        return int.from_bytes(digest[:8], "big") % shards
 
     def again(self, error: str) -> dict[str, Any]:
         """The job as a line of a list, and why it failed."""
@@ -65,10 +65,10 @@ class Verb:
         self.needed = [one for one in self.arguments if one.required]
         if self.arguments[0].name != "prompt":
             self.names["input"] = self.arguments[0]
-        self.usual = self.context()
+        self.default_context = self.context()
         for parameter in command.params:
             if parameter not in self.needed:
-                parameter.handle_parse_result(self.usual, {}, [])
+                parameter.handle_parse_result(self.default_context, {}, [])
 
     def context(self) -> typer.Context:
         return type(self.parent)(self.command, parent=self.parent.parent, info_name=self.name)
@@ -105,7 +105,7 @@ class Verb:
     def jobs(self, values: Mapping[str, Any]) -> list[Job]:
         """The jobs that a command line of these values asks for; SoraError or a usage error of click's otherwise."""
         context = self.context()
-        context.params = dict(self.usual.params)
+        context.params = dict(self.default_context.params)
         for parameter in self.command.params:
             if parameter.name in values or parameter in self.needed:
                 parameter.handle_parse_result(context, values, [])
@@ -163,9 +163,9 @@ class Asking:
 
     def merged(self, verb: Verb, wished: dict[str, Any]) -> dict[str, Any]:
         """The line's options with the defaults that the verb knows, and a number in place of a `random` seed."""
-        usual = {name: value for name, value in self.defaults.items() if name in verb.own}
-        self.used |= usual.keys()
-        values = {name: value for name, value in usual.items() if LENGTHS.get(name) not in wished} | wished
+        defaults = {name: value for name, value in self.defaults.items() if name in verb.own}
+        self.used |= defaults.keys()
+        values = {name: value for name, value in defaults.items() if LENGTHS.get(name) not in wished} | wished
         first = verb.arguments[0].name
         if verb.name == "loop" and first not in values and "prompt" in values:
             values[first] = values.pop("prompt")  # as it stands on the command line, where it is alone
@@ -183,18 +183,18 @@ class Asking:
 
 def filled(verb: str, values: Mapping[str, Any], line: Any, source: str) -> str:
     """The output's name with its fields: {line}, {input}, and options that are given. `generate` fills in its own."""
-    known = {name: slug(str(value)) for name, value in values.items() if name != "output"}
-    known |= {"line": str(line), "seed": str(values.get("seed", 0))}
-    known["prompt"] = slug(values.get("prompt", values.get(source, "")))
+    fields = {name: slug(str(value)) for name, value in values.items() if name != "output"}
+    fields |= {"line": str(line), "seed": str(values.get("seed", 0))}
+    fields["prompt"] = slug(values.get("prompt", values.get(source, "")))
     if source in values:
-        known["input"] = slug(Path(values[source]).stem)
+        fields["input"] = slug(Path(values[source]).stem)
     if verb == "generate":
-        known |= {name: f"{{{name}}}" for name in FIELDS}
+        fields |= {name: f"{{{name}}}" for name in FIELDS}
 
     def field(match: re.Match[str]) -> str:
-        if match[1] not in known:
+        if match[1] not in fields:
             raise SoraError(f"unknown {{{match[1]}}} in the output; use {{line}}, {{input}} or a given option")
-        return known[match[1]]
+        return fields[match[1]]
 
     return re.sub(r"\{(.*?)\}", field, values["output"])
 

@@ -95,7 +95,7 @@ def batch(
 ) -> None:
     """Make a list of videos; finished ones are skipped, interrupted ones continued."""
     part = part_of(shard)
-    items, wrong = asked(context, jobs, verb, expand_grid, defaults, preview)
+    items, wrong = items_of(context, jobs, verb, expand_grid, defaults, preview)
     mine = [item for item in items if part is None or item.shard(part[1]) == part[0]]
     screen = BatchScreen(len(mine), quiet, as_json, preview)
     work = Batch(items, mine, beside(jobs, "failed", part), Ledger(beside(jobs, "done", part)), screen, debug)
@@ -150,7 +150,7 @@ def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
 # ---- what is asked ----------------------------------------------------------------------------------------
 
 
-def asked(
+def items_of(
     context: typer.Context, name: str, verb: str, expand: bool, defaults: dict[str, Any], preview: bool = False
 ) -> tuple[list[Item], Wrong]:
     """Every job of a list, and the invalid lines; SoraError for a default that no job uses."""

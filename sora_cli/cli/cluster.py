@@ -107,7 +107,7 @@ class Worker:
 
     def aside(self, target: Target) -> Target:
         """The same output in a folder of its own."""
-        self.forget()
+        self.clear_scratch()
         self.own = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="sora-cli-")))
         sheet = self.own / SHEET / target.sheet.name if target.sheet else None
         if sheet:
@@ -120,7 +120,7 @@ class Worker:
             file.seek(at)
             return file.read(PIECE)
 
-    def forget(self) -> None:
+    def clear_scratch(self) -> None:
         """Remove what was left here."""
         self.scratch.close()
 
@@ -290,7 +290,7 @@ class Cluster:
                 with owned.writing(sheet or target.path.parent / name) as file:
                     for at in range(0, size, PIECE):
                         file.write(self.ray.get(worker.read.remote(name, at)))
-        worker.forget.remote()
+        worker.clear_scratch.remote()
 
     def dismiss(self, worker: Any) -> None:
         with suppress(self.ray.exceptions.RayError, ValueError):

@@ -17,10 +17,10 @@ import numpy as np
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, seeds
 from sora_cli.cli.expanding import Expansion
+from sora_cli.cli.inputs import InputSpec, shot_like
 from sora_cli.cli.jobs import Job, Loader, cost_of
-from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing
-from sora_cli.cli.reading import Asked, shot_like
+from sora_cli.cli.output_job import OutputJob
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
@@ -42,7 +42,7 @@ class Request:
     """The options of a verb that adds new frames to those of a video."""
 
     verb: str
-    video: Asked
+    video: InputSpec
     entry: Entry
     settings: Shot
     options: Continuing
@@ -52,9 +52,9 @@ class Request:
     def of(cls, verb: str, name: str, options: Continuing, prompt: str, plan: str | None = None) -> Self:
         sampling = options.sampling
         entry = registry.entry(sampling.model)
-        settings = models.asked(entry, sampling, prompt, plan)
+        settings = models.shot_of(entry, sampling, prompt, plan)
         expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
-        return cls(verb, Asked(name=name, **vars(options.reading)), entry, settings, options, expansion)
+        return cls(verb, InputSpec(name=name, **vars(options.reading)), entry, settings, options, expansion)
 
     # -- before anything is made --------------------------------------------------------------------------------
 
@@ -103,21 +103,21 @@ class Request:
             seeds.announce(self.options.sampling.seed, self.settings.seed, screen)
             yield source, shot_like(source, self.settings, anew=self.options.sampling.expand != "auto")
 
-    def connector(self, shot: Shot, source: media.Source, making: Making, where: str,
+    def connector(self, shot: Shot, source: media.Source, output: OutputJob, where: str,
                   loader: Loader) -> "tuple[Shot, Connector]":  # fmt: skip
         """The shot with its captions, to which the given frames have the relation `where`, and what makes it."""
-        making.check_format(source.format)
+        output.check_format(source.format)
         given = f"{expanding.named(self.video.name)}, {where}"
-        (shot,) = self.expansion.captioned([shot], making.screen, [given])
-        making.expect_sound(source.name, source.sound, source.left_out)
-        return shot, Connector(loader.engine(), source.format, making)
+        (shot,) = self.expansion.captioned([shot], output.screen, [given])
+        output.expect_sound(source.name, source.sound, source.left_out)
+        return shot, Connector(loader.engine(), source.format, output)
 
-    def finish(self, making: Making, frames: int, given: range, **more: Any) -> None:
+    def finish(self, output: OutputJob, frames: int, given: range, **more: Any) -> None:
         """Write the record for so many `frames`, of which the range `given` is the input's."""
-        shown = making.given(given)
+        shown = output.given(given)
         record = {"verb": self.verb, "input": self.video.name, "frames": frames, **more,
                   "given": [shown.start, shown.stop]}  # fmt: skip
-        making.finish(record, [given])
+        output.finish(record, [given])
 
 
 @dataclass
@@ -126,18 +126,18 @@ class Connector:
 
     engine: "Engine"
     format: media.Format
-    making: Making
+    output: OutputJob
 
     def connect(self, shot: Shot, tail: Sequence[bytes] = (), head: Sequence[bytes] = (), name: str = "",
-                kept: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
-        """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `kept`,
+                context: "GivenClip | None" = None) -> Iterator[bytes]:  # fmt: skip
+        """Raw frames, `shot.frames` of them, that lead from `tail` to `head`; either may be missing. With `context`,
         what is given before is not encoded again. `name` tells the runs of one output apart. Black bars around given
         frames are left out on the way in, and painted around new ones."""
-        bars = WHOLE if kept else Bars.around(self.full([*tail, *head]))
+        bars = WHOLE if context else Bars.around(self.full([*tail, *head]))
         if bars:
-            self.making.screen.note(f"black bars are left as they are: {spelled(bars)}")
-        run = self.run(shot, tail, head, kept, bars)
-        self.making.denoise(run, name)
+            self.output.screen.note(f"black bars are left as they are: {spelled(bars)}")
+        run = self.run(shot, tail, head, context, bars)
+        self.output.denoise(run, name)
         first = bars.inside(self.picture(head[0])) if head else None
         after = Difference.between(first, run.decode_keyframe(run.plan.placed[-1].first)) if first is not None else None
         decoded = run.frames()
@@ -145,18 +145,18 @@ class Connector:
         before = Difference.between(bars.inside(self.picture(tail[-1])), below[-1]) if tail else None
         inner = fill(decoded, shot.frames, bars.within(self.format.size), before, after)
         made = self.scored(map(bars.put_back, inner), tail, head, name)
-        return media.from_rgb(self.making.watched(made), self.format.size, self.format)
+        return media.from_rgb(self.output.watched(made), self.format.size, self.format)
 
-    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], kept: "GivenClip | None",
+    def run(self, shot: Shot, tail: Sequence[bytes], head: Sequence[bytes], context: "GivenClip | None",
             bars: Bars = WHOLE) -> "Generation":  # fmt: skip
         from sora_cli.generation.engine import GivenClip
 
         most, shot = context_of(self.engine.entry), without(bars, shot, self.format.size)
         tail, head = tail[len(tail) - whole(len(tail), most) :], head[: whole(len(head), most)]
         given, lead, trail = [], len(tail), len(head)
-        if kept:
-            lead = -kept.at
-            given.append(kept)
+        if context:
+            lead = -context.at
+            given.append(context)
         elif tail:
             given.append(GivenClip(-lead, self.pictures(tail, shot, bars)))
         else:
@@ -183,7 +183,7 @@ class Connector:
 
     def scored(self, made: Iterable[np.ndarray], tail: Sequence[bytes], head: Sequence[bytes],
                name: str) -> Iterator[np.ndarray]:  # fmt: skip
-        """Yield new frames, and store the boundary score of each join in the making."""
+        """Yield new frames, and store the boundary score of each join in the output."""
         changes, count = Changes(self.full(tail)), 0
         for count, frame in enumerate(made, 1):  # noqa: B007
             changes.add(frame)
@@ -194,7 +194,7 @@ class Connector:
         for side, join in joins.items():
             if join is not None and join < len(changes.steps) + 1:
                 label = " ".join(filter(None, ("boundary", name, side if tail and head else "")))
-                self.making.scores[label] = changes.boundary(join)
+                self.output.scores[label] = changes.boundary(join)
 
 
 def without(bars: Bars, shot: Shot, size: media.Size) -> Shot:
@@ -214,7 +214,7 @@ def spelled(bars: Bars) -> str:
 
 
 def context_of(entry: Entry) -> int:
-    """How many known frames on each side a model uses as context."""
+    """How many given frames on each side a model uses as context."""
     return geometry.frames_in(entry.usage.context)
 
 
@@ -225,7 +225,7 @@ def whole(frames: int, most: int) -> int:
 
 
 @dataclass
-class Passing:
+class PassThrough:
     """Yields a source's raw frames, counts them, and keeps the first and last few."""
 
     source: media.Source

@@ -9,7 +9,7 @@ import typer
 from sora_cli import geometry
 from sora_cli.cli.options import DebugOption, DeviceOption, DtypeOption, ForceOption, JsonOption, QuietOption
 from sora_cli.cli.outputs import check_output
-from sora_cli.cli.screen import Screen, tell
+from sora_cli.cli.screen import Screen, print_result
 from sora_cli.dataset import summary
 from sora_cli.dataset.shards import AGAIN, MANIFEST
 from sora_cli.errors import SoraError, among, be, counted, have, listed
@@ -129,7 +129,7 @@ def show(
     found = summary.summary(dataset)
     if sheet is not None:
         summary.sheet(dataset, sheet)
-    tell(found, as_json, lines(found), 14)
+    print_result(found, as_json, lines(found), 14)
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ import typer
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.jobs import FULL, Job, Loader
-from sora_cli.cli.making import raw_format
-from sora_cli.cli.making import written as in_file
+from sora_cli.cli.output_job import raw_format
+from sora_cli.cli.output_job import written as in_file
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target

@@ -45,8 +45,8 @@ def describe(file: Path) -> Found:
         return describe_record(file)
     if unread := kinds.unread(file.name):
         raise SoraError(f"{file}: {unread}")
-    still = suffix in kinds.IMAGES and suffix != ".apng"
-    return describe_image(file) if still else describe_video(file)
+    is_image = suffix in kinds.IMAGES and suffix != ".apng"
+    return describe_image(file) if is_image else describe_video(file)
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------
@@ -104,9 +104,9 @@ def describe_tensors(file: Path) -> Found:
     if "config" in header.metadata and file.stem.split("-0")[0] in (*registry.ROLES, "evaluator", "captioner", "video"):
         return {"kind": "network", "role": file.stem, "numbers": header.count(), "bytes": file.stat().st_size,
                 **{name: header.metadata[name] for name in ("preset", "step") if name in header.metadata}}  # fmt: skip
-    if parts := lora.File.of(file).modules:
-        ranks = sorted({one["down"].shape[0] for one in parts.values() if "down" in one and one["down"].shape})
-        return {"kind": "lora", "modules": len(parts), "ranks": ranks, "bytes": file.stat().st_size,
+    if modules := lora.File.of(file).modules:
+        ranks = sorted({one["down"].shape[0] for one in modules.values() if "down" in one and one["down"].shape})
+        return {"kind": "lora", "modules": len(modules), "ranks": ranks, "bytes": file.stat().st_size,
                 "base": header.metadata.get("base_model", "")}  # fmt: skip
     try:
         return describe_model(file)
@@ -131,8 +131,8 @@ def describe_folder(folder: Path) -> Found:
     if any((folder / name).is_file() for name in MODELS):
         return describe_model(folder)
     if windows := list(folder.rglob("window-*.safetensors")):
-        held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return {"kind": "unfinished video", "windows": len(windows), "bytes": held}
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return {"kind": "unfinished video", "windows": len(windows), "bytes": size}
     if (folder / IDENTITY).is_file() or (folder / "log.jsonl").is_file():
         return describe_run(folder)
     names = [name for name, why in kinds.walk(folder) if not why]

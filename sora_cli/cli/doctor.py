@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from sora_cli import media, registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.cli.screen import tell
+from sora_cli.cli.screen import print_result
 from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.generation.plan import plan
 from sora_cli.placement import machine
@@ -57,14 +57,14 @@ class Choice:
 
 def doctor(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Check this installation, and recommend a model for this machine."""
-    findings = [look() for look in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here, hub_here,
-                                    pocket_here, names_here)]  # fmt: skip
+    findings = [check() for check in (torch_here, device_here, memory_here, ffmpeg_here, disk_here, cache_here,
+                                      hub_here, pocket_here, names_here)]  # fmt: skip
     broken = [finding.broken for finding in findings if finding.broken]
     works = all(finding.facts for finding in findings if finding.name in ("torch", "device"))
     choices = [choice(registry.entry(name)) for name in findings[-1].facts["names"]] if works else []
     report: dict[str, Any] = {finding.name: finding.facts for finding in findings}
     report |= {"models": [asdict(one) for one in choices], "best": best(choices), "broken": broken}
-    tell(report, as_json, ((finding.name, finding.words) for finding in findings), 8)
+    print_result(report, as_json, ((finding.name, finding.words) for finding in findings), 8)
     if choices and not as_json:
         show(choices)
     if broken:
@@ -152,10 +152,10 @@ def disk_here() -> Finding:
 def cache_here() -> Finding:
     """The downloads of the Hub's client, which other programs share."""
     folder = machine.downloads()
-    held = sum(path.stat().st_size for path in folder.glob("models--*/blobs/*") if path.is_file())
+    size = sum(path.stat().st_size for path in folder.glob("models--*/blobs/*") if path.is_file())
     free = machine.disk_free(folder)
-    words = f"{quantity(held, 'B')} downloaded to {folder}, {quantity(free, 'B')} free there"
-    return Finding("cache", words, {"folder": str(folder), "bytes": held, "free": free})
+    words = f"{quantity(size, 'B')} downloaded to {folder}, {quantity(free, 'B')} free there"
+    return Finding("cache", words, {"folder": str(folder), "bytes": size, "free": free})
 
 
 def hub_here() -> Finding:
@@ -200,7 +200,7 @@ def names_here() -> Finding:
 
 def choice(model: Entry) -> Choice:
     """The cost of a model on this machine, for a video of its usual size and length."""
-    shot = models.usual(model, "a cat surfing")
+    shot = models.default_shot(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
         cost = dry_run(model, shot, plan(shot, model).windows)

@@ -12,9 +12,9 @@ import typer
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import options
+from sora_cli.cli.inputs import InputSpec
 from sora_cli.cli.jobs import Job, Loader
 from sora_cli.cli.outputs import check_output
-from sora_cli.cli.reading import Asked
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
@@ -45,27 +45,27 @@ def encode(
     compute: options.Compute,
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
-    asked, entry = Asked(name=video, **vars(reading)), registry.entry(model)
-    record = {"verb": "encode", "model": entry.name, "reading": {**vars(asked), "name": ""}}
+    spec, entry = InputSpec(name=video, **vars(reading)), registry.entry(model)
+    record = {"verb": "encode", "model": entry.name, "reading": {**vars(spec), "name": ""}}
     target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
                     sources=(video,))  # fmt: skip
-    return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, asked),
-                partial(write, asked), roles=("vae",))]  # fmt: skip
+    return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, spec),
+                partial(write, spec), roles=("vae",))]  # fmt: skip
 
 
-def check(asked: Asked, target: Target) -> None:
+def check(spec: InputSpec, target: Target) -> None:
     """Refuse a bad request before torch is loaded."""
-    if Path(asked.name).suffix.lower() == ".safetensors":
-        raise SoraError(f"{asked.name} is not a video; if it holds latents, `sora-cli decode` makes a video of them")
-    asked.check()
+    if Path(spec.name).suffix.lower() == ".safetensors":
+        raise SoraError(f"{spec.name} is not a video; if it holds latents, `sora-cli decode` makes a video of them")
+    spec.check()
     check_output(target.path, (".safetensors",), target.force)
 
 
-def write(asked: Asked, target: Target, loader: Loader, screen: Screen) -> None:
+def write(spec: InputSpec, target: Target, loader: Loader, screen: Screen) -> None:
     """The latents of a video in a file."""
-    started, video = time.perf_counter(), asked.name
-    with target.held, asked.open(screen) as source:
-        header = begin(asked, source, loader.job.entry, screen)
+    started, video = time.perf_counter(), spec.name
+    with target.held, spec.open(screen) as source:
+        header = begin(spec, source, loader.job.entry, screen)
         made, count = make(source, header, loader.codec(header.canvas), screen)
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
@@ -83,14 +83,14 @@ def named_after(video: str) -> Path:
     return Path((re.sub(r"%0?\d?d", "", Path(video).stem) or "images") + ".safetensors")
 
 
-def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> latent_file.Header:
+def begin(spec: InputSpec, source: media.Source, entry: Entry, screen: Screen) -> latent_file.Header:
     """What the latents of a source say of themselves but for its length, which nobody knows yet; SoraError if
     it cannot be encoded. H.264 has no odd sides, so they are rounded up, and decoding ends at even ones."""
     seen, why = source.format.seen, "sides must be even" if source.format.pixel_aspect == 1 else "pixels are not square"
     width, height = (n + n % 2 for n in seen)
     if (width, height) != source.format.size:
         screen.note(f"{why}: {source.format.width}x{source.format.height} is taken as {width}x{height}")
-    file, own = Path(asked.name), not asked.changed  # at another size or rate it is another video
+    file, own = Path(spec.name), not spec.changed  # at another size or rate it is another video
     header = latent_file.Header.of(
         entry,
         width=width,
@@ -101,7 +101,7 @@ def begin(asked: Asked, source: media.Source, entry: Entry, screen: Screen) -> l
         video=weights.hash_of(file) if own and file.is_file() else "",
     )
     for note in reduced(source, header.canvas):
-        screen.note(f"{asked.name}: {note}")
+        screen.note(f"{spec.name}: {note}")
     return header
 
 

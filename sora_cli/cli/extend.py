@@ -9,11 +9,11 @@ import typer
 
 from sora_cli import geometry
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli.cli.connect import Connector, PassThrough, Request
+from sora_cli.cli.inputs import SidecarLatents, beside
 from sora_cli.cli.jobs import Job, Loader
-from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
-from sora_cli.cli.reading import Whole, beside
+from sora_cli.cli.output_job import OutputJob
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
@@ -52,28 +52,29 @@ def make(request: Request, seconds: dict[str, float], target: Target, loader: Lo
     """Write the extended video and the files beside it."""
     with request.opened(target, screen) as (source, shot):
         shots = {side: replace(shot, frames=count) for side, count in new_frames(seconds, shot).items()}
-        making = Making(target, screen, shot.fps, retiming=request.video.faster(source))
+        output = OutputJob(target, screen, shot.fps, retiming=request.video.faster(source))
         where = f"{' and '.join(seconds)} which the new part is"
-        shot, connector = request.connector(shot, source, making, where, loader)
+        shot, connector = request.connector(shot, source, output, where, loader)
         shots = {side: replace(shot, frames=one.frames) for side, one in shots.items()}
-        passing = Passing(source, request.entry)
-        own = None if request.video.changed else Whole.beside(request.video.name, shot, request.entry)
-        raw = frames(connector, passing, shots, own)
-        count = making.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
-        if own and own.header.frames == passing.count and set(shots) == {"after"}:
-            header = replace(own.header, frames=count, shot="", video="")
-            making.keep_latents(header, own.followed_by(making.latents))
+        passthrough = PassThrough(source, request.entry)
+        sidecar = None if request.video.changed else SidecarLatents.beside(request.video.name, shot, request.entry)
+        raw = frames(connector, passthrough, shots, sidecar)
+        count = output.write_given(raw, source.format, {"sora": list(shots.values())[-1].to_json()})
+        if sidecar and sidecar.header.frames == passthrough.count and set(shots) == {"after"}:
+            header = replace(sidecar.header, frames=count, shot="", video="")
+            output.keep_latents(header, sidecar.followed_by(output.latents))
         start = shots["before"].frames if "before" in shots else 0
-        request.finish(making, count, range(start, start + passing.count))
+        request.finish(output, count, range(start, start + passthrough.count))
 
 
-def frames(connector: Connector, passing: Passing, shots: dict[str, Shot], own: Whole | None) -> Iterator[bytes]:
+def frames(connector: Connector, passthrough: PassThrough, shots: dict[str, Shot],
+           sidecar: SidecarLatents | None) -> Iterator[bytes]:  # fmt: skip
     """The output's raw frames: new ones before, the given ones unchanged, new ones after."""
     if "before" in shots:
-        yield from connector.connect(shots["before"], head=passing.head, name="before")
-    yield from passing.frames()
+        yield from connector.connect(shots["before"], head=passthrough.head, name="before")
+    yield from passthrough.frames()
     start = shots["before"].frames if "before" in shots else 0
-    connector.making.place_sound(passing.source.sound, start, passing.count)
+    connector.output.place_sound(passthrough.source.sound, start, passthrough.count)
     if "after" in shots:
-        kept = own.end() if own and own.header.frames == passing.count else None
-        yield from connector.connect(shots["after"], list(passing.tail), name="after", kept=kept)
+        context = sidecar.end() if sidecar and sidecar.header.frames == passthrough.count else None
+        yield from connector.connect(shots["after"], list(passthrough.tail), name="after", context=context)

@@ -12,8 +12,8 @@ from sora_cli import media
 from sora_cli.cli import seeds
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.jobs import Job, Loader, cost_of
-from sora_cli.cli.making import Making, format_of
 from sora_cli.cli.options import Compute, Showing
+from sora_cli.cli.output_job import OutputJob, format_of
 from sora_cli.cli.outputs import room_of
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
@@ -75,21 +75,21 @@ class Take:
 
         return [GivenClip(one.start, anchors.Opened(one, self.plan.canvas.crop)) for one in self.placed]
 
-    def deliver(self, run: "Generation", making: Making) -> None:
+    def deliver(self, run: "Generation", output: OutputJob) -> None:
         """Write the video of a run and the files beside it."""
-        shot, format = self.shot, format_of(self.shot, making.target.name)
+        shot, format = self.shot, format_of(self.shot, output.target.name)
         size = format.size if self.placed else run.source_size
         for one in self.placed:
-            making.expect_sound(one.path, one.sound, one.left_out)
-            making.place_sound(one.sound, one.start, one.count)
+            output.expect_sound(one.path, one.sound, one.left_out)
+            output.place_sound(one.sound, one.start, one.count)
         frames = chain.from_iterable(self.frames(run, size) for _ in range(self.times))
-        raw = media.from_rgb(making.watched(frames), size, format, making.retiming)
-        count = making.write(anchors.exactly(raw, self.shown, format), format, {"sora": shot.to_json()})
+        raw = media.from_rgb(output.watched(frames), size, format, output.retiming)
+        count = output.write(anchors.exactly(raw, self.shown, format), format, {"sora": shot.to_json()})
         if self.times == 1 and count > 1:
-            making.keep_latents()
+            output.keep_latents()
         turns = {"times": self.times} if self.turn else {}
         record = {"verb": "loop" if self.turn else "generate", "frames": count, **turns, "shot": shot.to_dict()}
-        making.finish(record, [range(one.start, one.stop) for one in self.placed])
+        output.finish(record, [range(one.start, one.stop) for one in self.placed])
 
     def frames(self, run: "Generation", size: media.Size) -> Iterator[np.ndarray]:
         """The frames to show, once: decoded ones, with the anchors' own frames in their places, unchanged."""
@@ -109,7 +109,7 @@ class Order:
     entry: Entry
     expansion: Expansion
     seed: str
-    remarks: tuple[str, ...] = ()  # notes on the command line
+    option_notes: tuple[str, ...] = ()  # on the command line
     times: int = 1  # how often each is shown, if it is a loop
     captioned_shots: list[Shot] = field(default_factory=list)
 
@@ -138,7 +138,7 @@ class Order:
 
     def notes(self) -> Iterator[str]:
         """Notes on the command line and on the given files."""
-        yield from self.remarks
+        yield from self.option_notes
         yield from (f"{anchor.path}: {note}" for anchor in self.first.placed for note in anchor.notes)
 
     def job(self, number: int, target: Target, compute: Compute, showing: Showing) -> Job:
@@ -167,7 +167,7 @@ def make(order: Order, number: int, target: Target, loader: Loader, screen: Scre
     """Make one video of an order and the files beside it."""
     take = replace(order.first, shot=order.captioned(screen)[number])
     engine = loader.engine()
-    making = Making(target, screen, take.made.fps, take.shot.frames * take.times, take.retiming, take.turn)
+    output = OutputJob(target, screen, take.made.fps, take.shot.frames * take.times, take.retiming, take.turn)
     run = engine.generation(take.plan, take.given)
-    making.denoise(run)
-    take.deliver(run, making)
+    output.denoise(run)
+    take.deliver(run, output)

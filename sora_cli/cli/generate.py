@@ -81,10 +81,10 @@ def generate(
 ) -> list[Job]:
     """Make a video from a prompt."""
     said = given(context)
-    shot, entry = asked(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
+    shot, entry = shot_of(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
     shots = [reseeded(shot, shot.seed + n) for n in range(count)]
-    order = Order(shots, entry, expansion, sampling.seed, tuple(remarks(shot, source, said)))
+    order = Order(shots, entry, expansion, sampling.seed, tuple(option_notes(shot, source, said)))
     jobs = [job(order, n, name, compute, keeping, showing, said)
             for n, name in enumerate(output_names(output, shots))]  # fmt: skip
     if dry_run:
@@ -112,14 +112,14 @@ def given(context: typer.Context) -> set[str]:
     return {name for name in context.params if "COMMANDLINE" in str(context.get_parameter_source(name))}
 
 
-def asked(options: dict[str, Any], given: set[str], source: Path | None) -> tuple[Shot, Entry]:
+def shot_of(options: dict[str, Any], given: set[str], source: Path | None) -> tuple[Shot, Entry]:
     """The shot that the options describe, or that of `source` with what is given changed; and its model."""
     stored = remade(source, given) if source else None
     entry = registry.entry(stored.model if stored and "model" not in given else options["model"])
-    usual = models.usual(entry)
-    base = stored or usual
-    if base.model != usual.model:  # another model has other settings
-        base = replace(base, **{name: getattr(usual, name) for name in SUITED})
+    default = models.default_shot(entry)
+    base = stored or default
+    if base.model != default.model:  # another model has other settings
+        base = replace(base, **{name: getattr(default, name) for name in SUITED})
     if "seed" in given:
         base = reseeded(base, options["seed"])
     wanted = {name: options[name] for name in (*PLAIN, "prompt") if name in given}
@@ -154,7 +154,7 @@ def remade(source: Path, given: set[str]) -> Shot:
     return shot
 
 
-def remarks(shot: Shot, source: Path | None, given: set[str]) -> Iterator[str]:
+def option_notes(shot: Shot, source: Path | None, given: set[str]) -> Iterator[str]:
     """Notes on the local files that a record, which may be untrusted, has us read, and on options without effect."""
     named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
     if source and named:

@@ -10,7 +10,7 @@ from sora_cli.cli import describing, weights
 from sora_cli.cli.data import lines as dataset_lines
 from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
-from sora_cli.cli.screen import tell
+from sora_cli.cli.screen import print_result
 from sora_cli.errors import counted
 from sora_cli.media.seams import verdict
 from sora_cli.placement.estimate import quantity
@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Describe a file or folder, and how it was made."""
     found = {"file": str(file), **describing.describe(file)}
-    tell(found, as_json, rows(found), 12)
+    print_result(found, as_json, rows(found), 12)
 
 
 def rows(found: Found) -> Iterator[Row]:

@@ -38,8 +38,8 @@ class Networks:
     loaded: Any = None
     texts: dict[str, list[str]] = field(default_factory=dict)  # by model, what later jobs have it read, too
 
-    def held(self, wanted: Any, load: Callable[[], Loaded]) -> Loaded:
-        """The networks for `wanted`: those held from the last job, or newly loaded by `load`."""
+    def cached(self, wanted: Any, load: Callable[[], Loaded]) -> Loaded:
+        """The networks for `wanted`: those cached from the last job, or newly loaded by `load`."""
         if self.loaded is None or self.wanted != wanted:
             self.release()  # both may not fit
             self.loaded, self.wanted = load(), wanted
@@ -71,7 +71,7 @@ class Loader:
             return Engine(*words, screen.read, job.loras, *how)
 
         with screen.doing(f"loading {job.entry.name}"):
-            engine = self.networks.held((words, job.loras, how), load)
+            engine = self.networks.cached((words, job.loras, how), load)
         if texts := self.networks.texts.pop(job.entry.name, None):
             engine.pipeline.ahead = texts
         return engine
@@ -86,7 +86,7 @@ class Loader:
             return load_codec(entry, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
 
         with screen.doing(f"loading {entry.name}"):
-            return self.networks.held((entry, canvas, compute), load)
+            return self.networks.cached((entry, canvas, compute), load)
 
 
 def settle_threads(compute: Compute, screen: Screen) -> None:

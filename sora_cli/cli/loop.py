@@ -11,13 +11,13 @@ import typer
 
 from sora_cli import geometry, media
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli.cli.connect import Connector, PassThrough, Request
 from sora_cli.cli.filming import Order
+from sora_cli.cli.inputs import beside
 from sora_cli.cli.jobs import Job, Loader
-from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, Input, flattened
+from sora_cli.cli.output_job import OutputJob
 from sora_cli.cli.outputs import slug
-from sora_cli.cli.reading import beside
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
@@ -97,13 +97,13 @@ def close(request: Request, seconds: float, times: int, target: Target, loader: 
     """A given video and a connector from its end to its beginning, which fits both."""
     with request.opened(target, screen) as (source, shot):
         shot, faster = replace(shot, frames=connector_frames(seconds, shot)), request.video.faster(source)
-        making = Making(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
+        output = OutputJob(target, screen, shot.fps, retiming=replace(faster, cyclic=True) if faster else None)
         where = "from whose end it leads back to the start"
-        shot, connector = request.connector(shot, source, making, where, loader)
-        passing = Passing(source, request.entry)
-        raw = repeated(passing, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
-        count = making.write_given(raw, source.format, {"sora": shot.to_json()})
-        request.finish(making, count, range(passing.count), times=times)
+        shot, connector = request.connector(shot, source, output, where, loader)
+        passthrough = PassThrough(source, request.entry)
+        raw = repeated(passthrough, connector, shot, partial(request.video.open_slow, rgb=target.images), times)
+        count = output.write_given(raw, source.format, {"sora": shot.to_json()})
+        request.finish(output, count, range(passthrough.count), times=times)
 
 
 def connector_frames(seconds: float, shot: Shot) -> int:
@@ -112,13 +112,13 @@ def connector_frames(seconds: float, shot: Shot) -> int:
     return chunks * geometry.TIME_STRIDE - 1
 
 
-def repeated(passing: Passing, connector: Connector, shot: Shot, reopened: Callable[[], media.Source],
+def repeated(passthrough: PassThrough, connector: Connector, shot: Shot, reopened: Callable[[], media.Source],
              times: int) -> Iterator[bytes]:  # fmt: skip
     """The video and its connector, again and again; the connector is made once."""
-    yield from passing.frames()
-    connector.making.place_sound(passing.source.sound, 0, passing.count, times)
+    yield from passthrough.frames()
+    connector.output.place_sound(passthrough.source.sound, 0, passthrough.count, times)
     between = []
-    for raw in connector.connect(shot, list(passing.tail), passing.head):
+    for raw in connector.connect(shot, list(passthrough.tail), passthrough.head):
         yield raw
         if times > 1:
             between.append(raw)

@@ -23,7 +23,7 @@ def check_model(entry: Entry, quiet: bool = False, roles: Sequence[str] = regist
         hub.ensure(entry.only(*roles), screen=Transfers(quiet))
 
 
-def usual(entry: Entry, prompt: str = "") -> Shot:
+def default_shot(entry: Entry, prompt: str = "") -> Shot:
     """A shot of the size, length and settings that suit a model."""
     u = entry.usage
     return Shot(prompt, u.negative, u.width, u.height, u.frames, u.fps, steps=u.steps, guidance=u.guidance,
@@ -46,12 +46,12 @@ def frames_at(fps: float, shot: Shot, usage: registry.SamplingDefaults) -> int:
     return int((shot.frames - 1) * ratio) + 1
 
 
-def asked(entry: Entry, sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
-    """The usual shot of a model, changed by the user's options."""
+def shot_of(entry: Entry, sampling: Sampling, prompt: str, plan: str | None = None) -> Shot:
+    """The default shot of a model, changed by the user's options."""
     chosen = {"steps": sampling.steps, "negative": sampling.negative, "plan": plan}
     said: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     said |= {"seed": seeds.number(sampling.seed), "loras": loras_of(sampling.lora)} | guidance_of(sampling.guidance)
-    return fitting(replace(usual(entry, prompt), **said), entry)
+    return fitting(replace(default_shot(entry, prompt), **said), entry)
 
 
 def guidance_of(text: str | None) -> dict[str, float]:

@@ -48,10 +48,10 @@ class Bill:
 
 def show_cost(left: Sequence[Item], total: int, as_json: bool) -> None:
     """Print what the rest of a batch would take."""
-    bill, held = Bill(total, total - len(left)), None
+    bill, loaded = Bill(total, total - len(left)), None
     for item in in_order(left):
-        bill.add(item, loads=item.job.networks != held)
-        held = item.job.networks
+        bill.add(item, loads=item.job.networks != loaded)
+        loaded = item.job.networks
     if as_json:
         typer.echo(json.dumps(vars(bill)))
         return

@@ -32,7 +32,7 @@ class Previews:
     def __post_init__(self) -> None:
         self.began, self.spent = self.clock(), 0.0
 
-    def look(self, run: "Generation") -> None:
+    def show(self, run: "Generation") -> None:
         """Show the current pictures; if they cannot be written, warn once and continue without them."""
         now = self.clock()
         if self.spent > SHARE * (now - self.began):

@@ -9,11 +9,11 @@ import typer
 
 from sora_cli import geometry, media
 from sora_cli.cli import options
-from sora_cli.cli.connect import Connector, Passing, Request
+from sora_cli.cli.connect import Connector, PassThrough, Request
+from sora_cli.cli.inputs import beside
 from sora_cli.cli.jobs import Job, Loader
-from sora_cli.cli.making import Making
 from sora_cli.cli.options import Continuing, flattened
-from sora_cli.cli.reading import beside
+from sora_cli.cli.output_job import OutputJob
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
@@ -44,16 +44,16 @@ def new_frames(seconds: float, shot: Shot) -> int:
 def make(request: Request, seconds: float, target: Target, loader: Loader, screen: Screen) -> None:
     """Write the new frames, the anchor, and the files beside them."""
     with request.opened(target, screen) as (source, shot):
-        passing, rates = Passing(source, request.entry), request.video.faster(source)
-        if len(passing.head) == 1:
+        passthrough, rates = PassThrough(source, request.entry), request.video.faster(source)
+        if len(passthrough.head) == 1:
             rates, frames = up_to_picture(seconds, shot, rates)
         else:
             frames = new_frames(seconds, shot)
-        making = Making(target, screen, shot.fps, retiming=rates)
+        output = OutputJob(target, screen, shot.fps, retiming=rates)
         shot = replace(shot, frames=frames)
-        shot, connector = request.connector(shot, source, making, "with which it ends", loader)
-        count = making.write_given(leading(connector, passing, shot), source.format, {"sora": shot.to_json()})
-        request.finish(making, count, range(frames, frames + passing.count))
+        shot, connector = request.connector(shot, source, output, "with which it ends", loader)
+        count = output.write_given(leading(connector, passthrough, shot), source.format, {"sora": shot.to_json()})
+        request.finish(output, count, range(frames, frames + passthrough.count))
 
 
 def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> tuple[media.Retiming | None, int]:
@@ -65,8 +65,8 @@ def up_to_picture(seconds: float, shot: Shot, rates: media.Retiming | None) -> t
     return replace(rates, frames=shown.frames, end=made - 1), made - 1
 
 
-def leading(connector: Connector, passing: Passing, shot: Shot) -> Iterator[bytes]:
+def leading(connector: Connector, passthrough: PassThrough, shot: Shot) -> Iterator[bytes]:
     """The output's raw frames: new ones, then the given ones unchanged."""
-    yield from connector.connect(shot, head=passing.head)
-    yield from passing.frames()
-    connector.making.place_sound(passing.source.sound, shot.frames, passing.count)
+    yield from connector.connect(shot, head=passthrough.head)
+    yield from passthrough.frames()
+    connector.output.place_sound(passthrough.source.sound, shot.frames, passthrough.count)

@@ -146,7 +146,7 @@ class Screen:
         self.tasks.clear()
 
 
-def tell(found: Any, as_json: bool, rows: Iterable[tuple[str, str]] = (), width: int = 0) -> None:
+def print_result(found: Any, as_json: bool, rows: Iterable[tuple[str, str]] = (), width: int = 0) -> None:
     """Print what was found on stdout: as JSON, or for people in rows of a name of so many letters and a value."""
     if as_json:
         typer.echo(readable(json.dumps(found, ensure_ascii=False, default=str)))

@@ -130,7 +130,7 @@ class Target(Keeping):
     def settle(self) -> None:
         """Remove leftovers of a killed process from a finished video."""
         with suppress(SoraError), self.own:
-            self.forget()
+            self.clear_resume()
 
     def check(self) -> None:
         """Refuse, before any work, an output that cannot be written or would overwrite files."""
@@ -174,7 +174,7 @@ class Target(Keeping):
         else:
             media.check_format(self.path, shared.format)
 
-    def forget(self) -> None:
+    def clear_resume(self) -> None:
         """Remove all finished windows of the video."""
         for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
             if folder == self.resume_folder or not folder.is_symlink():

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, JsonOption, QuietOption
-from sora_cli.cli.screen import Transfers, tell
+from sora_cli.cli.screen import Transfers, print_result
 from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
@@ -39,7 +39,7 @@ def list_models(as_json: JsonOption = False, debug: DebugOption = False) -> None
     found = [*(row(registry.entry(name)) for name in registry.names()), *other_rows()]
     files = [row(registry.entry(name)) for name in comfy.recognised()]  # single ones, in ComfyUI's folders
     if as_json:
-        return tell([*found, *files], as_json)
+        return print_result([*found, *files], as_json)
     columns = (Column(name, no_wrap=True) for name in ("name", "size", "here"))
     table = Table(*columns, "licence", "trained for", "native size", box=None, header_style="bold")
     for one in found:
@@ -71,7 +71,7 @@ def unlink(folder: FolderArgument, debug: DebugOption = False) -> None:
 def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show all details of a model."""
     found = described(registry.entry(name))
-    tell(found, as_json, lines(found), 16)
+    print_result(found, as_json, lines(found), 16)
 
 
 @weights.command()
@@ -96,7 +96,7 @@ def pull(
         if not as_json:
             screen.note(f"{entry.name} is here ({hub.gigabytes(hub.status(entry).bytes)})")
     if as_json:
-        tell([row(entry) for entry in entries], as_json)
+        print_result([row(entry) for entry in entries], as_json)
 
 
 @weights.command()
@@ -109,7 +109,7 @@ def verify(
             hub.verify(entry, partial(screen.show, "checking"))
         if not as_json:
             screen.note(f"{entry.name} is intact ({hub.gigabytes(hub.status(entry).bytes)})")
-    tell([{"name": name, "whole": True} for name in names], as_json)
+    print_result([{"name": name, "whole": True} for name in names], as_json)
 
 
 @weights.command()
@@ -127,14 +127,14 @@ def rm(
         rest = f"; the rest stays for {', '.join(kept)}" if kept else ""
         if not as_json:
             Transfers(quiet).note(f"{name}: {hub.gigabytes(freed)} freed{rest}")
-    tell(rows, as_json)
+    print_result(rows, as_json)
 
 
 @weights.command()
 def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Print the paths of the networks of a model."""
     found = {role: str(folder) for role, folder in hub.locate(registry.entry(name)).items()}
-    tell(found, as_json, found.items(), 9)
+    print_result(found, as_json, found.items(), 9)
 
 
 # ---- rows and lines ---------------------------------------------------------------------------------------

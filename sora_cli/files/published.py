@@ -166,7 +166,7 @@ def weights_in(files: Iterable[Path]) -> list[Stored]:
 def survey(network: "nn.Module", files: Iterable[Path], rename: Rename | None = None) -> dict[str, Stored]:
     """Where every parameter of a network lies. No tensor is touched. `rename`: from the files' keys to the network's.
 
-    SoraError, one line that names file and key, if a key is missing, strange or given twice, or if one has another
+    SoraError, one line that names file and key, if a key is missing, unexpected or given twice, or if one has another
     shape, or numbers of a type that is not read."""
     assert not list(network.buffers()), "buffers would stay on the meta device"
     files = list(files)
@@ -190,8 +190,9 @@ def check_keys(found: list[tuple[str, Stored]], due: Mapping[str, object], files
     """Every name once, and no other."""
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} shards)"
     counts = Counter(name for name, _ in found)
-    if strange := [stored for name, stored in found if name not in due]:
-        raise SoraError(f"{strange[0].path} is for a different network, which also has {some(s.key for s in strange)}")
+    if unexpected := [stored for name, stored in found if name not in due]:
+        others = some(stored.key for stored in unexpected)
+        raise SoraError(f"{unexpected[0].path} is for a different network, which also has {others}")
     if twice := [stored for name, stored in found if counts[name] > 1]:
         raise SoraError(f"{twice[-1].path} repeats tensors: {some(s.key for s in twice)}")
     if missing := [name for name in due if name not in counts]:

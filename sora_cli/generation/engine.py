@@ -28,9 +28,9 @@ from sora_cli.generation.given import GivenClip, runs, seen, used
 from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
-from sora_cli.pipelines import Velocity, Watch, WindowInputs
+from sora_cli.pipelines import OnProgress, Velocity, WindowInputs
 from sora_cli.pipelines.codec import pictures_of
-from sora_cli.pipelines.stages import Tell
+from sora_cli.pipelines.stages import Notify
 from sora_cli.placement import estimate
 from sora_cli.registry import Entry, lora
 from sora_cli.sampling import planner
@@ -50,13 +50,13 @@ class Progress:
 
 
 class Engine:
-    """The networks of one model on one device, verified when loaded; `watch` is called with the progress."""
+    """The networks of one model on one device, verified when loaded; `on_progress` is called with the progress."""
 
     def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
+                 on_progress: OnProgress = no_op, loras: Sequence[Lora] = (), decoder: str = pipelines.FULL,
                  preview: bool = False) -> None:  # fmt: skip
         self.loras, self.draft = tuple(loras), decoder != pipelines.FULL
-        self.pipeline = pipelines.load(entry, device, dtype, memory, watch, self.loras, decoder, preview)
+        self.pipeline = pipelines.load(entry, device, dtype, memory, on_progress, self.loras, decoder, preview)
 
     @property
     def entry(self) -> Entry:
@@ -92,19 +92,19 @@ class Generation:
     done: list[int] = field(default_factory=list)  # latents that exist already
     guess: Guess | None = None  # of the window at work
     store: Windows | None = None
-    say: Tell = no_op  # called with notes that come up on the way
+    say: Notify = no_op  # called with notes that come up on the way
 
     def __post_init__(self) -> None:
         self.pipeline, self.shot, self.span = self.engine.pipeline, self.plan.shot, self.plan.span
         check_given(self.plan.entry, bool(self.given))
         self.notes += self.plan.notes(self.pipeline.notes(self.shot))
         sizes = self.plan.canvas, self.plan.longest, self.plan.latents
-        self.stages = self.pipeline.on_device(*sizes, self.tell, encodes=bool(self.given))
+        self.stages = self.pipeline.on_device(*sizes, self.add_note, encodes=bool(self.given))
         self.notes += filter(None, [self.stages.note])
         self.notes += self.plan.moves()
         self.warnings = list(self.slowness())
 
-    def tell(self, line: str) -> None:
+    def add_note(self, line: str) -> None:
         """Add a note while the video is being made."""
         self.notes.append(line)
         self.say(line)
@@ -114,7 +114,7 @@ class Generation:
         """The given frames as latents; pictures are encoded on first access."""
         canvas, cell = self.plan.canvas, self.plan.entry.cell
         height, width = (geometry.divide(n, cell) for n in (canvas.height, canvas.width))
-        timeline = Timeline.empty(self.pipeline.parts, self.plan.latents, height, width)
+        timeline = Timeline.empty(self.pipeline.latent_split, self.plan.latents, height, width)
         for number, (piece, placed) in enumerate(zip(self.given, self.plan.placed, strict=True)):
             with self.timed("given"):
                 latents = self.latents_of(number, piece, placed)
@@ -309,7 +309,7 @@ class Generation:
         """Up to `most` key frames spread over the unfinished video, uint8 [h, w, 3] each."""
         assert self.latents is not None
         with self.timed("preview"):
-            return self.preview.look(self.latents, self.done, self.guess, most)
+            return self.preview.render(self.latents, self.done, self.guess, most)
 
     @torch.inference_mode()
     def key_frame(self, latent: Tensor) -> np.ndarray:

@@ -130,7 +130,7 @@ class Plan:
         whole, cropped, scaled = (f"{width}x{height}" for width, height in sizes)
         yield "".join([f"generated at {whole}", f", cropped to {cropped}" if cropped != whole else "",
                        f", scaled to {scaled} (Lanczos)" if scaled != cropped else ""])  # fmt: skip
-        if new := sorted(self.asks() - set(self.usage.trained)):
+        if new := sorted(self.uses() - set(self.usage.trained)):
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"
 
     def moves(self) -> Iterator[str]:
@@ -140,7 +140,7 @@ class Plan:
                 key = piece.at + placed.moved
                 yield f"the image at frame {piece.at} guides the model at frame {key}, the nearest key frame"
 
-    def asks(self) -> set[str]:
+    def uses(self) -> set[str]:
         """The tasks that the shot needs of the model (`trained` in the registry)."""
         shot, found = self.shot, {use_of(piece, self.shot.frames) for piece in self.given}
         if shot.loop:
@@ -200,8 +200,8 @@ def windows_of(shot_plan: Plan) -> list[planner.Window]:
     """The windows that make the rest, backwards where nothing but the very end is there to begin with."""
     shot, usage, latents = shot_plan.shot, shot_plan.usage, shot_plan.latents
     given_latents, ends = shot_plan.context, shot_plan.end_frames
-    clocked = bool(usage.bar) and not given_latents and not ends  # then a time says almost all of a frame
-    step = usage.window - (min(FEWER, usage.context) if clocked else usage.context)
+    timed = bool(usage.bar) and not given_latents and not ends  # then a time says almost all of a frame
+    step = usage.window - (min(FEWER, usage.context) if timed else usage.context)
     if shot.loop:
         return planner.circle(latents, usage.window, step)
     windows = planner.plan(latents, shot.plan, given_latents, usage.window, step)

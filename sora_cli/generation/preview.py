@@ -50,7 +50,7 @@ class Preview:
     final: set[int] = field(default_factory=set)
     over: bool = False
 
-    def look(self, latents: Tensor, done: Sequence[int], guess: Guess | None, most: int) -> list[np.ndarray]:
+    def render(self, latents: Tensor, done: Sequence[int], guess: Guess | None, most: int) -> list[np.ndarray]:
         """At most so many pictures, uint8 [h, w, 3], evenly spaced over the latents that are done or guessed."""
         total, clean, guessed = latents.shape[1], None, []
         if guess is not None and (clean := guess.clean) is not None:

@@ -92,7 +92,7 @@ class Piece:
     start: int
     count: int
     frames: Callable[[], Iterator[Frame]]
-    still: Frame                # what the decoder makes of one of them
+    decoded: Frame              # what the decoder makes of one of them
     shown: int = 0              # which one that is
 
 
@@ -103,7 +103,7 @@ def joined(decoded: Iterator[Frame], total: int, pieces: Iterable[Piece], size: 
     for piece in sorted(pieces, key=lambda piece: piece.start):
         given = piece.frames()
         first = list(islice(given, piece.shown + 1))
-        after = Difference.between(first[-1], piece.still) if piece.start > at else None
+        after = Difference.between(first[-1], piece.decoded) if piece.start > at else None
         yield from fill(decoded, piece.start - at, size, before, after)
         for last, below in zip(islice(chain(first, given), piece.count), decoded, strict=False):  # noqa: B007
             yield last

@@ -40,8 +40,8 @@ class Sheet:
         tallest = max(picture.height for picture in self.kept.values())
         wide, tall = self.width + MARGIN, tallest + LABEL + MARGIN
         page = Image.new("RGB", (MARGIN + across * wide, MARGIN + down * tall), PAPER)
-        for place, index in enumerate(sorted(self.kept)):
-            self.paste(page, index, MARGIN + place % across * wide, MARGIN + place // across * tall)
+        for position, index in enumerate(sorted(self.kept)):
+            self.paste(page, index, MARGIN + position % across * wide, MARGIN + position // across * tall)
         return page
 
     def paste(self, page: Image.Image, index: int, x: int, y: int) -> None:

@@ -29,11 +29,11 @@ MATROSKA_SEGMENT, MATROSKA_CRC = bytes.fromhex("18538067"), bytes.fromhex("bf84"
 
 def unsaid(path: Path, container: str) -> str:
     """Damage in a file's structure that ffmpeg does not report; "" for none."""
-    look = WALKS.get(container)
-    if look is None or not path.is_file():
+    walk = WALKS.get(container)
+    if walk is None or not path.is_file():
         return ""
     with path.open("rb") as file:
-        return look(file)
+        return walk(file)
 
 
 def length_of(file: BinaryIO) -> int:
@@ -104,8 +104,8 @@ def of_asf(file: BinaryIO) -> str:
     found = at(file, 0, begin).find(ASF_FILE) if name == ASF_DATA else -1
     size = int.from_bytes(at(file, found + 92, 4), "little") if found > 0 else 0
     offsets = range(begin + 50, offset - size + 1, size) if size > 50 else range(0)
-    strange = [offset for offset in offsets if at(file, offset, 1) != ASF_PACKET]
-    return missing("packet", strange[0]) if 0 < len(strange) < len(offsets) / 2 else ""
+    wrong = [offset for offset in offsets if at(file, offset, 1) != ASF_PACKET]
+    return missing("packet", wrong[0]) if 0 < len(wrong) < len(offsets) / 2 else ""
 
 
 def of_matroska(file: BinaryIO) -> str:
@@ -126,8 +126,8 @@ def of_matroska(file: BinaryIO) -> str:
         if begin + length > end:
             return ""  # nobody knew how long it would be, or ffmpeg says that there is no more
         if length > 6 and at(file, begin, 2) == MATROSKA_CRC:
-            told = int.from_bytes(file.read(4), "little")
-            if crc32(file, length - 6) != told:
+            stated = int.from_bytes(file.read(4), "little")
+            if crc32(file, length - 6) != stated:
                 return f"a checksum is wrong between the bytes {offset} and {begin + length}"
         offset = begin + length
     return ""
@@ -275,7 +275,7 @@ class Counts:
         pids = (packets[:, 1] & 0x1F).astype(int) << 8 | packets[:, 2]
         extended = flags & TS_EXTENDED > 0
         sizes = 184 - np.where(extended, 1 + packets[:, 4].astype(int), 0)
-        told = extended & (packets[:, 4] > 0) & (packets[:, 5] & TS_BREAK > 0)
+        announced = extended & (packets[:, 4] > 0) & (packets[:, 5] & TS_BREAK > 0)
         holds, found = flags & TS_PAYLOAD > 0, []
         begins = np.flatnonzero((pids == 0) & (flags & 15 == 0)) + self.packets
         for pid in np.unique(pids[holds & (pids >= TS_TABLES) & (pids < TS_STUFFING)]).tolist():
@@ -284,7 +284,7 @@ class Counts:
             before = np.r_[self.number[pid] if self.number[pid] >= 0 else numbers[0], numbers[:-1]]
             positions = np.r_[self.position[pid], where + self.packets]
             anew = (numbers == 0) & (np.diff(np.searchsorted(begins, positions)) > 0)
-            found += where[((numbers - before) & 15 > 1) & ~told[where] & ~anew].tolist()
+            found += where[((numbers - before) & 15 > 1) & ~announced[where] & ~anew].tolist()
             self.number[pid], self.position[pid] = numbers[-1], positions[-1]
             self.follow(pid, packets[where], sizes[where])
         self.packets += len(packets)

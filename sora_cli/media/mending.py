@@ -59,9 +59,9 @@ def coloured(format: Format, picture: Picture) -> Format:
     small = picture.width < 1280 and picture.height < 720
     by_primaries = next((matrix for matrix, (own, _) in y4m.MATRICES.items() if own == picture.primaries), None)
     matrix = picture.matrix or by_primaries or ("smpte170m" if small else "bt709")
-    usual = y4m.MATRICES[matrix]
-    params = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, usual[0]),
-            "COLORTRC": (picture.transfer, usual[1])}  # fmt: skip
+    default = y4m.MATRICES[matrix]
+    params = {"COLORMATRIX": (matrix, "bt709"), "COLORPRIMARIES": (picture.primaries, default[0]),
+            "COLORTRC": (picture.transfer, default[1])}  # fmt: skip
     tags = [f"{tag}={value}" for tag, (value, unless) in params.items() if value and value != unless]
     return replace(format, tags=(*format.tags, *tags))
 

@@ -53,10 +53,10 @@ class Shared:
         """A note on what is reduced, and which options avoid it; "" if nothing is."""
         (width, height), (w, h) = self.format.size, made.size
         small, slow = self.format.size != made.size, self.format.rate != made.rate
-        parts = [f"{width}x{height} instead of {w}x{h}"] * small
-        parts += [f"{counted(self.format.fps, 'frame')} a second instead of {made.fps:g}"] * slow
+        changes = [f"{width}x{height} instead of {w}x{h}"] * small
+        changes += [f"{counted(self.format.fps, 'frame')} a second instead of {made.fps:g}"] * slow
         options = [f"--res {made.seen[0]}x{made.seen[1]}"] * small + [f"--fps {made.fps:g}"] * slow
-        return f"{name}: for sharing, {' and '.join(parts)}; {' '.join(options)} keeps all" if parts else ""
+        return f"{name}: for sharing, {' and '.join(changes)}; {' '.join(options)} keeps all" if changes else ""
 
     def filters(self, made: Format, most: int = 8) -> list[str]:
         """From frames as they were made to those that are written, in RGB of at most so many bits."""

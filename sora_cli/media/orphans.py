@@ -7,10 +7,10 @@ from contextlib import suppress
 from threading import RLock
 from typing import Any
 
-WATCH = 'while read -r line; do pids=$line; done; [ -z "$pids" ] || kill -9 $pids'
+REAPER = 'while read -r line; do pids=$line; done; [ -z "$pids" ] || kill -9 $pids'
 
 
-class Watch:
+class Reaper:
     """The shell, from the first child on, and the children that it knows of."""
 
     def __init__(self) -> None:
@@ -21,19 +21,19 @@ class Watch:
     def begin(self, pid: int) -> None:
         with self.lock:
             self.running.add(pid)
-            self.tell()
+            self.send_pids()
 
     def end(self, pid: int) -> None:
         with self.lock:
             if pid in self.running:
                 self.running.discard(pid)
-                self.tell()
+                self.send_pids()
 
-    def tell(self) -> None:
+    def send_pids(self) -> None:
         """All that are running now, on one line. Where there is no shell, children are on their own."""
         with suppress(OSError):
             self.shell = self.shell or subprocess.Popen(
-                ["/bin/sh", "-c", WATCH], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                ["/bin/sh", "-c", REAPER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True, bufsize=0)  # fmt: skip
             assert self.shell.stdin
             self.shell.stdin.write(f"{' '.join(map(str, self.running))}\n".encode())
@@ -46,8 +46,8 @@ class Watch:
         self.__init__()  # type: ignore[misc]
 
 
-watch = Watch()
-os.register_at_fork(after_in_child=watch.forked)
+reaper = Reaper()
+os.register_at_fork(after_in_child=reaper.forked)
 
 
 class Child(subprocess.Popen[bytes]):
@@ -55,15 +55,15 @@ class Child(subprocess.Popen[bytes]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        watch.begin(self.pid)
+        reaper.begin(self.pid)
 
     def wait(self, timeout: float | None = None) -> int:
         code = super().wait(timeout)
-        watch.end(self.pid)
+        reaper.end(self.pid)
         return code
 
     def poll(self) -> int | None:
         code = super().poll()
         if code is not None:
-            watch.end(self.pid)
+            reaper.end(self.pid)
         return code

@@ -52,11 +52,11 @@ class Listed(NamedTuple):
     duration: int
 
 
-def parse_listing(told: str) -> tuple[Fraction, list[Listed]]:
+def parse_listing(listing: str) -> tuple[Fraction, list[Listed]]:
     """(seconds of a tick or 0 if unknown, the frames of the first stream). A line after a backslash is part of a tag
     (see `asked`), whatever it looks like."""
-    base = re.search(r"#tb 0: (\d+)/(\d+)", told)
-    lines = re.findall(r"(?<!\\\n)^0, *(-?\d+), *(-?\d+), *(-?\d+)", told, re.MULTILINE)
+    base = re.search(r"#tb 0: (\d+)/(\d+)", listing)
+    lines = re.findall(r"(?<!\\\n)^0, *(-?\d+), *(-?\d+), *(-?\d+)", listing, re.MULTILINE)
     return Fraction(int(base[1]), int(base[2])) if base else Fraction(0), [Listed(*map(int, line)) for line in lines]
 
 
@@ -158,9 +158,9 @@ def looked_at(words: list[str], name: str) -> Picture:
     """What `describe` says of a file, with what it does not say looked for. A file that has not changed since it was
     last asked for is not read again. Failed, too, if the times of its frames are damaged."""
     if state := state_of(str(file_of(words))):
-        known = remembered(ffmpeg(), tuple(words), name, state)
-        if known.container not in LISTS:
-            return known
+        cached = remembered(ffmpeg(), tuple(words), name, state)
+        if cached.container not in LISTS:
+            return cached
     return examined(words, name)
 
 
@@ -346,10 +346,10 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
 
 def colours(words: list[str]) -> tuple[str | None, str | None, str | None]:
     """Matrix, primaries and transfer, each None where it is not known: `bt709/unknown/unknown`, or one for all."""
-    known = (MATRICES, PRIMARIES, TRANSFERS)
+    accepted = (MATRICES, PRIMARIES, TRANSFERS)
     for word in words:
         names = word.split("/") if "/" in word else [word] * 3
-        found = [name if name in names_known else None for name, names_known in zip(names, known, strict=False)]
+        found = [name if name in choices else None for name, choices in zip(names, accepted, strict=False)]
         if len(names) == 3 and ("/" in word or any(found)):
             return found[0], found[1], found[2]
     return None, None, None

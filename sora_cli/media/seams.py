@@ -33,10 +33,10 @@ def shrink(frame: Frame, widest: int = WIDEST) -> Frame:
     return sums.astype(np.float32) / np.float32(side**2 * (255 if exact else 1))
 
 
-def total(kind: type[np.generic], *parts: Frame) -> Frame:
+def total(kind: type[np.generic], *arrays: Frame) -> Frame:
     """The sum of some arrays, one after another: numpy's own is slow along short axes."""
-    found = parts[0].astype(kind)
-    for part in parts[1:]:
+    found = arrays[0].astype(kind)
+    for part in arrays[1:]:
         found += part
     return found
 
@@ -137,8 +137,8 @@ def peaks(values: Sequence[float]) -> list[float]:
 
 def ratio(here: float, elsewhere: Sequence[float]) -> float:
     """`here` over the median of `elsewhere`, neither below the floor; without an elsewhere, the floor is it."""
-    usual = float(np.median(elsewhere)) if elsewhere else FLOOR
-    return max(here, FLOOR) / max(usual, FLOOR)
+    typical = float(np.median(elsewhere)) if elsewhere else FLOOR
+    return max(here, FLOOR) / max(typical, FLOOR)
 
 
 # ---- drift ------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Drift:
 
     def __init__(self, fps: float, frames: Iterable[Frame] = ()) -> None:
         self.fps, self.frames = fps, 0
-        self.sums: list[np.ndarray] = []          # a second: frames, then the sums of `look`
+        self.sums: list[np.ndarray] = []          # a second: frames, then the sums of `appearance`
         self.colours: list[np.ndarray] = []       # a second: counts of the colour histogram
         for frame in frames:
             self.add(frame)
@@ -159,13 +159,13 @@ class Drift:
             self.sums.append(np.zeros(4))
             self.colours.append(np.zeros(BINS**3))
         small = shrink(frame)
-        self.sums[-1] += look(small)
+        self.sums[-1] += appearance(small)
         self.colours[-1] += histogram(small)
         self.frames += 1
 
     def curve(self) -> list[dict[str, float]]:
         """A row a second (the last may be shorter): its start in `seconds`, the number of `frames`, the means
-        of `look`, and `histogram`, the distance of its colours to the first second's, 0 same to 1 disjoint."""
+        of `appearance`, and `histogram`, the distance of its colours to the first second's, 0 same to 1 disjoint."""
         rows = []
         for start, (sums, colours) in enumerate(zip(self.sums, self.colours, strict=True)):
             frames, *means = sums / [1, *[sums[0]] * 3]
@@ -175,7 +175,7 @@ class Drift:
         return rows
 
 
-def look(frame: Frame) -> np.ndarray:
+def appearance(frame: Frame) -> np.ndarray:
     """1, then colourfulness (Hasler and Suesstrunk 2003), sharpness (the mean slope of the brightness from
     pixel to pixel) and contrast (its standard deviation), of a float frame [h, w, 3] in [0, 1]."""
     red, green, blue = np.moveaxis(frame, -1, 0)

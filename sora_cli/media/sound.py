@@ -47,9 +47,9 @@ class Sound:
         return first(found.stdout), first(found.stderr)
 
 
-def first(told: str) -> float:
+def first(listing: str) -> float:
     """The first time that framecrc tells, in seconds."""
-    tick, frames = parse_listing(told)
+    tick, frames = parse_listing(listing)
     return float(frames[0].shown * tick) if frames else 0.0
 
 

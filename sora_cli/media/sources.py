@@ -91,7 +91,7 @@ class Source:
         self.raw = retimed(self.raw, self.format, retiming)
         self.format = replace(self.format, rate=retiming.shown)
 
-    def tell(self, listener: Callable[[str], None]) -> None:
+    def report_to(self, listener: Callable[[str], None]) -> None:
         """Have every note said, those that there are and those to come: damage is known at the end."""
         self.listener = listener
         for note in self.notes:
@@ -250,9 +250,9 @@ class Opening:
         whole, at a constant rate, in its own planes if y4m can hold them."""
         picture, piped = picture or looked_at(words, self.name), feed is not None
         is_image = picture.is_image or (picture.animated and picture.packets == 1)
-        usual = self.input_fps or self.fps or USUAL_FPS
+        default = self.input_fps or self.fps or USUAL_FPS
         if picture.timeless and "-framerate" not in words:
-            words = ["-framerate", rational(usual), *words]  # one frame at any rate
+            words = ["-framerate", rational(default), *words]  # one frame at any rate
         rate, notes = self.pace(picture)
         (fields, fielded), (mended, said) = whole(picture.fields), mending(picture)
         exact = self.rgb and (picture.alpha or picture.rgb)
@@ -268,7 +268,7 @@ class Opening:
                 command += ["-y", as_file(sound.path)]
             return self.run(command, feed)
 
-        first = FIRST.format(rate=rational(usual))
+        first = FIRST.format(rate=rational(default))
         found = start(first if is_image and not picture.timeless else f"fps={rate}")
         if found is None and not piped:   # too short for one frame at this rate
             found = start(first)

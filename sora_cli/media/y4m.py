@@ -152,9 +152,9 @@ class Format:
     def transfer(self) -> str:
         return self.named("COLORTRC", TRANSFERS, MATRICES[self.matrix][1])
 
-    def named(self, tag: str, known: Iterable[str], usual: str) -> str:
+    def named(self, tag: str, accepted: Iterable[str], default: str) -> str:
         values = [word.partition("=")[2] for word in self.tags if word.startswith(f"{tag}=")]
-        return values[-1] if values and values[-1] in known else usual
+        return values[-1] if values and values[-1] in accepted else default
 
     @property
     def seen(self) -> Size:
@@ -200,9 +200,9 @@ def matching(found: dict[str, str], letter: str, pattern: str, default: str | No
     return value
 
 
-def read_format(stream: IO[bytes], begun: bytes = b"") -> Format:
-    """The header off a stream, of which `begun` is read already; SoraError if it is not one."""
-    line = begun + stream.readline(LONGEST_LINE - len(begun))
+def read_format(stream: IO[bytes], start: bytes = b"") -> Format:
+    """The header off a stream, of which `start` is read already; SoraError if it is not one."""
+    line = start + stream.readline(LONGEST_LINE - len(start))
     if len(line) == LONGEST_LINE:
         raise SoraError(f"invalid y4m header: its line is longer than {LONGEST_LINE} bytes")
     return Format.parse(line)

@@ -14,14 +14,14 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.errors import no_op
 from sora_cli.pipelines.codec import Codec
-from sora_cli.pipelines.stages import Stages, Tell
+from sora_cli.pipelines.stages import Notify, Stages
 from sora_cli.registry import Entry
 from sora_cli.registry.lora import check_alone
 from sora_cli.shot import Lora, Shot
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 FULL = "full"  # decoder, as against the tiny one
-Watch = Callable[[str, int, int], None]  # called with what is read, how much of it, of how much
+OnProgress = Callable[[str, int, int], None]  # called with what is read, how much of it, of how much
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Pipeline(Protocol):
     ahead: Sequence[str]  # texts of later videos, to be read with the next one's where that costs a network its place
 
     @property
-    def parts(self) -> tuple[int, int]:
+    def latent_split(self) -> tuple[int, int]:
         """Channels of a latent: those of its key frame, which a picture has too, and those of motion."""
         ...
 
@@ -71,10 +71,10 @@ class Pipeline(Protocol):
         """A window's 1 + 4n frames, uint8 [h, w, 3] or None -> [D, 1 + n, h, w] on the CPU; or None."""
         ...
 
-    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, tell: Tell = no_op,
+    def on_device(self, canvas: geometry.Canvas, window: int, latents: int, notify: Notify = no_op,
                   encodes: bool = True) -> Stages:  # fmt: skip
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
-        video of so many, and whether pictures are encoded, too. `tell` is called when memory runs out and they go
+        video of so many, and whether pictures are encoded, too. `notify` is called when memory runs out and they go
         elsewhere."""
         ...
 
@@ -108,7 +108,7 @@ class Pipeline(Protocol):
         ...
 
 
-def load(entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto", watch: Watch = no_op,
+def load(entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto", on_progress: OnProgress = no_op,
          loras: Sequence[Lora] = (), decoder: str = FULL, preview: bool = False) -> Pipeline:  # fmt: skip
     """The pipeline of a model's kind, with LoRAs merged into it; `decoder` is full, or tiny for drafts, and with
     `preview` it sketches fast, if it has a tiny decoder. SoraError for a device that is not there, Failed for weights
@@ -122,17 +122,17 @@ def load(entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = 
     from sora_cli.pipelines.wan import Wan
 
     roles = (*registry.ROLES, *((registry.TINY,) if decoder != FULL or (preview and entry.tiny) else ()))
-    return Wan(entry, device, dtype, memory, watch, roles, loras, decoder)
+    return Wan(entry, device, dtype, memory, on_progress, roles, loras, decoder)
 
 
 def load_codec(entry: Entry, canvas: geometry.Canvas, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-               watch: Watch = no_op, tell: Tell = no_op, decoder: str = FULL) -> Codec:  # fmt: skip
+               on_progress: OnProgress = no_op, notify: Notify = no_op, decoder: str = FULL) -> Codec:  # fmt: skip
     """A model's autoencoder alone, or its tiny decoder, for pictures of this canvas."""
     if entry.kind == "sora":
         return Codec.of(entry, device, dtype)
     from sora_cli.pipelines.wan import Wan
 
     roles = ("vae",) if decoder == FULL else (registry.TINY,)
-    pipeline = Wan(entry, device, dtype, memory, watch, roles, decoder=decoder)
-    pipeline.on_device(canvas, 0, 0, tell, encodes=decoder == FULL)
+    pipeline = Wan(entry, device, dtype, memory, on_progress, roles, decoder=decoder)
+    pipeline.on_device(canvas, 0, 0, notify, encodes=decoder == FULL)
     return pipeline.codec

@@ -55,8 +55,8 @@ class Kind(Generic[C, N]):
     what: str
     build: Callable[[C], N]
     from_hub: Callable[[Mapping[str, Any]], C]
-    known: Mapping[str, tuple[C, Rename]]  # by the name users know; and how its single files name the parameters
-    telling: tuple[str, ...]  # parameters by whose shapes, or absence, the known ones differ
+    presets: Mapping[str, tuple[C, Rename]]  # by the name users know; and how its single files name the parameters
+    distinguishing: tuple[str, ...]  # parameters by whose shapes, or absence, the presets differ
     architectures: tuple[str, ...]  # that a GGUF says it is of; several programs say nothing
 
 
@@ -229,18 +229,18 @@ def configured(part: Path, kind: Kind[C, N]) -> C:
 
 
 def recognised(files: list[Path], kind: Kind[C, N]) -> tuple[C, Rename]:
-    """The known network whose telling shapes these files have; SoraError with those that are known."""
+    """The preset whose distinguishing shapes these files have; SoraError with the names of all presets."""
     for path in files:
         if path.suffix == ".gguf" and (family := architecture(about(path)[0])) not in kind.architectures:
             raise SoraError(f"{path} is not a Wan {kind.what}: it seems to be {families.seems((), family)}")
     listed = weights_in(files)
-    for config, rename in kind.known.values():
+    for config, rename in kind.presets.values():
         due = {name: tuple(value.shape) for name, value in built(config).named_parameters()}
         found = {rename(stored.key): stored.shape for stored in listed}
-        if all(found.get(name) == due.get(name) for name in kind.telling):
+        if all(found.get(name) == due.get(name) for name in kind.distinguishing):
             return config, rename
     seems = families.seems(stored.key for stored in listed)
-    raise SoraError(f"{files[0]} is not a Wan {kind.what} known without a config.json ({', '.join(kind.known)}); "
+    raise SoraError(f"{files[0]} is not a Wan {kind.what} known without a config.json ({', '.join(kind.presets)}); "
                     f"it seems to be {seems}")  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sora_cli.models.sora import vae as vaes
 from sora_cli.models.sora.patches import grid_of, patchify, unpatchify
 from sora_cli.pipelines import Velocity, WindowInputs, copies_of, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
-from sora_cli.pipelines.stages import Stages, Tell
+from sora_cli.pipelines.stages import Notify, Stages
 from sora_cli.placement.device import keep_freed, pick_device, pick_dtype
 from sora_cli.registry import Entry
 from sora_cli.registry.lora import merged
@@ -47,7 +47,7 @@ class Sora:
         self.codec = Codec(self.vae, self.device, self.dtype)
 
     @property
-    def parts(self) -> tuple[int, int]:
+    def latent_split(self) -> tuple[int, int]:
         return self.vae.config.space, self.vae.config.time
 
     conditioned = False  # what is given stands in place
@@ -55,7 +55,8 @@ class Sora:
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> None:
         return None
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, notify: Notify = no_op,
+                  encodes: bool = True) -> Stages:  # fmt: skip
         return Stages()
 
     def notes(self, shot: Shot) -> Iterator[str]:
@@ -106,7 +107,7 @@ class Guided:
         uncond = torch.full_like(inputs.prompt_index, len(text) - 1)
         self.prompt_index = torch.cat([inputs.prompt_index, uncond][: self.copies])
         self.is_context = inputs.cond_mask.amin(0)  # (T) 1 where nothing is to be made
-        self.channel_mask = expand_mask(inputs.cond_mask, pipeline.parts)
+        self.channel_mask = expand_mask(inputs.cond_mask, pipeline.latent_split)
         self.baked = pipeline.distilled and self.copies == 1
         self.times = times_of(inputs)
 

@@ -19,7 +19,7 @@ from sora_cli.errors import no_op
 from sora_cli.placement.machine import short_of
 
 Made = TypeVar("Made")
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 class Movable(Protocol):
@@ -40,7 +40,7 @@ class Stage:
 
     name: str  # as a placement counts its memory: text, denoising, decoding
     networks: Movable | None = None
-    tell: Tell = no_op
+    notify: Notify = no_op
 
     def __iter__(self) -> Iterator[AbstractContextManager[None]]:
         said = [""]
@@ -49,7 +49,7 @@ class Stage:
             if said and self.networks:  # only now, without the error, nobody holds what had been computed
                 gc.collect()
                 self.networks.release()
-                self.tell(said[0])
+                self.notify(said[0])
 
     @contextmanager
     def attempt(self, said: list[str]) -> Iterator[None]:
@@ -91,8 +91,8 @@ DOING = {"text": "reading the prompt", "denoising": "denoising", "decoding": "de
 class Stages:
     """All of a video's. Networks that cannot be moved (None) have one attempt."""
 
-    def __init__(self, networks: Movable | None = None, tell: Tell = no_op, note: str = "") -> None:
-        self.text = Stage("text", networks, tell)
-        self.transformer = Stage("denoising", networks, tell)
-        self.autoencoder = Stage("decoding", networks, tell)
+    def __init__(self, networks: Movable | None = None, notify: Notify = no_op, note: str = "") -> None:
+        self.text = Stage("text", networks, notify)
+        self.transformer = Stage("denoising", networks, notify)
+        self.autoencoder = Stage("decoding", networks, notify)
         self.note = note  # what the user should know of the placement

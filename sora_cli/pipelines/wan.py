@@ -26,15 +26,15 @@ from sora_cli.models.wan.text import Umt5Tokenizer, clean, padded
 from sora_cli.models.wan.tiles import WHOLE, Tiling
 from sora_cli.models.wan.tiny_decoder import TinyDecoder
 from sora_cli.models.wan.vae import WanVae
-from sora_cli.pipelines import FULL, Velocity, Watch, WindowInputs, copies_of, loading, prompt_notes
+from sora_cli.pipelines import FULL, OnProgress, Velocity, WindowInputs, copies_of, loading, prompt_notes
 from sora_cli.pipelines.codec import Codec, pictures_of
-from sora_cli.pipelines.stages import Stages, Tell
+from sora_cli.pipelines.stages import Notify, Stages
 from sora_cli.pipelines.wan_velocity import STEADY, Guided, generator, is_context, mask
 from sora_cli.placement import memory
 from sora_cli.placement.device import free_at_once, free_caches, pick_device, pick_dtype
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Placement, half_of
-from sora_cli.placement.offload import Watched, keep_on_host, replace
+from sora_cli.placement.offload import ReportingBlocks, keep_on_host, replace
 from sora_cli.placement.sizes import Needs
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, Entry, hub, lora
@@ -51,7 +51,7 @@ class Wan:
     """The networks of one checkpoint, each on a device when it is used."""
 
     def __init__(self, entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto",
-                 watch: Watch = no_op, roles: Sequence[str] = registry.ROLES,
+                 on_progress: OnProgress = no_op, roles: Sequence[str] = registry.ROLES,
                  loras: Sequence[Lora] = (), decoder: str = FULL) -> None:  # fmt: skip
         self.entry = entry
         self.device = pick_device(device)
@@ -59,7 +59,7 @@ class Wan:
         self.paths = hub.locate(entry.only(*roles))
         own = [Lora(str(self.paths[role]), expert=expert if self.two else "") for role, expert in LORAS.items()
                if role in self.paths]  # fmt: skip
-        self.memory, self.watch, self.asked, self.loras = memory, watch, tuple(loras), (*own, *loras)
+        self.memory, self.on_progress, self.asked, self.loras = memory, on_progress, tuple(loras), (*own, *loras)
         self.decoder = decoder
         loading.check(self.paths, self.loras)
         self.check_channels()
@@ -71,7 +71,7 @@ class Wan:
         self.stages = Stages()
 
     @property
-    def parts(self) -> tuple[int, int]:
+    def latent_split(self) -> tuple[int, int]:
         return self.config.outputs, 0
 
     @cached_property
@@ -106,7 +106,7 @@ class Wan:
     def tiny(self) -> TinyDecoder:
         """It stays loaded: it takes some 20 MB."""
         path, cell = self.paths[TINY], self.entry.cell
-        network = loading.load_tiny(path, self.device, self.dtype, partial(self.watch, NAMES[TINY]))
+        network = loading.load_tiny(path, self.device, self.dtype, partial(self.on_progress, NAMES[TINY]))
         if network.config.stride != cell:
             raise SoraError(f"{path} is for latents of {network.config.stride} pixels a cell, but those of "
                             f"{self.entry.name} have {cell}")  # fmt: skip
@@ -120,7 +120,8 @@ class Wan:
             videos = (self.codec.vae.decode(latent[None]) for latent in latents.split(1, 1))
             yield from (pictures_of(video[0], canvas)[0] for video in videos)
 
-    def on_device(self, canvas: Canvas, window: int, latents: int, tell: Tell = no_op, encodes: bool = True) -> Stages:
+    def on_device(self, canvas: Canvas, window: int, latents: int, notify: Notify = no_op,
+                  encodes: bool = True) -> Stages:  # fmt: skip
         draft, before = not (encodes or self.decoder == FULL), self.needs  # the whole network that decodes also encodes
         size = canvas.width, canvas.height
         if not before or (before.width, before.height) != size or before.window < window or before.draft != draft:
@@ -128,7 +129,7 @@ class Wan:
             self.needs = memory.needs_of(self.entry, canvas, window, latents or window, self.dtype.itemsize,
                                   half_of(self.dtype), self.asked, draft)  # fmt: skip
             self.take(memory.choose(self.needs, Free.on(self.device), self.memory))
-        self.stages = Stages(self, tell, self.placement.why)
+        self.stages = Stages(self, notify, self.placement.why)
         return self.stages
 
     def lower(self, stage: str, short: str) -> str:
@@ -168,7 +169,7 @@ class Wan:
                 self.release()
             self.networks[role] = self.load(role)
             if role in BLOCKS:
-                self.watch_blocks(self.networks[role], BLOCKS[role])
+                self.report_blocks(self.networks[role], BLOCKS[role])
         return self.networks[role]
 
     def release(self) -> None:
@@ -176,13 +177,13 @@ class Wan:
         free_caches(self.device)
 
     def load(self, role: str) -> nn.Module:
-        path, how, watch = self.paths[role], self.placement, partial(self.watch, self.called(role))
+        path, how, on_progress = self.paths[role], self.placement, partial(self.on_progress, self.called(role))
         if role == "text":
-            return loading.load_text(path, self.reads_on, self.text_dtype, how.text == "streamed", watch)
+            return loading.load_text(path, self.reads_on, self.text_dtype, how.text == "streamed", on_progress)
         if role == "vae":
-            return loading.load_vae(path, self.device, getattr(torch, how.vae), watch)
+            return loading.load_vae(path, self.device, getattr(torch, how.vae), on_progress)
         expert, there = EXPERTS[role] if self.two else "", torch.device("cpu") if how.dit == "streamed" else self.device
-        dit = loading.load_dit(path, there, self.dtype, how.dit == "disk", watch, self.loras, expert=expert)
+        dit = loading.load_dit(path, there, self.dtype, how.dit == "disk", on_progress, self.loras, expert=expert)
         if how.dit == "streamed":
             keep_on_host(dit, "blocks", self.device)
         return dit
@@ -191,9 +192,9 @@ class Wan:
         """A network, for whoever watches it being read."""
         return f"transformer for {EXPERTS[role]} noise" if self.two and role in EXPERTS else NAMES[role]
 
-    def watch_blocks(self, network: nn.Module, at: str) -> None:
+    def report_blocks(self, network: nn.Module, at: str) -> None:
         """Report the progress of each pass of a network."""
-        replace(network, at, Watched(network.get_submodule(at), partial(self.watch, "layers")))
+        replace(network, at, ReportingBlocks(network.get_submodule(at), partial(self.on_progress, "layers")))
 
     # ---- words --------------------------------------------------------------------------------------------
 
@@ -211,10 +212,10 @@ class Wan:
         found = {text: features for text, features in read.items() if features is not None}
         new = [text for text in keys if text not in found]
         for number, text in enumerate(new):
-            self.watch("read the prompt", number, len(new))
+            self.on_progress("read the prompt", number, len(new))
             found[text] = self.encoded(text)
             cache.put(keys[text], found[text])
-            self.watch("read the prompt", number + 1, len(new))
+            self.on_progress("read the prompt", number + 1, len(new))
         return found
 
     def encoded(self, text: str) -> Tensor:

@@ -53,10 +53,10 @@ def take_threads(asked: int | None = None) -> str:
     if asked or os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(asked or torch.get_num_threads())
         return ""
-    usual, most, taken = torch.get_num_threads(), machine.cores(), machine.busy()
-    fitting = max(1, min(usual, round(most - taken)))
+    default, most, taken = torch.get_num_threads(), machine.cores(), machine.busy()
+    fitting = max(1, min(default, round(most - taken)))
     torch.set_num_threads(fitting)
-    if fitting == usual:
+    if fitting == default:
         return ""
     here, others = counted(round(most, 1), "processor"), round(taken)
     why = f"{others} of {here} {be(others)} busy" if others else f"{here} may be used"

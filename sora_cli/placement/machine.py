@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LOOK = 0.15  # seconds that the processor is looked at
+SAMPLED = 0.15  # seconds that the processor is looked at
 MAIN, GPU = "main memory", "GPU memory"
 SHORT = {  # of memory: what torch's RuntimeErrors say, and of which
     "DefaultCPUAllocator": MAIN,
@@ -126,11 +126,11 @@ def quota(group: Path) -> float | None:
     return longest / period if longest and period else None
 
 
-def busy(root: Path = Path("/"), look: float = LOOK) -> float:
+def busy(root: Path = Path("/"), seconds: float = SAMPLED) -> float:
     """How many of its processors others keep busy at this moment, while this process sleeps; 0 where the system does
     not say (all but Linux). The load average is of no use: it holds what was before, our own last run among it."""
     before = ticks(root)
-    time.sleep(look if before else 0)
+    time.sleep(seconds if before else 0)
     spent = [(after[0] - was[0], after[1] - was[1]) for was, after in zip(before, ticks(root), strict=False)]
     return sum(1 - idle / total for idle, total in spent if total > 0)
 

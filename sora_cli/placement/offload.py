@@ -23,23 +23,23 @@ ALIGNED = 256  # bytes: where a tensor may begin among others
 PIECE_UNIT = 1 << 20  # pinned memory comes in powers of two; a block is rounded to so many bytes
 
 
-# ---- watched -------------------------------------------------------------------------------------------------
+# ---- reporting ------------------------------------------------------------------------------------------------
 
 
-class Watched(nn.Module):
-    """Stands for a list of blocks, wherever they are, and tells how many of them are done, out of how many.
+class ReportingBlocks(nn.Module):
+    """Stands for a list of blocks, wherever they are, and reports how many of them are done, out of how many.
 
     On a CPU, or from a disk, one way through a large network can take minutes."""
 
-    def __init__(self, blocks: nn.Module, tell: Callable[[int, int], None]) -> None:
+    def __init__(self, blocks: nn.Module, report: Callable[[int, int], None]) -> None:
         super().__init__()
-        self.blocks, self.tell = cast(Sequence[nn.Module], blocks), tell
+        self.blocks, self.report = cast(Sequence[nn.Module], blocks), report
 
     def __iter__(self) -> Iterator[nn.Module]:
         for number, block in enumerate(self.blocks):
-            self.tell(number, len(self.blocks))
+            self.report(number, len(self.blocks))
             yield block
-        self.tell(len(self.blocks), len(self.blocks))
+        self.report(len(self.blocks), len(self.blocks))
 
 
 # ---- from host memory ----------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def file_called(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    folders = places("dit")
+    folders = search_folders("dit")
     there = [folder / name for folder in folders if (folder / name).is_file()]
     if there := there or sorted(file for folder in folders for file in files_in(folder) if file.name == name):
         return there[0]
@@ -109,7 +109,7 @@ def halves_of(path: Path) -> list[Path]:
     begin = path.name[: found.start()] + other(found[1])
     name = begin + path.name[found.end() :]
     beside = path.parent.with_name(HALF.sub(lambda half: other(half[1]), path.parent.name))
-    folders = [path.parent, beside, *places("dit", path)]
+    folders = [path.parent, beside, *search_folders("dit", path)]
     there = [file for folder in dict.fromkeys(folders) if folder.is_dir() for file in files_in(folder)]
     same = [file for file in there if file.name == name] or [file for file in there if file.name.startswith(begin)]
     if not same:
@@ -172,13 +172,13 @@ def remember(folders: Iterable[Path]) -> None:
     write(registry.config_folder() / LINKED, lines.encode())
 
 
-def places(role: str, path: Path | None = None) -> list[Path]:
+def search_folders(role: str, path: Path | None = None) -> list[Path]:
     """Where the `models` folders have networks of a role."""
     return [home / name for home in homes(path) for name in FOLDERS[role]]
 
 
 def folders_of(role: str, path: Path) -> list[Path]:
-    return [*places(role, path), path.absolute().parent]
+    return [*search_folders(role, path), path.absolute().parent]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -245,7 +245,7 @@ def is_dit(shapes: Shapes, dit: WanConfig) -> bool:
 
 def recognised() -> list[str]:
     """The transformers in ComfyUI's folders that can be used, by the names that `of_file` takes."""
-    there = (file for folder in places("dit") for file in files_in(folder))
+    there = (file for folder in search_folders("dit") for file in files_in(folder))
     return list(dict.fromkeys(file.name for file in there if names_a_model(file)))
 
 

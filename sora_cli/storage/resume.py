@@ -45,7 +45,7 @@ class Windows:
         except SoraError:
             return None
         latents = tensors.get(TENSOR)
-        if latents is None or tags.get("seal") != self.seal(number, latents, kind):
+        if latents is None or tags.get("seal") != self.window_hash(number, latents, kind):
             return None
         return latents
 
@@ -53,12 +53,12 @@ class Windows:
         """Save a finished window (or `kind`); when this returns, it is on disk."""
         if self.own.stored_identity() is None:
             self.own.begin()
-        weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.seal(number, latents, kind)})
+        weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.window_hash(number, latents, kind)})
 
     def path(self, number: int, kind: str = "window") -> Path:
         return self.folder / f"{kind}-{number:05}.safetensors"
 
-    def seal(self, number: int, latents: "Tensor", kind: str = "window") -> str:
+    def window_hash(self, number: int, latents: "Tensor", kind: str = "window") -> str:
         """A hash over the video's identity, the window's kind and number, and every bit of its tensor."""
         import torch
 

@@ -103,8 +103,8 @@ def address_of(host: str, port: int) -> Address:
 
 def check_reach(host: str, address: Address, public_url: str, token: str) -> None:
     """SoraError if other machines could reach the server without a token."""
-    parts = split(public_url)
-    if public_url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query):
+    url = split(public_url)
+    if public_url and (url.scheme not in ("http", "https") or not url.hostname or url.query):
         raise SoraError(f"--public-url {public_url} is not an address like https://video.example.org")
     if not token and not is_loopback(str(address[4][0])):
         raise SoraError(f"--host {host} is open to others; give a token, in SORA_SERVE_TOKEN or --token-file, "

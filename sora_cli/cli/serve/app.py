@@ -168,10 +168,10 @@ class Server:
             kept = form == "url"
         finally:
             if not kept:
-                await asyncio.shield(self.forget(works))
+                await asyncio.shield(self.remove_works(works))
         return JSONResponse({"created": int(works[0].created), "data": data})
 
-    async def forget(self, works: Sequence[Work]) -> None:
+    async def remove_works(self, works: Sequence[Work]) -> None:
         for work in works:
             await self.thread(self.store.remove, work)
 

@@ -104,16 +104,16 @@ class Orders:
             wanted["guidance_low"] = 0.0  # one number is for both transformers of a model that has two
         if "negative_prompt" in fields:
             wanted["negative"] = text("negative_prompt", fields["negative_prompt"])
-        usual = models.usual(entry)
-        wanted["width"], wanted["height"] = self.size(fields.get("size"), usual)
+        default = models.default_shot(entry)
+        wanted["width"], wanted["height"] = self.size(fields.get("size"), default)
         with refusing():
             check_prompt(prompt)
-            return replace(usual, **wanted)
+            return replace(default, **wanted)
 
-    def size(self, value: Any, usual: Shot) -> tuple[int, int]:
+    def size(self, value: Any, default: Shot) -> tuple[int, int]:
         """(width, height): the requested size, or the model's usual one within the limit."""
         if value is None or value == "auto":
-            return geometry_within(usual.width, usual.height, self.store.limits.pixels)
+            return geometry_within(default.width, default.height, self.store.limits.pixels)
         with refusing("size"):
             width, height = geometry.parse_res(text("size", value))
         if width * height > self.store.limits.pixels:
@@ -122,9 +122,9 @@ class Orders:
         return width, height
 
     def lasting(self, shot: Shot, entry: Entry, value: Any) -> Shot:
-        most, usual = self.store.limits.max_seconds, models.usual(entry)
-        if value is None and usual.seconds <= most:
-            return replace(shot, frames=models.frames_at(shot.fps, usual, entry.usage))
+        most, default = self.store.limits.max_seconds, models.default_shot(entry)
+        if value is None and default.seconds <= most:
+            return replace(shot, frames=models.frames_at(shot.fps, default, entry.usage))
         seconds = most if value is None else number("seconds", value)
         if not 0 < seconds <= most:
             raise Refusal(400, f"seconds is {seconds:g}; it must be above 0 and at most {most:g}", "invalid_value",
@@ -140,7 +140,7 @@ class Orders:
         if entry is None:
             raise SoraError(f"the model {work.model} is no longer served")
         anchors = (Anchor(str(self.store.file(work, work.reference)), "0"),) if work.reference else ()
-        shot = replace(models.usual(entry, work.prompt), **work.settings, anchors=anchors)
+        shot = replace(models.default_shot(entry, work.prompt), **work.settings, anchors=anchors)
         expansion = Expansion.asked(self.expand, self.expand_model, entry)
         order = Order([shot], entry, expansion, str(shot.seed))
         name = str(self.store.file(work, work.result))
@@ -198,9 +198,9 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     return int(found)
 
 
-def one_of(name: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
-        raise Refusal(400, f"{name} must be {' or '.join(known)}", "invalid_value", name)
+def one_of(name: str, value: Any, accepted: Collection[str]) -> None:
+    if value not in accepted:
+        raise Refusal(400, f"{name} must be {' or '.join(accepted)}", "invalid_value", name)
 
 
 def seed_of(value: Any) -> int:

@@ -25,8 +25,8 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        usual = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = TYPES.get(self.status, usual)
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = TYPES.get(self.status, default)
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 

@@ -118,7 +118,7 @@ class Estimate:
         table.add_row("windows", f"{self.windows}", windows)
         work = {"transformer": self.products, "attention": self.attention, "decoder": self.decoding,
                 "text": self.reading}  # fmt: skip
-        table.add_row("work", quantity(self.flops, "FLOP"), parts(work, "FLOP"))
+        table.add_row("work", quantity(self.flops, "FLOP"), breakdown(work, "FLOP"))
         table.add_row("a step", quantity(self.step, "FLOP"), f"{self.steps} of them")
         if self.experts:
             high, low = self.experts
@@ -126,12 +126,12 @@ class Estimate:
                                           f"{self.switches} switch{'es' * (self.switches != 1)}")  # fmt: skip
         spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in by_size(self.seconds))
         table.add_row("time", duration(self.time), spent)
-        table.add_row("memory", quantity(self.peak, "B"), parts(self.memory, "B"))
+        table.add_row("memory", quantity(self.peak, "B"), breakdown(self.memory, "B"))
         if self.host:
             table.add_row("main memory", quantity(self.host, "B"), "")
-        table.add_row("disk", quantity(sum(self.disk.values()), "B"), parts(self.disk, "B"))
+        table.add_row("disk", quantity(sum(self.disk.values()), "B"), breakdown(self.disk, "B"))
         if self.download:
-            table.add_row("download", quantity(sum(self.download.values()), "B"), parts(self.download, "B"))
+            table.add_row("download", quantity(sum(self.download.values()), "B"), breakdown(self.download, "B"))
         why = self.placement.why if self.placement else ""
         for name, words in (("placement", why), ("guesses", self.guesses)):
             if words:
@@ -152,7 +152,7 @@ def by_size(values: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(((name, value) for name, value in values.items() if value), key=lambda item: -item[1])
 
 
-def parts(values: dict[str, float], unit: str) -> str:
+def breakdown(values: dict[str, float], unit: str) -> str:
     """{"a": 2e6} -> "a 2.0 MB", the largest first."""
     return ", ".join(f"{name} {quantity(value, unit)}" for name, value in by_size(values))
 

@@ -106,8 +106,8 @@ def tokens_of(config: "DitConfig", patches: int, window: Window) -> int:
 
 def products_of(dit: Header, config: "DitConfig", patches: int, window: Window) -> float:
     """FLOP of all layers: every weight once a token, but those across time, which see no condition tokens."""
-    unseen = 4 * config.width**2 * config.depth * len(window.frames) * config.conditions
-    return 2.0 * (dit.count() * tokens_of(config, patches, window) - unseen)
+    skipped = 4 * config.width**2 * config.depth * len(window.frames) * config.conditions
+    return 2.0 * (dit.count() * tokens_of(config, patches, window) - skipped)
 
 
 def largest(model: Model, shot: Shot, windows: Sequence[Window]) -> int:

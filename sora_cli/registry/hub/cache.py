@@ -13,7 +13,7 @@ from sora_cli.errors import Failed, SoraError, counted, no_op
 from sora_cli.files import published, weights
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
-from sora_cli.registry.hub.pins import Lock, Record
+from sora_cli.registry.hub.pins import FileRecord, Lock
 
 Moved = Callable[[int, int], None]  # (bytes done, of all)
 PRESENT, PARTIAL, ABSENT = "present", "partial", "absent"
@@ -85,11 +85,11 @@ def hub_parts(entry: Entry) -> list[Part]:
     return [part for part in entry.parts if part.path is None]
 
 
-def path_of(source: str, name: str, record: Record) -> Path:
+def path_of(source: str, name: str, record: FileRecord) -> Path:
     return hub_client.snapshot(source.partition("@")[0], record.commit) / name
 
 
-def is_here(source: str, name: str, record: Record) -> bool:
+def is_here(source: str, name: str, record: FileRecord) -> bool:
     """Has a file arrived, and is it still there at its full size?"""
     path = path_of(source, name, record)
     return record.sha256 is not None and path.is_file() and path.stat().st_size == record.bytes
@@ -192,7 +192,7 @@ def remove(entry: Entry) -> tuple[int, list[str]]:
     return freed, sorted(kept)
 
 
-def release(repo: str, record: Record, name: str) -> int:
+def release(repo: str, record: FileRecord, name: str) -> int:
     """Delete a file, finished or not, from the cache: the bytes that are free then."""
     part = hub_client.unfinished(repo, record.etag)
     freed = published.bytes_of(part)

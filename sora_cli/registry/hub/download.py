@@ -20,7 +20,7 @@ from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import cache
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.cache import gigabytes, hub_parts
-from sora_cli.registry.hub.pins import Lock, Record
+from sora_cli.registry.hub.pins import FileRecord, Lock
 from sora_cli.registry.hub_client import Listing, RemoteFile
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
@@ -94,7 +94,7 @@ def pull(entry: Entry, yes: bool = False, accept: str = "", update: bool = False
         join(entry)
         return
     with screen.doing("asking the Hub"):
-        listings = look(entry, locks.read(), update)
+        listings = list_files(entry, locks.read(), update)
     wanted = [one for part in hub_parts(entry) for one in choose(part, listings[part], locks.read(), update)]
     licence = entry.licence if entry.licence != registry.UNKNOWN else next(iter(listings.values())).licence
     agree(entry, wanted, licence or registry.UNKNOWN, yes, screen)
@@ -123,7 +123,7 @@ def ask(question: str) -> str:
 # ---- what is wanted ---------------------------------------------------------------------------------------
 
 
-def look(entry: Entry, lock: Lock, update: bool) -> dict[Part, Listing]:
+def list_files(entry: Entry, lock: Lock, update: bool) -> dict[Part, Listing]:
     """What the repositories of a model hold, at the commits that were fetched first unless these are given up."""
     found: dict[tuple[str, str], Listing] = {}
     listings = {}
@@ -173,7 +173,7 @@ def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
     )
 
 
-def required(part: Part, file: RemoteFile, records: dict[str, Record], update: bool) -> str | None:
+def required(part: Part, file: RemoteFile, records: dict[str, FileRecord], update: bool) -> str | None:
     """The hash that a file must have: by weights.toml, or as it was at the first download.
 
     Failed if the Hub says beforehand that it has another one."""
@@ -283,7 +283,7 @@ def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
         models = sorted({model, *(before.models if before else ())})
         same = before is not None and before.etag == one.file.etag and before.commit == one.commit
         digest = sha256 or (before.sha256 if before and same else None)
-        files[one.file.name] = Record(one.commit, one.file.bytes, one.file.etag, digest, models)
+        files[one.file.name] = FileRecord(one.commit, one.file.bytes, one.file.etag, digest, models)
 
 
 def join(entry: Entry) -> None:

@@ -22,7 +22,7 @@ from sora_cli.registry import Part
 
 
 @dataclass
-class Record:
+class FileRecord:
     """A file of a repository, and the models that asked for it."""
 
     commit: str
@@ -34,10 +34,10 @@ class Record:
 
 @dataclass
 class Lock:
-    files: dict[str, dict[str, Record]] = field(default_factory=dict)  # by repository and revision, by name
+    files: dict[str, dict[str, FileRecord]] = field(default_factory=dict)  # by repository and revision, by name
     licences: dict[str, str] = field(default_factory=dict)  # those that were accepted, by model
 
-    def of(self, part: Part) -> dict[str, Record]:
+    def of(self, part: Part) -> dict[str, FileRecord]:
         """The files of a part, by name; none if it was never asked for."""
         found = self.files.get(source(part), {})
         return {name: record for name, record in found.items() if belongs(name, part)}
@@ -62,7 +62,7 @@ def read() -> Lock:
     path = lock_path()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {source: {name: Record(**record) for name, record in records.items()}
+        files = {source: {name: FileRecord(**record) for name, record in records.items()}
                  for source, records in content["files"].items()}  # fmt: skip
         return Lock(files, dict(content["licences"]))
     except FileNotFoundError:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Making:
+class OutputJob:
     """One output being made, and what its runs and frames have in common."""
 
     target: Target
@@ -72,19 +72,19 @@ class Making:
             for progress in chain([first] if first else [], steps):
                 self.screen.show(progress.stage, progress.done, progress.total)
                 if self.previews and progress.done:
-                    self.previews.look(run)
+                    self.previews.show(run)
 
     def store(self, run: "Generation", part: str) -> Windows | None:
         if self.target.stream:
             return None
         if len(self.runs) == 1 and not self.target.resume:
-            self.target.forget()
+            self.target.clear_resume()
         try:
             return Windows(self.target.resume_folder / part, run.identity())
         except SoraError:  # windows of another video
             if not self.target.force:
                 raise
-            self.target.forget()
+            self.target.clear_resume()
             return Windows(self.target.resume_folder / part, run.identity())
 
     def watched(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -156,19 +156,19 @@ class Making:
             header = replace(header or header_of(self.runs[-1]), video=weights.hash_of(self.target.path))
             latent_file.save(self.target.latents, self.latents if latents is None else latents, header)
 
-    def finish(self, about: dict[str, Any], given: Iterable[range] = ()) -> None:
+    def finish(self, facts: dict[str, Any], given: Iterable[range] = ()) -> None:
         """After the video is complete: write the sheet and the record, and remove the saved windows."""
         if self.target.sheet:
-            draw(self.target, self.shared, about["frames"], list(map(self.given, given)))
+            draw(self.target, self.shared, facts["frames"], list(map(self.given, given)))
         if self.turn:
             seam = self.changes.seam()
             self.scores |= {"seam": seam.position, "seam in motion": seam.velocity}
-        found = self.report(about)
+        found = self.report(facts)
         if self.target.keeps:
             text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
-            self.target.forget()
+            self.target.clear_resume()
             if self.previews:
                 self.previews.remove()
             self.own.leave()
@@ -185,7 +185,7 @@ class Making:
         assert made is not None
         return made
 
-    def report(self, about: dict[str, Any]) -> dict[str, Any]:
+    def report(self, facts: dict[str, Any]) -> dict[str, Any]:
         timings: dict[str, float] = {}
         for run in self.runs:
             for stage, spent in run.timings.items():
@@ -193,8 +193,8 @@ class Making:
         return {
             "output": self.target.called or self.target.name,
             "shot": self.runs[-1].shot.to_dict(),
-            **about,
-            "written": written(self.shared, about["frames"]),
+            **facts,
+            "written": written(self.shared, facts["frames"]),
             "asked": self.target.identity,
             "wall": round(time.perf_counter() - self.started, 3),
             "timings": {stage: round(spent, 3) for stage, spent in {**timings, "encode": self.waited}.items()},

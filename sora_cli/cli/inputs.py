@@ -23,7 +23,7 @@ PLAIN = SamplingDefaults()  # a picture without a model is shown at pocket's rat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Input):
+class InputSpec(Input):
     """A video to read, and how: resized, at another rate, or as raw frames, which need size and rate."""
 
     name: str
@@ -54,7 +54,7 @@ class Asked(Input):
         raw = geometry.parse_res(self.input_res) if self.input_res else None
         source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
         if screen:
-            source.tell(screen.note)
+            source.report_to(screen.note)
             self.note_rate(source, raw is not None, screen)
         if source.is_image:
             rate = usage.rate(self.fps or usage.fps) if self.input_fps is None else self.input_fps
@@ -103,7 +103,7 @@ def shot_like(source: media.Source, settings: Shot, anew: bool = False) -> Shot:
 
 
 @dataclass(frozen=True)
-class Whole:
+class SidecarLatents:
     """The saved latents of a video."""
 
     path: Path
@@ -111,7 +111,7 @@ class Whole:
     context: int  # latents at its end that new ones are made to fit
 
     @classmethod
-    def beside(cls, video: str, shot: Shot, entry: Entry) -> "Whole | None":
+    def beside(cls, video: str, shot: Shot, entry: Entry) -> "SidecarLatents | None":
         """The latents beside a video file, if they belong to this very file, the model and the shot's canvas."""
         path = Path(video).with_suffix(".safetensors")
         if video == media.STREAM or not path.is_file() or not Path(video).is_file():
