@@ -27,13 +27,13 @@ from sora_cli.models.sora.evaluator import (
     EvaluatorConfig,
     Labels,
     Named,
+    classify,
     filled,
     from_weights,
     looked_at,
     moments,
     name,
     shrink,
-    tell,
 )
 from sora_cli.shot import Shot
 from sora_cli.train.recipes.evaluator import accuracy, damage, labels
@@ -220,7 +220,7 @@ def test_name_looks_at_the_seconds_that_was_asked_for(network: Evaluator) -> Non
     index = list(range(24, 70, 5))                                               # from 1 s on, at 24 fps
     torch.testing.assert_close(looked_at(video, 24.0, 1.0), video[None, index])
     assert len(index) == FRAMES and pytest.approx(45 / 24) == SPAN and clips.SHORT > 45
-    assert name(network, video, 24.0, start=1.0) == tell(network, video[None, index])
+    assert name(network, video, 24.0, start=1.0) == classify(network, video[None, index])
     with pytest.raises(AssertionError, match="end before"):
         name(network, video, 24.0, start=1.2)
 
@@ -240,8 +240,8 @@ def test_those_are_named_of_whom_there_is_most(network: Evaluator, monkeypatch: 
     assert filled(scores.subject).topk(3).values[0].tolist() == pytest.approx([12, 8, 4], abs=0.3)
     monkeypatch.setattr(Evaluator, "forward", lambda self, video: scores)
     video = noise(1, FRAMES, 3, HEIGHT, WIDTH)
-    assert tell(network, video) == Named(frozenset({"dog"}), "falling", "moon")
-    assert tell(network, video, 2).subjects == {"dog", "cat"}
+    assert classify(network, video) == Named(frozenset({"dog"}), "falling", "moon")
+    assert classify(network, video, 2).subjects == {"dog", "cat"}
 
 
 def test_a_pair_is_right_when_both_are() -> None:

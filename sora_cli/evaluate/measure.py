@@ -19,7 +19,7 @@ from sora_cli.evaluate import clips as shown
 from sora_cli.evaluate.clips import FPS, SHORT, covered, rendered, seconds
 from sora_cli.generation.engine import Engine
 from sora_cli.models.sora import vae as autoencoder
-from sora_cli.models.sora.evaluator import Evaluator, Named, from_weights, moments, name, shrink, tell
+from sora_cli.models.sora.evaluator import Evaluator, Named, classify, from_weights, moments, name, shrink
 from sora_cli.world import metrics
 from sora_cli.world.metrics import estimate
 from sora_cli.world.scene import Scene
@@ -76,14 +76,14 @@ def progress() -> Progress:
 
 def gate(judge: Evaluator, scenes: Sequence[Scene], pairs: Sequence[Scene], track: Track) -> Estimates:
     """How often the judge is right on real renders; `pairs` counts those of which it names both subjects."""
-    alone = adherence([look(judge, scene) for scene in track(scenes, "judge")], scenes)
-    together = adherence([look(judge, scene) for scene in track(pairs, "judge, pairs")], pairs)
+    alone = adherence([judge_scene(judge, scene) for scene in track(scenes, "judge")], scenes)
+    together = adherence([judge_scene(judge, scene) for scene in track(pairs, "judge, pairs")], pairs)
     return {kind: alone[kind] for kind in KINDS} | {"pairs": together["subject"]}
 
 
-def look(judge: Evaluator, scene: Scene) -> Named:
+def judge_scene(judge: Evaluator, scene: Scene) -> Named:
     """What the judge makes of the first seconds of a scene as it is."""
-    return tell(judge, shrink(rendered(scene, moments()))[None], len(scene.subjects))
+    return classify(judge, shrink(rendered(scene, moments()))[None], len(scene.subjects))
 
 
 def trusted(judged: Estimates) -> frozenset[str]:

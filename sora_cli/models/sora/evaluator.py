@@ -125,11 +125,11 @@ def looked_at(video: Tensor, fps: float, start: float = 0.0) -> Tensor:
 
 def name(network: Evaluator, video: Tensor, fps: float, start: float = 0.0, count: int = 1) -> Named:
     """Name one shrunken video [T, 3, 72, 120] in [0, 1] by the two seconds that begin at `start`."""
-    return tell(network, looked_at(video, fps, start), count)
+    return classify(network, looked_at(video, fps, start), count)
 
 
 @torch.inference_mode()
-def tell(network: Evaluator, clip: Tensor, count: int = 1) -> Named:
+def classify(network: Evaluator, clip: Tensor, count: int = 1) -> Named:
     """Name the `count` subjects of a clip [1, 10, 3, 72, 120] that there are most of, its action and its place."""
     scores, config = network(clip), network.config
     subjects = filled(scores.subject)[0].topk(count).indices.tolist()

@@ -131,10 +131,10 @@ class CaptionerStage(Stage[CaptionerOptions]):
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/captioner.safetensors, kernels in half precision, examined on held-out clips."""
         self.model.load_state_dict(averaged)
-        held_out, usual = examine(Own(self.model, self.tokenizer, self.slots), EXAMINED)
+        held_out, threshold = examine(Own(self.model, self.tokenizer, self.slots), EXAMINED)
         record = {"stage": "captioner", "seed": self.options.seed, "recipe": asdict(self.config), "held_out": held_out}
         metadata = {"config": asdict(self.network), "vocabulary": self.tokenizer.vocabulary, "grammar": self.slots,
-                    "usual": usual, "training": record}  # fmt: skip
+                    "usual": threshold, "training": record}  # fmt: skip
         return save_half(self.options.folder / f"{STEM}.safetensors", averaged, metadata)
 
 
