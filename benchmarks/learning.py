@@ -19,7 +19,7 @@ class Learning:
     def step(self, number: int, loss: Callable[[int], Tensor], spent: float = 0.0) -> None:
         """Take a step, at the rate of the share of the time that is `spent`."""
         for optim in self.optims:
-            optim.param_groups[0]["lr"] = self.plan.rate_at(number, spent)
+            optim.param_groups[0]["lr"] = self.plan.lr_at(number, spent)
             optim.zero_grad(set_to_none=True)
         loss(number).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)

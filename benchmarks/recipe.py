@@ -104,7 +104,7 @@ def train(pictures: Pictures, variant: Variant, minutes: float) -> tuple[Learner
     dit = Dit(recipe.config_of(pictures.options, vae, text))
     model = Learner(dit, Geometry() if variant.geometry else None)
     parts = recipe.parts_of(dit.config, vae)
-    plan = TrainerConfig(steps=10**9, batch=BATCH, rate=recipe.RATE, warmup=200, average=0.998)
+    plan = TrainerConfig(steps=10**9, batch=BATCH, rate=recipe.LR, warmup=200, average=0.998)
     recipe.prepare_blocks(DitOptions(compiled=True), dit)
     learning, step, spent = Learning(model, plan), 0, 0.0
 

@@ -44,7 +44,7 @@ from sora_cli.world.captions import dense
 from sora_cli.world.scene import HELD_OUT, Scene, Split, sample_scene
 from sora_cli.world.vocabulary import SUBJECTS
 
-TINY = Preset((32, 4, 1, (8, 8, 16)), steps=30, batch=4, rate=5e-3)
+TINY = Preset((32, 4, 1, (8, 8, 16)), steps=30, batch=4, lr=5e-3)
 
 
 @cache
@@ -127,7 +127,7 @@ def test_a_word_is_told_from_those_before_it_and_from_the_video() -> None:
     torch.testing.assert_close(found.video.norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(found.text.norm(dim=-1), torch.ones(2))
     for length in (1, 5):                                          # said word by word, as captions are
-        alone = network.tell(network.read(tokens[:, :length]), network.video(video))[:, -1]
+        alone = network.decode(network.encode_text(tokens[:, :length]), network.video(video))[:, -1]
         torch.testing.assert_close(alone, found.scores[:, length - 1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found.scores, network(video.flip(1), tokens).scores, atol=1e-4)
 

@@ -17,7 +17,7 @@ from sora_cli.train.recipes.clip import PRESETS, ClipStage, Footage, train, word
 from sora_cli.train.trainer.config import Preset
 from sora_cli.train.trainer.logger import note_unread
 
-TINY = Preset((32, 4, 1, 16, (8, 16, 24)), steps=40, batch=8, rate=5e-3)
+TINY = Preset((32, 4, 1, 16, (8, 16, 24)), steps=40, batch=8, lr=5e-3)
 
 
 def options(out: Path, **more: Any) -> ClipOptions:
@@ -75,7 +75,7 @@ def test_the_words_of_a_dataset_are_learned(tmp_path: Path, monkeypatch: pytest.
     data = dataset(tmp_path / "data", SAID)
     tensors, metadata = weights.load(train(options(tmp_path / "run", data=data, steps=400)))
     tokenizer, _ = from_weights(tensors, metadata)
-    assert not any(map(tokenizer.unknown, SAID)) and tokenizer.unknown("a cat") == ["a", "cat"]
+    assert not any(map(tokenizer.oov_words, SAID)) and tokenizer.oov_words("a cat") == ["a", "cat"]
     told = json.loads(metadata["training"])
     assert told["data"] == "data" and told["recipe"]["batch"] == len(SAID)
     assert told["recall_at_1"] >= 0.9  # of 20 clips; one in five by chance

@@ -37,11 +37,12 @@ def check_command(line: str) -> None:
     assert told.exit_code == 0 and all(word in told.output for word in words if word.startswith("--")), line
 
 
-def test_the_table_of_cards_is_what_is_predicted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("script", "page"), [("choose_table.py", "docs/choose.md"), ("model_table.py", "README.md")])
+def test_tables_are_what_scripts_make(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, page: str
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    runpy.run_path(str(ROOT / "scripts" / "choose_table.py"), run_name="__main__")
-    told = capsys.readouterr().out
-    right = "python scripts/choose_table.py --write puts it right"
-    assert told.count("\n") > 4 and told in (ROOT / "docs" / "choose.md").read_text(), right
+    runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    table = capsys.readouterr().out
+    right = f"python scripts/{script} --write puts it right"
+    assert table.count("\n") > 4 and table in (ROOT / page).read_text(), right

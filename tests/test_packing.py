@@ -65,14 +65,14 @@ def test_next_to_nothing_of_the_budget_is_wasted(budget: int, drop: float) -> No
         tokens = packing.tokens_of(pack.grids, 19)
         whole = layout(pack.grids, 19, CPU).tokens
         assert tokens <= budget and whole <= budget
-        assert pack.waste == pytest.approx(1 - tokens / whole) and pack.waste < 0.02
+        assert pack.padding_fraction == pytest.approx(1 - tokens / whole) and pack.padding_fraction < 0.02
         assert whole == (tokens if len({(g.frames, g.size) for g in pack.grids}) == 1 else budget)
 
 
 @pytest.mark.parametrize("shapes", [[(9, 12, 20)], [(9, 12, 20), (3, 20, 12)], [(7, 30, 52), (9, 12, 20)]])
 def test_few_shapes_waste_little_too(shapes: list[Shape]) -> None:
     for number in range(5):
-        assert packs(shapes).at(number).waste < 0.02
+        assert packs(shapes).at(number).padding_fraction < 0.02
 
 
 @pytest.mark.parametrize("budget", [512, 3840])
@@ -129,7 +129,7 @@ def test_a_frame_larger_than_the_budget_is_refused() -> None:
 
 
 def test_packs_for_distilling_have_one_shape() -> None:
-    made = packs(mixed(), alike=True)
+    made = packs(mixed(), uniform_shape=True)
     shapes = [{latents.shape for latents, *_ in made.at(number).clips} for number in range(20)]
     assert all(len(each) == 1 for each in shapes) and len({shape for each in shapes for shape in each}) > 5
 
@@ -148,7 +148,7 @@ def test_features_of_the_dataset_are_taken_where_they_are_of_the_same_tower() ->
 
 def test_dropped_positions_are_the_same_in_all_frames() -> None:
     video = torch.arange(5 * 4 * 6.0).view(1, 5, 4, 6)
-    grid = replace(grid_of(video), kept=(0, 4))
+    grid = replace(grid_of(video), keep=(0, 4))
     patches = patchify([video], [grid]).view(5, 2, 4)
     assert torch.equal(patches, patchify([video]).view(5, 6, 4)[:, [0, 4]])
     where = layout((grid,), 2, CPU)
@@ -159,8 +159,8 @@ def test_dropped_positions_are_the_same_in_all_frames() -> None:
 def test_a_share_of_positions_is_dropped() -> None:
     pack = packs(mixed(), drop=0.25).at(0)
     for grid in pack.grids:
-        assert len(grid.kept) == round(0.75 * grid.height * grid.width) and list(grid.kept) == sorted(set(grid.kept))
-    assert len({grid.kept for grid in pack.grids if (grid.height, grid.width) == (6, 10)}) > 1
+        assert len(grid.keep) == round(0.75 * grid.height * grid.width) and list(grid.keep) == sorted(set(grid.keep))
+    assert len({grid.keep for grid in pack.grids if (grid.height, grid.width) == (6, 10)}) > 1
 
 
 @torch.no_grad()
@@ -184,7 +184,7 @@ def test_attention_among_kept_patches_is_that_of_a_video_of_them_alone() -> None
     changed[:, :, :2, 2:4] += 1  # position 1, which is dropped
     assert torch.allclose(made(video, (grid,)), made(changed, (grid,)))
     assert torch.allclose(made(video, (grid,)), made(video, (grid, second)), atol=1e-4)
-    assert not torch.allclose(made(video, (grid,)), made(video, (replace(grid, kept=(0, 2, 5)),)), atol=1e-2)
+    assert not torch.allclose(made(video, (grid,)), made(video, (replace(grid, keep=(0, 2, 5)),)), atol=1e-2)
 
 
 # -- Learning ---------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""The file tree, the table of models and the recipes of the pages are those of the project."""
+"""The file tree and the recipes of the pages are those of the project."""
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -55,15 +54,6 @@ def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None
     assert said("-m", "sora_cli", "hello", "you", "--device", "cpu") == "hello you, on cpu\n"
     asked = "from sora_cli.prompts.grammar import expand; print(expand('a moggy in the snow').caption)"
     assert re.match(r"a \w+ cat .*, snow,", said("-c", asked))
-
-
-def test_the_table_of_models_is_that_of_the_registry(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    runpy.run_path(str(ROOT / "scripts" / "model_table.py"), run_name="__main__")
-    told = capsys.readouterr().out
-    assert told.count("\n") > 4 and told in README, "python scripts/model_table.py --write puts it right"
 
 
 def test_a_model_is_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:

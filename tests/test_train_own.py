@@ -26,7 +26,7 @@ from sora_cli.train.recipes import vae as vae_training
 from sora_cli.train.trainer.config import Preset
 
 RUNNER = CliRunner()
-TINY_CLIP = Preset((16, 2, 1, 8, (8, 8)), steps=2, batch=2, rate=1e-3)
+TINY_CLIP = Preset((16, 2, 1, 8, (8, 8)), steps=2, batch=2, lr=1e-3)
 CPU = ("--device", "cpu", "--dtype", "float32")
 
 

@@ -232,10 +232,10 @@ def test_training_learns(tmp_path: Path) -> None:
 
 def test_the_rate_warms_up_stays_and_decays() -> None:
     recipe = TrainerConfig(steps=100, batch=1, rate=1.0, warmup=10)
-    rates = [recipe.rate_at(step) for step in range(100)]
+    rates = [recipe.lr_at(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == rates[74] == 1 and rates[99] == pytest.approx(0.04)
-    assert recipe.rate_at(50, spent=0.9) == pytest.approx(0.4)  # minutes that run out end a run as steps do
-    assert recipe.rate_at(50, spent=1.2) == 0
+    assert recipe.lr_at(50, spent=0.9) == pytest.approx(0.4)  # minutes that run out end a run as steps do
+    assert recipe.lr_at(50, spent=1.2) == 0
 
 
 @pytest.fixture
@@ -258,7 +258,8 @@ def test_vae_training_writes_weights_that_load(tiny: None, tmp_path: Path) -> No
 
 def window(seed: int = 0, size: int = 6) -> LatentCache:
     torch.manual_seed(0)
-    return LatentCache(Vae(TINY_VAE).eval(), seed, samples=4, size=size, fresh=1, device=CPU, dtype=torch.float32)
+    return LatentCache(Vae(TINY_VAE).eval(), seed, samples=4, size=size, refresh_rate=1, device=CPU,
+                       dtype=torch.float32)  # fmt: skip
 
 
 def test_blocks_depend_on_their_number_alone() -> None:
@@ -340,7 +341,7 @@ def test_phases_begin_by_steps_or_by_time_and_go_on_as_they_did(tmp_path: Path) 
 
 def test_packs_leave_the_background_out_first() -> None:
     made = window(size=60)
-    made.fresh = 0.5
+    made.refresh_rate = 0.5
     schedule = Schedule((Phase(0, ((Bucket(1, 4, 4), 1.0),), drop=0.5, subject=3.0),), None)
     reader = Reader()
     read = CachedTextEncoder(reader, reader, CPU)  # type: ignore[arg-type]
@@ -349,7 +350,7 @@ def test_packs_leave_the_background_out_first() -> None:
     for clip, grid in zip(pack.clips, pack.grids, strict=True):
         assert grid.size == 8 and clip.cover is not None
         there = clip.cover.unfold(1, 2, 2).unfold(2, 2, 2).amax((0, 3, 4)).flatten() > 0.02
-        left_out = [n for n in range(16) if n not in grid.kept]
+        left_out = [n for n in range(16) if n not in grid.keep]
         assert there.sum() > 8 or not there[left_out].any()
 
 
@@ -367,7 +368,7 @@ def test_the_window_slides() -> None:
     w = window(size=6)
     assert w.range_at(0) == range(6)
     assert w.range_at(10).stop - w.range_at(9).stop == 1 and len(w.range_at(50)) == 6
-    w.fresh = 0.25
+    w.refresh_rate = 0.25
     assert [w.range_at(step).stop for step in range(6)] == [6, 7, 7, 7, 7, 8]
 
 
@@ -560,7 +561,7 @@ def test_moved_latents_belong_to_moved_pictures() -> None:
 def test_noise_is_as_loud_as_the_part_of_the_latents_that_it_hides() -> None:
     z = torch.cat([torch.randn(8, 4, 2, 8, 8) * torch.tensor([5.0, 1, 1, 1]).view(4, 1, 1, 1),
                    torch.randn(8, 2, 2, 8, 8) / 2], 1)  # fmt: skip
-    found = vae_training.spreads(Vae(TINY_VAE), z + 3).flatten()
+    found = vae_training.channel_std(Vae(TINY_VAE), z + 3).flatten()
     assert torch.allclose(found, torch.tensor([7**0.5] * 4 + [0.5] * 2), rtol=0.1)
 
 
@@ -587,13 +588,14 @@ def test_targets_of_distillation_follow_their_definitions() -> None:
     one, none = torch.ones(4), torch.zeros(4)
     told, untold = student.clean(task.noisy, task.t, one, none), student.clean(task.noisy, task.t, one, none, 0 * text)
     g = task.guidance.view(-1, 1, 1, 1, 1)
-    assert torch.allclose(distil.guided(student), told * g + untold * (1 - g), atol=1e-4)
+    assert torch.allclose(distil.cfg_target(student), told * g + untold * (1 - g), atol=1e-4)
     # At step size d, one step to the target's point arrives where two half steps do.
     x, half = task.noisy, (task.step / 2).view(-1, 1, 1, 1, 1)
     for t in (task.t, task.t - task.step / 2):
         x = x - half * student.velocity(x, t, task.step / 2)
     t = task.t.view(-1, 1, 1, 1, 1)
-    assert torch.allclose(task.noisy - 2 * half * flow.velocity(task.noisy, distil.stepped(student), t), x, atol=1e-4)
+    target = distil.shortcut_target(student)
+    assert torch.allclose(task.noisy - 2 * half * flow.velocity(task.noisy, target, t), x, atol=1e-4)
 
 
 def test_a_student_that_is_its_own_teacher_without_guidance_has_nothing_to_learn() -> None:

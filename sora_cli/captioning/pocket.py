@@ -66,7 +66,7 @@ class Own:
 
         def scores(said: Said) -> Tensor:
             tokens = torch.tensor([START, *said], device=seen.device).expand(len(seen), -1)
-            return self.network.tell(self.network.read(tokens), seen)[:, -1]
+            return self.network.decode(self.network.encode_text(tokens), seen)[:, -1]
 
         most = self.network.config.context - 2
         return grammar.written(likeliest(scores, lambda said: sorted(grammar.next(said)), grammar.end, most))
@@ -74,8 +74,8 @@ class Own:
     def alike(self, seen: Tensor, text: str) -> float:
         """The cosine between the tokens [clips, N, D] of one video and a text, each as a whole."""
         tokens = self.tokenizer.encode([text]).to(seen.device)
-        whole = self.network.text_as_a_whole(self.network.read(tokens), tokens)
-        return float((self.network.video_as_a_whole(seen) * whole).sum(-1).mean())
+        whole = self.network.pool_text(self.network.encode_text(tokens), tokens)
+        return float((self.network.pool_video(seen) * whole).sum(-1).mean())
 
 
 def clips(frames: list[Frame]) -> list[np.ndarray]:

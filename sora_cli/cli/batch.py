@@ -85,9 +85,7 @@ def batch(
     sheet: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also write a sheet with one frame of every video.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
-    ] = False,
+    dry_run: options.DryRunOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Accepted for convenience; a batch always resumes.")] = False,
     preview: options.PreviewOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON event per line.")] = False,

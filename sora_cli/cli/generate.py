@@ -72,9 +72,7 @@ def generate(
         str | None,
         typer.Option("--output", "-o", help="Output file; {prompt}, {seed} and {n} are filled in. - is y4m on stdout."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
-    ] = False,
+    dry_run: options.DryRunOption = False,
     *,
     sampling: Sampling,
     compute: Decoding,

@@ -100,6 +100,9 @@ OutputOption = Annotated[
 ]  # fmt: skip
 ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of the input.")]
 FpsOption = Annotated[float | None, typer.Option(help="Frames per second; by default those of the input.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the time and memory it would take, and stop.")
+]
 LosslessOption = Annotated[bool, typer.Option("--lossless", help="Write WebP without loss. PNG and APNG always are.")]
 PlanOption = Annotated[
     str | None, typer.Option(help=f"Order in which frames are generated: {', '.join(PLANS)}.", show_default=SUITED)

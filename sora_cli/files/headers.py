@@ -33,7 +33,7 @@ OTHERS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "
 MOST_HEADER_BYTES = 20_000_000
 NAMED = 3  # keys that an error names before it counts the rest
 
-Change = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in place
+WeightDelta = Callable[["Tensor"], None]  # changes a tensor of float32 on the CPU in place
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Stored:
     dtype: str
     shape: tuple[int, ...]
     start: int
-    changes: tuple[Change, ...] = ()
+    changes: tuple[WeightDelta, ...] = ()
     scale: Optional["Stored"] = None  # one number, or one for each row
     kept: bool = False  # packed numbers as bytes, others in their own type
 

@@ -33,7 +33,7 @@ def by_ours(entry: Entry, shot: Shot, tokenizer: ours.Tokenizer) -> Iterator[str
     trained = entry.usage.grammar
     both = dict(zip(shot.prompts, grammar.captions_of(shot, trained), strict=True))
     as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
-    raw = (word for text in (*as_typed, shot.negative) for word in tokenizer.unknown(text))
+    raw = (word for text in (*as_typed, shot.negative) for word in tokenizer.oov_words(text))
     yield from grammar.notes(entry.name, shot, trained, raw)
     for text in (*both.values(), shot.negative):
         if (count := len(ours.words(text))) > tokenizer.most:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sora_cli.errors import SoraError, counted
 from sora_cli.files import weights
-from sora_cli.files.headers import Change, Stored, contents, label, lengths, shortened, some
+from sora_cli.files.headers import Stored, WeightDelta, contents, label, lengths, shortened, some
 from sora_cli.files.published import PIECE, files_of, read
 from sora_cli.files.quantised import check_types
 from sora_cli.registry.lora_settings import scale_rule
@@ -47,9 +47,9 @@ SECOND = re.compile(r"(?:.*[._])?transformer_2[._]")  # what names of the transf
 NAMELESS = "; its shapes would fit, but its names follow no known convention"
 BASES = ("base_model", "ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
 # names of tensors that make it something else
-STRANGE_KINDS = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
-                 ("vera_lambda", "a VeRA"), ("dora_scale", "a DoRA"), ("lora_magnitude_vector", "a DoRA"),
-                 ("on_input", "an IA3"), ("lora_mid", "a LoCon with a middle factor"))  # fmt: skip
+UNSUPPORTED = (("lokr_", "a LoKr"), ("hada_", "a LoHa"), ("oft_", "an OFT"), ("boft_", "a BOFT"),
+               ("vera_lambda", "a VeRA"), ("dora_scale", "a DoRA"), ("lora_magnitude_vector", "a DoRA"),
+               ("on_input", "an IA3"), ("lora_mid", "a LoCon with a middle factor"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FullDelta:
     """All numbers of a tensor, scaled."""
 
     whole: Stored
@@ -121,13 +121,13 @@ def numbers(stored: Stored) -> "Tensor":
 
 def changes(
     loras: Sequence[Lora], shapes: Shapes, original: Original = str, expert: str = ""
-) -> dict[str, tuple[Change, ...]]:
+) -> dict[str, tuple[WeightDelta, ...]]:
     """What LoRAs add to the parameters of a network, by name; nothing at strength 0. Only headers are read. `expert`:
     which of two transformers the network is ("high" or "low"), "" if there is one.
 
     SoraError, one line that names the file, how many of its tensors do not fit and the first of them; Failed if it is
     damaged."""
-    found: dict[str, tuple[Change, ...]] = {}
+    found: dict[str, tuple[WeightDelta, ...]] = {}
     for lora in loras:
         for name, change in of_file(lora, shapes, original, expert) if lora.expert in ("", expert) else ():
             if lora.strength:
@@ -148,7 +148,7 @@ def merged(tensors: Mapping[str, "Tensor"], loras: Sequence[Lora]) -> dict[str, 
 
 
 def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
-            ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
+            ) -> Iterator[tuple[str, LowRank | FullDelta]]:  # fmt: skip
     """The changes of one file by the parameters that they are for, every one of them fitting."""
     file = File.of(path := file_of(lora))
     names = {flat(alias): name for name in shapes for alias in (name, original(name))}
@@ -160,13 +160,14 @@ def of_file(lora: Lora, shapes: Shapes, original: Original, expert: str = ""
     if sees_pictures(shapes):
         listed = [stored for stored in listed if not IMAGE.match(stored.key)]
     matched = [(parameter_of(stored.key, names), stored) for stored in listed]
-    if strange := [stored for target, stored in matched if target is None]:
-        if kind := next((kind for mark, kind in STRANGE_KINDS for stored in strange if f".{mark}" in stored.key), ""):
+    if unmatched := [stored for target, stored in matched if target is None]:
+        if kind := next((kind for mark, kind in UNSUPPORTED for stored in unmatched if f".{mark}" in stored.key), ""):
             raise SoraError(f"{path} is {kind}, which is not supported; convert it to a plain LoRA")
-        match = "matches" if len(strange) == 1 else "match"
-        raise SoraError(f"{path} is not a LoRA for this model: {len(strange)} of its {counted(len(matched), 'tensor')} "
-                        f"{match} nothing in it, the first is {shortened(strange[0].key)}"
-                        + (NAMELESS if len(strange) == len(matched) and fitting(strange, shapes) else ""))  # fmt: skip
+        match = "matches" if len(unmatched) == 1 else "match"
+        nameless = len(unmatched) == len(matched) and fitting(unmatched, shapes)
+        raise SoraError(f"{path} is not a LoRA for this model: {len(unmatched)} of its "
+                        f"{counted(len(matched), 'tensor')} {match} nothing in it, the first is "
+                        f"{shortened(unmatched[0].key)}{NAMELESS if nameless else ''}")  # fmt: skip
     parts: dict[str, dict[str, Stored]] = {}
     for target, stored in matched:
         assert target
@@ -219,10 +220,10 @@ def check_alone(loras: Sequence[Lora], model: str) -> None:
         raise SoraError(f"{model} has one transformer; write --lora {one.path} without {one.expert}:")
 
 
-def fitting(strange: Sequence[Stored], shapes: Shapes) -> bool:
+def fitting(unmatched: Sequence[Stored], shapes: Shapes) -> bool:
     """Whether tensors of unknown names have the sizes of a network's matrices."""
     sizes = {size for shape in shapes.values() if len(shape) == 2 for size in shape}
-    pairs = [stored.shape for stored in strange if len(stored.shape) == 2]
+    pairs = [stored.shape for stored in unmatched if len(stored.shape) == 2]
     return bool(pairs) and all(max(shape) in sizes for shape in pairs)
 
 
@@ -266,24 +267,24 @@ def parameter_of(key: str, names: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def scaled(file: File, parts: Mapping[str, Mapping[str, Stored]], strength: float, expert: str
-           ) -> Iterator[tuple[str, LowRank | Difference]]:  # fmt: skip
-    found = shares(file, parts, expert)
+           ) -> Iterator[tuple[str, LowRank | FullDelta]]:  # fmt: skip
+    found = scales(file, parts, expert)
     for name, part in parts.items():
         if "diff" in part:
-            yield name, Difference(part["diff"], strength)
+            yield name, FullDelta(part["diff"], strength)
         if "up" in part:
             yield name, LowRank(part["down"], part["up"], strength * found[name])
 
 
-def shares(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
+def scales(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = "") -> dict[str, float]:
     """alpha / rank of everything that is low-rank: by its own alpha, or else by what the file says of itself, perhaps
     for one of two transformers."""
     alphas = numbers_of(file.path, {name: part["alpha"] for name, part in parts.items() if "alpha" in part})
     ranks = {name: max(1, part["down"].shape[0] if part["down"].shape else 1) for name, part in parts.items()
              if "down" in part}  # fmt: skip
-    untold = {rank for name, rank in ranks.items() if name not in alphas}
-    usual = scale_rule(file.path, file.header, untold, expert)
-    return {name: alphas[name] / rank if name in alphas else usual(rank) for name, rank in ranks.items()}
+    without_alpha = {rank for name, rank in ranks.items() if name not in alphas}
+    scale_of = scale_rule(file.path, file.header, without_alpha, expert)
+    return {name: alphas[name] / rank if name in alphas else scale_of(rank) for name, rank in ranks.items()}
 
 
 def numbers_of(path: Path, tensors: Mapping[str, Stored]) -> dict[str, float]:
@@ -307,7 +308,7 @@ def check(loras: Sequence[Lora]) -> None:
     """Refuse, before any work, files that are not there or damaged."""
     for lora in loras:
         file = File.of(file_of(lora))
-        shares(file, file.modules)
+        scales(file, file.modules)
 
 
 def note(lora: Lora) -> str:
@@ -315,7 +316,7 @@ def note(lora: Lora) -> str:
     file = File.of(file_of(lora))
     base = next((file.header[key] for key in BASES if file.header.get(key)), "")
     parts = file.modules
-    found = shares(file, parts)
+    found = scales(file, parts)
     used = sorted(set(found.values()))
     share = f", alpha / rank {' to '.join(f'{one:g}' for one in (used[0], used[-1])[: len(used)])}" if used else ""
     idle = not any(changes_something(part, found.get(name, 1.0)) for name, part in parts.items())

@@ -37,9 +37,9 @@ def shift_for(tokens: int) -> float:
     return min(4.0, max(1.0, (tokens / 64) ** 0.5))
 
 
-def logit_normal(count: int, rng: torch.Generator, mean: float = 0.0, spread: float = 1.0) -> Tensor:
+def logit_normal(count: int, rng: torch.Generator, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Training times [count] in (0, 1)."""
-    return torch.sigmoid(mean + spread * torch.randn(count, generator=rng))
+    return torch.sigmoid(mean + std * torch.randn(count, generator=rng))
 
 
 def schedule(steps: int, shift: float) -> Tensor:

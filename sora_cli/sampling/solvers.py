@@ -100,21 +100,21 @@ def unipc(velocity: Velocity, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
 
 def predicted(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
     """x at levels[-1], from x at levels[-2] and the data predicted up to there."""
-    h = step_of(levels)
+    h = h_of(levels)
     if order == 1:
         return moved(x, clean[-1], levels, h)
-    return moved(x, clean[-1], levels, h, 0.5 * ((clean[-2] - clean[-1]) / reach(levels, h).to(x.device)))
+    return moved(x, clean[-1], levels, h, 0.5 * ((clean[-2] - clean[-1]) / r_of(levels, h).to(x.device)))
 
 
 def corrected(x: Tensor, clean: Sequence[Tensor], levels: Tensor, order: int) -> Tensor:
     """x at levels[-1] again, now that the data predicted there is there as the last of `clean`."""
-    h = step_of(levels)
+    h = h_of(levels)
     error = clean[-1] - clean[-2]
     if order == 1:
         return moved(x, clean[-2], levels, h, 0.5 * error)
-    before = reach(levels, h)
-    slope = (clean[-3] - clean[-2]) / before.to(x.device)
-    old, new = (weight.to(x.device) for weight in weights(h, before))
+    r = r_of(levels, h)
+    slope = (clean[-3] - clean[-2]) / r.to(x.device)
+    old, new = (weight.to(x.device) for weight in weights(h, r))
     return moved(x, clean[-2], levels, h, old * slope + new * error)
 
 
@@ -125,25 +125,26 @@ def moved(x: Tensor, clean: Tensor, levels: Tensor, h: Tensor, bend: Tensor | No
     return ahead if bend is None else ahead - added * bend
 
 
-def signal(level: Tensor) -> Tensor:
-    """Half the logarithm of the signal-to-noise ratio."""
+def lambda_of(level: Tensor) -> Tensor:
+    """Half the logarithm of the signal-to-noise ratio: lambda in the paper, as h and r below are."""
     return torch.log(1 - level) - torch.log(level)
 
 
-def step_of(levels: Tensor) -> Tensor:
-    return signal(levels[-1]) - signal(levels[-2])
+def h_of(levels: Tensor) -> Tensor:
+    """The size of the last step, in lambda."""
+    return lambda_of(levels[-1]) - lambda_of(levels[-2])
 
 
-def reach(levels: Tensor, h: Tensor) -> Tensor:
+def r_of(levels: Tensor, h: Tensor) -> Tensor:
     """How far the step before went back, in steps of `h`; negative."""
-    return (signal(levels[-3]) - signal(levels[-2])) / h
+    return (lambda_of(levels[-3]) - lambda_of(levels[-2])) / h
 
 
-def weights(h: Tensor, before: Tensor) -> Tensor:
+def weights(h: Tensor, r: Tensor) -> Tensor:
     """The corrector's weights [2] of the earlier slope and of the error, from the paper's linear system."""
     first = torch.expm1(-h) / -h - 1
     second = first / -h - 0.5
-    system = torch.stack([torch.ones(2), torch.stack([before, torch.ones(())])])
+    system = torch.stack([torch.ones(2), torch.stack([r, torch.ones(())])])
     return torch.linalg.solve(system, torch.stack([first, 2 * second]) / torch.expm1(-h))
 
 

@@ -17,7 +17,7 @@ from sora_cli.models.sora.vae import Vae
 from sora_cli.models.sora.vae import from_weights as vae_from_weights
 
 Network = tuple[dict[str, Tensor], dict[str, str]]  # tensors and the header of their file
-REMEMBERED = 4096  # captions whose features are kept
+REMEMBERED = 4096  # captions whose features are cached
 NAMES = {"vae": "VAE", "text": "text tower"}
 
 
@@ -26,16 +26,16 @@ class CachedTextEncoder:
 
     def __init__(self, tower: TextTower, tokenizer: Tokenizer, device: torch.device) -> None:
         self.tower, self.tokenizer, self.device = tower.to(device).eval(), tokenizer, device
-        self.kept: dict[str, Tensor] = {}
+        self.cached: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, captions: list[str]) -> Tensor:
-        read = {caption: self.kept[caption] for caption in captions if caption in self.kept}
+        read = {caption: self.cached[caption] for caption in captions if caption in self.cached}
         if new := [caption for caption in dict.fromkeys(captions) if caption not in read]:
             features = self.tower(self.tokenizer.encode(new).to(self.device))[0]
             read |= zip(new, features.unbind(), strict=True)
-        older = [item for item in self.kept.items() if item[0] not in read]
-        self.kept = dict([*older, *read.items()][-REMEMBERED:])  # anew: threads may share this
+        older = [item for item in self.cached.items() if item[0] not in read]
+        self.cached = dict([*older, *read.items()][-REMEMBERED:])  # anew: threads may share this
         return torch.stack([read[caption] for caption in captions])
 
 

@@ -63,9 +63,9 @@ class VideoTower(nn.Module):
         x = rearrange(video, "b t c h w -> (b t) c h w") * 2 - 1
         x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))      # (B T) C H/4 W/4
         x = rearrange(self.stages(x), "(b t) c h w -> b t (h w) c", t=FRAMES)
-        moments = torch.cat([reduce(x, "b t n c -> b t c", how) for how in ("mean", "max")], dim=-1)
-        cells = torch.cat([reduce(x, "b t n c -> b n c", how) for how in ("mean", "max")], dim=-1)
-        x = torch.cat([self.moment(moments), self.cell(cells)], dim=1)              # B N D
+        frame_features = torch.cat([reduce(x, "b t n c -> b t c", how) for how in ("mean", "max")], dim=-1)
+        grid_features = torch.cat([reduce(x, "b t n c -> b n c", how) for how in ("mean", "max")], dim=-1)
+        x = torch.cat([self.moment(frame_features), self.cell(grid_features)], dim=1)  # B N D
         return self.norm(x + self.position)
 
 
@@ -99,7 +99,7 @@ class Captioner(nn.Module):
         """The matrices inside the transformer layers, for Muon."""
         return [p for layers in (self.reading, self.telling) for p in layers.parameters() if p.ndim == 2]
 
-    def read(self, tokens: Tensor) -> Tensor:
+    def encode_text(self, tokens: Tensor) -> Tensor:
         """Captions [B, L] -> features [B, L, D], each of the words up to there."""
         x = self.words(tokens) + self.places[: tokens.shape[1]]
         mask = causal(x)
@@ -107,26 +107,26 @@ class Captioner(nn.Module):
             x = layer(x, src_mask=mask, is_causal=True)
         return x
 
-    def tell(self, x: Tensor, seen: Tensor) -> Tensor:
+    def decode(self, x: Tensor, seen: Tensor) -> Tensor:
         """Features of the words up to each [B, L, D] and tokens of a video [B, N, D] -> scores of the next word."""
         mask = causal(x)
         for layer in self.telling:
             x = layer(x, seen, tgt_mask=mask, tgt_is_causal=True)
         return self.head(self.norm(x))
 
-    def video_as_a_whole(self, seen: Tensor) -> Tensor:
+    def pool_video(self, seen: Tensor) -> Tensor:
         """Tokens of a video [B, N, D] -> [B, D] of length 1."""
         found, _ = self.pool(self.query.expand(len(seen), -1, -1), seen, seen, need_weights=False)  # B 1 D
         return F.normalize(found[:, 0], dim=-1)
 
-    def text_as_a_whole(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def pool_text(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Features [B, L, D] of captions [B, L] -> [B, D] of length 1."""
         end = tokens.argmax(-1)[:, None, None]  # the number of the end of a text is the highest
         return F.normalize(self.summary(x.take_along_dim(end, dim=1)[:, 0]), dim=-1)
 
     def forward(self, video: Tensor, tokens: Tensor) -> Features:
-        seen, x = self.video(video), self.read(tokens)                              # B N D, B L D
-        return Features(self.video_as_a_whole(seen), self.text_as_a_whole(x, tokens), self.tell(x, seen))
+        seen, x = self.video(video), self.encode_text(tokens)                       # B N D, B L D
+        return Features(self.pool_video(seen), self.pool_text(x, tokens), self.decode(x, seen))
 
 
 def causal(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class DitConfig:
     registers: int
     bins: tuple[int, int, int]  # positions learned along time, height and width
     seconds: float  # the time that the last of the time bins stands for
-    bar: float  # seconds after which the clock shows the same again
+    bar: float  # seconds after which the time features repeat
 
     def __post_init__(self) -> None:
         if self.width % (8 * self.heads):
@@ -195,23 +195,23 @@ class Dit(nn.Module):
     def embed(self, patches: Tensor, where: Layout, given: Conditions) -> Tensor:
         """Everything as tokens in one list: [N, D]."""
         owner = where.frame_of_patch
-        clock = self.clock(given.seconds)  # (F, 64)
-        times = self.positions.time(given.seconds) + self.time_embed(clock.to(self.time_embed.weight.dtype))  # (F, D)
+        cycle = self.time_features(given.seconds)  # (F, 64)
+        times = self.positions.time(given.seconds) + self.time_embed(cycle.to(self.time_embed.weight.dtype))  # (F, D)
         inputs = torch.cat([patches, given.cond_mask[owner].to(patches.dtype)], 1)
         tokens = self.patch_in(inputs) + self.positions.space(where.position) + times[owner]  # (P, D)
-        level = torch.cat([sinusoidal_embedding(given.t, 64), given.cond_mask, clock], 1).to(patches.dtype)
+        level = torch.cat([sinusoidal_embedding(given.t, 64), given.cond_mask, cycle], 1).to(patches.dtype)
         cfg = torch.cat([sinusoidal_embedding(x, 64) for x in (given.guidance / 8, given.step)], 1).to(patches.dtype)
         video = where.video_of_frame
         words = given.text[:, 1 : 1 + self.config.text_tokens]  # without the start token, which says nothing
         text = self.text_in(words.to(patches.dtype)) + self.text_positions  # (V, L, D)
         text = text[video if given.prompt_index is None else given.prompt_index]  # (F, L, D)
-        conditions = torch.cat([(self.t_embedder(level) + times)[:, None], self.cfg_embedder(cfg)[video][:, None],
-                                text, self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
-        return where.join(conditions.to(tokens.dtype), tokens)
+        cond_tokens = torch.cat([(self.t_embedder(level) + times)[:, None], self.cfg_embedder(cfg)[video][:, None],
+                                 text, self.registers.expand(len(video), -1, -1)], 1)  # (F, K, D)  # fmt: skip
+        return where.join(cond_tokens.to(tokens.dtype), tokens)
 
-    def clock(self, seconds: Tensor) -> Tensor:
-        """What the clock shows [F] -> [F, 64]. What the last bin of time stands for, and later, is a time of which
-        nobody knows how long after the start of the scene it is: then the clock shows nothing."""
+    def time_features(self, seconds: Tensor) -> Tensor:
+        """Harmonics of the bar at seconds [F] -> [F, 64]. What the last bin of time stands for, and later, is a time of
+        which nobody knows how long after the start of the scene it is: its features are zero."""
         return harmonics(seconds / self.config.bar, 64) * (seconds < self.config.seconds)[:, None]
 
     def rope(self, where: Layout, dtype: torch.dtype) -> RotaryAngles:
@@ -240,7 +240,7 @@ class Dit(nn.Module):
 
 
 def apply_rope(x: Tensor, rope: RotaryAngles) -> Tensor:
-    """Queries or keys [N, H, d], the pairs of the first half of their features turned."""
+    """Queries or keys [N, H, d], the pairs of the first half of their features rotated."""
     cos, sin = rope
     a, b, rest = x.split([cos.shape[-1]] * 2 + [x.shape[-1] - 2 * cos.shape[-1]], -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], -1).to(x.dtype)

@@ -6,7 +6,7 @@ ones (one a patch position, across the frames of its video). Segments of equal l
 so attention is a few plain SDPA calls and no token is padding (Dehghani et al. 2023, "Patch n' Pack"). Where all
 videos of a pack have as many frames and patches, segments are axes of the list, and nothing is copied.
 
-Letters: N tokens, D width, H heads, C channels, T frames, h w patches down and across.
+Letters: N tokens, K condition tokens, D width, H heads, C channels, T frames, h w patches down and across.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ class Grid:
     frames: int
     height: int
     width: int
-    kept: tuple[int, ...] = ()  # positions that are there, counted row by row and rising; () is all of them
+    keep: tuple[int, ...] = ()  # positions that are there, counted row by row and rising; () is all of them
 
     @property
     def size(self) -> int:
         """Patches of a frame."""
-        return len(self.kept) or self.height * self.width
+        return len(self.keep) or self.height * self.width
 
 
 def grid_of(latents: Tensor) -> Grid:
@@ -53,13 +53,13 @@ def patchify(videos: Sequence[Tensor] | Tensor, grids: Sequence[Grid] = (), side
     that are all alike may come as one tensor [V, C, T, 2h, 2w]. What is no latents may have a patch of another side."""
     if isinstance(videos, Tensor):
         x = rearrange(videos, "V C T (h p) (w q) -> V T (h w) (C p q)", p=side, q=side)
-        if grids and grids[0].kept:
-            kept = torch.tensor([g.kept for g in grids], device=x.device)
-            x = x.gather(2, kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+        if grids and grids[0].keep:
+            keep = torch.tensor([g.keep for g in grids], device=x.device)
+            x = x.gather(2, keep[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return x.flatten(0, 2)
     found = [rearrange(v, "C T (h p) (w q) -> T (h w) (C p q)", p=side, q=side) for v in videos]
     if grids:
-        found = [x[:, list(g.kept)] if g.kept else x for x, g in zip(found, grids, strict=True)]
+        found = [x[:, list(g.keep)] if g.keep else x for x, g in zip(found, grids, strict=True)]
     return torch.cat([x.flatten(0, 1) for x in found])
 
 
@@ -128,10 +128,10 @@ class Layout:
     spatial: tuple[Segments, ...]  # of tokens, one a frame
     temporal: tuple[Segments, ...]  # of patches, one a patch position in videos with more than one frame
 
-    def join(self, heads: Tensor, patches: Tensor) -> Tensor:
+    def join(self, cond_tokens: Tensor, patches: Tensor) -> Tensor:
         """Condition tokens [frames, K, D] and patches [P, D] -> the list [N, D]."""
         x = patches.new_zeros(self.tokens, patches.shape[1]).index_copy(0, self.patches, patches)
-        return x.index_copy(0, self.conditions.flatten(), heads.flatten(0, 1))
+        return x.index_copy(0, self.conditions.flatten(), cond_tokens.flatten(0, 1))
 
     def take(self, x: Tensor) -> Tensor:
         """The patches of the list: [N, D] -> [P, D]."""
@@ -146,16 +146,16 @@ class Layout:
 class EvenLayout(Layout):
     """The same for videos that are all alike: views instead of indices, which is what compilers want, too."""
 
-    def join(self, heads: Tensor, patches: Tensor) -> Tensor:
-        return torch.cat([heads, patches.unflatten(0, (len(heads), -1))], 1).flatten(0, 1)
+    def join(self, cond_tokens: Tensor, patches: Tensor) -> Tensor:
+        return torch.cat([cond_tokens, patches.unflatten(0, (len(cond_tokens), -1))], 1).flatten(0, 1)
 
     def take(self, x: Tensor) -> Tensor:
-        frames, heads = self.conditions.shape
-        return x.unflatten(0, (frames, -1))[:, heads:].flatten(0, 1)
+        frames, K = self.conditions.shape
+        return x.unflatten(0, (frames, -1))[:, K:].flatten(0, 1)
 
     def add(self, x: Tensor, patches: Tensor) -> Tensor:
-        frames, heads = self.conditions.shape
-        return x + F.pad(patches.unflatten(0, (frames, -1)), (0, 0, heads, 0)).flatten(0, 1)
+        frames, K = self.conditions.shape
+        return x + F.pad(patches.unflatten(0, (frames, -1)), (0, 0, K, 0)).flatten(0, 1)
 
 
 @lru_cache(maxsize=64)
@@ -187,9 +187,9 @@ def even_layout(grids: tuple[Grid, ...], conditions: int, device: torch.device) 
     """The layout of videos that are all alike but for the positions that are kept of them."""
     V, T, P = len(grids), grids[0].frames, grids[0].size
     index = torch.arange(V * T * (conditions + P), device=device).view(V * T, -1)
-    kept = torch.tensor([g.kept or range(P) for g in grids], device=device)
+    keep = torch.tensor([g.keep or range(P) for g in grids], device=device)
     shape = torch.tensor([[g.height, g.width] for g in grids], device=device)
-    cell = torch.stack([kept // shape[:, 1:], kept % shape[:, 1:]], -1)  # (V, P, 2)
+    cell = torch.stack([keep // shape[:, 1:], keep % shape[:, 1:]], -1)  # (V, P, 2)
     position = (cell + 0.5) / shape[:, None]
     cell, position = (x[:, None].expand(-1, T, -1, -1).flatten(0, 2) for x in (cell, position))
     frames = torch.arange(V * T, device=device)

@@ -66,7 +66,7 @@ class Tokenizer:
             row[: len(ids) + 2] = torch.tensor([START, *ids, self.end])
         return rows                                                                 # type: ignore[return-value]
 
-    def unknown(self, text: str) -> list[str]:
+    def oov_words(self, text: str) -> list[str]:
         """The words of `text` that the model never learned, each once, in order."""
         return list(dict.fromkeys(word for word in words(text) if word not in self.ids))
 

@@ -50,8 +50,8 @@ class SelfAttention(Attention):
         return self.to_out(self.attended(x, rope)).view_as(x)  # (B, T, S, D)
 
     def attended(self, x: Tensor, rope: Tensor) -> Tensor:
-        q = rotated(self.split(self.norm_q(self.to_q(x))), rope)  # (B, N, n, d)
-        k = rotated(self.split(self.norm_k(self.to_k(x))), rope)
+        q = apply_rope(self.split(self.norm_q(self.to_q(x))), rope)  # (B, N, n, d)
+        k = apply_rope(self.split(self.norm_k(self.to_k(x))), rope)
         return self.among(q, k, self.split(self.to_v(x)))  # (B, N, D)
 
 
@@ -104,10 +104,10 @@ class Block(nn.Module):
         self.ffn = FeedForward(c.width, c.hidden, c.width, gelu)
         self.scale_shift_table = nn.Parameter(torch.rand(1, 6, c.width))
 
-    def forward(self, x: Tensor, text: Tensor, pace: Tensor, rope: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, modulation: Tensor, rope: Tensor) -> Tensor:
         """Tokens [B, T, S, D], text [B, L, D] and modulation [B, T, 1 or S, 6, D] -> tokens [B, T, S, D], written over
         those that came where there are no gradients."""
-        first, scale1, gate1, second, scale2, gate2 = (self.scale_shift_table + pace.float()).unbind(-2)
+        first, scale1, gate1, second, scale2, gate2 = (self.scale_shift_table + modulation.float()).unbind(-2)
         x = added(x, self.attn1(modulated(x, first, scale1, self.eps), rope), gate1)
         x = spare(x).add_(self.attn2(in_float(self.norm2, x), text))
         return added(x, self.ffn(modulated(x, second, scale2, self.eps)), gate2)
@@ -118,7 +118,7 @@ class Conditions(nn.Module):
 
     def __init__(self, c: WanConfig) -> None:
         super().__init__()
-        self.waves = c.waves
+        self.freq_dim = c.waves
         self.precision = torch.float64 if c.paced else torch.float32  # of the angles, as the references have them
         self.time_embedder = TwoLinears(c.waves, c.width, F.silu)
         self.time_proj = nn.Linear(c.width, 6 * c.width)
@@ -127,10 +127,10 @@ class Conditions(nn.Module):
     def forward(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps [B, T, 1 or S] and text [B, L, text_width] -> time [B, T, 1 or S, D], the blocks' modulation
         [B, T, 1 or S, 6, D] and text [B, L, D]."""
-        features = waves(t, self.waves, self.precision).to(self.time_embedder.linear_1.weight)
+        features = sinusoidal_embedding(t, self.freq_dim, self.precision).to(self.time_embedder.linear_1.weight)
         time = self.time_embedder(features).type_as(text)
-        pace = rearrange(self.time_proj(F.silu(time)), "... (six D) -> ... six D", six=6)
-        return time, pace, self.text_embedder(text)
+        modulation = rearrange(self.time_proj(F.silu(time)), "... (six D) -> ... six D", six=6)
+        return time, modulation, self.text_embedder(text)
 
 
 class WanDit(nn.Module):
@@ -158,12 +158,12 @@ class WanDit(nn.Module):
         the latent frames stand in time, [T], one after another by default."""
         T, h, w = latent_grid(x)
         positions = torch.arange(T) if positions is None else positions
-        rope = rotations(self.config.head_width, positions, h, w, x.device)
+        rope = rope_angles_of_grid(self.config.head_width, positions, h, w, x.device)
         tokens = self.embedded(x)  # (B, T, S, D)
-        time, pace, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
-        pace = pace + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
+        time, modulation, text = self.condition_embedder(rearrange(t, "B T ... -> B T (...)"), text)
+        modulation = modulation + self.frame_rate(fps)  # (B, T, 1 or S, 6, D)
         for block in self.blocks:
-            tokens = block(tokens, text, pace, rope)  # (B, T, S, D)
+            tokens = block(tokens, text, modulation, rope)  # (B, T, S, D)
         shift, scale = (self.scale_shift_table + time[..., None, :]).unbind(-2)  # (B, T, 1 or S, D)
         tokens = self.proj_out(modulated(tokens, shift, scale, self.config.eps))  # (B, T, S, 4C)
         return rearrange(tokens, "B T (h w) (a b C) -> B C T (h a) (w b)", h=h, a=PATCH, b=PATCH)
@@ -217,19 +217,19 @@ def spare(x: Tensor) -> Tensor:
     return x.clone() if torch.is_grad_enabled() else x
 
 
-def waves(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
+def sinusoidal_embedding(t: Tensor, width: int, precision: torch.dtype) -> Tensor:
     """Timesteps [...] as cosines and sines [..., width], of periods 2 pi to 20,000 pi; float64 needs the CPU."""
     steps = torch.arange(width // 2, dtype=precision, device="cpu")
     angles = t.to("cpu", precision)[..., None] * torch.exp(-math.log(10000) * steps / (width // 2))
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def rotations(width: int, positions: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
-    """What turns the pairs of a head's features at every token, as complex numbers of length one [N, 1, width / 2].
+def rope_angles_of_grid(width: int, positions: Tensor, rows: int, columns: int, device: torch.device) -> Tensor:
+    """The rotary angles of every token, as complex numbers of length one [N, 1, width / 2], for pairs of features.
     A third of the features is for height, a third for width, the rest for time, with frames at `positions`."""
     side, frames = 2 * (width // 6), len(positions)
-    time = turns(width - 2 * side, positions)
-    row, column = turns(side, torch.arange(rows)), turns(side, torch.arange(columns))
+    time = rope_angles(width - 2 * side, positions)
+    row, column = rope_angles(side, torch.arange(rows)), rope_angles(side, torch.arange(columns))
     along = [
         time.to(device)[:, None, None].expand(-1, rows, columns, -1),
         row.to(device)[None, :, None].expand(frames, -1, columns, -1),
@@ -238,15 +238,15 @@ def rotations(width: int, positions: Tensor, rows: int, columns: int, device: to
     return rearrange(torch.cat(along, -1), "T h w d -> (T h w) 1 d")
 
 
-def turns(width: int, positions: Tensor) -> Tensor:
+def rope_angles(width: int, positions: Tensor) -> Tensor:
     """Rotations [count, width / 2] of positions [count], complex; angles in float64 on the CPU, as MPS has none."""
     speeds = 10000 ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     angles = positions.to("cpu", torch.float64)[:, None] * speeds
     return torch.complex(angles.cos().float(), angles.sin().float())
 
 
-def rotated(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn neighbouring pairs of features by their angles, in float32; [B, N, n, d], written over x if it is."""
-    turned = x.float()
-    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rope)
-    return turned.type_as(x)
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of features by their angles, in float32; [B, N, n, d], written over x if it is."""
+    pairs = x.float()
+    torch.view_as_complex(pairs.unflatten(-1, (-1, 2))).mul_(rope)
+    return pairs.type_as(x)

@@ -66,8 +66,8 @@ def levels(T: int, rng: torch.Generator, shift: float, asked: Chosen | None) -> 
     """The noise of a task's frames [T] and of their parts [T, 2], which are given [T, 2], and their order [T]."""
     task = asked(T) if asked else sample_task(rng, T)
     cond_mask = rearrange(task.cond_mask, "p T -> T p").float()
-    stages = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
-    t = stages[task.order]
+    t_per_stage = flow.shifted(flow.logit_normal(int(task.order.max()) + 1, rng, NOISY, WIDE_APART), shift)
+    t = t_per_stage[task.order]
     noised_context = torch.rand((), generator=rng) > CLEAN_CONTEXT
     context = torch.rand((), generator=rng) * 0.3 * noised_context
     t = torch.where(cond_mask.amin(1).bool(), context, t)  # where nothing is to be made
@@ -82,8 +82,8 @@ def patch_cover(cover: Tensor) -> Tensor:
 
 def examples_of(pack: Pack, parts: tuple[int, int], subject: float = 1.0) -> list[NoisedSample]:
     """The clips of a pack: in one example where they are alike, else each in one of its own."""
-    alike = len({clip.latents.shape for clip in pack.clips}) == 1
-    groups = [pack.clips] if alike else [[clip] for clip in pack.clips]
+    uniform_shape = len({clip.latents.shape for clip in pack.clips}) == 1
+    groups = [pack.clips] if uniform_shape else [[clip] for clip in pack.clips]
     return [example(group, parts, pack.rng, subject) for group in groups]
 
 

@@ -56,29 +56,29 @@ class Pack:
     grids: tuple[Grid, ...]
     text: Tensor  # [V, 1 + L, D], zeros where the caption is dropped
     rng: torch.Generator  # what is left of the pack's randomness
-    waste: float = 0.0  # share of the token list that is empty
+    padding_fraction: float = 0.0  # share of the token list that is empty
     subject: float = 1.0  # how much more an error counts where a subject is
 
 
 def pack_of(clips: list[Clip], text: Tensor, rng: torch.Generator, drop: float = 0.0) -> Pack:
     """A pack of these clips and features of their captions, some of which are dropped, as are positions."""
     with_text = torch.rand(len(clips), generator=rng) >= DROP_TEXT
-    grids = tuple(thinned(grid_of(clip.latents), drop, rng, clip.cover) for clip in clips)
+    grids = tuple(drop_tokens(grid_of(clip.latents), drop, rng, clip.cover) for clip in clips)
     return Pack(clips, grids, text * with_text.to(text)[:, None, None], rng)
 
 
-def thinned(grid: Grid, drop: float, rng: torch.Generator, cover: Tensor | None = None) -> Grid:
+def drop_tokens(grid: Grid, drop: float, rng: torch.Generator, cover: Tensor | None = None) -> Grid:
     """A grid without a random share of its positions. Where subjects cover them [T, h, w] they go last."""
     if not drop:
         return grid
     chance = torch.rand(grid.size, generator=rng)
     if cover is not None:
         chance += reduce(cover, "T (h p) (w q) -> (h w)", "max", p=PATCH, q=PATCH) > SEEN
-    positions = chance.topk(kept(grid.size, drop)).indices
+    positions = chance.topk(kept_count(grid.size, drop)).indices
     return Grid(grid.frames, grid.height, grid.width, tuple(positions.sort().values.tolist()))
 
 
-def kept(size: int, drop: float) -> int:
+def kept_count(size: int, drop: float) -> int:
     return max(1, round(size * (1 - drop)))
 
 
@@ -92,10 +92,10 @@ class Packs:
     the conditioner's text tower, whose features a dataset may have; `encoder` makes what a middle block is to tell."""
 
     def __init__(self, source: Dataset, conditioner: Callable[[list[str]], Tensor], conditions: int, budget: int,
-                 seed: int, drop: float = 0.0, alike: bool = False, tower: str | None = None,
+                 seed: int, drop: float = 0.0, uniform_shape: bool = False, tower: str | None = None,
                  encoder: Encoder | None = None) -> None:  # fmt: skip
         self.source, self.conditioner, self.conditions, self.tower = source, conditioner, conditions, tower
-        self.seed, self.drop, self.alike, self.encoder = seed, drop, alike, encoder
+        self.seed, self.drop, self.uniform_shape, self.encoder = seed, drop, uniform_shape, encoder
         self.costs = [self.cost(number, shape) for number, shape in enumerate(source.shapes)]
         largest = max(self.costs)
         if largest > budget:
@@ -108,12 +108,12 @@ class Packs:
         _, h, w = shape
         if h % PATCH or w % PATCH:
             raise SoraError(f"clip {number}: latents of {w}x{h} cells do not divide into patches of {PATCH}x{PATCH}")
-        return self.conditions + kept(h * w // PATCH**2, self.drop)
+        return self.conditions + kept_count(h * w // PATCH**2, self.drop)
 
     def plan(self, number: int) -> list[tuple[int, int]]:
         """Which clips are in a pack, and how many frames of each."""
         rng = random.Random(self.seed * 32_452_843 + number)
-        return self.plan_alike(rng) if self.alike else self.plan_mixed(rng)
+        return self.plan_uniform(rng) if self.uniform_shape else self.plan_mixed(rng)
 
     def plan_mixed(self, rng: random.Random) -> list[tuple[int, int]]:
         """Clips of any shapes, which fill the budget."""
@@ -146,7 +146,7 @@ class Packs:
         _, mine, its = next(way for way in ways if way[0] <= least + LOOSE * self.budget)
         return [(clip, mine), (other, its)] if its else [(clip, mine)]
 
-    def plan_alike(self, rng: random.Random) -> list[tuple[int, int]]:
+    def plan_uniform(self, rng: random.Random) -> list[tuple[int, int]]:
         """Clips of one shape, as many as fit."""
         first = rng.randrange(len(self.costs))
         length, *size = self.source.shapes[first]

@@ -2,8 +2,8 @@
 
 LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
-used several times; on a GPU `fresh` can be raised until nothing is seen twice. The blocks of the window lie on disk as
-well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
+used several times; on a GPU `refresh_rate` can be raised until nothing is seen twice. The blocks of the window lie on
+disk as well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
 """
 
 import json
@@ -77,24 +77,24 @@ class LatentBatch:
 
 
 class LatentCache:
-    """The blocks that a step may use: the `size` newest of those made so far, `fresh` more every step."""
+    """The blocks that a step may use: the `size` newest of those made so far, `refresh_rate` more every step."""
 
-    def __init__(self, vae: Vae, seed: int, samples: int, size: int, fresh: float, device: torch.device,
+    def __init__(self, vae: Vae, seed: int, samples: int, size: int, refresh_rate: float, device: torch.device,
                  dtype: torch.dtype, folder: Path | None = None) -> None:  # fmt: skip
         self.vae, self.seed, self.samples = vae, seed, samples
-        self.size, self.fresh, self.device, self.dtype = size, fresh, device, dtype
+        self.size, self.refresh_rate, self.device, self.dtype = size, refresh_rate, device, dtype
         self.blocks: dict[int, LatentBatch] = {}
         self.folder = folder and folder / f"latents-{seed}-{zlib.crc32(vae.mean.cpu().numpy().tobytes()):08x}"
 
     def range_at(self, step: int) -> range:
-        end = math.ceil(self.fresh * step) + min(FIRST, self.size)
+        end = math.ceil(self.refresh_rate * step) + min(FIRST, self.size)
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> LatentBatch:
         """LatentBatch `number` in the shape that its number was first drawn with."""
         if number in self.blocks:
             return self.blocks[number]
-        block = self.blocks[number] = self.kept(number, bucket)
+        block = self.blocks[number] = self.load_or_draw(number, bucket)
         oldest = max(self.blocks) - self.size + 1  # blocks come in any order: some were drawn by other processes
         for gone in [old for old in self.blocks if old < oldest]:
             del self.blocks[gone]
@@ -106,7 +106,7 @@ class LatentCache:
         assert self.folder
         return self.folder / f"{number:08d}.safetensors"
 
-    def kept(self, number: int, bucket: Bucket) -> LatentBatch:
+    def load_or_draw(self, number: int, bucket: Bucket) -> LatentBatch:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
@@ -246,7 +246,7 @@ class WorldPacks:
 
     def bucket(self, number: int) -> Bucket:
         if number not in self.buckets:
-            asked_first = int((number - FIRST) / self.window.fresh)  # the pack that first draws from this block
+            asked_first = int((number - FIRST) / self.window.refresh_rate)  # the pack that first draws from this block
             rng = random.Random(self.seed * 15_485_863 + number)
             self.buckets[number] = bucket_of(self.schedule.at(asked_first), rng)
         return self.buckets[number]
@@ -261,11 +261,11 @@ class WorldPacks:
         for number in range(self.window.range_at(pack - 1).stop, numbers.stop):
             self.block(number)  # every block is made once, in its turn
         bucket = self.bucket(rng.choice(numbers))
-        alike = [number for number in numbers if self.bucket(number) == bucket]
+        same_shape = [number for number in numbers if self.bucket(number) == bucket]
         samples = max(1, round(self.batch * BUDGET / bucket.tokens))
         clips: list[Clip] = []
         while len(clips) < samples:
-            clips += self.block(rng.choice(alike)).clips()
+            clips += self.block(rng.choice(same_shape)).clips()
         clips = clips[:samples]
         phase = self.schedule.at(pack)
         text = self.conditioner([clip.caption for clip in clips])

@@ -42,9 +42,9 @@ FIELDS = ("subject", "action", "place", "size", "speed", "camera", "side", "heig
 
 
 PRESETS = {  # width, heads, layers, channels
-    "nano": Preset((160, 4, 2, (32, 64, 128, 256)), steps=2500, batch=32, rate=2e-3),
-    "mini": Preset((192, 6, 2, (48, 96, 192, 256)), steps=5000, batch=128, rate=2e-3),
-    "base": Preset((256, 8, 3, (64, 128, 256, 384)), steps=10000, batch=256, rate=2e-3),
+    "nano": Preset((160, 4, 2, (32, 64, 128, 256)), steps=2500, batch=32, lr=2e-3),
+    "mini": Preset((192, 6, 2, (48, 96, 192, 256)), steps=5000, batch=128, lr=2e-3),
+    "base": Preset((256, 8, 3, (64, 128, 256, 384)), steps=10000, batch=256, lr=2e-3),
 }
 
 
@@ -109,7 +109,7 @@ class CaptionerStage(Stage[CaptionerOptions]):
         self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, *preset.sizes)
         with seeded(options.seed):
             self.model: Captioner = Captioner(self.network).to(device)
-        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,
+        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.lr,
                                     average=0.99, save_every=100)  # fmt: skip
         self.criterion = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)
 
@@ -156,7 +156,7 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
     """Captions of held-out combinations, undamaged: what is said rightly of those from the beginning (which beat came
     first, later ones do not show), and R@1 among `batch` captions; and how alike all but one in a hundred of the clips
     and their captions are."""
-    network, rows, recalls, alike = own.network.eval(), [], [], []
+    network, rows, recalls, similarities = own.network.eval(), [], [], []
     for number in range(clips // batch):
         drawn = draw(batch, f"held-out {number}", "held-out", plain=True)
         video, tokens = seen(drawn, own.device), own.tokenizer.encode(drawn.captions).to(own.device)
@@ -165,11 +165,11 @@ def examine(own: Own, clips: int, batch: int = 32) -> tuple[dict[str, float], fl
         starts = drawn.times[:, 0].tolist()
         for look, scene, start in zip(network.video(video).split(1), drawn.scenes, starts, strict=True):
             caption = own.say(look, own.clip)
-            alike.append(own.alike(look, caption))
+            similarities.append(own.alike(look, caption))
             if start == 0:
                 rows.append(marks(caption, scene))
     found = shares(rows) | {"recall_at_1": round(float(torch.stack(recalls).mean()), 4)}
-    return found, round(float(torch.tensor(alike).quantile(0.01)), 4)
+    return found, round(float(torch.tensor(similarities).quantile(0.01)), 4)
 
 
 train = partial(loop.train, CaptionerStage)

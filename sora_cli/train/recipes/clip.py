@@ -51,9 +51,9 @@ WORD_DROPOUT = 0.05          # the share of a dataset's words that are read as u
 
 
 PRESETS = {  # width, heads, layers, embed_dim; channels of the video tower, of which every entry halves the picture
-    "nano": Preset((128, 4, 3, 128, (32, 64, 128, 192)), steps=800, batch=64, rate=2e-3),
-    "mini": Preset((192, 6, 4, 192, (48, 96, 192, 384)), steps=6000, batch=256, rate=2e-3),
-    "base": Preset((256, 8, 6, 256, (64, 128, 256, 512)), steps=20000, batch=512, rate=1e-3),
+    "nano": Preset((128, 4, 3, 128, (32, 64, 128, 192)), steps=800, batch=64, lr=2e-3),
+    "mini": Preset((192, 6, 4, 192, (48, 96, 192, 384)), steps=6000, batch=256, lr=2e-3),
+    "base": Preset((256, 8, 6, 256, (64, 128, 256, 512)), steps=20000, batch=512, lr=1e-3),
 }
 
 
@@ -165,7 +165,7 @@ class ClipStage(Stage[ClipOptions]):
         with seeded(options.seed):
             self.tower, self.model = network_of(preset, self.clips, self.tokenizer)
         self.model.to(device)
-        self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.rate, average=0.99,
+        self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.lr, average=0.99,
                                     batch=min(options.batch or preset.batch, self.clips.most))  # fmt: skip
         self.contrast = ClipLoss()
 

@@ -80,7 +80,7 @@ class Student:
 
 
 @torch.no_grad()
-def guided(teacher: Student) -> Tensor:
+def cfg_target(teacher: Student) -> Tensor:
     """The teacher's guided prediction of the clean latents, where the step size is 0."""
     task = teacher.task
     one = torch.ones_like(task.t)
@@ -90,7 +90,7 @@ def guided(teacher: Student) -> Tensor:
 
 
 @torch.no_grad()
-def stepped(student: Student) -> Tensor:
+def shortcut_target(student: Student) -> Tensor:
     """The clean latents that the mean velocity of two half steps points to."""
     task, half = student.task, student.task.step / 2
     first = student.velocity(task.noisy, task.t, half)
@@ -103,7 +103,7 @@ def loss(dit: Dit, teacher: Dit, task: Task, text: Tensor) -> Losses:
     """The v-space error against both kinds of target, over everything that is to be made."""
     student = Student(dit, task, text)
     infinitesimal = (task.step == 0).view(-1, 1, 1, 1, 1)
-    target = torch.where(infinitesimal, guided(Student(teacher, task, text)), stepped(student))
+    target = torch.where(infinitesimal, cfg_target(Student(teacher, task, text)), shortcut_target(student))
     predicted = student.clean(task.noisy, task.t, task.guidance, task.step)
     error = (predicted - target).square() * task.to_make * flow.weight(task.t).view(-1, 1, 1, 1, 1)
     h, w = error.shape[-2:]

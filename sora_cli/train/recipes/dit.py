@@ -50,7 +50,7 @@ BATCH = {"nano": 48, "mini": 256, "base": 256}
 SAMPLES = 8  # images in a block; clips are fewer
 WINDOW = 600  # blocks that may be drawn from
 SCORED = 48  # pictures that are compared with their scenes when sheets are drawn
-RATE, DISTIL_RATE = 2e-3, 5e-4
+LR, DISTIL_LR = 2e-3, 5e-4
 
 
 def pack_loss(model: Learner, examples: Sequence[NoisedSample], text: Tensor, grids: tuple[Grid, ...] = ()) -> Losses:
@@ -124,14 +124,15 @@ class Batch:
     asked: list[NoisedSample] | distil.Task
     text: Tensor
     grids: tuple[Grid, ...]
-    waste: float
+    padding_fraction: float
 
 
 def world_packs(stage: Stage[Any], frozen: Frozen, schedule: Schedule, on_cpu: float, drop: float = 0.0) -> WorldPacks:
     """Packs of the world, of one shape each; on a CPU, so many blocks are new at each."""
     options, batch = stage.options, stage.config.batch
-    fresh = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
-    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, fresh, stage.device, stage.dtype, options.folder)
+    refresh_rate = on_cpu if stage.device.type == "cpu" else batch / SAMPLES
+    cache = LatentCache(frozen.vae, options.seed, SAMPLES, WINDOW, refresh_rate, stage.device, stage.dtype,
+                        options.folder)  # fmt: skip
     return WorldPacks(cache, frozen.encoder, batch, options.seed, schedule, drop)
 
 
@@ -142,8 +143,8 @@ class DitStage(Stage[DitOptions]):
         super().__init__(options, device, dtype)
         self.frozen = Frozen.load(options.vae, options.text, device)
         self.vae, self.conditioner = self.frozen.vae, self.frozen.encoder
-        rate, warmup = (DISTIL_RATE, 50) if options.distil else (RATE, 200)
-        self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], rate=rate, warmup=warmup,
+        lr, warmup = (DISTIL_LR, 50) if options.distil else (LR, 200)
+        self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], rate=lr, warmup=warmup,
                                     batch=options.batch or BATCH[options.preset], save_every=250,
                                     sample_every=500)  # fmt: skip
         torch.manual_seed(options.seed)  # weight initialisation alone
@@ -170,8 +171,8 @@ class DitStage(Stage[DitOptions]):
         if options.distil:
             check_frozen(metadata, self.frozen.ids)
         for stem in others(metadata, self.frozen.ids):
-            known = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
-            note(f"{known}; --{stem} takes its own")
+            said = f"{options.init} was trained with a different {NAMES[stem]} and gets used to this one"
+            note(f"{said}; --{stem} takes its own")
         dit = Dit(config_from(metadata) if options.distil else config)
         grow_dit(dit, tensors, metadata, parts_of(dit.config, self.vae.config))
         return dit
@@ -219,7 +220,7 @@ class DitStage(Stage[DitOptions]):
             asked = to_device(task, self.device)
         else:
             asked = [to_device(one, self.device) for one in examples_of(pack, self.parts, pack.subject)]
-        return Batch(asked, pack.text.to(self.device), pack.grids, pack.waste)
+        return Batch(asked, pack.text.to(self.device), pack.grids, pack.padding_fraction)
 
     def loss(self, batch: Batch) -> Losses:
         with self.autocast():
@@ -231,7 +232,7 @@ class DitStage(Stage[DitOptions]):
         config, passes = self.dit.config, 7 if self.teacher else 3  # forward and back; with a teacher's two, twice ours
         counts = {"samples": len(batch.grids), "tokens": tokens_of(batch.grids, config.conditions),
                 "flops": passes * flops_of(config, self.size, batch.grids)}  # fmt: skip
-        counts |= {"waste": batch.waste} if isinstance(self.data, Packs) else {}
+        counts |= {"waste": batch.padding_fraction} if isinstance(self.data, Packs) else {}
         return losses | {name: torch.tensor(float(value), device=self.device) for name, value in counts.items()}
 
     def reached(self, batch: int, share: float) -> None:
@@ -286,7 +287,7 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
     which condition tokens, and packs of pictures, do not see; and 4 D for every pair in attention."""
     tokens, moving = tokens_of(grids, config.conditions), any(g.frames > 1 for g in grids)
     frames = sum(g.frames for g in grids)
-    once = config.width * (2 * config.width + 5 * 64 + 2)  # weights of time and pace, which see every frame once
+    once = config.width * (2 * config.width + 5 * 64 + 2)  # of the embedders of t and guidance: once a frame
     unseen = frames * config.conditions if moving else tokens
     pairs = sum(g.frames * (g.size + config.conditions) ** 2 + moving * g.size * g.frames**2 for g in grids)
     wide = 4.0 * config.width * config.depth

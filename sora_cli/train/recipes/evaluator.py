@@ -38,9 +38,9 @@ NOBODY = 0.1          # what a cell without anybody counts; most are
 
 
 PRESETS = {  # of the stages: what, how
-    "nano": Preset(((32, 64, 128, 256), (16, 64, 128, 128)), steps=2400, batch=16, rate=2e-3),
-    "mini": Preset(((32, 64, 128, 256), (32, 64, 128, 192)), steps=4000, batch=128, rate=2e-3),
-    "base": Preset(((48, 96, 192, 384), (32, 96, 192, 256)), steps=10000, batch=256, rate=2e-3),
+    "nano": Preset(((32, 64, 128, 256), (16, 64, 128, 128)), steps=2400, batch=16, lr=2e-3),
+    "mini": Preset(((32, 64, 128, 256), (32, 64, 128, 192)), steps=4000, batch=128, lr=2e-3),
+    "base": Preset(((48, 96, 192, 384), (32, 96, 192, 256)), steps=10000, batch=256, lr=2e-3),
 }
 
 
@@ -99,7 +99,7 @@ class EvaluatorStage(Stage[EvaluatorOptions]):
         self.names = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), *preset.sizes)
         with seeded(options.seed):
             self.model: Evaluator = Evaluator(self.names).to(device)
-        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.rate,
+        self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.lr,
                                     average=0.99)  # fmt: skip
 
     def loss(self, step: int) -> Losses:
@@ -154,14 +154,14 @@ def accuracy(scores: Labels, scenes: Sequence[Scene], config: EvaluatorConfig) -
             for row, scene in zip(found, scenes, strict=True)]  # fmt: skip
     action, place = filled(scores.action).argmax(-1).tolist(), scores.place.argmax(-1).tolist()
     return {
-        "subject": share([hit for hit, scene in zip(cast, scenes, strict=True) if not scene.second]),
-        "pairs": share([hit for hit, scene in zip(cast, scenes, strict=True) if scene.second]),
-        "action": share([config.actions[n] == scene.action for n, scene in zip(action, scenes, strict=True)]),
-        "place": share([config.places[n] == scene.place for n, scene in zip(place, scenes, strict=True)]),
+        "subject": mean_of([hit for hit, scene in zip(cast, scenes, strict=True) if not scene.second]),
+        "pairs": mean_of([hit for hit, scene in zip(cast, scenes, strict=True) if scene.second]),
+        "action": mean_of([config.actions[n] == scene.action for n, scene in zip(action, scenes, strict=True)]),
+        "place": mean_of([config.places[n] == scene.place for n, scene in zip(place, scenes, strict=True)]),
     }
 
 
-def share(hits: Sequence[bool]) -> float:
+def mean_of(hits: Sequence[bool]) -> float:
     """The share of hits; of nothing, all."""
     return sum(hits) / len(hits) if hits else 1.0
 

@@ -29,7 +29,7 @@ def channels_of(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(old[0]), new[0] + torch.arange(old[1])])
 
 
-def implant(new: Tensor, old: Tensor, positions: Positions | None) -> Tensor:
+def copy_into(new: Tensor, old: Tensor, positions: Positions | None) -> Tensor:
     """`old` at its positions in a copy of `new`, by default before all that is new."""
     index = [torch.arange(n) if position is None else position
              for n, position in zip(old.shape, positions or [None] * old.ndim, strict=True)]  # fmt: skip
@@ -55,7 +55,7 @@ def grow_vae(vae: Vae, old: Mapping[str, Tensor], was: VaeConfig) -> None:
     for key, value in old.items():
         if key.startswith(PAINTED) and (key not in state or state[key].shape != value.shape):
             continue
-        state[key] = implant(state[key], value, special.get(key))
+        state[key] = copy_into(state[key], value, special.get(key))
     vae.load_state_dict(state, strict=True)
 
 
@@ -87,5 +87,5 @@ def grow_dit(dit: Dit, old: Mapping[str, Tensor], metadata: Mapping[str, str], p
             new = torch.zeros_like(new)
         if key.endswith("norm.weight") and value.shape[0] == was.width:
             value = value * (was.width / now.width) ** 0.5
-        state[key] = implant(new, value, positions)
+        state[key] = copy_into(new, value, positions)
     dit.load_state_dict(state, strict=True)

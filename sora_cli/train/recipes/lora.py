@@ -56,7 +56,7 @@ SHIFT = 3.0  # of Wan's noise levels: what is learned of few clips are looks and
 # ---- the factors ------------------------------------------------------------------------------------------
 
 
-class Factors(nn.Module):
+class LoraLayer(nn.Module):
     """A and B of one matrix; A is drawn as PEFT draws it."""
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
@@ -65,7 +65,7 @@ class Factors(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
-    def beside(self, linear: nn.Module, given: tuple[Tensor], made: Tensor) -> Tensor:
+    def forward_hook(self, linear: nn.Module, given: tuple[Tensor], made: Tensor) -> Tensor:
         """What the matrix makes of its input, and what A and B do."""
         (x,) = given
         return made + F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
@@ -82,9 +82,9 @@ class Adapter(nn.Module):
         if not 1 <= rank <= most:
             raise SoraError(f"--rank is {rank}; it must be 1 to {most} for this model")
         self.rank, self.names = rank, list(linears)
-        self.factors = nn.ModuleList(Factors(linear, rank) for linear in linears.values())
+        self.factors = nn.ModuleList(LoraLayer(linear, rank) for linear in linears.values())
         for linear, factors in zip(linears.values(), self.factors, strict=True):
-            linear.register_forward_hook(cast(Factors, factors).beside)
+            linear.register_forward_hook(cast(LoraLayer, factors).forward_hook)
 
     def file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state of the factors by the names that diffusers reads."""
@@ -249,14 +249,14 @@ class WanStage(LoraStage):
             t = flow.shifted(flow.logit_normal(1, rng), SHIFT).to(device)
             text = padded(self.features["" if torch.rand((), generator=rng) < DROP_TEXT else clean(caption)])
             given = flow.noised(x, noise, t)[None].to(self.dtype), TRAINED * t[None], text.to(device, self.dtype)
-            made = self.dit(*given, rate(seconds, self.entry.usage.fps))[0].float()
+            made = self.dit(*given, fps_of(seconds, self.entry.usage.fps))[0].float()
             errors.append((made - (noise - x)).square().mean())
         return {"loss": torch.stack(errors).mean()}
 
 
-def rate(seconds: Tensor, usual: float) -> float:
+def fps_of(seconds: Tensor, default: float) -> float:
     """Frames a second, of latents that stand so far apart."""
-    return usual if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
+    return default if len(seconds) < 2 else float(round(geometry.TIME_STRIDE / float(seconds[1] - seconds[0])))
 
 
 def features_of(clips: Clips, pipeline: Wan) -> dict[str, Tensor]:

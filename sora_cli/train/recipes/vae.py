@@ -119,7 +119,7 @@ def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = S
     logvar = logvar.clamp(-12, 4)
     noise = torch.randn(mean.shape, generator=rng).to(mean)
     level = NOISE * torch.rand(mean.shape[0], generator=rng).to(mean).square().view(-1, 1, 1, 1, 1)
-    z = mean + noise * (torch.exp(logvar) + (level * spreads(vae, mean)).square()).sqrt()
+    z = mean + noise * (torch.exp(logvar) + (level * channel_std(vae, mean)).square()).sqrt()
     z = drop_details(vae, z, rng, COARSE)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)[:, :, -1].mean()
     chance, target = float(torch.rand((), generator=rng)), torch.cat([footage.painted, footage.weight], 1)
@@ -137,7 +137,7 @@ def losses(vae: Vae, footage: Footage, rng: torch.Generator, shrunken: float = S
             "psnr": 10 * torch.log10(4 / mse)}  # fmt: skip
 
 
-def spreads(vae: Vae, z: Tensor) -> Tensor:
+def channel_std(vae: Vae, z: Tensor) -> Tensor:
     """The standard deviation of each part of latents [B, C, K, h, w], over its channels: [C, 1, 1, 1]. Channels of one
     part keep their proportions, so that noise hides the faint ones first, which then carry what matters less."""
     found = []
@@ -148,10 +148,10 @@ def spreads(vae: Vae, z: Tensor) -> Tensor:
 
 
 def units(vae: Vae, z: Tensor) -> Tensor:
-    """What normalisation makes 1 [C, 1, 1, 1]: the spread, but fainter on purpose for details."""
+    """What normalisation makes 1 [C, 1, 1, 1]: the standard deviation, but fainter on purpose for details."""
     coarse, details, motion = vae.config.parts
     size = torch.tensor([1.0] * coarse + [FAINT] * details + [1.0] * motion, device=z.device)
-    return spreads(vae, z) / size.view(-1, 1, 1, 1)
+    return channel_std(vae, z) / size.view(-1, 1, 1, 1)
 
 
 def shrink(vae: Vae, z: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,9 +196,9 @@ def latents(small: Tensor, tau: Tensor) -> Tensor:
 
 def drop_details(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:
     """Now and then leave the details out, so that the other channels show as much as they can by themselves."""
-    kept = (torch.rand(z.shape[0], 1, 1, 1, 1, generator=rng) >= share).to(z)
+    keep = (torch.rand(z.shape[0], 1, 1, 1, 1, generator=rng) >= share).to(z)
     coarse, details, tau = z.split(vae.config.parts, 1)
-    return torch.cat([coarse, details * kept, tau], 1)
+    return torch.cat([coarse, details * keep, tau], 1)
 
 
 def drop_motion(vae: Vae, z: Tensor, rng: torch.Generator, share: float) -> Tensor:

@@ -150,7 +150,7 @@ def empty_state(optim: torch.optim.Optimizer, prefix: str,
         if key.startswith(prefix):
             j, name = key.removeprefix(prefix).split(".", 1)
             like = held[int(j)]
-            spread = isinstance(like, DTensor) and tuple(like.shape) == shape
-            room = torch.zeros_like(like) if spread else torch.zeros(shape, device=like.device if shape else "cpu")
+            sharded = isinstance(like, DTensor) and tuple(like.shape) == shape
+            room = torch.zeros_like(like) if sharded else torch.zeros(shape, device=like.device if shape else "cpu")
             found.setdefault(int(j), {})[name] = room
     return found

@@ -25,7 +25,7 @@ class TrainerConfig:
     save_every: int = 500
     sample_every: int = 1000
 
-    def rate_at(self, step: int, spent: float = 0.0) -> float:
+    def lr_at(self, step: int, spent: float = 0.0) -> float:
         """The learning rate of a step when this share of the time is over."""
         rise = min(1.0, (step + 1) / self.warmup)
         left = min(1 - step / self.steps, 1 - spent)
@@ -39,7 +39,7 @@ class Preset:
     sizes: tuple[Any, ...]
     steps: int
     batch: int
-    rate: float
+    lr: float
 
 
 def generator(seed: int, step: int) -> torch.Generator:

@@ -67,7 +67,7 @@ def is_main() -> bool:
 
 
 def broadcast(value: float, device: torch.device) -> float:
-    """The leader's value, for what depends on a clock."""
+    """The main process's value, for what depends on a clock."""
     if world_size() == 1:
         return value
     shared = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
@@ -122,7 +122,7 @@ class GradAccumulator:
         before = self.feed.waited
         for number in mine:
             batch = self.feed(number)
-            with self.meeting(number == mine[-1]):  # gradients meet once, after the last
+            with self.maybe_sync(number == mine[-1]):  # gradients are reduced once, after the last
                 losses = self.objective(batch)
                 (losses["loss"] / len(mine)).backward()
             for name, value in losses.items():
@@ -136,9 +136,9 @@ class GradAccumulator:
         *means, waited = total.tolist()
         return dict(zip(sums, means, strict=True)), waited
 
-    def meeting(self, now: bool) -> AbstractContextManager:
+    def maybe_sync(self, now: bool) -> AbstractContextManager:
         if self.shards:
-            self.shards.meet(now)
+            self.shards.set_sync(now)
         elif world_size() > 1 and not now:
             return self.objective.no_sync()  # type: ignore[operator, no-any-return]
         return nullcontext()
@@ -169,7 +169,7 @@ class FsdpModel:
             block.register_forward_pre_hook(partial(self.stand_in, number))
         fully_shard(model, mesh=mesh)  # type: ignore[arg-type]
 
-    def meet(self, now: bool) -> None:
+    def set_sync(self, now: bool) -> None:
         """Whether gradients are reduced on the way back."""
         self.last = now
         self.model.set_requires_gradient_sync(now)  # type: ignore[operator]

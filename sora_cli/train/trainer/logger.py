@@ -32,9 +32,9 @@ APART = ("step", "seconds", "speed", "lr", "tokens")  # of a line: not worth a c
 
 
 class Log:
-    """Progress, and a line every ten steps: means of losses, `speed` in samples a second, `tokens` a second, `share` of
-    the rate of matrix products that the device was measured to have, and `waiting`, the share of the time that went
-    into waiting for data. Sheets and checkpoints are not counted as time."""
+    """Progress, and a line every ten steps: means of losses, `speed` in samples a second, `tokens` a second, `mfu`, the
+    share of the rate of matrix products that the device was measured to have, and `data_wait`, the share of the time
+    that went into waiting for data. Sheets and checkpoints are not counted as time."""
 
     def __init__(self, options: TrainOptions, config: "TrainerConfig", start: int, batches: int,
                  device: torch.device) -> None:  # fmt: skip

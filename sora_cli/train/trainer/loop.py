@@ -60,12 +60,12 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     if distributed.is_main():
         run_folder.begin(options, config.batch, batches, stage.identity())
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
-    spread = getattr(options, "shard", False) and distributed.world_size() > 1
-    shards = distributed.FsdpModel(model, device) if spread else None
+    sharded = getattr(options, "shard", False) and distributed.world_size() > 1
+    shards = distributed.FsdpModel(model, device) if sharded else None
     average, optims = Ema(model, config.average), optimizers(model, config)
     if start:
         checkpoint.load(options.folder, model, average, optims)
-    log, watch = Log(options, config, start, batches, device), Monitor()
+    log, monitor = Log(options, config, start, batches, device), Monitor()
     clock = Clock(resumed.seconds, options.minutes, device)
     with Prefetcher(stage.batch, ahead, distributed.world_size(), config.steps * batches) as feed, log:
         gradients = distributed.GradAccumulator(model, stage.loss, batches, feed, shards)
@@ -77,11 +77,11 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
             stage.reached(unasked, max(step / config.steps, spent))
             at = time.perf_counter()
             losses, waited = gradients(step)
-            losses |= _step(model, step, losses["loss"], config, config.rate_at(step, spent), optims, options.folder)
+            losses |= _step(model, step, losses["loss"], config, config.lr_at(step, spent), optims, options.folder)
             average.update(model, step)
             took = time.perf_counter() - at
             log.add(step, losses, took, waited)
-            for line in watch(losses["loss"], took, waited):
+            for line in monitor(losses["loss"], took, waited):
                 log.warn(line)
             done, late = step + 1, spent >= 1
             last = done == config.steps or late
@@ -113,22 +113,22 @@ class Clock:
         return distributed.broadcast(self.seconds / (self.minutes * 60), self.device) if self.minutes else 0.0
 
 
-def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, rate: float,
+def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, lr: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
     """Take an optimizer step with the gradients; Failed, with nothing learned, if they are not finite."""
     norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
     refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:
         for group in optim.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         optim.step()
         optim.zero_grad(set_to_none=True)
-    return {"norm": norm, "lr": rate}
+    return {"norm": norm, "lr": lr}
 
 
 def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.device,
             sample: Callable[[nn.Module, Path], None], log: Log, step: int) -> None:  # fmt: skip
-    """Have the leader draw a sheet with the averaged weights, in a model of its own."""
+    """Have the main process draw a sheet with the averaged weights, in a model of its own."""
     if shown is None:
         return
     path = log.path.parent / "samples" / f"{step:06d}.png"

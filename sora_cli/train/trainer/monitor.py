@@ -46,7 +46,7 @@ class Monitor:
         self.took, self.waited = self.took + took, self.waited + waited
         if self.steps % BRIEF:
             return
-        share, self.took, self.waited = self.waited / max(self.took, 1e-9), 0.0, 0.0
-        if share > STARVED and not self.starved:
+        wait, self.took, self.waited = self.waited / max(self.took, 1e-9), 0.0, 0.0
+        if wait > STARVED and not self.starved:
             self.starved = True
-            yield f"{share:.0%} of the time is spent waiting for data; --prefetch 2 loads it ahead, if cores are free"
+            yield f"{wait:.0%} of the time is spent waiting for data; --prefetch 2 loads it ahead, if cores are free"
