@@ -62,7 +62,7 @@ def captions(own: Own, scenes: Sequence[Scene]) -> list[str]:
     seen = torch.arange(FRAMES) / RATE
     videos = (render([scene], seen[None], HEIGHT, WIDTH)[0] for scene in scenes)
     frames = ((255 * video).round().byte().permute(0, 2, 3, 1).contiguous().numpy() for video in videos)
-    return [own.tell(list(each)).text for each in frames]
+    return [own.caption(list(each)).text for each in frames]
 
 
 def latents(vae: recipe.Vae, scenes: Sequence[Scene], bucket: Bucket, rng: random.Random) -> Samples:

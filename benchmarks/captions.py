@@ -49,7 +49,7 @@ def files(own: Own, scenes: list[Scene]) -> tuple[dict[str, float], float]:
         for scene in scenes:
             path = written(scene, folder / "clip.mp4")
             begun = time.perf_counter()
-            caption = own.tell(own.watch(str(path))).text
+            caption = own.caption(own.sample_frames(str(path))).text
             spent += time.perf_counter() - begun
             yield marks(caption, scene)
             path.unlink()

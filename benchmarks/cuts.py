@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sora_cli import media
-from sora_cli.dataset import looks
+from sora_cli.dataset import shot_detection
 from sora_cli.world.render import render
 from sora_cli.world.scene import sample_scene
 
@@ -83,11 +83,11 @@ def joined(parts: list[Frames], length: int, mix: Callable[[Frames, Frames, np.n
     """Parts one after another, each led over to the next in `length` frames."""
     whole, spans = parts[0][:PIECE], []
     for part in parts[1:]:
-        tail, place = parts[0][PIECE : PIECE + length], len(whole)
+        tail, position = parts[0][PIECE : PIECE + length], len(whole)
         share = (np.arange(1, length + 1, dtype=np.float32) / (length + 1))[:, None, None, None]
         between = mix(tail, part[:length], share).round().clip(0, 255).astype(np.uint8)
         whole = np.concatenate([whole, between, part[length : length + PIECE]])
-        spans.append((place, place + length))
+        spans.append((position, position + length))
         parts = [part[length:], *parts[1:]]
     return whole, spans
 
@@ -173,7 +173,7 @@ def write(path: Path, frames: Frames) -> None:
 
 
 def ours(path: Path) -> list[int]:
-    return [first for first, _ in looks.shots(looks.watch(path, FPS)) if first]
+    return [first for first, _ in shot_detection.shots(shot_detection.measure_frames(path, FPS)) if first]
 
 
 def scenedetect(name: str, **how: object) -> Callable[[Path], list[int]]:

@@ -53,7 +53,7 @@ def prompts(scenes: list[Scene], seed: int) -> list[str]:
 
 def ways(shot: Shot, scene: Scene, expansion: Expansion) -> Iterator[tuple[str, Shot]]:
     """The same shot, as it is read in each way."""
-    for name, asked in (("as typed", replace(expansion, how=OFF)), ("expanded", expansion)):
+    for name, asked in (("as typed", replace(expansion, mode=OFF)), ("expanded", expansion)):
         yield name, asked.captioned([shot], Screen())[0]
     yield "caption", replace(shot, captions=(dense(scene),))
 

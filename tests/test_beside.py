@@ -181,10 +181,10 @@ def test_files_are_named_from_wherever_one_stands(tmp_path: Path, monkeypatch: p
 class Parrot:
     """A captioner that always says the same."""
 
-    def watch(self, name: str, say: object = None) -> list[Any]:
+    def sample_frames(self, name: str, say: object = None) -> list[Any]:
         return []
 
-    def tell(self, frames: list[Any]) -> Caption:
+    def caption(self, frames: list[Any]) -> Caption:
         return Caption("a card")
 
 

@@ -27,8 +27,8 @@ from sora_cli.captioning import frames as watching
 from sora_cli.captioning import mixed, open_captioner
 from sora_cli.captioning.coca import END, MOST, START, WORDS, Coca
 from sora_cli.captioning.constrained_decoding import Grammar, Said, likeliest, vocabulary
-from sora_cli.captioning.frames import spread, watch
-from sora_cli.captioning.pocket import FRAMES, LOOKS, Own, looks
+from sora_cli.captioning.frames import evenly_spaced, sample_frames
+from sora_cli.captioning.pocket import CLIPS, FRAMES, Own, clips
 from sora_cli.cli import run as command
 from sora_cli.dataset.captions import read_table
 from sora_cli.errors import Failed, SoraError
@@ -102,8 +102,8 @@ def test_other_words_are_no_sentence(text: str) -> None:
     assert Grammar(grammar()["clip"], tokenizer()).phrases(numbers(text)) is None
 
 
-def test_several_looks_agree_and_words_without_choice_are_not_asked_for() -> None:
-    """Two looks: the first likes 1, the second hates it; both can live with 2. Then only the end is left."""
+def test_several_clips_agree_and_words_without_choice_are_not_asked_for() -> None:
+    """Two clips: the first likes 1, the second hates it; both can live with 2. Then only the end is left."""
     rows = torch.tensor([[0.6, 0.4, 1e-4, 1e-4], [1e-3, 0.5, 0.4, 0.1]]).log()
     asked: list[Said] = []
 
@@ -158,7 +158,8 @@ def test_it_learns_and_tells(tmp_path: Path, small: None) -> None:
     record = json.loads(weights.load(path)[1]["training"])
     assert record["held_out"].keys() == {*captioner.FIELDS, "all", "recall_at_1"} and len(captioner.FIELDS) == 9
     own = Own.load(str(tmp_path))                                  # a run's folder
-    assert own.clip.phrases(numbers(own.tell(noise(9)).text)) and own.still.phrases(numbers(own.tell(noise(1)).text))
+    assert own.clip.phrases(numbers(own.caption(noise(9)).text))
+    assert own.still.phrases(numbers(own.caption(noise(1)).text))
 
 
 def test_one_seed_makes_one_captioner_and_an_interruption_changes_nothing(
@@ -209,43 +210,43 @@ def noise(count: int, size: tuple[int, int] = (WIDTH, HEIGHT), seed: int = 0) ->
     return list(rng.integers(0, 256, (count, size[1], size[0], 3), np.uint8))
 
 
-def test_looks_are_spread_over_a_video_and_the_last_frame_of_a_short_one_stays() -> None:
+def test_clips_are_spread_over_a_video_and_the_last_frame_of_a_short_one_stays() -> None:
     frames = [np.full((1, 1, 3), i, np.uint8) for i in range(40)]
-    starts = [look[0, 0, 0, 0] for look in looks(frames)]
-    assert len(starts) == LOOKS and starts[0] == 0 and starts[-1] == 40 - FRAMES
-    assert [look[:, 0, 0, 0].tolist() for look in looks(frames[:3])] == [[0, 1, *[2] * 7]]
-    assert [look[:, 0, 0, 0].tolist() for look in looks(frames[:11])] == [list(range(9))]         # from the beginning
-    assert spread([0, 1, 2, 3, 4], 3) == [0, 2, 4] and spread([0, 1], 3) == [0, 1]
+    starts = [clip[0, 0, 0, 0] for clip in clips(frames)]
+    assert len(starts) == CLIPS and starts[0] == 0 and starts[-1] == 40 - FRAMES
+    assert [clip[:, 0, 0, 0].tolist() for clip in clips(frames[:3])] == [[0, 1, *[2] * 7]]
+    assert [clip[:, 0, 0, 0].tolist() for clip in clips(frames[:11])] == [list(range(9))]         # from the beginning
+    assert evenly_spaced([0, 1, 2, 3, 4], 3) == [0, 2, 4] and evenly_spaced([0, 1], 3) == [0, 1]
 
 
-def test_a_video_is_watched_at_four_frames_a_second_for_a_minute_at_most(
+def test_a_video_is_sampled_at_four_frames_a_second_for_a_minute_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ramp = [np.full((48, 64, 3), 8 * i, np.uint8) for i in range(25)]
     video = write_frames(tmp_path / "a.mp4", ramp, (64, 48), fps=12)                # 2.1 s: eight frames, or nine
-    frames = watch(str(video), 4.0, (WIDTH, HEIGHT))
+    frames = sample_frames(str(video), 4.0, (WIDTH, HEIGHT))
     assert [round(float(frame.mean()) / 24) for frame in frames] == list(range(len(frames))) and len(frames) in (8, 9)
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
-    assert watch(str(video), 4.0, within=32)[0].shape == (24, 32, 3)                # as it is, but smaller
+    assert sample_frames(str(video), 4.0, max_side=32)[0].shape == (24, 32, 3)                # as it is, but smaller
     monkeypatch.setattr(watching, "LONGEST", 1.0)
-    assert len(watch(str(video), 4.0, (WIDTH, HEIGHT))) == 4
+    assert len(sample_frames(str(video), 4.0, (WIDTH, HEIGHT))) == 4
 
 
 def test_captions_depend_on_the_frames_alone() -> None:
     again = Own(tiny().network, tokenizer(), grammar())
-    assert tiny().tell(noise(30)) == again.tell(noise(30))
-    assert len({tiny(seed).tell(noise(9)) for seed in range(6)}) > 1
+    assert tiny().caption(noise(30)) == again.caption(noise(30))
+    assert len({tiny(seed).caption(noise(9)) for seed in range(6)}) > 1
 
 
-def test_a_caption_is_doubted_where_a_video_is_less_like_its_caption_than_usual() -> None:
+def test_a_caption_has_a_warning_where_a_video_is_less_like_its_caption_than_usual() -> None:
     frames, parts = noise(9), (tiny().network, tokenizer(), grammar())
-    text = tiny().tell(frames).text
+    text = tiny().caption(frames).text
     video = torch.from_numpy(np.stack(frames))[None].permute(0, 1, 4, 2, 3) / 255
     alike = tiny().alike(tiny().network.video(video), text)
     found = tiny().network(video, tokenizer().encode([text]))
     assert alike == pytest.approx(float(found.video[0] @ found.text[0]), abs=1e-5)
-    assert Own(*parts, usual=alike - 1e-3).tell(frames) == (text, "")
-    assert "unlike the world" in Own(*parts, usual=alike + 1e-3).tell(frames).doubt
+    assert Own(*parts, threshold=alike - 1e-3).caption(frames) == (text, "")
+    assert "unlike the world" in Own(*parts, threshold=alike + 1e-3).caption(frames).warning
 
 
 # -- Mixing -----------------------------------------------------------------------------------------------
@@ -343,15 +344,15 @@ def test_a_broken_file_stops_no_other(folder: Path, capsys: pytest.CaptureFixtur
 def failing(monkeypatch: pytest.MonkeyPatch, *numbers: int, error: BaseException | None = None) -> list[int]:
     """Have the captioner fail at its first, second, ... file; the list grows with every file that it is asked for."""
     asked: list[int] = []
-    tell = Own.tell
+    caption = Own.caption
 
     def told(self: Own, frames: list) -> object:
         asked.append(len(asked) + 1)
         if asked[-1] in numbers:
             raise error or Failed("the server answers 503")
-        return tell(self, frames)
+        return caption(self, frames)
 
-    monkeypatch.setattr(Own, "tell", told)
+    monkeypatch.setattr(Own, "caption", told)
     return asked
 
 
@@ -547,7 +548,7 @@ def test_the_model_and_the_key_are_as_told(server: FakeServer, monkeypatch: pyte
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     monkeypatch.setenv("SORA_LLM_KEY", "mine")
     asked = open_captioner(f"{server.url}/v1/", served="other")
-    assert asked.tell(noise(2)).text == "A cat surfs."
+    assert asked.caption(noise(2)).text == "A cat surfs."
     assert server.asked[0].body["model"] == "other" and server.asked[0].headers["authorization"] == "Bearer mine"
 
 
@@ -605,7 +606,7 @@ def test_coca_says_what_its_own_forward_finds_likeliest() -> None:
     from open_clip.tokenizer import decode
 
     coca, frames = small_coca(), noise(2, (40, 32))
-    text = coca.tell(frames).text
+    text = coca.caption(frames).text
     said: list[int] = []
     pictures = torch.stack([coca.prepare(Image.fromarray(frame)) for frame in frames])
     while len(said) < MOST and END not in said:

@@ -143,7 +143,7 @@ def test_a_thousand_files_are_accounted_for(tmp_path: Path) -> None:
     reasons = Counter(line["reason"].partition(":")[0] for line in found.values())
     assert reasons == {"": 775, "broken": 125, "not a video or image by its name": 100}
     assert all((line["state"] == "used") == (not line["reason"]) for line in found.values())
-    names = [name for line in found.values() for take in line["takes"] for name in take["samples"]]
+    names = [name for line in found.values() for shot in line["takes"] for name in shot["samples"]]
     assert len(Dataset(out)) == len(names) == len(set(names)) == 775
     assert "775 of 1000 files are usable" in said and "775 of 775 files have no caption" in said
 
@@ -158,7 +158,7 @@ def test_every_kind_of_footage_is_read_as_it_is_shown(dataset: Path) -> None:
     assert {file: round(line["fps"]) for file, line in used.items()} == {
         "h264.mp4": 24, "vp9.webm": 24, "deep/er/prores.mov": 24, "moving.gif": 10, "rotated.mp4": 24, "vfr.mkv": 30,
         "fast.mp4": 30, "still.png": 0}  # fmt: skip
-    assert [(take["begin"], take["end"]) for take in found["h264.mp4"]["takes"]] == [(0, 1), (1, 2)]  # its two shots
+    assert [(shot["begin"], shot["end"]) for shot in found["h264.mp4"]["takes"]] == [(0, 1), (1, 2)]  # its two shots
     assert used["h264.mp4"]["caption"] == "a test card, then a fractal"
     assert used["deep/er/prores.mov"]["caption_from"] == "deep/er/prores.json"
 
@@ -196,14 +196,15 @@ def test_upright_by_its_tag_and_over_black(tmp_path: Path) -> None:
 
 
 def test_fast_clips_are_thinned_evenly() -> None:
-    assert [footage.thinned(fps, 30) for fps in (24, 25, 50, 60, 120, 12)] == [24, 25, 25, 30, 30, 12]
-    assert footage.thinned(59.94, 30) == pytest.approx(29.97)
+    assert [footage.decimated_fps(fps, 30) for fps in (24, 25, 50, 60, 120, 12)] == [24, 25, 25, 30, 30, 12]
+    assert footage.decimated_fps(59.94, 30) == pytest.approx(29.97)
 
 
 def test_pieces_have_whole_chunks_and_cover_a_shot() -> None:
-    record = scan.Record("a", kind="video", width=64, height=64, own_fps=24, fps=24, takes=(scan.Take(10, 500),))
-    asked = build.Asked(Path(), Path(), seconds=4)
-    made = list(build.samples_of(record, "", asked))
+    shots = (scan.VideoShot(10, 500),)
+    record = scan.FileRecord("a", kind="video", width=64, height=64, own_fps=24, fps=24, takes=shots)
+    config = build.BuildConfig(Path(), Path(), seconds=4)
+    made = list(build.samples_of(record, "", config))
     assert all(sample.frames % 4 == 1 and sample.frames <= 97 for sample in made)
     assert made[0].first == 10 and made[-1].first + made[-1].frames > 505
     gaps = [b.first - a.first - a.frames for a, b in zip(made, made[1:], strict=False)]
@@ -219,7 +220,7 @@ def test_a_table_of_captions_comes_before_what_lies_beside(clips: Path, tmp_path
     found = captions.Captions(clips, scan.files_of(clips, tmp_path), table)
     assert found.of("h264.mp4") == captions.Caption("from, the table", "captions.csv")
     assert found.of("still.png").text == "a blur" and found.of("deep/er/prores.mov").text == "a test card"
-    assert found.of("vp9.webm") == captions.Caption() and found.strangers == ["nowhere.mp4"]
+    assert found.of("vp9.webm") == captions.Caption() and found.unmatched == ["nowhere.mp4"]
     lines = tmp_path / "captions.jsonl"
     lines.write_text('{"file": "vp9.webm", "caption": "a card"}\n\n')
     assert captions.read_table(lines) == ([("line 1", "vp9.webm", "a card")], "")
@@ -230,8 +231,8 @@ def test_a_table_of_captions_comes_before_what_lies_beside(clips: Path, tmp_path
 
 def test_samples_are_the_latents_of_their_frames(dataset: Path, clips: Path) -> None:
     data, vae = Dataset(dataset), from_weights(*tiny_part("tiny", "vae"))
-    takes = [take for line in manifest(dataset).values() for take in line["takes"]]
-    assert len(data) == len(data.shapes) == sum(len(take["samples"]) for take in takes)
+    shots = [shot for line in manifest(dataset).values() for shot in line["takes"]]
+    assert len(data) == len(data.shapes) == sum(len(shot["samples"]) for shot in shots)
     for i, row in enumerate(data.rows):
         latents, seconds, caption = data[i]
         assert latents.dtype == torch.float32 and tuple(latents.shape[1:]) == data.shapes[i]

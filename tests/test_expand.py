@@ -164,9 +164,10 @@ def test_slips_are_counted(typed: str, known: str, slips: float) -> None:
 
 
 def test_what_could_be_two_things_is_neither() -> None:
-    assert spelling.meant("brear", {"bread": 1, "break": 1}) == "bread"
-    assert spelling.meant("brear", {"bread": 1, "break": 2}) is None
-    assert (spelling.meant("pengiun", _MEANING), spelling.meant("act", _MEANING)) == ("penguin", None)
+    assert spelling.correct_spelling("brear", {"bread": 1, "break": 1}) == "bread"
+    assert spelling.correct_spelling("brear", {"bread": 1, "break": 2}) is None
+    assert spelling.correct_spelling("pengiun", _MEANING) == "penguin"
+    assert spelling.correct_spelling("act", _MEANING) is None
 
 
 # ---- an LLM -----------------------------------------------------------------------------------------------
@@ -242,24 +243,24 @@ def test_a_prompt_is_rewritten_once_and_then_remembered(llm: Llm, monkeypatch: p
     shot = Shot("a cat surfing", frames=48)
     given = [expanding.described(Anchor("/home/me/start.png", "0.5s"), shot)]
     llm.answer = f"<think>hm</think>\n\"{PROSE}\""
-    assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,)
+    assert rewriting.rewrite_prompts(shot, llm.writer, given, world=False) == (PROSE,)
     asked = llm.asked[0]
     system, user = (message["content"] for message in asked["messages"])
     assert (asked["path"], asked["model"], asked["key"]) == ("/v1/chat/completions", "tiny", None)
     assert "detailed" in system and "a cat surfing" in user and "\"start.png\", seen at 0.5 s of 2.0 s" in user
     assert "/home/me" not in user
-    assert rewriting.rewritten(shot, llm.writer, given, world=False) == (PROSE,) and len(llm.asked) == 1
+    assert rewriting.rewrite_prompts(shot, llm.writer, given, world=False) == (PROSE,) and len(llm.asked) == 1
     monkeypatch.setenv(KEY, "mine")
     for other, around in ((llm.writer, []), (Server(llm.writer.url, "other"), given)):
-        rewriting.rewritten(shot, other, around, world=False)
+        rewriting.rewrite_prompts(shot, other, around, world=False)
     assert [question["key"] for question in llm.asked[1:]] == ["Bearer mine"] * 2
 
 
 def test_an_answer_stays_in_the_world_and_what_is_said_stays(llm: Llm) -> None:
     llm.answer = LINE
-    (found,) = rewriting.rewritten(Shot("ein Walross"), llm.writer, (), world=True)
+    (found,) = rewriting.rewrite_prompts(Shot("ein Walross"), llm.writer, (), world=True)
     assert found == LINE and "octopus" in llm.asked[0]["messages"][0]["content"]
-    (found,) = rewriting.rewritten(Shot("a big cat in the ocean"), llm.writer, (), world=True)
+    (found,) = rewriting.rewrite_prompts(Shot("a big cat in the ocean"), llm.writer, (), world=True)
     assert found == "a large cat bouncing fast, ocean, camera zoom in"
 
 
@@ -284,7 +285,7 @@ def test_an_llm_is_asked_once_for_several_and_each_is_completed(llm: Llm) -> Non
 
 def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> None:
     shot = Shot("", cues=(Cue("1s", "a cat"), Cue("2s", "a dog")))
-    assert rewriting.rewritten(shot, llm.writer, (), world=False) == ("", PROSE, PROSE)
+    assert rewriting.rewrite_prompts(shot, llm.writer, (), world=False) == ("", PROSE, PROSE)
     assert "described as: a cat" in llm.asked[1]["messages"][1]["content"]
 
 
@@ -297,37 +298,37 @@ def test_every_prompt_of_a_shot_is_rewritten_but_the_empty_ones(llm: Llm) -> Non
 def test_a_bad_answer_is_told_in_one_line_and_not_kept(llm: Llm, answer: Any, complaint: str) -> None:
     llm.answer = answer
     with pytest.raises(Failed, match=complaint) as told:
-        rewriting.rewritten(Shot("a cat surfing"), llm.writer, (), world=False)
+        rewriting.rewrite_prompts(Shot("a cat surfing"), llm.writer, (), world=False)
     assert "\n" not in str(told.value) and str(told.value).startswith("127.0.0.1:")
     llm.answer = PROSE
-    assert rewriting.rewritten(Shot("a cat surfing"), llm.writer, (), world=False) == (PROSE,)
+    assert rewriting.rewrite_prompts(Shot("a cat surfing"), llm.writer, (), world=False) == (PROSE,)
 
 
 def test_an_answer_without_a_subject_is_nonsense_in_the_world(llm: Llm) -> None:
     llm.answer = "Certainly, whatever pleases everybody."
     with pytest.raises(Failed, match="nonsense"):
-        rewriting.rewritten(Shot("a walrus"), llm.writer, (), world=True)
+        rewriting.rewrite_prompts(Shot("a walrus"), llm.writer, (), world=True)
 
 
 def test_an_answer_that_drips_is_not_waited_for(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     llm.answer = "drip"
     with pytest.raises(Failed, match="does not answer within"):
-        rewriting.rewritten(Shot("a cat"), replace(llm.writer, patience=0.3), (), world=False)
+        rewriting.rewrite_prompts(Shot("a cat"), replace(llm.writer, patience=0.3), (), world=False)
 
 
 def test_nobody_there_and_a_damaged_cache(llm: Llm) -> None:
     with pytest.raises(Failed, match="cannot be reached"):
-        rewriting.rewritten(Shot("a cat"), Server("http://127.0.0.1:9/v1"), (), world=False)
-    rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False)
+        rewriting.rewrite_prompts(Shot("a cat"), Server("http://127.0.0.1:9/v1"), (), world=False)
+    rewriting.rewrite_prompts(Shot("a cat"), llm.writer, (), world=False)
     (kept,) = rewriting.folder().glob("*.txt")
     kept.write_bytes(b"\xff\x00")
-    assert rewriting.rewritten(Shot("a cat"), llm.writer, (), world=False) == (PROSE,) and len(llm.asked) == 2
+    assert rewriting.rewrite_prompts(Shot("a cat"), llm.writer, (), world=False) == (PROSE,) and len(llm.asked) == 2
 
 
 def test_few_answers_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewriting, "MOST_KEPT", 2)
     for prompt in ("a cat", "a dog", "a cow"):
-        rewriting.rewritten(Shot(prompt), llm.writer, (), world=False)
+        rewriting.rewrite_prompts(Shot(prompt), llm.writer, (), world=False)
     assert len(list(rewriting.folder().iterdir())) == 2
 
 
@@ -350,14 +351,14 @@ def test_nonsense_is_refused(expand: str, writer: str | None, model: str, compla
 
 def test_how_prompts_are_expanded() -> None:
     pocket, wan = map(registry.entry, ("pocket", "wan2.2-5b"))
-    assert [Expansion.asked("auto", None, entry).how for entry in (pocket, wan)] == ["grammar", "off"]
-    assert Expansion.asked("http://a/v1#org/b:7", None, pocket).how == Server("http://a/v1", "org/b:7")
-    assert Expansion.asked("http://a/v1", "b", pocket).how == Server("http://a/v1", "b")
+    assert [Expansion.asked("auto", None, entry).mode for entry in (pocket, wan)] == ["grammar", "off"]
+    assert Expansion.asked("http://a/v1#org/b:7", None, pocket).mode == Server("http://a/v1", "org/b:7")
+    assert Expansion.asked("http://a/v1", "b", pocket).mode == Server("http://a/v1", "b")
     as_grammar = (expand("a kitten").caption,)
-    for how, entry, captions in (
+    for mode, entry, captions in (
         ("grammar", pocket, as_grammar), ("off", pocket, ("a kitten",)), ("off", wan, ()),
     ):  # fmt: skip
-        (shot,) = Expansion.asked(how, None, entry).captioned([Shot("a kitten", model=entry.name)], Screen())
+        (shot,) = Expansion.asked(mode, None, entry).captioned([Shot("a kitten", model=entry.name)], Screen())
         assert shot.captions == captions
     kept = Shot("a kitten", captions=("mine",))
     assert Expansion.asked("grammar", None, pocket).captioned([kept], Screen()) == [kept]

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_keeps_its_sample(monkeypat
     before, outside = shards_in("ds"), scan.outside
     with monkeypatch.context() as patched:
         patched.setattr(scan, "outside", lambda folder, file, *reason: outside(folder, file, *reason)
-                        if file != "2.png" else scan.Record(file, reason="broken: stale file handle"))  # fmt: skip
+                        if file != "2.png" else scan.FileRecord(file, reason="broken: stale file handle"))  # fmt: skip
         said = built(Path("clips"), Path("ds"))
     assert "2.png cannot be read now" in said and "nothing to do: 4 samples" in said
     assert shards_in("ds") == before and len(Dataset("ds")) == 4

@@ -374,4 +374,5 @@ def test_marks_by_the_thousand_are_read_in_one_pass(mark: str, monkeypatch: pyte
 def test_thoughts_are_taken_out_as_pairs() -> None:
     assert answers.thoughtless("a<think>b<think>c</think>d</think>e<thought>f</thinking>g<think>h") == (
         "ad</think>eg<think>h")
-    assert answers.within("<output><answer>a boat</Answer>") == "a boat" and answers.within("<answer>a") == "<answer>a"
+    assert answers.inside_tags("<output><answer>a boat</Answer>") == "a boat"
+    assert answers.inside_tags("<answer>a") == "<answer>a"

@@ -49,8 +49,8 @@ SLOW = """
         setattr(owner, name, waiting)
 
     slow(jobs, "check_rooms", "checking")
-    rewriting.rewritten = lambda shot, *words: shot.prompts
-    slow(rewriting, "rewritten", "asking")
+    rewriting.rewrite_prompts = lambda shot, *words: shot.prompts
+    slow(rewriting, "rewrite_prompts", "asking")
     slow(engine.Engine, "__init__", "loading")
     slow(engine.Generation, "read", "reading")
     slow(engine.Generation, "inputs", "denoising")

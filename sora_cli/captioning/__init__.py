@@ -7,7 +7,7 @@
     server     any server that speaks OpenAI's protocol
     table      the file that captions are written to
 
-A captioner watches a file and then tells what it saw, so that a file that is broken stops no other.
+A captioner samples the frames of a file and then captions them, so that a file that is broken stops no other.
 """
 
 import random
@@ -26,15 +26,15 @@ STEM = "captioner"  # of the weights of our own
 
 class Caption(NamedTuple):
     text: str  # one line of what is to be seen
-    doubt: str = ""  # why it may be wrong
+    warning: str = ""  # why it may be wrong
 
 
 class Captioner(Protocol):
-    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+    def sample_frames(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
         """The frames of a file that the captioner looks at; SoraError if it cannot be read."""
 
-    def tell(self, frames: list[Frame]) -> Caption:
-        """The caption of watched frames."""
+    def caption(self, frames: list[Frame]) -> Caption:
+        """The caption of sampled frames."""
 
 
 def is_server(model: str) -> bool:

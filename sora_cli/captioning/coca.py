@@ -10,7 +10,7 @@ from PIL import Image
 
 from sora_cli.captioning import Caption
 from sora_cli.captioning.constrained_decoding import Said, likeliest
-from sora_cli.captioning.frames import spread, watch
+from sora_cli.captioning.frames import evenly_spaced, sample_frames
 from sora_cli.media import Frame
 from sora_cli.placement.device import pick_device
 from sora_cli.registry import hub_client
@@ -24,7 +24,7 @@ REPO = "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k"
 PAD, START, END = 0, 49406, 49407  # of CLIP's vocabulary
 WORDS = [*range(PAD + 1, START), END]
 MOST = 30  # tokens of a caption
-FRAMES, FPS, WITHIN = 3, 2.0, 512  # that it looks at, of how many a second, in pixels
+FRAMES, FPS, MAX_SIDE = 3, 2.0, 512  # that it looks at, of how many a second, in pixels
 
 
 class Coca:
@@ -48,11 +48,11 @@ class Coca:
         network, _, prepare = open_clip.create_model_and_transforms(NAME, pretrained=path, device=where)
         return cls(network, prepare)
 
-    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
-        return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
+    def sample_frames(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+        return evenly_spaced(sample_frames(name, FPS, max_side=MAX_SIDE, say=say), FRAMES)
 
     @torch.inference_mode()
-    def tell(self, frames: list[Frame]) -> Caption:
+    def caption(self, frames: list[Frame]) -> Caption:
         from open_clip.tokenizer import decode
 
         pictures = torch.stack([self.prepare(Image.fromarray(frame)) for frame in frames]).to(self.device)

@@ -61,7 +61,7 @@ def vocabulary(grammars: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
 def likeliest(scores: Callable[[Said], Tensor], allowed: Callable[[Said], Sequence[int]], end: int, most: int) -> Said:
     """A text word by word, the likeliest of what is allowed each time, until its end or `most` words.
 
-    `scores` of what was said are those of the next word, [looks, vocabulary]: several looks at one video agree on one
+    `scores` of what was said are those of the next word, [clips, vocabulary]: several clips of one video agree on one
     text, by the mean of their log-probabilities."""
     said: Said = ()
     while len(said) < most:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from PIL import Image
 
 from sora_cli.captioning import Caption
-from sora_cli.captioning.frames import spread, watch
+from sora_cli.captioning.frames import evenly_spaced, sample_frames
 from sora_cli.media import Frame
 from sora_cli.prompts import llm
 
-FRAMES, FPS, WITHIN = 6, 2.0, 512  # that it is shown, of how many a second, in pixels
+FRAMES, FPS, MAX_SIDE = 6, 2.0, 512  # that it is shown, of how many a second, in pixels
 MOST = 1000  # tokens of an answer; models that think aloud need many
 VIDEO = ("These are {count} frames of one video, in order. Say in one plain sentence of at most 40 words who or what "
          "is to be seen, what it does, where, and how the camera moves. Answer with the sentence alone.")  # fmt: skip
@@ -23,10 +23,10 @@ class Server:
     def __init__(self, server: llm.Server) -> None:
         self.server = server
 
-    def watch(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
-        return spread(watch(name, FPS, within=WITHIN, say=say), FRAMES)
+    def sample_frames(self, name: str, say: Callable[[str], None] | None = None) -> list[Frame]:
+        return evenly_spaced(sample_frames(name, FPS, max_side=MAX_SIDE, say=say), FRAMES)
 
-    def tell(self, frames: list[Frame]) -> Caption:
+    def caption(self, frames: list[Frame]) -> Caption:
         asked = PICTURE if len(frames) == 1 else VIDEO.format(count=len(frames))
         content = [*({"type": "image_url", "image_url": {"url": picture(frame)}} for frame in frames),
                    {"type": "text", "text": asked}]  # fmt: skip

@@ -25,7 +25,7 @@ BESIDE = ".txt"
 
 
 @dataclass(frozen=True)
-class Asked:
+class CaptionConfig:
     """The captioner to use, and the share of human captions to keep."""
 
     model: Annotated[
@@ -66,28 +66,28 @@ def caption(
     quiet: QuietOption = False,
     debug: DebugOption = False,
     *,
-    asked: Asked,
+    config: CaptionConfig,
 ) -> None:
     """Describe videos and images: one line per file, with its name, a tab and the caption.
 
     pocket knows only its rendered world. For real footage, use --model coca or a vision model behind an
     OpenAI-compatible server (for example Ollama: --model http://localhost:11434)."""
-    check(output, sidecars, asked)
-    keep_human = asked.keep_human
-    table = Table(output, asked.identity, force) if output else None
+    check(output, sidecars, config)
+    keep_human = config.keep_human
+    table = Table(output, config.identity, force) if output else None
     if table:
         table.check()
-    files, remarks = files_of(paths)
-    check_model(asked.model)
+    files, warnings = files_of(paths)
+    check_model(config.model)
     if sidecars:
         check_sidecars(files)
     beside_them, wrong = captions_beside(files) if sidecars or keep_human is not None else ({}, {})
     if wrong and keep_human is not None:
         raise SoraError(next(iter(wrong.values())))
     human = {} if keep_human is None else beside_them
-    kept = {name for name in human if is_human(name, keep_human or 0.0, asked.seed)}
+    kept = {name for name in human if is_human(name, keep_human or 0.0, config.seed)}
     with Screen(quiet) as screen, table or nullcontext():
-        for line in [*remarks, *wrong.values()]:
+        for line in [*warnings, *wrong.values()]:
             screen.note(line)
         there = table.rows if table else beside_them | wrong if sidecars and not force else {}
         todo = [name for name in files if name not in there]
@@ -95,7 +95,7 @@ def caption(
             done = len(files) - len(todo)
             screen.note(f"{among(done, len(files), 'file')} already {have(done)} captions; --force writes new ones")
         left = dict.fromkeys(todo)
-        for name, text in tell(todo, {name: human[name] for name in kept}, asked, screen):
+        for name, text in caption_files(todo, {name: human[name] for name in kept}, config, screen):
             del left[name]
             row = {"file": name, "caption": text} | ({"human": name in kept} if human else {})
             if sidecars:
@@ -114,14 +114,15 @@ def caption(
         raise Failed(f"{among(len(left), len(todo), 'file')} could not be captioned: {listed([*left])}{again}")
 
 
-def check(output: Path | None, sidecars: bool, asked: Asked) -> None:
+def check(output: Path | None, sidecars: bool, config: CaptionConfig) -> None:
     """Refuse options that contradict each other."""
     if output and sidecars:
         raise SoraError("-o writes one file, --sidecars one beside each input; use only one of them")
-    if asked.keep_human is not None and sidecars:
+    if config.keep_human is not None and sidecars:
         raise SoraError("--sidecars keeps every existing caption; leave it out to use --keep-human")
-    if asked.served and not is_server(asked.model):
-        raise SoraError(f"--served names a server's model, and {asked.model} is not a server; give --model http://SERVER")
+    if config.served and not is_server(config.model):
+        raise SoraError(f"--served names a server's model, and {config.model} is not a server; "
+                        "give --model http://SERVER")  # fmt: skip
     if output:
         check_output(output, (".jsonl",), force=True)  # the table itself knows what may be written over
 
@@ -175,22 +176,24 @@ def captions_beside(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str
     return texts, wrong
 
 
-def tell(files: Sequence[str], existing: dict[str, str], asked: Asked, screen: Screen) -> Iterator[tuple[str, str]]:
+def caption_files(
+    files: Sequence[str], existing: dict[str, str], config: CaptionConfig, screen: Screen
+) -> Iterator[tuple[str, str]]:
     """Files with their captions, `existing` ones or the model's; a file that fails is noted and left out unless it is
     the only one."""
-    by = (asked.model, asked.device, asked.served, asked.timeout)
+    by = (config.model, config.device, config.served, config.timeout)
     captioner = open_captioner(*by) if set(files) - set(existing) else None
     for name in screen.track(files, "caption", len(files)):
         if captioner is None or name in existing:
             yield name, existing[name]
             continue
         try:
-            answer = captioner.tell(captioner.watch(name, screen.note))
+            answer = captioner.caption(captioner.sample_frames(name, screen.note))
         except SoraError as error:
             if len(files) == 1:
                 raise
             screen.note(f"{name} is left out: {error}")
             continue
-        if answer.doubt:
-            screen.note(f"{name}: {answer.doubt}")
+        if answer.warning:
+            screen.note(f"{name}: {answer.warning}")
         yield name, answer.text

@@ -17,7 +17,7 @@ from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
 if TYPE_CHECKING:
-    from sora_cli.dataset.build import Asked
+    from sora_cli.dataset.build import BuildConfig
 
 data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.", no_args_is_help=True)
 
@@ -58,34 +58,34 @@ def build(
     if not folder.is_dir():
         raise SoraError(f"there is no folder {folder}")
 
-    from sora_cli.dataset.build import Asked
+    from sora_cli.dataset.build import BuildConfig
 
-    asked = Asked(folder, output, tokens, fps, max_seconds, workers, captions, vae, text, prune)
-    asked.check()
-    with Screen(quiet) as screen, asked.own:
-        make(asked, device, dtype, screen)
+    config = BuildConfig(folder, output, tokens, fps, max_seconds, workers, captions, vae, text, prune)
+    config.check()
+    with Screen(quiet) as screen, config.own:
+        make(config, device, dtype, screen)
     typer.echo(str(output))
 
 
-def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
+def make(config: "BuildConfig", device: str, dtype: str, screen: Screen) -> None:
     """Scan, plan, encode and finish, with progress bars and notes."""
     from sora_cli.dataset import build as building
     from sora_cli.dataset.captions import Captions
     from sora_cli.dataset.kept import sound
-    from sora_cli.dataset.remarks import remarks, some
     from sora_cli.dataset.scan import files_of, outside
+    from sora_cli.dataset.warnings import caption_warnings, some
 
-    files = files_of(asked.source, asked.out)
-    asked.check_sources(set(files))
-    captions = Captions(asked.source, [file for file, reason in files.items() if not reason], asked.captions)
-    records = list(screen.track(building.look(asked, files), "scan", len(files)))
+    files = files_of(config.source, config.out)
+    config.check_sources(set(files))
+    captions = Captions(config.source, [file for file, reason in files.items() if not reason], config.captions)
+    records = list(screen.track(building.scan_files(config, files), "scan", len(files)))
     used = [record for record in records if not record.reason]
-    unseen = [record.file for record in used if outside(asked.source, record.file).unseen]
-    asked.check_sources({record.file for record in used} - set(unseen), "not usable now (options? a broken disk?);")
+    unseen = [record.file for record in used if outside(config.source, record.file).unseen]
+    config.check_sources({record.file for record in used} - set(unseen), "not usable now (options? a broken disk?);")
     if unseen:
         screen.note(f"{some(unseen)} cannot be read now; its samples are kept")
     of_use = f"{among(len(used), len(records), 'file')} {be(len(used))} usable"
-    screen.note(f"{of_use}; {asked.out / MANIFEST} says what happened to each")
+    screen.note(f"{of_use}; {config.out / MANIFEST} says what happened to each")
     for line in left_out(filter(None, files.values())):
         screen.note(line)
     if framed := [record.file for record in used if any(record.bars)]:
@@ -93,26 +93,27 @@ def make(asked: "Asked", device: str, dtype: str, screen: Screen) -> None:
         screen.note(f"{counted(count, 'video')} {have(count)} black bars, which are cut off: {some(framed)}")
     for note in dict.fromkeys(note for record in used for note in record.notes):
         screen.note(f"{some([record.file for record in used if note in record.notes])}: {note}")
-    there, bad = sound(asked.out)
+    there, bad = sound(config.out)
     if bad:
         screen.note(f"{counted(len(bad), 'shard')} {be(len(bad))} made again: {some(bad)}")
-    networks = building.Networks.load(asked.vae, asked.text, device, dtype)
+    networks = building.Networks.load(config.vae, config.text, device, dtype)
     texts = {record.file: captions.of(record.file).text for record in used}
-    for line in remarks(asked, texts, captions, networks):
+    for line in caption_warnings(config, texts, captions, networks):
         screen.note(line)
-    samples = [sample for record in used for sample in building.samples_of(record, texts[record.file], asked)]
+    samples = [sample for record in used for sample in building.samples_of(record, texts[record.file], config)]
     plan = building.plan(samples, networks)
-    building.check_room(asked, plan)
-    missing = sum(len(shard.samples) for shard in building.missing_in(asked.out, plan))
-    for _ in screen.track(building.encode(asked, plan, networks), "encode", missing):
+    building.check_room(config, plan)
+    missing = sum(len(shard.samples) for shard in building.missing_in(config.out, plan))
+    for _ in screen.track(building.encode(config, plan, networks), "encode", missing):
         pass
-    new = building.finish(asked, records, captions, plan, networks, there) or bool(bad)
+    new = building.finish(config, records, captions, plan, networks, there) or bool(bad)
     if not samples:
-        raise SoraError(f"nothing in {asked.source} is usable; {asked.out / MANIFEST} says why")
+        raise SoraError(f"nothing in {config.source} is usable; {config.out / MANIFEST} says why")
     made = [sample for shard in plan for _, sample in shard.samples]
     count, of = len(made), counted(len({sample.record.file for sample in made}), "file")
     line, were = f"{counted(count, 'sample')} of {of}", "was" if count == 1 else "were"
-    screen.note(f"{line} {be(count)} in {asked.out}" if new else f"nothing to do: {line} {were} in {asked.out} already")
+    screen.note(f"{line} {be(count)} in {config.out}" if new else
+                f"nothing to do: {line} {were} in {config.out} already")  # fmt: skip
 
 
 @data.command()

@@ -10,7 +10,7 @@ from sora_cli.cli.screen import Screen
 from sora_cli.errors import Failed, SoraError
 from sora_cli.prompts.grammar import caption_of
 from sora_cli.prompts.llm import Server
-from sora_cli.prompts.rewriting import rewritten
+from sora_cli.prompts.rewriting import rewrite_prompts
 from sora_cli.registry import Entry
 from sora_cli.shot import Anchor, Shot
 
@@ -21,7 +21,7 @@ OFF, GRAMMAR = "off", "grammar"
 class Expansion:
     """How prompts become the captions that a model reads."""
 
-    how: str | Server  # off, grammar, or who writes
+    mode: str | Server  # off, grammar, or who writes
     trained: bool  # whether the model was trained on the captions of the grammar
 
     @classmethod
@@ -45,7 +45,7 @@ class Expansion:
         return cls(GRAMMAR if expand == GRAMMAR or (expand == "auto" and trained) else OFF, trained)
 
     def __str__(self) -> str:
-        return self.how if isinstance(self.how, str) else f"{self.how}#{self.how.model}"
+        return self.mode if isinstance(self.mode, str) else f"{self.mode}#{self.mode.model}"
 
     def captioned(self, shots: Sequence[Shot], screen: Screen, given: Sequence[str] = ()) -> list[Shot]:
         """Shots that differ in their seeds, each with captions of its own, unless they have some from a video that is
@@ -54,8 +54,8 @@ class Expansion:
         first = shots[0]
         if first.captions:
             return list(shots)
-        lines = first.prompts if isinstance(self.how, str) else self.written(first, self.how, screen, given)
-        if self.trained and self.how != OFF:
+        lines = first.prompts if isinstance(self.mode, str) else self.written(first, self.mode, screen, given)
+        if self.trained and self.mode != OFF:
             return [replace(shot, captions=tuple(caption_of(line, shot.seed) for line in lines)) for shot in shots]
         captions = lines if self.trained or lines != first.prompts else ()  # others read prompts as they are
         return [replace(shot, captions=captions) for shot in shots]
@@ -65,7 +65,7 @@ class Expansion:
         try:
             with screen.doing(f"asking {writer.model} what to show"):
                 around = [*given, *(described(anchor, shot) for anchor in shot.anchors)]
-                return rewritten(shot, writer, around, self.trained)
+                return rewrite_prompts(shot, writer, around, self.trained)
         except Failed as error:
             instead = "the grammar expands the prompt" if self.trained else "the prompt is read as it is"
             screen.warn(f"{error}; {instead}")

@@ -195,7 +195,7 @@ def show_plan(order: Order, jobs: Sequence[Job], compute: Compute, keeping: Keep
         one.check(replace(one.target, force=True))  # nothing is written
         assert one.needs  # or a line says what there is not
     with Screen(showing.quiet) as screen:
-        plain = isinstance(order.expansion.how, str)
+        plain = isinstance(order.expansion.mode, str)
         shots = order.expansion.captioned(order.shots, screen) if plain else order.shots
         take = replace(order.first, shot=shots[0])
         for note in (*order.notes(), *take.plan.notes(prompt_notes.notes(take.entry, take.shot))):

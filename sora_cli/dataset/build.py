@@ -25,7 +25,7 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.dataset import footage, kept, scan, shards
 from sora_cli.dataset.captions import Captions
-from sora_cli.dataset.scan import Record
+from sora_cli.dataset.scan import FileRecord
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
 from sora_cli.errors import Failed, SoraError, be, counted
 from sora_cli.files.owned import Owned, part_of
@@ -44,7 +44,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Asked:
+class BuildConfig:
     """What a dataset is made of, and how."""
 
     source: Path
@@ -107,8 +107,8 @@ class Asked:
 class Sample:
     """Neighbouring frames of a shot, 1 + 4n of them, or a picture."""
 
-    record: Record
-    take: int
+    record: FileRecord
+    shot: int
     first: int
     frames: int
     canvas: tuple[int, int]
@@ -131,7 +131,7 @@ class Sample:
     def read(self, source: Path) -> np.ndarray:
         """Its frames [T, h, w, 3], 1 + 4n of them."""
         path = source / self.record.file
-        found = footage.read(path, about(self), self.first, self.frames, self.canvas)
+        found = footage.read(path, sample_metadata(self), self.first, self.frames, self.canvas)
         return found[: whole(len(found))]
 
 
@@ -143,7 +143,7 @@ def whole(frames: int) -> int:
 @dataclass(frozen=True)
 class Shard:
     number: int
-    seal: str
+    content_hash: str
     samples: tuple[tuple[str, Sample], ...]  # by their names
 
     @classmethod
@@ -155,7 +155,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.number:05}-{self.seal}.tar"
+        return f"{self.number:05}-{self.content_hash}.tar"
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Networks:
         found = self.tower(self.tokenizer.encode([caption]).to(self.device))[0][0].half().cpu()
         return found if caption else torch.zeros_like(found)
 
-    def strange(self, captions: Iterable[str]) -> float:
+    def oov_rate(self, captions: Iterable[str]) -> float:
         """The share of the words of captions that the text tower never learned."""
         said = [word for caption in captions for word in texts.words(caption)]
         return sum(word not in self.tokenizer.ids for word in said) / max(1, len(said))
@@ -222,25 +222,25 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
 # ---- scanning ---------------------------------------------------------------------------------------------
 
 
-def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
+def scan_files(config: BuildConfig, files: Mapping[str, str]) -> Iterator[FileRecord]:
     """Every file, known from an earlier run or examined now and recorded at once; broken ones are tried again. Those
     that cannot be looked at now are as they were."""
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for left in (*asked.out.glob("*.tar.*.part"), *asked.out.glob("*.jsonl.*.part")):
+    config.out.mkdir(parents=True, exist_ok=True)
+    for left in (*config.out.glob("*.tar.*.part"), *config.out.glob("*.jsonl.*.part")):
         left.unlink(missing_ok=True)  # of a process that is gone: this one has the folder
-    lines = shards.read_lines(asked.out / MANIFEST) + shards.read_lines(asked.out / SCAN)[1:]
-    examined = {line["file"]: Record.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
+    lines = shards.read_lines(config.out / MANIFEST) + shards.read_lines(config.out / SCAN)[1:]
+    examined = {line["file"]: FileRecord.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
 
-    def one(file: str) -> tuple[Record, bool]:
-        record = scan.outside(asked.source, file, files[file])
-        if file in examined and (examined[file].fits(record, asked.fps) or record.unseen):
+    def one(file: str) -> tuple[FileRecord, bool]:
+        record = scan.outside(config.source, file, files[file])
+        if file in examined and (examined[file].fits(record, config.fps) or record.unseen):
             return examined[file], False
-        return scan.examine(asked.source, record, asked.fps), True
+        return scan.examine(config.source, record, config.fps), True
 
-    header = {"format": FORMAT, "source": str(asked.source.resolve())}
-    shards.write_lines(asked.out / SCAN, [header, *map(asdict, examined.values())])
-    with (asked.out / SCAN).open("a", encoding="utf-8") as notes:
-        for record, new in ahead(one, files, asked.workers):
+    header = {"format": FORMAT, "source": str(config.source.resolve())}
+    shards.write_lines(config.out / SCAN, [header, *map(asdict, examined.values())])
+    with (config.out / SCAN).open("a", encoding="utf-8") as notes:
+        for record, new in ahead(one, files, config.workers):
             if new:
                 notes.write(json.dumps(asdict(record)) + "\n")
                 notes.flush()
@@ -250,17 +250,17 @@ def look(asked: Asked, files: Mapping[str, str]) -> Iterator[Record]:
 # ---- planning ---------------------------------------------------------------------------------------------
 
 
-def samples_of(record: Record, caption: str, asked: Asked) -> Iterator[Sample]:
-    """The shots of a file in pieces of at most `asked.seconds`, all about as long."""
+def samples_of(record: FileRecord, caption: str, config: BuildConfig) -> Iterator[Sample]:
+    """The shots of a file in pieces of at most `config.seconds`, all about as long."""
     if record.reason:
         return
-    canvas = footage.canvas_of(*record.inner, asked.tokens)
-    most = whole(max(scan.FEWEST, round(asked.seconds * record.fps)))
-    for number, take in enumerate(record.takes):
-        if take.reason:
+    canvas = footage.canvas_of(*record.inner, config.tokens)
+    most = whole(max(scan.FEWEST, round(config.seconds * record.fps)))
+    for number, shot in enumerate(record.takes):
+        if shot.reason:
             continue
-        count = -(-take.frames // most)
-        bounds = [take.first + take.frames * i // count for i in range(count + 1)]
+        count = -(-shot.frames // most)
+        bounds = [shot.first + shot.frames * i // count for i in range(count + 1)]
         for begin, end in zip(bounds, bounds[1:], strict=False):
             yield Sample(record, number, begin, whole(end - begin), canvas, caption)
 
@@ -284,15 +284,15 @@ def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
 # ---- encoding ---------------------------------------------------------------------------------------------
 
 
-def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None]:
+def encode(config: BuildConfig, plan: list[Shard], networks: Networks) -> Iterator[None]:
     """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
     read leave `plan`, so that their shard has another name and they are tried again next time."""
-    out, old = asked.out, {row["key"]: row for row in kept.rows(asked.out)}
-    missing = missing_in(asked.out, plan)
+    out, old = config.out, {row["key"]: row for row in kept.rows(config.out)}
+    missing = missing_in(config.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
     largest = max((3 * sample.frames * math.prod(sample.canvas) for sample in new), default=1)
-    workers = max(1, min(asked.workers, AHEAD // largest))
-    with closing(ahead(partial(attempt, source=asked.source), new, workers)) as decoded:
+    workers = max(1, min(config.workers, AHEAD // largest))
+    with closing(ahead(partial(attempt, source=config.source), new, workers)) as decoded:
         for shard in missing:
             part, made = part_of(out / shard.name), []
             with shards.writing(part) as put:
@@ -302,7 +302,8 @@ def encode(asked: Asked, plan: list[Shard], networks: Networks) -> Iterator[None
                     frames = next(decoded) if found is None else None
                     latents = networks.encode(frames) if frames is not None else found
                     if latents is not None:
-                        row = {"key": key, **about(sample), "shape": list(latents.shape), "vae": networks.vae_id}
+                        row = {"key": key, **sample_metadata(sample), "shape": list(latents.shape),
+                               "vae": networks.vae_id}  # fmt: skip
                         put(name, {"latents": latents, "features": networks.features(sample.caption)}, row)
                         made.append((name, sample))
                     yield
@@ -321,7 +322,7 @@ def attempt(sample: Sample, source: Path) -> np.ndarray | None:
     return None
 
 
-def about(sample: Sample) -> Row:
+def sample_metadata(sample: Sample) -> Row:
     """What is said of a sample beside its numbers. Times are seconds of the source."""
     step = geometry.TIME_STRIDE / sample.fps if sample.frames > 1 else 0.0
     begin = sample.first / sample.fps if sample.record.kind == "video" else 0.0
@@ -336,53 +337,54 @@ def about(sample: Sample) -> Row:
 # ---- finishing --------------------------------------------------------------------------------------------
 
 
-def finish(asked: Asked, records: list[Record], captions: Captions, plan: list[Shard], networks: Networks,
+def finish(config: BuildConfig, records: list[FileRecord], captions: Captions, plan: list[Shard], networks: Networks,
            there: Mapping[str, Row]) -> bool:  # fmt: skip
     """Write the manifest and the index, and remove what is not part of the dataset; returns whether anything is new.
     `there` are the checksums of the shards that were there."""
     names = {shard.name for shard in plan}
-    rows = sorted((row for row in kept.rows(asked.out) if row["shard"] in names), key=lambda row: str(row["name"]))
-    header = {"format": FORMAT, "source": str(asked.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
-              "text": networks.text_id, "channels": networks.vae.channels, "tokens": asked.tokens, "fps": asked.fps,
-              "max_seconds": asked.seconds,
-              "shards": {name: there.get(name) or shards.checksum(asked.out / name) for name in sorted(names)
-                         if (asked.out / name).exists()}}  # fmt: skip
+    rows = sorted((row for row in kept.rows(config.out) if row["shard"] in names), key=lambda row: str(row["name"]))
+    header = {"format": FORMAT, "source": str(config.source.resolve()), "samples": len(rows), "vae": networks.vae_id,
+              "text": networks.text_id, "channels": networks.vae.channels, "tokens": config.tokens, "fps": config.fps,
+              "max_seconds": config.seconds,
+              "shards": {name: there.get(name) or shards.checksum(config.out / name) for name in sorted(names)
+                         if (config.out / name).exists()}}  # fmt: skip
     read = {row["name"] for row in rows}
     planned: dict[str, list[tuple[str, Sample]]] = {}
     for shard in plan:
         for name, sample in shard.samples:
             planned.setdefault(sample.record.file, []).append((name, sample))
     lines = [line_of(record, captions, planned.get(record.file, []), read) for record in records]
-    changed = [shards.write_lines(asked.out / MANIFEST, lines), shards.write_lines(asked.out / INDEX, [header, *rows])]
-    for path in asked.out.glob(kept.SHARDS):
+    changed = [shards.write_lines(config.out / MANIFEST, lines),
+               shards.write_lines(config.out / INDEX, [header, *rows])]  # fmt: skip
+    for path in config.out.glob(kept.SHARDS):
         if path.name not in names:
             path.unlink()
-    (asked.out / SCAN).unlink(missing_ok=True)
+    (config.out / SCAN).unlink(missing_ok=True)
     return any(changed)
 
 
-def line_of(record: Record, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
+def line_of(record: FileRecord, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **asdict(record)}
     if owner := captions.owners.get(record.file):
         wrong = captions.wrong.get(record.file)
         line["reason"] = f"not a caption of {owner}: {wrong}" if wrong else f"beside {owner}"
-    for number, take in enumerate(line["takes"]):
-        own = [name for name, sample in planned if sample.take == number]
-        take["samples"] = [name for name in own if name in read]
+    for number, shot in enumerate(line["takes"]):
+        own = [name for name, sample in planned if sample.shot == number]
+        shot["samples"] = [name for name in own if name in read]
         if record.kind == "video":
-            take |= {"begin": round(take["first"] / record.fps, 3),
-                     "end": round((take["first"] + take["frames"]) / record.fps, 3)}  # fmt: skip
+            shot |= {"begin": round(shot["first"] / record.fps, 3),
+                     "end": round((shot["first"] + shot["frames"]) / record.fps, 3)}  # fmt: skip
     if not record.reason:
         said = captions.of(record.file)
         line |= {"caption": said.text, "caption_from": said.source}
-        if not any(take["samples"] for take in line["takes"]):
+        if not any(shot["samples"] for shot in line["takes"]):
             line |= {"state": "skipped", "reason": UNREAD}
     return line
 
 
-def check_room(asked: Asked, plan: list[Shard]) -> None:
+def check_room(config: BuildConfig, plan: list[Shard]) -> None:
     """Refuse to start what the disk cannot hold."""
-    needed = SHARD_BYTES * len(missing_in(asked.out, plan))
-    if (free := machine.disk_free(asked.out)) < needed:
-        raise Failed(f"the disk of {asked.out} has {free / 1e9:.1f} GB free of about {needed / 1e9:.1f} needed")
+    needed = SHARD_BYTES * len(missing_in(config.out, plan))
+    if (free := machine.disk_free(config.out)) < needed:
+        raise Failed(f"the disk of {config.out} has {free / 1e9:.1f} GB free of about {needed / 1e9:.1f} needed")

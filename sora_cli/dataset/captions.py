@@ -33,7 +33,7 @@ class Captions:
         self.folder, self.files = folder, set(files)
         self.name = table.name if table else ""
         self.guess = ""          # the encoding of the table, where that is one
-        self.strangers: list[str] = []  # what the table names and is not there
+        self.unmatched: list[str] = []  # what the table names and is not there
         self.table = self.read(table) if table else {}
         self.pairs = beside.pairs(self.files, filter(is_footage, self.files))
         # the clips and pictures whose captions such files may be
@@ -47,11 +47,11 @@ class Captions:
         for where, name, caption in rows:
             file = asked.find(name)
             if file is None:
-                self.strangers.append(name)
+                self.unmatched.append(name)
             elif found.setdefault(file, caption) != caption:
                 raise SoraError(f"{where} of {table} gives {name} a different caption than an earlier row")
         if not found:
-            first = f"; the first file in it is {self.strangers[0]}" if self.strangers else ""
+            first = f"; the first file in it is {self.unmatched[0]}" if self.unmatched else ""
             raise SoraError(f"--captions {table} has no caption for any file of {self.folder}{first}")
         return {file: caption for file, caption in found.items() if caption}
 

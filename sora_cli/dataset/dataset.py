@@ -93,7 +93,7 @@ class Dataset:
         return torch.from_numpy(np.stack([crop for crops in found for crop in crops])).float() / 127.5 - 1
 
     def crops(self, row: Row, count: int, seed: int, frames: int, size: tuple[int, int]) -> list[np.ndarray]:
-        """So many crops [3, T, h, w] of one shot, at places and times of their own."""
+        """So many crops [3, T, h, w] of one shot, at positions and times of their own."""
         rng = random.Random(seed)
         begin = rng.randint(0, row["frames"] - frames)
         run = self.read(row, begin, min(row["frames"] - begin, frames + 4 * (count - 1)), size)

@@ -33,7 +33,7 @@ UNSEEKABLE = ("webp_anim",)      # ffmpeg reads these from the beginning alone
 SLACK = 1.01                     # 30.3 frames a second pass for 30
 
 
-def thinned(fps: float, most: float) -> float:
+def decimated_fps(fps: float, most: float) -> float:
     """Every n-th frame of a video, so that there are at most `most` a second: 60 -> 30, 50 -> 25, 12 -> 12."""
     return fps / math.ceil(fps / (most * SLACK))
 

@@ -1,6 +1,7 @@
 """Every file of a folder: what it is, its shots, or why it is of no use. No torch.
 
-A video is decoded once, small (`looks`). Videos are counted in frames at a steady rate: their own, or every n-th of it.
+A video is decoded once, small (`shot_detection`). Videos are counted in frames at a steady rate: their own, or every
+n-th of it.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sora_cli import media
-from sora_cli.dataset import footage, looks
+from sora_cli.dataset import footage, shot_detection
 from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
@@ -24,7 +25,7 @@ SMALLEST = 64                    # pixels along the shorter side
 
 
 @dataclass(frozen=True)
-class Take:
+class VideoShot:
     """Frames without a cut between them, from number `first` on; `reason` says why they are of no use."""
 
     first: int
@@ -33,7 +34,7 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Record:
+class FileRecord:
     """A file of the folder. Sizes are as it is shown: upright, in square pixels."""
 
     file: str                    # below the folder, with / between its parts
@@ -44,7 +45,7 @@ class Record:
     height: int = 0
     own_fps: float = 0
     fps: float = 0               # at which frames are counted
-    takes: tuple[Take, ...] = ()
+    takes: tuple[VideoShot, ...] = ()
     bars: Bars = footage.WHOLE    # black rows and columns around it
     reason: str = ""             # why it is of no use
     notes: tuple[str, ...] = ()  # what it has to suffer where it is read
@@ -63,18 +64,19 @@ class Record:
         """Whether a file could not even be looked at from outside."""
         return not self.modified and self.reason.startswith("broken")
 
-    def fits(self, other: "Record", most: float) -> bool:
+    def fits(self, other: "FileRecord", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
         same = (self.file, self.bytes, self.modified) == (other.file, other.bytes, other.modified)
-        return same and self.fps == (footage.thinned(self.own_fps, most) if self.own_fps else 0)
+        return same and self.fps == (footage.decimated_fps(self.own_fps, most) if self.own_fps else 0)
 
     @classmethod
-    def read(cls, line: Mapping[str, Any]) -> "Record":
+    def read(cls, line: Mapping[str, Any]) -> "FileRecord":
         """The inverse of `asdict`, of a line that may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
-        takes = tuple(Take(**{key: take[key] for key in Take.__dataclass_fields__}) for take in plain.pop("takes"))
+        fields = VideoShot.__dataclass_fields__
+        shots = tuple(VideoShot(**{key: shot[key] for key in fields}) for shot in plain.pop("takes"))
         plain |= {"bars": Bars(*plain.get("bars", ())), "notes": tuple(plain.get("notes", ()))}
-        return cls(**plain, takes=takes)
+        return cls(**plain, takes=shots)
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
@@ -82,18 +84,18 @@ def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
     return {file: reason or unread(file) for file, reason in walk(folder, leave_out)}
 
 
-def outside(folder: Path, file: str, reason: str = "") -> Record:
+def outside(folder: Path, file: str, reason: str = "") -> FileRecord:
     """What is known of a file without opening it."""
     if reason:
-        return Record(file, reason=reason)
+        return FileRecord(file, reason=reason)
     try:
         status = (folder / file).stat()
     except OSError as error:
-        return Record(file, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
-    return Record(file, status.st_size, status.st_mtime_ns)
+        return FileRecord(file, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
+    return FileRecord(file, status.st_size, status.st_mtime_ns)
 
 
-def examine(folder: Path, record: Record, most: float) -> Record:
+def examine(folder: Path, record: FileRecord, most: float) -> FileRecord:
     """A file opened and judged; nothing that is in it can stop a scan."""
     path = folder / record.file
     if record.reason:
@@ -114,21 +116,21 @@ def examine(folder: Path, record: Record, most: float) -> Record:
 def of_image(path: Path) -> dict[str, Any]:
     frame = footage.read_image(path)
     height, width = frame.shape[:2]
-    reason = wrong_size(width, height) or looks.nothing(looks.planes_of(frame))
+    reason = wrong_size(width, height) or shot_detection.nothing(shot_detection.planes_of(frame))
     found: dict[str, Any] = {"kind": "image", "width": width, "height": height}
-    return found | ({"reason": reason} if reason else {"takes": (Take(0, 1),)})
+    return found | ({"reason": reason} if reason else {"takes": (VideoShot(0, 1),)})
 
 
 def of_video(path: Path, most: float) -> dict[str, Any]:
     with media.open_source(str(path)) as source:
         format, notes, damage = source.format, tuple(source.notes), source.damage
     width, height = max(1, round(format.width * format.pixel_aspect)), format.height
-    fps = footage.thinned(format.fps, most)
+    fps = footage.decimated_fps(format.fps, most)
     found: dict[str, Any] = {"kind": "video", "width": width, "height": height, "own_fps": format.fps, "fps": fps,
                              "notes": notes}  # fmt: skip
     if reason := wrong_size(width, height):
         return found | {"reason": reason}
-    seen = looks.watch(path, fps)
+    seen = shot_detection.measure_frames(path, fps)
     if wrong := damage():
         raise Failed(f"{path} is damaged: {wrong}")
     if not seen.frames:  # at this rate; the source had at least one
@@ -136,22 +138,22 @@ def of_video(path: Path, most: float) -> dict[str, Any]:
     bars = footage.bars_of(path, seen.frames, fps, (width, height)) if seen.framed else footage.WHOLE
     if bars and not wrong_size(*bars.within((width, height))):
         found["bars"] = bars
-    takes = tuple(judged(Take(first, frames), seen, fps) for first, frames in looks.shots(seen))
-    if all(take.reason for take in takes):
-        reasons = list(dict.fromkeys(take.reason for take in takes))
-        return found | {"takes": takes, "reason": reasons[0] if len(reasons) == 1 else "no shot: " + ", ".join(reasons)}
-    return found | {"takes": takes}
+    shots = tuple(judged(VideoShot(first, frames), seen, fps) for first, frames in shot_detection.shots(seen))
+    if all(shot.reason for shot in shots):
+        reasons = list(dict.fromkeys(shot.reason for shot in shots))
+        return found | {"takes": shots, "reason": reasons[0] if len(reasons) == 1 else "no shot: " + ", ".join(reasons)}
+    return found | {"takes": shots}
 
 
-def judged(take: Take, seen: looks.Looks, fps: float) -> Take:
+def judged(shot: VideoShot, seen: shot_detection.FrameStatistics, fps: float) -> VideoShot:
     """A shot with the reason why it is of no use, if there is one."""
-    part = slice(take.first, take.first + take.frames)
+    part = slice(shot.first, shot.first + shot.frames)
     reason = seen.nothing(part)
-    if not reason and (take.frames < FEWEST or take.frames / fps < SHORTEST):
-        reason = f"too short: {take.frames / fps:.2g} s"
+    if not reason and (shot.frames < FEWEST or shot.frames / fps < SHORTEST):
+        reason = f"too short: {shot.frames / fps:.2g} s"
     elif not reason and np.mean(seen.change[part][1:]) < STILL:
         reason = "static: nothing moves"
-    return Take(take.first, take.frames, reason)
+    return VideoShot(shot.first, shot.frames, reason)
 
 
 def wrong_size(width: int, height: int) -> str:

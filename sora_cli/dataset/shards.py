@@ -146,7 +146,7 @@ def is_dataset(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
-def within(row: Row) -> bool:
+def is_contained(row: Row) -> bool:
     """Whether a sample, which may be a stranger's, lies in its dataset, and its source in the folder of the clips."""
     shard, file = row.get("shard", ""), row.get("file", "")
     if not (isinstance(shard, str) and isinstance(file, str)) or ".." in (shard, *PurePath(file).parts):
@@ -161,6 +161,6 @@ def read_index(folder: Path) -> tuple[Row, list[Row]]:
         raise SoraError(f"{folder} is not finished; `sora-cli data build` finishes it" if half else
                         f"{folder} is not a dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
-    if header.get("format") != FORMAT or len(rows) != header.get("samples") or not all(map(within, rows)):
+    if header.get("format") != FORMAT or len(rows) != header.get("samples") or not all(map(is_contained, rows)):
         raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")
     return header, rows

@@ -27,7 +27,7 @@ def summary(folder: Path) -> dict[str, Any]:
         raise Failed(f"{folder / shards.MANIFEST} is missing or damaged; {shards.AGAIN}")
     bad = shards.damage(folder, header)
     used = [line for line in files if line["state"] == "used"]
-    takes = [take for line in files for take in line["takes"]]
+    shots = [shot for line in files for shot in line["takes"]]
     words = [len(line["caption"].split()) for line in used]
     return {
         "source": header["source"],
@@ -35,7 +35,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "used": len(used),
         "videos": sum(line["kind"] == "video" for line in used),
         "images": sum(line["kind"] == "image" for line in used),
-        "shots": sum(not take["reason"] for take in takes),
+        "shots": sum(not shot["reason"] for shot in shots),
         "samples": len(rows),
         "seconds": round(sum(row["end"] - row["begin"] for row in rows), 2),
         "latents": sum(row["shape"][1] for row in rows),
@@ -47,7 +47,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "captions": {"none": words.count(0), "different": len({line["caption"] for line in used} - {""}),
                      "words": [min(words, default=0), round(float(np.mean(words or [0])), 1), max(words, default=0)]},
         "skipped": counted(kind_of(line["reason"]) for line in files if line["state"] == "skipped"),
-        "skipped_shots": counted(kind_of(take["reason"]) for take in takes if take["reason"]),
+        "skipped_shots": counted(kind_of(shot["reason"]) for shot in shots if shot["reason"]),
         "vae": header["vae"][:12],
         "text": header["text"][:12],
     }  # fmt: skip

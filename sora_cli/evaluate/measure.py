@@ -76,12 +76,12 @@ def progress() -> Progress:
 
 def gate(judge: Evaluator, scenes: Sequence[Scene], pairs: Sequence[Scene], track: Track) -> Estimates:
     """How often the judge is right on real renders; `pairs` counts those of which it names both subjects."""
-    alone = adherence([look(judge, scene) for scene in track(scenes, "judge")], scenes)
-    together = adherence([look(judge, scene) for scene in track(pairs, "judge, pairs")], pairs)
+    alone = adherence([judge_scene(judge, scene) for scene in track(scenes, "judge")], scenes)
+    together = adherence([judge_scene(judge, scene) for scene in track(pairs, "judge, pairs")], pairs)
     return {kind: alone[kind] for kind in KINDS} | {"pairs": together["subject"]}
 
 
-def look(judge: Evaluator, scene: Scene) -> Named:
+def judge_scene(judge: Evaluator, scene: Scene) -> Named:
     """What the judge makes of the first seconds of a scene as it is."""
     return classify(judge, shrink(rendered(scene, moments()))[None], len(scene.subjects))
 

@@ -31,7 +31,7 @@ def key_of(encoder: str, prompt: str, dtype: str) -> str:
     return hashlib.sha256(json.dumps([encoder, prompt, dtype]).encode()).hexdigest()
 
 
-def seal(key: str, features: "Tensor") -> dict[str, str]:
+def entry_metadata(key: str, features: "Tensor") -> dict[str, str]:
     """A hash over an entry's key, shape, type and numbers, which detects damage."""
     import torch
 
@@ -59,7 +59,7 @@ class Embeddings:
             tensors, tags = weights.load(path)
         except SoraError:
             return None
-        if set(tensors) != {TENSOR} or tags != seal(key, tensors[TENSOR]):
+        if set(tensors) != {TENSOR} or tags != entry_metadata(key, tensors[TENSOR]):
             return None
         with suppress(OSError):
             os.utime(path)  # just used
@@ -69,7 +69,7 @@ class Embeddings:
         """Save features atomically; several processes may do so at the same time."""
         with suppress(OSError, SoraError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            weights.save(self.path(key), {TENSOR: features}, seal(key, features))
+            weights.save(self.path(key), {TENSOR: features}, entry_metadata(key, features))
             self.prune()
 
     def prune(self) -> None:

@@ -12,7 +12,7 @@ from sora_cli.world.scene import Scene
 from sora_cli.world.vocabulary import BEAT_OF, BEATS, SIDES, SUBJECTS
 
 SAID = ("subjects", "action", "place", "size", "speed", "camera")
-ANYBODY = "cat"      # when neither subject nor place is said
+DEFAULT_SUBJECT = "cat"      # when neither subject nor place is said
 MOST = 20            # words in a note
 FACING = {-1: "moving left", 0: "bouncing", 1: "moving right"}     # what a subject does by default
 
@@ -105,7 +105,7 @@ def rechosen(prompt: str, caption: str, old: int, new: int) -> str:
 def complete(said: Parsed, seed: int = 0) -> Expansion:
     subject = said.subjects[0] if said.subjects else inhabitant(said.place)
     place = said.place or ("ocean" if said.action == "surfing" else SUBJECTS[subject].home)
-    action = said.action or habit(subject, place)
+    action = said.action or default_action(subject, place)
     free = chosen(seed)
     scene = Scene(
         subject, action, place,
@@ -126,10 +126,10 @@ def begins(caption: str) -> float:
 
 def inhabitant(place: str | None) -> str:
     """A subject that lives in this place."""
-    return next((name for name, subject in SUBJECTS.items() if subject.home == place), ANYBODY)
+    return next((name for name, subject in SUBJECTS.items() if subject.home == place), DEFAULT_SUBJECT)
 
 
-def habit(subject: str, place: str) -> str:
+def default_action(subject: str, place: str) -> str:
     """What a subject does by default: guests of the ocean surf, frontal fliers rise, others go where they look."""
     who = SUBJECTS[subject]
     if place == "ocean" and who.home != "ocean" and not who.flies:

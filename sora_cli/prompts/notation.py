@@ -22,11 +22,11 @@ def foreign(text: str) -> list[str]:
     return [one for one in found if not (one.isalpha() and text.isupper())]  # in which AND is a word
 
 
-def unheard(shot: Shot, usual: str) -> Iterator[str]:
-    """Notes on parts of a shot's prompts without effect; `usual` is the model's default negative prompt."""
+def unheard(shot: Shot, default_negative: str) -> Iterator[str]:
+    """Notes on parts of a shot's prompts without effect; `default_negative` is the model's negative prompt."""
     if set(shot.guidances) == {0}:
         yield "the prompt does nothing at --guidance 0; 1 follows it as it is, and more follows it closer"
-    if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != usual:
+    if shot.negative.strip() and set(shot.guidances) == {1} and shot.negative != default_negative:
         yield "--negative does nothing at --guidance 1; it needs a higher guidance"
     if found := dict.fromkeys(one for text in (*shot.prompts, shot.negative) for one in foreign(text)):
         pieces = ", ".join(one[:40] for one in list(found)[:8])

@@ -43,7 +43,7 @@ and how it moves, the surroundings, the light, the camera and the style. Keep th
 out or contradict nothing; names, numbers and quoted words stay. Answer with that paragraph alone."""
 
 
-def rewritten(shot: Shot, writer: Server, given: Sequence[str], world: bool) -> tuple[str, ...]:
+def rewrite_prompts(shot: Shot, writer: Server, given: Sequence[str], world: bool) -> tuple[str, ...]:
     """The captions of a shot, for a model that was trained on the world (where they leave open what a seed chooses) or
     for one of real footage; an empty prompt stays empty. Failed, saying who does not do what."""
     captions: list[str] = []

@@ -24,7 +24,7 @@ _GOES = (r"(?:moves?|moving|push(?:es|ing)?|doll(?:y|ies|ying)|glides?|gliding|g
          r"pull(?:s|ing)?)")  # fmt: skip
 _SHOWS = r"(?:camera|shot|zoom(?:s|ing)? (?:in|out)|pan(?:s|ning)? (?:left|right)|close up)"
 # Ways to say the same, and how the vocabulary has them.
-SAME = tuple((re.compile(rf"\b{said}\b"), meant) for said, meant in (
+SAME = tuple((re.compile(rf"\b{said}\b"), standard) for said, standard in (
     (r"(?:at|to|towards?|into|past|front of|facing|behind|beside|holding|carrying) (?:the|an?|its|his|her) "
      r"(?:camera|lens)\b(?! \w+ing)|with (?:a|its|his|her) camera(?! \w+ing)", LOOKED_AT),
     (r"((?:orbit|circl|rotat|spinn|ris|descend|fall|spirall?)ing) (?:shot|view)", r"camera \1,"),

@@ -11,7 +11,7 @@ from itertools import chain, product
 from sora_cli.world import camera
 from sora_cli.world.camera import Match
 from sora_cli.world.scene import Scene
-from sora_cli.world.spelling import meant
+from sora_cli.world.spelling import correct_spelling
 from sora_cli.world.synonyms import ALSO, OTHERS
 from sora_cli.world.vocabulary import ACTIONS, BEATS, CAMERAS, FIELDS, HEIGHTS, PLACES, SIDES, SIZES, SPEEDS, SUBJECTS
 
@@ -142,7 +142,7 @@ def parse(prompt: str) -> Parsed:
 def _meant(word: str) -> str | None:
     """The known word that one is without its accents, or a misspelling of."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", word) if not unicodedata.combining(letter))
-    return plain if plain in _KNOWN else meant(plain, _MEANING)
+    return plain if plain in _KNOWN else correct_spelling(plain, _MEANING)
 
 
 def _is_more(match: Match, said: Parsed) -> bool:

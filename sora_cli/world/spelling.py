@@ -51,7 +51,7 @@ WORDS = frozenset("""
 """.split())
 
 
-def meant(word: str, meanings: Mapping[str, object]) -> str | None:
+def correct_spelling(word: str, meanings: Mapping[str, object]) -> str | None:
     """The word among `meanings` that `word` is a misspelling of; None where there is none, or where words of
     different meanings are as near.
 

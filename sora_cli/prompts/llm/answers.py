@@ -75,7 +75,7 @@ def aloud(answer: str) -> str:
     answer = wording.OPEN.split(answer)[0] if not wording.OPEN.match(answer.strip()) else ""
     answer = next((piece for piece in wording.ENDS.split(answer) if piece.strip()), "")
     answer = wording.SPEAKER.sub("", answer)
-    answer = wording.SOLUTION.sub("", within(answer))
+    answer = wording.SOLUTION.sub("", inside_tags(answer))
     return titled(boxed[-1] if (boxed := wording.BOXED.findall(answer)) else answer)
 
 
@@ -97,7 +97,7 @@ def thoughtless(answer: str) -> str:
     return "".join([*kept, answer[at:]])
 
 
-def within(answer: str) -> str:
+def inside_tags(answer: str) -> str:
     """What is in the first pair of tags around an answer; all of it where there are none."""
     unclosed = set()
     for begin in wording.WRAPPING.finditer(answer):

@@ -54,7 +54,7 @@ class Server:
         if not any(step[:1] == "v" and step[1:2].isdigit() for step in path.split("/")):
             path += "/v1"
         url = parts._replace(path=path, fragment="").geturl()
-        return cls(url, model or unquote(parts.fragment), usual_patience() if patience is None else patience)
+        return cls(url, model or unquote(parts.fragment), default_patience() if patience is None else patience)
 
     def __str__(self) -> str:
         return urlsplit(self.url).netloc + urlsplit(self.url).path
@@ -111,7 +111,7 @@ class Server:
         left = max(0.01, end - monotonic())
         failures: Any = HfHubHTTPError.__mro__[1]  # of the library that the client speaks HTTP with, whichever that is
         try:
-            return within(left, lambda: fetched(method, url, body, left))
+            return with_deadline(left, lambda: fetched(method, url, body, left))
         except OfflineModeIsEnabled as error:
             raise Failed(f"HF_HUB_OFFLINE is set, so {self} is not used; unset it") from error
         except (failures, OSError) as error:
@@ -154,7 +154,7 @@ def parse(address: str) -> SplitResult:
     return parts
 
 
-def usual_patience() -> float:
+def default_patience() -> float:
     """The timeout in SORA_LLM_TIMEOUT, in seconds; SoraError if it is not a number."""
     text = os.environ.get(TIMEOUT) or str(PATIENCE)
     with suppress(ValueError):
@@ -182,8 +182,8 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
     from huggingface_hub.utils import get_session
 
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
-    how: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
-    with get_session().stream(method, url, **how) as response:
+    options: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
+    with get_session().stream(method, url, **options) as response:
         found = bytearray()
         for piece in response.iter_bytes():
             found += piece
@@ -193,7 +193,7 @@ def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) 
         return Reply(response.status_code, bytes(found), get("retry-after", ""), get("location", ""))
 
 
-def within(seconds: float, work: Callable[[], Item]) -> Item:
+def with_deadline(seconds: float, work: Callable[[], Item]) -> Item:
     """The result of some work within so many seconds; TimeoutError otherwise, and the work runs on unattended."""
     done: Future[Item] = Future()
 

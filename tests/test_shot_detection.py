@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from test_data import H264, make
 
-from sora_cli.dataset import looks, scan
+from sora_cli.dataset import scan, shot_detection
 
 PLAIN = "color={colour}:s=320x192:r=24:d=1"
 CARD = "testsrc2=s=70x70:r=24:d=1"
@@ -82,8 +82,8 @@ SHOTS = {
 def test_shots_begin_where_they_should(tmp_path: Path, what: str) -> None:
     source, due = SHOTS[what]
     make(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuv420p", source=source)
-    seen = looks.watch(tmp_path / "a.mp4", 24)
-    found = looks.shots(seen)
+    seen = shot_detection.measure_frames(tmp_path / "a.mp4", 24)
+    found = shot_detection.shots(seen)
     assert sum(frames for _, frames in found) == seen.frames and found[0][0] == 0
     if due:
         assert found == due
@@ -98,12 +98,12 @@ def test_a_dissolve_belongs_to_no_shot(tmp_path: Path, length: int) -> None:
     source = ("testsrc2=s=320x192:r=24:d=3[a];mandelbrot=s=320x192:r=24,trim=duration=3,format=yuv420p[b];"
               f"[a][b]xfade=transition=fade:duration={length / 24}:offset=1.25")  # fmt: skip
     make(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuv420p", source=source)
-    seen = looks.watch(tmp_path / "a.mp4", 24)
-    found = looks.shots(seen)
+    seen = shot_detection.measure_frames(tmp_path / "a.mp4", 24)
+    found = shot_detection.shots(seen)
     bare = [(first, first + count) for first, count in found if seen.nothing(slice(first, first + count))]
     assert len(bare) == 1 and abs(bare[0][0] - 30) <= 3 and abs(bare[0][1] - 30 - length) <= 3
     record = scan.examine(tmp_path, scan.outside(tmp_path, "a.mp4"), 30)
-    assert [take.reason for take in record.takes] == ["", "a dissolve", ""]
+    assert [shot.reason for shot in record.takes] == ["", "a dissolve", ""]
 
 
 @pytest.mark.parametrize("what", ["scroll=h=0.05", "zoompan=z='1+on/90':d=1:s=320x192:fps=24",
@@ -111,4 +111,4 @@ def test_a_dissolve_belongs_to_no_shot(tmp_path: Path, length: int) -> None:
 def test_what_moves_or_is_lit_otherwise_is_no_dissolve(tmp_path: Path, what: str) -> None:
     source = f"testsrc2=s=320x192:r=24:d=2,{what}"
     make(tmp_path / "a.mp4", *H264, "-pix_fmt", "yuv420p", source=source)
-    assert looks.watch(tmp_path / "a.mp4", 24).dissolves == []
+    assert shot_detection.measure_frames(tmp_path / "a.mp4", 24).dissolves == []

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 
-from sora_cli.dataset.build import Asked, Networks
+from sora_cli.dataset.build import BuildConfig, Networks
 from sora_cli.dataset.captions import Captions
 from sora_cli.errors import among, be, counted, have
 
-STRANGE = 0.05  # of the words of captions: what is worth a note
+OOV_THRESHOLD = 0.05  # of the words of captions: what is worth a note
 
 
-def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: Networks) -> Iterator[str]:
+def caption_warnings(
+    config: BuildConfig, texts: dict[str, str], captions: Captions, networks: Networks
+) -> Iterator[str]:
     """What somebody should know of the captions, by the files that are used."""
-    if strangers := captions.strangers:
-        count = len(strangers)
-        yield f"{captions.name} names {counted(count, 'file')} that {be(count)} not there: {some(strangers)}"
+    if unmatched := captions.unmatched:
+        count = len(unmatched)
+        yield f"{captions.name} names {counted(count, 'file')} that {be(count)} not there: {some(unmatched)}"
     if wrong := [f"{file} ({reason})" for file, reason in captions.wrong.items()]:
         yield f"{counted(len(wrong), 'file')} beside clips {be(len(wrong))} not read as captions: {some(wrong)}"
     if guesses := [f"{file} ({coding})" for file, coding in captions.guesses.items()]:
@@ -30,9 +32,9 @@ def remarks(asked: Asked, texts: dict[str, str], captions: Captions, networks: N
         count, most = len(long), networks.tokenizer.most
         yield (f"{among(count, len(texts), 'caption')} {be(count)} longer than the {most} words that are read: "
                f"{some(long)}")  # fmt: skip
-    if (share := networks.strange(texts.values())) > STRANGE:
+    if (share := networks.oov_rate(texts.values())) > OOV_THRESHOLD:
         yield (f"the text tower does not know {share:.0%} of the captions' words, and reads them all as the same; "
-               f"`sora-cli train clip --data {asked.out}` makes one that knows them")  # fmt: skip
+               f"`sora-cli train clip --data {config.out}` makes one that knows them")  # fmt: skip
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -40,7 +40,7 @@ Planes = list[np.ndarray]        # luma, and two of chroma, [h, w] of 8 bits in 
 
 
 @dataclass
-class Looks:
+class FrameStatistics:
     """Of every frame: whether a subject stands out, its change in %, and its means in blocks [3, h, w]."""
 
     subject: list[bool] = field(default_factory=list)
@@ -88,8 +88,8 @@ class Looks:
         return plain(blocks.mean(0))
 
 
-def watch(path: Path, fps: float) -> Looks:
-    seen, before = Looks(), None
+def measure_frames(path: Path, fps: float) -> FrameStatistics:
+    seen, before = FrameStatistics(), None
     for planes in frames_of(path, fps):
         luma = planes[0].astype(np.int16)
         seen.subject.append(any(map(has_subject, planes)))
@@ -173,7 +173,7 @@ def mixed(blocks: np.ndarray, half: int) -> np.ndarray:
 # ---- shots ------------------------------------------------------------------------------------------------
 
 
-def shots(seen: Looks) -> list[tuple[int, int]]:
+def shots(seen: FrameStatistics) -> list[tuple[int, int]]:
     """The first frame and the length of every shot; what shows nothing, as a fade does, is a shot by itself."""
     begins = [0, *cuts(seen)]
     found = []
@@ -183,7 +183,7 @@ def shots(seen: Looks) -> list[tuple[int, int]]:
     return found
 
 
-def cuts(seen: Looks) -> list[int]:
+def cuts(seen: FrameStatistics) -> list[int]:
     """The frames that begin another shot; those of a flash, after which all is as before, do not."""
     change = np.array(seen.change)
     score = np.minimum(change, np.abs(np.diff(change, prepend=0.0)))
@@ -204,17 +204,17 @@ def around(change: np.ndarray) -> np.ndarray:
     return np.convolve(np.pad(change, NEAR, mode="edge"), weights / weights.sum(), mode="valid")
 
 
-def alike(seen: Looks, *places: int) -> bool:
+def alike(seen: FrameStatistics, *indices: int) -> bool:
     """Whether the first and the last of three frames are like one another, beside the one between them."""
-    before, there, again = (seen.blocks[i][0].astype(np.int16) for i in places)
+    before, there, again = (seen.blocks[i][0].astype(np.int16) for i in indices)
     return bool(np.abs(again - before).mean() < AGAIN * np.abs(there - before).mean())
 
 
-def edges(seen: Looks, first: int, last: int) -> list[int]:
+def edges(seen: FrameStatistics, first: int, last: int) -> list[int]:
     """Where runs of frames without a picture begin and end between two cuts, but for flashes."""
     bare = np.array([bool(seen.nothing(slice(i, i + 1))) for i in range(first, last)])
     turns = [first, *(first + 1 + np.flatnonzero(np.diff(bare))).tolist(), last]
     runs = [(begin, end) for begin, end in zip(turns, turns[1:], strict=False) if bare[begin - first]]
     flashes = [(begin, end) for begin, end in runs if first < begin and end < last and end - begin <= FLASH
                and alike(seen, max(first, begin - FADE), begin, min(last - 1, end + FADE))]  # fmt: skip
-    return [place for run in runs if run not in flashes for place in run if first < place < last]
+    return [index for run in runs if run not in flashes for index in run if first < index < last]
