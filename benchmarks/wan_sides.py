@@ -247,10 +247,11 @@ class Theirs(Side):
 
 
 def reference(name: str) -> Any:
-    """A class of diffusers, imported as if there were no torchvision: it is not needed, and one built for another
-    torch breaks the import."""
+    """A class of diffusers, imported as if there were no torchvision, unless that is imported already: it is not
+    needed, and one built for another torch breaks the import."""
+    absent: dict[str, Any] = {} if "torchvision" in sys.modules else {"torchvision": None}
     try:
-        with mock.patch.dict(sys.modules, {"torchvision": None}):  # type: ignore[dict-item]
+        with mock.patch.dict(sys.modules, absent):
             found = getattr(importlib.import_module("diffusers"), name)
             loaded = {key: module for key, module in sys.modules.items() if module is not None}
     except ModuleNotFoundError as error:
