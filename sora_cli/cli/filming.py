@@ -118,10 +118,9 @@ class Order:
         """The first of them, without its captions. Its anchors, whose files are opened here, are those of all. Where
         frames are made at another rate, pictures, and clips that are no slower, come out as they are; slower clips are
         interpolated with what is made."""
-        shot = self.shots[0]
-        same = made(shot, self.entry).fps == shot.fps
-        shown = [] if same else [one for one in anchors.place(shot) if one.whole]
-        return Take(shot, self.entry, anchors.place(made(shot, self.entry)), shown, self.times)
+        shot, as_made = self.shots[0], made(self.shots[0], self.entry)
+        shown = [one for one in anchors.place(shot) if one.whole] if as_made.fps != shot.fps else []
+        return Take(shot, self.entry, anchors.place(as_made), shown, self.times)
 
     def captioned(self, screen: Screen) -> list[Shot]:
         """The shots with their captions, for which an LLM is asked once."""

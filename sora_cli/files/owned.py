@@ -113,9 +113,9 @@ class Owned:
     def remove(self, *patterns: str) -> None:
         """Remove files of such names, then folders of such names that hold nothing else, and nothing that links lead
         to."""
-        mine, home = (*patterns, IDENTITY, f"{IDENTITY}.*.part"), self.folder.resolve()
+        mine = (*patterns, IDENTITY, f"{IDENTITY}.*.part")
         for path in (path for pattern in mine for path in self.folder.glob(pattern)):
-            if not path.parent.resolve().is_relative_to(home):
+            if not lies_in(self.folder, path):
                 continue
             if path.is_dir() and not path.is_symlink():
                 with suppress(OSError):
@@ -131,6 +131,11 @@ class Owned:
         if not self.folder.exists():  # of a long list, most: a walk takes longer
             return True
         return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
+
+
+def lies_in(folder: Path, path: Path) -> bool:
+    """Whether a file or a link itself lies below a folder, wherever links in its path lead: it may be deleted there."""
+    return path.parent.resolve().is_relative_to(folder.resolve())
 
 
 def taken(path: Path) -> "BaseFileLock":

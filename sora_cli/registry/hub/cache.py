@@ -11,6 +11,7 @@ from pathlib import Path
 from sora_cli import registry
 from sora_cli.errors import Failed, SoraError, counted, no_op
 from sora_cli.files import published, weights
+from sora_cli.files.owned import lies_in
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.pins import FileRecord, Lock
@@ -204,21 +205,16 @@ def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too or it lies outside of the cache:
     the bytes freed. Failed if the file itself lies outside, in a folder that is a link."""
     home, freed, content = hub_client.cache_of(repo), published.bytes_of(path), content_of(path)
-    if not inside(path, home):
+    if not lies_in(home, path):
         raise Failed(f"{path.parent} is a link out of the cache; remove it yourself")
     path.unlink(missing_ok=True)
     shared = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    if shared or content.is_symlink() or not inside(content, home):
-        freed = 0
-    if not shared and inside(content, home):
+    goes = not shared and lies_in(home, content)
+    if goes:
+        freed = 0 if content.is_symlink() else freed
         content.unlink(missing_ok=True)
     prune(path.parent, home)
-    return freed
-
-
-def inside(path: Path, home: Path) -> bool:
-    """Whether a name is of a folder below another one, wherever links lead."""
-    return path.parent.resolve().is_relative_to(home.resolve())
+    return freed if goes else 0
 
 
 def content_of(path: Path) -> Path:
