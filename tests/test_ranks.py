@@ -36,15 +36,12 @@ def end(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / "end.pt")
 
 
-def assert_same(a: Path, b: Path, most: float = 2e-3) -> None:
-    """Up to the order of sums, which Muon's products in bfloat16 make visible."""
+def assert_same(a: Path, b: Path) -> None:
+    """Up to the order of sums, which Muon's products in bfloat16 make visible: weights move by some 0.1 in all."""
     one, other = end(a), end(b)
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(value, other[name], rtol=0, atol=most, msg=lambda text, n=name: f"{n}: {text}")
-
-
-SHARDED = 5e-3  # products of shards are sums of more parts; weights move by some 0.1 in all
+        torch.testing.assert_close(value, other[name], rtol=0, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +92,7 @@ def test_torchrun_starts_a_killed_run_again(alone: Path, tmp_path: Path) -> None
 
 def test_shards_learn_what_one_process_does(alone_with_four: Path, tmp_path: Path) -> None:
     assert run(2, tmp_path, 20, 4, None, True) == [0, 0]
-    assert_same(alone_with_four, tmp_path, SHARDED)
+    assert_same(alone_with_four, tmp_path)
 
 
 @pytest.mark.parametrize("processes", [1, 4])
@@ -106,7 +103,7 @@ def test_checkpoints_do_not_know_of_shards(alone_with_four: Path, tmp_path: Path
     sizes = [path.stat().st_size for path in shards]  # what a process holds is all that it writes
     assert about.name == "run.json" and len(shards) == 2 and max(sizes) < 0.6 * sum(sizes)
     assert run(processes, tmp_path, 20, None, None, True) == [0] * processes
-    assert_same(alone_with_four, tmp_path, SHARDED)
+    assert_same(alone_with_four, tmp_path)
 
 
 def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

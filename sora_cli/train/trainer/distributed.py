@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.placement.device import pick_device, pick_dtype
@@ -199,6 +199,37 @@ class FsdpModel:
         for p, there in zip(weights, reached.tolist(), strict=True):
             if not there:
                 p.grad = None
+
+
+class ShardedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` on shards, with Nesterov's momentum and `match_rms_adamw`: a matrix is gathered once a step and
+    made orthogonal as a whole. torch's own asks the other processes for every product of the iteration."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p.grad)
+                update = p.grad.lerp(state["momentum_buffer"].lerp_(p.grad, 1 - momentum), momentum)
+                whole = orthogonal(update.bfloat16().full_tensor(), group)
+                whole = DTensor.from_local(whole, p.device_mesh, [Replicate()], run_check=False)
+                p.mul_(1 - rate * group["weight_decay"])
+                p.add_(whole.redistribute(placements=p.placements), alpha=-rate * 0.2 * max(p.shape) ** 0.5)
+
+
+def orthogonal(x: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """Newton-Schulz iterations toward the nearest matrix with singular values of 1 (Jordan et al. 2024)."""
+    a, b, c = group["ns_coefficients"]
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def local(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sora_cli.train.trainer import checkpoint, distributed, run_folder
 from sora_cli.train.trainer.checkpoint import Ema, Progress, checkpoints
@@ -32,8 +33,8 @@ def optimizers(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Opti
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     found: list[torch.optim.Optimizer] = []
     if hidden:
-        found.append(torch.optim.Muon(hidden, lr=config.rate, weight_decay=config.weight_decay,
-                                      adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+        muon = distributed.ShardedMuon if isinstance(hidden[0], DTensor) else torch.optim.Muon
+        found.append(muon(hidden, lr=config.rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
     found.append(torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0))
     return found
 
