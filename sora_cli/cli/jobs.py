@@ -170,7 +170,7 @@ def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed]
 def measured(entry: Entry, shot: Shot, given: tuple[Given, ...], where: tuple[str, str, str],
              pictures: Pictures) -> Estimate:  # fmt: skip
     """The cost of a shot around what is given; cached, since many jobs have the same."""
-    return dry_run(entry, shot, plan(shot, entry, given).windows, *where, pictures)
+    return dry_run(plan(shot, entry, given), *where, pictures)
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:
