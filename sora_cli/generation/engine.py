@@ -23,13 +23,13 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
-from sora_cli.errors import Failed, SoraError, no_op
+from sora_cli.errors import SoraError, no_op
 from sora_cli.generation.given import GivenClip, runs, seen, used
 from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import OnProgress, Velocity, WindowInputs
-from sora_cli.pipelines.codec import pictures_of
+from sora_cli.pipelines.codec import check_finite, pictures_of
 from sora_cli.pipelines.stages import Notify
 from sora_cli.placement import estimate
 from sora_cli.registry import Entry, lora
@@ -196,8 +196,7 @@ class Generation:
             if step < steps:
                 yield Progress("denoise", number * steps + step, total)
         made = made.float().cpu()
-        if not made.isfinite().all():
-            raise Failed("the latents are not finite; try --dtype float32, or verify the weights")
+        check_finite("latents", made)
         return made
 
     def read(self) -> Tensor:
@@ -209,7 +208,7 @@ class Generation:
     def inputs(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> WindowInputs:
         total, device = x.shape[1], self.pipeline.device
         index = [frame % total for frame in window.frames]
-        slots = self.plan.slots(window.frames, cond_mask.all(0).nonzero().flatten().tolist())
+        slots = self.plan.slots(window.frames, set(cond_mask.all(0).nonzero().flatten().tolist()))
         return WindowInputs(
             self.shot, window.frames, x[:, index].to(device), cond_mask[:, index].to(device),
             torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device),
@@ -232,7 +231,7 @@ class Generation:
             if piece.images is not None:
                 yield TIME_STRIDE * placed.first, used(piece, placed)
 
-    @property
+    @cached_property
     def pictured(self) -> set[int]:
         """The indices of latents that are given as pictures."""
         every = zip(self.given, self.plan.placed, strict=True)

@@ -27,6 +27,6 @@ def dry_run(plan: Plan, device: str = "auto", dtype: str = "auto", memory: str =
         rates, free, half = throughput.rates(where, numbers), Free.on(where), half_of(numbers)
         return wan.estimate(plan, rates, free, numbers.itemsize, memory, half, pictures)
     model = Model.of(plan.entry)
-    rows = min(sora.largest(model, plan.shot, plan.windows), throughput.MOST_ROWS)
+    rows = min(sora.largest(model, plan), throughput.MOST_ROWS)
     rate = product_rate(max(rows, 1), model.config.width, where, numbers)
     return sora.estimate(plan, model, rate, numbers.itemsize, where.type, pictures)
