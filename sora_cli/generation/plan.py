@@ -7,6 +7,7 @@ from bisect import bisect
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
@@ -89,14 +90,14 @@ class Plan:
         """The most latent frames that the model sees at once: those of a window, and the end pictures in it."""
         done, most = set(self.context), 1
         for window in self.windows:
-            most = max(most, len(window) + len(self.slots(window.frames, done)) if self.end_frames else len(window))
+            most = max(most, len(window) + len(self.slots(chain(window.observed, window.latent), done)))
             done.update(window.latent)
         return most
 
     def slots(self, frames: Iterable[int], done: Container[int]) -> list[int]:
         """The latent frames among those of a window whose end pictures the model sees as slots of their own: not where
         it sees them in channels, or where the next latent shows them, because it is done."""
-        if self.usage.conditioned:
+        if self.usage.conditioned or not self.end_frames:
             return []
         return [frame for frame in frames if frame in self.end_frames and frame + 1 not in done]
 
