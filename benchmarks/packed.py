@@ -34,7 +34,7 @@ from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import presets
 from sora_cli.pipelines.loading import in_float
 from sora_cli.placement.device import free_at_once
-from sora_cli.placement.held import counted
+from sora_cli.placement.held import of_tensors
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Placement, Transformer, peaks
 from sora_cli.placement.offload import keep_on_host, leave_on_disk
@@ -94,7 +94,7 @@ class Case:
 
 def needs_of(case: Case, path: Path) -> Needs:
     role = "text" if case.network in TEXTS else "dit"
-    found = None if case.unpacked else counted(weights_in([path]))
+    found = None if case.unpacked else of_tensors(weights_in([path]))
     return Needs(case.network, case.sizes(), case.width, case.height, case.latents, case.latents, BFLOAT16,
                  held={role: found} if found else {})  # fmt: skip
 

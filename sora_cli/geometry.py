@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, product
+from itertools import product
 
 from sora_cli.errors import SoraError
 
@@ -108,10 +109,15 @@ def key_frames(start: int, frames: int) -> tuple[int, int]:
     return first, max(0, (start + frames - 1) // TIME_STRIDE - first + 1)
 
 
-def runs(numbers: Iterable[int]) -> list[list[int]]:
-    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]."""
-    apart = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
-    return [[number for _, number in run] for _, run in apart]
+def runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]. A long run takes no longer."""
+    found, start = list[list[int]](), 0
+    while start < len(numbers):
+        rest = range(start, len(numbers))
+        stop = start + bisect(rest, numbers[start] - start, key=lambda index: numbers[index] - index)
+        found.append(list(numbers[start:stop]))
+        start = stop
+    return found
 
 
 @dataclass(frozen=True)

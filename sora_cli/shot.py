@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -212,8 +213,9 @@ def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
 def check_moments(what: str, addresses: Sequence[str], shot: Shot) -> None:
     """Refuse addresses outside the video, and two at the same frame."""
     frames = [geometry.parse_address(at, shot.fps, shot.frames) for at in addresses]
+    counts = Counter(frames)
     for at, frame in zip(addresses, frames, strict=True):
-        if frames.count(frame) > 1:
+        if counts[frame] > 1:
             raise SoraError(f"two {what}s are given for {at} (frame {frame}); keep one of them")
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from sora_cli import geometry, registry
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.generation import engine as engines
+from sora_cli.generation.plan import Plan, plan
 from sora_cli.models.sora import patches
 from sora_cli.models.sora.dit import Conditions, Dit, DitConfig
 from sora_cli.models.sora.patches import Grid
@@ -39,6 +40,11 @@ VAE = VaeConfig(4, 0, 2, 16, 8, 8, 8, 1, 2, 1)
 
 def windows_of(shot: Shot) -> list[Window]:
     return planner.plan(geometry.latents_for(shot.frames), shot.plan, size=4, step=2)
+
+
+def planned(shot: Shot, windows: Sequence[Window]) -> Plan:
+    """The plan of a shot, but in these windows."""
+    return replace(plan(shot, registry.entry(shot.model)), windows=tuple(windows))
 
 
 @pytest.fixture
@@ -90,7 +96,7 @@ def test_the_work_is_what_the_engine_counts(tiny: Path, monkeypatch: pytest.Monk
     shot = replace(SHOT, **change)
     run = engines.Engine(registry.entry("tiny"), "cpu", "float32").start(shot)
     list(run.denoise())
-    told = dry_run(registry.entry("tiny"), shot, run.plan.windows, "cpu", "float32")
+    told = dry_run(run.plan, "cpu", "float32")
     assert told.products == pytest.approx(run.flops, rel=0.15)
     assert told.windows == len(run.plan.windows) and run.latents is not None
     assert told.latents == run.latents.shape[1]
@@ -132,7 +138,7 @@ def test_the_decoder_costs_what_torch_counts() -> None:
 
 def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
     def cost(shot: Shot) -> Estimate:
-        return estimate(shot, windows_of(SHOT), Model.of(registry.entry("tiny")), 1e9, 4)
+        return estimate(planned(shot, windows_of(SHOT)), Model.of(registry.entry("tiny")), 1e9, 4)
 
     base = cost(SHOT)
     assert cost(replace(SHOT, guidance=1)).products * 2 == base.products
@@ -143,23 +149,24 @@ def test_guidance_steps_and_length_cost_what_they_multiply(tiny: Path) -> None:
 
 
 def test_a_faster_machine_takes_less_time_and_nothing_else(tiny: Path) -> None:
-    slow, fast = (estimate(SHOT, windows_of(SHOT), Model.of(registry.entry("tiny")), rate, 4) for rate in (1e9, 2e9))
+    made, model = planned(SHOT, windows_of(SHOT)), Model.of(registry.entry("tiny"))
+    slow, fast = (estimate(made, model, rate, 4) for rate in (1e9, 2e9))
     assert fast.seconds["denoising"] == slow.seconds["denoising"] / 2
     assert replace(fast, seconds=slow.seconds) == slow
 
 
 def test_long_windows_cost_memory(tiny: Path) -> None:
     """The plan `full` sees everything at once: its scores grow with the square of the video's length."""
-    shot = replace(SHOT, frames=4001)
+    shot, model = replace(SHOT, frames=4001), Model.of(registry.entry("tiny"))
     few, full = (
-        estimate(shot, [Window(tuple(range(n)), (n,))], Model.of(registry.entry("tiny")), 1e9, 4).memory["denoising"]
+        estimate(planned(shot, [Window(tuple(range(n)), (n,))]), model, 1e9, 4).memory["denoising"]
         for n in (100, 1000)
     )
     assert full > 20 * few
 
 
 def test_nothing_to_make_costs_no_denoising(tiny: Path) -> None:
-    told = dry_run(registry.entry("tiny"), SHOT, [], "cpu", "float32")
+    told = dry_run(planned(SHOT, []), "cpu", "float32")
     assert told.products == told.attention == told.tokens == told.memory["denoising"] == 0 < told.decoding
 
 
@@ -172,13 +179,13 @@ def test_pocket_as_measured() -> None:
     measured, and of the memory with ffmpeg's, less the 356 MB that torch for CUDA takes more than `PROGRAM`."""
     shot = Shot("a cat surfing", frames=480, steps=5, guidance=1.0)
     windows = planner.plan(121, shot.plan, size=8, step=6)
-    told = estimate(shot, windows, Model.of(registry.entry("pocket")), 1748e9, 2)
+    told = estimate(planned(shot, windows), Model.of(registry.entry("pocket")), 1748e9, 2)
     assert sum(told.seconds.values()) == pytest.approx(18.0, rel=0.33)
     assert told.peak == pytest.approx(900e6 - 356e6, rel=0.2)
 
 
 def test_the_table_and_json(tiny: Path) -> None:
-    told = dry_run(registry.entry("tiny"), SHOT, windows_of(SHOT), "cpu", "float32")
+    told = dry_run(planned(SHOT, windows_of(SHOT)), "cpu", "float32")
     console = Console(file=io.StringIO(), width=120)
     console.print(told.table())
     assert isinstance(console.file, io.StringIO)
@@ -191,7 +198,7 @@ def test_refusals(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(registry.entry("tiny"), kind="other")
     monkeypatch.setattr(registry, "registry", lambda: {"tiny": other})
     with pytest.raises(SoraError, match="of kind other"):
-        dry_run(other, SHOT, windows_of(SHOT))
+        dry_run(planned(SHOT, windows_of(SHOT)))
 
 
 # ---- Hub models -------------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hub_cost(shot: Shot = HUB, windows: list[Window] = WHOLE, free: Free = CPU, rates: Rates = RATES) -> Estimate:
-    return wan.estimate(shot, windows, registry.entry(shot.model), rates, free, 2)
+    return wan.estimate(planned(shot, windows), rates, free, 2)
 
 
 def test_a_hub_model_is_counted_in_tokens_and_passes(no_cache: Path) -> None:
@@ -254,7 +261,7 @@ def test_a_draft_saves_what_its_decoder_does(no_cache: Path, model: str) -> None
     windows, small = [Window((), tuple(range(usage.window)))], Free("cuda", 80e9, 64e9)
 
     def cost(draft: bool, given: bool = False) -> Estimate:
-        return wan.estimate(shot, windows, entry, RATES, small, 2, pictures=Pictures(given, draft))
+        return wan.estimate(planned(shot, windows), RATES, small, 2, pictures=Pictures(given, draft))
 
     whole, draft, both = cost(draft=False), cost(draft=True), cost(draft=True, given=True)
     ratio = 25 if entry.cell == 8 else 200
@@ -292,7 +299,7 @@ def test_what_is_downloaded_already_is_not_told_again(no_cache: Path, monkeypatc
 def test_hub_models_go_through_the_same_door(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "MEASURED", 0.01)
     monkeypatch.setattr("sora_cli.placement.machine.host_free", lambda: 64e9)
-    told = dry_run(registry.entry(HUB.model), HUB, WHOLE, "cpu", "float32")
+    told = dry_run(planned(HUB, WHOLE), "cpu", "float32")
     console = Console(file=io.StringIO(), width=150)
     console.print(told.table())
     assert isinstance(console.file, io.StringIO)

@@ -22,7 +22,7 @@ from sora_cli.models.wan.dit import WanDit
 from sora_cli.models.wan.text import Umt5
 from sora_cli.pipelines import loading, presets
 from sora_cli.placement import memory, packed
-from sora_cli.placement.held import counted, held
+from sora_cli.placement.held import held, of_tensors
 from sora_cli.placement.memory import needs_of
 from sora_cli.placement.offload import Streamed, keep_on_host, leave_on_disk
 from sora_cli.placement.packed import Packed, PackedEmbedding, PackedLinear, pack
@@ -126,7 +126,7 @@ def test_packed_weights_take_what_the_file_does(tmp_path: Path) -> None:
     parts = [value.nbytes for name, value in network.named_parameters() if name.endswith(".numbers")]
     numbers = sum(value.numel() for value in bare().parameters() if value.dim() == 2)
     assert sum(parts) < 0.6 * numbers
-    told = counted(weights_in([path]))
+    told = of_tensors(weights_in([path]))
     assert told and told.whole.at(2) == pytest.approx(sum(value.nbytes for value in network.parameters()), rel=0.01)
     block = sum(value.nbytes for value in network.get_submodule("blocks.0").parameters())
     assert told.block.at(2) == pytest.approx(block, rel=0.02)
@@ -296,7 +296,7 @@ def test_predictions_count_what_stays_packed(tmp_path: Path) -> None:
         network = Case("a14b", "Q4_0").build()
     tensors = of_network(network, {name: name for name, _ in network.named_parameters()}, "Q4_0")
     listed = [headers.Stored(tmp_path, one.name, one.kind, one.shape, 0) for one in tensors]
-    told = counted(listed)
+    told = of_tensors(listed)
     assert told and told.whole.at(2) == pytest.approx(14.29e9 * 4.5 / 8, rel=0.02)
     path = file_of(tmp_path, Case("tiny", "Q4_0").build(), "Q4_0")
     case = Case("tiny", "Q4_0")

@@ -168,6 +168,27 @@ def test_frames_of_a_circle_are_made_between_their_neighbours(total: int, size: 
         exists |= {frame % total for frame in window.latent}
 
 
+@settings(deadline=None)
+@given(st.integers(1, 150), st.integers(2, 24), st.data())
+def test_a_window_of_a_circle_sees_what_a_look_at_every_frame_finds(total: int, size: int, data: st.DataObject) -> None:
+    first, *rest = circle(total, size, data.draw(st.integers(1, size - 1)))
+    done = set(first.latent)
+    for window in rest:
+        middle = (window.latent[0] + window.latent[-1]) / 2
+        nearest = (frame + total * round((middle - frame) / total) for frame in done)
+        ranked = sorted(nearest, key=lambda frame: (abs(frame - middle), frame))
+        assert window.observed == tuple(sorted(ranked[: size - len(window.latent)]))
+        done |= set(window.latent)
+
+
+def test_a_loop_of_an_hour_is_planned_like_one_of_a_minute() -> None:
+    """The levels are the same, so that the last windows of both lie in gaps of as many frames; ranking all that is
+    finished for each of the windows would take a minute."""
+    windows = circle(21_600, 16, 14)
+    assert sorted(frame for window in windows for frame in window.latent) == list(range(21_600))
+    assert all(len(window) <= 16 for window in windows)
+
+
 @given(done=st.sets(st.integers(0, 60), min_size=1), budget=st.integers(1, 9), data=st.data())
 def test_a_window_sees_what_a_look_at_every_frame_finds(done: set[int], budget: int, data: st.DataObject) -> None:
     """The planner looks at a few frames around the new ones; here every frame is ranked."""

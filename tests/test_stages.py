@@ -19,6 +19,7 @@ from sora_cli.cli import models
 from sora_cli.generation.engine import Engine, Generation, GivenClip
 from sora_cli.pipelines.stages import Stage, Stages
 from sora_cli.placement import memory
+from sora_cli.placement.estimate import dry_run, throughput
 from sora_cli.placement.machine import GPU, MAIN, Free, short_of
 from sora_cli.placement.memory import Placement, needs_of
 from sora_cli.placement.sizes import Needs
@@ -210,6 +211,19 @@ def test_a_batch_goes_on_with_what_was_found(engine: Engine, monkeypatch: pytest
     low = engine.pipeline.placement
     made(engine.start(replace(SHOT, seed=4)))
     assert engine.pipeline.placement == low != seen[0]
+
+
+@pytest.mark.parametrize("change", [{}, {"frames": 41}, {"plan": "full", "frames": 81}, {"loop": True, "frames": 32}])
+@pytest.mark.parametrize("free", [100 * GB, 30 * GB])
+def test_a_dry_run_places_networks_where_the_engine_does(engine: Engine, monkeypatch: pytest.MonkeyPatch, change: dict,
+                                                         free: float) -> None:  # fmt: skip
+    monkeypatch.setattr(throughput, "rates", lambda *_: throughput.Rates(1e12, 1e12, 1e12))
+    monkeypatch.setattr(memory.Free, "on", lambda device: Free("cpu", free, free))
+    shot, picture = replace(SHOT, **change), np.zeros((1, 64, 96, 3), np.uint8)
+    for at in [()] if shot.loop else [(), tuple(range(4, shot.frames, 4))]:
+        engine.pipeline.needs = None
+        run = engine.start(shot, [GivenClip(one, picture) for one in at])
+        assert dry_run(run.plan, "cpu", "float32").placement == engine.pipeline.placement
 
 
 # ---- going on ---------------------------------------------------------------------------------------------

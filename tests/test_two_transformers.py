@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hub_server import Hub
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
+from sora_cli.generation.plan import plan
 from sora_cli.models.wan import names
 from sora_cli.placement.estimate import wan as estimates
 from sora_cli.placement.estimate.throughput import Rates
@@ -156,8 +158,9 @@ def cost(name: str, shot: dict[str, Any], windows: int = 1) -> Any:
     usage = registry.entry(name).usage
     asked = {"steps": usage.steps, "guidance": usage.guidance, "guidance_low": usage.guidance_low} | shot
     whole = Shot("a cat", width=832, height=480, frames=81, fps=16.0, model=name, plan="sliding", **asked)
+    planned = replace(plan(whole, registry.entry(name)), windows=tuple(frames))
     free = Free("cuda", 40e9, 60e9)
-    return estimates.estimate(whole, frames, registry.entry(name), Rates(1e14, 1e14, 1e13), free, 2)
+    return estimates.estimate(planned, Rates(1e14, 1e14, 1e13), free, 2)
 
 
 def test_one_transformer_counts_at_a_time_and_every_switch_reads_one() -> None:

@@ -230,6 +230,19 @@ def test_windows_go_on_from_the_last_latents(tiny: Tiny, monkeypatch: pytest.Mon
     assert len(list(run.frames())) == 41
 
 
+@pytest.mark.parametrize("plan", ["sliding", "hierarchy", "full"])
+@pytest.mark.parametrize("at", [(), (0, 16), (40,), (8, 16, 24, 32), tuple(range(0, 41, 4))])
+def test_a_plan_tells_how_much_the_model_sees_at_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, plan: str,
+                                                      at: tuple[int, ...]) -> None:  # fmt: skip
+    """Memory is planned for that: of many end pictures, only those of one window count."""
+    engine, shot = tiny(), replace(SHOT, frames=41, steps=1, guidance=1.0, plan=plan)
+    given = [GivenClip(one, pictures(1, engine.start(SHOT))) for one in at]
+    engine.start(shot, given)  # for longer windows all networks are placed anew
+    asked = spied(engine, monkeypatch)
+    run = finished(engine, shot, *given)
+    assert max(len(call["places"]) for call in asked) == run.plan.longest
+
+
 def test_from_a_picture_the_way_is_backwards(tiny: Tiny) -> None:
     engine = tiny()
     run = finished(engine, replace(SHOT, frames=29), GivenClip(28, pictures(1, engine.start(SHOT))))

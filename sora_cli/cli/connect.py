@@ -24,6 +24,7 @@ from sora_cli.cli.output_job import OutputJob
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
+from sora_cli.generation.plan import plan
 from sora_cli.media.bars import Bars
 from sora_cli.media.blend import Difference, fill
 from sora_cli.media.seams import AROUND, Changes
@@ -92,7 +93,7 @@ class Request:
             new, given = replace(shot, frames=length(shot)), source.frames or 0
             around = times * given + (times - 1) * new.frames
             rates = self.video.faster(source)
-            return cost_of(new, self.entry, self.options.compute, given=True, retiming=rates, around=around)
+            return cost_of(plan(new, self.entry), self.options.compute, given=True, retiming=rates, around=around)
 
     # -- while it is made ---------------------------------------------------------------------------------------
 

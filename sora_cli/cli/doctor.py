@@ -203,7 +203,7 @@ def choice(model: Entry) -> Choice:
     shot = models.default_shot(model, "a cat surfing")
     size = f"{shot.seconds:.0f} s at {shot.width}x{shot.height}"
     try:
-        cost = dry_run(model, shot, plan(shot, model).windows)
+        cost = dry_run(plan(shot, model))
     except SoraError as error:
         return Choice(model.name, size, 0, problem=str(error))
     download = sum(cost.download.values())

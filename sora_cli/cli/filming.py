@@ -64,7 +64,7 @@ class Take:
         return self.made.frames if self.shot.loop else 0
 
     def cost(self, compute: Compute) -> Estimate:
-        return cost_of(self.made, self.entry, compute, self.placed, retiming=self.retiming)
+        return cost_of(self.plan, compute, retiming=self.retiming)
 
     # -- while it is made ---------------------------------------------------------------------------------------
 

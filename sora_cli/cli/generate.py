@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,7 +207,7 @@ def show_cost(cost: Estimate, windows: Sequence[Window], rates: media.Retiming |
     """Print the windows of a shot and what they cost on this machine."""
     if as_json:
         more = {"rate": rates.record()} if rates else {}
-        typer.echo(json.dumps(cost.to_dict() | {"plan": [asdict(window) for window in windows]} | more))
+        typer.echo(json.dumps(cost.to_dict() | {"plan": [vars(window) for window in windows]} | more))
         return
     if rates:
         typer.echo(rates.note())

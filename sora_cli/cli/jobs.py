@@ -15,12 +15,11 @@ from sora_cli.cli.outputs import check_room
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
-from sora_cli.generation.anchors import Placed
-from sora_cli.generation.plan import Given, plan
+from sora_cli.generation.plan import Plan
 from sora_cli.media import Retiming
 from sora_cli.placement.estimate import Estimate, Pictures, dry_run
 from sora_cli.registry import Entry
-from sora_cli.shot import Lora, Shot
+from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
     from sora_cli.generation.engine import Engine
@@ -157,20 +156,16 @@ def check_rooms(jobs: Sequence[Job]) -> None:
         check_room(folder, needed)
 
 
-def cost_of(shot: Shot, entry: Entry, compute: Compute, placed: Sequence[Placed] = (), given: bool = False,
-            retiming: Retiming | None = None, around: int = 0) -> Estimate:  # fmt: skip
-    """A shot's cost here, whatever its prompt; a `retiming` also converts the `around` given frames."""
-    same = replace(shot, prompt="as long as it is", seed=0, captions=(), cues=())
+def cost_of(plan: Plan, compute: Compute, given: bool = False, retiming: Retiming | None = None,
+            around: int = 0) -> Estimate:  # fmt: skip
+    """A plan's cost here, whatever its prompt; a `retiming` also converts the `around` given frames."""
+    shot = replace(plan.shot, prompt="as long as it is", seed=0, captions=(), cues=())
     shown = retiming.count(shot.frames + around) if retiming else 0
-    pictures = Pictures(given or bool(placed), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
-    return measured(entry, same, tuple(Given(one.start, one.count) for one in placed), compute.words, pictures)
+    pictures = Pictures(given or bool(plan.given), compute.decoder != FULL, shown, bool(retiming and retiming.raises))
+    return measured(replace(plan, shot=shot, captions=()), *compute.words, pictures)
 
 
-@cache
-def measured(entry: Entry, shot: Shot, given: tuple[Given, ...], where: tuple[str, str, str],
-             pictures: Pictures) -> Estimate:  # fmt: skip
-    """The cost of a shot around what is given; cached, since many jobs have the same."""
-    return dry_run(entry, shot, plan(shot, entry, given).windows, *where, pictures)
+measured = cache(dry_run)  # many jobs cost the same
 
 
 def carry_out(jobs: Sequence[Job] | None, **_: object) -> None:

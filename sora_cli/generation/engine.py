@@ -23,13 +23,13 @@ from einops import rearrange
 from torch import Tensor
 
 from sora_cli import __version__, geometry, pipelines
-from sora_cli.errors import Failed, SoraError, no_op
+from sora_cli.errors import SoraError, no_op
 from sora_cli.generation.given import GivenClip, runs, seen, used
 from sora_cli.generation.plan import Placed, Plan, check_given, plan
 from sora_cli.generation.preview import Guess, Preview
 from sora_cli.geometry import TIME_STRIDE
 from sora_cli.pipelines import OnProgress, Velocity, WindowInputs
-from sora_cli.pipelines.codec import pictures_of
+from sora_cli.pipelines.codec import check_finite, pictures_of
 from sora_cli.pipelines.stages import Notify
 from sora_cli.placement import estimate
 from sora_cli.registry import Entry, lora
@@ -101,7 +101,6 @@ class Generation:
         sizes = self.plan.canvas, self.plan.longest, self.plan.latents
         self.stages = self.pipeline.on_device(*sizes, self.add_note, encodes=bool(self.given))
         self.notes += filter(None, [self.stages.note])
-        self.notes += self.plan.moves()
         self.warnings = list(self.slowness())
 
     def add_note(self, line: str) -> None:
@@ -142,7 +141,7 @@ class Generation:
             with suppress(SoraError):  # of a batch, all but the first find the memory taken
                 where = "cpu", str(pipeline.dtype).removeprefix("torch."), pipeline.memory
                 pictures = estimate.Pictures(bool(self.given), self.engine.draft)
-                cost = estimate.dry_run(entry, self.shot, self.plan.windows, *where, pictures)
+                cost = estimate.dry_run(self.plan, *where, pictures)
                 yield from filter(None, [estimate.slowness(cost)])
 
     def encode(self, images: Iterable[np.ndarray]) -> Tensor:
@@ -197,8 +196,7 @@ class Generation:
             if step < steps:
                 yield Progress("denoise", number * steps + step, total)
         made = made.float().cpu()
-        if not made.isfinite().all():
-            raise Failed("the latents are not finite; try --dtype float32, or verify the weights")
+        check_finite("latents", made)
         return made
 
     def read(self) -> Tensor:
@@ -210,11 +208,11 @@ class Generation:
     def inputs(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> WindowInputs:
         total, device = x.shape[1], self.pipeline.device
         index = [frame % total for frame in window.frames]
-        end_frames = {frame: self.timeline.end_frames[frame] for frame in window.frames if self.ends(frame, cond_mask)}
+        slots = self.plan.slots(window.frames, set(cond_mask.all(0).nonzero().flatten().tolist()))
         return WindowInputs(
             self.shot, window.frames, x[:, index].to(device), cond_mask[:, index].to(device),
             torch.tensor(self.plan.prompt_index(index)).to(device), self.seconds(window).to(device),
-            {} if self.pipeline.conditioned else end_frames, self.noise[:, index].to(device),
+            {frame: self.timeline.end_frames[frame] for frame in slots}, self.noise[:, index].to(device),
             redone=self.redone(window),
         )  # fmt: skip
 
@@ -233,7 +231,7 @@ class Generation:
             if piece.images is not None:
                 yield TIME_STRIDE * placed.first, used(piece, placed)
 
-    @property
+    @cached_property
     def pictured(self) -> set[int]:
         """The indices of latents that are given as pictures."""
         every = zip(self.given, self.plan.placed, strict=True)
@@ -252,10 +250,6 @@ class Generation:
         if not self.pipeline.conditioned or window.frames[0]:
             return None
         return torch.tensor([frame in self.pictured for frame in window.frames])
-
-    def ends(self, frame: int, cond_mask: Tensor) -> bool:
-        """Whether a latent needs its end picture: not if the given next latent shows it."""
-        return frame in self.timeline.end_frames and not cond_mask[:, frame + 1 : frame + 2].all(0).any()
 
     def solve(self, inputs: WindowInputs, window: planner.Window, text: Tensor) -> Iterator[Tensor]:
         """Sample one window from noise to latents [C, t, h, w]; given latents do not change."""

@@ -4,8 +4,10 @@ The engine follows a plan, `--dry-run` shows one, and `doctor` takes the time of
 """
 
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 
 from sora_cli import geometry
 from sora_cli.errors import SoraError
@@ -83,11 +85,21 @@ class Plan:
     def usage(self) -> SamplingDefaults:
         return self.entry.usage
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        """The number of latent frames in the longest window, including slots for end pictures."""
-        slots = 0 if has_motion(self.entry) or self.usage.conditioned else sum(piece.at > 0 for piece in self.given)
-        return slots + (self.latents if self.shot.plan == "full" else min(self.latents, self.usage.window))
+        """The most latent frames that the model sees at once: those of a window, and the end pictures in it."""
+        done, most = set(self.context), 1
+        for window in self.windows:
+            most = max(most, len(window) + len(self.slots(chain(window.observed, window.latent), done)))
+            done.update(window.latent)
+        return most
+
+    def slots(self, frames: Iterable[int], done: Container[int]) -> list[int]:
+        """The latent frames among those of a window whose end pictures the model sees as slots of their own: not where
+        it sees them in channels, or where the next latent shows them, because it is done."""
+        if self.usage.conditioned or not self.end_frames:
+            return []
+        return [frame for frame in frames if frame in self.end_frames and frame + 1 not in done]
 
     @property
     def begins(self) -> float:
@@ -111,11 +123,15 @@ class Plan:
 
     def prompt_index(self, frames: Sequence[int]) -> list[int]:
         """The index of the prompt for every latent frame."""
+        passed = (bisect(self.changes, (n * TIME_STRIDE - self.span.lead, len(self.changes))) for n in frames)
+        return [self.changes[n - 1][1] for n in passed]
+
+    @cached_property
+    def changes(self) -> list[tuple[int, int]]:
+        """The frames from which on another prompt holds, in the order of time, with its index."""
         shot = self.shot
-        starts = [geometry.parse_address(cue.at, shot.fps, shot.frames) for cue in shot.cues]
-        order = sorted(range(len(starts)), key=starts.__getitem__)
-        passed = [bisect([starts[n] for n in order], n * TIME_STRIDE - self.span.lead) for n in frames]
-        return [order[n - 1] + 1 if n else 0 for n in passed]
+        starts = (geometry.parse_address(cue.at, shot.fps, shot.frames) for cue in shot.cues)
+        return sorted([(-self.span.lead, 0), *((start, index) for index, start in enumerate(starts, 1))])
 
     def notes(self, read: Iterable[str]) -> Iterator[str]:
         """Notes for the user before the work begins: those of the pipeline on the texts it has `read`, on LoRAs, and on
@@ -132,9 +148,6 @@ class Plan:
                        f", scaled to {scaled} (Lanczos)" if scaled != cropped else ""])  # fmt: skip
         if new := sorted(self.uses() - set(self.usage.trained)):
             yield f"experimental: {self.entry.name} was not trained for {', '.join(UNTRAINED[one] for one in new)}"
-
-    def moves(self) -> Iterator[str]:
-        """Notes on pictures that move to the nearest key frame."""
         for piece, placed in zip(self.given, self.placed, strict=True):
             if placed.moved:
                 key = piece.at + placed.moved

@@ -42,7 +42,7 @@ class WindowInputs:
 
 def copies_of(inputs: WindowInputs, text: Tensor) -> int:
     """Calls of the transformer in a step: 2 with guidance, whose text has a row for what not to show, else 1."""
-    return 1 + len(text) - (1 + len(inputs.shot.cues))
+    return len(text) - len(inputs.shot.cues)
 
 
 class Pipeline(Protocol):

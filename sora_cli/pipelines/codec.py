@@ -89,8 +89,7 @@ class Codec:
         head.clear()
         for piece in chain(first_pieces, pieces):
             latents = piece[0].float().cpu()
-            if not latents.isfinite().all():
-                raise Failed("the encoded latents are not finite; try --dtype float32, or verify the weights")
+            check_finite("encoded latents", latents)
             yield latents
 
     def frame(self, picture: np.ndarray | None, canvas: geometry.Canvas) -> Tensor:
@@ -150,6 +149,12 @@ def whole_chunks(pictures: Iterable[Picture]) -> Iterator[Picture]:
         yield picture
 
 
+def check_finite(what: str, numbers: Tensor) -> None:
+    """Failed if numbers are not finite. Finished windows of a video belong to their number format."""
+    if not numbers.isfinite().all():
+        raise Failed(f"the {what} are not finite; try --dtype float32 --force, or verify the weights")
+
+
 def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     """Frames [3, T, H, W] in [-1, 1] -> uint8 [T, h, w, 3] without borders. Failed if they are not finite."""
     zoom = video.shape[-1] // canvas.width
@@ -158,7 +163,6 @@ def pictures_of(video: Tensor, canvas: geometry.Canvas) -> np.ndarray:
     pixels = torch.empty(shown.shape, dtype=torch.uint8, device=video.device)
     for frame, levels in zip(shown, pixels, strict=True):  # one by one, which stay in a processor's cache
         numbers = frame.to(torch.float32, copy=True).add_(1).mul_(127.5)
-        if not numbers.sum().isfinite():
-            raise Failed("the decoded frames are not finite; try --dtype float32, or verify the weights")
+        check_finite("decoded frames", numbers.sum())
         levels.copy_(numbers.round_())
     return pixels.cpu().numpy()

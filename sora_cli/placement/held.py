@@ -73,10 +73,10 @@ def beside(weights: Held, loras: Sequence[Lora]) -> Held:
 @lru_cache(maxsize=16)
 def of_files(files: tuple[tuple[Path, int, int], ...]) -> Held | None:
     """Of files, which are read again when they change; None if nothing is packed."""
-    return counted(published.weights_in(path for path, *_ in files))
+    return of_tensors(published.weights_in(path for path, *_ in files))
 
 
-def counted(listed: Iterable[Stored]) -> Held | None:
+def of_tensors(listed: Iterable[Stored]) -> Held | None:
     blocks: defaultdict[str, Weights] = defaultdict(Weights)
     for stored in listed:
         number = BLOCK.search(stored.key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice, pairwise, takewhile, zip_longest
 from itertools import count as count_from
 from math import ceil
+from operator import lt
 
 from sora_cli.errors import SoraError
 
@@ -23,8 +24,11 @@ class Window:
     latent: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        assert self.latent and not set(self.observed) & set(self.latent), self
-        assert all(list(part) == sorted(set(part)) for part in (self.observed, self.latent)), self
+        assert self.latent and set(self.latent).isdisjoint(self.observed), self
+        assert all(all(map(lt, part, part[1:])) for part in (self.observed, self.latent)), self
+
+    def __len__(self) -> int:
+        return len(self.observed) + len(self.latent)
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -53,6 +57,11 @@ class Done:
         """Those among the new frames, and the nearest `count` on either side."""
         first, last = bisect_left(self.sorted, latent[0]), bisect(self.sorted, latent[-1])
         return self.sorted[max(0, first - count) : last + count]
+
+    def on_circle(self, frame: int, count: int) -> list[int]:
+        """The nearest `count` on either side of a frame of a circle, each once."""
+        first, total = bisect(self.sorted, frame) - count, len(self.sorted)
+        return [self.sorted[index % total] for index in range(first, first + min(2 * count, total))]
 
     def without(self, frames: Sequence[int], index: int) -> int:
         """The frame at an index among those that are not these."""
@@ -99,14 +108,12 @@ def circle(total: int, size: int, step: int) -> list[Window]:
     run on. The first window goes once around, with nothing observed; the others fill the gaps, level by level.
     """
     keys = tuple(sorted({i * total // size for i in range(size)}))
-    done, windows = set(keys), [Window((), keys)]
+    done, windows = Done(keys), [Window((), keys)]
     while len(done) < total:
-        ring = [*sorted(done), min(done) + total]
-        for before, after in pairwise(ring):
+        for before, after in pairwise([*done.sorted, total]):
             if latent := _inside(range(before + 1, after), step):
-                seen = _around(latent, done, total)[: size - len(latent)]
-                windows.append(Window(tuple(sorted(seen)), latent))
-                done |= {frame % total for frame in latent}
+                windows.append(Window(_around(latent, done, total, size - len(latent)), latent))
+                done.add(latent)
     return windows
 
 
@@ -120,8 +127,9 @@ def _sweep(total: int, done: Done, size: int, step: int) -> Iterator[tuple[int, 
         if start in done:
             start += 1
             continue
-        after = done.sorted[bisect(done.sorted, start) :][:1]
-        hole, room = range(start, *(after or [total])), _room(len(done), size, step)
+        after = bisect(done.sorted, start)
+        stop = done.sorted[after] if after < len(done) else total
+        hole, room = range(start, stop), _room(len(done), size, step)
         backwards = len(done) > 0 and done.sorted[0] > start
         yield tuple(hole[-room:] if backwards else hole[:room])
 
@@ -180,11 +188,11 @@ def _borders(latent: Sequence[int], past: Sequence[int]) -> set[int]:
     return {frame for position in positions for frame in past[max(position - 1, 0) : position + 1]}
 
 
-def _around(latent: Sequence[int], done: Iterable[int], total: int) -> list[int]:
-    """Finished frames of a circle, each where it is nearest to the new ones, the nearest first."""
+def _around(latent: Sequence[int], done: Done, total: int, budget: int) -> tuple[int, ...]:
+    """The nearest finished frames of a circle, each where it is nearest to the new ones."""
     middle = (latent[0] + latent[-1]) / 2
-    nearest = (frame + total * round((middle - frame) / total) for frame in done)
-    return sorted(nearest, key=lambda frame: (abs(frame - middle), frame))
+    nearest = (frame + total * round((middle - frame) / total) for frame in done.on_circle(latent[0], budget))
+    return tuple(sorted(sorted(nearest, key=lambda frame: (abs(frame - middle), frame))[:budget]))
 
 
 # ---- key frames -------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ class Stream:
         self.tails[layer] = seen[-count:]
         return torch.cat(seen, 1)
 
-
     def move(self, device: torch.device | str) -> None:
         """Remember it there."""
         for tails in self.tails.values():

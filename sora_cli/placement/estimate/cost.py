@@ -1,11 +1,15 @@
 """A cost in numbers and in words, the same for every kind of model."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 
+from sora_cli import geometry
 from sora_cli.placement.memory import Placement
+from sora_cli.registry import Entry
+from sora_cli.sampling.planner import Window
 from sora_cli.shot import Shot
 
 START = 3.0                                 # seconds to import and read
@@ -15,6 +19,32 @@ INTERPOLATE = 1.2e-7                        # seconds a pixel of minterpolate, a
 INTERPOLATED = 345.0                        # and 330 to 350, from 320x180 to 1280x704
 PATIENCE = 600                              # seconds that need no warning
 LEAST = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+
+class Plan(Protocol):
+    """What is to be made, as `generation.plan` has it."""
+
+    @property
+    def shot(self) -> Shot: ...
+
+    @property
+    def entry(self) -> Entry: ...
+
+    @property
+    def canvas(self) -> geometry.Canvas: ...
+
+    @property
+    def windows(self) -> Sequence[Window]: ...
+
+    @property
+    def latents(self) -> int:
+        """Latent frames of the whole video."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """The most latent frames that the model sees at once, end pictures among them."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Letters: N tokens of a window, K conditions a frame, P patches a frame, T latent
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.weights import Header
-from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, Writing
 from sora_cli.placement.memory import PROGRAM
 from sora_cli.placement.sizes import ENCODER, ENCODER_PIXEL, FLOAT32
 from sora_cli.registry import Entry
@@ -52,25 +51,23 @@ class Model:
         return DitConfig(**{"bar": 8.0} | config | {"bins": tuple(config["bins"])})
 
 
-def estimate(
-    shot: Shot, windows: Sequence[Window], model: Model, rate: float, size: int, device: str = "cpu",
-    pictures: Pictures = PLAIN,
-) -> Estimate:  # fmt: skip
+def estimate(plan: Plan, model: Model, rate: float, size: int, device: str = "cpu",
+             pictures: Pictures = PLAIN) -> Estimate:  # fmt: skip
     """The cost where products run at `rate` FLOP/s on numbers of `size` bytes."""
+    shot, windows, canvas = plan.shot, plan.windows, plan.canvas
     runs = shot.steps * copies(model, shot)
-    patches, config = patches_of(shot), model.config
+    patches, config = patches_of(canvas), model.config
     products = runs * sum(products_of(model.dit, config, patches, window) for window in windows)
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
     decoding = shot.frames * decoding_of(model.vae, patches)
-    canvas = geometry.canvas(shot.width, shot.height)
     writing = Writing(shot, pictures, zoom_of(model.vae) ** 2 * canvas.crop_width * canvas.crop_height)
-    memory = memory_of(shot, windows, model, size) | {"interpolation": writing.memory}
+    memory = memory_of(plan, model, size) | {"interpolation": writing.memory}
     return Estimate(
-        shot.model, device, len(windows), geometry.latents_for(shot.frames), largest(model, shot, windows),
+        shot.model, device, len(windows), plan.latents, largest(model, plan),
         shot.steps * len(windows), products, attention, decoding,
         memory=memory,
         peak=peak_of(memory),
-        disk={"latents": FLOAT32 * latents_of(shot, config), "video": writing.disk},
+        disk={"latents": FLOAT32 * latents_of(plan, config), "video": writing.disk},
         seconds={
             "start": START,
             "denoising": (products + attention) / (DIT_SHARE * rate),
@@ -88,36 +85,37 @@ def copies(model: Model, shot: Shot) -> int:
     return 1 if shot.guidance == 1 or baked else 2
 
 
-def patches_of(shot: Shot) -> int:
-    """P, patches of a frame on the shot's canvas."""
-    canvas, side = geometry.canvas(shot.width, shot.height), geometry.SPACE_STRIDE * geometry.PATCH
+def patches_of(canvas: geometry.Canvas) -> int:
+    """P, patches of a frame."""
+    side = geometry.SPACE_STRIDE * geometry.PATCH
     return geometry.divide(canvas.width, side) * geometry.divide(canvas.height, side)
 
 
-def latents_of(shot: Shot, config: "DitConfig") -> int:
+def latents_of(plan: Plan, config: "DitConfig") -> int:
     """Numbers in all latents of the shot."""
-    return geometry.latents_for(shot.frames) * config.channels * patches_of(shot) * geometry.PATCH**2
+    return plan.latents * config.channels * patches_of(plan.canvas) * geometry.PATCH**2
 
 
 def tokens_of(config: "DitConfig", patches: int, window: Window) -> int:
     """N = T (P + K)"""
-    return len(window.frames) * (patches + config.conditions)
+    return len(window) * (patches + config.conditions)
 
 
 def products_of(dit: Header, config: "DitConfig", patches: int, window: Window) -> float:
     """FLOP of all layers: every weight once a token, but those across time, which see no condition tokens."""
-    skipped = 4 * config.width**2 * config.depth * len(window.frames) * config.conditions
+    skipped = 4 * config.width**2 * config.depth * len(window) * config.conditions
     return 2.0 * (dit.count() * tokens_of(config, patches, window) - skipped)
 
 
-def largest(model: Model, shot: Shot, windows: Sequence[Window]) -> int:
+def largest(model: Model, plan: Plan) -> int:
     """Tokens that the transformer sees at once at most, for all copies of guidance."""
-    return copies(model, shot) * max((tokens_of(model.config, patches_of(shot), w) for w in windows), default=0)
+    patches = patches_of(plan.canvas)
+    return copies(model, plan.shot) * max((tokens_of(model.config, patches, one) for one in plan.windows), default=0)
 
 
 def attention_of(config: "DitConfig", patches: int, window: Window) -> float:
     """FLOP of all blocks: T frames of (P + K)^2 pairs in space, P places of T^2 pairs in time, 4 D a pair."""
-    frames = len(window.frames)
+    frames = len(window)
     pairs = frames * (patches + config.conditions) ** 2 + (patches * frames**2 if frames > 1 else 0)
     return config.depth * 4 * config.width * pairs
 
@@ -151,33 +149,33 @@ def peak_of(memory: dict[str, float]) -> float:
     return always + max(memory["denoising"], memory["decoding"] + memory["encoder"] + memory["interpolation"])
 
 
-def memory_of(shot: Shot, windows: Sequence[Window], model: Model, size: int) -> dict[str, float]:
+def memory_of(plan: Plan, model: Model, size: int) -> dict[str, float]:
     """Bytes by part; `size` is that of one number of the transformer and the decoder."""
-    latents = latents_of(shot, model.config)
+    shot, latents = plan.shot, latents_of(plan, model.config)
     return {
         "program": PROGRAM,
         "weights": size * (model.dit.count() + model.vae.count()) + FLOAT32 * model.text.count(),
-        "denoising": size * max((activations(model, shot, window) for window in windows), default=0),
-        "decoding": decoder_buffers(model.vae, shot, size),
+        "denoising": size * max((activations(model, plan, window) for window in plan.windows), default=0),
+        "decoding": decoder_buffers(model.vae, plan, size),
         "latents": (2 * FLOAT32 + size) * latents,         # the timeline, what is made, what is decoded
         "encoder": ENCODER + ENCODER_PIXEL * shot.width * shot.height,
     }
 
 
-def activations(model: Model, shot: Shot, window: Window) -> float:
+def activations(model: Model, plan: Plan, window: Window) -> float:
     """Numbers alive inside a block: about 14 D a token, and per head the scores in space (before and after the
     softmax) and in time (with their bias too), which grow with the square of a window's length."""
-    patches, frames, config = patches_of(shot), len(window.frames), model.config
+    patches, frames, config = patches_of(plan.canvas), len(window), model.config
     scores = 2 * frames * (patches + config.conditions) ** 2 + 3 * patches * frames**2
     each = 14 * config.width * tokens_of(config, patches, window) + config.heads * scores
-    return copies(model, shot) * each
+    return copies(model, plan.shot) * each
 
 
-def decoder_buffers(vae: Header, shot: Shot, size: int) -> float:
+def decoder_buffers(vae: Header, plan: Plan, size: int) -> float:
     """Bytes of the frames decoded at a time: features at 1/4, where more is painted those at 1/2 before and after a
     convolution, and pixels in `size`; then pixels in float32."""
-    canvas, tail = geometry.canvas(shot.width, shot.height), json.loads(vae.metadata["config"])["tail"]
-    frames = min(shot.frames, DECODED * geometry.TIME_STRIDE)
+    canvas, tail = plan.canvas, json.loads(vae.metadata["config"])["tail"]
+    frames = min(plan.shot.frames, DECODED * geometry.TIME_STRIDE)
     zoom = zoom_of(vae)
     larger = tail / 4 + 12 if zoom == 2 else 0
     numbers = 3 * tail / 16 + larger + 2 * 3 * zoom**2

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MEASURED = 0.3  # seconds that something is repeated for
 ROWS = {"cpu": 1024, "mps": 4096, "cuda": 16384}  # tokens that keep a device busy
+MOST_ROWS = max(ROWS.values())  # more are no faster, and take memory
 WIDTH, HEADS, HEAD_WIDTH = 1536, 4, 128
 
 

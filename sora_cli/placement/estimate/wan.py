@@ -7,10 +7,9 @@ a GPU are what the published times of Wan 2.1 and 2.2 on an H200 come to; how fa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sora_cli import geometry
 from sora_cli.models.wan.configs import CONTEXT
 from sora_cli.placement import memory, sizes
-from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Writing
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, Writing
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Placement
@@ -44,28 +43,25 @@ MEASURED_SHARES = Shares(0.95, 0.6, 0.65)  # layers of both transformers, and bo
 PUBLISHED_SHARES = Shares(0.6, 0.6, 0.4)
 
 
-def estimate(
-    shot: Shot, windows: Sequence[Window], entry: Entry, rates: Rates, free: Free, size: int, mode: str = "auto",
-    half: memory.Decoder = "bfloat16", pictures: Pictures = PLAIN,
-) -> Estimate:  # fmt: skip
+def estimate(plan: Plan, rates: Rates, free: Free, size: int, mode: str = "auto", half: memory.Decoder = "bfloat16",
+             pictures: Pictures = PLAIN) -> Estimate:  # fmt: skip
     """The cost on a machine that multiplies at `rates` and has so much `free`; `size` is of a number of the
     transformer, `half` the decoder's shorter ones. SoraError where the model does not fit."""
-    canvas, latents = entry.canvas(shot.width, shot.height), geometry.latents_for(shot.frames)
+    shot, entry, windows, canvas = plan.shot, plan.entry, plan.windows, plan.canvas
     experts = steps_of(entry, shot)
-    longest = max((len(window.frames) for window in windows), default=0)
     draft = pictures.draft and not pictures.given
-    needs = memory.needs_of(entry, canvas, longest, latents, size, half, shot.loras, draft)
+    needs = memory.needs_of(entry, canvas, plan.longest, plan.latents, size, half, shot.loras, draft)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned, pictures.draft)
     writing, peak = Writing(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
     peak["decoding" if free.shared else "host"] += writing.memory
     return Estimate(
-        entry.name, free.kind, len(windows), latents, needs.tokens, shot.steps * len(windows),
+        entry.name, free.kind, len(windows), plan.latents, needs.tokens, shot.steps * len(windows),
         work.products, work.attention, work.decoding,
         memory={stage: bytes for stage, bytes in peak.items() if stage != "host"},
         peak=max(bytes for stage, bytes in peak.items() if stage != "host"),
         host=0 if free.shared else peak["host"],
-        disk={"latents": FLOAT32 * latents * needs.numbers, "video": writing.disk},
+        disk={"latents": FLOAT32 * plan.latents * needs.numbers, "video": writing.disk},
         seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START} | writing.seconds,
         reading=work.reading,
         experts=experts if len(experts) > 1 else (),
@@ -126,13 +122,13 @@ class Work:
     @property
     def encoding(self) -> float:
         """Of what is given, with grey in between, for every window; the first one's pictures are few beside that."""
-        latents = sum(len(window.frames) for window in self.windows) if self.conditioned else 0
+        latents = sum(len(window) for window in self.windows) if self.conditioned else 0
         return latents * sizes.encoding(self.needs.network.vae).work * self.needs.width * self.needs.height
 
     def tokens(self) -> list[int]:
         """N, of every window."""
         a_frame = self.needs.tokens // max(self.needs.window, 1)
-        return [a_frame * len(window.frames) for window in self.windows]
+        return [a_frame * len(window) for window in self.windows]
 
     @property
     def products(self) -> float:
