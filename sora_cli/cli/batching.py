@@ -76,8 +76,9 @@ class Batch:
         found = dict(clashes(self.items))
         for item in self.left:
             target = item.job.target
-            if not target.keeps and target.there and self.ledger.knows(target, made=False):
-                item.job = replace(item.job, target=replace(target, force=True))  # a process that was killed left it
+            left = target.there and target.resume_folder.exists()  # by a process that was killed
+            if not target.keeps and left and self.ledger.knows(target, made=False):
+                item.job = replace(item.job, target=replace(target, force=True))
             try:
                 if item.line.number not in found:
                     item.job.check_output()

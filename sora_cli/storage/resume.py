@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSOR = "latents"
+NUMBER = 5 * "[0-9]" + "*"  # of a window, in the names of files
 
 
 class Windows:
@@ -71,4 +72,4 @@ class Windows:
 
 def clear(folder: Path) -> None:
     """Remove all windows in a folder, and the folder if it is then empty."""
-    Owned(folder).remove("window-*.safetensors*", "given-*.safetensors*")
+    Owned(folder).remove(*(f"{kind}-{NUMBER}.safetensors*" for kind in ("window", "given")))
