@@ -12,6 +12,7 @@ import tiny
 from sora_cli import cli, media
 from sora_cli.cli.target import Target
 from sora_cli.files.owned import Owned
+from sora_cli.generation.engine import Generation
 
 QUICK = (*tiny.QUICK, "-q")
 GENERATE = ("generate", "a cat", *QUICK, "--res", "64x64", "--frames", "9")
@@ -65,6 +66,22 @@ def test_what_comes_while_networks_are_loaded_stays(
     assert cli.run(list(words)) == 2
     assert f"{come} already exists" in capsys.readouterr().err and Path(come).read_text() == "mine"
     assert tiny.everything() == sorted(["clip.y4m", come])
+
+
+@pytest.mark.parametrize(("words", "come"), [
+    ((*GENERATE, "-o", "a.y4m"), "a.y4m"),
+    ((*GENERATE, "-o", "a.y4m"), "a.safetensors"),  # such as those of an a.webm
+    ((*GENERATE, "-o", "a.y4m", "--sheet", "s.png"), "s.png"),
+])  # fmt: skip
+def test_what_comes_while_a_video_is_made_stays(
+    words: tuple[str, ...], come: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = Generation.frames
+    monkeypatch.setattr(Generation, "frames", lambda run: (Path(come).write_text("mine"), frames(run))[1])
+    assert cli.run(list(words)) == 2
+    assert f"{come} already exists" in capsys.readouterr().err and Path(come).read_text() == "mine"
+    assert tiny.everything() == sorted([come, "a.y4m.resume", "a.y4m.resume/identity.json",
+                                        "a.y4m.resume/window-00000.safetensors"])  # fmt: skip
 
 
 def test_latents_are_not_decoded_over_an_unfinished_video(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,7 @@ def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: 
     with target.held(), media.open_sink(target.name, format, tags, force=target.force, shared=shared) as sink:
         for frame in media.from_rgb(frames, codec.shown(header.canvas), format):
             sink.write(frame)
+        target.check_files()  # what has come meanwhile
     for note in sink.notes:
         screen.note(note)
     record = {"output": target.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,

@@ -71,6 +71,7 @@ def write(spec: InputSpec, target: Target, loader: Loader, screen: Screen) -> No
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(header, frames=count)
+        target.check_files()  # what has come meanwhile
         latent_file.save(target.path, made, header)
     record = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

@@ -140,6 +140,7 @@ class OutputJob:
                 for count, frame in enumerate(raw, 1):
                     sink.write(frame)
                     self.screen.show("write", count, self.frames or count)
+            self.target.check_files()  # what has come meanwhile
             closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
         for note in (*sink.notes, *(self.sound.notes if self.sound else ())):

@@ -160,7 +160,15 @@ class Target(Keeping):
         self.check_new()
 
     def check_new(self) -> None:
-        """Refuse to overwrite files, and finished windows."""
+        """Refuse to overwrite files, or to give up finished windows."""
+        self.check_files()
+        if not (self.own.empty or self.resume or self.force):
+            raise SoraError(f"{self.path} is unfinished; --resume continues it, --force starts over")
+
+    def check_files(self) -> None:
+        """Refuse to overwrite files."""
+        if self.stream:
+            return
         if self.sheet:
             check_output(self.sheet, (".png",), self.replaces)
         check_output(self.path, self.suffixes, self.replaces, self.difference)
@@ -168,8 +176,6 @@ class Target(Keeping):
             if os.path.lexists(beside) and not self.replaces:
                 raise SoraError(f"{beside} already exists; --force overwrites it, "
                                 f"--no-metadata writes nothing beside {self.path}")  # fmt: skip
-        if not (self.own.empty or self.resume or self.force):
-            raise SoraError(f"{self.path} is unfinished; --resume continues it, --force starts over")
 
     def difference(self) -> str:
         """How the existing video differs from the requested one, as far as its record says."""

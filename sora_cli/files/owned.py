@@ -50,8 +50,10 @@ class Owned:
             ours = self.name or (self.folder / LOCK).exists()  # the lock of a process that is gone
             new = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
             self.made = new or ([self.folder] if ours else [])
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = taken(self.folder / LOCK)
+            try:
+                self.lock = taken(self.folder / LOCK)
+            except FileNotFoundError:  # the process before may have removed the folder just now
+                self.lock = taken(self.folder / LOCK)
         except Timeout as error:
             gone = f", or delete {self.folder / LOCK} if it is gone" if "cannot probe" in str(error) else ""
             what = f"{self.name or self.folder} is in use by {self.holder()}"
@@ -141,11 +143,12 @@ def lies_in(folder: Path, path: Path) -> bool:
 
 
 def taken(path: Path) -> "BaseFileLock":
-    """A lock, taken; filelock.Timeout if another process has it, SoraError for a file of somebody's that is none. A
-    process that is killed loses it. On a file system without locks, the file itself is the lock, and says whose; then
-    a process of this machine that is gone is noticed, one of another machine is not."""
+    """A lock, taken, in a folder that is made; filelock.Timeout if another process has it, SoraError for a file of
+    somebody's that is none. A process that is killed loses it. On a file system without locks, the file itself is the
+    lock, and says whose; then a process of this machine that is gone is noticed, one of another machine is not."""
     from filelock import FileLock, SoftFileLock
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if not HOLDERS.fullmatch(path.read_bytes()[:200].decode(errors="replace")):
             raise SoraError(f"{path} is in the way: it is no lock of ours; give another folder")

@@ -1,10 +1,9 @@
 """Finished windows of a video that is being made, kept so that a crash costs one window and no more.
 
 A folder holds `identity.json`, which says whose windows these are, `window-00000.safetensors`, ..., and what is given
-as it was encoded, `given-00000.safetensors`, .... Each is
-written under another name, flushed and renamed, and sealed with a hash of everything in it, so that a file is
-trusted only if it is whole, unchanged, and part of the same video. torch is imported only where tensors are
-touched.
+as it was encoded, `given-00000.safetensors`, .... Each is written under another name, flushed and renamed, and sealed
+with a hash of everything in it, so that a file is trusted only if it is whole, unchanged, and part of the same video.
+torch is imported only where tensors are touched.
 """
 
 import hashlib
