@@ -62,6 +62,7 @@ def begin(script: str, words: tuple[str, ...], folder: str, env: dict[str, str],
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     sys.argv = ["-c", *words]
     exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
 

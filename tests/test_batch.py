@@ -372,3 +372,15 @@ def test_killed_and_repeated_it_makes_every_video_once() -> None:
     for name in names:
         assert Path(name).read_bytes() == Path(f"undisturbed-{name}").read_bytes(), name
     assert media.probe("2.mp4").frames == 21
+
+
+def test_a_file_that_came_after_a_batch_was_killed_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    name = listed(*shots("a.png", frames=1))
+    assert run(name) == 0
+    begun = json.loads(Path("jobs.done.jsonl").read_text().splitlines()[0])
+    assert not begun["made"]
+    Path("jobs.done.jsonl").write_text(json.dumps(begun) + "\n")
+    Path("a.png").write_text("mine")
+    assert run(name) == 2 and "a.png already exists" in capsys.readouterr().err and Path("a.png").read_text() == "mine"
+    Path("a.png.resume").mkdir()  # it was killed at work
+    assert run(name) == 0 and Path("a.png").read_bytes()[1:4] == b"PNG" and not Path("a.png.resume").exists()

@@ -444,7 +444,7 @@ cli.main(["generate", "a cat", "--frames", "400", "--res", "96x64", "-o", "a.mp4
 """
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_only_what_is_finished(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     with Forked(STOPPED, folder=tmp_path) as process:
         assert process.stdout

@@ -92,12 +92,17 @@ def test_a_fresh_run_follows_no_link_and_leaves_what_only_looks_like_its_own() -
 
 
 def test_windows_behind_a_link_stay() -> None:
-    for name in ("mine/window-00000.safetensors", "a.mp4.resume/before/window-00000.safetensors"):
+    near = "a.mp4.resume/window-of-mine.safetensors"
+    for name in ("mine/window-00000.safetensors", "a.mp4.resume/before/window-00000.safetensors", near):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     Path("a.mp4.resume/after").symlink_to(Path("../mine"))
     Target(name="a.mp4").clear_resume()
     assert Path("mine/window-00000.safetensors").exists() and not Path("a.mp4.resume/before").exists()
+    assert Path(near).exists()
+    Path("b.mp4.resume").symlink_to("mine")
+    Target(name="b.mp4").clear_resume()
+    assert Path("mine/window-00000.safetensors").exists()
 
 
 def test_files_in_a_dataset_that_only_look_like_its_own_stay() -> None:

@@ -1,6 +1,7 @@
 """Who works in a folder, on file systems without locks, too; and what a lock leaves alone."""
 
 import errno
+import fcntl
 import os
 import platform
 from pathlib import Path
@@ -61,6 +62,13 @@ def test_a_lock_of_another_machine_that_is_gone_can_be_deleted(monkeypatch: pyte
     Path("a/lock").unlink()
     with Owned(Path("a")):
         pass
+
+
+def test_nothing_is_left_of_a_process_that_is_killed_while_it_tries_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, flock = [], fcntl.flock
+    monkeypatch.setattr("fcntl.flock", lambda *words: (seen.append(os.listdir("a")), flock(*words))[1])
+    with Owned(Path("a")):
+        assert seen[0] == [] and seen[-1] == ["lock"]
 
 
 @pytest.mark.parametrize("content", ["mine", "process of law", "12 monkeys", "\x00\x01"])

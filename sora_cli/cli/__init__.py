@@ -37,7 +37,8 @@ from sora_cli.placement.machine import short_of
 WINDOWS = "Windows is not supported; use WSL 2, which `wsl --install` sets up"
 HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
-FAILURE, INTERRUPTED, TERMINATED = 1, 130, 143
+FAILURE, INTERRUPTED = 1, 130
+ENDS = ("SIGTERM", "SIGHUP")  # signals that end a command; the second comes of a terminal that is closed
 LONGEST = 900  # characters of an error
 MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 WORDED = {  # what typer's parser says, and what we do
@@ -94,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     if not (sys.warnoptions or "--debug" in words):
         warnings.simplefilter("ignore")  # of libraries; what a user should know is said in a line of ours
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which `nohup` asks for
+            signal.signal(number, lambda got, _: sys.exit(128 + got))
     sys.exit(run(words or ["--help"], debug="--debug" in words))
 
 

@@ -27,8 +27,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[str, tuple[Any, bool]] = {}
-        stem = glob.escape(path.name.split(".done")[0])
-        for file in sorted(path.parent.glob(f"{stem}.done*.jsonl")):  # of other shards, too
+        self.read()
+
+    def read(self) -> None:
+        """What is in the file, and in those of other shards and processes."""
+        stem = glob.escape(self.path.name.split(".done")[0])
+        for file in sorted(self.path.parent.glob(f"{stem}.done*.jsonl")):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
@@ -76,8 +80,9 @@ class Batch:
         found = dict(clashes(self.items))
         for item in self.left:
             target = item.job.target
-            if not target.keeps and target.there and self.ledger.knows(target, made=False):
-                item.job = replace(item.job, target=replace(target, force=True))  # a process that was killed left it
+            left = target.there and target.resume_folder.exists()  # by a process that was killed
+            if not target.keeps and left and self.ledger.knows(target, made=False):
+                item.job = replace(item.job, target=replace(target, force=True))
             try:
                 if item.line.number not in found:
                     item.job.check_output()
@@ -110,6 +115,7 @@ class Batch:
             for item, error in self.failures(self.left, work or self.alone):
                 again.append(item)
                 screen.event("retry", item, error)
+            self.ledger.read()  # another process may have made them meanwhile
             for item, error in self.failures(again, work or self.alone):
                 append(self.failed, item.again(error))
                 screen.over("failed", item, error)

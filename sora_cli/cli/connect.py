@@ -71,7 +71,7 @@ class Request:
         """The output, with everything that determines the video."""
         reading = {name: value for name, value in vars(self.video).items() if name != "name"}
         record = {"verb": self.verb, "shot": self.settings.to_dict(), "expand": str(self.expansion), "reading": reading,
-                  **more, **self.options.compute.drafted, **models.weights_of(self.entry)}  # fmt: skip
+                  **more, **self.options.compute.asked, **models.weights_of(self.entry)}  # fmt: skip
         given = [self.video.name] if self.video.name != media.STREAM else []
         sources = (*given, *(str(lora.file_of(one)) for one in self.settings.loras))
         return Target(name=name, **vars(self.options.keeping), asked=record, sources=sources,

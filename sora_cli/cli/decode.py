@@ -14,7 +14,6 @@ from sora_cli.cli import options
 from sora_cli.cli.jobs import FULL, Job, Loader
 from sora_cli.cli.output_job import raw_format
 from sora_cli.cli.output_job import written as in_file
-from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError, counted
@@ -69,7 +68,7 @@ def decode(
     wanted = Wanted(chosen, size, header.fps if fps is None else fps, shot)
     entry = registry.entry(model or maker(source, header))
     record = {"verb": "decode", "model": entry.name, "frames": [chosen.start, chosen.stop], "size": wanted.size,
-            "fps": wanted.fps, **compute.drafted}  # fmt: skip
+            "fps": wanted.fps, **compute.asked}  # fmt: skip
     one = len(chosen) == 1  # and no moving image
     target = Target(name=name, force=force, metadata=False, as_json=as_json, lossless=lossless, asked=record,
                     sized=one or res is not None, timed=one or fps is not None, sources=(str(source),))  # fmt: skip
@@ -102,13 +101,11 @@ def maker(source: Path, header: latent_file.Header) -> str:
 
 def check(wanted: Wanted, target: Target) -> None:
     """Refuse a bad request before torch is loaded."""
-    media.check_name(target.name)
     path = target.path
     if target.one_image and len(wanted.frames) > 1:
         raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are requested; use --frames 0:1 for one, "
                         f"or {path.stem}%05d.png for all")  # fmt: skip
-    if not target.stream:
-        check_output(path, media.SUFFIXES, target.force)
+    target.check()
     target.check_format(wanted.format(target))
 
 
@@ -122,9 +119,10 @@ def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: 
     shared, tags = target.shared(format), {"sora": wanted.shot} if wanted.shot else {}
     if reduced := shared.note(target.name, format):
         screen.note(reduced)
-    with target.held, media.open_sink(target.name, format, tags, force=target.force, shared=shared) as sink:
+    with target.held(), media.open_sink(target.name, format, tags, force=target.force, shared=shared) as sink:
         for frame in media.from_rgb(frames, codec.shown(header.canvas), format):
             sink.write(frame)
+        target.check_files()  # what has come meanwhile
     for note in sink.notes:
         screen.note(note)
     record = {"output": target.name, **in_file(shared, len(wanted.frames)), **job.compute.drafted,

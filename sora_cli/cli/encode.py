@@ -14,7 +14,6 @@ from sora_cli import geometry, media, registry
 from sora_cli.cli import options
 from sora_cli.cli.inputs import InputSpec
 from sora_cli.cli.jobs import Job, Loader
-from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import Failed, SoraError
@@ -46,9 +45,9 @@ def encode(
 ) -> list[Job]:
     """Encode a video as latents, for `decode` or to train on."""
     spec, entry = InputSpec(name=video, **vars(reading)), registry.entry(model)
-    record = {"verb": "encode", "model": entry.name, "reading": {**vars(spec), "name": ""}}
-    target = Target(name=str(output or named_after(video)), force=force, metadata=False, as_json=as_json, asked=record,
-                    sources=(video,))  # fmt: skip
+    record = {"verb": "encode", "model": entry.name, "reading": {**vars(spec), "name": ""}, **compute.asked}
+    target = Target(name=str(output or named_after(video)), suffixes=(".safetensors",), force=force, metadata=False,
+                    as_json=as_json, asked=record, sources=(video,))  # fmt: skip
     return [Job(target, entry, compute, options.Showing(quiet=quiet, debug=debug), partial(check, spec),
                 partial(write, spec), roles=("vae",))]  # fmt: skip
 
@@ -58,18 +57,21 @@ def check(spec: InputSpec, target: Target) -> None:
     if Path(spec.name).suffix.lower() == ".safetensors":
         raise SoraError(f"{spec.name} is not a video; if it holds latents, `sora-cli decode` makes a video of them")
     spec.check()
-    check_output(target.path, (".safetensors",), target.force)
+    if target.stream:
+        raise SoraError("latents need a name; give -o NAME.safetensors")
+    target.check()
 
 
 def write(spec: InputSpec, target: Target, loader: Loader, screen: Screen) -> None:
     """The latents of a video in a file."""
     started, video = time.perf_counter(), spec.name
-    with target.held, spec.open(screen) as source:
+    with target.held(), spec.open(screen) as source:
         header = begin(spec, source, loader.job.entry, screen)
         made, count = make(source, header, loader.codec(header.canvas), screen)
         if header.video and header.video != weights.hash_of(Path(video)):
             raise Failed(f"{video} changed while it was read; encode it again")
         header = replace(header, frames=count)
+        target.check_files()  # what has come meanwhile
         latent_file.save(target.path, made, header)
     record = {"output": target.name, "frames": header.frames, "width": header.width, "height": header.height,
             "fps": header.fps, "latents": header.latents, "wall": round(time.perf_counter() - started, 3)}  # fmt: skip

@@ -96,7 +96,7 @@ def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping
         said: Collection[str] = ()) -> Job:  # fmt: skip
     """One video of an order, which goes to a file of this name; `said` are the options that were given."""
     shot = order.shots[number]
-    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.drafted,
+    asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.asked,
              **models.weights_of(order.entry)}  # fmt: skip
     one = shot.frames == 1
     target = Target(name=name, **vars(keeping), sized=one or "res" in said, timed=one or "fps" in said,

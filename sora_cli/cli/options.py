@@ -153,6 +153,11 @@ class Compute:
         return "full"
 
     @property
+    def asked(self) -> dict[str, str]:
+        """What of it determines a video: the number format, if one is named, and a draft's decoder."""
+        return ({} if self.dtype == "auto" else {"dtype": self.dtype}) | self.drafted
+
+    @property
     def drafted(self) -> dict[str, str]:
         """The entry for a draft's decoder in the record; empty for the model's own decoder."""
         return {} if self.decoder == "full" else {"decoder": self.decoder}

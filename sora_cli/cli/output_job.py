@@ -46,9 +46,7 @@ class OutputJob:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.own = self.target.own
-        if not self.target.stream:
-            self.screen.held.enter_context(self.own)
+        self.own = self.screen.held.enter_context(self.target.held())
         self.drift, self.changes = Drift(self.fps), Changes()
         self.previews = Previews(self.target.preview, self.screen) if self.screen.preview else None
         self.sound: media.Soundtrack | None = None
@@ -77,8 +75,6 @@ class OutputJob:
     def store(self, run: "Generation", part: str) -> Windows | None:
         if self.target.stream:
             return None
-        if len(self.runs) == 1 and not self.target.resume:
-            self.target.clear_resume()
         try:
             return Windows(self.target.resume_folder / part, run.identity())
         except SoraError:  # windows of another video
@@ -144,6 +140,7 @@ class OutputJob:
                 for count, frame in enumerate(raw, 1):
                     sink.write(frame)
                     self.screen.show("write", count, self.frames or count)
+            self.target.check_files()  # what has come meanwhile
             closing.enter_context(self.screen.doing("finishing the file"))
         self.waited = sink.waited
         for note in (*sink.notes, *(self.sound.notes if self.sound else ())):
@@ -169,8 +166,7 @@ class OutputJob:
             weights.write(self.target.record, text.encode(errors="backslashreplace"))  # names need not be UTF-8
         if not self.target.stream:
             self.target.clear_resume()
-            if self.previews:
-                self.previews.remove()
+            self.target.clear_preview()
             self.own.leave()
         self.screen.clear()
         for name, score in self.scores.items():

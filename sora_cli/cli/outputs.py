@@ -13,6 +13,7 @@ from sora_cli.shot import Shot
 FIELDS = ("prompt", "seed", "n")
 BITS_PER_PIXEL = 0.25            # of H.264 at the quality that media.py asks for, generously
 SPARE_BYTES = 16_000_000
+LONGEST_NAME = 220  # bytes, so that `STEM.safetensors` and temporary names stay below 255
 
 
 def slug(prompt: str, longest: int = 60) -> str:
@@ -42,18 +43,27 @@ def fill(template: str, shot: Shot, n: int) -> str:
 
 
 def check_output(path: Path, suffixes: Sequence[str], force: bool, by: Callable[[], str] = str) -> None:
-    """Refuse a path that cannot be written: wrong suffix, no folder, no permission, or it exists."""
+    """Refuse a path that cannot be written, or that exists."""
+    check_place(path, suffixes)
+    if os.path.lexists(path) and not force:
+        raise SoraError(f"{path} already exists{by()}; --force overwrites it, -o names another file")
+
+
+def check_place(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a path that cannot be written: wrong suffix, too long a name, no folder, no permission."""
     if path.suffix.lower() not in suffixes:
-        raise SoraError(f"cannot write {path}: the name must end in {' or '.join(suffixes)}")
+        endings = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise SoraError(f"cannot write {path}: the name must end in {endings}")
+    if (length := len(os.fsencode(path.name))) > LONGEST_NAME:
+        raise SoraError(f"cannot write {path.name[:40]}...: the name has {length} bytes; at most {LONGEST_NAME} leave "
+                        "room for what is kept beside it")  # fmt: skip
     folder = path.parent
     if not folder.is_dir():
         raise SoraError(f"cannot write {path}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SoraError(f"cannot write {path}: the folder {folder} is not writable")
-    if path.is_dir():
-        raise SoraError(f"cannot write {path}: it is a folder")
-    if path.exists() and not force:
-        raise SoraError(f"{path} already exists{by()}; --force overwrites it, -o names another file")
+    if path.exists() and not path.is_file():
+        raise SoraError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'a device or a pipe'}")
 
 
 def room_of(shot: Shot) -> int:

@@ -50,8 +50,3 @@ class Previews:
         except Failed as error:
             self.screen.warn(f"{error}; the video continues without the preview")
             self.path = None
-
-    def remove(self) -> None:
-        """Remove the preview, when the video is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

@@ -76,8 +76,8 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        self.held.close()
+        with self.held:  # also where the terminal is gone
+            self.progress.stop()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -135,8 +135,8 @@ class Screen:
 
     def leave(self) -> None:
         """End one job of many: clear its bars and exit what is `held`."""
-        self.clear()
-        self.held.close()
+        with self.held:
+            self.clear()
 
     def clear(self) -> None:
         """Remove all bars and pictures, for the next video of a batch."""

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 from sora_cli import media
 from sora_cli.cli.options import Keeping
-from sora_cli.cli.outputs import check_output
+from sora_cli.cli.outputs import check_output, check_place
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.owned import LOCK, Owned, differences
+from sora_cli.media.moving import SHARED
 from sora_cli.media.names import sequence_of
 from sora_cli.shot import check_text
 from sora_cli.storage.resume import clear
@@ -27,6 +29,7 @@ class Target(Keeping):
     """Where a video goes (`-` is standard output) and what is kept beside it."""
 
     name: str
+    suffixes: Sequence[str] = media.SUFFIXES
     sized: bool = False  # whether its size was asked for, ...
     timed: bool = False  # ... and its rate, so that a GIF or WebP has them, too
     asked: Mapping[str, Any] = field(default_factory=dict)  # in JSON, what determines the video ...
@@ -51,10 +54,19 @@ class Target(Keeping):
         """The lock of the video, held by at most one process."""
         return Owned(self.resume_folder, kind="video", name=self.name)
 
-    @property
-    def held(self) -> AbstractContextManager[object]:
-        """The same as a context for writing; pipes need no lock."""
-        return nullcontext() if self.stream else self.own
+    @contextmanager
+    def held(self) -> Iterator[Owned]:
+        """The same, taken for writing: what has come since the check is not overwritten, and windows that are not to be
+        resumed are removed. Pipes need no lock."""
+        own = self.own
+        if self.stream:
+            yield own
+            return
+        with own:
+            self.check_new()
+            if not self.resume:
+                self.clear_resume()
+            yield own
 
     @property
     def replaces(self) -> bool:
@@ -101,14 +113,16 @@ class Target(Keeping):
     def identity(self) -> Any:
         """Everything that determines the video, in JSON, as stored in its record."""
         files = {name: content_of(name) for name in self.sources}
-        lossless = {"lossless": True} if self.lossless else {}
-        return json.loads(json.dumps({**self.asked, "audio": self.audio, **lossless, "files": files}))
+        shared = self.path.suffix.lower() in SHARED
+        more = {"lossless": self.lossless, "res": shared and self.sized, "fps": shared and self.timed}
+        kept = {name: True for name, asked in more.items() if asked}
+        return json.loads(json.dumps({**self.asked, "audio": self.audio, **kept, "files": files}))
 
     @property
     def there(self) -> bool:
         """Whether the output exists."""
         sequence = sequence_of(self.name)
-        return (sequence.path(1) if sequence else self.path).exists()
+        return bool(sequence.numbers()) if sequence else os.path.lexists(self.path)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -135,21 +149,33 @@ class Target(Keeping):
     def check(self) -> None:
         """Refuse, before any work, an output that cannot be written or would overwrite files."""
         check_text("name of the output", self.name)
-        media.check_name(self.name)
         if self.sheet and self.stream:
             raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
-        if self.sheet:
-            check_output(self.sheet, (".png",), self.replaces)
         if self.stream:
             return
+        check_place(self.path, self.suffixes)
+        if os.path.lexists(self.resume_folder) and (self.resume_folder.is_symlink() or self.resume_folder.is_file()):
+            raise SoraError(f"{self.resume_folder} is in the way: it is no folder of ours; move it, or give another -o")
         self.own.check_free()
-        check_output(self.path, media.SUFFIXES, self.replaces, self.difference)
-        for beside in (self.record, self.latents) if self.keeps else ():
-            if beside.exists() and not self.replaces:
-                raise SoraError(f"{beside} already exists; --force overwrites it, "
-                                f"--no-metadata writes nothing beside {self.path}")  # fmt: skip
+        self.check_new()
+
+    def check_new(self) -> None:
+        """Refuse to overwrite files, or to give up finished windows."""
+        self.check_files()
         if not (self.own.empty or self.resume or self.force):
             raise SoraError(f"{self.path} is unfinished; --resume continues it, --force starts over")
+
+    def check_files(self) -> None:
+        """Refuse to overwrite files."""
+        if self.stream:
+            return
+        if self.sheet:
+            check_output(self.sheet, (".png",), self.replaces)
+        check_output(self.path, self.suffixes, self.replaces, self.difference)
+        for beside in (self.record, self.latents) if self.keeps else ():
+            if os.path.lexists(beside) and not self.replaces:
+                raise SoraError(f"{beside} already exists; --force overwrites it, "
+                                f"--no-metadata writes nothing beside {self.path}")  # fmt: skip
 
     def difference(self) -> str:
         """How the existing video differs from the requested one, as far as its record says."""
@@ -163,7 +189,8 @@ class Target(Keeping):
 
     def check_preview(self) -> None:
         """Refuse a preview that would overwrite another file."""
-        if (path := self.preview) and path.exists() and not self.replaces:
+        path = self.preview
+        if path and os.path.lexists(path) and not (self.replaces or media.is_preview(path)):
             raise SoraError(f"{path} already exists, and the preview needs its name; --force overwrites it")
 
     def check_format(self, format: media.Format) -> None:
@@ -177,8 +204,13 @@ class Target(Keeping):
     def clear_resume(self) -> None:
         """Remove all finished windows of the video."""
         for folder in (*self.resume_folder.glob("*/"), self.resume_folder):
-            if folder == self.resume_folder or not folder.is_symlink():
+            if not folder.is_symlink():
                 clear(folder)
+
+    def clear_preview(self) -> None:
+        """Remove the preview of this video, or of an earlier process that did not finish it."""
+        if (path := self.preview) and media.is_preview(path):
+            path.unlink(missing_ok=True)
 
 
 def content_of(name: str) -> str:

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Owned:
     identity: Any = None  # in JSON, all that determines the work
     kind: str = "work"
     otherwise: str = "give another folder"
-    name: str = ""  # of the work, where it is not that of the folder
+    name: str = ""  # of the work, where it is not that of the folder, which is then ours, too
 
     # -- One process at a time ------------------------------------------------------------------------------
 
@@ -46,9 +47,13 @@ class Owned:
         from filelock import Timeout
 
         try:
-            self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = taken(self.folder / LOCK)
+            ours = self.name or (self.folder / LOCK).exists()  # the lock of a process that is gone
+            new = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+            self.made = new or ([self.folder] if ours else [])
+            try:
+                self.lock = taken(self.folder / LOCK)
+            except FileNotFoundError:  # the process before may have removed the folder just now
+                self.lock = taken(self.folder / LOCK)
         except Timeout as error:
             gone = f", or delete {self.folder / LOCK} if it is gone" if "cannot probe" in str(error) else ""
             what = f"{self.name or self.folder} is in use by {self.holder()}"
@@ -68,14 +73,13 @@ class Owned:
             (self.folder / LOCK).unlink(missing_ok=True)
         self.lock.release()
         with suppress(OSError):  # they hold something
-            for path in self.made or [self.folder]:
+            for path in self.made:
                 path.rmdir()
 
     def check_free(self) -> None:
         """SoraError if another process works here; changes nothing."""
         if (self.folder / LOCK).exists():
-            with self:
-                pass
+            self.__enter__().lock.release()
 
     def holder(self) -> str:
         """The process that works here, in words."""
@@ -139,35 +143,35 @@ def lies_in(folder: Path, path: Path) -> bool:
 
 
 def taken(path: Path) -> "BaseFileLock":
-    """A lock, taken; filelock.Timeout if another process has it, SoraError for a file of somebody's that is none. A
-    process that is killed loses it. On a file system without locks, the file itself is the lock, and says whose; then
-    a process of this machine that is gone is noticed, one of another machine is not."""
+    """A lock, taken, in a folder that is made; filelock.Timeout if another process has it, SoraError for a file of
+    somebody's that is none. A process that is killed loses it. On a file system without locks, the file itself is the
+    lock, and says whose; then a process of this machine that is gone is noticed, one of another machine is not."""
     from filelock import FileLock, SoftFileLock
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if not HOLDERS.fullmatch(path.read_bytes()[:200].decode(errors="replace")):
             raise SoraError(f"{path} is in the way: it is no lock of ours; give another folder")
-    lock = FileLock(path) if lockable(path) else SoftFileLock(path)
+    lock = FileLock(path) if lockable(path.parent) else SoftFileLock(path)
     lock.acquire(timeout=0)
     if isinstance(lock, FileLock):
         path.write_text(f"process {os.getpid()} on {platform.node()}")
     return lock
 
 
-def lockable(path: Path) -> bool:
-    """Whether there are locks where a file lies: found out beside it, because a failed one would leave it empty."""
-    from filelock import FileLock
+def lockable(folder: Path) -> bool:
+    """Whether there are locks where a folder lies: found out with a file that has no name, because one that cannot be
+    locked would stay, empty."""
+    import fcntl
 
-    probe = part_of(path)
-    try:
-        with FileLock(probe, fallback_to_soft=False):
-            return True
-    except OSError as error:
-        if error.errno in LOCKLESS:
-            return False
-        raise
-    finally:
-        probe.unlink(missing_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        try:
+            fcntl.flock(probe, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno in LOCKLESS:
+                return False
+            raise
+    return True
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:

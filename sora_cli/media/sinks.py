@@ -133,8 +133,9 @@ class ImagesSink(FileSink):
     def __init__(self, sequence: Sequence, format: Format, force: bool) -> None:
         super().__init__(sequence.path(1), format, ["-vf", in_rgb(format, 16)])
         self.sequence = sequence
-        if self.path.exists() and not force:
-            raise SoraError(f"{self.path} already exists; write the images to another folder or overwrite them")
+        if not force and (there := sequence.numbers()):
+            raise SoraError(f"{sequence.path(there[0])} already exists; write the images to another folder or "
+                            "overwrite them")  # fmt: skip
         self.words += ["-f", "image2", "-atomic_writing", "1", "-start_number", "1"]
 
     def target(self) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -18,6 +19,7 @@ from sora_cli.media.process import Y4M_IN, as_file, explain, ffmpeg, start
 from sora_cli.media.y4m import Format
 
 H264 = ("-c:v", "libx264", "-preset", "superfast", "-crf", "18", "-pix_fmt", "yuv420p")
+PREVIEW = b"sora-cli preview"  # the last bytes of one; an even number of them, as WebP has it
 MOST_TAG = 120_000  # bytes; Linux passes on 131,072 of one word
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
 
@@ -148,7 +150,14 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
     first, *others = map(Image.fromarray, frames)
     with writing(Path(path)) as file:
         first.save(file, format="WEBP", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0,
-                   quality=80, method=0)  # fmt: skip
+                   quality=80, method=0, xmp=PREVIEW)  # fmt: skip
+
+
+def is_preview(path: Path) -> bool:
+    """Whether `write_moving` wrote a file."""
+    with suppress(OSError):
+        return path.read_bytes().endswith(PREVIEW)
+    return False
 
 
 def tagging(metadata: Mapping[str, object]) -> list[str]:

@@ -1,10 +1,9 @@
 """Finished windows of a video that is being made, kept so that a crash costs one window and no more.
 
 A folder holds `identity.json`, which says whose windows these are, `window-00000.safetensors`, ..., and what is given
-as it was encoded, `given-00000.safetensors`, .... Each is
-written under another name, flushed and renamed, and sealed with a hash of everything in it, so that a file is
-trusted only if it is whole, unchanged, and part of the same video. torch is imported only where tensors are
-touched.
+as it was encoded, `given-00000.safetensors`, .... Each is written under another name, flushed and renamed, and sealed
+with a hash of everything in it, so that a file is trusted only if it is whole, unchanged, and part of the same video.
+torch is imported only where tensors are touched.
 """
 
 import hashlib
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSOR = "latents"
+NUMBER = 5 * "[0-9]" + "*"  # of a window, in the names of files
 
 
 class Windows:
@@ -71,4 +71,4 @@ class Windows:
 
 def clear(folder: Path) -> None:
     """Remove all windows in a folder, and the folder if it is then empty."""
-    Owned(folder).remove("window-*.safetensors*", "given-*.safetensors*")
+    Owned(folder).remove(*(f"{kind}-{NUMBER}.safetensors*" for kind in ("window", "given")))
