@@ -114,6 +114,9 @@ def test_what_does_not_fit_is_refused(runs: Path) -> None:
     told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--vae", "runs/vae", "--out", "mine"])
     assert isinstance(told.exception, SoraError) and "6 channels, but this VAE has 9 + 2" in str(told.exception)
     assert not Path("mine").exists()
+    shutil.copytree(runs / "dit", runs / "learning" / "checkpoint-0000250")
+    told = RUNNER.invoke(app, ["train", "export", "--init", "runs/learning", "--out", "mine"])
+    assert isinstance(told.exception, SoraError) and "runs/learning has no transformer yet" in str(told.exception)
     told = RUNNER.invoke(app, ["train", "export", "--out", "mine"])
     assert told.exit_code == 2 and "--init" in told.output
 

@@ -114,9 +114,11 @@ def test_a_run_replaces_its_own_checkpoints_alone() -> None:
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-@pytest.mark.parametrize(("kind", "name"), [(DitOptions, "dit-00001-of-00002.safetensors"),
-                                            (VaeOptions, "vae.safetensors"), (ClipOptions, "video.safetensors")])
-def test_weights_that_are_of_no_run_stay(kind: type[TrainOptions], name: str, fresh: bool) -> None:
+@pytest.mark.parametrize(("kind", "name"), [
+    (DitOptions, "dit-00001-of-00002.safetensors"), (VaeOptions, "vae.safetensors"), (ClipOptions, "video.safetensors"),
+    (ClipOptions, "log.jsonl"), (DitOptions, "phases.json"),
+])  # fmt: skip
+def test_files_that_are_of_no_run_stay(kind: type[TrainOptions], name: str, fresh: bool) -> None:
     Path("model").mkdir()
     Path("model", name).write_text("mine")
     asked = kind(out=Path("model"), resume=not fresh)
@@ -125,7 +127,17 @@ def test_weights_that_are_of_no_run_stay(kind: type[TrainOptions], name: str, fr
     assert tiny.everything("model") == [name]
     Path("model/identity.json").write_text("{}")
     with run_folder.held(asked):
-        assert Path("model", name).exists() != fresh
+        assert Path("model", name).exists() == (not fresh and name != "phases.json")
+
+
+def test_a_fresh_run_empties_no_folder_of_somebody() -> None:
+    mine = ["tensorboard/events.out.tfevents.1", "samples/1.png", "latents-1/00000001.safetensors"]
+    for name in mine:
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).touch()
+    for fresh in (True, False):
+        with run_folder.held(DitOptions(out=Path("photos"), resume=not fresh)):
+            assert all(Path("photos", name).exists() for name in mine)
 
 
 def test_windows_behind_a_link_stay() -> None:

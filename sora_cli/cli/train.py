@@ -105,6 +105,8 @@ def export(options: ExportOptions, debug: DebugOption = False) -> None:
     check_weights(options.init, options.text, options.vae)
     if not options.init.is_dir():
         raise SoraError(f"--init {options.init} is a file; give the folder of the transformer's run")
+    if not any(options.init.glob("dit*.safetensors")):
+        raise SoraError(f"--init {options.init} has no transformer yet; `train dit` writes it when it ends")
     from sora_cli.train.export import export
 
     typer.echo(export(options))

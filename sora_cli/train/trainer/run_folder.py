@@ -17,11 +17,11 @@ from sora_cli.train.options import WORLD, TrainOptions
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
 DIGIT = "[0-9]"
 CHECKPOINT, PART, ABOUT, PHASES = f"checkpoint-{7 * DIGIT}", "checkpoint.part", "run.json", "phases.json"
+SHOWN = (f"samples/{6 * DIGIT}.png", "samples", "log.jsonl", "likeness.jsonl", "curves.png", PHASES)
 # What a run writes, folders behind what is in them
 WRITTEN = (
     f"{CHECKPOINT}/*.safetensors", f"{CHECKPOINT}/{ABOUT}", CHECKPOINT, f"{PART}/*", PART, f"latents-*/{8 * DIGIT}.*",
-    "latents-*", f"samples/{6 * DIGIT}.png", "samples", "tensorboard/events.out.tfevents.*", "tensorboard", "log.jsonl",
-    "likeness.jsonl", "curves.png", PHASES,
+    "latents-*", "tensorboard/events.out.tfevents.*", "tensorboard", *SHOWN,
 )  # fmt: skip
 MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
 WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what it is
@@ -41,11 +41,14 @@ def held(options: TrainOptions) -> Iterator[None]:
     with Owned(options.folder) as own:
         for part in options.folder.glob("latents-*/*.part"):  # of a process that was killed
             sweep(part.with_name(part.name.rsplit(".", 2)[0]))
-        check_results(options, own)
         if not options.resume:
             check_needed(options)
+        begun = any(options.folder.glob(CHECKPOINT))
+        if not begun and own.stored_identity() is None:
+            check_results(options)
+        elif not options.resume:
             own.remove(*WRITTEN, *results(options.stage))
-        elif not any(options.folder.glob(CHECKPOINT)):
+        elif not begun:
             remove(options.folder, PHASES)  # of steps that are taken again
         yield
 
@@ -56,11 +59,11 @@ def results(stage: str) -> Iterator[str]:
         yield from (f"{stem}.safetensors", f"{stem}-{5 * DIGIT}-of-{5 * DIGIT}.safetensors")
 
 
-def check_results(options: TrainOptions, own: Owned) -> None:
-    """SoraError if the weights that a run leaves would take the place of some that are not of a run."""
-    there = [path for pattern in results(options.stage) for path in options.folder.glob(pattern)]
-    if there and own.stored_identity() is None and not any(options.folder.glob(CHECKPOINT)):
-        raise SoraError(f"{there[0]} is not of a {KIND} and would be overwritten; give another --out")
+def check_results(options: TrainOptions) -> None:
+    """SoraError if a run would write over what lies in a folder that is of no run."""
+    for pattern in (*results(options.stage), *SHOWN):
+        for path in filter(Path.is_file, options.folder.glob(pattern)):
+            raise SoraError(f"{path} is not of a {KIND} and would be overwritten; give another --out")
 
 
 def check_needed(options: TrainOptions) -> None:
@@ -76,7 +79,7 @@ def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any])
     stored, begun = own.stored_identity(), any(options.folder.glob(CHECKPOINT))
     if begun and stored is None:
         raise SoraError(f"{options.folder} does not say which {KIND} its checkpoints are of; {OTHERWISE}")
-    if not begun and stored != own.identity and not any(options.folder.glob("*.safetensors")):
+    if not begun and stored not in (None, own.identity) and not any(options.folder.glob("*.safetensors")):
         own.remove(*WRITTEN)  # of another run that was stopped before its first checkpoint
     own.begin()
 
