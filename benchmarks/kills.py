@@ -37,7 +37,7 @@ class Work:
 
 
 WORKS = {
-    "train": Work(lambda clips, out: ["train", "lora", "--steps", "250", "--batch", "2", "--out", str(out)],
+    "train": Work(lambda clips, out: ["train", "lora", "--steps", "150", "--batch", "1", "--out", str(out)],
                   shared=True),
     "build": Work(lambda clips, out: ["data", "build", str(clips), "-o", str(out), "--size", "128x128"]),
     "caption": Work(lambda clips, out: ["caption", str(clips), "-o", str(out), "--quiet"], folder=False),

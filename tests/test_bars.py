@@ -114,7 +114,7 @@ def test_a_dataset_has_no_bars(where: str, tmp_path: Path) -> None:
          source=plain + (f",pad={PADS[where]}" if PADS[where] else ""))  # fmt: skip
     found = {name: scan.examine(tmp_path, scan.outside(tmp_path, name), 30) for name in ("plain.mp4", "bars.mp4")}
     assert any(found["bars.mp4"].bars) == (where != "none") and not any(found["plain.mp4"].bars)
-    assert scan.FileRecord.read(asdict(found["bars.mp4"])) == found["bars.mp4"]
+    assert scan.ScannedFile.read(asdict(found["bars.mp4"])) == found["bars.mp4"]
     config = build.BuildConfig(tmp_path, tmp_path / "ds")
     (one,), (other,) = (list(build.samples_of(record, "", config)) for record in found.values())
     assert one.canvas == other.canvas and one.frames == other.frames

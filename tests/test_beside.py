@@ -1,8 +1,11 @@
 """Captions of files: beside them under whatever names and encodings people have, and in tables."""
 
 import json
+import os
 import sys
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,12 @@ def test_what_is_no_caption_says_why(tmp_path: Path, name: str, content: bytes, 
     (tmp_path / name).write_bytes(content)
     found = Captions(tmp_path, ["a.mp4", name])
     assert not found.of("a.mp4").text and reason in found.wrong[name]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero"), os.mkdir])
+def test_what_has_no_end_is_not_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a.txt")
+    assert beside.read(tmp_path / "a.txt").wrong == "it is not a regular file"
 
 
 def test_names_are_the_same_composed_and_decomposed(tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_a_folder_is_captioned_file_by_file(folder: Path, capsys: pytest.Capture
     rows = [line.split("\t") for line in out.splitlines()]
     assert (code, err) == (0, "") and [name for name, _ in rows] == ["in/a.mp4", "in/deep/b.png"]
     assert rows[0][1].split(", ")[-1].startswith("beat ") and "camera" not in rows[1][1]
-    code, out, _ = say(capsys, "in/a.mp4", "in", "--json")
+    code, out, _ = say(capsys, "in/a.mp4", "in", "./in/../in", str(folder / "in"), "--json")
     assert [json.loads(line) for line in out.splitlines()] == [{"file": name, "caption": text} for name, text in rows]
 
 
@@ -384,6 +384,15 @@ def test_a_table_goes_on_where_it_was_stopped(
     assert files_in("c.jsonl") == ["in/a.mp4", "in/deep/b.png"] and not Path("c.jsonl.resume").exists()
 
 
+def test_a_table_goes_on_whatever_its_files_are_called(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, 2, error=KeyboardInterrupt())
+    assert say(capsys, "in", "-o", "c.jsonl")[0] == 130
+    assert say(capsys, str(folder / "in"), "-o", "c.jsonl")[0] == 0
+    assert files_in("c.jsonl") == ["in/a.mp4", str(folder / "in/deep/b.png")]
+
+
 def test_an_older_table_stays_until_there_is_something_new(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +402,8 @@ def test_an_older_table_stays_until_there_is_something_new(
     assert say(capsys, "in", "-o", "c.jsonl", "--force")[0] == 0 and "x" not in files_in("c.jsonl")
 
 
-@pytest.mark.parametrize("line", ["\0" * 20, "[1]", "5", '{"caption": "a cat"}', '{"file": 5}', "a cat", "[" * 9000])
+@pytest.mark.parametrize("line", ["\0" * 20, "[1]", "5", '{"caption": "a cat"}', '{"file": 5}', "a cat", "[" * 9000,
+                                  '{"file": "x"}', '{"file": "x", "caption": 5}', '{"file": "x", "caption": " "}'])
 def test_a_line_that_is_no_row_is_named_and_stays(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
@@ -432,6 +442,8 @@ REFUSED = [
     (["in/a.mp4", "in/a.gif", "--sidecars"], "would share in/a.txt"),
     (["-", "--sidecars"], "leave out --sidecars"),
     (["empty"], "no video or picture in empty"),
+    (["in/c.gif", "--sidecars"], "in/c.txt is in the way"),
+    (["in", "--timeout", "inf"], "at most 86400"),
 ]
 
 
@@ -441,6 +453,8 @@ def test_what_cannot_work_is_refused_in_a_line(
 ) -> None:
     (folder / "empty").mkdir()
     (folder / "in" / "a.gif").write_bytes(b"GIF89a")
+    (folder / "in" / "c.gif").write_bytes(b"GIF89a")
+    os.mkfifo(folder / "in" / "c.txt")
     code, out, err = say(capsys, *words)
     assert (code, out, err.count("\n")) == (2, "", 1) and message in err
 

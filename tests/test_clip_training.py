@@ -62,7 +62,9 @@ def dataset(folder: Path, captions: Sequence[str]) -> str:
             T = 1 if number == len(captions) - 1 else 3 + number
             latents = torch.full((4, T, 4 + 2 * number, 6), number - 2.0).half()
             put(f"{number}", {"latents": latents, "features": torch.zeros(2, 8)},
-                {"caption": caption, "shape": list(latents.shape), "seconds": 1 / 6 if T > 1 else 0.0})  # fmt: skip
+                {"caption": caption, "shape": list(latents.shape), "seconds": 1 / 6 if T > 1 else 0.0, "kind": "video",
+                 "file": f"{number}.mp4", "first": 0, "frames": 4 * T - 3, "fps": 24.0, "begin": 0.0, "end": 1.0,
+                 "canvas": [96, 64], "size": [96, 64]})  # fmt: skip
     rows = list(shards.rows_of(folder / "00000-0.tar"))
     header = {"format": shards.FORMAT, "samples": len(rows), "vae": "v", "text": "t", "channels": 4, "source": "clips"}
     (folder / shards.INDEX).write_text("".join(f"{json.dumps(line)}\n" for line in [header, *rows]))

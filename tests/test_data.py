@@ -202,7 +202,7 @@ def test_fast_clips_are_thinned_evenly() -> None:
 
 def test_pieces_have_whole_chunks_and_cover_a_shot() -> None:
     shots = (scan.VideoShot(10, 500),)
-    record = scan.FileRecord("a", kind="video", width=64, height=64, own_fps=24, fps=24, takes=shots)
+    record = scan.ScannedFile("a", kind="video", width=64, height=64, own_fps=24, fps=24, takes=shots)
     config = build.BuildConfig(Path(), Path(), seconds=4)
     made = list(build.samples_of(record, "", config))
     assert all(sample.frames % 4 == 1 and sample.frames <= 97 for sample in made)
@@ -306,13 +306,19 @@ def test_sources_that_are_gone_are_named(tmp_path: Path) -> None:
     before = state(out)
     folder.rename(tmp_path / "moved")
     with pytest.raises(Failed, match=r"a\.png is gone; `sora-cli data build FOLDER"):
+        Dataset(out).check_frames(1)
+    with pytest.raises(Failed, match=r"a\.png is gone; `sora-cli data build FOLDER"):
         Dataset(out).frames(random.Random(0), 1, 1, 32, 32)
     told = run("show", out, "--sheet", tmp_path / "sheet.png")
     assert isinstance(told.exception, Failed) and "gone" in str(told.exception)
     built(tmp_path / "moved", out)
     Dataset(out).frames(random.Random(0), 1, 1, 32, 32)
+    Dataset(out).check_frames(1)
     assert {k: v for k, v in before.items() if k.endswith(".tar")} == {
         k: v for k, v in state(out).items() if k.endswith(".tar")}  # fmt: skip
+    picture(tmp_path / "moved" / "a.png", 7)
+    with pytest.raises(Failed, match=r"a\.png has changed; `sora-cli data build`"):
+        Dataset(out).check_frames(1)
 
 
 # -- Again, and after a kill --------------------------------------------------------------------------------
@@ -490,6 +496,38 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     index.write_text(index.read_text().splitlines()[0] + "\n")
     with pytest.raises(Failed, match="is damaged"):
         Dataset(tmp_path / "out")
+
+
+STRANGE: list[tuple[int, dict[str, Any]]] = [  # lines of an index, and what they say instead
+    (0, {"vae": None}), (0, {"source": 3}), (0, {"shards": []}), (0, {"channels": "x"}), (0, {"shards": {"a.tar": 5}}),
+    (1, {"shard": None}), (1, {"offset": "x"}), (1, {"shape": [6, 1]}), (1, {"shape": [6, 1, 999, 2]}),
+    (1, {"caption": 5}), (1, {"caption": "another"}), (1, {"crc32": None}), (1, {"canvas": "64x64"}),
+]  # fmt: skip
+
+
+def test_what_an_index_or_a_manifest_says_is_not_believed(tmp_path: Path) -> None:
+    """Lines of strangers, and bits that flipped, are a line and no traceback, and a build makes them good."""
+    (tmp_path / "clips").mkdir()
+    picture(tmp_path / "clips" / "a.png")
+    out = tmp_path / "out"
+    built(tmp_path / "clips", out)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    for number, change in STRANGE:
+        lines = shards.read_lines(out / shards.INDEX)
+        lines[number] |= change
+        shards.write_lines(out / shards.INDEX, lines)
+        told = run("show", out)
+        assert isinstance(told.exception, Failed) and "index.jsonl is damaged" in str(told.exception), change
+        built(tmp_path / "clips", out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == whole, change
+    manifest = whole["manifest.jsonl"].decode()
+    others = [manifest.replace(*pair) for pair in (('"image"', "5"), ('"first": 0', '"first": "0"'), ("96", "0"))]
+    for line in ("{}", '{"file": "a.png"}', *others):
+        (out / shards.MANIFEST).write_text(line)
+        (out / shards.SCAN).write_text(line)
+        assert isinstance(run("show", out).exception, Failed), line
+        built(tmp_path / "clips", out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == whole, line
 
 
 def spoil(out: Path, how: str) -> None:

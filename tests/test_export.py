@@ -14,6 +14,7 @@ from sora_cli.cli import app
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import weights
 from sora_cli.media import probe
+from sora_cli.train import export as exporting
 from sora_cli.world.captions import words as worldly
 
 RUNNER = CliRunner()
@@ -113,6 +114,9 @@ def test_what_does_not_fit_is_refused(runs: Path) -> None:
     told = RUNNER.invoke(app, ["train", "export", "--init", "runs/dit", "--vae", "runs/vae", "--out", "mine"])
     assert isinstance(told.exception, SoraError) and "6 channels, but this VAE has 9 + 2" in str(told.exception)
     assert not Path("mine").exists()
+    shutil.copytree(runs / "dit", runs / "learning" / "checkpoint-0000250")
+    told = RUNNER.invoke(app, ["train", "export", "--init", "runs/learning", "--out", "mine"])
+    assert isinstance(told.exception, SoraError) and "runs/learning has no transformer yet" in str(told.exception)
     told = RUNNER.invoke(app, ["train", "export", "--out", "mine"])
     assert told.exit_code == 2 and "--init" in told.output
 
@@ -126,6 +130,16 @@ def test_nothing_is_written_among_other_things(runs: Path) -> None:
     Path("mine/README.md").unlink()
     export()
     export()  # again, in place of the one before
+
+
+def test_an_export_that_was_killed_is_made_again(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(exporting, "card", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(AssertionError):
+            export()
+    assert {path.name for path in Path("mine").iterdir()} >= {"dit.safetensors", "identity.json"}
+    export()
+    assert registry.entry("./mine") and not Path("mine/identity.json").exists()
 
 
 def test_a_folder_with_two_models_is_refused(runs: Path) -> None:

@@ -1,6 +1,7 @@
 """What deletions leave alone: what links lead to, what only looks like ours, samples that nobody gave up."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from hub_cases import server as server
 from hub_cases import tiny as tiny_model
 from test_data import built, picture
 from test_owned import pictures, refused, shards_in
+from test_training import toy_run
 
 from sora_cli.cli.target import Target
 from sora_cli.dataset import scan, shards
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.errors import Failed, SoraError
 from sora_cli.registry import hub, hub_client
-from sora_cli.train.options import DitOptions
+from sora_cli.train.options import ClipOptions, DitOptions, TrainOptions, VaeOptions
 from sora_cli.train.trainer import run_folder
+from sora_cli.train.trainer.checkpoint import checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +94,52 @@ def test_a_fresh_run_follows_no_link_and_leaves_what_only_looks_like_its_own() -
     assert not os.path.lexists("run/latents-256") and not os.path.lexists("run/checkpoint-0000005")
 
 
+def test_a_run_replaces_its_own_checkpoints_alone() -> None:
+    toy_run(Path("run"), 5)
+    Path("run/checkpoint-0000005/notes.txt").write_text("mine")
+    for name in ("mine/checkpoint", "run/checkpoint-thebest"):
+        shutil.copytree("run/checkpoint-0000005", name)
+    Path("run/checkpoint-0000003").symlink_to(Path("../mine/checkpoint"))
+    before = {path: path.read_bytes() for place in ("mine/checkpoint", "run/checkpoint-thebest")
+              for path in Path(place).iterdir()}  # fmt: skip
+    toy_run(Path("run"), 10)
+    assert [path.name for path in checkpoints(Path("run"))] == ["checkpoint-0000010"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not os.path.lexists("run/checkpoint-0000003")
+    (notes,) = Path("run").glob("checkpoint-0000005-*/*")
+    assert notes.read_text() == "mine"
+    shutil.copytree("run/checkpoint-0000010", "run/checkpoint-0000009")  # a killed process left it
+    toy_run(Path("run"), 10)
+    assert [path.name for path in checkpoints(Path("run"))] == ["checkpoint-0000010"]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize(("kind", "name"), [
+    (DitOptions, "dit-00001-of-00002.safetensors"), (VaeOptions, "vae.safetensors"), (ClipOptions, "video.safetensors"),
+    (ClipOptions, "log.jsonl"), (DitOptions, "phases.json"),
+])  # fmt: skip
+def test_files_that_are_of_no_run_stay(kind: type[TrainOptions], name: str, fresh: bool) -> None:
+    Path("model").mkdir()
+    Path("model", name).write_text("mine")
+    asked = kind(out=Path("model"), resume=not fresh)
+    with pytest.raises(SoraError, match=f"{name} is not of a training run and would be"), run_folder.held(asked):
+        pass
+    assert tiny.everything("model") == [name]
+    Path("model/identity.json").write_text("{}")
+    with run_folder.held(asked):
+        assert Path("model", name).exists() == (not fresh and name != "phases.json")
+
+
+def test_a_fresh_run_empties_no_folder_of_somebody() -> None:
+    mine = ["tensorboard/events.out.tfevents.1", "samples/1.png", "latents-1/00000001.safetensors"]
+    for name in mine:
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).touch()
+    for fresh in (True, False):
+        with run_folder.held(DitOptions(out=Path("photos"), resume=not fresh)):
+            assert all(Path("photos", name).exists() for name in mine)
+
+
 def test_windows_behind_a_link_stay() -> None:
     near = "a.mp4.resume/window-of-mine.safetensors"
     for name in ("mine/window-00000.safetensors", "a.mp4.resume/before/window-00000.safetensors", near):
@@ -108,7 +157,8 @@ def test_windows_behind_a_link_stay() -> None:
 def test_files_in_a_dataset_that_only_look_like_its_own_stay() -> None:
     pictures("clips")
     built(Path("clips"), Path("ds"))
-    near = ["ds/clips-of-holidays.tar", "ds/films.part", "ds/00000-mine.tar"]
+    near = ["ds/clips-of-holidays.tar", "ds/films.part", "ds/00000-mine.tar", "ds/footage.tar.gz.part",
+            "ds/00000-0123456789ab.tar.old.part", "ds/mine.jsonl.12.part"]  # fmt: skip
     for name in near:
         Path(name).write_text("mine")
     Path("ds/index.jsonl.12.part").touch()
@@ -164,10 +214,21 @@ def test_a_file_that_cannot_be_looked_at_for_a_moment_keeps_its_sample(monkeypat
     before, outside = shards_in("ds"), scan.outside
     with monkeypatch.context() as patched:
         patched.setattr(scan, "outside", lambda folder, file, *reason: outside(folder, file, *reason)
-                        if file != "2.png" else scan.FileRecord(file, reason="broken: stale file handle"))  # fmt: skip
+                        if file != "2.png" else scan.ScannedFile(file, reason="broken: stale file handle"))  # fmt: skip
         said = built(Path("clips"), Path("ds"))
     assert "2.png cannot be read now" in said and "nothing to do: 4 samples" in said
     assert shards_in("ds") == before and len(Dataset("ds")) == 4
+
+
+def test_a_folder_of_clips_that_became_a_link_is_the_same_folder() -> None:
+    pictures("clips")
+    built(Path("clips"), Path("ds"))
+    before = shards_in("ds")
+    Path("clips").rename("disk")
+    Path("clips").symlink_to("disk")
+    built(Path("clips"), Path("ds"))
+    assert shards_in("ds") == before
+    assert "nothing to do: 4 samples" in built(Path("clips"), Path("ds"))
 
 
 @pytest.mark.parametrize("options", [("--fps", "1"), ("--fps", "2", "--max-seconds", "0.5")])

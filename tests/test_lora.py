@@ -626,7 +626,7 @@ def test_latents_of_others_and_without_words_are_refused(pocket: Path) -> None:
 def test_a_run_goes_on_only_as_it_began(pocket: Path, quick: None) -> None:
     encoded(pocket / "clips", "pocket", (6, 3, 4, 4), 64, 64)
     learn(options(pocket / "run", steps=2))
-    with pytest.raises(SoraError, match="another rank or model; --fresh"):
+    with pytest.raises(SoraError, match="another training run: rank was 2 and is now 3; --fresh"):
         learn(options(pocket / "run", steps=4, rank=3))
     entry, path = registry.entry("pocket"), pocket / "dit.safetensors"
     (dit,) = entry.part("dit")

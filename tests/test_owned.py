@@ -254,7 +254,7 @@ def test_files_that_cannot_be_read_for_a_moment_cost_no_sample(monkeypatch: pyte
     built(clips, Path("ds"))
     before = shards_in("ds")
     with monkeypatch.context() as patched:
-        away = scan.FileRecord("", reason="broken: input/output error")
+        away = scan.ScannedFile("", reason="broken: input/output error")
         patched.setattr(scan, "outside", lambda folder, file, *reason: replace(away, file=file))
         assert "4 of the 4 files" in refused("build", "clips", "-o", "ds")
     assert shards_in("ds") == before

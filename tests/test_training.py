@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import everything
 from torch import nn
 
 from sora_cli.errors import Failed, SoraError
@@ -64,8 +65,8 @@ class Negation(Stage[Any]):
     stop: int | None = None
     bad: int | None = None
 
-    def __init__(self, asked: TrainOptions, steps: int, rate: float = 0.02) -> None:
-        super().__init__(asked, CPU, torch.float32)
+    def __init__(self, asked: TrainOptions, steps: int, rate: float = 0.02, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(asked, CPU, dtype)
         torch.manual_seed(0)
         self.model, self.frozen = Toy(), dict[str, Any]()
         self.config = TrainerConfig(steps=steps, batch=32, rate=rate, warmup=2, save_every=5)
@@ -88,8 +89,9 @@ class Negation(Stage[Any]):
 
 
 def toy_run(out: Path, steps: int, stop: int | None = None, bad: int | None = None, rate: float = 0.02,
-            frozen: dict[str, Any] | None = None, **asked: object) -> dict[str, torch.Tensor]:  # fmt: skip
-    stage = Negation(options(out, **asked), steps, rate)
+            frozen: dict[str, Any] | None = None, precision: torch.dtype = torch.float32,
+            **asked: object) -> dict[str, torch.Tensor]:  # fmt: skip
+    stage = Negation(options(out, **asked), steps, rate, precision)
     stage.stop, stage.bad, stage.frozen = stop, bad, frozen or {}
     return fit(stage)
 
@@ -143,6 +145,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp
 
 @pytest.mark.parametrize("about", [
     '{"step": 3, "batches": 1, "seconds": null}', '{"step": "3"}', '{"step": -1}', '{"step": 3, "batches": 0}', "[]",
+    "{}", '{"step": 3}', '{"step": 3, "batches": 1, "seconds": 1, "shards": 5}', "[" * 9000,
     '{"step": true}', '{"step": 3, "seconds": NaN}', '{"step": 3, "seconds": 1e999}', '{"steps": 3}', "",
 ])  # fmt: skip
 def test_a_record_of_a_run_that_says_nothing_of_it(tmp_path: Path, about: str) -> None:
@@ -150,6 +153,21 @@ def test_a_record_of_a_run_that_says_nothing_of_it(tmp_path: Path, about: str) -
     (tmp_path / "checkpoint-0000003" / checkpoint.ABOUT).write_text(about)
     with pytest.raises(SoraError, match="is damaged or from an older version"):
         checkpoint.progress(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("a bit", "is damaged"), ("cut", "bytes instead of"), ("gone", "is missing")]
+)
+def test_a_damaged_checkpoint_is_not_gone_on_with(tmp_path: Path, how: str, said: str) -> None:
+    toy_run(tmp_path, 5)
+    (shard,) = tmp_path.glob("checkpoint-*/*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 64
+    shard.unlink() if how == "gone" else shard.write_bytes(content if how == "a bit" else content[:-9])
+    before = everything(tmp_path)
+    with pytest.raises(SoraError, match=rf"{shard.name} .*{said}.*; start over with --fresh"):
+        toy_run(tmp_path, 10)
+    assert everything(tmp_path) == before
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
@@ -633,6 +651,9 @@ def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypat
         assert torch.equal(one.latents, other.latents) and torch.equal(one.seconds, other.seconds)
         assert one.captions == other.captions
     assert not first.path(0).exists()  # it has left the window
+    moving = Bucket(1, 1, 2, moving=True)
+    assert kept[0].fits(Bucket(1, 1, 2)) and not kept[0].fits(moving) and not kept[0].fits(Bucket(1, 2, 2))
+    assert window().draw(1, moving).fits(moving)
 
 
 def test_coarse_latents_and_their_details_fit_together() -> None:

@@ -48,9 +48,9 @@ class Table:
                     self.whole += len(line)
 
     def row(self, number: int, line: bytes) -> dict[str, Any]:
-        with suppress(ValueError, TypeError, LookupError, RecursionError):
+        with suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
             found: dict[str, Any] = json.loads(line)
-            if isinstance(found["file"], str):
+            if isinstance(found["file"], str) and found["caption"].strip():
                 return found
         raise SoraError(f"{self.path} has no row of a table in line {number}; mend it, or --force starts over")
 

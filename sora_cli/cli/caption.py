@@ -1,6 +1,7 @@
 """`sora-cli caption FILES|DIR`: what is to be seen in videos and pictures, in words."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class CaptionConfig:
         str | None, typer.Option(metavar="NAME", help="Model to use on the server; by default its first.")
     ] = None
     timeout: Annotated[
-        float, typer.Option(min=1, envvar=TIMEOUT, help="Seconds to wait for an answer from the server.")
+        float, typer.Option(min=1, max=86_400, envvar=TIMEOUT, help="Seconds to wait for an answer from the server.")
     ] = 120
     keep_human: Annotated[
         float | None,
@@ -90,10 +91,10 @@ def caption(
         for line in [*warnings, *wrong.values()]:
             screen.note(line)
         there = table.rows if table else beside_them | wrong if sidecars and not force else {}
-        todo = [name for name in files if name not in there]
-        if len(todo) < len(files):
-            done = len(files) - len(todo)
-            screen.note(f"{among(done, len(files), 'file')} already {have(done)} captions; --force writes new ones")
+        done = set(map(os.path.abspath, there))
+        todo = [name for name in files if os.path.abspath(name) not in done]
+        if count := len(files) - len(todo):
+            screen.note(f"{among(count, len(files), 'file')} already {have(count)} captions; --force writes new ones")
         left = dict.fromkeys(todo)
         for name, text in caption_files(todo, {name: human[name] for name in kept}, config, screen):
             del left[name]
@@ -143,7 +144,10 @@ def files_of(paths: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             media.check_input(name)
             found.append(name)
-    return list(dict.fromkeys(found)), list(kinds.left_out(reasons))
+    once: dict[str, str] = {}
+    for name in found:
+        once.setdefault(os.path.abspath(name), name)
+    return list(once.values()), list(kinds.left_out(reasons))
 
 
 def beside(name: str) -> Path:
@@ -156,6 +160,8 @@ def check_sidecars(files: Sequence[str]) -> None:
     for name in files:
         if not Path(name).is_file():
             raise SoraError(f"{name} is not a file, so no caption can lie beside it; leave out --sidecars")
+        if beside(name).exists() and not beside(name).is_file():
+            raise SoraError(f"{beside(name)} is in the way: it is no file; leave out --sidecars")
         other = owners.setdefault(beside(name), name)
         if other != name:
             raise SoraError(f"{other} and {name} would share {beside(name)}; rename one, or write to -o FILE.jsonl")

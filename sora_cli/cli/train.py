@@ -11,7 +11,7 @@ import typer
 from sora_cli import registry
 from sora_cli.cli import models
 from sora_cli.cli.options import DebugOption, flattened
-from sora_cli.dataset.shards import read_index
+from sora_cli.dataset.summary import summary
 from sora_cli.errors import SoraError
 from sora_cli.registry import Entry
 from sora_cli.train.options import (
@@ -105,6 +105,8 @@ def export(options: ExportOptions, debug: DebugOption = False) -> None:
     check_weights(options.init, options.text, options.vae)
     if not options.init.is_dir():
         raise SoraError(f"--init {options.init} is a file; give the folder of the transformer's run")
+    if not any(options.init.glob("dit*.safetensors")):
+        raise SoraError(f"--init {options.init} has no transformer yet; `train dit` writes it when it ends")
     from sora_cli.train.export import export
 
     typer.echo(export(options))
@@ -136,7 +138,7 @@ def check(options: TrainOptions) -> None:
     if isinstance(options, DataOptions) and options.data != WORLD:
         if not Path(options.data).is_dir():
             raise SoraError(f"unknown --data {options.data!r}; use world, or a folder that `sora-cli data build` made")
-        read_index(Path(options.data))
+        summary(Path(options.data))
     if options.minutes is not None and not 0 < options.minutes < math.inf:
         raise SoraError(f"--minutes is {options.minutes:g}; it must be above 0 and finite")
     if options.folder.exists() and not options.folder.is_dir():

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 
 from sora_cli.errors import SoraError
 from sora_cli.media.kinds import ending
@@ -75,8 +76,11 @@ def around(clips: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
 def read(path: Path) -> Said:
     """What a caption file says; whatever is in it, this is an answer."""
     try:
-        if path.stat().st_size > LARGEST:
-            return Said(wrong=f"it has {path.stat().st_size} bytes, too many for a caption")
+        status = path.stat()
+        if not S_ISREG(status.st_mode):  # a pipe or a device may have no end
+            return Said(wrong="it is not a regular file")
+        if status.st_size > LARGEST:
+            return Said(wrong=f"it has {status.st_size} bytes, too many for a caption")
         text, guess = decoded(path.read_bytes())
         if foreign := next((what for what, pattern in FOREIGNERS.items() if pattern.match(text)), ""):
             return Said(wrong=f"it is {foreign}")

@@ -25,7 +25,7 @@ from torch import Tensor
 from sora_cli import geometry, registry
 from sora_cli.dataset import footage, kept, scan, shards
 from sora_cli.dataset.captions import Captions
-from sora_cli.dataset.scan import FileRecord
+from sora_cli.dataset.scan import ScannedFile
 from sora_cli.dataset.shards import FORMAT, INDEX, MANIFEST, SCAN, Row
 from sora_cli.errors import Failed, SoraError, be, counted
 from sora_cli.files.owned import Owned, part_of
@@ -78,14 +78,14 @@ class BuildConfig:
         stored_source = self.stored_source()
         if stored_source is None and not self.own.empty and not any(self.out.glob(kept.SHARDS)):
             raise SoraError(f"-o {self.out} is neither empty nor a dataset; give another folder")
-        if stored_source and Path(stored_source) != self.source.resolve() and Path(stored_source).is_dir():
+        if stored_source and Path(stored_source).is_dir() and not self.source.samefile(stored_source):
             raise SoraError(f"{self.out} is the dataset of {stored_source}; give another -o for {self.source}")
 
     def check_sources(self, there: Collection[str], why: str = "not in {}: is its disk there?") -> None:
         """Refuse, before anything is lost, to lose most of the dataset or all of a folder: a disk may not be mounted,
         the folder or an option may be the wrong one."""
         used = {row["file"]: None for row in kept.indexed(self.out)[1]}
-        lines = shards.read_lines(self.out / MANIFEST) or shards.read_lines(self.out / SCAN)[1:]
+        lines = scan.manifest_lines(self.out / MANIFEST) or scan.manifest_lines(self.out / SCAN)
         used |= {line["file"]: line["bytes"] for line in lines if not line["reason"]}
         same = self.stored_source() == str(self.source.resolve())
         gone = [file for file, size in used.items() if file not in there
@@ -100,14 +100,14 @@ class BuildConfig:
     def stored_source(self) -> str | None:
         """The folder that a dataset in `out` is of; None if there is none."""
         lines = shards.read_lines(self.out / INDEX)[:1] or shards.read_lines(self.out / SCAN)[:1]
-        return lines[0].get("source") if lines else None
+        return lines[0]["source"] if lines and shards.holds(lines[0], {"source": str}) else None
 
 
 @dataclass(frozen=True)
 class Sample:
     """Neighbouring frames of a shot, 1 + 4n of them, or a picture."""
 
-    record: FileRecord
+    record: ScannedFile
     shot: int
     first: int
     frames: int
@@ -222,16 +222,15 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], workers: int)
 # ---- scanning ---------------------------------------------------------------------------------------------
 
 
-def scan_files(config: BuildConfig, files: Mapping[str, str]) -> Iterator[FileRecord]:
+def scan_files(config: BuildConfig, files: Mapping[str, str]) -> Iterator[ScannedFile]:
     """Every file, known from an earlier run or examined now and recorded at once; broken ones are tried again. Those
     that cannot be looked at now are as they were."""
     config.out.mkdir(parents=True, exist_ok=True)
-    for left in (*config.out.glob("*.tar.*.part"), *config.out.glob("*.jsonl.*.part")):
-        left.unlink(missing_ok=True)  # of a process that is gone: this one has the folder
-    lines = shards.read_lines(config.out / MANIFEST) + shards.read_lines(config.out / SCAN)[1:]
-    examined = {line["file"]: FileRecord.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
+    kept.sweep(config.out)
+    lines = scan.manifest_lines(config.out / MANIFEST) + scan.manifest_lines(config.out / SCAN)
+    examined = {line["file"]: ScannedFile.read(line) for line in lines if line["kind"] and line["reason"] != UNREAD}
 
-    def one(file: str) -> tuple[FileRecord, bool]:
+    def one(file: str) -> tuple[ScannedFile, bool]:
         record = scan.outside(config.source, file, files[file])
         if file in examined and (examined[file].fits(record, config.fps) or record.unseen):
             return examined[file], False
@@ -250,7 +249,7 @@ def scan_files(config: BuildConfig, files: Mapping[str, str]) -> Iterator[FileRe
 # ---- planning ---------------------------------------------------------------------------------------------
 
 
-def samples_of(record: FileRecord, caption: str, config: BuildConfig) -> Iterator[Sample]:
+def samples_of(record: ScannedFile, caption: str, config: BuildConfig) -> Iterator[Sample]:
     """The shots of a file in pieces of at most `config.seconds`, all about as long."""
     if record.reason:
         return
@@ -337,7 +336,7 @@ def sample_metadata(sample: Sample) -> Row:
 # ---- finishing --------------------------------------------------------------------------------------------
 
 
-def finish(config: BuildConfig, records: list[FileRecord], captions: Captions, plan: list[Shard], networks: Networks,
+def finish(config: BuildConfig, records: list[ScannedFile], captions: Captions, plan: list[Shard], networks: Networks,
            there: Mapping[str, Row]) -> bool:  # fmt: skip
     """Write the manifest and the index, and remove what is not part of the dataset; returns whether anything is new.
     `there` are the checksums of the shards that were there."""
@@ -348,6 +347,7 @@ def finish(config: BuildConfig, records: list[FileRecord], captions: Captions, p
               "max_seconds": config.seconds,
               "shards": {name: there.get(name) or shards.checksum(config.out / name) for name in sorted(names)
                          if (config.out / name).exists()}}  # fmt: skip
+    header["crc32"] = shards.lines_checksum(header, rows)
     read = {row["name"] for row in rows}
     planned: dict[str, list[tuple[str, Sample]]] = {}
     for shard in plan:
@@ -363,7 +363,7 @@ def finish(config: BuildConfig, records: list[FileRecord], captions: Captions, p
     return any(changed)
 
 
-def line_of(record: FileRecord, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
+def line_of(record: ScannedFile, captions: Captions, planned: list[tuple[str, Sample]], read: set[str]) -> Row:
     """What the manifest says of a file: used, with its shots and their samples, or skipped, with a reason."""
     line: dict[str, Any] = {"file": record.file, "state": "skipped" if record.reason else "used", **asdict(record)}
     if owner := captions.owners.get(record.file):

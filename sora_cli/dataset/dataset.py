@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sora_cli.dataset import footage, shards
+from sora_cli.dataset import footage, scan, shards
 from sora_cli.dataset.shards import Row
 from sora_cli.errors import Failed, SoraError, counted
 
@@ -67,12 +67,16 @@ class Dataset:
     # ---- footage ----------------------------------------------------------------------------------------------
 
     def check_frames(self, frames: int) -> None:
-        """Refuse to begin what `frames` could not go on with: no shot is that long, or a source is gone."""
+        """Refuse to begin what `frames` could not go on with: no shot is that long, or a source is gone or another."""
         longest = max(row["frames"] for row in self.rows)
         if longest < frames:
             raise SoraError(f"no shot of {self.folder} has {counted(frames, 'frame')}; the longest has {longest}")
+        lines = scan.manifest_lines(self.folder / shards.MANIFEST)
+        seen = {line["file"]: (line["bytes"], line["modified"]) for line in lines}
         for file in dict.fromkeys(row["file"] for row in self.rows):
-            self.source_of(file)
+            status = self.source_of(file).stat()
+            if seen.get(file) != (status.st_size, status.st_mtime_ns):
+                raise Failed(f"{self.source / file} has changed; {shards.AGAIN}")
 
     def source_of(self, file: str) -> Path:
         """A source file; Failed if it is gone."""

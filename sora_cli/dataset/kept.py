@@ -1,5 +1,6 @@
 """What is in a folder from earlier runs, as far as it is whole. No torch."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,15 @@ from sora_cli.dataset import shards
 from sora_cli.dataset.shards import Row
 from sora_cli.errors import Failed, SoraError
 
+PARTS = re.compile(r"(\d{5}-[0-9a-f]{12}\.tar|(index|manifest|scan)\.jsonl)(\.\d+\.part)+")
 SHARDS = f"{5 * '[0-9]'}-{12 * '[0-9a-f]'}.tar"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that is gone was writing: this one has the folder."""
+    for path in folder.iterdir():
+        if PARTS.fullmatch(path.name):
+            path.unlink()
 
 
 def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sora_cli import media
 from sora_cli.dataset import footage, shot_detection
+from sora_cli.dataset.shards import NUMBER, Kinds, Row, holds, read_lines
 from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
@@ -34,8 +35,8 @@ class VideoShot:
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """A file of the folder. Sizes are as it is shown: upright, in square pixels."""
+class ScannedFile:
+    """A file of the folder, as a scan finds it. Sizes are as it is shown: upright, in square pixels."""
 
     file: str                    # below the folder, with / between its parts
     bytes: int = 0
@@ -64,13 +65,13 @@ class FileRecord:
         """Whether a file could not even be looked at from outside."""
         return not self.modified and self.reason.startswith("broken")
 
-    def fits(self, other: "FileRecord", most: float) -> bool:
+    def fits(self, other: "ScannedFile", most: float) -> bool:
         """Whether this is what a scan would say of a file that looks like `other` from outside."""
         same = (self.file, self.bytes, self.modified) == (other.file, other.bytes, other.modified)
         return same and self.fps == (footage.decimated_fps(self.own_fps, most) if self.own_fps else 0)
 
     @classmethod
-    def read(cls, line: Mapping[str, Any]) -> "FileRecord":
+    def read(cls, line: Mapping[str, Any]) -> "ScannedFile":
         """The inverse of `asdict`, of a line that may hold more."""
         plain = {key: value for key, value in line.items() if key in cls.__dataclass_fields__}
         fields = VideoShot.__dataclass_fields__
@@ -79,23 +80,36 @@ class FileRecord:
         return cls(**plain, takes=shots)
 
 
+FILE: Kinds = {
+    "file": str, "bytes": int, "modified": int, "kind": str, "width": int, "height": int, "own_fps": NUMBER,
+    "fps": NUMBER, "takes": list, "reason": str,
+}  # fmt: skip
+SHOT: Kinds = {"first": int, "frames": int, "reason": str}
+
+
+def manifest_lines(path: Path) -> list[Row]:
+    """The lines of a manifest, or of a scan that was stopped, that tell of a file; others are not ours."""
+    return [line for line in read_lines(path) if holds(line, FILE) and all(holds(shot, SHOT) for shot in line["takes"])
+            and (not line["kind"] or line["reason"] or min(line["width"], line["height"]) > 0)]  # fmt: skip
+
+
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:
     """Every file below a folder, sorted, but for the dataset in it, each with why it is no footage, if so."""
     return {file: reason or unread(file) for file, reason in walk(folder, leave_out)}
 
 
-def outside(folder: Path, file: str, reason: str = "") -> FileRecord:
+def outside(folder: Path, file: str, reason: str = "") -> ScannedFile:
     """What is known of a file without opening it."""
     if reason:
-        return FileRecord(file, reason=reason)
+        return ScannedFile(file, reason=reason)
     try:
         status = (folder / file).stat()
     except OSError as error:
-        return FileRecord(file, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
-    return FileRecord(file, status.st_size, status.st_mtime_ns)
+        return ScannedFile(file, reason=f"broken: {(error.strerror or 'unreadable').lower()}")
+    return ScannedFile(file, status.st_size, status.st_mtime_ns)
 
 
-def examine(folder: Path, record: FileRecord, most: float) -> FileRecord:
+def examine(folder: Path, record: ScannedFile, most: float) -> ScannedFile:
     """A file opened and judged; nothing that is in it can stop a scan."""
     path = folder / record.file
     if record.reason:

@@ -27,6 +27,15 @@ FORMAT = "sora-dataset-1"
 INDEX, MANIFEST, SCAN = "index.jsonl", "manifest.jsonl", "scan.jsonl"
 AGAIN = "`sora-cli data build` on its folder of clips repairs it"
 Row = dict[str, Any]
+Kinds = Mapping[str, type | tuple[type, ...]]
+
+NUMBER = (int, float)
+HEADER: Kinds = {"format": str, "source": str, "samples": int, "vae": str, "text": str, "channels": int}
+SAMPLE: Kinds = {
+    "name": str, "shard": str, "file": str, "kind": str, "caption": str, "offset": int, "bytes": int, "first": int,
+    "frames": int, "begin": NUMBER, "end": NUMBER, "seconds": NUMBER, "fps": NUMBER,
+}  # fmt: skip
+SIZES = {"shape": 4, "canvas": 2, "size": 2}  # lists of so many sizes
 
 
 def hash_of(value: object) -> str:
@@ -113,6 +122,8 @@ def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             found[name] = "is missing"
+        elif not holds(due, {"bytes": int, "crc32": int}):
+            found[name] = "has no checksum"
         elif path.stat().st_size != due["bytes"]:
             found[name] = f"has {path.stat().st_size} bytes instead of {due['bytes']}"
         elif whole and checksum(path) != due:
@@ -146,12 +157,31 @@ def is_dataset(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
-def is_contained(row: Row) -> bool:
-    """Whether a sample, which may be a stranger's, lies in its dataset, and its source in the folder of the clips."""
-    shard, file = row.get("shard", ""), row.get("file", "")
-    if not (isinstance(shard, str) and isinstance(file, str)) or ".." in (shard, *PurePath(file).parts):
+def holds(line: object, kinds: Kinds) -> bool:
+    """Whether a line, which may be a stranger's, has values of these kinds."""
+    return isinstance(line, dict) and all(isinstance(line.get(key), kind) for key, kind in kinds.items())
+
+
+def is_sample(row: Row) -> bool:
+    """Whether a row tells of a sample that lies in its dataset, and of a source in the folder of the clips."""
+    if not holds(row, SAMPLE) or ".." in (row["shard"], *PurePath(row["file"]).parts):
         return False
-    return PurePath(shard).name == shard and not PurePath(file).is_absolute()
+    sizes = all(are_sizes(row.get(key), count) for key, count in SIZES.items())
+    return sizes and PurePath(row["shard"]).name == row["shard"] != "" and not PurePath(row["file"]).is_absolute()
+
+
+def are_sizes(value: object, count: int) -> bool:
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    return all(type(size) is int and size > 0 for size in value)
+
+
+def lines_checksum(header: Row, rows: Iterable[Row]) -> int:
+    """A checksum of what an index says."""
+    found = 0
+    for line in ({key: value for key, value in header.items() if key != "crc32"}, *rows):
+        found = zlib.crc32(json.dumps(line).encode(), found)
+    return found
 
 
 def read_index(folder: Path) -> tuple[Row, list[Row]]:
@@ -161,6 +191,9 @@ def read_index(folder: Path) -> tuple[Row, list[Row]]:
         raise SoraError(f"{folder} is not finished; `sora-cli data build` finishes it" if half else
                         f"{folder} is not a dataset; `sora-cli data build CLIPS -o {folder}` makes one")  # fmt: skip
     header, *rows = read_lines(folder / INDEX) or [{}]
-    if header.get("format") != FORMAT or len(rows) != header.get("samples") or not all(map(is_contained, rows)):
-        raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")
-    return header, rows
+    ours = holds(header, HEADER) and header["format"] == FORMAT and isinstance(header.get("shards", {}), dict)
+    with suppress(RecursionError):
+        whole = len(rows) == header.get("samples") and header.get("crc32") in (None, lines_checksum(header, rows))
+        if ours and whole and all(map(is_sample, rows)):
+            return header, rows
+    raise Failed(f"{folder / INDEX} is damaged; {AGAIN}")

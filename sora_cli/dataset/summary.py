@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sora_cli import media
 from sora_cli.dataset import footage, shards
+from sora_cli.dataset.scan import manifest_lines
 from sora_cli.dataset.shards import Row
 from sora_cli.errors import Failed, SoraError
 from sora_cli.media.contact_sheet import INK, MARGIN, PAPER, evenly
@@ -22,11 +23,11 @@ LINE, LETTERS = 16, 36                           # pixels and letters of a line
 def summary(folder: Path) -> dict[str, Any]:
     """Counts, durations, sizes, lengths, captions, and why files were skipped."""
     header, rows = shards.read_index(folder)
-    files = shards.read_lines(folder / shards.MANIFEST)
+    files = manifest_lines(folder / shards.MANIFEST)
     if {row["file"] for row in rows} - {line["file"] for line in files}:
         raise Failed(f"{folder / shards.MANIFEST} is missing or damaged; {shards.AGAIN}")
     bad = shards.damage(folder, header)
-    used = [line for line in files if line["state"] == "used"]
+    used = [line for line in files if not line["reason"] and shards.holds(line, {"caption": str})]
     shots = [shot for line in files for shot in line["takes"]]
     words = [len(line["caption"].split()) for line in used]
     return {
@@ -46,7 +47,7 @@ def summary(folder: Path) -> dict[str, Any]:
         "lengths": counted(str(row["shape"][1]) for row in rows),
         "captions": {"none": words.count(0), "different": len({line["caption"] for line in used} - {""}),
                      "words": [min(words, default=0), round(float(np.mean(words or [0])), 1), max(words, default=0)]},
-        "skipped": counted(kind_of(line["reason"]) for line in files if line["state"] == "skipped"),
+        "skipped": counted(kind_of(line["reason"]) for line in files if line["reason"]),
         "skipped_shots": counted(kind_of(shot["reason"]) for shot in shots if shot["reason"]),
         "vae": header["vae"][:12],
         "text": header["text"][:12],

@@ -115,17 +115,8 @@ class Owned:
                 file.write(content.encode(errors="backslashreplace"))
 
     def remove(self, *patterns: str) -> None:
-        """Remove files of such names, then folders of such names that hold nothing else, and nothing that links lead
-        to."""
-        mine = (*patterns, IDENTITY, f"{IDENTITY}.*.part")
-        for path in (path for pattern in mine for path in self.folder.glob(pattern)):
-            if not lies_in(self.folder, path):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):
-                    path.rmdir()
-            else:
-                path.unlink(missing_ok=True)
+        """Remove what has such names, and then the identity and the folder itself if nothing else is in it."""
+        remove(self.folder, *patterns, IDENTITY, f"{IDENTITY}.*.part")
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -135,6 +126,19 @@ class Owned:
         if not self.folder.exists():  # of a long list, most: a walk takes longer
             return True
         return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
+
+
+def remove(folder: Path, *patterns: str) -> None:
+    """Remove files of such names below a folder, then folders of such names that hold nothing else, and nothing that
+    links lead to."""
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if not lies_in(folder, path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def lies_in(folder: Path, path: Path) -> bool:

@@ -22,23 +22,28 @@ from sora_cli.train.frozen import Network, check_frozen
 from sora_cli.train.options import ExportOptions
 from sora_cli.world.captions import words
 
+LOGGED = {"step", "seconds", "loss", "speed"}
 STEMS = ("text", "vae", "dit")
 
 
 def export(options: ExportOptions) -> Path:
     """Gather the transformer of `options.init`, the autoencoder and the text tower in `options.out`; returns it.
     SoraError if networks do not fit together, or if there are other things in the folder."""
-    with Owned(options.out) as own:
-        if not own.empty and not (options.out / registry.EXPORTED).is_file():
+    with Owned(options.out, {"stage": "export"}) as own:
+        unfinished = own.stored_identity() == own.identity  # which its process, that was killed, left behind
+        if not (own.empty or unfinished or (options.out / registry.EXPORTED).is_file()):
             raise SoraError(f"--out {options.out} is neither empty nor a model; give another folder")
-        return write(options)
+        sources = {"text": options.text, "vae": options.vae, "dit": options.init}
+        networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
+        check(networks)
+        own.begin()
+        write(options, networks)
+        own.remove()
+    return options.out
 
 
-def write(options: ExportOptions) -> Path:
+def write(options: ExportOptions, networks: Mapping[str, Network]) -> None:
     """Write the model; nobody else writes in its folder."""
-    sources = {"text": options.text, "vae": options.vae, "dit": options.init}
-    networks = {stem: registry.load_network(stem, path) for stem, path in sources.items()}
-    check(networks)
     paths = [path for stem, (tensors, header) in networks.items()
              for path in weights.save_part(options.out, stem, tensors, header)]  # fmt: skip
     if (curves := options.init / "curves.png").is_file():
@@ -48,7 +53,6 @@ def write(options: ExportOptions) -> Path:
     page = card(title, headers, usage, last_line(options.init), curves.is_file())
     weights.write(options.out / "README.md", page.encode())
     weights.write(options.out / registry.EXPORTED, table(title, paths, usage).encode())
-    return options.out
 
 
 def check(networks: Mapping[str, Network]) -> None:
@@ -76,7 +80,7 @@ def usage_of(headers: Mapping[str, Mapping[str, str]]) -> SamplingDefaults:
 
 def last_line(run: Path) -> dict[str, Any]:
     """What the log of a run ends with; nothing where there is none."""
-    return next((line for line in reversed(read_lines(run / "log.jsonl")) if "step" in line), {})
+    return next((line for line in reversed(read_lines(run / "log.jsonl")) if line.keys() >= LOGGED), {})
 
 
 def table(title: str, files: list[Path], usage: SamplingDefaults) -> str:

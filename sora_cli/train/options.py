@@ -23,6 +23,7 @@ class TrainOptions:
 
     stage: ClassVar[str]
     panel: ClassVar[str] = "Every training"
+    shard = False  # among processes; an option of models that are too large for one
 
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps in total.")] = None
     minutes: Annotated[float | None, typer.Option(help="Stop after this much time in total.")] = None

@@ -8,7 +8,6 @@ disk as well, so that a run that goes on need not draw them again. What is drawn
 
 import json
 import math
-import os
 import random
 import zlib
 from bisect import bisect
@@ -71,6 +70,11 @@ class LatentBatch:
     field: Tensor
     first: bool  # whether the first latent is a frame alone
 
+    def fits(self, bucket: Bucket) -> bool:
+        """Whether these are samples of such a shape."""
+        whole = bucket.frames > 1 or self.first != bucket.moving
+        return whole and self.latents.shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2)
+
     def clips(self) -> Iterator[Clip]:
         for latents, seconds, caption, truth in zip(self.latents, self.seconds, self.captions, self.field, strict=True):
             yield Clip(latents.float(), seconds, caption, self.first, truth.float(), truth[:, ::3].float().amax(1))
@@ -112,15 +116,15 @@ class LatentCache:
             return self.draw(number, bucket)
         with suppress(SoraError):  # none there, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
-            if tensors["latents"].shape[2:] == (bucket.frames, bucket.height * 2, bucket.width * 2):
-                return LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
-                             tensors["field"], json.loads(metadata["first"]))  # fmt: skip
+            block = LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
+                                tensors["field"], json.loads(metadata["first"]))  # fmt: skip
+            if block.fits(bucket):
+                return block
         block = self.draw(number, bucket)
         self.folder.mkdir(parents=True, exist_ok=True)
-        own = self.path(number).with_suffix(f".{os.getpid()}")  # two processes may draw the same block at once
         tensors = {"latents": block.latents, "seconds": block.seconds, "field": block.field}
-        weights.save(own, tensors, {"captions": json.dumps(block.captions), "first": json.dumps(block.first)})
-        own.replace(self.path(number))
+        weights.save(self.path(number), tensors,
+                     {"captions": json.dumps(block.captions), "first": json.dumps(block.first)})  # fmt: skip
         return block
 
     @torch.no_grad()
@@ -200,13 +204,22 @@ GROWN = (  # for weights that know pictures already
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
+def begun(path: Path) -> list[int]:
+    """The packs that phases began with; SoraError if the file does not say so."""
+    with suppress(ValueError, RecursionError):
+        found: list[int] = json.loads(path.read_text())
+        if isinstance(found, list) and found[:1] == [0] and all(type(pack) is int for pack in found):
+            return found
+    raise SoraError(f"{path} is damaged; start over with --fresh")
+
+
 class Schedule:
     """Which phase holds when. Phases begin by the share of the run that is over, of its steps or of its minutes, so
     that nobody knows the pack beforehand: it is written down, and a run that goes on reads it."""
 
     def __init__(self, phases: tuple[Phase, ...], path: Path | None) -> None:
         self.phases, self.path = phases, path
-        self.starts = json.loads(path.read_text()) if path and path.exists() else [0]
+        self.starts = begun(path) if path and path.exists() else [0]
 
     def reached(self, pack: int, share: float) -> None:
         """This share of the run is over at this pack: phases that are due begin with the next packs to be asked for."""

@@ -37,7 +37,7 @@ from sora_cli.train.frozen import NAMES, Frozen, check_frozen, others
 from sora_cli.train.options import WORLD, DitOptions
 from sora_cli.train.recipes import distil, likeness, tower
 from sora_cli.train.recipes.grow import grow_dit
-from sora_cli.train.trainer import loop
+from sora_cli.train.trainer import loop, run_folder
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.logger import note, note_unread
 from sora_cli.train.trainer.stage import Stage, save_sheet
@@ -190,7 +190,7 @@ class DitStage(Stage[DitOptions]):
     def world(self) -> WorldPacks:
         options = self.options
         phases = DISTILLED if options.distil else GROWN if options.init else PHASES
-        schedule = Schedule(phases, options.folder / "phases.json")
+        schedule = Schedule(phases, options.folder / run_folder.PHASES)
         return world_packs(self, self.frozen, schedule, 0.5, options.drop_tokens)
 
     def dataset(self, encoder: Encoder | None) -> Packs:
@@ -204,9 +204,10 @@ class DitStage(Stage[DitOptions]):
                      options.distil, self.frozen.ids["text"], encoder)  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        options = self.options
-        seen = {"tower": weights.fingerprint([options.tower])} if options.aim == "clip" and options.tower else {}
-        return {"aim": options.aim} | seen | self.frozen.ids
+        aim = self.options.aim
+        path = self.options.tower if aim == "clip" else Path(aim.partition(":")[2])  # weights may be a file
+        seen = {"tower": weights.fingerprint([path])} if path and path.is_file() else {}
+        return {"aim": aim} | seen | self.frozen.ids
 
     # ---- a step -------------------------------------------------------------------------------------------
 

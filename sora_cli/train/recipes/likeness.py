@@ -63,5 +63,5 @@ def decoded(vae: Vae, latents: Tensor) -> Tensor:
 
 def note(folder: Path, step: int, found: dict[str, float]) -> None:
     """Write a line down, with those of the steps before."""
-    before = [line for line in read_lines(folder / FILE) if line["step"] < step]
+    before = [line for line in read_lines(folder / FILE) if line.get("step", step) < step]
     write_lines(folder / FILE, [*before, {"step": step} | found])

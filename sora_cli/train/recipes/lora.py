@@ -8,7 +8,7 @@ paper, on latents of footage. What generate makes of the file is in `sora_cli/re
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +41,6 @@ from sora_cli.train.frozen import CachedTextEncoder, Frozen
 from sora_cli.train.options import WORLD, LoraOptions
 from sora_cli.train.recipes import dit as dit_training
 from sora_cli.train.trainer import loop
-from sora_cli.train.trainer.checkpoint import checkpoints, shapes_of
 from sora_cli.train.trainer.config import Losses, TrainerConfig, generator
 from sora_cli.train.trainer.stage import Stage
 
@@ -154,7 +153,10 @@ def clips_of(folder: Path, entry: Entry) -> Clips:
 
 
 class LoraStage(Stage[LoraOptions]):
-    """Factors beside the frozen weights of a model's transformer, which lie in these files."""
+    """Factors beside the frozen weights of a model's transformer, which lie in these files. `frozen_ids` say which
+    other networks are learned with."""
+
+    frozen_ids: Mapping[str, str]
 
     def __init__(self, entry: Entry, network: nn.Module, files: Sequence[Path], options: LoraOptions,
                  device: torch.device, dtype: torch.dtype) -> None:  # fmt: skip
@@ -164,8 +166,6 @@ class LoraStage(Stage[LoraOptions]):
                                     rate=RATES[kind], warmup=20, average=0.99, save_every=100)  # fmt: skip
         torch.manual_seed(options.seed)  # of what is drawn for A
         self.model: Adapter = Adapter(network.requires_grad_(False), options.rank).to(device)
-        if options.resume and checkpoints(options.folder):
-            check_resumed(options.folder, self.model)
 
     def drawn(self, clips: Clips, rng: torch.Generator, anywhere: bool) -> Iterator[Clip]:
         """A batch at random, cut to what the model sees at once: from anywhere in the clips, or from their start."""
@@ -178,21 +178,13 @@ class LoraStage(Stage[LoraOptions]):
             yield Clip(found[:, part], seconds[part], caption, first=start == 0)
 
     def identity(self) -> dict[str, Any]:
-        return {"model": self.entry.name, "weights": weights.fingerprint(self.files)[:16]}
+        return {"model": self.entry.name, "weights": weights.fingerprint(self.files)[:16], **self.frozen_ids}
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
         """Write OUT/lora.safetensors."""
         path = self.options.folder / FILE
         weights.save(path, self.model.file(averaged), self.model.header(self.options, self.entry))
         return path
-
-
-def check_resumed(folder: Path, adapter: Adapter) -> None:
-    """Refuse to go on with a run whose factors are of other shapes."""
-    shapes = shapes_of(folder)
-    if any(shapes.get(f"model.{name}") != tuple(value.shape) for name, value in adapter.state_dict().items()):
-        raise SoraError(f"{folder} holds a training of another rank or model; --fresh starts over, "
-                        "--out goes elsewhere")  # fmt: skip
 
 
 class OwnStage(LoraStage):
@@ -205,6 +197,7 @@ class OwnStage(LoraStage):
         if isinstance(clips, Dataset):
             clips.check_vae(frozen.ids["vae"])
         super().__init__(entry, dit, [file.path for file in entry.part("dit")], options, device, dtype)
+        self.frozen_ids = frozen.ids
         self.learner, self.parts = Learner(dit, None), dit_training.parts_of(dit.config, frozen.vae.config)
         schedule = Schedule(GROWN[-1:], None)  # whole videos of all kinds
         self.pack = (
@@ -238,6 +231,7 @@ class WanStage(LoraStage):
         self.features = features_of(clips, pipeline)  # before the transformer is loaded
         dit = loading.load_dit(path, device, dtype, unpacked=True)
         super().__init__(entry, dit, published.loaded(path), options, device, dtype)
+        self.frozen_ids = {"text": weights.fingerprint(published.loaded(pipeline.paths["text"]))[:16]}
         dit_training.recompute(dit.blocks)
         self.dit, self.clips = dit, clips
 

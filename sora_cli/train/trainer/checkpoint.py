@@ -7,9 +7,10 @@ neither written nor read.
 
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
+from sora_cli.dataset.shards import checksum, damage
 from sora_cli.errors import SoraError
-from sora_cli.files import weights
+from sora_cli.files import owned, weights
 from sora_cli.train.trainer import distributed
+from sora_cli.train.trainer.run_folder import ABOUT, CHECKPOINT, PART
 
-PART, ABOUT = "checkpoint.part", "run.json"
 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is one process
 
 
@@ -60,18 +62,24 @@ class Ema:
 
 def checkpoints(out: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted(out.glob("checkpoint-???????"))
+    return sorted({path.parent for name in (ABOUT, "*.safetensors") for path in out.glob(f"{CHECKPOINT}/{name}")})
 
 
 def progress(out: Path) -> Progress:
-    """How far the run in a folder is; at step 0 if there is no checkpoint. SoraError for one of an older version."""
+    """How far the run in a folder is; at step 0 if there is no checkpoint. SoraError for one that is damaged, or of an
+    older version."""
     found = checkpoints(out)
     if not found:
         return Progress()
     try:
-        return Progress(**json.loads((found[-1] / ABOUT).read_text()))
-    except (OSError, ValueError, TypeError):
+        about = json.loads((found[-1] / ABOUT).read_text())
+        reached = Progress(**{field.name: about[field.name] for field in fields(Progress)})
+        bad = damage(found[-1], about, whole=distributed.is_main())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise SoraError(f"{found[-1]} is damaged or from an older version; start over with --fresh") from None
+    for name, what in bad.items():
+        raise SoraError(f"{found[-1] / name} {what}; start over with --fresh")
+    return reached
 
 
 def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
@@ -88,13 +96,26 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
     distributed.barrier()
     dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True))
     if distributed.is_main():
-        weights.write(part / ABOUT, json.dumps(asdict(reached)).encode())
-        shutil.rmtree(done, ignore_errors=True)
+        shards = {path.name: checksum(path) for path in sorted(part.glob("*.safetensors"))}
+        weights.write(part / ABOUT, json.dumps(asdict(reached) | {"shards": shards}).encode())
+        remove(done)
         part.replace(done)  # all shards of one step appear at once, and only then do older ones go
-        for other in checkpoints(out):
-            if other != done:
-                shutil.rmtree(other)
+        remove_all_but(done)
     distributed.barrier()
+
+
+def remove_all_but(last: Path) -> None:
+    """Remove all checkpoints of a run but one."""
+    for other in checkpoints(last.parent):
+        if other != last:
+            remove(other)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; other files in its folder stay, in one that no longer counts as a checkpoint."""
+    owned.remove(checkpoint.parent, f"{checkpoint.name}/*.safetensors", f"{checkpoint.name}/{ABOUT}", checkpoint.name)
+    if checkpoint.exists():
+        checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}-{time.time_ns()}"))
 
 
 def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim.Optimizer]) -> None:
@@ -108,6 +129,8 @@ def load(out: Path, model: nn.Module, average: Ema, optims: Sequence[torch.optim
     fill(contents(model, average, moments), out)
     for optim, states in zip(optims, moments, strict=True):
         optim.load_state_dict(optim.state_dict() | {"state": states})
+    if distributed.is_main():
+        remove_all_but(checkpoints(out)[-1])  # which a killed process may have left
 
 
 def averages(out: Path) -> dict[str, Tensor]:

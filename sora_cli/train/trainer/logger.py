@@ -1,5 +1,6 @@
 """What a training says of itself: progress on stderr, JSON lines, curves as a picture, and TensorBoard's files."""
 
+import io
 import json
 import sys
 from collections import defaultdict
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sora_cli.errors import among, be, readable
+from sora_cli.files import weights
 from sora_cli.models.sora.text import longer
 from sora_cli.placement.device import pick_dtype
 from sora_cli.placement.estimate.throughput import ROWS, WIDTH, product_rate
@@ -57,7 +59,7 @@ class Log:
         kept = [line for line in old if line.get("step", start + 1) <= start]
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         first = [json.dumps(line) for line in old[:1] if "options" in line] or [header]
-        self.path.write_text("".join(f"{line}\n" for line in (*first, *map(json.dumps, kept))))
+        weights.write(self.path, "".join(f"{line}\n" for line in (*first, *map(json.dumps, kept))).encode())
 
     def lines(self) -> list[dict[str, Any]]:
         """What the file says, without what a kill cut or something else damaged."""
@@ -131,8 +133,10 @@ class Log:
         for axis, name in zip(axes[:, 0], names, strict=True):
             axis.plot([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r])
             axis.set_ylabel(name)
-        figure.savefig(self.path.with_name("curves.png"))
+        picture = io.BytesIO()
+        figure.savefig(picture)
         plt.close(figure)
+        weights.write(self.path.with_name("curves.png"), picture.getvalue())
 
     def __enter__(self) -> Self:
         self.progress.start()

@@ -59,10 +59,10 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     batches = options.accumulate or (resumed.batches if start else distributed.world_size())
     ahead = options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")  # whose processor is idle
     if distributed.is_main():
-        run_folder.begin(options, config.batch, batches, stage.identity())
+        kept = {"dtype": str(stage.dtype).removeprefix("torch.")} | stage.identity()
+        run_folder.begin(options, config.batch, batches, kept)
     shown = copy.deepcopy(model).to("meta") if sample and distributed.is_main() else None
-    sharded = getattr(options, "shard", False) and distributed.world_size() > 1
-    shards = distributed.FsdpModel(model, device) if sharded else None
+    shards = distributed.FsdpModel(model, device) if options.shard and distributed.world_size() > 1 else None
     average, optims = Ema(model, config.average), optimizers(model, config)
     if start:
         checkpoint.load(options.folder, model, average, optims)
@@ -86,10 +86,10 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
                 log.warn(line)
             done, late = step + 1, spent >= 1
             last = done == config.steps or late
+            if sample and (done % config.sample_every == 0 or last):  # first: a run goes on behind its checkpoint
+                _sample(shown, distributed.gather_full(average.state), device, sample, log, done)
             if done % config.save_every == 0 or last:
                 checkpoint.save(options.folder, Progress(done, batches, clock.seconds), model, average, optims)
-            if sample and (done % config.sample_every == 0 or last):
-                _sample(shown, distributed.gather_full(average.state), device, sample, log, done)
             if late:
                 break
         if not sample and distributed.is_main():

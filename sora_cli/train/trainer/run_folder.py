@@ -11,17 +11,17 @@ from sora_cli import __version__
 from sora_cli.dataset import shards
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.files.owned import Owned, sweep
+from sora_cli.files.owned import Owned, remove, sweep
 from sora_cli.train.options import WORLD, TrainOptions
 
 KIND, OTHERWISE = "training run", "--fresh starts over, --out goes elsewhere"
 DIGIT = "[0-9]"
-CHECKPOINT = f"checkpoint-{7 * DIGIT}"
+CHECKPOINT, PART, ABOUT, PHASES = f"checkpoint-{7 * DIGIT}", "checkpoint.part", "run.json", "phases.json"
+SHOWN = (f"samples/{6 * DIGIT}.png", "samples", "log.jsonl", "likeness.jsonl", "curves.png", PHASES)
 # What a run writes, folders behind what is in them
 WRITTEN = (
-    f"{CHECKPOINT}/*.safetensors", f"{CHECKPOINT}/run.json", CHECKPOINT, "checkpoint.part/*", "checkpoint.part",
-    f"latents-*/{8 * DIGIT}.*", "latents-*", f"samples/{6 * DIGIT}.png", "samples", "tensorboard/events.out.tfevents.*",
-    "tensorboard", "log.jsonl", "likeness.jsonl", "curves.png", "phases.json",
+    f"{CHECKPOINT}/*.safetensors", f"{CHECKPOINT}/{ABOUT}", CHECKPOINT, f"{PART}/*", PART, f"latents-*/{8 * DIGIT}.*",
+    "latents-*", "tensorboard/events.out.tfevents.*", "tensorboard", *SHOWN,
 )  # fmt: skip
 MADE = {"clip": ("text", "video")}  # the networks of a stage, where it is not one of its own name
 WHERE = ("shard", "offset", "bytes")  # of a sample: where it lies, and not what it is
@@ -43,7 +43,13 @@ def held(options: TrainOptions) -> Iterator[None]:
             sweep(part.with_name(part.name.rsplit(".", 2)[0]))
         if not options.resume:
             check_needed(options)
+        begun = any(options.folder.glob(CHECKPOINT))
+        if not begun and own.stored_identity() is None:
+            check_results(options)
+        elif not options.resume:
             own.remove(*WRITTEN, *results(options.stage))
+        elif not begun:
+            remove(options.folder, PHASES)  # of steps that are taken again
         yield
 
 
@@ -51,6 +57,13 @@ def results(stage: str) -> Iterator[str]:
     """The names of the weights that a stage leaves."""
     for stem in MADE.get(stage, (stage,)):
         yield from (f"{stem}.safetensors", f"{stem}-{5 * DIGIT}-of-{5 * DIGIT}.safetensors")
+
+
+def check_results(options: TrainOptions) -> None:
+    """SoraError if a run would write over what lies in a folder that is of no run."""
+    for pattern in (*results(options.stage), *SHOWN):
+        for path in filter(Path.is_file, options.folder.glob(pattern)):
+            raise SoraError(f"{path} is not of a {KIND} and would be overwritten; give another --out")
 
 
 def check_needed(options: TrainOptions) -> None:
@@ -63,10 +76,11 @@ def check_needed(options: TrainOptions) -> None:
 def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any]) -> None:
     """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
     own = Owned(options.folder, identity(options, batch, batches) | more, KIND, OTHERWISE)
-    if not any(options.folder.glob(CHECKPOINT)):
-        own.remove()  # nothing was learned
-    elif own.stored_identity() is None:
+    stored, begun = own.stored_identity(), any(options.folder.glob(CHECKPOINT))
+    if begun and stored is None:
         raise SoraError(f"{options.folder} does not say which {KIND} its checkpoints are of; {OTHERWISE}")
+    if not begun and stored not in (None, own.identity) and not any(options.folder.glob("*.safetensors")):
+        own.remove(*WRITTEN)  # of another run that was stopped before its first checkpoint
     own.begin()
 
 
