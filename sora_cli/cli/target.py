@@ -138,6 +138,8 @@ class Target(Keeping):
         media.check_name(self.name)
         if self.sheet and self.stream:
             raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
+        if self.resume and self.stream:
+            raise SoraError("--resume continues from finished windows, which a pipe does not keep; give -o a name")
         if self.sheet:
             check_output(self.sheet, (".png",), self.replaces)
         if self.stream:
