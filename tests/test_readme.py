@@ -29,11 +29,15 @@ def test_the_tree_names_every_part_and_nothing_else() -> None:
 
 
 def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None:
-    """The files that it names are there, and a verb and a word are added by what it says, on a copy."""
+    """The files and examples that it names are there, and a verb, a training stage and a word are added by what it
+    says, on a copy."""
     design = (ROOT / "docs" / "design.md").read_text()
     table = design[design.index("## Change one thing") : design.index("## One engine")]
-    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml))", table):
-        assert any((folder / name).is_file() for folder in (ROOT, ROOT / "sora_cli")), name
+    for row in re.findall(r"^\| (?:an?|names) .*", table, re.M):
+        named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml))", row)
+        paths = [next(p for p in (ROOT / name, ROOT / "sora_cli" / name) if p.is_file()) for name in named]
+        *_, example = re.findall(r"`(.+?)`", row)
+        assert example in named or any(example in path.read_text() for path in paths), row
     code = shutil.copytree(ROOT / "sora_cli", tmp_path / "sora_cli", ignore=shutil.ignore_patterns("pocket", "*.pyc"))
     shutil.copy(ROOT / "weights.toml", tmp_path)
 
@@ -44,6 +48,10 @@ def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None
     words = (code / "cli" / "__init__.py").read_text()
     words = words.replace("for verb in (", "from sora_cli.cli.hello import hello\nfor verb in (hello, ", 1)
     (code / "cli" / "__init__.py").write_text(words)
+    stages = (code / "train" / "options.py").read_text()
+    hue = '@dataclass(frozen=True)\nclass HueOptions(TrainOptions):\n    """Learn a hue."""\n\n    stage = "hue"\n\n\n'
+    stages = stages.replace("STAGES:", f"{hue}STAGES:").replace("EvaluatorOptions)", "EvaluatorOptions, HueOptions)")
+    (code / "train" / "options.py").write_text(stages)
     synonyms = code / "world" / "synonyms.py"
     synonyms.write_text(synonyms.read_text().replace('"cat": "', '"cat": "moggy, ', 1))
 
@@ -52,6 +60,7 @@ def test_what_design_says_about_changing_one_thing_holds(tmp_path: Path) -> None
                               capture_output=True, text=True, check=True).stdout  # fmt: skip
 
     assert said("-m", "sora_cli", "hello", "you", "--device", "cpu") == "hello you, on cpu\n"
+    assert "Learn a hue." in said("-m", "sora_cli", "train", "hue", "--help")
     asked = "from sora_cli.prompts.grammar import expand; print(expand('a moggy in the snow').caption)"
     assert re.match(r"a \w+ cat .*, snow,", said("-c", asked))
 

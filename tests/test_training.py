@@ -107,7 +107,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_batches_made_ahead_change_nothing(tmp_path: Path, ahead: int) -> None:
-    whole, early = toy_run(tmp_path / "whole", 12), toy_run(tmp_path / "early", 12, prefetch=ahead)
+    whole, early = toy_run(tmp_path / "whole", 12), toy_run(tmp_path / "early", 12, kind=DitOptions, prefetch=ahead)
     assert all(torch.equal(whole[k], early[k]) for k in whole)
 
 

@@ -323,6 +323,13 @@ def test_what_is_no_video_is_one_line(
         (("loop", "a cat", "--seconds", "0.5", "-o", "b.png"), "is an image but 12 frames are requested"),
         (("reverse", "a.y4m", "-o", "b.y4m", "--input-res", "64x64"), "rate"),
         (("reverse", "nowhere.png"), "no file"),
+        (("reverse", "nowhere.png", "--dry-run"), "no file"),
+        (("extend", "a.y4m", "-o", "b.y4m", "--res", ""), "resolution"),
+        (("loop", "a.y4m", "-o", "b.y4m", "--input-res", ""), "resolution"),
+        (("reverse", "a.y4m", "-o", ""), "-o is empty"),
+        (("loop", "a cat", "--input-fps", "3", "-o", "b.mp4"), "say how to read one"),
+        (("extend", "a.y4m", "-o", "-", "--resume"), "a pipe does not keep"),
+        (("generate", "a cat", "-n", "2", "--sheet", "s.png"), "--sheet draws one video"),
     ],
 )
 def test_nonsense_is_refused_before_weights_are_read(
@@ -341,6 +348,18 @@ def test_nonsense_is_refused_before_weights_are_read(
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("sora-cli: ") and err.count("\n") == 1 and complaint in err
     assert tiny.everything() == ["1.png", "a.y4m", "taken.mp4"]
+
+
+@pytest.mark.parametrize("words", [("extend", "a.y4m"), ("loop", "a.y4m"), ("reverse", "a.y4m"), ("loop", "a boat")])
+def test_a_dry_run_says_what_a_verb_takes_and_makes_nothing(
+    sora: Sora, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    tiny.write("a.y4m", tiny.y4m_format(64, 64), tiny.noise(tiny.y4m_format(64, 64), 3))
+    monkeypatch.setattr("sora_cli.placement.estimate.product_rate", lambda *words: 1e9)
+    monkeypatch.delattr(engines, "Engine")
+    assert sora(*words, "--dry-run", "--json") == 0
+    cost = json.loads(capsys.readouterr().out)
+    assert cost["steps"] >= cost["windows"] >= 1 and cost["peak"] > 0 and tiny.everything() == ["a.y4m"]
 
 
 @pytest.mark.parametrize("name", ["a b'c\"d", "-dash", "ünï ©日本", "100%", "[x]*?", "file:x"])

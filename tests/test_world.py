@@ -63,6 +63,12 @@ def test_parse_recovers_every_field_of_a_dense_caption(scenes: dict[str, list[Sc
         assert len(tokens(caption)) <= 20 and known.issuperset(tokens(caption)), caption
 
 
+@pytest.mark.parametrize("pair", [("unicorn", "horse"), ("panda", "bear"), ("koala", "bear"), ("cat", "unicorn")])
+def test_two_subjects_are_two_where_their_names_together_are_one(pair: tuple[str, str]) -> None:
+    assert parse(dense(Scene(pair[0], "spinning", "space", second=pair[1]))).subjects == pair
+    assert parse(f"a {' '.join(pair)} in space").subjects[0] == pair[0]
+
+
 @pytest.mark.parametrize("where", product(SIDES, HEIGHTS, BEATS))
 def test_every_place_and_beat_is_read_with_every_action(where: tuple[str, str, str]) -> None:
     for action, camera in product(ACTIONS, CAMERAS):

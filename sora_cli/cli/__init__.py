@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from errno import ENAMETOOLONG
 from typing import Annotated, NoReturn
 
 import typer
@@ -121,7 +122,8 @@ def run(words: list[str], debug: bool = False) -> int:
     except OSError as error:
         if debug:
             raise
-        return complain(str(error) or type(error).__name__, FAILURE)
+        code = SoraError.exit_code if error.errno == ENAMETOOLONG else FAILURE
+        return complain(str(error) or type(error).__name__, code)
     except (RuntimeError, MemoryError) as error:  # torch has no error of its own for a lack of memory
         memory = short_of(error)
         if debug or not memory:

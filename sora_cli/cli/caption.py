@@ -13,7 +13,7 @@ import typer
 from sora_cli import __version__, media
 from sora_cli.captioning import POCKET, check_model, is_human, is_server, open_captioner
 from sora_cli.captioning.table import Table
-from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption, flattened
+from sora_cli.cli.options import DebugOption, DeviceOption, ForceOption, JsonOption, QuietOption, flattened
 from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
@@ -42,7 +42,7 @@ class CaptionConfig:
         float | None,
         typer.Option(metavar="SHARE", min=0, max=1, help="Share of existing NAME.txt files to keep as captions."),
     ] = None
-    seed: SeedOption = 0
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed of the choice of --keep-human.")] = 0
     device: DeviceOption = "auto"
 
     @property

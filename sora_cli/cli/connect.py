@@ -16,6 +16,7 @@ import numpy as np
 
 from sora_cli import geometry, media, registry
 from sora_cli.cli import expanding, models, seeds
+from sora_cli.cli.dry_run import show_job
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.inputs import InputSpec, shot_like
 from sora_cli.cli.jobs import Job, Loader, cost_of
@@ -59,13 +60,14 @@ class Request:
 
     # -- before anything is made --------------------------------------------------------------------------------
 
-    def job(self, name: str, length: Callable[[Shot], int], make: Callable[[Target, Loader, Screen], None],
-            record: Mapping[str, Any], times: int = 1) -> Job:  # fmt: skip
-        """The video of this name, which `make` makes. `length` says how many frames of a shot like the given video are
-        new, `record` what else determines them."""
+    def jobs(self, name: str, length: Callable[[Shot], int], make: Callable[[Target, Loader, Screen], None],
+             record: Mapping[str, Any], times: int = 1) -> list[Job]:  # fmt: skip
+        """The video of this name, which `make` makes; with --dry-run, what it takes is shown instead. `length` says how
+        many frames of a shot like the given video are new, `record` what else determines them."""
         loras, options = self.settings.loras, self.options
-        return Job(self.target(name, **record), self.entry, options.compute, options.showing,
-                   partial(self.check, times), make, loras, cost=partial(self.cost, length, times))  # fmt: skip
+        job = Job(self.target(name, **record), self.entry, options.compute, options.showing,
+                  partial(self.check, times), make, loras, cost=partial(self.cost, length, times))  # fmt: skip
+        return show_job(job) if options.dry_run else [job]
 
     def target(self, name: str, **more: Any) -> Target:
         """The output, with everything that determines the video."""

@@ -13,6 +13,7 @@ from sora_cli.cli.screen import Screen, print_result
 from sora_cli.dataset import summary
 from sora_cli.dataset.shards import AGAIN, MANIFEST
 from sora_cli.errors import SoraError, among, be, counted, have, listed
+from sora_cli.files import owned
 from sora_cli.media.kinds import left_out
 from sora_cli.shot import check_range
 
@@ -28,7 +29,9 @@ TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
 @data.command()
 def build(
     folder: Annotated[Path, typer.Argument(help="Clips and images, with captions beside them: NAME.txt, NAME.json.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DATASET", help="Folder of the dataset.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DATASET", parser=owned.folder, help="Folder of the dataset.")
+    ],
     captions: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="A .csv or .jsonl table with the columns file and caption.")
     ] = None,

@@ -61,12 +61,12 @@ def decode(
     header = latent_file.read_header(source)
     chosen = parse_frames(frames, header.frames)
     name = output or source.stem + (".mp4" if len(chosen) > 1 else ".png")
-    size = geometry.parse_res(res) if res else (header.width, header.height)
+    size = geometry.parse_res(res) if res is not None else (header.width, header.height)
     shot = latent_file.carried(header.shot) if len(chosen) == header.frames else ""  # of the whole video
     if fps is not None:
         check_range("--fps", fps, 1, 120)
     wanted = Wanted(chosen, size, header.fps if fps is None else fps, shot)
-    entry = registry.entry(model or maker(source, header))
+    entry = registry.entry(maker(source, header) if model is None else model)
     record = {"verb": "decode", "model": entry.name, "frames": [chosen.start, chosen.stop], "size": wanted.size,
             "fps": wanted.fps, **compute.asked}  # fmt: skip
     one = len(chosen) == 1  # and no moving image

@@ -7,12 +7,14 @@ import typer
 from rich.console import Console
 
 from sora_cli import registry
-from sora_cli.cli.options import DebugOption, DeviceOption, JsonOption, ModelOption, SeedOption
+from sora_cli.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
 from sora_cli.errors import SoraError
 
 
 def evaluate(
-    model: ModelOption = "pocket",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="pocket, or a folder that `train export` made on its world.")
+    ] = "pocket",
     clips: Annotated[int, typer.Option(min=1, max=100_000, help="Number of clips to make.")] = 64,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",

@@ -36,8 +36,8 @@ def extend(
     request = Request.of("extend", video, more, prompt, plan)
     asked = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
     seconds = {side: length for side, length in asked.items() if length is not None}
-    return [request.job(output or beside(video, "extended"), partial(total, seconds),
-                        partial(make, request, seconds), {"seconds": seconds})]  # fmt: skip
+    return request.jobs(output or beside(video, "extended"), partial(total, seconds),
+                        partial(make, request, seconds), {"seconds": seconds})  # fmt: skip
 
 
 def new_frames(seconds: dict[str, float], shot: Shot) -> dict[str, int]:

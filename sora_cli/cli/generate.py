@@ -1,29 +1,25 @@
 """`sora-cli generate PROMPT`: a prompt in, an MP4 out."""
 
-import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from sora_cli import geometry, media, registry
+from sora_cli import geometry, registry
 from sora_cli.cli import models, options, seeds
 from sora_cli.cli.describing import shot_in
+from sora_cli.cli.dry_run import show_plan
 from sora_cli.cli.expanding import Expansion
 from sora_cli.cli.filming import Order
 from sora_cli.cli.jobs import Job
 from sora_cli.cli.options import Compute, Decoding, Keeping, Sampling, Showing, flattened
 from sora_cli.cli.outputs import output_names
-from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
-from sora_cli.placement.estimate import Estimate
 from sora_cli.prompts.grammar import reseeded
 from sora_cli.registry import Entry, lora
-from sora_cli.sampling.planner import Window
 from sora_cli.shot import FITS, LONGEST_SECONDS, Anchor, Cue, Shot, check_prompt, check_range
 
 PLAIN = ("negative", "fps", "steps", "plan", "fit")  # options that are fields of a shot
@@ -80,6 +76,8 @@ def generate(
     showing: Showing,
 ) -> list[Job]:
     """Make a video from a prompt."""
+    if count > 1 and keeping.sheet:
+        raise SoraError("--sheet draws one video; for several, `sora-cli batch --sheet` draws a frame of each")
     said = given(context)
     shot, entry = shot_of(context.params | {"seed": seeds.number(sampling.seed)}, said, source)
     expansion = Expansion.asked(sampling.expand, sampling.expand_model, entry)
@@ -87,9 +85,7 @@ def generate(
     order = Order(shots, entry, expansion, sampling.seed, tuple(option_notes(shot, source, said)))
     jobs = [job(order, n, name, compute, keeping, showing, said)
             for n, name in enumerate(output_names(output, shots))]  # fmt: skip
-    if dry_run:
-        show_plan(order, jobs, compute, keeping, showing)
-    return [] if dry_run else jobs
+    return show_plan(order, jobs) if dry_run else jobs
 
 
 def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping, showing: Showing,
@@ -185,37 +181,3 @@ def frame_count(seconds: float | None, frames: int | None, fps: float) -> int:
 def sources(shot: Shot) -> tuple[str, ...]:
     """The files that a shot is made of."""
     return *(anchor.path for anchor in shot.anchors), *(str(lora.file_of(one)) for one in shot.loras)
-
-
-def show_plan(order: Order, jobs: Sequence[Job], compute: Compute, keeping: Keeping, showing: Showing) -> None:
-    """The checks, notes and cost of a run that is not made (--dry-run)."""
-    from sora_cli.pipelines import prompt_notes
-
-    for one in jobs:
-        one.check(replace(one.target, force=True))  # nothing is written
-        assert one.needs  # or a line says what there is not
-    with Screen(showing.quiet) as screen:
-        plain = isinstance(order.expansion.mode, str)
-        shots = order.expansion.captioned(order.shots, screen) if plain else order.shots
-        take = replace(order.first, shot=shots[0])
-        for note in (*order.notes(), *take.plan.notes(prompt_notes.notes(take.entry, take.shot))):
-            screen.note(note)
-    show_cost(take.cost(compute), take.plan.windows, take.retiming, keeping.as_json)
-
-
-def show_cost(cost: Estimate, windows: Sequence[Window], rates: media.Retiming | None, as_json: bool) -> None:
-    """Print the windows of a shot and what they cost on this machine."""
-    if as_json:
-        more = {"rate": rates.record()} if rates else {}
-        typer.echo(json.dumps(cost.to_dict() | {"plan": [vars(window) for window in windows]} | more))
-        return
-    if rates:
-        typer.echo(rates.note())
-    for number, window in enumerate(windows, 1):
-        typer.echo(f"window {number:3}: makes {spelled(window.latent)}, sees {spelled(window.observed) or 'nothing'}")
-    Console(highlight=False).print(cost.table())
-
-
-def spelled(frames: Sequence[int]) -> str:
-    """(0, 1, 2, 5) -> "0-2 5": latent frames, for a line of text."""
-    return " ".join("-".join(dict.fromkeys(f"{end}" for end in (run[0], run[-1]))) for run in geometry.runs(frames))

@@ -50,8 +50,8 @@ class InputSpec(Input):
                   rgb: bool = False) -> media.Source:  # fmt: skip
         """The same, but at its own rate if a higher one is requested: frames are better interpolated at the end, over
         the whole video. A picture gets the rate at which the model generates."""
-        size = geometry.parse_res(self.res) if self.res else None
-        raw = geometry.parse_res(self.input_res) if self.input_res else None
+        size = geometry.parse_res(self.res) if self.res is not None else None
+        raw = geometry.parse_res(self.input_res) if self.input_res is not None else None
         source = media.open_source(self.name, size, None, raw, self.input_fps, rgb=rgb)
         if screen:
             source.report_to(screen.note)

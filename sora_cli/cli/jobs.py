@@ -66,7 +66,7 @@ class Loader:
         words, how = (job.entry, *job.compute.words), (job.compute.decoder, screen.preview)
 
         def load() -> Engine:
-            settle_threads(job.compute, screen)
+            settle(job.compute, job.entry, screen)
             return Engine(*words, screen.read, job.loras, *how)
 
         with screen.doing(f"loading {job.entry.name}"):
@@ -81,20 +81,23 @@ class Loader:
         entry, compute, screen = self.job.entry, self.job.compute, self.screen
 
         def load() -> "Codec":
-            settle_threads(compute, screen)
+            settle(compute, entry, screen)
             return load_codec(entry, canvas, *compute.words, screen.read, screen.warn, compute.decoder)
 
         with screen.doing(f"loading {entry.name}"):
             return self.networks.cached((entry, canvas, compute), load)
 
 
-def settle_threads(compute: Compute, screen: Screen) -> None:
-    """On a CPU, set the number of threads to the requested number, or to the free processors."""
+def settle(compute: Compute, entry: Entry, screen: Screen) -> None:
+    """On a CPU, set the number of threads to the requested number, or to the free processors. Notes what has no
+    effect."""
     from sora_cli.placement.device import pick_device, take_threads
 
     on_cpu = compute.device == "cpu" or (compute.device == "auto" and pick_device("auto").type == "cpu")
     if (compute.threads or on_cpu) and (note := take_threads(compute.threads)):
         screen.note(note)
+    if compute.memory != "auto" and not entry.parts:
+        screen.note(f"--memory does nothing for {entry.name}, which is loaded at once")
 
 
 @dataclass(frozen=True)

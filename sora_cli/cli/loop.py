@@ -12,6 +12,7 @@ import typer
 from sora_cli import geometry, media
 from sora_cli.cli import options
 from sora_cli.cli.connect import Connector, PassThrough, Request
+from sora_cli.cli.dry_run import show_plan
 from sora_cli.cli.filming import Order
 from sora_cli.cli.inputs import beside
 from sora_cli.cli.jobs import Job, Loader
@@ -61,17 +62,20 @@ def loop(
     if is_video(what):
         length = CONNECTOR_SECONDS if seconds is None else seconds
         record = {"seconds": length, "times": times}
-        return [request.job(output or beside(what, "loop"), partial(connector_frames, length),
-                            partial(close, request, length, times), record, times)]  # fmt: skip
+        return request.jobs(output or beside(what, "loop"), partial(connector_frames, length),
+                            partial(close, request, length, times), record, times)  # fmt: skip
     if prompt:
         raise SoraError(f"there is no video {what}; for a loop from a prompt, give the prompt alone")
+    if more.reading.input_res is not None or more.reading.input_fps is not None:
+        raise SoraError(f"there is no video {what}, and --input-res and --input-fps say how to read one")
     check_prompt(what)
     lasting = request.entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
     shot = round_shot(replace(request.settings, prompt=what), request.video, lasting)
     request = replace(request, settings=shot, video=replace(request.video, name=media.STREAM))
     target = request.target(output or f"{slug(what)}-loop.mp4", times=times)
     order = Order([shot], request.entry, request.expansion, more.sampling.seed, times=times)
-    return [order.job(0, target, more.compute, more.showing)]
+    jobs = [order.job(0, target, more.compute, more.showing)]
+    return show_plan(order, jobs) if more.dry_run else jobs
 
 
 def is_video(what: str) -> bool:
@@ -84,7 +88,7 @@ def is_video(what: str) -> bool:
 
 def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
     """The shot of a loop, its length rounded to a multiple of 4 frames, at least 8."""
-    width, height = geometry.parse_res(reading.res) if reading.res else (settings.width, settings.height)
+    width, height = (settings.width, settings.height) if reading.res is None else geometry.parse_res(reading.res)
     rate = settings.fps if reading.fps is None else reading.fps
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)

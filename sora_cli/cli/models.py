@@ -17,10 +17,10 @@ from sora_cli.shot import Lora, Shot, check_range
 
 def check_model(entry: Entry, quiet: bool = False, roles: Sequence[str] = registry.ROLES) -> None:
     """Refuse a damaged or missing model; a Hub model may be downloaded after asking."""
-    if entry.kind == "sora":
-        registry.verify(entry)
-    else:
+    if entry.parts:
         hub.ensure(entry.only(*roles), screen=Transfers(quiet))
+    else:
+        registry.verify(entry)
 
 
 def default_shot(entry: Entry, prompt: str = "") -> Shot:

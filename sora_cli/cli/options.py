@@ -14,9 +14,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import typer
 
+from sora_cli.errors import SoraError
+from sora_cli.media import SUFFIXES
 from sora_cli.shot import PLANS
 
 SUITED = "as suits the model"
+FORMATS = ", ".join(suffix[1:] for suffix in SUFFIXES[:-1])  # the last is that of images
 
 
 def flattened(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +74,13 @@ def under(hint: Any, panel: str | None) -> Any:
     return Annotated[hint.__origin__, *options]
 
 
+def named(output: str | None) -> str | None:
+    """The name of an output, if one is given; SoraError for an empty one, which scripts make of unset variables."""
+    if output == "":
+        raise SoraError("-o is empty; give a name, or leave it out")
+    return output
+
+
 # ---- one by one -------------------------------------------------------------------------------------------
 
 ModelOption = Annotated[
@@ -95,8 +105,8 @@ DtypeOption = Annotated[
 PromptArgument = Annotated[str, typer.Argument(help="What to show; by default the prompt stored in the input.")]
 OutputOption = Annotated[
     str | None,
-    typer.Option("--output", "-o", help="Output file; its extension is the format: mp4, mov, mkv, webm, y4m, gif, "
-                                        "webp, apng, or %05d.png for numbered images. - writes y4m to stdout."),
+    typer.Option("--output", "-o", callback=named, help="Output file; its extension is the format: "
+                 f"{FORMATS}, or %05d.png for numbered images. - writes y4m to stdout."),
 ]  # fmt: skip
 ResOption = Annotated[str | None, typer.Option(metavar="WxH", help="Size in pixels; by default that of the input.")]
 FpsOption = Annotated[float | None, typer.Option(help="Frames per second; by default those of the input.")]
@@ -253,3 +263,4 @@ class Continuing:
     compute: Decoding
     keeping: Keeping
     showing: Showing
+    dry_run: DryRunOption = False

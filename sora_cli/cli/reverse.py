@@ -33,8 +33,8 @@ def reverse(
     request = Request.of("reverse", anchor, more, prompt, plan)
     if plan is None and request.settings.plan == "hierarchy":  # key frames first would jump away from the anchor
         request = replace(request, settings=replace(request.settings, plan="autoregressive"))
-    return [request.job(output or beside(anchor, "reverse"), partial(new_frames, seconds),
-                        partial(make, request, seconds), {"seconds": seconds})]  # fmt: skip
+    return request.jobs(output or beside(anchor, "reverse"), partial(new_frames, seconds),
+                        partial(make, request, seconds), {"seconds": seconds})  # fmt: skip
 
 
 def new_frames(seconds: float, shot: Shot) -> int:

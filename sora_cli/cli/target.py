@@ -151,6 +151,8 @@ class Target(Keeping):
         check_text("name of the output", self.name)
         if self.sheet and self.stream:
             raise SoraError("--sheet reads the finished video, which a pipe does not keep; give -o a name")
+        if self.resume and self.stream:
+            raise SoraError("--resume continues from finished windows, which a pipe does not keep; give -o a name")
         if self.stream:
             return
         check_place(self.path, self.suffixes)

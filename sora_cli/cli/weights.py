@@ -195,7 +195,8 @@ def lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"  {part['role']}", part_line(part)) for part in (value if key == "parts" else [value]))
         elif key == "network":
             for role, sizes in value.items():
-                yield f"  {role} sizes", "; ".join(f"{name} {text(size)}" for name, size in sizes.items())
+                told = (f"{name} {text(size)}" for name, size in sizes.items() if name not in ("mean", "std"))
+                yield f"  {role} sizes", "; ".join(told)  # those two are read with the weights
         elif key == "parameters":
             yield key, f"{value / 1e9:.3g} billion"
         elif key in ("memory", "speed"):

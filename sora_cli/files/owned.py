@@ -31,6 +31,13 @@ LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network f
 HOLDERS = re.compile(r"(process \d+ on .*|(?P<process>\d+)\n(?P<host>.*)\n[\s\S]*)?")  # of both kinds of locks
 
 
+def folder(name: str | Path) -> Path:
+    """A folder of work by its name; SoraError for an empty one, which would be the current folder."""
+    if name == "":
+        raise SoraError("the name of the folder is empty; give a name, or . for this folder")
+    return Path(name)
+
+
 @dataclass
 class Owned:
     """A folder of work. `kind` and `otherwise` are words of its refusals: what it holds, and what to do instead."""

@@ -87,7 +87,7 @@ def depth_held(name: str, format: Format) -> int:
 def check_format(path: Path, format: Format) -> None:
     """Refuse frames that this kind of file cannot hold."""
     suffix, (width, height) = path.suffix.lower(), format.size
-    if suffix in (".mp4", ".mov", ".mkv") and (width % 2 or height % 2):
+    if suffix in VIDEOS and VIDEOS[suffix][0] is H264 and (width % 2 or height % 2):
         even = f"{max(2, width - width % 2)}x{max(2, height - height % 2)}"
         raise SoraError(f"cannot write {path} at {width}x{height}: both sides must be even; the nearest size is {even}")
     if suffix == ".gif" and format.rate > FASTEST_GIF:

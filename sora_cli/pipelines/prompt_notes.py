@@ -32,9 +32,8 @@ def by_ours(entry: Entry, shot: Shot, tokenizer: ours.Tokenizer) -> Iterator[str
     """Notes of our models: on unknown words, and on prompts that are too long."""
     trained = entry.usage.grammar
     both = dict(zip(shot.prompts, grammar.captions_of(shot, trained), strict=True))
-    as_typed = [prompt for prompt, caption in both.items() if prompt == caption]
-    raw = (word for text in (*as_typed, shot.negative) for word in tokenizer.oov_words(text))
-    yield from grammar.notes(entry.name, shot, trained, raw)
+    unknown = (word for text in (*both.values(), shot.negative) for word in tokenizer.oov_words(text))
+    yield from grammar.notes(entry.name, shot, trained, unknown)
     for text in (*both.values(), shot.negative):
         if (count := len(ours.words(text))) > tokenizer.most:
             yield f'{entry.name} reads the first {tokenizer.most} of {count} words of "{text[:40]}..."'

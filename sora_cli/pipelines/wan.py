@@ -39,7 +39,7 @@ from sora_cli.placement.sizes import Needs
 from sora_cli.prompts.cache import Embeddings, key_of
 from sora_cli.registry import TINY, Entry, hub, lora
 from sora_cli.registry.schema import EXPERTS, LORAS
-from sora_cli.sampling.solvers import DMD, TRAINED, dmd, euler, levels_of, steps_above, timestep_of, unipc
+from sora_cli.sampling.solvers import TRAINED, solve, steps_above, timestep_of
 from sora_cli.shot import Lora, Shot
 
 NAMES = {"text": "text encoder", "dit": "transformer", "vae": "autoencoder", TINY: "tiny decoder"}
@@ -251,14 +251,7 @@ class Wan:
         if inputs.condition is not None:  # all begins as noise
             assert inputs.noise is not None
             x = torch.where(is_context(inputs), inputs.noise.to(x), x)
-        shift = usage.shift or 1.0
-        levels = levels_of(usage.solver, inputs.shot.steps, shift)
-        if usage.solver == "unipc":
-            return unipc(velocity, x, levels)
-        if usage.solver == "dmd":
-            times = DMD if inputs.shot.steps == len(DMD) else (TRAINED * levels[:-1]).tolist()
-            return dmd(velocity, x, generator(inputs), times, shift)
-        return euler(velocity, x, levels.float().to(self.device))
+        return solve(usage.solver, velocity, x, inputs.shot.steps, usage.shift or 1.0, generator(inputs))
 
     def expert(self, sigma: Tensor) -> str:
         """The transformer for a noise level, by its role."""

@@ -28,7 +28,8 @@ EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transf
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps
-CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", *DISTILLED), "plan": PLANS}
+SOLVERS = ("euler", "unipc", *DISTILLED)  # that sampling.solvers.solve knows
+CHOICES = {"role": (*ROLES, TINY), "solver": SOLVERS, "plan": PLANS}
 
 EVERYTHING = ("start", "end", "middle", "extend", "loop", "gaps", "fps", "cues")
 NETWORK = ("*.safetensors", "*.safetensors.index.json", "config.json")

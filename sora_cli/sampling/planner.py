@@ -74,7 +74,7 @@ def plan(total: int, scheme: str, given: frozenset[int] = frozenset(), size: int
     """Windows which make every frame of `range(total)` that is not `given`, each exactly once.
 
     A window holds at most `size` frames (`full` excepted) and makes `step` of them, or more while there
-    are too few finished frames to fill the rest. Frame 0 is in every window from the moment it exists.
+    are too few finished frames to fill the rest. Frame 0 is in every window (`sliding` excepted) as soon as it exists.
     Raises SoraError for an unknown scheme or numbers that make no plan.
     """
     if scheme not in SCHEMES:

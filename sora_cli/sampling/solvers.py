@@ -56,6 +56,20 @@ def even_sigmas(steps: int, shift: float) -> Tensor:
     return shifted(1 - torch.arange(steps + 1, dtype=torch.float64) / steps, shift)
 
 
+def solve(solver: str, velocity: Velocity, x: Tensor, steps: int, shift: float,
+          rng: torch.Generator) -> Iterator[Tensor]:  # fmt: skip
+    """x after every step of the solver of this name, one of `registry.schema.SOLVERS`. rng: for the solvers that draw
+    noise, on the CPU."""
+    levels = levels_of(solver, steps, shift)
+    match solver:
+        case "unipc":
+            return unipc(velocity, x, levels)
+        case "dmd":
+            return dmd(velocity, x, rng, DMD if steps == len(DMD) else (TRAINED * levels[:-1]).tolist(), shift)
+        case _:  # euler, lightx2v
+            return euler(velocity, x, levels.float().to(x.device))
+
+
 def levels_of(solver: str, steps: int, shift: float) -> Tensor:
     """The noise levels [steps + 1] that a solver of a registry entry walks. SoraError for no steps."""
     if steps < 1:

@@ -135,7 +135,7 @@ def plainly(name: str) -> str:
 
 def vae_of(entry: Entry) -> str:
     """The SHA-256 that identifies a model's autoencoder in headers."""
-    if entry.kind != "sora":
+    if not entry.files and entry.kind != "sora":
         return weights.fingerprint(published.loaded(hub.locate(entry.only("vae"))["vae"]))
     hashes = [file.sha256 for file in entry.part("vae")]
     if not hashes:

@@ -59,6 +59,7 @@ _SAME = tuple((re.compile(rf"\b{said}\b"), meant_by) for said, meant_by in (
     (r"(?:bottom|lower) (left|right)(?:side)?", r"low \1side"),
     (r"(?:on|at|in|near) (?:the )?(?:far )?(left|right)", r"\1side"),
     (r"(left|right) of", r"\1of"),
+    (r"and an?", "and some"),    # which keeps a unicorn and a horse apart, and is read over
     (r"(?:does not|doesnt|do not|dont|never) move", "standing still"),
 ))  # fmt: skip
 _WHERE = {"space": "in", "outer space": "in", "moon": "on the", "beach": "at the", "sunset beach": "on the",

@@ -297,15 +297,13 @@ def flops_of(config: DitConfig, size: int, grids: tuple[Grid, ...]) -> float:
 
 def prepare_blocks(options: DitOptions, *dits: Dit) -> None:
     """Blocks that are computed again on the way back, and fused around their products, where that is asked for. Fusing
-    makes one program a shape of pack, which blocks share, when it is first met: it is left out where every pack has
-    another, and in shards."""
-    fused = options.compile and (options.data == WORLD or options.distil) and not options.shard
-    if fused:
+    makes one program a shape of pack, which blocks share, when it is first met."""
+    if options.compile:
         torch._dynamo.config.recompile_limit = 64
     for blocks in (dit.blocks for dit in dits):
         if options.checkpoint_activations:
             recompute(blocks)
-        for block in blocks if fused else ():
+        for block in blocks if options.compile else ():
             block.compile(dynamic=False)
 
 

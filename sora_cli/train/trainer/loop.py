@@ -57,7 +57,8 @@ def fit(stage: Stage[Any]) -> dict[str, Tensor]:
     resumed = checkpoint.progress(options.folder) if options.resume else Progress()
     start = resumed.step  # a step has batches as asked, as when the run began, or one for each process
     batches = options.accumulate or (resumed.batches if start else distributed.world_size())
-    ahead = options.prefetch if options.prefetch is not None else 2 * (device.type == "cuda")  # whose processor is idle
+    asked = getattr(options, "prefetch", None)
+    ahead = asked if asked is not None else 2 * (device.type == "cuda")  # whose processor is idle
     if distributed.is_main():
         kept = {"dtype": str(stage.dtype).removeprefix("torch.")} | stage.identity()
         run_folder.begin(options, config.batch, batches, kept)
