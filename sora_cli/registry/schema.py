@@ -26,7 +26,7 @@ NEEDED = ("dit", "vae", "text", "tokenizer")  # parts of a Hub model that it can
 ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
 EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
-REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+REPOSITORY = re.compile(r"(?!.*(?:--|\.\.|\.git\Z))\w[\w.-]*/\w[\w.-]*(?<![.-])", re.ASCII)  # as the Hub names them
 DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps
 CHOICES = {"role": (*ROLES, TINY), "solver": ("euler", "unipc", *DISTILLED), "plan": PLANS}
 
