@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from sora_cli import cli, media
 from sora_cli.cli import app
+from sora_cli.cli.describing import shot_in
+from sora_cli.cli.generate import option_notes
 from sora_cli.errors import SoraError
 from sora_cli.generation import engine as engines
 from sora_cli.media import y4m
@@ -248,3 +250,6 @@ def test_files_that_a_record_names_are_said(tmp_path: Path, more: tuple[str, ...
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.stderr
     assert "it.json refers to files on this machine, which are read: p.png" in told.stderr
+    Path("it.json").write_text(json.dumps({"shot": shot | {"anchors": [], "loras": [{"path": "l", "strength": 0.0}]}}))
+    notes = option_notes(shot_in(Path("it.json")), Path("it.json"), set())
+    assert list(notes) == ["it.json refers to files on this machine, which are read: l"]

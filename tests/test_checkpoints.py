@@ -299,6 +299,10 @@ def spelled(**changes: Any) -> str:
         (raw(spelled(data_offsets=[8, 32]), 32), "begins at"),
         (raw(spelled()[:-1] + ', "b": {"dtype": "F32", "shape": [1], "data_offsets": [20, 24]}}', 24), "begins at"),
         (raw(spelled()[:-1] + ", " + spelled()[1:], 24), "twice"),
+        (raw(spelled().encode("utf-16"), 24), "not JSON"),
+        (raw(spelled()[:-1] + ', "__metadata__": {"base_model": ["x"]}}', 24), "metadata is not texts"),
+        (raw(spelled()[:-1] + ', "__metadata__": {"lora_alpha": 8}}', 24), "metadata is not texts"),
+        (raw(spelled()[:-1] + ', "__metadata__": ["x"]}', 24), "metadata is not texts"),
     ],
 )  # fmt: skip
 def test_false_headers_are_refused(tmp_path: Path, content: bytes, wrong: str) -> None:

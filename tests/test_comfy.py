@@ -375,6 +375,14 @@ def test_real_sizes_are_told_apart(models: Path, monkeypatch: pytest.MonkeyPatch
         assert sum(comfy.is_dit(shapes, other.dit) for other in others) == (3 if like == "wan2.2-5b" else 1)
 
 
+@pytest.mark.parametrize("name", ["\u4e2d\u6587", "a\udcff", "a\u2028b\x0bc"])
+def test_a_linked_folder_is_called_anything(models: Path, name: str, sora: Sora) -> None:
+    folder = models / name
+    (folder / "vae").mkdir(parents=True)
+    assert sora("weights", "link", str(folder))[0] == 0 and comfy.linked() == [folder]
+    assert sora("weights", "unlink", str(folder))[0] == 0 and comfy.linked() == []
+
+
 def test_a_whole_folder_is_linked_listed_and_used_by_every_verb(
     models: Path, weights: dict[str, Tensors], sora: Sora, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,8 @@ def test_the_table_is_large_and_in_the_documentation() -> None:
         ("a dog that isn't running", {"subject": "dog", "action": "bouncing"}, ["isnt running"]),
         ("a cat that does not move", {"action": "standing still"}, []),
         ("an owl on the left and a fox on the right", {"side": "left side"}, ["right side"]),
+        ("a cat \U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7 and a dog", {"subject": "cat", "second": "dog"},
+         ["\U0001f1e9\U0001f1ea", "\U0001f1eb\U0001f1f7"]),
         ("2 < 3 cats > a dog", {"subject": "cat", "second": "dog"}, []),
     ],
 )

@@ -15,8 +15,10 @@ import pytest
 from forked import Forked
 from hub_cases import FILES, MODELS, SHARD, VAE, assert_whole, pull, sent_from, tiny
 from hub_server import CHUNK, Hub, connect, environment
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
-from sora_cli.errors import Failed
+from sora_cli.errors import Failed, SoraError
 from sora_cli.registry import hub, hub_client
 
 # -- Fetching ---------------------------------------------------------------------------------------------
@@ -233,6 +235,26 @@ def test_no_server_and_no_name_of_it(server: Hub, tmp_path: Path, monkeypatch: p
         pull()
     connect(monkeypatch, "http://no-such-host.invalid", tmp_path)
     with pytest.raises(Failed, match=r"http://no-such-host.invalid cannot be reached \(host name not found\)"):
+        pull()
+
+
+@pytest.mark.parametrize("proxy", ["foo://bar", "http://[::1"])
+def test_a_proxy_that_is_none_is_named(server: Hub, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    close_session()
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(SoraError, match=r"a proxy or the certificates cannot be used .*; check HTTP_PROXY"):
+        pull()
+
+
+@pytest.mark.parametrize(("name", "value", "line"), [
+    ("HF_TOKEN", "\u00fc", "HF_TOKEN or HF_ENDPOINT has letters"), ("ENDPOINT", "http://a\x1b[2J", "the connection to"),
+])  # fmt: skip
+def test_what_cannot_be_asked_is_one_line(server: Hub, name: str, value: str, line: str,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "ENDPOINT", value if name == "ENDPOINT" else server.url)
+    with pytest.raises(Failed, match=line):
         pull()
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +83,11 @@ def test_hashes_of_weights_toml_win(server: Hub, tmp_path: Path, folders: Path) 
 
 def test_a_damaged_lock_is_named(server: Hub, folders: Path) -> None:
     pull()
-    for content in ("{", "[]", '{"files": {"x@main": {"a": {"size": 1}}}, "licences": {}}'):
+    pin = {"commit": "a" * 40, "bytes": 1, "etag": "b" * 40, "sha256": None, "models": []}
+    wrong = [{"commit": 5}, {"commit": "../../mine"}, {"etag": "../x"}, {"bytes": "1"}, {"bytes": -1}, {"sha256": 5},
+             {"models": "tiny"}, {"models": [5]}, {"models": None}]  # fmt: skip
+    pins = [json.dumps({"files": {"x@main": {"a": pin | one}}, "licences": {}}) for one in wrong]
+    for content in ("{", "[]", '{"files": {"x@main": {"a": {"size": 1}}}, "licences": {}}', *pins):
         hub.lock_path().write_text(content)
         with pytest.raises(Failed, match=r"weights\.lock is damaged .*delete it and pull again"):
             hub.status(tiny())
@@ -232,7 +237,7 @@ def test_a_repository_by_its_name(known: Hub, sora: Callable[..., tuple[int, str
     entry = registry.entry("hf:tiny/known")
     assert [part.repo for part in entry.parts] == ["tiny/known"] * 2 + ["tiny/wan22"] * 2
     assert entry.usage == registry.entry("wan2.2-5b").usage and entry.cell == 16 and entry.kind == "wan"
-    assert known.fetched() == ["transformer/config.json"], "only what is needed to know it"
+    assert known.fetched() == ["transformer/config.json", "model_index.json"], "only what is needed to know it"
     pull("hf:tiny/known")
     found = hub.locate(entry)
     assert found["dit"].parts[-3] == "snapshots" and len(list(found["dit"].iterdir())) == 5
@@ -243,6 +248,14 @@ def test_a_repository_by_its_name(known: Hub, sora: Callable[..., tuple[int, str
     assert code == 0 and "hf:tiny/known" in said
     assert sora("weights", "rm", "hf:tiny/known")[0] == 0
     assert not hub_client.cache_of("tiny/known").exists()
+
+
+def test_a_repository_without_the_transformer_that_its_index_names(known: Hub, tmp_path: Path) -> None:
+    for named, lacks in ((["diffusers", "WanTransformer3DModel"], True), ([None, None], False)):
+        (tmp_path / "known" / "model_index.json").write_text(json.dumps({"transformer_2": named}))
+        known.publish("tiny/known", tmp_path / "known", branch=f"v{lacks}")
+        with pytest.raises(SoraError, match="lacks transformer_2/, which its") if lacks else nullcontext():
+            registry.entry(f"hf:tiny/known@v{lacks}")
 
 
 def test_a_repository_with_its_own_text_encoder_at_a_revision(known: Hub, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from sora_cli import cli, media
@@ -103,6 +104,35 @@ def test_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert rows["kind"] == "record of b.mp4, made by `extend`" and rows["file"] == "b.json"
     assert rows["prompt"] == "none"
     assert re.search(r"\d\.\d: (cannot be seen|may be seen|the join shows|stands)", str(rows))
+
+
+@pytest.mark.parametrize("odd", [
+    {"frames": "x"}, {"wall": "1"}, {"scores": [1]}, {"scores": {"join": None}}, {"verb": ["x"]}, {"output": 5},
+])  # fmt: skip
+def test_a_record_of_others_is_one_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                           odd: dict[str, object]) -> None:  # fmt: skip
+    record = {"verb": "generate", "shot": {"prompt": "a cat"}, "kind": "video", "file": "/etc/passwd", "scores": None}
+    file = tmp_path / "a.json"
+    file.write_text("\ufeff" + json.dumps(record))
+    found, rows = told(capsys, file)
+    assert (found["kind"], found["file"], rows["prompt"]) == ("record", str(file), "a cat")
+    file.write_text(json.dumps(record | odd))
+    assert cli.run(["info", str(file)]) == 2 and "not the record of a video" in capsys.readouterr().err
+
+
+def test_a_run_of_others_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "identity.json").write_text('{"stage": ["dit"], "preset": 5}')
+    (tmp_path / "log.jsonl").write_text('{"step": "x", "loss": [], "kind": "video", "speed": 3}\n')
+    found, rows = told(capsys, tmp_path)
+    assert found["kind"] == "run" and found["speed"] == 3 and "reached" not in rows
+
+
+def test_why_a_shot_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tags = PngInfo()
+    tags.add_itxt("sora", '{"prompt": "a cat", "fps": 500}')
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=tags)
+    assert cli.run(["generate", "--from", str(tmp_path / "a.png")]) == 2
+    assert "a.png does not say how it was made: fps is 500; it must be from 1 to 120" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("shape", "ranks"), [((), []), ((4,), [4]), ((4, 8, 3, 3), [4]), ((0, 8), [0])])

@@ -78,6 +78,55 @@ def test_weights_outside_of_the_cache_stay(server: object, tmp_path: Path, how: 
     assert hub_client.cache_of("tiny/wan22").parent.exists()
 
 
+def move(path: Path, mine: Path) -> Path:
+    """Put a file or a folder among those of the user, and a link in its place."""
+    path.rename(mine / path.name)
+    path.symlink_to(mine / path.name)
+    return mine / path.name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_links_of_a_cache_lead_to_stays(server: object, tmp_path: Path) -> None:
+    pull()
+    mine, cache = tmp_path / "mine", hub_client.cache_of("tiny/wan22")
+    mine.mkdir()
+    part = next((cache / "blobs").iterdir())
+    (path := part.with_name(f"{part.name}.incomplete")).touch()
+    part.unlink()
+    move(path, mine).write_bytes(b"mine")
+    pull()  # goes on with no file of the user's
+    assert (mine / path.name).read_bytes() == b"mine" and not path.is_symlink()
+    blobs = move(cache / "blobs", mine)
+    next(blobs.iterdir()).rename(blobs / path.name)
+    before = contents(mine)
+    hub.remove(tiny_model())
+    assert contents(mine) == before
+
+
+def test_a_repository_behind_a_link_stays(server: object, tmp_path: Path) -> None:
+    pull()
+    (tmp_path / "mine").mkdir()
+    move(hub_client.cache_of("tiny/wan22"), tmp_path / "mine")
+    before = contents(tmp_path / "mine")
+    with pytest.raises(Failed, match="is behind a link out of the cache; remove it yourself"):
+        hub.remove(tiny_model())
+    assert contents(tmp_path / "mine") == before
+
+
+def test_links_in_a_circle_are_no_fault_of_ours(server: object) -> None:
+    pull()
+    folder = hub.locate(tiny_model())["vae"]
+    for one in folder.iterdir():
+        one.unlink()
+    folder.rmdir()
+    folder.symlink_to(folder.name)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        hub.remove(tiny_model())
+
+
 def test_a_fresh_run_follows_no_link_and_leaves_what_only_looks_like_its_own() -> None:
     mine = ["photos/000001.png", "other/model.safetensors", "blocks/00000001.safetensors"]
     near = ["run/samples/photo1.png", "run/latents-of-me/holidays.mp4", "run/checkpoint-thebest/a.safetensors",

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import close_session
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.prompts.llm import KEY, TIMEOUT, Server, answers, client, sentence, wording
@@ -127,6 +128,47 @@ def test_nothing_is_sent_on(fake: Fake, where: str, status: int) -> None:
     assert len(fake.seen) == 1
 
 
+@pytest.mark.parametrize("where", ["http://[", "//[x/", "http://[v1.x"])
+def test_a_redirect_to_no_address_is_one_line(fake: Fake, where: str) -> None:
+    with pytest.raises(Failed, match="does not speak OpenAI's protocol"):
+        fake.say((302, {"location": where}, b"")).answer(ASKED, 9)
+    with pytest.raises(Failed, match=r"answers 304$"):
+        fake.say((304, {}, b"")).answer(ASKED, 9)
+
+
+@pytest.fixture
+def proxied(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Asked through the fake server as a proxy, with the client's session made anew."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{fake.server_port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    close_session()
+    yield
+    close_session()
+
+
+def test_a_key_goes_to_no_proxy_that_could_read_it(fake: Fake, proxied: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Server("http://llm.invalid/v1", "m", 2)
+    fake.say(chat("A dog."))
+    assert far.answer(ASKED, 9) == "A dog."
+    assert fake.seen[-1][0] == "http://llm.invalid/v1/chat/completions", "a proxy is used where there is no key"
+    monkeypatch.setenv(KEY, "mine")
+    with pytest.raises(Failed, match=r"llm\.invalid/v1 cannot be reached"):
+        far.answer(ASKED, 9)
+    assert fake.server.answer(ASKED, 9) == "A dog." and len(fake.seen) == 2
+    assert fake.seen[-1] == ("/v1/chat/completions", fake.seen[-1][1] | {"authorization": "Bearer mine"})
+
+
+@pytest.mark.parametrize("proxy", ["foo://bar", "http://[::1", "http://\u00fc\udc80"])
+def test_a_proxy_that_is_none_is_one_line(fake: Fake, proxied: None, proxy: str,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(SoraError, match=r"a proxy or the certificates cannot be used .*; check HTTP_PROXY"):
+        fake.server.answer(ASKED, 9)
+
+
 def test_a_key_goes_where_it_belongs(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.say(chat("A dog.")).answer(ASKED, 9)
     assert "authorization" not in fake.seen[-1][1]
@@ -157,7 +199,8 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(TIMEOUT, text)
         with pytest.raises(SoraError, match="must be a number of seconds"):
             Server.at("http://a")
-    for text in ("", "a:80", "ftp://a", "http://", "http://a b", "http://a:0x", "http://a\x1b", "http://ä"):
+    for text in ("", "a:80", "ftp://a", "http://", "http://a b", "http://a:0x", "http://a\x1b", "http://ä",
+                 "http://a..b", "http://...", f"http://{'a' * 64}", "http://[v1.x]", "http://[::1"):  # fmt: skip
         with pytest.raises(SoraError, match="is not an address"):
             Server.at(text)
 
@@ -230,7 +273,10 @@ WRAPPED = [
     f"{DOG}\n\nLet me know if you want another!", f"{DOG} I hope this helps.", f"{DOG}\n(Note: 3 words)",
     f"```\n{DOG}\n```", f'```json\n{{"caption": "{DOG}"}}\n```', f"Here it is:\n```text\n{DOG}\n```\nEnjoy!",
     f'{{"description": {{"text": "{DOG}"}}}}', f'["{DOG}"]', f'{{"whatever": "{DOG}"}}',
-    "A dog\u202e runs.\u2066", "A dog\x1b[31m runs\x1b[0m.", "A\u200b dog\ufeff runs.\x00",
+    "A dog\u202e runs.\u2066", "A dog\x1b[31m runs\x1b[0m.", "A \x9b1mdog\x1b]0;title\x07 runs.",
+    "A dog \x1b]8;;http://x\x1b\\runs\x1b]8;;\x1b\\.", "A dog\x90q sixels\x9c runs.",
+    f"Here's what I came up with: {DOG}", f"Here is your rewritten scene: {DOG}", f"Here is one more:\n{DOG}",
+    "A\u200b dog\ufeff runs.\x00",
 ]  # fmt: skip
 SAID = [
     "a small boat moving left slow, ocean, camera zoom in", "a dog shaking fast, sky, camera zoom out, left side, low",
@@ -240,7 +286,8 @@ SAID = [
     "A family 👨\u200d👩\u200d👧 walks.", "Кот на доске.", "A woman asks \"why?\" and leaves.",
     "Up and down and up and down goes it.",
     "The user interface of a phone lights up.", "A robot says that it will not stop.",
-    "A queue of people, so long that it ends nowhere.",
+    "A queue of people, so long that it ends nowhere.", "Here is a small dog: it runs.",
+    "Here are two boys with a red kite: one holds it.", "This is the sea: it glitters.", "Voici un chien : il court.",
 ]  # fmt: skip
 
 

@@ -182,6 +182,7 @@ def test_what_lies_beside_another_is_not_its_own(folder: Path, tmp_path: Path) -
         ({"lora_alpha": "one"}, "its lora_alpha is one, not a number"),
         ({"network_alpha": "[1]"}, "its network_alpha is .*1.*, not a number"),
         ({"config": json.dumps({"lora_alpha": {"q": 1}})}, "its lora_alpha is .*, not a number"),
+        ({"config": json.dumps({"lora_alpha": 10**400})}, "its lora_alpha is .*, not a number"),
     ],
 )
 def test_a_header_that_contradicts_is_refused(folder: Path, tmp_path: Path, header: Any, wrong: str) -> None:

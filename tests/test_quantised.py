@@ -255,11 +255,15 @@ def test_shapes_of_five_sides_and_shapes_from_before(tmp_path: Path) -> None:
     writer.add_tensor("patch_embedding.weight", five)
     writer.add_array("comfy.gguf.orig_shape.b", [3, 4, 1, 1])
     writer.add_tensor("b", np.arange(12, dtype=np.float32))
+    for name, no_shape in (("c", [-3, -4]), ("d", [3.0, 4.0])):
+        writer.add_array(f"comfy.gguf.orig_shape.{name}", no_shape)
+        writer.add_tensor(name, np.arange(12, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    first, second = published.about(tmp_path / "a.gguf")[1]
+    first, second, *others = published.about(tmp_path / "a.gguf")[1]
+    assert [one.shape for one in others] == [(12,), (12,)]
     assert np.array_equal(published.read(first, torch.float32, CPU).numpy(), five)
     assert second.shape == (3, 4, 1, 1)
     assert published.read(second, torch.float32, CPU).flatten().tolist() == [*range(12)]

@@ -344,6 +344,16 @@ def test_what_is_no_model_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             registry.entry("./model")
 
 
+def test_a_folder_of_a_lora_is_one(tmp_path: Path) -> None:
+    weights.save(tmp_path / "dit.safetensors", {"blocks.0.q.weight": torch.zeros(2, 2)})
+    with pytest.raises(SoraError, match="is a training run"):
+        registry.entry(str(tmp_path))
+    factors = {f"transformer.blocks.0.q.{half}.weight": torch.zeros(2, 2) for half in ("lora_A", "lora_B")}
+    weights.save(tmp_path / "dit.safetensors", factors)
+    with pytest.raises(SoraError, match=r"holds a LoRA; use it with --lora .*dit\.safetensors"):
+        registry.entry(str(tmp_path))
+
+
 @pytest.mark.parametrize(("name", "repository"), [
     ("https://huggingface.co/a/b-c.1", "hf:a/b-c.1"), ("http://www.huggingface.co/a/b/", "hf:a/b"), ("hf.co/a/b",
                                                                                                      "hf:a/b"),
@@ -363,6 +373,8 @@ def test_the_page_of_a_repository_is_the_repository(
     ("https://huggingface.co/a/b/blob/v2/transformer/config.json", "is an address"),
     ("https://huggingface.co/spaces/a/b", "is an address"), ("https://hf.co/datasets/a/b", "is an address"),
     ("https://huggingface.co/a", "is an address"), ("./nowhere", "there is no model in"),
+    ("~nobody-here/model", "there is no model in"), ("~nobody-here/dit.gguf", "there is no file"),
+    *((f"hf:{name}", "is not a repository") for name in ("a/b.git", "a/b..c", "a--b/c", "\u00e4/b", "a/b.")),
 ])  # fmt: skip
 def test_what_people_take_for_a_model_is_told(name: str, complaint: str) -> None:
     with pytest.raises(SoraError, match=complaint) as told:

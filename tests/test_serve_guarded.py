@@ -71,7 +71,7 @@ def test_uploads_are_looked_into(server: Served, name: str) -> None:
         {"size": "4000x4000"}, {"size": 64}, {"seed": -2}, {"seed": 1.5}, {"seed": "9" * 30}, {"steps": 101},
         {"steps": 0}, {"fps": 0}, {"fps": 1e9}, {"guidance": 1e9}, {"negative_prompt": {}}, {"model": "../pocket"},
         {"model": "hf:owner/name"}, {"model": ["pocket"]}, {"input_reference": "/etc/passwd"},
-        {"input_reference": {"file_id": "x"}}, {"n": 1}, {"prompt": "a\ud800"},
+        {"input_reference": {"file_id": "x"}}, {"n": 1}, {"prompt": "a\ud800"}, {"\ud800": 1}, {"\x1b[2J": 1},
         *({option: "/etc/passwd"} for option in ("anchor", "image", "end", "lora", "output", "o", "from", "source",
                                                  "sheet", "expand", "input", "plan", "dir", "verb")),
     ],

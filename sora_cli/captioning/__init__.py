@@ -10,6 +10,7 @@
 A captioner samples the frames of a file and then captions them, so that a file that is broken stops no other.
 """
 
+import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def is_path(model: str) -> bool:
 
 def file_of(model: str) -> Path:
     """The weights in a folder of a run, or the file itself."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path / f"{STEM}.safetensors" if path.is_dir() else path
 
 

@@ -24,6 +24,9 @@ from sora_cli.storage import latent_file
 
 Found = dict[str, Any]
 SHOT_TAG = "sora"  # the tag of a file that holds its shot
+NUMBER = int | float
+# of a record, as far as it is shown
+RECORD: Found = {"verb": str, "output": str, "frames": int, "wall": NUMBER, "scores": dict | None}
 MODELS = ("weights.toml", "model_index.json")  # of an export, of diffusers
 
 
@@ -148,12 +151,16 @@ def describe_model(path: Path) -> Found:
 def describe_run(folder: Path) -> Found:
     """A training run: what is trained, and how far it is."""
     stored = Owned(folder).stored_identity()
-    identity: Found = stored if isinstance(stored, dict) else {}
+    identity = stored if isinstance(stored, dict) else {}
+    stage, preset, version = (text if isinstance(text := identity.get(name), str) else ""
+                              for name in ("stage", "preset", "version"))  # fmt: skip
     last = next((line for line in reversed(shards.read_lines(folder / "log.jsonl")) if "step" in line), {})
+    last = {name: value for name, value in last.items() if isinstance(value, NUMBER) or name not in ("step", "loss")}
     saved = sorted(path.name for path in folder.glob("checkpoint-???????"))
-    return {"kind": "run", "stage": identity.get("stage", ""), "preset": identity.get("preset", ""), **last,
-            "checkpoint": saved[-1] if saved else "", "weights": sorted(p.name for p in folder.glob("*.safetensors")),
-            "version": identity.get("version", "")}  # fmt: skip
+    return {"kind": "", "stage": stage, "preset": preset} | last | {
+        "kind": "run", "stage": stage, "preset": preset, "checkpoint": saved[-1] if saved else "",
+        "weights": sorted(p.name for p in folder.glob("*.safetensors")), "version": version,
+    }  # fmt: skip
 
 
 # ---- shots ------------------------------------------------------------------------------------------------
@@ -162,15 +169,17 @@ def describe_run(folder: Path) -> Found:
 def describe_record(file: Path) -> Found:
     """The record beside a video."""
     found = read_json(file)
-    if "verb" not in found or "shot" not in found:
+    fits = all(isinstance(found[name], kind) for name, kind in RECORD.items() if name in found)
+    scores = (found.get("scores") or {}).values() if fits else ()
+    if not fits or not {"verb", "shot"} <= found.keys() or not all(isinstance(score, NUMBER) for score in scores):
         raise SoraError(f"{file} is JSON, but not the record of a video")
-    return {"kind": "record", **found, "shot": read_shot(json.dumps(found["shot"]))}
+    return {"kind": "record"} | found | {"kind": "record", "shot": read_shot(json.dumps(found["shot"]))}
 
 
 def read_json(file: Path) -> Found:
     """The object in a file, empty for other JSON; Failed if it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise Failed(f"{file} is not readable JSON: {error}") from error
     return found if isinstance(found, dict) else {}
@@ -184,7 +193,9 @@ def shot_in(file: Path) -> Shot:
         raise SoraError(f"{file} is a folder; --from takes a video, an image, latents or the record beside a video")
     else:
         found = describe(file).get("shot")
-        text = json.dumps(found) if isinstance(found, dict) else ""
+        if isinstance(found, str):
+            raise SoraError(f"{file} does not say how it was made: {found}")
+        text = json.dumps(found) if found else ""
     if not text:
         raise SoraError(f"{file} does not say how it was made; give a prompt instead of --from")
     return Shot.from_json(text)

@@ -153,6 +153,7 @@ def remade(source: Path, given: set[str]) -> Shot:
 def option_notes(shot: Shot, source: Path | None, given: set[str]) -> Iterator[str]:
     """Notes on the local files that a record, which may be untrusted, has us read, and on options without effect."""
     named = [anchor.path for anchor in shot.anchors] if not given & {"anchor", "image", "end"} else []
+    named += [one.path for one in shot.loras] if "lora" not in given else []
     if source and named:
         yield f"{source} refers to files on this machine, which are read: {', '.join(named)}"
     if "fit" in given and not shot.anchors:

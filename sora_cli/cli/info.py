@@ -31,7 +31,7 @@ def info(
     debug: DebugOption = False,
 ) -> None:
     """Describe a file or folder, and how it was made."""
-    found = {"file": str(file), **describing.describe(file)}
+    found = {"file": ""} | describing.describe(file) | {"file": str(file)}
     print_result(found, as_json, rows(found), 12)
 
 

@@ -28,7 +28,7 @@ def output_names(template: str | None, shots: Sequence[Shot]) -> list[str]:
         suffix = ".png" if shots[0].frames == 1 else ".mp4"
         template = ("{prompt}" if len(shots) == 1 else "{prompt}-{seed}") + suffix
     names = [fill(template, shot, n) for n, shot in enumerate(shots, 1)]
-    names = [name if name == STREAM else str(Path(name).expanduser()) for name in names]
+    names = [name if name == STREAM else str(Path(os.path.expanduser(name))) for name in names]
     if len(set(names)) < len(names):
         raise SoraError(f"{len(shots)} videos would all be called {names[0]}; put {{seed}} or {{n}} in -o")
     return names

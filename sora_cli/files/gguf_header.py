@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sora_cli.errors import Failed, SoraError
-from sora_cli.files.headers import PACKED, Stored, block_of, reading, shortened
+from sora_cli.files.headers import PACKED, Stored, block_of, reading, shortened, whole_numbers
 
 Metadata = dict[str, Any]  # what a file says of itself; lists but for short ones are left out
 
@@ -53,8 +53,9 @@ def stored_at(path: Path, key: str, sides: tuple[int, ...], kind: int, offset: i
         raise SoraError(f"{path} is packed as {packed} ({shortened(key)}), which is not supported; supported "
                         f"types: {', '.join(PACKED)}")  # fmt: skip
     shape = tuple(reversed(sides))
-    if isinstance(was := metadata.get(SHAPE + key), list) and math.prod(was) == math.prod(shape):
-        shape = tuple(was)
+    was = whole_numbers(metadata.get(SHAPE + key))
+    if was is not None and math.prod(was) == math.prod(shape):
+        shape = was
     if sides[:1] and sides[0] % block_of(DTYPES[kind])[0]:
         raise Failed(f"{path} is damaged: {shortened(key)} ends inside a block; fetch it again")
     return Stored(path, key, DTYPES[kind], shape, begin + offset)

@@ -86,7 +86,7 @@ def head(file: BinaryIO, most: int = MOST_HEADER_BYTES) -> tuple[Any, int, int]:
     if length > most:
         raise SoraError(f"its header has {length} bytes; at most {most} are allowed")
     try:
-        return json.loads(file.read(length), object_pairs_hook=once), 8 + length, size
+        return json.loads(file.read(length).decode(), object_pairs_hook=once), 8 + length, size
     except (ValueError, RecursionError) as error:
         raise SoraError("its header is not JSON") from error
 
@@ -101,8 +101,7 @@ def contents(path: Path) -> tuple[dict[str, str], list[Stored]]:
             what = instead(path)
             said = f"{path} holds no weights: {what}" if what else f"{path} is damaged: {error}; fetch it again"
             raise Failed(said) from error
-    metadata = found.get("__metadata__")
-    return metadata if isinstance(metadata, dict) else {}, listed
+    return found.get("__metadata__") or {}, listed
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,6 +115,9 @@ def tensors(path: Path, found: object, begin: int, size: int) -> list[Stored]:
     """A header's entries, which must fill the bytes from `begin` to the file's end without gaps."""
     if not isinstance(found, dict):
         raise SoraError("its header is not a JSON object")
+    metadata = found.get("__metadata__") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SoraError("its metadata is not texts by name")
     entries = {key: value for key, value in found.items() if key != "__metadata__"}
     listed = [entry(path, key, value, begin) for key, value in entries.items()]
     listed.sort(key=lambda stored: (stored.start, stored.bytes))

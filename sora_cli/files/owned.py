@@ -150,7 +150,7 @@ def remove(folder: Path, *patterns: str) -> None:
 
 def lies_in(folder: Path, path: Path) -> bool:
     """Whether a file or a link itself lies below a folder, wherever links in its path lead: it may be deleted there."""
-    return path.parent.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder))  # links in a circle, too
 
 
 def taken(path: Path) -> "BaseFileLock":

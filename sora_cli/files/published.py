@@ -9,6 +9,7 @@ type costs the memory of the network and one piece. torch is imported only where
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -93,11 +94,11 @@ def member(part: Path, name: str) -> Path:
 def inside(part: Path, name: str) -> Path:
     """A file of a folder; its name and links must stay in it, or lead to the blobs of the Hugging Face cache that it
     is in."""
-    path, homes = part / name, [part.resolve()]
+    path, homes = part / name, [Path(os.path.realpath(part))]  # which reads links in a circle, too
     for above in homes[0].parents:
         if above.name == "snapshots" and not (blobs := above.parent / "blobs").is_symlink():
             homes.append(blobs)
-    if not any(path.resolve().is_relative_to(home) for home in homes):
+    if not any(Path(os.path.realpath(path)).is_relative_to(home) for home in homes):
         raise SoraError(f"{path} leads out of the checkpoint; put the file itself there")
     return path
 

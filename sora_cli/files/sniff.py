@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sora_cli.errors import readable
+
 READ = 65536  # bytes
 LFS = b"version https://git-lfs"
 MAGIC = {
@@ -64,7 +66,7 @@ def said(found: Any) -> list[str]:
 
 def short(text: str, longest: int = 100) -> str:
     """What a stranger wrote, fit for one line of a terminal."""
-    line = re.sub(r"[^\x20-\x7e\xa1-\u024f]", "?", " ".join(text.split()))
+    line = readable(" ".join(text.split()))
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 

@@ -64,22 +64,27 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 def load(path: Path | str, sha256: str | None = None) -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """Tensors and header of one safetensors file; Failed if it is damaged or holds NaN or infinity."""
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise SoraError(f"there is no checkpoint {path}")
     check(path, sha256)
     metadata, _ = contents(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise Failed(f"weights {path} are truncated or not safetensors ({error}); fetch them again") from error
+    tensors = load_tensors(path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise Failed(f"weights {path} hold NaN or infinity in {name}; use an earlier checkpoint")
     return tensors, metadata
+
+
+def load_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, "Tensor"]:
+    """Tensors of a safetensors file, all unless some are named, as they are stored; Failed if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+    except (SafetensorError, OSError) as error:
+        raise Failed(f"weights {path} are truncated or not safetensors ({error}); fetch them again") from error
 
 
 @dataclass(frozen=True)

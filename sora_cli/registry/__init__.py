@@ -70,7 +70,7 @@ def entry(name: str) -> Entry:
         return layouts.of_repository(HUB + "@".join(filter(None, page.groups())))
     if name.startswith(HUB):
         return layouts.of_repository(name)
-    if name.endswith(published.SINGLE) and "://" not in name and not Path(name).expanduser().is_dir():
+    if name.endswith(published.SINGLE) and "://" not in name and not Path(os.path.expanduser(name)).is_dir():
         return comfy.of_file(name)
     if "/" in name or os.sep in name or name.startswith((".", "~")):
         return layouts.of_folder(name)
@@ -148,7 +148,7 @@ def completed(name: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
-    folder = home / Path(model.get("folder", "")).expanduser()
+    folder = home / os.path.expanduser(model.get("folder", ""))
     files = (WeightFile(folder / file["name"], file["bytes"], file["sha256"]) for file in model.get("files", ()))
     return tuple(sorted(files, key=lambda file: file.path))
 
@@ -156,7 +156,7 @@ def read_files(model: Mapping[str, Any], home: Path) -> tuple[WeightFile, ...]:
 def read_part(part: Mapping[str, Any], home: Path) -> Part:
     tables: dict[str, Any] = {"repo": "", "revision": MAIN, "folder": "", "bytes": 0} | dict(part)
     if "path" in tables:
-        tables["path"] = home / Path(tables["path"]).expanduser()
+        tables["path"] = home / os.path.expanduser(tables["path"])
     tables["sha256"] = tuple(sorted(tables.get("sha256", {}).items()))
     if "names" in tables:
         tables["names"] = tuple(tables["names"])

@@ -68,7 +68,7 @@ def part_at(role: str, path: Path) -> Part:
 
 def file_called(name: str) -> Path:
     """The file itself, or the one of this name in ComfyUI's folders."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return path
     folders = search_folders("dit")
@@ -131,7 +131,7 @@ def homes(path: Path | None) -> list[Path]:
     parents = path.absolute().parents if path else ()
     found = [above.parent for above in parents if above.name in (*FOLDERS["dit"], "checkpoints")]
     if named := os.environ.get(HOME):
-        home = Path(named).expanduser()
+        home = Path(os.path.expanduser(named))
         if not home.is_dir():
             raise SoraError(f"there is no folder {named}; set {HOME} to ComfyUI's folder or its models folder")
         found.append(models_of(home))
@@ -146,7 +146,8 @@ def models_of(home: Path) -> Path:
 def linked() -> list[Path]:
     """The folders that `weights link` remembers; one whose disk is away is passed over."""
     path = registry.config_folder() / LINKED
-    return [Path(line) for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
+    lines = os.fsdecode(path.read_bytes()).split("\n") if path.is_file() else []  # names of folders need not be text
+    return [Path(line) for line in lines if line]
 
 
 def link(folder: Path) -> None:
@@ -169,7 +170,7 @@ def unlink(folder: Path) -> None:
 def remember(folders: Iterable[Path]) -> None:
     registry.config_folder().mkdir(parents=True, exist_ok=True)
     lines = "".join(f"{folder}\n" for folder in dict.fromkeys(folders))
-    write(registry.config_folder() / LINKED, lines.encode())
+    write(registry.config_folder() / LINKED, os.fsencode(lines))
 
 
 def search_folders(role: str, path: Path | None = None) -> list[Path]:

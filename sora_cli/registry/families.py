@@ -7,9 +7,10 @@ Shapes = Mapping[str, tuple[int, ...]]  # of a file's tensors, by their names wi
 
 PREFIXES = ("model.diffusion_model.", "model.")  # of files that were saved together with what samples from them
 
+LORA = "a LoRA; use it with --lora"
 # a pattern that some name of such a file begins with; the first that fits tells, so that narrow ones come first
 MARKS = (
-    (r".*\.(lora_[AB]|lora_down|lora_up|hada_w1_a|lokr_w1|dora_scale)(\.|$)", "a LoRA; use it with --lora"),
+    (r".*\.(lora_[AB]|lora_down|lora_up|hada_w1_a|lokr_w1|dora_scale)(\.|$)", LORA),
     (r"input_blocks\.0\.|down_blocks\.0\.", "a Stable Diffusion or SDXL model"),
     (r"joint_blocks\.0\.", "a Stable Diffusion 3 model"),
     (r"distilled_guidance_layer\.", "a Chroma model"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sora_cli.errors import Failed, no_op
-from sora_cli.files import weights
+from sora_cli.files import http, weights
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -48,11 +48,14 @@ def listing(repo: str, revision: str) -> Listing:
     with hub_errors(repo, revision):
         from huggingface_hub import HfApi, constants
 
+        http.session()
         try:
             found = HfApi().model_info(
                 repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
             return as_listing(found, repo, revision)
+        except UnicodeEncodeError:  # of what is asked
+            raise
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # no JSON, or other fields
             raise Failed(f"the Hub's listing of {repo} is not valid; try again later") from error
 
@@ -95,7 +98,7 @@ def cache_of(repo: str) -> Path:
     """Where the client keeps a repository: `blobs` by etag, and `snapshots` by commit that link to them."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
+    return Path(os.path.expanduser(constants.HF_HUB_CACHE)) / f"models--{repo.replace('/', '--')}"
 
 
 def blob(repo: str, etag: str) -> Path:
@@ -168,7 +171,7 @@ def receive(repo: str, file: RemoteFile, commit: str, part: Path, moved: Callabl
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    if part.exists() and part.stat().st_size > file.bytes:
+    if part.is_symlink() or part.exists() and part.stat().st_size > file.bytes:  # what a link leads to is not ours
         part.unlink()
     headers = build_hf_headers(library_name="sora-cli") | {"Accept-Encoding": "identity"}
     with Counted(part, moved) as opened:
@@ -198,17 +201,15 @@ def intact(path: Path, file: RemoteFile, checked: Callable[[int], None]) -> str 
 
 @contextmanager
 def hub_errors(repo: str, revision: str, name: str = "") -> Iterator[None]:
-    """Turns errors of the client into Failed: one line that says what to do."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """Turns errors of the client into Failed, or SoraError: one line that says what to do."""
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every attempt
-    # of the library that the client speaks HTTP with, whichever that is
-    failures = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         yield
-    except (failures, OSError, ValueError) as error:
+    except http.failures(ImportError, OSError, ValueError) as error:
+        http.session()  # whose proxies may be why
         raise Failed(obstacle(error, repo, revision, name)) from error
 
 
@@ -243,6 +244,8 @@ def obstacle(error: BaseException, repo: str, revision: str, name: str) -> str:
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
             return refusal(cause, repo, revision, what)
+    if any(isinstance(cause, UnicodeEncodeError) for cause in causes):
+        return f"HF_TOKEN or HF_ENDPOINT has letters that cannot be sent to {constants.ENDPOINT}; set it again"
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return f"{what} is not on this machine and HF_HUB_OFFLINE is set; unset it to fetch"
     if any(isinstance(cause, socket.gaierror) for cause in causes):

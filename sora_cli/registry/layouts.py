@@ -7,6 +7,7 @@ used, `model_index.json` tells.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sora_cli import registry
 from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.files.published import read_json
-from sora_cli.registry import EXPORTED, FOLDERS, HUB, MAIN, NAMES, TEXT_FILES, UNKNOWN, Entry, Part, networks
+from sora_cli.registry import EXPORTED, FOLDERS, HUB, MAIN, NAMES, TEXT_FILES, UNKNOWN, Entry, Part, families, networks
 from sora_cli.registry.schema import REPOSITORY
 
 SECOND = "transformer_2"  # the folder of the transformer for low noise
@@ -29,13 +30,15 @@ TYPES = ("in_channels", "out_channels", "num_attention_heads", "attention_head_d
 
 def of_folder(name: str) -> Entry:
     """The model of an exported or a diffusers folder; the latter may use the shared text encoder."""
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if "://" in name:
         raise SoraError(f"--model {name} is an address; download the model, or give its repository as {HUB}OWNER/NAME")
     if not folder.is_dir() and (folder.suffix.lower() in (*published.PICKLES, ".zip") or folder.is_file()):
         raise SoraError(f"--model {name} cannot be read; it must be a .safetensors or .gguf file")
     if (folder / EXPORTED).is_file():
         return of_export(name, folder)
+    if lora := lora_in(folder):
+        raise SoraError(f"{folder} holds a LoRA; use it with --lora {lora}")
     if list(folder.glob("dit*.safetensors")) or list(folder.glob("checkpoint-*")):
         raise SoraError(f"{folder} is a training run; `sora-cli train export --init {folder} --out mine` makes a model")
     if (folder / "config.json").is_file() and folder.name in (*FOLDERS.values(), SECOND):
@@ -45,8 +48,7 @@ def of_folder(name: str) -> Entry:
         raise SoraError(f"there is no model in {folder}: {missing} is missing ({HUB}OWNER/NAME names a repository)")
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
     second = read_json(path) if (path := folder / SECOND / "config.json").is_file() else None
-    named = index.get(SECOND)  # library and class; of models without, both are null
-    if second is None and isinstance(named, list) and None not in named:
+    if second is None and has_second(index):
         raise SoraError(f"{folder} lacks {SECOND}/, which its {INDEX} names; fetch the rest of the model")
     like = like_of(read_json(configs[0]), name, second)
     texts = [(folder / FOLDERS[role] / file).is_file() for role, file in TEXT_FILES.items()]
@@ -82,14 +84,31 @@ def of_repository(name: str) -> Entry:
     if config is None:
         raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
     second = hub_client.small_file(repo, f"{SECOND}/config.json", revision)
+    index = read_json(path) if (path := hub_client.small_file(repo, INDEX, revision)) else {}
+    if second is None and has_second(index):
+        raise SoraError(f"{repo} lacks {SECOND}/, which its {INDEX} names; give a repository with the whole model")
     like = registry.registry()[like_of(read_json(config), name, read_json(second) if second else None)]
     texts = [hub_client.small_file(repo, f"{FOLDERS[role]}/{file}", revision) for role, file in TEXT_FILES.items()]
     folders = folders_of(second is not None, all(texts))
     parts = tuple(Part(role, repo, revision, there, 0, NAMES[role]) for role, there in folders.items())
     entry = entry_like(like, name, f"the model of the repository {repo}", parts)
-    index = hub_client.small_file(repo, INDEX, revision) if second else None
-    entry = bounded(entry, read_json(index) if index else {})
-    return replace(entry, network=networks.configured(entry.network, {"dit": read_json(config)}))
+    network = networks.configured(entry.network, {"dit": read_json(config)})
+    return replace(bounded(entry, index), network=network)
+
+
+def lora_in(folder: Path) -> Path | None:
+    """The first file of a folder, if it is a LoRA."""
+    first = min(folder.glob("*.safetensors"), default=None)
+    with suppress(SoraError):
+        if first and families.seems(stored.key for stored in published.about(first)[1]) == families.LORA:
+            return first
+    return None
+
+
+def has_second(index: Mapping[str, Any]) -> bool:
+    """Whether an index names a second transformer; of models without, its library and class are null."""
+    named = index.get(SECOND)
+    return isinstance(named, list) and None not in named
 
 
 def folders_of(two: bool, reads: bool) -> dict[str, str]:

@@ -10,6 +10,7 @@ files, so that they are read as checkpoints are. torch is imported only where te
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def fitting(unmatched: Sequence[Stored], shapes: Shapes) -> bool:
 
 def file_of(lora: Lora) -> Path:
     """The one safetensors file of a LoRA, which may be named by its folder; SoraError if there is none."""
-    path = Path(lora.path).expanduser()
+    path = Path(os.path.expanduser(lora.path))
     if not path.exists():
         raise SoraError(f"there is no LoRA {lora.path}; write FILE or FILE:STRENGTH, such as style.safetensors:0.8")
     files = files_of(path)
@@ -289,13 +290,11 @@ def scales(file: File, parts: Mapping[str, Mapping[str, Stored]], expert: str = 
 
 def numbers_of(path: Path, tensors: Mapping[str, Stored]) -> dict[str, float]:
     """Tensors of one number each, of whatever type: alphas are often whole numbers."""
-    from safetensors import safe_open
-
     for stored in tensors.values():
         if math.prod(stored.shape) != 1:
             raise SoraError(f"{label(stored)} is {lengths(stored.shape)}; an alpha must be one number")
-    with safe_open(path, framework="pt") as file:
-        found = {name: float(file.get_tensor(stored.key)) for name, stored in tensors.items()}
+    loaded = weights.load_tensors(path, [stored.key for stored in tensors.values()])
+    found = {name: float(loaded[stored.key]) for name, stored in tensors.items()}
     if bad := [tensors[name].key for name, value in found.items() if not math.isfinite(value)]:
         raise SoraError(f"{path} has an alpha that is not a finite number: {some(bad)}")
     return found

@@ -50,7 +50,7 @@ def number(path: Path, settings: Sequence[Mapping[str, Any]], names: Sequence[st
             continue
         try:
             found.setdefault(float(value), name)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             if needed:
                 raise SoraError(f"{path} says that its {name} is {shortened(str(value))}, not a number") from None
     if bad := [name for value, name in found.items() if not math.isfinite(value)]:

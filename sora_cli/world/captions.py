@@ -45,6 +45,7 @@ _WEAK = {"night": "place?", "stars": "place?", "clouds": "place?", "sunset": "pl
          "midnight": "place?", "nighttime": "place?", "dusk": "place?", "sundown": "place?",
          "water": "place??", "waves": "place??", "big wave": "place??", "huge wave": "place??"}
 _TAGS, _AS_EMOJI = re.compile(r"</?[a-z][^<>]*>"), "\ufe0f"
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}")  # two letters of a country
 # What is said not to be there, or not to be done.
 _NOT = frozenset("no not without never nor neither dont doesnt didnt isnt arent wont cant cannot".split())
 _APOSTROPHES = re.compile(r"['’]s\b|['’]")
@@ -176,13 +177,13 @@ def words() -> list[str]:
 def tokens(caption: str) -> list[str]:
     """Lower-case words of a caption in any script, and emojis; punctuation removed."""
     text = unicodedata.normalize("NFKC", caption).lower().replace("-", " ").replace(_AS_EMOJI, "")
-    return "".join(map(_spaced, text)).split()
+    return "".join(map(_spaced, _FLAG.sub(r" \g<0> ", text))).split()
 
 
 def _spaced(letter: str) -> str:
     """A letter of a word, an emoji as a word of its own, or what is between words."""
     kind = unicodedata.category(letter)
-    if kind[0] in "LMN" or letter == "'":
+    if kind[0] in "LMN" or letter == "'" or _FLAG.fullmatch(letter * 2):
         return letter
     return f" {letter} " if kind == "So" else "" if kind == "Cf" else " "
 

@@ -77,7 +77,8 @@ def serve(
         models.check_model(one, quiet)
         Expansion.asked(expand, expand_model, one)
     log: Callable[[str], None] = no_op if quiet else lambda text: typer.echo(readable(text), err=True)
-    own = Owned(home() if folder is None else folder.expanduser().absolute(), FORMAT, "folder of something else")
+    kept = home() if folder is None else Path(os.path.expanduser(folder)).absolute()
+    own = Owned(kept, FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
         store = Store(own.folder, limits)
         store.check()

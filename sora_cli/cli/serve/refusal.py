@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sora_cli.errors import SoraError
+from sora_cli.errors import SoraError, readable
 
 FOLDERS = re.compile(r"(?<![\w/\\.])(?:[A-Za-z]:|~|\.{1,2})?[/\\](?:[^\s'\"/\\]+[/\\])*(?=[^\s'\"/\\])")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -27,7 +27,8 @@ class Refusal(Exception):
     def body(self) -> dict[str, Any]:
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         kind = TYPES.get(self.status, default)
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message, param = readable(self.message), self.param and readable(self.param)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
 
 def missing(what: str) -> Refusal:

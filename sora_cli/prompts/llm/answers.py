@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from sora_cli.errors import Failed
+from sora_cli.errors import JOINERS, Failed
 from sora_cli.prompts.llm import refusals, wording
 
 LONGEST, MOST = 2000, 50_000  # characters of a sentence, and of an answer with all that is thought in it
 CUT = ("length", "max_tokens", "max_length", "model_length", "abort", "error")  # how an answer ends that is not whole
 FILTERED = ("content_filter", "safety", "recitation", "refusal")
-JOINERS = "\u200c\u200d"  # which some scripts and emojis need
 FAULTS = {"error", "errors", "exception", "detail", "code", "status"}  # keys of no answer
 KEYS = ("caption", "description", "answer", "text", "prompt", "sentence", "output", "response", "content", "result")
 

@@ -5,16 +5,18 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import IPv6Address
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from sora_cli.errors import Failed, SoraError
+from sora_cli.files import http
 from sora_cli.prompts.llm.answers import sentence
 
 KEY, OPENAI_KEY, OPENAI = "SORA_LLM_KEY", "OPENAI_API_KEY", "https://api.openai.com"
@@ -104,26 +106,26 @@ class Server:
 
     def reply(self, method: str, path: str, body: dict[str, Any] | None, end: float) -> Reply:
         """One answer as a whole, however slowly it drips, before `end`."""
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import OfflineModeIsEnabled
 
         parts = urlsplit(self.url)
         url = parts._replace(path=parts.path + path).geturl()
         left = max(0.01, end - monotonic())
-        failures: Any = HfHubHTTPError.__mro__[1]  # of the library that the client speaks HTTP with, whichever that is
         try:
             return with_deadline(left, lambda: fetched(method, url, body, left))
         except OfflineModeIsEnabled as error:
             raise Failed(f"HF_HUB_OFFLINE is set, so {self} is not used; unset it") from error
-        except (failures, OSError) as error:
+        except http.failures(OSError) as error:
             if "Timeout" in type(error).__name__:
                 raise Failed(f"{self} does not answer within {self.patience:g} s; {LONGER}") from error
             raise Failed(f"{self} cannot be reached{in_brackets(str(error))}; is it running?") from error
 
     def refusal(self, reply: Reply, pause: float) -> str:
         """The error in a server's answer, in one line."""
-        if reply.status in MOVED:
-            there = urljoin(self.url, reply.where)
-            return f"{self} redirects to {printable(there) or 'nowhere'}; give that address to use it"
+        if reply.status in MOVED and reply.where:
+            with protocol(self):
+                there = printable(urljoin(self.url, reply.where))
+            return f"{self} redirects to {there}; give that address to use it"
         line = f"{self} answers {reply.status}{in_brackets(reason(reply.body))}"
         if reply.status in REFUSED:
             return f"{line}; its key comes from {OPENAI_KEY if is_openai(self.url) else KEY}"
@@ -145,6 +147,7 @@ def parse(address: str) -> SplitResult:
     try:
         parts = urlsplit(address)
         known = parts.scheme in PORTS and parts.hostname and (parts.port or 1)
+        IPv6Address(parts.hostname or "") if "[" in parts.netloc else (parts.hostname or "").encode("idna")
     except ValueError:
         known = False
     if not known or not address.isascii() or not address.isprintable() or " " in address:
@@ -179,11 +182,11 @@ def key_for(url: str) -> str:
 
 def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Reply:
     """The response of an address, without following redirects; ValueError if it is too large."""
-    from huggingface_hub.utils import get_session
-
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
     options: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
-    with get_session().stream(method, url, **options) as response:
+    open_to_proxies = urlsplit(url).scheme == "http"
+    using = http.without_proxies() if key and open_to_proxies else nullcontext(http.session())
+    with using as session, session.stream(method, url, **options) as response:
         found = bytearray()
         for piece in response.iter_bytes():
             found += piece

@@ -52,9 +52,11 @@ _NAME = either("captions?", "descriptions?", "answer", "prompt", "sentence", "ou
 _HERE = either(words("here(?:'s| is| are| you go| you are)", "this is", "below is", "hier (?:ist|is|sind)", "voici",
                      "voilà", "aquí (?:está|tienes|va)", "ecco", "aqui (?:está|vai)", "oto", "här är", "her er"),
                "вот", "以下", "这是", "這是", "こちら", "다음은")  # fmt: skip
+# "Here is a small dog: it runs." is a caption; an introduction names what it introduces, or ends its line
+_NAMED = either(_NAME, words("i", "you", "my", "your", "what", "satz", "phrase", "frase", "zdanie", "предложение"))
 PREAMBLE = re.compile(
     rf"(?:{_WILLING}\s*[!,.:;！，。—-]+\s*)?"
-    rf"(?:{_HERE}[^\n:：]{{0,120}}[:：]\s*"
+    rf"(?:{_HERE}(?:[^\n:：]{{0,120}}{_NAMED}[^\n:：]{{0,120}}[:：]|[^\n:：]{{0,120}}[:：](?=\s*\n|\s*[\"“«„「])|[:：])\s*"
     rf"|(?:{_KIND}[ -])*{_NAME}(?: of the \w+)?\s*(?:is|would be|could be)?\s*[:：]\s*)?", ANY
 )  # fmt: skip
 # what stands under a heading that calls it the caption, or begins a line that does, is what was asked for
@@ -112,4 +114,6 @@ NULL = re.compile(r"\W*(?:none|nothing|null|nil|nan|n/?a|undefined|unknown|empty
 ERROR = re.compile(r"\W*(?:\w*(?:error|exception)\s*(?:\d+\s*)?:|traceback \(|\w*\s*internal server error"
                    r"|(?:http )?[45]\d\d\b)", ANY)
 LOOP = re.compile(r"(.{1,24}?)\1{7,}", re.DOTALL)
-CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b")  # of terminals
+CODES = re.compile(  # of terminals: what they are to do, to draw, or to call themselves
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x9c|\x1b\\)?|\x1b"
+)

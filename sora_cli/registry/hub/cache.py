@@ -14,7 +14,8 @@ from sora_cli.files import published, weights
 from sora_cli.files.owned import lies_in
 from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import pins as locks
-from sora_cli.registry.hub.pins import FileRecord, Lock
+from sora_cli.registry.hub.pins import Lock, Pin
+from sora_cli.registry.layouts import INDEX
 
 Moved = Callable[[int, int], None]  # (bytes done, of all)
 PRESENT, PARTIAL, ABSENT = "present", "partial", "absent"
@@ -86,11 +87,11 @@ def hub_parts(entry: Entry) -> list[Part]:
     return [part for part in entry.parts if part.path is None]
 
 
-def path_of(source: str, name: str, record: FileRecord) -> Path:
+def path_of(source: str, name: str, record: Pin) -> Path:
     return hub_client.snapshot(source.partition("@")[0], record.commit) / name
 
 
-def is_here(source: str, name: str, record: FileRecord) -> bool:
+def is_here(source: str, name: str, record: Pin) -> bool:
     """Has a file arrived, and is it still there at its full size?"""
     path = path_of(source, name, record)
     return record.sha256 is not None and path.is_file() and path.stat().st_size == record.bytes
@@ -193,23 +194,34 @@ def remove(entry: Entry) -> tuple[int, list[str]]:
     return freed, sorted(kept)
 
 
-def release(repo: str, record: FileRecord, name: str) -> int:
+def release(repo: str, record: Pin, name: str) -> int:
     """Delete a file, finished or not, from the cache: the bytes that are free then."""
-    part = hub_client.unfinished(repo, record.etag)
-    freed = published.bytes_of(part)
-    part.unlink(missing_ok=True)
-    return freed + discard(repo, hub_client.snapshot(repo, record.commit) / name)
+    part, freed = hub_client.unfinished(repo, record.etag), 0
+    if deletable(repo, part):
+        freed = published.bytes_of(part)
+        part.unlink(missing_ok=True)
+    freed += discard(repo, hub_client.snapshot(repo, record.commit) / name)
+    index = hub_client.snapshot(repo, record.commit) / INDEX
+    if index.is_file() and list(index.parent.iterdir()) == [index]:  # it told of what is gone now
+        freed += discard(repo, index)
+    return freed
+
+
+def deletable(repo: str, path: Path) -> bool:
+    """Whether a file lies in a repository, and that in the cache, wherever links lead."""
+    home = hub_client.cache_of(repo)
+    return lies_in(home, path) and lies_in(home.parent, path)
 
 
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too or it lies outside of the cache:
     the bytes freed. Failed if the file itself lies outside, in a folder that is a link."""
     home, freed, content = hub_client.cache_of(repo), published.bytes_of(path), content_of(path)
-    if not lies_in(home, path):
-        raise Failed(f"{path.parent} is a link out of the cache; remove it yourself")
+    if not deletable(repo, path):
+        raise Failed(f"{path.parent} is behind a link out of the cache; remove it yourself")
     path.unlink(missing_ok=True)
     shared = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    goes = not shared and lies_in(home, content)
+    goes = not shared and deletable(repo, content)
     if goes:
         freed = 0 if content.is_symlink() else freed
         content.unlink(missing_ok=True)

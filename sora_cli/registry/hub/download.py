@@ -20,13 +20,11 @@ from sora_cli.registry import Entry, Part, hub_client
 from sora_cli.registry.hub import cache
 from sora_cli.registry.hub import pins as locks
 from sora_cli.registry.hub.cache import gigabytes, hub_parts
-from sora_cli.registry.hub.pins import FileRecord, Lock
+from sora_cli.registry.hub.pins import Lock, Pin
 from sora_cli.registry.hub_client import Listing, RemoteFile
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
-READABLE = (".safetensors", ".gguf", ".json")
-NEEDED = {"tokenizer": (".json",)}  # endings of file names; of networks:
-NETWORK = (".safetensors", "config.json")
+PICKLES = (*published.PICKLES, ".msgpack", ".h5")
+READABLE = (*published.SINGLE, ".json")
 
 
 class Screen(AbstractContextManager[object, None], Protocol):
@@ -152,7 +150,7 @@ def choose(part: Part, listing: Listing, lock: Lock, update: bool) -> list[Wante
     fitting = [file for file in there if locks.belongs(file.name, part) and file.name.endswith(READABLE)]
     fitting = [file for file in fitting if not is_variant(file, fitting)]
     where = f"{part.folder or 'the root'} of {part.repo} has"
-    for suffix in NEEDED.get(part.role, NETWORK):
+    for suffix in (".json",) if part.role == "tokenizer" else (".safetensors", "config.json"):
         asked = any(name.endswith(suffix) for name in part.names)  # a part of one file may do without a config.json
         if asked and not any(file.name.endswith(suffix) for file in fitting):
             if pickles := [file.name for file in there if file.name.endswith(PICKLES)]:
@@ -173,7 +171,7 @@ def is_variant(file: RemoteFile, all: Sequence[RemoteFile]) -> bool:
     )
 
 
-def required(part: Part, file: RemoteFile, records: dict[str, FileRecord], update: bool) -> str | None:
+def required(part: Part, file: RemoteFile, records: dict[str, Pin], update: bool) -> str | None:
     """The hash that a file must have: by weights.toml, or as it was at the first download.
 
     Failed if the Hub says beforehand that it has another one."""
@@ -283,7 +281,7 @@ def note(lock: Lock, model: str, arrived: dict[Wanted, str | None]) -> None:
         models = sorted({model, *(before.models if before else ())})
         same = before is not None and before.etag == one.file.etag and before.commit == one.commit
         digest = sha256 or (before.sha256 if before and same else None)
-        files[one.file.name] = FileRecord(one.commit, one.file.bytes, one.file.etag, digest, models)
+        files[one.file.name] = Pin(one.commit, one.file.bytes, one.file.etag, digest, models)
 
 
 def join(entry: Entry) -> None:

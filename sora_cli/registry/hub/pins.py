@@ -19,10 +19,11 @@ from sora_cli import registry
 from sora_cli.errors import Failed
 from sora_cli.files import weights
 from sora_cli.registry import Part
+from sora_cli.registry.hub_client import HASH
 
 
 @dataclass
-class FileRecord:
+class Pin:
     """A file of a repository, and the models that asked for it."""
 
     commit: str
@@ -31,13 +32,22 @@ class FileRecord:
     sha256: str | None = None
     models: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """TypeError or ValueError for what cannot be recorded: hand-made or damaged."""
+        if not all(HASH.fullmatch(one) for one in (self.commit, self.etag, self.sha256 or self.etag)):
+            raise ValueError("not a hash")
+        if type(self.bytes) is not int or self.bytes < 0:
+            raise ValueError("not a size")
+        if not isinstance(self.models, list) or not all(isinstance(model, str) for model in self.models):
+            raise ValueError("not a list of models")
+
 
 @dataclass
 class Lock:
-    files: dict[str, dict[str, FileRecord]] = field(default_factory=dict)  # by repository and revision, by name
+    files: dict[str, dict[str, Pin]] = field(default_factory=dict)  # by repository and revision, by name
     licences: dict[str, str] = field(default_factory=dict)  # those that were accepted, by model
 
-    def of(self, part: Part) -> dict[str, FileRecord]:
+    def of(self, part: Part) -> dict[str, Pin]:
         """The files of a part, by name; none if it was never asked for."""
         found = self.files.get(source(part), {})
         return {name: record for name, record in found.items() if belongs(name, part)}
@@ -62,12 +72,14 @@ def read() -> Lock:
     path = lock_path()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {source: {name: FileRecord(**record) for name, record in records.items()}
+        files = {source: {name: Pin(**record) for name, record in records.items()}
                  for source, records in content["files"].items()}  # fmt: skip
         return Lock(files, dict(content["licences"]))
     except FileNotFoundError:
         return Lock()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise Failed(f"could not read {path}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Failed(f"{path} is damaged ({error}); delete it and pull again: nothing is fetched twice") from error
 
 
