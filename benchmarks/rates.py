@@ -3,6 +3,7 @@
     python benchmarks/rates.py
 """
 
+import argparse
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ def rows(rate: int, wanted: int) -> Iterator[tuple[str, float, float, float]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     for rate, wanted in ((16, 48), (24, 48), (24, 72)):
         print(f"| {rate} to {wanted} frames a second | whole | moving | frames/s |\n|---|---|---|---|")
         for name, whole, moving, speed in rows(rate, wanted):

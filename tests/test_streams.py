@@ -203,6 +203,18 @@ def test_numbered_images(tmp_path: Path, clip: Path) -> None:
         media.open_source(str(folder / "b%03d.png"))
 
 
+@pytest.mark.parametrize(("kinds", "notes"), [
+    ([("RGB", 64), ("L", 64), ("RGB", 64), ("RGBA", 64)], 0), ([("RGB", 64), ("RGB", 32), ("RGB", 64)], 1),
+])  # fmt: skip
+def test_numbered_images_of_several_kinds_all_come(tmp_path: Path, kinds: list[tuple[str, int]], notes: int) -> None:
+    for number, (mode, side) in enumerate(kinds):
+        Image.new("RGB", (side, side), (60 * number,) * 3).convert(mode).save(tmp_path / f"{number}.png")
+    with media.open_source(str(tmp_path / "%d.png")) as source:
+        shown = [frame.mean() for frame in media.to_rgb(source, source.format, source.format.size)]
+    assert np.abs(np.subtract(shown, [60 * number for number in range(len(kinds))])).max() < 2
+    assert source.notes == ["its pictures are of several sizes; all are shown in that of the first"] * notes
+
+
 NAMES = ("a b.mp4", "it's \"x\".mp4", "-y.mp4", "猫 ☃.mp4", "concat:a|b.mp4", "http:x", "%03d.png")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
@@ -91,7 +91,7 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
                 raise TooLarge(f"{path} is {image.width}x{image.height}; at most {LARGEST}x{LARGEST} is supported")
-            upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
+            upright = plain(to_srgb(image)[0])
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, the most that is supported") from error
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
