@@ -19,14 +19,13 @@ from sora_cli.media.retiming import BEHIND, MOTION
 from sora_cli.world.render import render
 
 WIDTH, HEIGHT, SCENES, DIFFERENT = 320, 192, 6, 24  # levels by which a pixel that moves differs
-MCI = "minterpolate=fps={rate}:mi_mode=mci:mc_mode=aobmc:scd=fdiff"
 WAYS = {
     "the nearest frame again": "fps={rate}",
     "blend": "minterpolate=fps={rate}:mi_mode=blend",
     "ours": MOTION,
-    "bidir": f"{MCI}:me_mode=bidir",
-    "bidir, mb_size 8": f"{MCI}:me_mode=bidir:mb_size=8",
-    "bidir, umh": f"{MCI}:me_mode=bidir:me=umh",
+    "bidir": f"{MOTION}:me_mode=bidir",
+    "bidir, mb_size 8": f"{MOTION}:me_mode=bidir:mb_size=8",
+    "bidir, umh": f"{MOTION}:me_mode=bidir:me=umh",
 }
 
 

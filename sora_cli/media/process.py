@@ -121,7 +121,7 @@ class Through(io.RawIOBase):
         blame: str,
         fatal: str,
     ) -> None:
-        self.blame, self.fatal = blame, fatal
+        self.command, self.blame, self.fatal = command, blame, fatal
         self.log = self.said = ""        # what ffmpeg printed, and complained of, when all has been read
         self.feed: Iterator[bytes | memoryview] = iter(feed or ())
         self.pending = memoryview(b"")
@@ -178,7 +178,10 @@ class Through(io.RawIOBase):
         """Failed if what has been read to its end was not all that there should be."""
         code = self.process.wait()
         self.complaints.seek(0)
-        self.log = self.complaints.read().decode(errors="replace")
+        printed = self.complaints.read()
+        for name in (word for word in self.command if "\n" in word):
+            printed = printed.replace(os.fsencode(name), b"")  # whose lines are not ffmpeg's
+        self.log = printed.decode(errors="replace")
         self.said = explain(self.log)
         if code != 0 or (self.fatal and re.search(self.fatal, "\n".join(complaints(self.log)))):
             raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")
