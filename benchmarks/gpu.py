@@ -147,7 +147,10 @@ def main() -> None:
             else:
                 rows += run(name, min(limit, left), asked, Path(folder))
             save(rows, asked)
-    put(table(rows), ROOT / "README.md", BEGIN, END)
+    if asked.write:
+        put(table(rows), ROOT / "README.md", BEGIN, END)
+    else:
+        print(table(rows), end="")
     sys.exit(not all(row.get("ended", True) for row in rows))
 
 

@@ -3,6 +3,7 @@
     python benchmarks/rates.py
 """
 
+import argparse
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,14 +19,13 @@ from sora_cli.media.retiming import BEHIND, MOTION
 from sora_cli.world.render import render
 
 WIDTH, HEIGHT, SCENES, DIFFERENT = 320, 192, 6, 24  # levels by which a pixel that moves differs
-MCI = "minterpolate=fps={rate}:mi_mode=mci:mc_mode=aobmc:scd=fdiff"
 WAYS = {
     "the nearest frame again": "fps={rate}",
     "blend": "minterpolate=fps={rate}:mi_mode=blend",
     "ours": MOTION,
-    "bidir": f"{MCI}:me_mode=bidir",
-    "bidir, mb_size 8": f"{MCI}:me_mode=bidir:mb_size=8",
-    "bidir, umh": f"{MCI}:me_mode=bidir:me=umh",
+    "bidir": f"{MOTION}:me_mode=bidir",
+    "bidir, mb_size 8": f"{MOTION}:me_mode=bidir:mb_size=8",
+    "bidir, umh": f"{MOTION}:me_mode=bidir:me=umh",
 }
 
 
@@ -64,6 +64,7 @@ def rows(rate: int, wanted: int) -> Iterator[tuple[str, float, float, float]]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     for rate, wanted in ((16, 48), (24, 48), (24, 72)):
         print(f"| {rate} to {wanted} frames a second | whole | moving | frames/s |\n|---|---|---|---|")
         for name, whole, moving, speed in rows(rate, wanted):

@@ -4,7 +4,7 @@ Writes sora_cli/world/sprites.png: one 128x128 RGBA cell a subject in vocabulary
 sprite trimmed, centred and scaled to the same longest side; the last cell is a surfboard drawn here.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -56,4 +56,6 @@ def main(font_path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("font", help="NotoColorEmoji.ttf")
+    main(options.parse_args().font)

@@ -5,7 +5,7 @@ predicts it for a native clip in bfloat16. It needs no GPU and no weights.
     python scripts/choose_table.py --write    # put it into docs/choose.md
 """
 
-from pages import ROOT, put
+from pages import ROOT, main
 
 from sora_cli import registry
 from sora_cli.errors import SoraError
@@ -41,4 +41,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    put(table(), ROOT / "docs" / "choose.md", BEGIN, END)
+    main(table, ROOT / "docs" / "choose.md", BEGIN, END, __doc__)

@@ -4,8 +4,8 @@ Draws docs/likeness.png from what runs of `sora-cli train dit` wrote down, one a
 against their scenes, in the subject's cells and as a whole, over the minutes of training.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -49,4 +49,6 @@ def main(runs: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder of `sora-cli train dit`")
+    main(options.parse_args().runs)

@@ -4,7 +4,7 @@
     python scripts/model_table.py --write    # put it into README.md
 """
 
-from pages import ROOT, put
+from pages import ROOT, main
 
 from sora_cli import registry
 from sora_cli.placement import memory
@@ -52,4 +52,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    put(table(), ROOT / "README.md", BEGIN, END)
+    main(table, ROOT / "README.md", BEGIN, END, __doc__)

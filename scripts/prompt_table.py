@@ -6,7 +6,7 @@
 
 import csv
 
-from pages import ROOT, put
+from pages import ROOT, main
 
 DATA, PAGE = ROOT / "tests" / "data" / "expansions.tsv", ROOT / "docs" / "prompts.md"
 BEGIN, END = "<!-- prompts: scripts/prompt_table.py -->", "<!-- end of prompts -->"
@@ -23,4 +23,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    put(table(), PAGE, BEGIN, END)
+    main(table, PAGE, BEGIN, END, __doc__)

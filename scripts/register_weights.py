@@ -4,6 +4,7 @@
     python scripts/register_weights.py --check    # exit 1 if it is out of date
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def rewritten(registry: str, files: list[Path]) -> str:
 
 
 def main() -> int:
-    path = ROOT / "weights.toml"
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is out of date")
+    check, path = options.parse_args().check, ROOT / "weights.toml"
     files = sorted((ROOT / "sora_cli" / "pocket").glob("*.safetensors"))
     total = sum(file.stat().st_size for file in files)
     if total > LARGEST_TOTAL:
@@ -33,7 +36,7 @@ def main() -> int:
         return 1
     before = path.read_text(encoding="utf-8")
     after = rewritten(before, files)
-    if "--check" in sys.argv:
+    if check:
         return int(after != before)
     path.write_text(after, encoding="utf-8")
     print(f"{len(files)} files, {total / 1e6:.1f} MB")

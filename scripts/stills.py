@@ -1,6 +1,6 @@
 """The two stills of the README: `make demo && python scripts/stills.py demo.mp4`."""
 
-import sys
+import argparse
 from itertools import islice
 from pathlib import Path
 
@@ -22,4 +22,6 @@ def main(video: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("video", type=Path)
+    main(options.parse_args().video)

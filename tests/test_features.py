@@ -42,6 +42,7 @@ def test_tables_are_what_scripts_make(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, page: str
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr("sys.argv", [script])
     runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
     table = capsys.readouterr().out
     right = f"python scripts/{script} --write puts it right"

@@ -203,7 +203,20 @@ def test_numbered_images(tmp_path: Path, clip: Path) -> None:
         media.open_source(str(folder / "b%03d.png"))
 
 
-NAMES = ("a b.mp4", "it's \"x\".mp4", "-y.mp4", "猫 ☃.mp4", "concat:a|b.mp4", "http:x", "%03d.png")
+@pytest.mark.parametrize(("kinds", "notes"), [
+    ([("RGB", 64), ("L", 64), ("RGB", 64), ("RGBA", 64)], 0), ([("RGB", 64), ("RGB", 32), ("RGB", 64)], 1),
+])  # fmt: skip
+def test_numbered_images_of_several_kinds_all_come(tmp_path: Path, kinds: list[tuple[str, int]], notes: int) -> None:
+    for number, (mode, side) in enumerate(kinds):
+        Image.new("RGB", (side, side), (60 * number,) * 3).convert(mode).save(tmp_path / f"{number}.png")
+    with media.open_source(str(tmp_path / "%d.png")) as source:
+        shown = [frame.mean() for frame in media.to_rgb(source, source.format, source.format.size)]
+    assert np.abs(np.subtract(shown, [60 * number for number in range(len(kinds))])).max() < 2
+    assert source.notes == ["its pictures are of several sizes; all are shown in that of the first"] * notes
+
+
+NAMES = ("a b.mp4", "it's \"x\".mp4", "-y.mp4", "猫 ☃.mp4", "concat:a|b.mp4", "http:x", "%03d.png",
+         "a\n[error] b.mp4")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,8 +226,8 @@ def test_any_name_is_a_local_name(clip: Path, tmp_path: Path, monkeypatch: pytes
     png = ffmpeg(*TEST, "-frames:v", "1", "-f", "image2pipe", "-c:v", "png", "-")
     data = clip.read_bytes() if kind == "mp4" else png
     Path(name).write_bytes(data)
-    _, frames = taken(name)
-    assert len(frames) == (12 if kind == "mp4" else 1)
+    source, frames = taken(name)
+    assert len(frames) == (12 if kind == "mp4" else 1) and source.notes == []
 
 
 def test_the_largest_and_the_smallest(tmp_path: Path) -> None:
@@ -518,6 +531,12 @@ def test_a_full_disk_is_one_line(stream: bytes, tmp_path: Path, name: str) -> No
     with pytest.raises(Failed, match="No space left on device"):
         write(tmp_path / name, stream)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    format = Format(64, 48, Fraction(12))
+    with open("/dev/full", "wb") as full, pytest.raises(Failed, match="standard output: No space left on device"):
+        sinks.StreamSink(full, format).write(bytes(format.frame_bytes))
 
 
 def test_an_encoder_that_is_killed_is_one_line(stream: bytes, tmp_path: Path) -> None:

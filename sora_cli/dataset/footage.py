@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sora_cli import geometry, media
 from sora_cli.errors import Failed
@@ -29,7 +29,6 @@ ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose pictures follow one another; 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is too large is refused below
 WHOLE = Bars()                   # pictures without bars
 LOOKS = 24                       # frames of a clip by which bars are found
-UNSEEKABLE = ("webp_anim",)      # ffmpeg reads these from the beginning alone
 SLACK = 1.01                     # 30.3 frames a second pass for 30
 
 
@@ -69,11 +68,15 @@ def read_video(path: Path, first: int, fps: float, size: media.Size, canvas: med
     top, left = min(round(bars.top * scale[1]), large[1] - height), min(round(bars.left * scale[0]), large[0] - width)
     words = ["-i", media.as_file(path)]
     picture = looked_at(words, str(path))
-    passed = first if picture.container in UNSEEKABLE else 0
-    seconds = (first - passed - 0.5) / fps
+    seconds, passed = (first - 0.5) / fps, 0
     with ExitStack() as held:
-        seek = ["-ss", f"{seconds:.6f}"] if seconds > 0 else []
-        source = Opening(str(path), held, large, fps).decode([*seek, *words], picture)
+        opening = Opening(str(path), held, large, fps)
+        try:
+            source = opening.decode([*(["-ss", f"{seconds:.6f}"] if seconds > 0 else []), *words], picture)
+        except Failed:
+            if not first:
+                raise
+            source, passed = opening.decode(words, picture), first  # of WebP and some APNG, where nothing is found
         for frame in islice(media.to_rgb(source, source.format, large), passed, None):
             yield middle(frame[top : top + height, left : left + width], canvas)
 
@@ -91,7 +94,7 @@ def read_image(path: Path, canvas: media.Size | None = None) -> media.Frame:
         with Image.open(path) as image:
             if max(image.size) > LARGEST:
                 raise TooLarge(f"{path} is {image.width}x{image.height}; at most {LARGEST}x{LARGEST} is supported")
-            upright = plain(ImageOps.exif_transpose(to_srgb(image)[0]))
+            upright = plain(to_srgb(image)[0])
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{path} is larger than {LARGEST}x{LARGEST}, the most that is supported") from error
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:

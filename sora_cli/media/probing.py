@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import cache, lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from sora_cli.errors import Failed, SoraError, counted
@@ -25,8 +26,10 @@ TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text f
 LISTS = ("hls", "concat", "dash", "imf")  # name other files, which may change by themselves
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
+PAUSE = 1.5                      # times the median: longer is no gap between frames as usual
 UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
-STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks
+STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks, ...
+MILLISECONDS, NEAR = 1.5e-3, 0.01  # ... and in seconds, to milliseconds before they came to a finer clock (FLV, MKV)
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
 # Of frames that nowhere say where they end, only what is left over shows that they were read wrongly. Some encoders
@@ -36,6 +39,7 @@ ENDLESS, SOME, ODD = r"msmpeg4v\d|wmv[12]", 12, 3  # codecs, first frames that a
 FIELDS = {"top first": "tff", "bottom first": "bff", "top coded first (swapped)": "bff",
           "bottom coded first (swapped)": "tff", "progressive": ""}  # fmt: skip
 USUAL_FPS = 24.0                 # of what has no rate
+FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
 ROWS = (480, 486, 512, 576, 1080)  # of pictures that are broadcast in fields
 Times = Callable[[], tuple[list[float], float]]  # `stamps` of an input, which are listed when they are asked for
 
@@ -72,6 +76,7 @@ class Picture:
     fps: float                   # on the average
     nominal: float               # frames come at multiples of this
     measured: bool = False       # the rates, by the times of frames, since ffmpeg does not know them
+    usual: float = 0.0           # between pauses, where `nominal` is a clock's; 0 if that is not known
     matrix: str | None = None
     primaries: str | None = None
     transfer: str | None = None
@@ -92,6 +97,16 @@ class Picture:
     def timeless(self) -> bool:
         """Whether it is a single picture, to which ffmpeg gives any requested rate."""
         return self.container.endswith("_pipe") or self.container == "image2"
+
+    @property
+    def varies(self) -> bool:
+        """Whether its frames come at a rate that is not constant."""
+        return bool(self.fps) and self.fps != self.nominal and not self.is_image
+
+    @property
+    def ticking(self) -> bool:
+        """Whether `nominal` is the rate of a clock, of which frames come at few of the ticks."""
+        return self.nominal > min(2 * self.fps, FASTEST_NOMINAL)
 
     @property
     def animated(self) -> bool:
@@ -120,7 +135,7 @@ class Picture:
 @dataclass(frozen=True)
 class Media:
     """What a video file holds: its size as it is shown, its frames as they were counted by decoding them, `fps` by how
-    long the first one lasts, and all that `looked_at` says."""
+    long the first one lasts, or on the average if it varies, and all that `looked_at` says."""
 
     width: int
     height: int
@@ -149,8 +164,10 @@ def probe(path: Path | str) -> Media:
     tick, frames = parse_listing(found.stdout)
     if found.returncode or not (size and tick):
         raise Failed(f"{path} is not a readable video: {explain(found.stderr)}")
-    lasts = frames[0].duration or 1 if frames else 1
+    lasts = Fraction(frames[0].duration or 1 if frames else 1)
     picture = completed(picture, words, partial(stamps, words))
+    if picture.varies and frames:
+        lasts = Fraction(max(1, frames[-1].shown + frames[-1].duration - frames[0].shown), len(frames))
     return Media(int(size[1]), int(size[2]), float(1 / (tick * lasts)), len(frames), picture)
 
 
@@ -261,7 +278,8 @@ def stamps(words: list[str]) -> tuple[list[float], float]:
 
 
 def steadied(picture: Picture, times: Times) -> Picture:
-    """Frames at a steady rate of which ffmpeg says otherwise, as it does of few, slow or field-coded ones."""
+    """The rate by the times of frames where it is steady and ffmpeg says otherwise, as it does of few, slow or
+    field-coded ones; and where it only says how fast a clock ticks, the rate between pauses."""
     if picture.container in RAW and picture.fps:
         return replace(picture, nominal=picture.fps)
     if picture.fps == picture.nominal and 0 < picture.fps <= FASTEST:
@@ -273,11 +291,16 @@ def steadied(picture: Picture, times: Times) -> Picture:
         if fps > FASTEST:
             return replace(picture, fps=USUAL_FPS, nominal=USUAL_FPS, measured=True)
         return replace(picture, nominal=fps)
-    fps = len(gaps) / sum(gaps)
-    steady = max(gaps) - min(gaps) <= STEADY_TICKS * tick
-    if picture.fps:
-        return replace(picture, nominal=picture.fps, measured=True) if steady else picture
-    return replace(picture, fps=fps, nominal=fps if steady else 1 / min(gaps), measured=True)
+    own, spread = len(gaps) / sum(gaps), max(gaps) - min(gaps)
+    fps = picture.fps or own
+    if spread <= max(STEADY_TICKS * tick, MILLISECONDS) and abs(picture.nominal / own - 1) < NEAR:
+        return replace(picture, fps=picture.nominal)  # the average counts in how long the last one is shown
+    if spread <= STEADY_TICKS * tick:
+        return replace(picture, fps=fps, nominal=fps, measured=True)
+    found = picture if picture.fps else replace(picture, fps=fps, nominal=1 / min(gaps), measured=True)
+    between = [gap for gap in gaps if gap < PAUSE * median(gaps)]
+    usual = max(fps, min(FASTEST_NOMINAL, len(between) / sum(between)))
+    return replace(found, usual=usual) if found.ticking else found
 
 
 def start_of(line: str, output: str) -> float:
@@ -340,7 +363,7 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
     fields = next((FIELDS[word] for word in words if word in FIELDS), None)
     return Picture(
         container, match[1], match[2], int(match[4]), int(match[5]), fps, nominal,
-        False, *colours(words), fields=fields, metadata=metadata,
+        False, 0.0, *colours(words), fields=fields, metadata=metadata,
     )  # fmt: skip
 
 

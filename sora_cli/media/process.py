@@ -22,7 +22,8 @@ Y4M_IN = (*QUIET, "-f", "yuv4mpegpipe", "-i", "pipe:0")
 # with checksums looked at; that a frame is damaged which comes none the less is a warning
 CHECKED = ("-hide_banner", "-nostdin", "-loglevel", "repeat+level+warning", "-err_detect", "crccheck")
 DAMAGED = "corrupt decoded frame"                # ffmpeg's words for what its decoders mark as such
-LEVEL = re.compile(r"^(?:\[[^\]]*\] )*?\[(panic|fatal|error|warning)\] ")
+LEVEL = re.compile(r"^(?:\[[^\]]*\] )*?\[(panic|fatal|error|warning|info|verbose)\] ")
+SERIOUS = ("panic", "fatal", "error")
 LOCAL = ("-protocol_whitelist", "file,pipe")     # what is read may name other files, never a network
 BLOCK = 1 << 16
 PIPE = 1 << 18    # bytes that wait between two processes, where the system lets us say
@@ -78,13 +79,13 @@ def start(
 
 
 def complaints(stderr: str) -> list[str]:
-    """The error lines of ffmpeg's stderr, without warnings if it prints levels."""
+    """The error lines of ffmpeg's stderr; all that are there if it prints no levels."""
     spoken = stderr.splitlines()
     levels = [LEVEL.match(line) for line in spoken]
     if not any(levels):
         return spoken
     pairs = zip(spoken, levels, strict=True)
-    return [line for line, level in pairs if level and (level[1] != "warning" or DAMAGED in line)]
+    return [line for line, level in pairs if level and (level[1] in SERIOUS or DAMAGED in line)]
 
 
 def finished(command: list[str], feed: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -120,8 +121,8 @@ class Through(io.RawIOBase):
         blame: str,
         fatal: str,
     ) -> None:
-        self.blame, self.fatal = blame, fatal
-        self.said = ""                   # what ffmpeg complained of, when all has been read
+        self.command, self.blame, self.fatal = command, blame, fatal
+        self.log = self.said = ""        # what ffmpeg printed, and complained of, when all has been read
         self.feed: Iterator[bytes | memoryview] = iter(feed or ())
         self.pending = memoryview(b"")
         self.complaints = tempfile.TemporaryFile()       # noqa: SIM115 (close() does)
@@ -177,9 +178,12 @@ class Through(io.RawIOBase):
         """Failed if what has been read to its end was not all that there should be."""
         code = self.process.wait()
         self.complaints.seek(0)
-        said = self.complaints.read().decode(errors="replace")
-        self.said = explain(said)
-        if code != 0 or (self.fatal and re.search(self.fatal, "\n".join(complaints(said)))):
+        printed = self.complaints.read()
+        for name in (word for word in self.command if "\n" in word):
+            printed = printed.replace(os.fsencode(name), b"")  # whose lines are not ffmpeg's
+        self.log = printed.decode(errors="replace")
+        self.said = explain(self.log)
+        if code != 0 or (self.fatal and re.search(self.fatal, "\n".join(complaints(self.log)))):
             raise Failed(f"{self.blame}: {self.said or f'ffmpeg ended with code {code}'}")
 
     def close(self) -> None:

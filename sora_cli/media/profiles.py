@@ -1,5 +1,5 @@
-"""Pictures in another colour space than sRGB, as their ICC profile says: photos of phones (Display P3), scans, prints
-(CMYK). ffmpeg ignores such profiles."""
+"""Pictures that ffmpeg reads in wrong colours: in another colour space than sRGB, as their ICC profile says (photos of
+phones in Display P3, scans, prints in CMYK), or of kinds that it takes for others (TIFFs with JPEG in them)."""
 
 import io
 import tempfile
@@ -10,40 +10,65 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 MODES = {"RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB"}  # of 8 bits; what they become
+# by format and mode, what they are read as here; in AVIF, ffmpeg passes over transparency
+MISREAD = {("TIFF", "YCbCr"): "RGB", ("TIFF", "LAB"): "RGB", ("JPEG2000", "CMYK"): "RGB", ("AVIF", "RGBA"): "RGBA"}
+UNMOVED = ("MPO", "TIFF")  # formats whose further pictures are a phone's second one, or pages
+
+
+def space_of(image: Image.Image) -> str:
+    """The name of a picture's colour space by its profile; "" for sRGB, and where the profile is none."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in MODES:
+        return ""
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
+    except (OSError, ImageCms.PyCMSError):
+        return ""
+    return "" if "srgb" in name.lower() else name or "a profile of its own"
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """A picture in sRGB, and the name of the space that it was in; the same picture and "" if that is its own."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in MODES:
-        return image, ""
+    """A picture upright and in sRGB, and the name of the space that it was in; "" if that is sRGB, or is not known."""
+    upright = ImageOps.exif_transpose(image)  # first, since what is converted has no EXIF
+    if not (name := space_of(image)):
+        return upright, ""
     from PIL import ImageCms
 
     try:
-        space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        name = ImageCms.getProfileDescription(space).strip() or "a profile of its own"
-        if "srgb" in name.lower():
-            return image, ""
-        found = ImageCms.profileToProfile(image, space, ImageCms.createProfile("sRGB"), outputMode=MODES[image.mode])
-    except (OSError, ImageCms.PyCMSError):  # it is none, or of another kind of pixels
-        return image, ""
-    return (found, name) if found else (image, "")
+        space, srgb = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])), ImageCms.createProfile("sRGB")
+        found = ImageCms.profileToProfile(upright, space, srgb, outputMode=MODES[image.mode])
+    except ImageCms.PyCMSError:  # it is of another kind of pixels
+        return upright, ""
+    return (found, name) if found else (upright, "")
+
+
+def misread(image: Image.Image) -> str | None:
+    """The mode in which a picture must be read here, since ffmpeg takes it for another; None if it does not."""
+    jpeg = image.format == "TIFF" and image.info.get("compression") == "jpeg"
+    return MISREAD.get((image.format or "", image.mode), "RGB" if jpeg else None)
 
 
 @contextmanager
-def in_srgb(path: Path) -> Iterator[tuple[Path, str]]:
-    """A file with a picture in sRGB, upright, and the name of the space that it was in; the file itself and "" if it is
-    in sRGB already, moves, or is none that can be read here."""
+def in_srgb(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A file with a picture that ffmpeg reads as it is, upright, and notes on what it was; the file itself if it is
+    one, moves, or cannot be read here."""
+    upright, notes = None, []
     try:
         with Image.open(path) as image:
-            moves = getattr(image, "is_animated", False) and image.format != "MPO"  # phones keep a second one
-            converted, name = (image, "") if moves else to_srgb(image)
-            upright = ImageOps.exif_transpose(converted) if name else None
+            moves, mode = getattr(image, "is_animated", False) and image.format not in UNMOVED, misread(image)
+            if not moves and (space_of(image) or mode):
+                upright, name = to_srgb(image)
+                upright = upright.convert(mode) if mode else upright
+                notes = [f"its colours are converted from {name} to sRGB"] if name else []
+            if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+                notes.append(f"the first of its {pages} pages is read")
     except Exception:  # noqa: BLE001 (decoders of pictures fail in many ways; what is wrong with it, ffmpeg says)
-        upright = None
+        upright, notes = None, []
     if upright is None:
-        yield path, ""
+        yield path, notes
         return
     with tempfile.TemporaryDirectory() as folder:
         upright.save(made := Path(folder) / "srgb.png", icc_profile=None)
-        yield made, name
+        yield made, notes

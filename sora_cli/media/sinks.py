@@ -181,9 +181,11 @@ class StreamSink(Sink):
         try:
             self.stream.writelines(self.pieces(raw))
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             silence(self.stream)
-            raise
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise Failed(f"could not write to standard output: {error.strerror}") from error
 
     def __exit__(self, *_: object) -> None:
         pass

@@ -15,12 +15,15 @@ FADE = 0.02                      # seconds: what it takes to have no click where
 USUAL_RATE = 48000
 # samples at a steady rate from the first of the file on; what is missing in between is silence
 STEADY = "aresample={rate}:async=1:min_hard_comp=0.01:first_pts=0"
-OPUS = "aformat=channel_layouts=mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"      # others have no order of channels there
+# channels that encoders have an order for; others are mixed into the nearest of these
+OPUS = "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"
+AAC = (f"{OPUS}|2.1|3.0(back)|3.1|4.0|4.1|quad(side)|5.0(side)|5.1(side)|5.1.2(back)|6.0|6.0(front)|6.1(back)|"
+       "6.1(front)|hexagonal|7.0|7.0(front)|7.1(wide)|7.1(wide-side)|octagonal")  # fmt: skip
 # of a file, as ffmpeg lists it; at the clock's own rate, and sound as it is
 FIRST_PICTURE = ("-map", "0:V:0", "-frames:v", "1", "-fps_mode", "passthrough", "-enc_time_base", "demux",
                  "-f", "framecrc", "pipe:1")  # fmt: skip
 FIRST_SOUND = ("-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "framecrc", "pipe:2")
-AUDIO = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
+AUDIO = {**dict.fromkeys((".mp4", ".mov", ".mkv"), ("aac", AAC)), ".webm": ("libopus", OPUS)}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Soundtrack:
         """ffmpeg's words for this sound beside a file of so many pictures, from its further inputs to its codec."""
         inputs = [word for clip in self.clips for word in (*LOCAL, "-i", as_file(clip.sound.path))]
         graph = self.filters(frames // self.times, fps, suffix)
-        return [*inputs, "-filter_complex", graph, "-map", "0:v", "-map", "[out]", "-c:a", AUDIO[suffix]]
+        return [*inputs, "-filter_complex", graph, "-map", "0:v", "-map", "[out]", "-c:a", AUDIO[suffix][0]]
 
     def filters(self, frames: int, fps: Fraction, suffix: str) -> str:
         """The graph from the inputs 1, 2, ... to `out`, which is as long as the pictures of one turn, so many times."""
@@ -93,7 +96,8 @@ class Soundtrack:
         mixed = "".join(f"[s{n}]" for n in range(1, len(chains) + 1)) + f"amix={len(chains)}:normalize=0"
         samples = round(frames / fps * rate)
         whole = [mixed, f"apad=whole_len={samples}", f"atrim=end_sample={samples}"]
-        whole += [f"aloop={self.times - 1}:{samples}"] * (self.times > 1) + [OPUS] * (suffix == ".webm")
+        whole += [f"aloop={self.times - 1}:{samples}"] * (self.times > 1)
+        whole += [f"aformat=channel_layouts={AUDIO[suffix][1]}"]
         return ";".join([*chains, ",".join(whole) + "[out]"])
 
 
@@ -109,4 +113,5 @@ def stretch(clip: Clip, frames: int, fps: Fraction, rate: int) -> str:
         chain.append(f"afade=in:d={short:.6f}")
     if clip.start + clip.count < frames:
         chain.append(f"afade=out:st={length - short:.6f}:d={short:.6f}")
-    return ",".join([*chain, f"adelay={round(clip.start / fps * rate)}S:all=1"])
+    # the times of what it delays are lost in adelay where the first samples were cut off
+    return ",".join([*chain, f"adelay={round(clip.start / fps * rate)}S:all=1", "asetpts=N/SR/TB"])

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from sora_cli.errors import Failed, SoraError, counted, no_op
+from sora_cli.errors import Failed, SoraError, be, counted, no_op
 from sora_cli.media import y4m
 from sora_cli.media.convert import SHARP, Frame, from_rgb, retimed
 from sora_cli.media.damage import unsaid
@@ -30,7 +30,9 @@ from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
 
-CUT_OFF = "partial file|ended prematurely"
+CUT_OFF = "partial file"
+RESIZED = r"Reconfiguring filter graph because .* (\d+x\d+)"
+UNEVEN = r"^\[Parsed_fps_.* (\d+) frames dropped, (\d+) frames duplicated"
 LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
 # Whatever was known before: a frame that is shown too late (see `count_packets`) follows the one before it at once, so
 # that nothing is filled up, and its time is printed as an error, once.
@@ -38,8 +40,8 @@ BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}
               r"PREV_OUTPTS+1+0*if(ld(0)\,0\,st(0\,print(T\,16)))\,PTS)'")  # fmt: skip
 HEADS = (1 << 18, 1 << 20, 1 << 22, 1 << 24)     # bytes of a pipe to look at before knowing what it is, ...
 WOVEN_HEAD = HEADS[2]            # ... and whether it is woven of two fields
-FASTEST_NOMINAL = 120            # frames per second; above it, a variable rate is counted in ticks, not in frames
 
+COUNTED = ("-loglevel", "repeat+level+verbose")  # with what filters did to frames
 Y4M = ("-strict", "-1", "-f", "yuv4mpegpipe")
 NATIVE = "format=" + "|".join(sorted({*y4m.PIX_FMTS.values()} - {"yuva444p"}))
 FIRST = "trim=end_frame=1,fps={rate}:eof_action=pass,trim=end_frame=1"      # however short or long it is shown
@@ -172,9 +174,9 @@ class Opening:
         if not os.path.isfile(self.name) or self.input_size or file.peek(len(MAGIC)).startswith(MAGIC):
             return self.open_stream(file)
         path = Path(self.name)
-        path, space = self.held.enter_context(in_srgb(path)) if ending(self.name) in IMAGES else (path, "")
+        path, notes = self.held.enter_context(in_srgb(path)) if ending(self.name) in IMAGES else (path, [])
         source = self.decode(["-i", as_file(path)])
-        source.notes += [f"its colours are converted from {space} to sRGB"] if space else []
+        source.notes += notes
         return source
 
     def open_images(self) -> Source:
@@ -191,10 +193,7 @@ class Opening:
             return self.resample(from_rgb(read_rgb(stream, size, self.name), size, format), format)
         head = stream.read(len(MAGIC))
         if head == MAGIC:
-            try:
-                format = y4m.read_format(stream, MAGIC)
-            except SoraError as error:
-                raise SoraError(f"{self.name}: {error}") from error
+            format = self.read_format(stream, MAGIC)
             return self.resample(y4m.read_frames(stream, format, self.name), format)
         if not head:
             raise Failed(f"{self.name} has no frames")
@@ -261,15 +260,16 @@ class Opening:
 
         def start(timed: str) -> Started | None:
             graph = ",".join(["setpts=PTS-STARTPTS", BELIEVABLE, *fields, timed, *mended, *self.scaled, *planes])
-            command = [ffmpeg(), *CHECKED, *(STRICT if picture.strict else ()), *LOCAL, *words, "-map", "0:V:0"]
-            command += ["-vf", graph, "-fps_mode", "passthrough", *Y4M, "pipe:1"]
+            command = [ffmpeg(), *CHECKED, *COUNTED, *(STRICT if picture.strict else ()), *LOCAL, *words]
+            command += ["-map", "0:V:0", "-vf", graph, "-fps_mode", "passthrough", *Y4M, "pipe:1"]
             if sound and piped:  # one more output, the sound alone
                 command += ["-map", "0:a:0", "-af", STEADY.format(rate=sound.rate), "-c:a", "flac", "-f", "matroska"]
                 command += ["-y", as_file(sound.path)]
             return self.run(command, feed)
 
         first = FIRST.format(rate=rational(default))
-        found = start(first if is_image and not picture.timeless else f"fps={rate}")
+        unpaced = picture.timeless and not self.fps  # a filter would hold a frame, and lose it where their kind changes
+        found = start("null" if unpaced else first if is_image and not picture.timeless else f"fps={rate}")
         if found is None and not piped:   # too short for one frame at this rate
             found = start(first)
         if found is None:
@@ -282,7 +282,8 @@ class Opening:
         due = round(picture.seconds * format.rate) if picture.seconds else 0
         source = Source(self.name, coloured(format, picture), frames, picture.metadata, [*notes, *fielded, *said],
                         sound, left_out(picture), is_image, damage=partial(unsaid, file_of(words), picture.container))
-        source.raw = attended(source, source.raw, through, due)
+        moved = () if self.fps or is_image else ("left out",) if picture.varies else ("left out", "repeated")
+        source.raw = attended(source, source.raw, through, due, partial(adapted, picture, moved))
         return source
 
     @property
@@ -297,19 +298,26 @@ class Opening:
         stream = buffered(through)
         if not stream.peek(1):
             return None
-        format = y4m.read_format(stream)
+        format = self.read_format(stream)
         return (format, y4m.read_frames(stream, format, self.name), through) if stream.peek(1) else None
+
+    def read_format(self, stream: IO[bytes], start: bytes = b"") -> Format:
+        """The same as of y4m, with errors that name the input."""
+        try:
+            return y4m.read_format(stream, start)
+        except SoraError as error:
+            raise SoraError(f"{self.name}: {error}") from error
 
     def pace(self, picture: Picture) -> tuple[str, list[str]]:
         """The constant rate in the words of the fps filter, and a note if the video's own varies."""
-        varies = not (picture.is_image or picture.fps == picture.nominal or not picture.fps)
-        sane = not varies or picture.nominal <= min(2 * picture.fps, FASTEST_NOMINAL)
-        rate = self.fps or (picture.nominal if sane else picture.fps)
-        notes = [f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"] * varies
+        clock = picture.varies and picture.ticking
+        rate = self.fps or (picture.usual or picture.fps if clock else picture.nominal)
+        varying = f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"
+        notes = [varying] * picture.varies
         if self.fps:
             fast = not picture.is_image and picture.fps > FASTEST
             return rational(rate), [*notes, *[f"it says that it has {picture.fps:g} frames a second"] * fast]
-        return "source_fps" if sane and not picture.measured else rational(rate, 6e-3), notes
+        return rational(rate, 6e-3) if clock or picture.measured else "source_fps", notes
 
     def sound_of(self, picture: Picture, words: list[str], piped: bool) -> Sound | None:
         """The first sound track of an input; that of a pipe is put into a file while its pictures are read."""
@@ -335,8 +343,10 @@ def available(stream: IO[bytes]) -> bytes:
     return stream.read1(BLOCK) if hasattr(stream, "read1") else stream.read(BLOCK)
 
 
-def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -> Iterator[bytes]:
-    """A source's frames; after the last one, a note if they are damaged, as the decoder says or the file shows."""
+def attended(source: Source, raw: Iterator[bytes], through: Through, due: int,
+             more: Callable[[str], Iterator[str]]) -> Iterator[bytes]:  # fmt: skip
+    """A source's frames; after the last one, a note if they are damaged, as the decoder says or the file shows, and
+    what `more` says of all that ffmpeg printed."""
     count = 0
     try:
         for count, frame in enumerate(raw, 1):  # noqa: B007
@@ -349,6 +359,18 @@ def attended(source: Source, raw: Iterator[bytes], through: Through, due: int) -
     if said:
         of = f", of about {due}" if due > count + 1 else ""
         source.say(f"it is damaged ({said}); {counted(count, 'frame')} could be read{of}")
+    for note in more(through.log):
+        source.say(note)
+
+
+def adapted(picture: Picture, moved: Sequence[str], log: str) -> Iterator[str]:
+    """Notes on frames that were scaled, or `moved` to come at a constant rate, by what ffmpeg printed."""
+    if {*re.findall(RESIZED, log)} - {f"{picture.width}x{picture.height}"}:
+        yield "its pictures are of several sizes; all are shown in that of the first"
+    counts = np.array(re.findall(UNEVEN, log, re.MULTILINE), int).reshape(-1, 2)  # of every kind of frames that came
+    totals = zip(counts.sum(0).tolist(), moved, strict=False)
+    if told := " and ".join(f"{total} {be(total)} {how}" for total, how in totals if total):
+        yield f"its frames are not evenly spaced: {told}"
 
 
 def left_out(picture: Picture) -> tuple[str, ...]:

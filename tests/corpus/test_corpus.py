@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sora_cli import media
 from sora_cli.dataset import footage, scan
@@ -132,6 +132,35 @@ def test_a_varying_rate_keeps_time(tmp_path: Path) -> None:
     (note,) = notes
     assert "varies" in note and "24 frames" in note
     assert "12 frames" in read(path, fps=12)[2][0]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_a_pause_slows_nothing_down(name: str, tmp_path: Path) -> None:
+    """Screens are recorded when something changes: what lies between pauses keeps all of its frames."""
+    paused = ",settb=1/1000,setpts='N*1000/24+gte(N,12)*2000'"
+    path = drawn(tmp_path / name, *H264, "-fps_mode", "passthrough", "-enc_time_base", "1/1000", extra=paused)
+    format, frames, notes = read(path)
+    assert list(dict.fromkeys(numbers(frames))) == list(range(COUNT)) and format.fps == pytest.approx(24, abs=0.3)
+    assert len(frames) == pytest.approx(72, abs=2) and notes
+
+
+@pytest.mark.parametrize(("times", "moved"), [
+    ("floor(N/2)*2/24/TB", "12 are left out and 11 are repeated"), ("(N+max(0,N-11))/24/TB", r"1\d are repeated"),
+    ("if(lt(N,12),N,11.5+(N-11)/2)/24/TB", r"\d are left out"),
+])  # fmt: skip
+def test_frames_that_keep_no_time_are_counted(times: str, moved: str, tmp_path: Path) -> None:
+    """Where a container says that its rate is steady, and it is not."""
+    path = drawn(tmp_path / "a.mkv", *H264, "-fps_mode", "passthrough", extra=f",setpts='{times}'")
+    [note] = read(path)[2]
+    assert re.fullmatch(f"its frames are not evenly spaced: {moved}.*", note)
+
+
+@pytest.mark.parametrize("rate", ["24", "30000/1001", "60"])
+def test_times_that_were_milliseconds_are_steady(rate: str, tmp_path: Path) -> None:
+    ffmpeg("-i", drawn(tmp_path / "a.mkv", *H264, rate=rate), "-c", "copy", tmp_path / "a.mp4")
+    format, frames, notes = read(tmp_path / "a.mp4")
+    assert format.fps == pytest.approx(float(Fraction(rate)), rel=1e-4)
+    assert numbers(frames) == list(range(COUNT)) and notes == []
 
 
 # ---- shapes -----------------------------------------------------------------------------------------------
@@ -566,6 +595,18 @@ def test_a_picture_by_another_name_is_a_picture_in_a_dataset(tmp_path: Path) -> 
         assert scan.examine(tmp_path, scan.outside(tmp_path, name), 30).kind == "image"
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
+def test_a_dataset_reads_on_from_any_frame(name: str, tmp_path: Path) -> None:
+    """Also where nothing is found by its time, as in some animations."""
+    path = tmp_path / name
+    first, *others = (Image.new("RGBA", SIZE, (0, 0, 0, 0)) for _ in range(6))
+    for number, picture in enumerate((first, *others)):
+        picture.paste((255, 0, 0, 255), (16 * number, 0, 16 * number + 16, 96))
+    first.save(path, save_all=True, append_images=others, duration=40, disposal=1 if name == "a.gif" else 0)
+    whole, rest = (list(footage.read_video(path, at, 25, SIZE, SIZE, footage.WHOLE)) for at in (0, 3))
+    assert len(rest) == len(whole) - 3 > 0 and all(map(np.array_equal, whole[3:], rest))
+
+
 @pytest.mark.parametrize("rate", [90, 120, 240])
 def test_a_clip_that_is_shorter_than_a_frame_is_too_short(rate: int, tmp_path: Path) -> None:
     drawn(tmp_path / "a.mp4", *H264, rate=rate, count=1)
@@ -574,13 +615,14 @@ def test_a_clip_that_is_shorter_than_a_frame_is_too_short(rate: int, tmp_path: P
 
 
 CUTS = {"a.avi": ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), "b.avi": ("-c:v", "mpeg4", "-q:v", "2"),
-        "a.mxf": ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv422p")}  # fmt: skip
+        "a.mxf": ("-c:v", "mpeg2video", "-q:v", "2", "-pix_fmt", "yuv422p"), "a.mkv": H264,
+        "a.webm": ("-c:v", "libvpx", "-b:v", "2M", "-deadline", "realtime", "-pix_fmt", "yuv420p")}  # fmt: skip
 
 
 @pytest.mark.parametrize("where", [0.5, 0.7, 0.95])
 @pytest.mark.parametrize("name", CUTS)
 def test_a_file_that_is_cut_off_is_said_to_be(name: str, where: float, tmp_path: Path) -> None:
-    """ffmpeg has no word for it."""
+    """Of most, ffmpeg has no word for it."""
     path = drawn(tmp_path / name, *CUTS[name], rate=25, extra=",noise=alls=30:allf=t")
     assert read(path)[2] == []
     path.write_bytes(path.read_bytes()[: int(where * path.stat().st_size)])
@@ -715,6 +757,41 @@ def test_pictures_of_other_colour_spaces_become_srgb(name: str, tmp_path: Path) 
         [shown] = media.to_rgb(source, source.format, (64, 48))
     assert np.abs(shown.mean((0, 1)) - [255, 0, 0]).max() < 6
     assert np.abs(footage.read_image(path).mean((0, 1)) - [255, 0, 0]).max() < 6
+
+
+@pytest.mark.parametrize(("name", "turn"), [("a.jpg", 6), ("a.jpg", 5), ("a.png", 3), ("a.webp", 8), ("a.tif", 6)])
+def test_a_photo_of_a_phone_is_upright_in_its_colours(name: str, turn: int, tmp_path: Path) -> None:
+    seen = np.zeros((48, 64, 3), np.uint8)
+    seen[:24, :16] = 200
+    exif = Image.Exif()
+    exif[0x112] = turn
+    Image.fromarray(seen).save(tmp_path / name, exif=exif, icc_profile=wide("Display P3"))
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / name)).convert("RGB")).astype(int)
+    for frame in (read(tmp_path / name)[1][0], footage.read_image(tmp_path / name)):
+        assert frame.shape == upright.shape and np.abs(frame - upright).mean() < 4
+
+
+MISREAD = {"jpeg in tiff": ("a.tif", "RGB", {"compression": "jpeg"}), "YCbCr": ("a.tif", "YCbCr", {}),
+           "alpha in avif": ("a.avif", "RGBA", {"quality": 95}), "CMYK": ("a.jp2", "CMYK", {})}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MISREAD)
+def test_kinds_of_pictures_that_ffmpeg_takes_for_others(kind: str, tmp_path: Path) -> None:
+    name, mode, words = MISREAD[kind]
+    picture = Image.new("RGB", (64, 48), (200, 40, 90)).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(128)
+    picture.save(tmp_path / name, **words)
+    _, [frame], _ = read(tmp_path / name)
+    assert np.abs(frame.astype(int) - footage.read_image(tmp_path / name)).max() < 6
+    assert np.abs(frame.mean((0, 1)) - np.array([200, 40, 90]) * (128 / 255 if mode == "RGBA" else 1)).max() < 8
+
+
+def test_pages_of_a_scan_are_counted(tmp_path: Path) -> None:
+    first, *others = (Image.new("RGB", (64, 48), colour) for colour in ("red", "green", "blue"))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    _, [frame], notes = read(tmp_path / "a.tif")
+    assert np.abs(frame.astype(int) - [255, 0, 0]).max() < 4 and notes == ["the first of its 3 pages is read"]
 
 
 @pytest.mark.parametrize("profile", [wide("sRGB IEC61966-2.1"), b"no profile", None])
