@@ -202,8 +202,8 @@ class FsdpModel:
 
 
 class ShardedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` on shards, with Nesterov's momentum and `match_rms_adamw`: a matrix is gathered once a step and
-    made orthogonal as a whole. torch's own asks the other processes for every product of the iteration."""
+    """`torch.optim.Muon` on shards, with Nesterov's momentum and `match_rms_adamw`: a matrix is gathered once a step,
+    and made orthogonal as a whole. torch's own asks the other processes for every product of the iteration."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
