@@ -15,6 +15,7 @@ from test_resume import KILLED
 from sora_cli import cli, media
 from sora_cli.cli import batching
 from sora_cli.cli.batch import VERBS
+from sora_cli.cli.batch_screen import Outcome
 from sora_cli.cli.lines import grid, lines
 from sora_cli.generation import engine
 
@@ -384,3 +385,21 @@ def test_a_file_that_came_after_a_batch_was_killed_stays(capsys: pytest.CaptureF
     assert run(name) == 2 and "a.png already exists" in capsys.readouterr().err and Path("a.png").read_text() == "mine"
     Path("a.png.resume").mkdir()  # it was killed at work
     assert run(name) == 0 and Path("a.png").read_bytes()[1:4] == b"PNG" and not Path("a.png.resume").exists()
+
+
+def test_what_another_process_has_made_meanwhile_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = listed(*shots("a.png", frames=1))
+    assert run(name) == 0
+    made = {path: path.read_bytes() for path in (Path("a.png"), Path("jobs.done.jsonl"))}
+    for path in made:
+        path.unlink()
+
+    def busy(*given: object) -> Outcome:
+        for path, content in made.items():
+            path.write_bytes(content)
+        return Outcome("a.png is in use by process 5")
+
+    monkeypatch.setattr(batching, "attempt", busy)
+    assert run(name) == 0 and "0 made, 1 skipped, 0 failed" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from test_owned import waiting
 
 from sora_cli.errors import SoraError
+from sora_cli.files import owned
 from sora_cli.files.owned import Owned
 
 LOCKLESS = """
@@ -69,6 +70,19 @@ def test_nothing_is_left_of_a_process_that_is_killed_while_it_tries_a_lock(monke
     monkeypatch.setattr("fcntl.flock", lambda *words: (seen.append(os.listdir("a")), flock(*words))[1])
     with Owned(Path("a")):
         assert seen[0] == [] and seen[-1] == ["lock"]
+
+
+def test_a_folder_that_the_process_before_has_just_removed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lockable, leaving = owned.lockable, [Path("a")]
+
+    def left(folder: Path) -> bool:
+        if leaving:
+            leaving.pop().rmdir()
+        return lockable(folder)
+
+    monkeypatch.setattr(owned, "lockable", left)
+    with Owned(Path("a")):
+        assert Path("a/lock").exists()
 
 
 @pytest.mark.parametrize("content", ["mine", "process of law", "12 monkeys", "\x00\x01"])

@@ -59,7 +59,7 @@ class Owned:
             self.made = new or ([self.folder] if ours else [])
             try:
                 self.lock = taken(self.folder / LOCK)
-            except FileNotFoundError:  # the process before may have removed the folder just now
+            except (FileNotFoundError, FileExistsError):  # the process before may have removed the folder just now
                 self.lock = taken(self.folder / LOCK)
         except Timeout as error:
             gone = f", or delete {self.folder / LOCK} if it is gone" if "cannot probe" in str(error) else ""
