@@ -132,6 +132,7 @@ def test_a_varying_rate_keeps_time(tmp_path: Path) -> None:
     (note,) = notes
     assert "varies" in note and "24 frames" in note
     assert "12 frames" in read(path, fps=12)[2][0]
+    assert media.probe(path).seconds == pytest.approx(len(frames) / 24, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
