@@ -1,11 +1,11 @@
 """Who works in a folder, on file systems without locks, too; and what a lock leaves alone."""
 
 import errno
-import fcntl
 import os
 import platform
 from pathlib import Path
 
+import forked
 import pytest
 from test_owned import waiting
 
@@ -23,6 +23,14 @@ fcntl.flock = flock
 with Owned(Path("a")):
     print("here", flush=True)
     time.sleep(99)
+"""
+
+KILLED = """
+import fcntl, os
+from pathlib import Path
+from sora_cli.files.owned import Owned
+fcntl.flock = lambda *_: os._exit(9)
+Owned(Path("a")).__enter__()
 """
 
 
@@ -65,20 +73,23 @@ def test_a_lock_of_another_machine_that_is_gone_can_be_deleted(monkeypatch: pyte
         pass
 
 
-def test_nothing_is_left_of_a_process_that_is_killed_while_it_tries_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, flock = [], fcntl.flock
-    monkeypatch.setattr("fcntl.flock", lambda *words: (seen.append(os.listdir("a")), flock(*words))[1])
-    with Owned(Path("a")):
-        assert seen[0] == [] and seen[-1] == ["lock"]
+def test_nothing_is_left_of_a_process_that_is_killed_while_it_tries_a_lock() -> None:
+    assert forked.run(KILLED).returncode == 9
+    (part,) = os.listdir("a")
+    own, others = Owned(Path("a")), Path("a", f"lock.{os.getppid()}.part")
+    assert part.startswith("lock.") and own.empty
+    others.touch()
+    with own:
+        assert set(os.listdir("a")) == {"lock", others.name}
 
 
 def test_a_folder_that_the_process_before_has_just_removed_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lockable, leaving = owned.lockable, [Path("a")]
 
-    def left(folder: Path) -> bool:
+    def left(path: Path) -> bool:
         if leaving:
             leaving.pop().rmdir()
-        return lockable(folder)
+        return lockable(path)
 
     monkeypatch.setattr(owned, "lockable", left)
     with Owned(Path("a")):

@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -129,10 +128,11 @@ class Owned:
 
     @property
     def empty(self) -> bool:
-        """Whether no work is in the folder: at most the lock of a process, which may be gone."""
+        """Whether no work is in the folder: at most the lock of a process, or a part of one, which may be gone."""
         if not self.folder.exists():  # of a long list, most: a walk takes longer
             return True
-        return all(path.name == LOCK or path.is_dir() for path in self.folder.rglob("*"))
+        return all(path.name == LOCK or path.match(f"{LOCK}.*.part") or path.is_dir()
+                   for path in self.folder.rglob("*"))  # fmt: skip
 
 
 def remove(folder: Path, *patterns: str) -> None:
@@ -163,26 +163,28 @@ def taken(path: Path) -> "BaseFileLock":
     with suppress(FileNotFoundError):
         if not HOLDERS.fullmatch(path.read_bytes()[:200].decode(errors="replace")):
             raise SoraError(f"{path} is in the way: it is no lock of ours; give another folder")
-    lock = FileLock(path) if lockable(path.parent) else SoftFileLock(path)
+    lock = FileLock(path) if lockable(path) else SoftFileLock(path)
     lock.acquire(timeout=0)
     if isinstance(lock, FileLock):
         path.write_text(f"process {os.getpid()} on {platform.node()}")
     return lock
 
 
-def lockable(folder: Path) -> bool:
-    """Whether there are locks where a folder lies: found out with a file that has no name, because one that cannot be
-    locked would stay, empty."""
-    import fcntl
+def lockable(path: Path) -> bool:
+    """Whether there are locks where a file lies: found out beside it, because a failed one would leave it empty."""
+    from filelock import FileLock
 
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        try:
-            fcntl.flock(probe, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno in LOCKLESS:
-                return False
-            raise
-    return True
+    sweep(path)
+    probe = part_of(path)
+    try:
+        with FileLock(probe, fallback_to_soft=False):
+            return True
+    except OSError as error:
+        if error.errno in LOCKLESS:
+            return False
+        raise
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
