@@ -250,6 +250,19 @@ def test_a_repository_by_its_name(known: Hub, sora: Callable[..., tuple[int, str
     assert not hub_client.cache_of("tiny/known").exists()
 
 
+def test_a_repository_that_was_fetched_without_its_index_is_known_offline(
+    known: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    entry = registry.entry("hf:tiny/known")
+    index = hub_client.small_file("tiny/known", "model_index.json", "main")
+    assert index
+    index.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert registry.entry("hf:tiny/known") == entry
+
+
 def test_a_repository_without_the_transformer_that_its_index_names(known: Hub, tmp_path: Path) -> None:
     for named, lacks in ((["diffusers", "WanTransformer3DModel"], True), ([None, None], False)):
         (tmp_path / "known" / "model_index.json").write_text(json.dumps({"transformer_2": named}))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -230,6 +231,23 @@ def test_tensorboard_has_the_scalars_and_the_sheets(tmp_path: Path) -> None:
     assert {"loss", "norm", "data_wait", "mfu", "speed"} <= set(found.Tags()["scalars"])
     assert [event.step for event in found.Scalars("loss")] == [10, 20]
     assert [event.step for event in found.Images("samples")] == [20]
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("MPS backend out of memory"), torch.OutOfMemoryError("CUDA out of memory"),
+])  # fmt: skip
+def test_a_sheet_that_memory_does_not_suffice_for_ends_nothing(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = toy_run(tmp_path / "whole", 20)
+
+    def sample(self: Negation, model: nn.Module, path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(Negation, "sample", sample)
+    without = toy_run(tmp_path / "without", 20)
+    assert all(torch.equal(whole[name], without[name]) for name in whole)
+    assert re.search(r"no sheet is drawn at step 20: .* memory ran out", capsys.readouterr().err)
 
 
 def test_without_tensorboard_there_are_no_files_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

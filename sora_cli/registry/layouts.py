@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sora_cli import registry
-from sora_cli.errors import SoraError
+from sora_cli.errors import Failed, SoraError
 from sora_cli.files import published
 from sora_cli.files.published import read_json
 from sora_cli.registry import EXPORTED, FOLDERS, HUB, MAIN, NAMES, TEXT_FILES, UNKNOWN, Entry, Part, families, networks
@@ -84,7 +84,13 @@ def of_repository(name: str) -> Entry:
     if config is None:
         raise SoraError(f"{repo} has no {FOLDERS['dit']}/config.json; {SUPPORTED}")
     second = hub_client.small_file(repo, f"{SECOND}/config.json", revision)
-    index = read_json(path) if (path := hub_client.small_file(repo, INDEX, revision)) else {}
+    try:
+        path = hub_client.small_file(repo, INDEX, revision)
+    except Failed:  # without a connection; repositories with one transformer were fetched without it
+        if second:
+            raise
+        path = None
+    index = read_json(path) if path else {}
     if second is None and has_second(index):
         raise SoraError(f"{repo} lacks {SECOND}/, which its {INDEX} names; give a repository with the whole model")
     like = registry.registry()[like_of(read_json(config), name, read_json(second) if second else None)]

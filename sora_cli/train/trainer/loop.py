@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sora_cli.placement.machine import short_of
 from sora_cli.train.trainer import checkpoint, distributed, run_folder
 from sora_cli.train.trainer.checkpoint import Ema, Progress, checkpoints
 from sora_cli.train.trainer.config import TrainerConfig
@@ -138,7 +139,12 @@ def _sample(shown: nn.Module | None, averaged: dict[str, Tensor], device: torch.
     shown.to_empty(device=device)
     shown.load_state_dict(averaged)
     shown.eval()
-    with torch.no_grad():  # tensors of inference mode in some cache would end a training
-        sample(shown, path)
+    try:
+        with torch.no_grad():  # tensors of inference mode in some cache would end a training
+            sample(shown, path)
+        log.sheet(path, step)
+    except (MemoryError, RuntimeError) as error:
+        if not (memory := short_of(error)):
+            raise
+        log.warn(f"no sheet is drawn at step {step}: {memory} ran out")
     shown.to("meta")
-    log.sheet(path, step)
