@@ -387,19 +387,24 @@ def test_a_file_that_came_after_a_batch_was_killed_stays(capsys: pytest.CaptureF
     assert run(name) == 0 and Path("a.png").read_bytes()[1:4] == b"PNG" and not Path("a.png.resume").exists()
 
 
+@pytest.mark.parametrize("output", ["a.png", "a.mp4"])
 def test_what_another_process_has_made_meanwhile_is_done(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = listed(*shots("a.png", frames=1))
+    name = listed(*shots(output, frames=1))
     assert run(name) == 0
-    made = {path: path.read_bytes() for path in (Path("a.png"), Path("jobs.done.jsonl"))}
+    made = {Path(path): Path(path).read_bytes() for path in tiny.everything() if path != name}
     for path in made:
         path.unlink()
+    left = Path(f"{output}.resume", "identity.json")
 
     def busy(*given: object) -> Outcome:
+        left.parent.mkdir()
+        left.touch()  # it is killed while it removes this
         for path, content in made.items():
             path.write_bytes(content)
-        return Outcome("a.png is in use by process 5")
+        return Outcome(f"{output} is in use by process 5")
 
     monkeypatch.setattr(batching, "attempt", busy)
     assert run(name) == 0 and "0 made, 1 skipped, 0 failed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in made} == made and not left.parent.exists()

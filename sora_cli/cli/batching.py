@@ -109,9 +109,7 @@ class Batch:
         left, again = set(self.left), []
         with self.screen as screen:
             for item in (item for item in self.mine if item not in left):
-                if item.job.target.resume_folder.exists():
-                    item.job.target.settle()
-                screen.over("skipped", item, "is already done")
+                self.skip(item)
             for item, error in self.failures(self.left, work or self.alone):
                 again.append(item)
                 screen.event("retry", item, error)
@@ -139,10 +137,16 @@ class Batch:
             if begin(item):
                 yield item, attempt(item.job, item.job.target, self.networks, self.screen, self.debug)
 
+    def skip(self, item: Item) -> None:
+        """Say that an item is made already, and remove what a killed process may have left beside it."""
+        if item.job.target.resume_folder.exists():
+            item.job.target.settle()
+        self.screen.over("skipped", item, "is already done")
+
     def begin(self, item: Item) -> bool:
         """Say that work on an item begins, unless another process has made it meanwhile."""
         if self.is_done(item.job.target):
-            self.screen.over("skipped", item, "is already done")
+            self.skip(item)
             return False
         self.screen.begin(item)
         if not item.job.target.there:  # else it may be somebody's, and is not ours to overwrite the next time
