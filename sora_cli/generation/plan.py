@@ -76,7 +76,6 @@ class Plan:
 
     @property
     def latents(self) -> int:
-        """The total number of latent frames."""
         if not self.shot.loop:
             return self.span.latents
         return geometry.divide(self.shot.frames, TIME_STRIDE, "a loop's number of frames")

@@ -37,12 +37,10 @@ class Autoencoder(Protocol):
     @property
     def zoom(self) -> int:
         """Pixels painted, a side, for each that is read."""
-        ...
 
     @property
     def independent(self) -> bool:
         """Whether frames decode to the same bits wherever decoding begins, given the group of latents before."""
-        ...
 
     def encode_stream(self, frames: Iterable[Tensor], group: int) -> Iterator[Tensor]: ...
 
@@ -50,7 +48,6 @@ class Autoencoder(Protocol):
 
     def key_features(self, latents: Tensor) -> Tensor:
         """What `decode_stream` goes on from, as `previous`, after these latents."""
-        ...
 
     def stream(self, latents: Tensor, group: int, previous: Tensor | None = None,
                cyclic: bool = False) -> Iterator[Tensor]: ...  # fmt: skip
