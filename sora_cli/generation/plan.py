@@ -133,8 +133,7 @@ class Plan:
         return sorted([(-self.span.lead, 0), *((start, index) for index, start in enumerate(starts, 1))])
 
     def notes(self, read: Iterable[str]) -> Iterator[str]:
-        """Notes for the user before the work begins: those of the pipeline on the texts it has `read`, on LoRAs, and on
-        the shot."""
+        """Notes before the work begins: those of the pipeline on the texts it has `read`, on LoRAs and on the shot."""
         c, shot = self.canvas, self.shot
         yield from read
         yield from map(lora.note, shot.loras)

@@ -327,9 +327,8 @@ class Autoencoder:
         """What decoding goes on from after these latents: the last few of them."""
         return latents[:, :, -PRIMER:]
 
-    def stream(self, latents: Tensor, group: int = 1, previous: Tensor | None = None,
-               cyclic: bool = False) -> Iterator[Tensor]:  # fmt: skip
-        return self.decode_stream([latents], self.key_features(latents) if cyclic else previous)
+    def stream(self, latents: Tensor, group: int = 1, *, cyclic: bool = False) -> Iterator[Tensor]:
+        return self.decode_stream([latents], self.key_features(latents) if cyclic else None)
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat(list(self.decode_stream([latents])), 2)

@@ -71,11 +71,11 @@ def status(entry: Entry) -> Status:
 def others() -> dict[str, Status]:
     """The models on this machine that no weights.toml names: those of repositories."""
     here, total = Counter[str](), Counter[str]()
-    for repo, files in locks.read().files.items():
+    for source, files in locks.read().files.items():
         for name, record in files.items():
             for model in record.models:
                 if model.startswith(registry.HUB):
-                    here[model] += record.bytes if is_here(repo, name, record) else 0
+                    here[model] += record.bytes if is_here(source, name, record) else 0
                     total[model] += record.bytes
     return {name: Status(PRESENT if here[name] == size else PARTIAL, here[name], size) for name, size in total.items()}
 
@@ -216,17 +216,16 @@ def deletable(repo: str, path: Path) -> bool:
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too or it lies outside of the cache:
     the bytes freed. Failed if the file itself lies outside, in a folder that is a link."""
-    home, freed, content = hub_client.cache_of(repo), published.bytes_of(path), content_of(path)
+    home, size, content, freed = hub_client.cache_of(repo), published.bytes_of(path), content_of(path), 0
     if not deletable(repo, path):
         raise Failed(f"{path.parent} is behind a link out of the cache; remove it yourself")
     path.unlink(missing_ok=True)
     shared = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    goes = not shared and deletable(repo, content)
-    if goes:
-        freed = 0 if content.is_symlink() else freed
+    if not shared and deletable(repo, content):
+        freed = 0 if content.is_symlink() else size
         content.unlink(missing_ok=True)
     prune(path.parent, home)
-    return freed if goes else 0
+    return freed
 
 
 def content_of(path: Path) -> Path:
