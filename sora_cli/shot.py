@@ -19,6 +19,8 @@ LONGEST_SECONDS = 3600.0
 LONGEST_PROMPT = 2000
 MOST_FRAMES = 432_000          # an hour at the fastest frame rate
 STRONGEST = 10.0               # LoRA
+DIGITS = r"\s*[+-]?[\d.,_]*\d[\d.,_e+-]*\s*[%x]?\s*"  # what is meant as a number
+EXPERTS = ("high", "low")      # transformers of a model that has two, by the noise that they are for
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,6 @@ class Cue:
         if not equals or not prompt.strip():
             raise SoraError(f"{text!r} is not TIME=PROMPT, for example 8s=\"the cat falls off\"")
         return cls(at.strip(), prompt.strip())
-
-
-DIGITS = r"\s*[+-]?[\d.,_]*\d[\d.,_e+-]*\s*[%x]?\s*"  # what is meant as a number
-
-
-EXPERTS = ("high", "low")  # transformers of a model that has two, by the noise that they are for
 
 
 @dataclass(frozen=True)
@@ -200,7 +196,6 @@ def check_text(what: str, text: str) -> None:
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse an empty prompt."""
     if not prompt.strip():
         raise SoraError('the prompt is empty; say what to show, for example "a cat surfing"')
 

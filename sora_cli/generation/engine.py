@@ -63,10 +63,7 @@ class Engine:
         return self.pipeline.entry
 
     def start(self, shot: Shot, given: Sequence[GivenClip] = (), span: geometry.Span | None = None) -> "Generation":
-        """Plan a shot around what is given; nothing is computed before `denoise`.
-
-        `span` says how much context lies around the frames shown; without it there is only what brings
-        pictures and clips onto key frames."""
+        """Plan a shot around what is given, as `plan` does; nothing is computed before `denoise`."""
         return self.generation(plan(shot, self.entry, [piece.given for piece in given], span), given)
 
     def generation(self, made: Plan, given: Sequence[GivenClip] = ()) -> "Generation":
@@ -218,7 +215,7 @@ class Generation:
 
     def condition(self, window: planner.Window, x: Tensor, cond_mask: Tensor) -> Tensor | None:
         """The conditioning channels of a window, if the model sees given and earlier frames in them, otherwise None."""
-        if not self.pipeline.conditioned:
+        if not self.plan.usage.conditioned:
             return None
         others = [frame for frame in window.frames if frame not in self.pictured]
         decoded = ((TIME_STRIDE * run.start, self.decode(x[:, run.start : run.stop]))
@@ -247,7 +244,7 @@ class Generation:
         """Which given latents of a window the model makes again: the first ones of the video, where it sees them as
         pictures. What it makes of them fits the rest; further on a window's first latent stands for one frame, and
         that of the video for four."""
-        if not self.pipeline.conditioned or window.frames[0]:
+        if not self.plan.usage.conditioned or window.frames[0]:
             return None
         return torch.tensor([frame in self.pictured for frame in window.frames])
 

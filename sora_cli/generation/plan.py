@@ -76,7 +76,6 @@ class Plan:
 
     @property
     def latents(self) -> int:
-        """The total number of latent frames."""
         if not self.shot.loop:
             return self.span.latents
         return geometry.divide(self.shot.frames, TIME_STRIDE, "a loop's number of frames")
@@ -134,8 +133,7 @@ class Plan:
         return sorted([(-self.span.lead, 0), *((start, index) for index, start in enumerate(starts, 1))])
 
     def notes(self, read: Iterable[str]) -> Iterator[str]:
-        """Notes for the user before the work begins: those of the pipeline on the texts it has `read`, on LoRAs, and on
-        the shot."""
+        """Notes before the work begins: those of the pipeline on the texts it has `read`, on LoRAs and on the shot."""
         c, shot = self.canvas, self.shot
         yield from read
         yield from map(lora.note, shot.loras)

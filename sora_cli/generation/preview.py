@@ -75,7 +75,6 @@ class Preview:
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """A picture scaled down to preview size."""
     image = Image.fromarray(picture)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     return np.asarray(image)

@@ -35,7 +35,7 @@ class WindowInputs:
     prompt_index: Tensor  # [T] which prompt holds
     seconds: Tensor  # [T] the times of the frames
     end_frames: Mapping[int, Tensor]  # pictures [C, h, w] seen at the end of frames that are to be made
-    noise: Tensor | None = None  # [C, T, h, w] of all frames, those given too
+    noise: Tensor  # [C, T, h, w] of all frames, those given too
     condition: Tensor | None = None  # [D, T, h, w] what is given, for networks that see it in channels of their own
     redone: Tensor | None = None  # [T] bool: what is given, and made again with the rest all the same
 
@@ -57,55 +57,41 @@ class Pipeline(Protocol):
     @property
     def latent_split(self) -> tuple[int, int]:
         """Channels of a latent: those of its key frame, which a picture has too, and those of motion."""
-        ...
 
     @property
     def codec(self) -> Codec: ...
 
-    @property
-    def conditioned(self) -> bool:
-        """Whether what is given is seen in channels of its own, as `condition` makes them."""
-        ...
-
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: geometry.Canvas) -> Tensor | None:
-        """A window's 1 + 4n frames, uint8 [h, w, 3] or None -> [D, 1 + n, h, w] on the CPU; or None."""
-        ...
+        """The channels in which a network sees what is given, if it sees that in channels of its own: a window's 1 + 4n
+        frames, uint8 [h, w, 3] or None -> [D, 1 + n, h, w] on the CPU."""
 
     def on_device(self, canvas: geometry.Canvas, window: int, latents: int, notify: Notify = no_op,
                   encodes: bool = True) -> Stages:  # fmt: skip
         """Decide where the networks go, for windows of so many latent frames (0 to encode and decode alone) in a
         video of so many, and whether pictures are encoded, too. `notify` is called when memory runs out and they go
         elsewhere."""
-        ...
 
     def notes(self, shot: Shot) -> Iterator[str]:
         """What the user should know of how a shot is understood, a line each. SoraError if it cannot be made."""
-        ...
 
     def read(self, prompts: Sequence[str], negative: str | None) -> Tensor:
         """Text features [P (+ 1), L, D] of captions; the last row is what not to show, if that is asked."""
-        ...
 
     def velocity(self, inputs: WindowInputs, text: Tensor) -> Velocity:
         """The guided velocity field of a window: (x, noise level) -> dx / dt, [C, T, h, w]."""
-        ...
 
     def sample(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
         """The window's latents [C, T, h, w] after every step of the solver."""
-        ...
 
     def work(self, inputs: WindowInputs, text: Tensor) -> float:
         """FLOP of a solver step, about."""
-        ...
 
     def sketches(self, latents: Tensor, canvas: geometry.Canvas) -> Iterator[np.ndarray]:
         """The key frames of latents [C, n, h, w] that follow one another, fast rather than fine, uint8 [h, w, 3] each.
         None where the transformer would have to go for it."""
-        ...
 
     def identity(self) -> Mapping[str, str]:
         """Names and hashes of the weights: others make another video."""
-        ...
 
 
 def load(entry: Entry, device: str = "auto", dtype: str = "auto", memory: str = "auto", on_progress: OnProgress = no_op,

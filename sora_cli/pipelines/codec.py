@@ -37,12 +37,10 @@ class Autoencoder(Protocol):
     @property
     def zoom(self) -> int:
         """Pixels painted, a side, for each that is read."""
-        ...
 
     @property
     def independent(self) -> bool:
         """Whether frames decode to the same bits wherever decoding begins, given the group of latents before."""
-        ...
 
     def encode_stream(self, frames: Iterable[Tensor], group: int) -> Iterator[Tensor]: ...
 
@@ -50,10 +48,8 @@ class Autoencoder(Protocol):
 
     def key_features(self, latents: Tensor) -> Tensor:
         """What `decode_stream` goes on from, as `previous`, after these latents."""
-        ...
 
-    def stream(self, latents: Tensor, group: int, previous: Tensor | None = None,
-               cyclic: bool = False) -> Iterator[Tensor]: ...  # fmt: skip
+    def stream(self, latents: Tensor, group: int, *, cyclic: bool = False) -> Iterator[Tensor]: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
@@ -76,9 +72,8 @@ class Codec:
 
     @torch.inference_mode()
     def encode(self, pictures: Iterable[np.ndarray | None], canvas: geometry.Canvas) -> Iterator[Tensor]:
-        """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The
-        last picture is repeated until the last chunk is whole; None is grey. All memory is taken by the second
-        piece."""
+        """Any number of pictures of any size -> latents [C, k, h, w] in float32 on the CPU, the first alone. The last
+        picture is repeated until the last chunk is whole; None is grey. All memory is taken by the second piece."""
         frames = (self.frame(picture, canvas)[None] for picture in whole_chunks(pictures))
         first = 2 if self.stage.networks else 0
         head = list(islice(frames, geometry.frames_in(first) if first else 0))  # a stream cannot begin anew

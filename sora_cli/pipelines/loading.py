@@ -87,8 +87,6 @@ TEXT = Kind(
     (names.TABLE,),
     ("", "pig", "t5", "t5encoder"),
 )
-
-
 TINY = Kind(
     "tiny decoder",
     TinyDecoder,

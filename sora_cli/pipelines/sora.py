@@ -50,8 +50,6 @@ class Sora:
     def latent_split(self) -> tuple[int, int]:
         return self.vae.config.space, self.vae.config.time
 
-    conditioned = False  # what is given stands in place
-
     def condition(self, pictures: Sequence[np.ndarray | None], canvas: Canvas) -> None:
         return None
 

@@ -27,11 +27,9 @@ class Movable(Protocol):
 
     def lower(self, stage: str, memory: str) -> str:
         """Take the next placement for a stage that ran out of a memory; returns what is new, "" after the last."""
-        ...
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are used."""
-        ...
 
 
 @dataclass(frozen=True)

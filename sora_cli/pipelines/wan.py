@@ -2,9 +2,8 @@
 
 The networks are large, so that they are loaded when their turn comes and stay only where there is room for all. Of two
 transformers, one for high noise and one for low, one is there at a time: they take turns once a window.
-Given frames stand in the sequence at timestep 0. What a picture shows is one frame, while any latent but the first
-stands for four: a picture that is given later than that is a slot of its own, behind the latent that it ends, as
-SkyReels-V2 was trained.
+What a picture shows is one frame, while any latent but the first stands for four: a picture that is given later than
+that is a slot of its own, behind the latent that it ends, as SkyReels-V2 was trained.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,18 +82,14 @@ class Wan:
         """Whether there is a transformer for high noise and one for low."""
         return self.entry.usage.boundary > 0
 
-    @property
-    def conditioned(self) -> bool:
-        return self.entry.usage.conditioned
-
     def check_channels(self) -> None:
         """SoraError if a transformer takes other channels than the registry says, or the two are of different sizes."""
-        name = self.entry.name
+        name, conditioned = self.entry.name, self.entry.usage.conditioned
         for config in (loading.dit_config(self.paths[role]) for role in EXPERTS if role in self.paths):
-            given, due = config.inputs - config.outputs, CHUNK + config.outputs if self.conditioned else 0
+            given, due = config.inputs - config.outputs, CHUNK + config.outputs if conditioned else 0
             if given != due:
                 raise SoraError(f"the transformer of {name} takes {given} channels beside the latent; with "
-                                f"conditioned = {str(self.conditioned).lower()} it must take {due}")  # fmt: skip
+                                f"conditioned = {str(conditioned).lower()} it must take {due}")  # fmt: skip
             if config != self.config:
                 raise SoraError(f"the two transformers of {name} differ in size")
 
@@ -149,7 +144,7 @@ class Wan:
 
     def notes(self, shot: Shot) -> Iterator[str]:
         yield from prompt_notes.by_wan(self.entry, shot)
-        for one in self.loras if self.conditioned else ():
+        for one in self.loras if self.entry.usage.conditioned else ():
             if count := lora.left_out(one):
                 some = counted(count, "tensor")
                 yield f"LoRA {one}: leaves out {some} for an image encoder, which {self.entry.name} does not have"
@@ -249,7 +244,6 @@ class Wan:
     def solver(self, velocity: Velocity, inputs: WindowInputs) -> Iterator[Tensor]:
         usage, x = self.entry.usage, inputs.x
         if inputs.condition is not None:  # all begins as noise
-            assert inputs.noise is not None
             x = torch.where(is_context(inputs), inputs.noise.to(x), x)
         return solve(usage.solver, velocity, x, inputs.shot.steps, usage.shift or 1.0, generator(inputs))
 
@@ -333,9 +327,8 @@ class Autoencoder:
         """What decoding goes on from after these latents: the last few of them."""
         return latents[:, :, -PRIMER:]
 
-    def stream(self, latents: Tensor, group: int = 1, previous: Tensor | None = None,
-               cyclic: bool = False) -> Iterator[Tensor]:  # fmt: skip
-        return self.decode_stream([latents], self.key_features(latents) if cyclic else previous)
+    def stream(self, latents: Tensor, group: int = 1, *, cyclic: bool = False) -> Iterator[Tensor]:
+        return self.decode_stream([latents], self.key_features(latents) if cyclic else None)
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat(list(self.decode_stream([latents])), 2)

@@ -64,7 +64,6 @@ class Guided:
             return torch.cat([x, self.condition.to(x)])
         clean, end_frames = self.clean, self.end_frames
         if follows(self.usage.known_noise):
-            assert self.inputs.noise is not None
             clean = torch.lerp(clean, self.inputs.noise.to(clean), float(sigma))
             if end_frames is not None:
                 end_frames = torch.lerp(end_frames, afresh(self.inputs, end_frames), float(sigma))

@@ -41,7 +41,6 @@ def entry_metadata(key: str, features: "Tensor") -> dict[str, str]:
 
 
 def default_folder() -> Path:
-    """The user's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "sora-cli" / "embeddings"
 

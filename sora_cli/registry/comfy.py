@@ -19,6 +19,7 @@ from sora_cli.errors import SoraError
 from sora_cli.files import published
 from sora_cli.files.weights import write
 from sora_cli.models.wan.configs import WanConfig
+from sora_cli.models.wan.names import bare
 from sora_cli.registry import Entry, Part, families, layouts
 from sora_cli.registry.families import Shapes
 from sora_cli.registry.networks import Network
@@ -94,7 +95,8 @@ def like_of(path: Path) -> tuple[Entry, list[Path]]:
         if fitting:
             raise SoraError(f"{path} is one of the two transformers of {fitting[0].name}, but its name does not say "
                             "which; put high_noise or low_noise into the name")  # fmt: skip
-        what = f"{what}, {families.sized(shapes)}"
+        width, inputs = (*shapes["patch_embedding.weight"], 0, 0)[:2]
+        what = f"{what}, {width} wide, {inputs} input channels"
     names = ", ".join(entry.name for entry in supported)
     raise SoraError(f"{path} seems to be {what}; supported transformers: those of {names}")
 
@@ -215,7 +217,7 @@ def shapes_of(path: Path) -> tuple[Shapes, str]:
 @lru_cache(maxsize=256)
 def read_shapes(path: Path, changed: int, size: int) -> tuple[Shapes, str]:
     said, listed = published.about(path)
-    return {families.bare(stored.key): stored.shape for stored in listed}, published.architecture(said)
+    return {bare(stored.key): stored.shape for stored in listed}, published.architecture(said)
 
 
 def safe_shapes(path: Path) -> Shapes:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping
 
-Shapes = Mapping[str, tuple[int, ...]]  # of a file's tensors, by their names without a prefix
+from sora_cli.models.wan.names import bare
 
-PREFIXES = ("model.diffusion_model.", "model.")  # of files that were saved together with what samples from them
+Shapes = Mapping[str, tuple[int, ...]]  # of a file's tensors or a network's parameters, by their bare names
 
 LORA = "a LoRA; use it with --lora"
 # a pattern that some name of such a file begins with; the first that fits tells, so that narrow ones come first
@@ -36,22 +36,9 @@ MARKS = (
 UNKNOWN = "an unknown kind of model"
 
 
-def bare(name: str) -> str:
-    """A tensor's name without what some programs put before it."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
-
-
 def seems(names: Iterable[str], architecture: str = "") -> str:
     """In a few words, what holds tensors of such names; a GGUF says it itself."""
     if architecture and architecture not in ("wan", "pig"):
         return f"a GGUF of architecture {ascii(architecture)[1:40].rstrip(chr(39))}"
     names = [bare(name) for name in names]
     return next((what for mark, what in MARKS if any(re.match(mark, name) for name in names)), UNKNOWN)
-
-
-def sized(shapes: Shapes) -> str:
-    """The size of a Wan transformer, as people speak of it."""
-    width, inputs = (*shapes["patch_embedding.weight"], 0, 0)[:2]
-    return f"{width} wide, {inputs} input channels"

@@ -22,13 +22,13 @@ from sora_cli.files import weights
 from sora_cli.files.headers import Stored, WeightDelta, contents, label, lengths, shortened, some
 from sora_cli.files.published import PIECE, files_of, read
 from sora_cli.files.quantised import check_types
+from sora_cli.registry.families import Shapes
 from sora_cli.registry.lora_settings import scale_rule
 from sora_cli.shot import Lora
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]  # of a network's parameters
 Original = Callable[[str], str]  # a parameter's name -> what the model's authors call it
 
 KEY = re.compile(

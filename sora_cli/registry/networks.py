@@ -21,8 +21,6 @@ class Network:
 
 
 KINDS: dict[str, Any] = get_type_hints(Network)
-
-
 TABLES: dict[str, Callable[..., Any]] = {  # what makes them of a table
     "dit": WanConfig.from_table, "vae": WanVaeConfig.from_table, "text": Umt5Config,
 }  # fmt: skip

@@ -21,10 +21,8 @@ TINY = "tiny"  # the kind, and the role, of a tiny decoder that models share: fo
 SHARED = ("text", TINY)  # keys of a model that name the entries of what it shares with others
 KINDS = ("sora", "wan", TEXT, TINY)
 NEEDED = ("dit", "vae", "text", "tokenizer")  # parts of a Hub model that it cannot do without
-# Where `dit_low` is there, too, it is the transformer for low noise and `dit` that for high noise; a LoRA is merged
-# into the one or the other.
 ROLES = (*NEEDED, "dit_low", "lora", "lora_low")
-EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for
+EXPERTS = {"dit": "high", "dit_low": "low"}  # the noise that each of two transformers is for, where there are two
 LORAS = {"lora": "high", "lora_low": "low"}  # the transformer that a LoRA of the model's own is merged into
 REPOSITORY = re.compile(r"(?!.*(?:--|\.\.|\.git\Z))\w[\w.-]*/\w[\w.-]*(?<![.-])", re.ASCII)  # as the Hub names them
 DISTILLED = ("dmd", "lightx2v")  # solvers of networks that were distilled to a few steps

@@ -25,6 +25,7 @@ FRAMES, GAP = 10, 5 / 24              # what it looks at: frames, and seconds be
 SPAN = (FRAMES - 1) * GAP             # seconds of one look
 STILLS = 3                            # every so many frames, what there is is looked at
 CELL = 8                              # pixels of a cell
+LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Evaluator(nn.Module):
     def seen(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """What there is in every cell of some frames, and how it moves in every cell of all: [B, T, C, h, w] each."""
         stills, half = frames_of(video[:, ::STILLS]), F.avg_pool2d(frames_of(video), 2)
-        what, how = self.what(channels_last(stills)), self.how(channels_last(half))
+        what, how = self.what(stills.contiguous(memory_format=LAST)), self.how(half.contiguous(memory_format=LAST))
         return what.unflatten(0, (len(video), -1)), how.unflatten(0, (len(video), -1))
 
     def features(self, video: Tensor) -> Tensor:
@@ -87,10 +88,6 @@ class Evaluator(nn.Module):
 
 def frames_of(video: Tensor) -> Tensor:
     return rearrange(video, "b t c h w -> (b t) c h w")
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def filled(scores: Tensor) -> Tensor:

@@ -234,8 +234,7 @@ class Vae(nn.Module):
         g = rearrange(self.decoder.keys(rearrange(s, "B C K h w -> (B K) C h w")), "(B K) C h w -> B K C h w", B=B)
         features = [g[:, :1]] if previous is None else []
         before = g[:, :-1] if previous is None else torch.cat([previous[:, None], g[:, :-1]], 1)
-        if before.shape[1]:
-            n = before.shape[1]
+        if n := before.shape[1]:
             motion = rearrange(tau[:, :, K - n :], "B C n h w -> (B n) C h w")
             mid = self.decoder.between(before.flatten(0, 1), g[:, K - n :].flatten(0, 1), motion)
             chunk = torch.cat([rearrange(mid, "(B n) f C h w -> B n f C h w", n=n), g[:, K - n :, None]], 2)

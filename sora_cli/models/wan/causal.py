@@ -26,7 +26,6 @@ class Stream:
         return torch.cat(seen, 1)
 
     def move(self, device: torch.device | str) -> None:
-        """Remember it there."""
         for tails in self.tails.values():
             tails[:] = [tail.to(device) for tail in tails]
 

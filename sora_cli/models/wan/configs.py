@@ -98,7 +98,6 @@ class WanVaeConfig:
 
     @property
     def tiny(self) -> "TinyConfig":
-        """The tiny decoder of the same latents."""
         return TinyConfig(self.channels, self.patch)
 
     @classmethod

@@ -13,6 +13,11 @@ PREFIX = "model.diffusion_model."  # of files that were saved together with thei
 VAE_PREFIX = "model."  # of some autoencoders
 
 
+def bare(key: str) -> str:
+    """A tensor's name without what some programs put before it."""
+    return key.removeprefix(PREFIX).removeprefix(VAE_PREFIX)
+
+
 @dataclass(frozen=True)
 class Names:
     """Both directions of a table. A key that is in no row stays as it is, so that the network can refuse it."""
@@ -28,7 +33,7 @@ class Names:
         return patterns({ours: theirs for theirs, ours in self.rows.items()})
 
     def original_to_ours(self, key: str) -> str:
-        return translated(key.removeprefix(PREFIX).removeprefix(VAE_PREFIX), self.to_ours)
+        return translated(bare(key), self.to_ours)
 
     def ours_to_original(self, key: str) -> str:
         return translated(key, self.to_original)

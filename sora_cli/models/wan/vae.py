@@ -263,7 +263,6 @@ class WanVae(nn.Module):
         frames: list[Tensor] = []
         for z in (latents * std + mean).unbind(2):
             frames += self.decoder(self.post_quant_conv(z.contiguous(memory_format=LAST)), stream)
-        stream.started = True
         patches = torch.stack(frames, 2).clamp_(-1, 1)
         return rearrange(patches, "B (C b a) T h w -> B C T (h a) (w b)", a=self.config.patch, b=self.config.patch)
 

@@ -23,8 +23,7 @@ def sentence(answer: str, finish: str, who: str) -> str:
     """What an answer says on one line, without thoughts, wrappings and courtesies; Failed, naming `who` and why, where
     it says nothing that could be a caption. `finish` is the server's word for how it ended."""
     text = unwrapped(answer[:MOST])
-    fault = ending(finish.lower()) or fault_of(text)
-    if fault:
+    if fault := ending(finish.lower()) or fault_of(text):
         raise Failed(f"{who} answers {fault}{quoted(text)}")
     return text
 

@@ -138,8 +138,7 @@ def protocol(server: Server) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        line = f"{server} does not speak OpenAI's protocol; is that the right address?"
-        raise Failed(line) from error
+        raise Failed(f"{server} does not speak OpenAI's protocol; is that the right address?") from error
 
 
 def parse(address: str) -> SplitResult:
@@ -175,13 +174,13 @@ def key_for(url: str) -> str:
     """The key that belongs to a server: OpenAI's is for OpenAI alone."""
     name = OPENAI_KEY if is_openai(url) and os.environ.get(OPENAI_KEY) else KEY
     key = os.environ.get(name, "").strip()
-    if not (key.isascii() and (key.isprintable())):
+    if not (key.isascii() and key.isprintable()):
         raise SoraError(f"{name} contains characters that no key can have")
     return key
 
 
 def fetched(method: str, url: str, body: dict[str, Any] | None, seconds: float) -> Reply:
-    """The response of an address, without following redirects; ValueError if it is too large."""
+    """The response of an address, without following redirects; an empty one if it is too large."""
     headers = {"authorization": f"Bearer {key}"} if (key := key_for(url)) else {}
     options: dict[str, Any] = {"json": body, "headers": headers, "timeout": seconds, "follow_redirects": False}
     open_to_proxies = urlsplit(url).scheme == "http"

@@ -71,11 +71,11 @@ def status(entry: Entry) -> Status:
 def others() -> dict[str, Status]:
     """The models on this machine that no weights.toml names: those of repositories."""
     here, total = Counter[str](), Counter[str]()
-    for repo, files in locks.read().files.items():
+    for source, files in locks.read().files.items():
         for name, record in files.items():
             for model in record.models:
                 if model.startswith(registry.HUB):
-                    here[model] += record.bytes if is_here(repo, name, record) else 0
+                    here[model] += record.bytes if is_here(source.partition("@")[0], name, record) else 0
                     total[model] += record.bytes
     return {name: Status(PRESENT if here[name] == size else PARTIAL, here[name], size) for name, size in total.items()}
 
@@ -87,13 +87,13 @@ def hub_parts(entry: Entry) -> list[Part]:
     return [part for part in entry.parts if part.path is None]
 
 
-def path_of(source: str, name: str, record: Pin) -> Path:
-    return hub_client.snapshot(source.partition("@")[0], record.commit) / name
+def path_of(repo: str, name: str, record: Pin) -> Path:
+    return hub_client.snapshot(repo, record.commit) / name
 
 
-def is_here(source: str, name: str, record: Pin) -> bool:
+def is_here(repo: str, name: str, record: Pin) -> bool:
     """Has a file arrived, and is it still there at its full size?"""
-    path = path_of(source, name, record)
+    path = path_of(repo, name, record)
     return record.sha256 is not None and path.is_file() and path.stat().st_size == record.bytes
 
 
@@ -101,14 +101,14 @@ def is_whole(part: Part, lock: Lock) -> bool:
     if part.path is not None:
         return part.path.exists()
     found = lock.of(part)
-    return bool(found) and all(is_here(locks.source(part), name, record) for name, record in found.items())
+    return bool(found) and all(is_here(part.repo, name, record) for name, record in found.items())
 
 
 def folder_of(part: Part, lock: Lock) -> Path:
     """Where a part is: a folder, or the one file that it is."""
     if part.path is not None:
         return part.path
-    path, *more = (path_of(locks.source(part), name, record) for name, record in lock.of(part).items())
+    path, *more = (path_of(part.repo, name, record) for name, record in lock.of(part).items())
     return path.parent if more or path.suffix not in published.SINGLE else path
 
 
@@ -116,7 +116,7 @@ def arrived(part: Part, lock: Lock) -> int:
     """Bytes of a part that are here, unfinished files too."""
     if part.path is not None:
         return part.bytes
-    return sum(record.bytes if is_here(locks.source(part), name, record)
+    return sum(record.bytes if is_here(part.repo, name, record)
                else published.bytes_of(hub_client.unfinished(part.repo, record.etag))
                for name, record in lock.of(part).items())  # fmt: skip
 
@@ -157,7 +157,7 @@ def verify(entry: Entry, moved: Moved = no_op) -> None:
     total = sum(expected(part, lock) for part in parts)
     for part in parts:
         for name, record in lock.of(part).items():
-            path = path_of(locks.source(part), name, record)
+            path = path_of(part.repo, name, record)
             sha256 = weights.hash_of(path, lambda done, before=before: moved(before + done, total))  # type: ignore[misc]
             before += record.bytes
             if sha256 != (listed_sha256(part, name) or record.sha256):
@@ -200,7 +200,7 @@ def release(repo: str, record: Pin, name: str) -> int:
     if deletable(repo, part):
         freed = published.bytes_of(part)
         part.unlink(missing_ok=True)
-    freed += discard(repo, hub_client.snapshot(repo, record.commit) / name)
+    freed += discard(repo, path_of(repo, name, record))
     index = hub_client.snapshot(repo, record.commit) / INDEX
     if index.is_file() and list(index.parent.iterdir()) == [index]:  # it told of what is gone now
         freed += discard(repo, index)
@@ -216,17 +216,16 @@ def deletable(repo: str, path: Path) -> bool:
 def discard(repo: str, path: Path) -> int:
     """Delete a file of a snapshot, with its content unless other snapshots have it too or it lies outside of the cache:
     the bytes freed. Failed if the file itself lies outside, in a folder that is a link."""
-    home, freed, content = hub_client.cache_of(repo), published.bytes_of(path), content_of(path)
+    home, size, content, freed = hub_client.cache_of(repo), published.bytes_of(path), content_of(path), 0
     if not deletable(repo, path):
         raise Failed(f"{path.parent} is behind a link out of the cache; remove it yourself")
     path.unlink(missing_ok=True)
     shared = any(content_of(link) == content for link in (home / "snapshots").rglob("*") if link.is_symlink())
-    goes = not shared and deletable(repo, content)
-    if goes:
-        freed = 0 if content.is_symlink() else freed
+    if not shared and deletable(repo, content):
+        freed = 0 if content.is_symlink() else size
         content.unlink(missing_ok=True)
     prune(path.parent, home)
-    return freed if goes else 0
+    return freed
 
 
 def content_of(path: Path) -> Path:

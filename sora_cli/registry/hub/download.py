@@ -205,8 +205,7 @@ def check_licence(entry: Entry, accept: str) -> None:
     if not accept and on_terminal():
         accept = ask(f"{line}.\nType its name to accept it, anything else to cancel:")
     if accept != entry.licence:
-        name = entry.name
-        raise SoraError(f'{line}: sora-cli weights pull {name} --accept-licence "{entry.licence}"')
+        raise SoraError(f'{line}: sora-cli weights pull {entry.name} --accept-licence "{entry.licence}"')
     with locks.changed() as lock:
         lock.licences[entry.name] = entry.licence
 
