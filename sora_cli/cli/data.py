@@ -28,7 +28,10 @@ TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
 
 @data.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Clips and images, with captions beside them: NAME.txt, NAME.json.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=owned.folder, help="Clips and images, with captions beside them: NAME.txt, NAME.json."),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DATASET", parser=owned.folder, help="Folder of the dataset.")
     ],
