@@ -100,9 +100,6 @@ def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping
     return order.job(number, target, compute, showing)
 
 
-# ---- what was asked ---------------------------------------------------------------------------------------
-
-
 def given(context: typer.Context) -> set[str]:
     """The names of the options that were given on the command line."""
     return {name for name in context.params if "COMMANDLINE" in str(context.get_parameter_source(name))}
