@@ -44,9 +44,6 @@ class Bars(progress.Progress):
             yield Spinner("line" if self.console.options.ascii_only else "dots",
                           Text(f"{self.doing} {minutes}:{seconds:02}"))  # fmt: skip
 
-    def begin(self, what: str) -> None:
-        self.doing, self.since = what, self.get_time()
-
 
 class Screen:
     """A context manager around rich's progress; silent when quiet, and only notes when not a terminal.
@@ -81,7 +78,7 @@ class Screen:
     def doing(self, what: str) -> Iterator[None]:
         """Show the current activity while inside the block; starts the screen if it is not running yet."""
         before, alone = (self.progress.doing, self.progress.since), not self.progress.live.is_started
-        self.progress.begin(what)
+        self.progress.doing, self.progress.since = what, self.progress.get_time()
         if alone:
             self.progress.start()
         else:

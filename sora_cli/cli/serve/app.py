@@ -33,7 +33,6 @@ from sora_cli.errors import Failed
 
 LISTED = 100       # videos of one answer
 KINDS = {"video": ("video/mp4", ".mp4"), "thumbnail": ("image/webp", ".webp")}
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Server:
@@ -225,7 +224,7 @@ class Server:
 
 def application(server: Server) -> Starlette:
     one = "/v1/videos/{id}"
-    routes: list[tuple[str, str, Handler]] = [
+    routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/", server.index), ("GET", "/healthz", server.health),
         ("GET", "/v1/models", server.models), ("GET", "/v1/models/{name}", server.model),
         ("POST", "/v1/videos", server.create), ("GET", "/v1/videos", server.list_videos),

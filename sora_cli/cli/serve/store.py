@@ -28,7 +28,6 @@ from sora_cli.files.owned import IDENTITY, LOCK, writing
 
 VIDEO, IMAGE = "video", "image"
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "in_progress", "completed", "failed"
-OVER = (COMPLETED, FAILED)
 ID = re.compile(rf"({VIDEO}|{IMAGE})_[0-9a-f]{{32}}")
 RECORD = "job.json"
 MOST_BEGUN = 3  # a job that took the server down so often is not begun again
@@ -57,7 +56,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return self.status in OVER
+        return self.status in (COMPLETED, FAILED)
 
     @property
     def result(self) -> str:
