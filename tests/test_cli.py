@@ -423,6 +423,15 @@ def test_the_other_commands_refuse_too(
     assert complaint in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [(), ("train",), ("data",), ("weights",)])
+def test_a_group_alone_shows_its_commands(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert sora(*words) == 0
+    out, err = capsys.readouterr()
+    assert "Commands" in out and err == ""
+
+
 def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     recipe = types.ModuleType("sora_cli.train.recipes.vae")

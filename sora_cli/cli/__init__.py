@@ -54,7 +54,6 @@ ClickException: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Make video from text, images and clips, on your own machine.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -97,11 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # which `nohup` asks for
             signal.signal(number, lambda got, _: sys.exit(128 + got))
-    sys.exit(run(words or ["--help"], debug="--debug" in words))
+    sys.exit(run(words, debug="--debug" in words))
 
 
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
+    if words in ([], ["train"], ["data"], ["weights"]):  # groups without a command
+        words = [*words, "--help"]
     if sys.platform == "win32" and not {"-h", "--help", "--version"}.intersection(words):
         return complain(WINDOWS, FAILURE)
     try:

@@ -20,7 +20,7 @@ from sora_cli.shot import check_range
 if TYPE_CHECKING:
     from sora_cli.dataset.build import BuildConfig
 
-data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.", no_args_is_help=True)
+data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.")
 
 WORKERS = min(4, os.cpu_count() or 1)
 TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side

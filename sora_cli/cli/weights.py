@@ -18,18 +18,12 @@ from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
 
-weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
+weights = typer.Typer(help="List, download, verify and remove models.")
 
 NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="ComfyUI's folder, or its models folder.")]
-
-
-@weights.callback()
-def root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @weights.command("list")

@@ -49,8 +49,8 @@ def serve(
         str, typer.Option(metavar="URL", help="Address that clients use, if not this one.", show_default=False)
     ] = "",
     folder: Annotated[
-        Path | None, typer.Option("--dir", metavar="FOLDER", parser=owned.folder, show_default="~/.local/share/sora-cli"
-                                  "/serve", help="Where jobs and results are kept."),
+        Path | None, typer.Option("--dir", parser=owned.folder, help="Where jobs and results are kept.",
+                                  metavar="FOLDER", show_default="~/.local/share/sora-cli/serve"),
     ] = None,
     expand: Annotated[
         str, typer.Option(metavar="auto|off|grammar|URL", help="How prompts become captions, as in generate.")
