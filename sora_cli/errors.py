@@ -31,6 +31,12 @@ def readable(text: str) -> str:
                    else letter for letter in text)  # fmt: skip
 
 
+def short(text: str, longest: int = 100) -> str:
+    """What strangers wrote, fit for one line of a terminal."""
+    line = readable(" ".join(text.split()))
+    return line if len(line) <= longest else f"{line[:longest]}..."
+
+
 def no_op(*_: object) -> None:
     """Ignore progress and notes."""
 

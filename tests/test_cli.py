@@ -392,6 +392,18 @@ def test_damaged_weights_are_seen_before_the_work(
         (("train", "clip", "--out", ""), "the name of the folder is empty"),
         (("train", "export", "--init", "pocket", "--out", ""), "the name of the folder is empty"),
         (("train", "lora", "--data", ""), "the name of the folder is empty"),
+        (("info", ""), "the name of the folder is empty"),
+        (("caption", ""), "the name of the folder is empty"),
+        (("data", "build", "", "-o", "d"), "the name of the folder is empty"),
+        (("encode", ""), "VIDEO is empty; give a name"),
+        (("extend", ""), "VIDEO is empty; give a name"),
+        (("reverse", ""), "ANCHOR is empty; give a name"),
+        (("serve", "--dir", ""), "the name of the folder is empty"),
+        (("serve", "--host", ""), "--host is empty; give a name, or leave it out"),
+        (("serve", "--token", ""), "the token must have at least 16"),
+        (("serve", "--max-body", "inf"), "--max-body"),
+        (("serve", "--keep-disk", "inf"), "--keep-disk"),
+        (("serve", "--max-res", "wide"), "'wide' is not WIDTHxHEIGHT"),
         (("train", "clip", "--prefetch", "2"), "--prefetch"),
         (("train", "dit", "--compile", "--shard"), "and no --shard"),
         (("train", "vae", "--init", "pocket", "--details", "--decoder-only"), "use one of them"),
@@ -409,6 +421,15 @@ def test_the_other_commands_refuse_too(
     assert sora(*words) == 2
     err = capsys.readouterr().err
     assert complaint in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("train",), ("data",), ("weights",)])
+def test_a_group_alone_shows_its_commands(
+    sora: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert sora(*words) == 0
+    out, err = capsys.readouterr()
+    assert "Commands" in out and err == ""
 
 
 def test_train_hands_over_what_was_asked(sora: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def windows_of_another() -> None:
     (windows_of_another, ("--force",), "a.mp4.resume is in the way: it is no folder of ours"),
     (windows_of_another, ("--resume",), "a.mp4.resume is in the way"),
     (lambda: Path("a.mp4.resume").touch(), (), "a.mp4.resume is in the way"),
+    (lambda: os.mkfifo("a.mp4.resume"), (), "a.mp4.resume is in the way"),
     (lambda: Path("a.mp4.resume").symlink_to("nowhere"), (), "a.mp4.resume is in the way"),
     (lambda: None, ("-o", "ä" * 109 + ".mp4"), "the name has 222 bytes; at most 220"),
 ])  # fmt: skip

@@ -31,17 +31,15 @@ from sora_cli.cli.serve import serve
 from sora_cli.cli.train import train
 from sora_cli.cli.weights import weights
 from sora_cli.cli.world import world
-from sora_cli.errors import SoraError, readable
+from sora_cli.errors import SoraError, short
 from sora_cli.placement.machine import short_of
 
 # frames go to ffmpeg and back through one thread that waits for either pipe, which Windows cannot do
 WINDOWS = "Windows is not supported; use WSL 2, which `wsl --install` sets up"
-HELP = {"-h", "--help", "--version"}
 EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED = 1, 130
 ENDS = ("SIGTERM", "SIGHUP")  # signals that end a command; the second comes of a terminal that is closed
 LONGEST = 900  # characters of an error
-MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 WORDED = {  # what typer's parser says, and what we do
     "Value error, ": "",
     "Input should be a valid number, unable to parse.*": "it must be a number.",
@@ -56,7 +54,6 @@ ClickException: type[typer.BadParameter] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Make video from text, images and clips, on your own machine.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -99,12 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for number in (getattr(signal, name) for name in ENDS if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # which `nohup` asks for
             signal.signal(number, lambda got, _: sys.exit(128 + got))
-    sys.exit(run(words or ["--help"], debug="--debug" in words))
+    sys.exit(run(words, debug="--debug" in words))
 
 
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
-    if sys.platform == "win32" and not HELP.intersection(words):
+    if words in ([], ["train"], ["data"], ["weights"]):  # groups without a command
+        words = [*words, "--help"]
+    if sys.platform == "win32" and not {"-h", "--help", "--version"}.intersection(words):
         return complain(WINDOWS, FAILURE)
     try:
         code = app(words, prog_name="sora-cli", standalone_mode=False) or 0
@@ -142,7 +141,7 @@ def worded(message: str) -> str:
 
 def less(words: Sequence[str]) -> str:
     """How a command could do with less memory, as the end of an error message; "" for commands that cannot."""
-    if not set(MAKING).intersection(words[:1]):
+    if words[:1] not in (["generate"], ["extend"], ["loop"], ["reverse"]):  # which go on with finished windows
         return ""
     smaller = "a smaller --res or fewer --frames"
     if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
@@ -152,7 +151,5 @@ def less(words: Sequence[str]) -> str:
 
 def complain(message: str, code: int) -> int:
     """Print an error as one line on stderr, shortened and without control characters."""
-    line = readable(" ".join(message.split()))
-    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
-    print(f"sora-cli: {line}", file=sys.stderr)
+    print(f"sora-cli: {short(message, LONGEST)}", file=sys.stderr)
     return code

@@ -109,8 +109,7 @@ class Verb:
         for parameter in self.command.params:
             if parameter.name in values or parameter in self.needed:
                 parameter.handle_parse_result(context, values, [])
-        made: list[Job] = self.command.invoke(context)
-        return made
+        return self.command.invoke(context)
 
 
 def value_of(parameter: Any, written: str, value: Any) -> Any:

@@ -29,7 +29,6 @@ VERBS: dict[str, Callable[..., Any]] = {
     "encode": encode, "decode": decode,
 }  # fmt: skip
 OWN = ("sheet", "as_json", "quiet", "debug", "preview", "dry_run", "resume")  # mean all jobs together
-PANEL = "Defaults of the lines"
 OUTPUT = "Output file; {line}, {input}, {prompt}, {seed} and every option that is given are filled in."
 NAMED = 20  # bad lines at most
 ADDRESS = re.compile(r"auto|local|ray://.*|[^/\s]+:\d+")  # of a Ray cluster
@@ -46,7 +45,7 @@ def with_defaults(command: Callable[..., Any]) -> Callable[..., Any]:
             kinds = get_args(parameter.annotation)
             option = next((one for one in kinds if isinstance(one, type(typer.Option()))), None)
             if option is not None and name not in (*OWN, *hints):
-                hint = options.under(parameter.annotation, PANEL)
+                hint = options.under(parameter.annotation, "Defaults of the lines")
                 if name == "output":
                     hint.__metadata__[0].help = OUTPUT
                 more.setdefault(name, parameter.replace(annotation=hint))
@@ -145,9 +144,6 @@ def beside(jobs: str, what: str, part: tuple[int, int] | None) -> Path:
     path = Path("batch.jsonl" if jobs == media.STREAM else jobs)
     which = f".{part[0] + 1}-of-{part[1]}" if part else ""
     return path.with_name(f"{path.stem}.{what}{which}.jsonl")
-
-
-# ---- what is asked ----------------------------------------------------------------------------------------
 
 
 def items_of(

@@ -65,8 +65,6 @@ class Batch:
     debug: bool
     networks: Networks = field(default_factory=Networks)
 
-    # -- before -----------------------------------------------------------------------------------------------
-
     @cached_property
     def left(self) -> list[Item]:
         """The jobs that are not done yet."""
@@ -100,8 +98,6 @@ class Batch:
         jobs.check_rooms(left)
         if here:
             jobs.check_models(left, self.screen.quiet)
-
-    # -- the work ---------------------------------------------------------------------------------------------
 
     def run(self, work: "Work | None" = None) -> None:
         """Make the remaining jobs, here or with `work`; failed ones are retried once at the end."""
@@ -174,9 +170,6 @@ def texts_of(items: Sequence[Item]) -> dict[str, list[str]]:
             prompts = shot["captions"] or [shot["prompt"], *(cue["prompt"] for cue in shot["cues"])]
             found.setdefault(shot["model"], []).extend([*prompts, shot["negative"]])
     return {model: list(dict.fromkeys(texts)) for model, texts in found.items()}
-
-
-# ---- what is in the way of what ---------------------------------------------------------------------------
 
 
 def clashes(items: Sequence[Item]) -> Iterator[tuple[int, str]]:

@@ -18,11 +18,10 @@ from sora_cli.cli.outputs import check_output
 from sora_cli.cli.screen import Screen
 from sora_cli.dataset.beside import around, read
 from sora_cli.errors import Failed, SoraError, among, have, listed, readable
+from sora_cli.files.owned import folder
 from sora_cli.files.weights import write
 from sora_cli.media import kinds
 from sora_cli.prompts.llm import TIMEOUT
-
-BESIDE = ".txt"
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def files_of(paths: Sequence[str]) -> tuple[list[str], list[str]]:
     found: list[str] = []
     reasons: list[str] = []
     for name in paths:
-        if Path(name).is_dir():
+        if folder(name).is_dir():
             there = list(kinds.walk(Path(name)))
             inside = [str(Path(name, file)) for file, reason in there
                       if not reason and media.is_footage(file) and Path(name, file).is_file()]  # fmt: skip
@@ -151,7 +150,7 @@ def files_of(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def beside(name: str) -> Path:
-    return Path(name).with_suffix(BESIDE)
+    return Path(name).with_suffix(".txt")
 
 
 def check_sidecars(files: Sequence[str]) -> None:

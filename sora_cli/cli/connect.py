@@ -222,7 +222,7 @@ def context_of(entry: Entry) -> int:
 
 
 def whole(frames: int, most: int) -> int:
-    """The largest 1 + 4n up to `count` and `most`; 0 for no frames."""
+    """The largest 1 + 4n up to `frames` and `most`; 0 for no frames."""
     frames = min(frames, most)
     return 1 + (frames - 1) // geometry.TIME_STRIDE * geometry.TIME_STRIDE if frames else 0
 

@@ -20,7 +20,7 @@ from sora_cli.shot import check_range
 if TYPE_CHECKING:
     from sora_cli.dataset.build import BuildConfig
 
-data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.", no_args_is_help=True)
+data = typer.Typer(help="Build a dataset from a folder of clips, and inspect it.")
 
 WORKERS = min(4, os.cpu_count() or 1)
 TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
@@ -28,7 +28,10 @@ TOKEN = geometry.SPACE_STRIDE * geometry.PATCH   # pixels along each side
 
 @data.command()
 def build(
-    folder: Annotated[Path, typer.Argument(help="Clips and images, with captions beside them: NAME.txt, NAME.json.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=owned.folder, help="Clips and images, with captions beside them: NAME.txt, NAME.json."),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DATASET", parser=owned.folder, help="Folder of the dataset.")
     ],

@@ -30,10 +30,6 @@ class Wanted:
     fps: float
     shot: str
 
-    def format(self, target: Target) -> media.Format:
-        """The raw frames on their way to a target."""
-        return raw_format(target.name, self.size, self.fps)
-
 
 @options.flattened
 def decode(
@@ -106,7 +102,7 @@ def check(wanted: Wanted, target: Target) -> None:
         raise SoraError(f"{path} is an image but {len(wanted.frames)} frames are requested; use --frames 0:1 for one, "
                         f"or {path.stem}%05d.png for all")  # fmt: skip
     target.check()
-    target.check_format(wanted.format(target))
+    target.check_format(raw_format(target.name, wanted.size, wanted.fps))
 
 
 def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: Screen) -> None:
@@ -115,7 +111,7 @@ def write(source: Path, wanted: Wanted, target: Target, loader: Loader, screen: 
     latent_file.check_vae(source, header, job.entry)
     codec = loader.codec(header.canvas)
     frames = screen.track(codec.decode(source, wanted.frames), "decode", len(wanted.frames))
-    format = wanted.format(target)
+    format = raw_format(target.name, wanted.size, wanted.fps)
     shared, tags = target.shared(format), {"sora": wanted.shot} if wanted.shot else {}
     if reduced := shared.note(target.name, format):
         screen.note(reduced)

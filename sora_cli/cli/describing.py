@@ -27,7 +27,6 @@ SHOT_TAG = "sora"  # the tag of a file that holds its shot
 NUMBER = int | float
 # of a record, as far as it is shown
 RECORD: Found = {"verb": str, "output": str, "frames": int, "wall": NUMBER, "scores": dict | None}
-MODELS = ("weights.toml", "model_index.json")  # of an export, of diffusers
 
 
 def describe(file: Path) -> Found:
@@ -50,9 +49,6 @@ def describe(file: Path) -> Found:
         raise SoraError(f"{file}: {unread}")
     is_image = suffix in kinds.IMAGES and suffix != ".apng"
     return describe_image(file) if is_image else describe_video(file)
-
-
-# ---- pictures ---------------------------------------------------------------------------------------------
 
 
 def describe_video(file: Path) -> Found:
@@ -94,9 +90,6 @@ def describe_moving(file: Path, image: Image.Image) -> Found:
             "bytes": file.stat().st_size, "shot": None}  # fmt: skip
 
 
-# ---- tensors ----------------------------------------------------------------------------------------------
-
-
 def describe_tensors(file: Path) -> Found:
     """Latents, a LoRA, one of our networks, or a model of a single file."""
     try:
@@ -124,14 +117,11 @@ def describe_latents(file: Path) -> Found:
     return {"kind": "latents", **header, "shape": list(layout.shape), "dtype": layout.dtype, "shot": shot}
 
 
-# ---- folders ----------------------------------------------------------------------------------------------
-
-
 def describe_folder(folder: Path) -> Found:
     """A dataset, a model, the finished windows of a video that waits for `--resume`, a run, or something else."""
     if shards.is_dataset(folder):
         return {"kind": "dataset", **summary(folder)}
-    if any((folder / name).is_file() for name in MODELS):
+    if any((folder / name).is_file() for name in ("weights.toml", "model_index.json")):  # of an export, of diffusers
         return describe_model(folder)
     if windows := list(folder.rglob("window-*.safetensors")):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -161,9 +151,6 @@ def describe_run(folder: Path) -> Found:
         "kind": "run", "stage": stage, "preset": preset, "checkpoint": saved[-1] if saved else "",
         "weights": sorted(p.name for p in folder.glob("*.safetensors")), "version": version,
     }  # fmt: skip
-
-
-# ---- shots ------------------------------------------------------------------------------------------------
 
 
 def describe_record(file: Path) -> Found:

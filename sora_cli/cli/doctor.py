@@ -83,9 +83,6 @@ def show(choices: list[Choice]) -> None:
     typer.echo(f"best here: --model {best(choices)}")
 
 
-# ---- what is here -----------------------------------------------------------------------------------------
-
-
 def torch_here() -> Finding:
     try:
         import torch
@@ -193,9 +190,6 @@ def names_here() -> Finding:
         names = [name for name, model in registry.registry().items() if model.kind not in shared]
         return Finding("models", f"those that are shipped; {error}", {"names": names})
     return Finding("models", f"{len(names)} by name", {"names": names})
-
-
-# ---- which model ------------------------------------------------------------------------------------------
 
 
 def choice(model: Entry) -> Choice:

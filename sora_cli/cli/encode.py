@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @options.flattened
 def encode(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
+    video: options.VideoArgument,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output file; by default VIDEO's name with .safetensors.")
     ] = None,

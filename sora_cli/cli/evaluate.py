@@ -1,6 +1,5 @@
 """`sora-cli evaluate`: how good a model is, in numbers that need no download."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -8,6 +7,7 @@ from rich.console import Console
 
 from sora_cli import registry
 from sora_cli.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
+from sora_cli.cli.screen import print_result
 from sora_cli.errors import SoraError
 
 
@@ -30,7 +30,6 @@ def evaluate(
     from sora_cli import evaluate as measuring
 
     result = measuring.evaluate(entry, clips, seed, device)
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
-    else:
+    print_result(result, as_json)
+    if not as_json:
         Console().print(measuring.table(result))

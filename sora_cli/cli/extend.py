@@ -18,12 +18,10 @@ from sora_cli.cli.screen import Screen
 from sora_cli.cli.target import Target
 from sora_cli.shot import Shot
 
-DEFAULT_SECONDS = 5.0
-
 
 @flattened
 def extend(
-    video: Annotated[str, typer.Argument(help="A video, numbered images (%05d.png), or - for standard input.")],
+    video: options.VideoArgument,
     prompt: options.PromptArgument = "",
     output: options.OutputOption = None,
     after: Annotated[float | None, typer.Option(help="Seconds to add at the end; 5 if --before is not given.")] = None,
@@ -34,7 +32,7 @@ def extend(
 ) -> list[Job]:
     """Extend a video at its end or its start; its own frames stay unchanged."""
     request = Request.of("extend", video, more, prompt, plan)
-    asked = {"before": before, "after": DEFAULT_SECONDS if before is None and after is None else after}
+    asked = {"before": before, "after": 5.0 if before is None and after is None else after}
     seconds = {side: length for side, length in asked.items() if length is not None}
     return request.jobs(output or beside(video, "extended"), partial(total, seconds),
                         partial(make, request, seconds), {"seconds": seconds})  # fmt: skip

@@ -159,9 +159,6 @@ class Order:
         target.check_format(format_of(shot, target.name))
 
 
-# ---- the work ---------------------------------------------------------------------------------------------
-
-
 def make(order: Order, number: int, target: Target, loader: Loader, screen: Screen) -> None:
     """Make one video of an order and the files beside it."""
     take = replace(order.first, shot=order.captioned(screen)[number])

@@ -95,12 +95,10 @@ def job(order: Order, number: int, name: str, compute: Compute, keeping: Keeping
     asked = {"verb": "generate", "shot": shot.to_dict(), "expand": str(order.expansion), **compute.asked,
              **models.weights_of(order.entry)}  # fmt: skip
     one = shot.frames == 1
+    files = *(anchor.path for anchor in shot.anchors), *(str(lora.file_of(one)) for one in shot.loras)
     target = Target(name=name, **vars(keeping), sized=one or "res" in said, timed=one or "fps" in said,
-                    asked=asked, sources=sources(shot))  # fmt: skip
+                    asked=asked, sources=files)  # fmt: skip
     return order.job(number, target, compute, showing)
-
-
-# ---- what was asked ---------------------------------------------------------------------------------------
 
 
 def given(context: typer.Context) -> set[str]:
@@ -177,8 +175,3 @@ def frame_count(seconds: float | None, frames: int | None, fps: float) -> int:
         raise SoraError(f"--seconds is {seconds:g}; it must be above 0 and at most {LONGEST_SECONDS:g}")
     check_range("fps", fps, 1, 120)
     return geometry.frames_for(seconds, fps)
-
-
-def sources(shot: Shot) -> tuple[str, ...]:
-    """The files that a shot is made of."""
-    return *(anchor.path for anchor in shot.anchors), *(str(lora.file_of(one)) for one in shot.loras)

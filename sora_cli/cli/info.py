@@ -12,11 +12,11 @@ from sora_cli.cli.describing import Found
 from sora_cli.cli.options import DebugOption, JsonOption
 from sora_cli.cli.screen import print_result
 from sora_cli.errors import counted
+from sora_cli.files import owned
 from sora_cli.media.seams import verdict
 from sora_cli.placement.estimate import quantity
 
 Row = tuple[str, str]
-NO_SHOT = "unknown: this file does not say how it was made"
 CODECS = {"h264": "H.264", "hevc": "H.265", "av1": "AV1", "vp9": "VP9", "gif": "GIF", "webp": "WebP", "apng": "APNG"}
 SPECIAL = {"rotated": "rotated by a tag in the file", "interlaced": "interlaced", "variable": "at a varying rate",
            "alpha": "may be transparent"}  # fmt: skip
@@ -25,7 +25,10 @@ SAMPLING = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0", "411": "4:1:1"}
 
 def info(
     file: Annotated[
-        Path, typer.Argument(help="A video, an image, latents, a record, a LoRA, a model, a dataset or a run.")
+        Path,
+        typer.Argument(
+            parser=owned.folder, help="A video, an image, latents, a record, a LoRA, a model, a dataset or a run."
+        ),
     ],
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -139,15 +142,12 @@ def folder_rows(found: Found) -> Iterator[Row]:
                 yield "use", f"sora-cli data build {found['file']} -o DATASET"
 
 
-# ---- the shot ---------------------------------------------------------------------------------------------
-
-
 def shot_rows(shot: Any, found: Found) -> Iterator[Row]:
     """How a file was made, in terms of the options that would make it again."""
     if not isinstance(shot, dict):
         beside = Path(found["file"]).with_suffix(".json")
-        made = f"as {beside} says" if describing.shot_of_record(beside) else NO_SHOT
-        yield "made from", shot or made
+        told = f"as {beside} says" if describing.shot_of_record(beside) else ""
+        yield "made from", shot or told or "unknown: this file does not say how it was made"
         return
     yield "prompt", shot["prompt"] or "none"
     yield from (("  from " + cue["at"], cue["prompt"]) for cue in shot["cues"])

@@ -16,7 +16,6 @@ from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.media import STREAM
 
 JSONL, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
-DELIMITERS = ",;\t"
 BRACES = re.compile(r"\{([^{}]*\|[^{}]*|-?\d+\.\.-?\d+(?:\.\.[1-9]\d*)?)\}")  # {cat|dog}, {0..9}, {0..90..30}
 MOST = 100_000  # combinations of one line
 
@@ -93,7 +92,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def delimiter(header: str, columns: Sequence[str]) -> str:
     """The separator of a header whose columns are all known; "" if the line is no such header."""
-    for mark in DELIMITERS:
+    for mark in ",;\t":
         names = [name.strip().strip('"') for name in header.split(mark)]
         if (len(names) > 1 or names == ["prompt"]) and all(plain(name) in columns for name in names):
             return mark
@@ -137,9 +136,6 @@ def prompts(text: str) -> Iterator[Line]:
 def plain(name: str) -> str:
     """The canonical name of an option: `--prompt-at`, `prompt-at` and `prompt_at` are the same."""
     return name.strip().lstrip("-").replace("-", "_")
-
-
-# ---- grids ------------------------------------------------------------------------------------------------
 
 
 def grid(line: Line, many: Sequence[str]) -> list[Line]:

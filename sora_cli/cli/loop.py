@@ -24,7 +24,6 @@ from sora_cli.cli.target import Target
 from sora_cli.errors import SoraError
 from sora_cli.shot import Shot, check_prompt
 
-CONNECTOR_SECONDS, LOOP_SECONDS = 1.0, 4.0
 PROMPTED = "; for a prompt, what suits the model."
 
 
@@ -60,7 +59,7 @@ def loop(
     """Make a seamless loop from a prompt, or close a video into one."""
     request = Request.of("loop", what, more, prompt)
     if is_video(what):
-        length = CONNECTOR_SECONDS if seconds is None else seconds
+        length = 1.0 if seconds is None else seconds
         record = {"seconds": length, "times": times}
         return request.jobs(output or beside(what, "loop"), partial(connector_frames, length),
                             partial(close, request, length, times), record, times)  # fmt: skip
@@ -69,7 +68,7 @@ def loop(
     if more.reading.input_res is not None or more.reading.input_fps is not None:
         raise SoraError(f"there is no video {what}, and --input-res and --input-fps say how to read one")
     check_prompt(what)
-    lasting = request.entry.usage.bar or LOOP_SECONDS if seconds is None else seconds
+    lasting = request.entry.usage.bar or 4.0 if seconds is None else seconds
     shot = round_shot(replace(request.settings, prompt=what), request.video, lasting)
     request = replace(request, settings=shot, video=replace(request.video, name=media.STREAM))
     target = request.target(output or f"{slug(what)}-loop.mp4", times=times)
@@ -83,18 +82,12 @@ def is_video(what: str) -> bool:
     return what == media.STREAM or Path(what).suffix.lower() in media.SUFFIXES or os.path.isfile(what)
 
 
-# ---- from a prompt ----------------------------------------------------------------------------------------
-
-
 def round_shot(settings: Shot, reading: Input, seconds: float) -> Shot:
     """The shot of a loop, its length rounded to a multiple of 4 frames, at least 8."""
     width, height = (settings.width, settings.height) if reading.res is None else geometry.parse_res(reading.res)
     rate = settings.fps if reading.fps is None else reading.fps
     chunks = max(2, round(geometry.frames_for(seconds, rate) / geometry.TIME_STRIDE))
     return replace(settings, width=width, height=height, fps=rate, frames=chunks * geometry.TIME_STRIDE, loop=True)
-
-
-# ---- from a video -----------------------------------------------------------------------------------------
 
 
 def close(request: Request, seconds: float, times: int, target: Target, loader: Loader, screen: Screen) -> None:

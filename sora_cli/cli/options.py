@@ -74,11 +74,12 @@ def under(hint: Any, panel: str | None) -> Any:
     return Annotated[hint.__origin__, *options]
 
 
-def named(output: str | None) -> str | None:
-    """The name of an output, if one is given; SoraError for an empty one, which scripts make of unset variables."""
-    if output == "":
-        raise SoraError("-o is empty; give a name, or leave it out")
-    return output
+def named(parameter: typer.CallbackParam, name: str | None) -> str | None:
+    """The name that is given, if any; SoraError for an empty one, which scripts make of unset variables."""
+    if name == "":
+        word = str(parameter.name).upper() if parameter.required else parameter.opts[-1]
+        raise SoraError(f"{word} is empty; give a name{'' if parameter.required else ', or leave it out'}")
+    return name
 
 
 # ---- one by one -------------------------------------------------------------------------------------------
@@ -101,6 +102,9 @@ PreviewOption = Annotated[
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Device to compute on.")]
 DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the networks.")
+]
+VideoArgument = Annotated[
+    str, typer.Argument(callback=named, help="A video, numbered images (%05d.png), or - for standard input.")
 ]
 PromptArgument = Annotated[str, typer.Argument(help="What to show; by default the prompt stored in the input.")]
 OutputOption = Annotated[

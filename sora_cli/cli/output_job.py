@@ -197,7 +197,7 @@ class OutputJob:
             "flops": sum(run.flops for run in self.runs),
             "notes": [note for run in self.runs for note in run.notes],
             "sound": self.sound.frames if self.sound else [],
-            **{name: self.target.asked[name] for name in ("decoder",) if name in self.target.asked},
+            **({"decoder": self.target.asked["decoder"]} if "decoder" in self.target.asked else {}),
             **({"rate": self.retiming.record()} if self.retiming else {}),
             "scores": self.scores,
             "drift": self.drift.curve(),

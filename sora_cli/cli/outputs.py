@@ -11,8 +11,6 @@ from sora_cli.media import STREAM
 from sora_cli.shot import Shot
 
 FIELDS = ("prompt", "seed", "n")
-BITS_PER_PIXEL = 0.25            # of H.264 at the quality that media.py asks for, generously
-SPARE_BYTES = 16_000_000
 LONGEST_NAME = 220  # bytes, so that `STEM.safetensors` and temporary names stay below 255
 
 
@@ -67,13 +65,13 @@ def check_place(path: Path, suffixes: Sequence[str]) -> None:
 
 
 def room_of(shot: Shot) -> int:
-    """Bytes that a video may need on the disk."""
-    return round(shot.width * shot.height * shot.frames * BITS_PER_PIXEL / 8)
+    """Bytes that a video may need on the disk: generously, a quarter of a bit for each pixel in H.264."""
+    return round(shot.width * shot.height * shot.frames / 4 / 8)
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Failed if the disk has no room for so many bytes and a reserve."""
-    needed += SPARE_BYTES
+    """Failed if the disk has no room for so many bytes and a reserve of 16 MB."""
+    needed += 16_000_000
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Failed(f"the disk of {folder} has {free / 1e6:.0f} MB free, but {needed / 1e6:.0f} MB are needed")

@@ -10,8 +10,6 @@ from rich.segment import Segment
 from rich.style import Style
 
 HALF = "▀"
-TALLEST = 12             # lines; what is drawn four times a second must be cheap
-ENOUGH = ("256", "truecolor")
 
 Line = list[Segment]
 
@@ -28,7 +26,7 @@ class Row:
         self.drawn: dict[tuple[int, int], list[Line]] = {}       # by room: drawn once, shown many times
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = options.max_width, min(TALLEST, console.height // 2)
+        room = options.max_width, min(12, console.height // 2)  # what is drawn four times a second must be cheap
         if not self.pictures or min(room) < 1 or not shows_pictures(console):
             return
         if room not in self.drawn:
@@ -47,7 +45,7 @@ class Row:
 
 def shows_pictures(console: Console) -> bool:
     """A terminal with enough colours, no NO_COLOR, and an encoding that has half blocks."""
-    colours = console.is_terminal and console.color_system in ENOUGH and not console.no_color
+    colours = console.is_terminal and console.color_system in ("256", "truecolor") and not console.no_color
     return colours and not console.options.ascii_only
 
 

@@ -21,7 +21,10 @@ from sora_cli.shot import Shot
 
 @flattened
 def reverse(
-    anchor: Annotated[str, typer.Argument(help="How the video ends: an image, a video, or - for standard input.")],
+    anchor: Annotated[
+        str,
+        typer.Argument(callback=options.named, help="How the video ends: an image, a video, or - for standard input."),
+    ],
     prompt: options.PromptArgument = "",
     seconds: Annotated[float, typer.Option(help="Seconds to make before ANCHOR.")] = 5.0,
     output: options.OutputOption = None,

@@ -18,8 +18,6 @@ from sora_cli.errors import readable
 from sora_cli.media import STREAM
 
 Item = TypeVar("Item")
-REDRAWN, REDRAWN_WITH_PICTURES = 10, 4          # times a second
-MEGABYTE = 1_000_000                            # more than this are bytes, and no count
 
 
 class Amount(progress.ProgressColumn):
@@ -46,9 +44,6 @@ class Bars(progress.Progress):
             yield Spinner("line" if self.console.options.ascii_only else "dots",
                           Text(f"{self.doing} {minutes}:{seconds:02}"))  # fmt: skip
 
-    def begin(self, what: str) -> None:
-        self.doing, self.since = what, self.get_time()
-
 
 class Screen:
     """A context manager around rich's progress; silent when quiet, and only notes when not a terminal.
@@ -62,7 +57,7 @@ class Screen:
         self.progress = Bars(
             *self.columns(),
             console=self.console, disable=quiet or not self.console.is_terminal, transient=True,
-            refresh_per_second=REDRAWN_WITH_PICTURES if preview else REDRAWN,
+            refresh_per_second=4 if preview else 10,
         )  # fmt: skip
         self.tasks: dict[str, progress.TaskID] = {}
         self.held = ExitStack()  # ends together with the screen, or with the job
@@ -83,7 +78,7 @@ class Screen:
     def doing(self, what: str) -> Iterator[None]:
         """Show the current activity while inside the block; starts the screen if it is not running yet."""
         before, alone = (self.progress.doing, self.progress.since), not self.progress.live.is_started
-        self.progress.begin(what)
+        self.progress.doing, self.progress.since = what, self.progress.get_time()
         if alone:
             self.progress.start()
         else:
@@ -122,7 +117,7 @@ class Screen:
         """Move the bar of something that is being read (bytes or steps); removes it at the end."""
         if done < total:
             self.show(what, done, total)
-            self.progress.update(self.tasks[what], bytes=total > MEGABYTE)
+            self.progress.update(self.tasks[what], bytes=total > 1_000_000)  # more are not a count
         elif what in self.tasks:
             self.progress.remove_task(self.tasks.pop(what))
 

@@ -156,8 +156,9 @@ class Target(Keeping):
         if self.stream:
             return
         check_place(self.path, self.suffixes)
-        if os.path.lexists(self.resume_folder) and (self.resume_folder.is_symlink() or self.resume_folder.is_file()):
-            raise SoraError(f"{self.resume_folder} is in the way: it is no folder of ours; move it, or give another -o")
+        folder = self.resume_folder
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise SoraError(f"{folder} is in the way: it is no folder of ours; move it, or give another -o")
         self.own.check_free()
         self.check_new()
 
@@ -197,11 +198,10 @@ class Target(Keeping):
 
     def check_format(self, format: media.Format) -> None:
         """Refuse frames that the output cannot hold, and numbered images that are there already."""
-        shared = self.shared(format)
         if self.stream or self.path.suffix.lower() == ".png":
             media.open_sink(self.name, format, force=self.replaces)
         else:
-            media.check_format(self.path, shared.format)
+            media.check_format(self.path, self.shared(format).format)
 
     def clear_resume(self) -> None:
         """Remove all finished windows of the video."""
@@ -217,10 +217,9 @@ class Target(Keeping):
 
 def content_of(name: str) -> str:
     """A SHA-256 of a file, or of numbered images together; "" for a stream."""
-    sequence = sequence_of(name)
-    if name == media.STREAM or not (sequence or Path(name).is_file()):
-        return ""
-    if sequence is None or Path(name).is_file():
+    if name != media.STREAM and Path(name).is_file():
         return weights.hash_of(Path(name))
+    if not (sequence := sequence_of(name)):
+        return ""
     hashes = (weights.hash_of(sequence.path(number)) for number in sequence.numbers())
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()

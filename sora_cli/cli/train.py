@@ -20,7 +20,7 @@ AdaptedOption = Annotated[
     typer.Option(metavar="NAME", help="Model to adapt: a name from `weights list`, a folder, or hf:OWNER/NAME."),
 ]
 
-train = typer.Typer(no_args_is_help=True, help="Train a network; an interrupted run is continued.")
+train = typer.Typer(help="Train a network; an interrupted run is continued.")
 
 
 def add(kind: type[TrainOptions]) -> None:

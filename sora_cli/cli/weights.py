@@ -18,19 +18,12 @@ from sora_cli.errors import Failed, SoraError, counted, readable
 from sora_cli.registry import Entry, comfy, hub
 from sora_cli.registry.schema import EVERYTHING
 
-weights = typer.Typer(help="List, download, verify and remove models.", invoke_without_command=True)
+weights = typer.Typer(help="List, download, verify and remove models.")
 
 NAME = "A model: a name from the list, hf:OWNER/NAME, FILE, or ./FOLDER."
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help=NAME)]
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAME)]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="ComfyUI's folder, or its models folder.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")]
-
-
-@weights.callback()
-def root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @weights.command("list")
@@ -77,7 +70,7 @@ def show(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
 @weights.command()
 def pull(
     names: NamesArgument,
-    yes: YesOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     accept_licence: Annotated[
         str, typer.Option(metavar="LICENCE", help="Accept a licence that requires it, by its name.")
     ] = "",
@@ -137,9 +130,6 @@ def path(name: NameArgument, as_json: JsonOption = False, debug: DebugOption = F
     print_result(found, as_json, found.items(), 9)
 
 
-# ---- rows and lines ---------------------------------------------------------------------------------------
-
-
 def row(entry: Entry) -> dict[str, Any]:
     found, usage = hub.status(entry), entry.usage
     return {"name": entry.name, "bytes": found.total, "here": found.bytes, "state": found.state,
@@ -179,10 +169,6 @@ def described(entry: Entry) -> dict[str, Any]:
     found = asdict(hub.status(entry))
     plain = {key: value for key, value in asdict(entry).items() if value not in ("", 0, (), None)}
     plain.pop("sought", None)  # `about` says what was found
-    for part in (*plain.get("parts", ()), *filter(None, [plain.get("tiny")])):
-        part["path"] = str(part["path"]) if part["path"] else None
-    for file in plain.get("files", ()):
-        file["path"] = str(file["path"])
     return plain | {"state": found["state"], "bytes": found["total"], "here": found["bytes"]}
 
 

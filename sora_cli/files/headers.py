@@ -157,9 +157,6 @@ def block_of(dtype: str) -> tuple[int, int]:
     return 1, OTHERS.get(dtype, 1)
 
 
-# ---- words -------------------------------------------------------------------------------------------------
-
-
 def label(stored: Stored) -> str:
     return f"{stored.path}: {shortened(stored.key)}"
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from sora_cli.errors import SoraError
 
-ENVIRONMENT = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE"
-
 
 def session() -> Any:
     """The client's session; SoraError if the proxies or certificates that the environment names cannot be used."""
@@ -18,14 +16,14 @@ def session() -> Any:
         return get_session()
     except Exception as error:  # of many kinds, whatever is wrong with them
         said = str(error).split(". ")[0]
-        raise SoraError(f"a proxy or the certificates cannot be used ({said}); check {ENVIRONMENT}") from error
+        raise SoraError(f"a proxy or the certificates cannot be used ({said}); check HTTP_PROXY, HTTPS_PROXY, "
+                        "ALL_PROXY, NO_PROXY and SSL_CERT_FILE") from error  # fmt: skip
 
 
 def without_proxies() -> AbstractContextManager[Any]:
     """A session of its own that asks servers themselves, whatever the environment says."""
     common = session()
-    made: AbstractContextManager[Any] = type(common)(trust_env=False, event_hooks=common.event_hooks)
-    return made
+    return type(common)(trust_env=False, event_hooks=common.event_hooks)
 
 
 def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}  # as ComfyUI names them, and as headers do
 SCALES = (".scale_weight", ".weight_scale")
 UNUSED = (".scale_input", ".input_scale", ".comfy_quant")  # the former for products of 8 bits, which are not made here
-MARK = "scaled_fp8"  # an empty tensor of the older files
 ABOUT, BESIDE = "_quantization_metadata", ".comfy_quant"
 OTHERS = {  # ends of names by which other quantisations are known
     ".weight_scale_2": "nvfp4", ".pre_quant_scale": "nvfp4 or int8 with smoothing", ".weight_codebook": "a codebook",
@@ -31,7 +30,6 @@ OTHERS = {  # ends of names by which other quantisations are known
     ".weight_scale_inv": "fp8 in blocks", ".wscales": "SVDQuant (nunchaku)",
 }  # fmt: skip
 TAKE = "use the file in bf16, fp16 or fp8_scaled, or a GGUF"
-MOST_CONF = 10_000  # bytes
 
 
 # ---- which weights -----------------------------------------------------------------------------------------
@@ -51,7 +49,8 @@ def paired(listed: Iterable[Stored], metadata: Mapping[Path, Mapping[str, Any]])
     scaled = {weight: there[key] for key, weight in scales.items() if weight in there}
     found = []
     for stored in listed:
-        if scales.get(stored.key) in there or stored.key.endswith(UNUSED) or stored.key.rpartition(".")[2] == MARK:
+        mark = stored.key.rpartition(".")[2] == "scaled_fp8"  # an empty tensor of the older files
+        if scales.get(stored.key) in there or stored.key.endswith(UNUSED) or mark:
             continue
         contained = of_layer.get(stored.key.removesuffix(".weight")) if stored.dtype == "U8" else None
         weight = replace(stored, dtype=contained) if contained else stored
@@ -103,10 +102,10 @@ def as_object(text: object) -> Mapping[str, Any]:
 
 
 def text_of(stored: Stored) -> str:
-    """The bytes of a small tensor as text."""
+    """The bytes of a small tensor as text, 10,000 at most."""
     with headers.reading(stored.path) as file:
         file.seek(stored.start)
-        return file.read(min(stored.bytes, MOST_CONF)).decode("utf-8", errors="replace")
+        return file.read(min(stored.bytes, 10_000)).decode("utf-8", errors="replace")
 
 
 def check_types(listed: Iterable[Stored], *more: str) -> None:

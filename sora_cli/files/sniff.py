@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sora_cli.errors import readable
+from sora_cli.errors import short
 
 READ = 65536  # bytes
 LFS = b"version https://git-lfs"
@@ -63,14 +63,6 @@ def said(found: Any) -> list[str]:
         return []
     return list(dict.fromkeys(text for key in SAYS if key in found for text in said(found[key])))
 
-
-def short(text: str, longest: int = 100) -> str:
-    """What a stranger wrote, fit for one line of a terminal."""
-    line = readable(" ".join(text.split()))
-    return line if len(line) <= longest else f"{line[:longest]}..."
-
-
-# ---- pictures ---------------------------------------------------------------------------------------------
 
 PICTURE_HEAD = 12  # bytes that tell
 PICTURES = {rb"\x89PNG\r\n\x1a\n": ".png", rb"\xff\xd8\xff": ".jpg", rb"RIFF....WEBP": ".webp"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli import geometry
 from sora_cli.errors import Failed, SoraError, counted
 from sora_cli.files import published, weights
-from sora_cli.files.headers import NUMBERS, Stored, head, lengths, reading, tensors
+from sora_cli.files.headers import NUMBERS, head, lengths, reading, tensors
 from sora_cli.registry import Entry, hub
 from sora_cli.shot import LONGEST_SECONDS, MOST_FRAMES, Shot, check_range
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FORMAT = "sora-latents-1"
 TENSOR = "latents"
 MOST_HEADER_BYTES = 1_000_000
-MOST_CHANNELS = 256
 
 
 @dataclass(frozen=True)
@@ -201,24 +200,17 @@ def read_layout(path: Path | str) -> Layout:
         raise SoraError(f"there is no file {path}")
     with reading(path) as file:
         try:
-            found, begin, end = head(file, MOST_HEADER_BYTES)
-            tags, listed = tags_of(found), tensors(path, found, begin, end)
-            return layout_of(tags, listed)
+            return layout_of(path, *head(file, MOST_HEADER_BYTES))
         except SoraError as error:
             raise Failed(f"{path} is not a file of latents: {error}") from error
 
 
-def tags_of(found: Any) -> Mapping[str, Any]:
-    """The metadata in the JSON of a safetensors header."""
+def layout_of(path: Path, found: Any, begin: int, size: int) -> Layout:
+    """What the JSON of a safetensors header says of the one tensor, every claim checked."""
     tags = found.get("__metadata__") if isinstance(found, dict) else None
     if not isinstance(tags, dict) or tags.get("format") != FORMAT:
         raise SoraError(f"its header does not say {FORMAT}")
-    return tags
-
-
-def layout_of(tags: Mapping[str, Any], listed: list[Stored]) -> Layout:
-    """What a file's metadata says of its one tensor, every claim checked."""
-    header = from_strings(tags)
+    listed, header = tensors(path, found, begin, size), from_strings(tags)
     if [stored.key for stored in listed] != [TENSOR]:
         raise SoraError(f"it must hold one tensor called {TENSOR}")
     dtype, shape = listed[0].dtype, listed[0].shape
@@ -232,7 +224,7 @@ def check_shape(shape: tuple[int, ...], header: Header) -> None:
     """Refuse a tensor that is not [C, T, h, w] of the header's length and canvas."""
     canvas = header.canvas
     due = header.latents, *(side // header.cell for side in (canvas.height, canvas.width))
-    if len(shape) != 4 or not 1 <= shape[0] <= MOST_CHANNELS or shape[1:] != due:
+    if len(shape) != 4 or not 1 <= shape[0] <= 256 or shape[1:] != due:
         raise SoraError(
             f"its latents are {lengths(shape)}, but those of {counted(header.frames, 'frame')} of "
             f"{header.width}x{header.height} are channels x {lengths(due)}"

@@ -51,8 +51,7 @@ class Windows:
 
     def put(self, number: int, latents: "Tensor", kind: str = "window") -> None:
         """Save a finished window (or `kind`); when this returns, it is on disk."""
-        if self.own.stored_identity() is None:
-            self.own.begin()
+        self.own.begin()
         weights.save(self.path(number, kind), {TENSOR: latents}, {"seal": self.window_hash(number, latents, kind)})
 
     def path(self, number: int, kind: str = "window") -> Path:

@@ -17,7 +17,7 @@ from sora_cli.cli.options import Compute, flattened
 from sora_cli.cli.serve.gate import Gate, is_loopback, split, token_of
 from sora_cli.cli.serve.limits import Limits
 from sora_cli.errors import Failed, SoraError, no_op, readable
-from sora_cli.files.owned import Owned
+from sora_cli.files import owned
 
 if TYPE_CHECKING:
     from sora_cli.cli.serve.app import Server
@@ -32,7 +32,7 @@ WAITING = 1024  # connections that the system holds until they are accepted
 @flattened
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but localhost needs a token.")
+        str, typer.Option(callback=options.named, help="Address to listen on; any but localhost needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     model: Annotated[
@@ -49,8 +49,8 @@ def serve(
         str, typer.Option(metavar="URL", help="Address that clients use, if not this one.", show_default=False)
     ] = "",
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Where jobs and results are kept.",
-                                  show_default="~/.local/share/sora-cli/serve"),
+        Path | None, typer.Option("--dir", parser=owned.folder, help="Where jobs and results are kept.",
+                                  metavar="FOLDER", show_default="~/.local/share/sora-cli/serve"),
     ] = None,
     expand: Annotated[
         str, typer.Option(metavar="auto|off|grammar|URL", help="How prompts become captions, as in generate.")
@@ -69,7 +69,7 @@ def serve(
     from sora_cli.cli.serve.store import Store
     from sora_cli.cli.serve.worker import Worker
 
-    gate = Gate(token_of(token or None, token_file))
+    gate = Gate(token_of(token, token_file))
     address = address_of(host, port)
     check_reach(host, address, public_url, gate.token)
     served = served_as(model or ["pocket"])
@@ -78,7 +78,7 @@ def serve(
         Expansion.asked(expand, expand_model, one)
     log: Callable[[str], None] = no_op if quiet else lambda text: typer.echo(readable(text), err=True)
     kept = home() if folder is None else Path(os.path.expanduser(folder)).absolute()
-    own = Owned(kept, FORMAT, "folder of something else")
+    own = owned.Owned(kept, FORMAT, "folder of something else")
     with own, listening(address, f"{host}:{port}") as listener:
         store = Store(own.folder, limits)
         store.check()

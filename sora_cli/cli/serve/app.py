@@ -31,12 +31,8 @@ from sora_cli.cli.serve.wire import answer
 from sora_cli.cli.serve.worker import THUMBNAIL, Worker
 from sora_cli.errors import Failed
 
-POLLED = 0.05      # seconds between looks at a job that somebody waits for
-POLL_AFTER = "500"  # milliseconds that clients should wait between looks
 LISTED = 100       # videos of one answer
-CHECKED_AT_ONCE = 2
 KINDS = {"video": ("video/mp4", ".mp4"), "thumbnail": ("image/webp", ".webp")}
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Server:
@@ -135,7 +131,7 @@ class Server:
         return work
 
     def status_of(self, request: Request, work: Work) -> Response:
-        return JSONResponse(self.video_of(request, work), headers={"openai-poll-after-ms": POLL_AFTER})
+        return JSONResponse(self.video_of(request, work), headers={"openai-poll-after-ms": "500"})
 
     def video_of(self, request: Request, work: Work) -> dict[str, Any]:
         """The JSON of a video: OpenAI's fields and ours."""
@@ -182,7 +178,7 @@ class Server:
                 raise Refusal(503, "the server is shutting down; try again soon", "shutting_down")
             if await request.is_disconnected():
                 raise ClientDisconnect
-            await asyncio.sleep(POLLED)
+            await asyncio.sleep(0.05)
         if work.status == FAILED:
             raise Refusal(500, work.error, "generation_failed", headers={"x-should-retry": "false"})
         if form == "url":
@@ -222,13 +218,13 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.limiter = CapacityLimiter(CHECKED_AT_ONCE)
+        self.limiter = CapacityLimiter(2)
         yield
 
 
 def application(server: Server) -> Starlette:
     one = "/v1/videos/{id}"
-    routes: list[tuple[str, str, Handler]] = [
+    routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/", server.index), ("GET", "/healthz", server.health),
         ("GET", "/v1/models", server.models), ("GET", "/v1/models/{name}", server.model),
         ("POST", "/v1/videos", server.create), ("GET", "/v1/videos", server.list_videos),
@@ -246,9 +242,6 @@ def application(server: Server) -> Starlette:
 
 def model_of(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "sora-cli"}
-
-
-# ---- requests -----------------------------------------------------------------------------------------------
 
 
 async def read(request: Request) -> tuple[Mapping[str, Any], UploadFile | None]:
@@ -294,9 +287,6 @@ async def read_form(request: Request) -> tuple[Mapping[str, Any], UploadFile | N
     return wanted, upload
 
 
-# ---- what goes wrong ----------------------------------------------------------------------------------------
-
-
 async def wrong(request: Request, error: Exception) -> Response:
     """The response for an error."""
     match error:
@@ -310,9 +300,6 @@ async def wrong(request: Request, error: Exception) -> Response:
             return answer(Refusal(error.status_code, message, headers=error.headers or {}))
         case _:
             return answer(Refusal(500, "the server failed; its log says why", "internal_error"))
-
-
-# ---- the page -----------------------------------------------------------------------------------------------
 
 
 def page() -> tuple[str, str]:

@@ -19,17 +19,19 @@ SHORTEST = 16             # letters of a token
 
 def token_of(token: str | None, file: Path | None) -> str:
     """The token, given directly or in a file; "" if there is none."""
-    if token and file:
+    if token is not None and file:
         raise SoraError("--token and --token-file both give the token; keep one of them")
     if file:
         try:
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise Failed(f"could not read the token from {file}: {getattr(error, 'strerror', None) or error}") from None
-    if (token or file) and not (token and len(token) >= SHORTEST and all("!" <= letter <= "~" for letter in token)):
+    if token is None:
+        return ""
+    if len(token) < SHORTEST or not all("!" <= letter <= "~" for letter in token):
         raise SoraError(f"the token must have at least {SHORTEST} ASCII characters and no spaces; "
                         "`openssl rand -hex 32` makes one")  # fmt: skip
-    return token or ""
+    return token
 
 
 def is_loopback(host: str) -> bool:
@@ -97,9 +99,8 @@ def check_local(method: str, path: str, headers: Mapping[str, str]) -> None:
     host = headers.get("host", "")
     if not is_loopback(split(f"//{host}").hostname or ""):
         raise Refusal(403, "without a token, Host must be localhost or 127.0.0.1", "wrong_host")
-    origin = headers.get("origin")
-    if origin is not None and split(origin).netloc.lower() != host.lower():
-        raise Refusal(403, "pages of other origins are not answered", "wrong_origin")
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    foreign = origin is not None and split(origin).netloc.lower() != host.lower()
     visit = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    if not visit and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    if foreign or not (visit or site in ("same-origin", "none")):
         raise Refusal(403, "pages of other origins are not answered", "wrong_origin")

@@ -171,9 +171,6 @@ def geometry_within(width: int, height: int, pixels: int) -> tuple[int, int]:
     return (width, height) if scale == 1 else (int(width * scale) // 2 * 2, int(height * scale) // 2 * 2)
 
 
-# ---- values ------------------------------------------------------------------------------------------------
-
-
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise Refusal(400, f"{name} must be a string", "invalid_type", name)
@@ -211,9 +208,6 @@ def seed_of(value: Any) -> int:
         raise Refusal(400, "seed must be a whole number of at least 0, or random", "invalid_type", "seed")
     with refusing("seed"):
         return seeds.number(str(value))
-
-
-# ---- pictures ----------------------------------------------------------------------------------------------
 
 
 def picture_of(path: Path) -> str:

@@ -28,12 +28,10 @@ from sora_cli.files.owned import IDENTITY, LOCK, writing
 
 VIDEO, IMAGE = "video", "image"
 QUEUED, RUNNING, COMPLETED, FAILED = "queued", "in_progress", "completed", "failed"
-OVER = (COMPLETED, FAILED)
 ID = re.compile(rf"({VIDEO}|{IMAGE})_[0-9a-f]{{32}}")
 RECORD = "job.json"
 MOST_BEGUN = 3  # a job that took the server down so often is not begun again
 PASSED_OVER = 8  # times that jobs of the loaded model go before an older one of another
-USUAL = 30.0  # seconds that a job takes, as long as nobody knows
 
 
 @dataclass
@@ -58,7 +56,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return self.status in OVER
+        return self.status in (COMPLETED, FAILED)
 
     @property
     def result(self) -> str:
@@ -78,7 +76,7 @@ class Store:
         self.changed = threading.Condition(threading.RLock())
         self.writing = threading.Lock()  # of records, which may take as long as a disk does
         self.reserved, self.closed, self.passed = 0, False, 0
-        self.lasted = USUAL  # seconds of a job, a moving average
+        self.lasted = 30.0  # seconds of a job, a moving average
 
     def check(self) -> None:
         """SoraError if the folder holds other files."""
@@ -90,8 +88,6 @@ class Store:
 
     def file(self, work: Work, name: str) -> Path:
         return self.folder / work.id / name
-
-    # -- what an earlier server left ----------------------------------------------------------------------------
 
     def load(self, warn: Callable[[str], None]) -> None:
         """Load the jobs of an earlier server. Started ones are queued again; unfinished images are dropped."""
@@ -116,8 +112,6 @@ class Store:
                 self.fail(work, f"was started {work.begun} times, and the server stopped each time")
             self.works[work.id] = work
         self.prune()
-
-    # -- coming and going ---------------------------------------------------------------------------------------
 
     @contextmanager
     def room(self, count: int = 1) -> Iterator[None]:
@@ -179,8 +173,6 @@ class Store:
     def erase(self, work: Work) -> None:
         self.file(work, RECORD).unlink(missing_ok=True)  # first: what is left without it is nobody's
         shutil.rmtree(self.folder_of(work), ignore_errors=True)
-
-    # -- the worker's side --------------------------------------------------------------------------------------
 
     def take(self, loaded: str) -> Work | None:
         """Wait for the oldest job, or the oldest of the `loaded` model, and start it; None when the server stops."""

@@ -19,12 +19,10 @@ from sora_cli.cli.serve.limits import Limits
 from sora_cli.cli.serve.refusal import Refusal
 
 DRAINED, DRAINING = 4, 5.0  # times the limit, and seconds, that a refused body is still read and thrown away
-MOST_IDLE = 2  # times the connections that are answered
 SAFE = {
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'", "cache-control": "no-store",
 }  # fmt: skip
-ALONE = {"cross-origin-resource-policy": "same-origin"}  # where signed links are for nobody else's pages
 
 
 def answer(refusal: Refusal) -> JSONResponse:
@@ -49,8 +47,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 await body.drain()
                 sent = MutableHeaders(scope=message)
-                for name, value in (SAFE if self.gate.token else SAFE | ALONE).items():
+                for name, value in SAFE.items():
                     sent.setdefault(name, value)
+                if not self.gate.token:  # else signed links are for other pages, too
+                    sent.setdefault("cross-origin-resource-policy", "same-origin")
             await send(message)
 
         try:
@@ -131,7 +131,7 @@ class Patient(H11Protocol):
         self.timers: dict[str, asyncio.TimerHandle] = {}
         super().connection_made(transport)
         self.expect("head")
-        if self.limit_concurrency and len(self.connections) > MOST_IDLE * self.limit_concurrency:
+        if self.limit_concurrency and len(self.connections) > 2 * self.limit_concurrency:
             self.let_go()  # those beyond the limit are answered 503, but they take a file each until they ask
 
     def data_received(self, data: bytes) -> None:
