@@ -45,8 +45,7 @@ class Sound:
 
     def firsts(self, *wanted: str) -> tuple[float, float]:
         """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
-        command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
-        found = finished(command)
+        found = finished([ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted])
         return first(found.stdout), first(found.stderr)
 
 
@@ -113,5 +112,5 @@ def stretch(clip: Clip, frames: int, fps: Fraction, rate: int) -> str:
         chain.append(f"afade=in:d={short:.6f}")
     if clip.start + clip.count < frames:
         chain.append(f"afade=out:st={length - short:.6f}:d={short:.6f}")
-    # the times of what it delays are lost in adelay where the first samples were cut off
+    # adelay loses the times of what it delays where the first samples were cut off
     return ",".join([*chain, f"adelay={round(clip.start / fps * rate)}S:all=1", "asetpts=N/SR/TB"])

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -24,16 +25,15 @@ from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, STRICT, USUAL_FPS, Picture, describe, looked_at, too_long, woven
-from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, buffered, ffmpeg, file_of, rational
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, ffmpeg, file_of, rational
 from sora_cli.media.profiles import in_srgb
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
 
-CUT_OFF = "partial file"
+FATAL = r"partial file|\[Eval @ "  # a file that is cut off; how ffmpeg begins what BELIEVABLE prints
 RESIZED = r"Reconfiguring filter graph because .* (\d+x\d+)"
 UNEVEN = r"^\[Parsed_fps_.* (\d+) frames dropped, (\d+) frames duplicated"
-LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
 # Whatever was known before: a frame that is shown too late (see `count_packets`) follows the one before it at once, so
 # that nothing is filled up, and its time is printed as an error, once.
 BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
@@ -293,16 +293,16 @@ class Opening:
 
     def run(self, command: list[str], feed: Iterator[bytes] | None = None) -> Started | None:
         """Start a command that writes y4m; its header and its frames, None if there are none."""
-        through = Through(command, feed, f"{self.name} is not a readable video", f"{CUT_OFF}|{LATE}")
+        through = Through(command, feed, f"{self.name} is not a readable video", FATAL)
         self.held.callback(through.close)
-        stream = buffered(through)
+        stream = BufferedReader(through, BLOCK)
         if not stream.peek(1):
             return None
         format = self.read_format(stream)
         return (format, y4m.read_frames(stream, format, self.name), through) if stream.peek(1) else None
 
     def read_format(self, stream: IO[bytes], start: bytes = b"") -> Format:
-        """The same as of y4m, with errors that name the input."""
+        """`y4m.read_format`, with errors that name the input."""
         try:
             return y4m.read_format(stream, start)
         except SoraError as error:
@@ -312,8 +312,7 @@ class Opening:
         """The constant rate in the words of the fps filter, and a note if the video's own varies."""
         clock = picture.varies and picture.ticking
         rate = self.fps or (picture.usual or picture.fps if clock else picture.nominal)
-        varying = f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"
-        notes = [varying] * picture.varies
+        notes = [f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"] * picture.varies
         if self.fps:
             fast = not picture.is_image and picture.fps > FASTEST
             return rational(rate), [*notes, *[f"it says that it has {picture.fps:g} frames a second"] * fast]

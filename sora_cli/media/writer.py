@@ -96,8 +96,7 @@ class FileSink(Sink):
     def put(self, raw: bytes) -> None:
         assert self.process.stdin
         try:
-            for piece in self.pieces(raw):
-                self.process.stdin.write(piece)
+            self.process.stdin.writelines(self.pieces(raw))
         except BrokenPipeError:
             self.give_up()
 
@@ -155,8 +154,9 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
 
 def is_preview(path: Path) -> bool:
     """Whether `write_moving` wrote a file."""
-    with suppress(OSError):
-        return path.read_bytes().endswith(PREVIEW)
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-len(PREVIEW), os.SEEK_END)  # OSError of a shorter file
+        return file.read() == PREVIEW
     return False
 
 
