@@ -30,15 +30,8 @@ SILENT = ("-f", "mp4")           # pictures until their sound is laid beside the
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
 
 
-def open_sink(
-    name: str,
-    format: Format,
-    metadata: Mapping[str, object] | None = None,
-    loops: int = 0,
-    force: bool = False,
-    sound: Soundtrack | None = None,
-    shared: Shared | None = None,
-) -> Sink:
+def open_sink(name: str, format: Format, metadata: Mapping[str, object] | None = None, loops: int = 0,
+              force: bool = False, sound: Soundtrack | None = None, shared: Shared | None = None) -> Sink:  # fmt: skip
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
     Moving images play `loops` times, 0 is for ever, and are as `shared` says; videos have what `sound` holds after the

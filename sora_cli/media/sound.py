@@ -12,7 +12,6 @@ from sora_cli.media.probing import parse_listing
 from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
-USUAL_RATE = 48000
 # samples at a steady rate from the first of the file on; what is missing in between is silence
 STEADY = "aresample={rate}:async=1:min_hard_comp=0.01:first_pts=0"
 # channels that encoders have an order for; others are mixed into the nearest of these
@@ -31,7 +30,7 @@ class Sound:
     """The first sound track of a file. `start`: seconds of the file at which its pictures begin, if that is known."""
 
     path: str
-    rate: int = USUAL_RATE
+    rate: int
     start: float | None = None
 
     @cached_property

@@ -116,15 +116,9 @@ class Source:
         self.held.close()
 
 
-def open_source(
-    name: str,
-    size: Size | None = None,
-    fps: float | None = None,
-    input_size: Size | None = None,
-    input_fps: float | None = None,
-    stream: IO[bytes] | None = None,
-    rgb: bool = False,
-) -> Source:
+def open_source(name: str, size: Size | None = None, fps: float | None = None, input_size: Size | None = None,
+                input_fps: float | None = None, stream: IO[bytes] | None = None,
+                rgb: bool = False) -> Source:  # fmt: skip
     """The frames of a file, of numbered images (`a%05d.png`) or of standard input (`-`; `stream` stands for it).
 
     Without `size` and `fps` they come as they are. `input_size` and `input_fps` say that the input is rgb24 without

@@ -250,14 +250,8 @@ class Rows(nn.Module):
         return torch.stack([read(self.table.row(number), self.dtype, self.device) for number in tokens.tolist()])
 
 
-def leave_on_disk(
-    network: nn.Module,
-    at: str,
-    locations: Mapping[str, Stored],
-    dtype: torch.dtype,
-    device: torch.device,
-    keep: Callable[[str], bool] = never,
-) -> dict[str, Stored]:
+def leave_on_disk(network: nn.Module, at: str, locations: Mapping[str, Stored], dtype: torch.dtype,
+                  device: torch.device, keep: Callable[[str], bool] = never) -> dict[str, Stored]:  # fmt: skip
     """Put `FromDisk` in the place of the list of blocks called `at`; returns where all other parameters lie."""
     blocks, rest = list(network.get_submodule(at).children()), dict(locations)
     of_block: list[dict[str, tuple[Stored, torch.dtype]]] = []

@@ -56,6 +56,7 @@ def estimate(plan: Plan, rates: Rates, free: Free, size: int, mode: str = "auto"
     writing, peak = writing_of(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
     peak["decoding" if free.shared else "host"] += writing.memory
     host = peak.pop("host")
+    stored = float(next((part.bytes for part in entry.parts if part.role == "dit"), 0))  # 0: it is not said how large
     return Estimate(
         entry.name, free.kind, len(windows), plan.latents, needs.tokens, shot.steps * len(windows),
         work.products, work.attention, work.decoding,
@@ -63,7 +64,7 @@ def estimate(plan: Plan, rates: Rates, free: Free, size: int, mode: str = "auto"
         peak=max(peak.values()),
         host=0 if free.shared else host,
         disk={"latents": FLOAT32 * plan.latents * needs.numbers, "video": writing.disk},
-        seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START} | writing.seconds,
+        seconds=seconds_of(work, rates, free, stored) | {"start": START} | writing.seconds,
         reading=work.reading,
         experts=experts if len(experts) > 1 else (),
         switches=work.loads - 1 if len(experts) > 1 else 0,
@@ -82,11 +83,6 @@ def steps_of(entry: Entry, shot: Shot) -> tuple[int, ...]:
         return (shot.steps,)
     high = steps_above(usage.boundary, usage.solver, shot.steps, usage.shift or 1.0)
     return high, shot.steps - high
-
-
-def weights_of(entry: Entry) -> float:
-    """Bytes of one transformer's files, where it is said how large they are; else 0."""
-    return float(next((part.bytes for part in entry.parts if part.role == "dit"), 0))
 
 
 # ---- work -------------------------------------------------------------------------------------------------
