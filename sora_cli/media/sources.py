@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -53,8 +53,8 @@ Started = tuple[Format, Iterator[bytes], Through]
 
 
 @dataclass(eq=False)
-class Source:
-    """The raw frames of one input, one by one and once: an iterator and a context manager.
+class Source(Iterator[bytes], AbstractContextManager["Source"]):
+    """The raw frames of one input, one by one and once.
 
     `format` says what a frame is, `notes` what was changed on the way (a variable rate, transparency), `metadata`
     are the tags of a file, `sound` is its first sound track. The first frame is read at the start, so that what cannot
@@ -103,14 +103,8 @@ class Source:
         self.notes.append(note)
         self.listener(f"{self.name}: {note}")
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
     def __next__(self) -> bytes:
         return next(self.raw)
-
-    def __enter__(self) -> "Source":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.held.close()
