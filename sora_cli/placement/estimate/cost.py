@@ -37,12 +37,10 @@ class Plan(Protocol):
     def windows(self) -> Sequence[Window]: ...
 
     @property
-    def latents(self) -> int:
-        """Latent frames of the whole video."""
+    def latents(self) -> int: ...  # latent frames of the whole video
 
     @property
-    def longest(self) -> int:
-        """The most latent frames that the model sees at once, end pictures among them."""
+    def longest(self) -> int: ...  # latent frames that the model sees at once at the most, end pictures among them
 
 
 @dataclass(frozen=True)
