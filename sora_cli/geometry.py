@@ -110,11 +110,10 @@ def key_frames(start: int, frames: int) -> tuple[int, int]:
 
 
 def runs(numbers: Sequence[int]) -> list[list[int]]:
-    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]. A long run takes no longer."""
+    """Ascending numbers, cut wherever one is missing: (0, 1, 5) -> [[0, 1], [5]]. Ends of runs are bisected."""
     found, start = list[list[int]](), 0
     while start < len(numbers):
-        rest = range(start, len(numbers))
-        stop = start + bisect(rest, numbers[start] - start, key=lambda index: numbers[index] - index)
+        stop = bisect(range(len(numbers)), numbers[start] - start, lo=start, key=lambda index: numbers[index] - index)
         found.append(list(numbers[start:stop]))
         start = stop
     return found

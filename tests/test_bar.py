@@ -56,3 +56,13 @@ def test_the_photograph_moves_by_whole_pixels() -> None:
     video = bar.photograph()
     assert video.shape == (17, 3, bar.HEIGHT, bar.WIDTH) and 0 <= video.min() < video.max() <= 1
     assert torch.equal(video[0, :, 2:, 4:], video[1, :, :-2, :-4])
+
+
+def test_frechet_distance_of_gaussians_has_a_closed_form() -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randn(20000, 3, generator=rng, dtype=torch.float64)
+    y = (y - y.mean(0)) @ torch.linalg.cholesky(torch.linalg.inv(y.T.cov()))     # exactly white
+    scale, shift_ = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.3, 0, -1.0]).double()
+    expected = float(shift_.square().sum() + (scale - 1).square().sum())
+    assert bar.frechet(y * scale + shift_, y) == pytest.approx(expected, rel=1e-6)
+    assert bar.frechet(y, y) == pytest.approx(0, abs=1e-9)

@@ -199,6 +199,10 @@ def test_numbered_images(tmp_path: Path, clip: Path) -> None:
     (folder / "a 009.png").unlink()
     with pytest.raises(SoraError, match=r"a 009\.png is missing"):
         media.open_source(str(folder / "a %03d.png"))
+    (folder / "b 20240101120000.png").touch()
+    (folder / "b 001.png").touch()
+    with pytest.raises(SoraError, match=r"b 002\.png is missing"):
+        media.open_source(str(folder / "b %03d.png"))
     with pytest.raises(SoraError, match="no numbered images"):
         media.open_source(str(folder / "b%03d.png"))
 

@@ -60,7 +60,7 @@ def describe_video(file: Path) -> Found:
         "kind": "video", "width": found.width, "height": found.height, "fps": found.fps, "frames": found.frames,
         "codec": seen.codec, "pix_fmt": seen.pix_fmt, "seconds": round(found.seconds, 3), "bytes": file.stat().st_size,
         "container": seen.container.split(",")[0], "rotated": turned, "hdr": HDR.get(seen.transfer or ""),
-        "interlaced": bool(seen.fields), "variable": bool(seen.fps) and not seen.is_image and seen.fps != seen.nominal,
+        "interlaced": bool(seen.fields), "variable": seen.varies,
         "alpha": seen.alpha and seen.pix_fmt != "pal8", "sound": list(seen.sounds), "others": list(seen.others),
         "shot": read_shot(seen.metadata.get(SHOT_TAG, "")),
     }  # fmt: skip

@@ -85,7 +85,7 @@ def declare(format: Format) -> str:
     return f"setparams=colorspace={format.matrix}:{named}:range={'pc' if format.full_range else 'tv'}"
 
 
-def in_rgb(format: Format, most: int = 8) -> str:
+def in_rgb(format: Format, most: int) -> str:
     """Filters to RGB of 8 bits, or of 16 where frames have more than 8 and `most` allows it. It says of itself that it
     is sRGB, as which a video's is shown; wider colours say theirs."""
     pixels = "rgb48be" if min(most, format.depth) > 8 else "rgb24"

@@ -20,8 +20,10 @@ Mending = tuple[list[str], list[str]]
 
 def mending(picture: Picture) -> Mending:
     """The filters for a file's deinterlaced frames, in order, and the notes on them."""
-    steps = (ordinary(picture), opaque(picture))
-    return [word for filters, _ in steps for word in filters], [note for _, notes in steps for note in notes]
+    filters, notes = ordinary(picture)
+    if picture.alpha:
+        return [*filters, OVER_BLACK], [*notes, "transparent parts, if any, are shown on black"]
+    return filters, notes
 
 
 def whole(fields: str | None) -> Mending:
@@ -43,12 +45,6 @@ def ordinary(picture: Picture) -> Mending:
     chroma = "420" if re.search("420|p01[0-6]", picture.pix_fmt) else "444"
     back = ["zscale=t=bt709:m=bt709:r=tv", f"format=yuv{chroma}p10le"]
     return [params, *pressed, *back], [f"its HDR light ({HDR[picture.transfer]}) is tone-mapped to a standard range"]
-
-
-def opaque(picture: Picture) -> Mending:
-    if not picture.alpha:
-        return [], []
-    return [OVER_BLACK], ["transparent parts, if any, are shown on black"]
 
 
 def coloured(format: Format, picture: Picture) -> Format:

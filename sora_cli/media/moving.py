@@ -58,7 +58,7 @@ class Shared:
         options = [f"--res {made.seen[0]}x{made.seen[1]}"] * small + [f"--fps {made.fps:g}"] * slow
         return f"{name}: for sharing, {' and '.join(changes)}; {' '.join(options)} keeps all" if changes else ""
 
-    def filters(self, made: Format, most: int = 8) -> list[str]:
+    def filters(self, made: Format, most: int) -> list[str]:
         """From frames as they were made to those that are written, in RGB of at most so many bits."""
         above, below = self.keep.as_integer_ratio()
         thinned = [f"select='lt(mod(n*{above},{below}),{above})'", f"settb={1 / self.format.rate}", "setpts=N",

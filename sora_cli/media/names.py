@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from sora_cli.errors import SoraError
@@ -66,9 +67,9 @@ def check_sequence(name: str) -> None:
     numbers = sequence.numbers()
     if not numbers:
         raise SoraError(f"there is no file {name}, and no numbered images like {sequence.path(1)}")
-    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if len(numbers) <= numbers[-1] else []
-    if missing:
-        raise SoraError(f"{sequence.path(missing[0])} is missing between {numbers[0]} and {numbers[-1]}")
+    for before, after in pairwise(numbers):
+        if after > before + 1:
+            raise SoraError(f"{sequence.path(before + 1)} is missing between {numbers[0]} and {numbers[-1]}")
 
 
 def same_file(a: str, b: str) -> bool:

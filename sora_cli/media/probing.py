@@ -26,10 +26,11 @@ TEXT_ART = ("ansi", "bintext", "xbin", "idf")    # what ffmpeg makes of a text f
 LISTS = ("hls", "concat", "dash", "imf")  # name other files, which may change by themselves
 FEW_BYTES = 64                   # of a frame; files with fewer are looked at before they are believed
 RAW = ("h264", "hevc", "vvc", "obu", "ivf", "m4v", "mpegvideo")  # streams that have no times, or only counts of frames
-PAUSE = 1.5                      # times the median: longer is no gap between frames as usual
+PAUSE = 1.5                      # times the median gap between frames: a longer one is a pause
 UNSAID = -(2**62)                # ticks: smaller is no time (AV_NOPTS_VALUE)
 STEADY_TICKS = 2.5               # by how much times may differ that were rounded to ticks, ...
-MILLISECONDS, NEAR = 1.5e-3, 0.01  # ... and in seconds, to milliseconds before they came to a finer clock (FLV, MKV)
+MILLISECONDS = 1.5e-3            # ... or, in seconds, to milliseconds before they came to a finer clock (FLV, MKV)
+NEAR = 0.01                      # share by which a nominal rate may then differ from that of the times
 LOOK, WOVEN = 48, 4              # first frames that are looked at; so many woven ones to one that is whole
 LONG, SPARSE = 1800.0, 10.0      # seconds that nobody shows one frame for, or each of many
 # Of frames that nowhere say where they end, only what is left over shows that they were read wrongly. Some encoders
@@ -75,11 +76,11 @@ class Picture:
     height: int
     fps: float                   # on the average
     nominal: float               # frames come at multiples of this
-    measured: bool = False       # the rates, by the times of frames, since ffmpeg does not know them
-    usual: float = 0.0           # between pauses, where `nominal` is a clock's; 0 if that is not known
     matrix: str | None = None
     primaries: str | None = None
     transfer: str | None = None
+    measured: bool = False       # the rates, by the times of frames, since ffmpeg does not know them
+    usual: float = 0.0           # between pauses, where `nominal` is a clock's; 0 if that is not known
     fields: str | None = None    # `tff` or `bff`, which of two fields comes first; "" of whole frames; None: unsaid
     metadata: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0         # as the file says, 0 if it does not
@@ -105,7 +106,7 @@ class Picture:
 
     @property
     def ticking(self) -> bool:
-        """Whether `nominal` is the rate of a clock, of which frames come at few of the ticks."""
+        """Whether `nominal` is the rate of a clock that ticks far more often than frames come."""
         return self.nominal > min(2 * self.fps, FASTEST_NOMINAL)
 
     @property
@@ -234,9 +235,8 @@ def described(found: subprocess.CompletedProcess[str], name: str) -> Picture:
         raise Failed(f"{name} is not a readable video")
     if max(picture.width, picture.height) > LARGEST:
         raise TooLarge(f"{name} is {picture.width}x{picture.height}; up to {LARGEST}x{LARGEST} can be read")
-    sounds, others = parse_others(output)
-    seconds = seconds_of(output)
-    return replace(picture, start=start_of(streams[0], output), seconds=seconds, sounds=sounds, others=others)
+    start, (sounds, others) = start_of(streams[0], output), parse_others(output)
+    return replace(picture, start=start, seconds=seconds_of(output), sounds=sounds, others=others)
 
 
 def count_packets(picture: Picture, words: list[str], name: str, times: Times) -> int | None:
@@ -298,9 +298,11 @@ def steadied(picture: Picture, times: Times) -> Picture:
     if spread <= STEADY_TICKS * tick:
         return replace(picture, fps=fps, nominal=fps, measured=True)
     found = picture if picture.fps else replace(picture, fps=fps, nominal=1 / min(gaps), measured=True)
-    between = [gap for gap in gaps if gap < PAUSE * median(gaps)]
-    usual = max(fps, min(FASTEST_NOMINAL, len(between) / sum(between)))
-    return replace(found, usual=usual) if found.ticking else found
+    if not found.ticking:
+        return found
+    pause = PAUSE * median(gaps)
+    between = [gap for gap in gaps if gap < pause]
+    return replace(found, usual=max(fps, min(FASTEST_NOMINAL, len(between) / sum(between))))
 
 
 def start_of(line: str, output: str) -> float:
@@ -361,10 +363,9 @@ def parse_stream(container: str, line: str, metadata: dict[str, str]) -> Picture
     if container == "dv" and nominal:  # of which ffmpeg tells the ticks of the clock
         fps = nominal
     fields = next((FIELDS[word] for word in words if word in FIELDS), None)
-    return Picture(
-        container, match[1], match[2], int(match[4]), int(match[5]), fps, nominal,
-        False, 0.0, *colours(words), fields=fields, metadata=metadata,
-    )  # fmt: skip
+    width, height = int(match[4]), int(match[5])
+    return Picture(container, match[1], match[2], width, height, fps, nominal, *colours(words), fields=fields,
+                   metadata=metadata)  # fmt: skip
 
 
 def colours(words: list[str]) -> tuple[str | None, str | None, str | None]:

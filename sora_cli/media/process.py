@@ -80,12 +80,10 @@ def start(
 
 def complaints(stderr: str) -> list[str]:
     """The error lines of ffmpeg's stderr; all that are there if it prints no levels."""
-    spoken = stderr.splitlines()
-    levels = [LEVEL.match(line) for line in spoken]
-    if not any(levels):
-        return spoken
-    pairs = zip(spoken, levels, strict=True)
-    return [line for line, level in pairs if level and (level[1] in SERIOUS or DAMAGED in line)]
+    found = [(line, level) for line in stderr.splitlines() if (level := LEVEL.match(line))]
+    if not found:
+        return stderr.splitlines()
+    return [line for line, level in found if level[1] in SERIOUS or DAMAGED in line]
 
 
 def finished(command: list[str], feed: bytes = b"") -> subprocess.CompletedProcess[str]:
@@ -115,11 +113,7 @@ class Through(io.RawIOBase):
     """
 
     def __init__(
-        self,
-        command: list[str],
-        feed: Iterable[bytes | memoryview] | None,
-        blame: str,
-        fatal: str,
+        self, command: list[str], feed: Iterable[bytes | memoryview] | None, blame: str, fatal: str
     ) -> None:
         self.command, self.blame, self.fatal = command, blame, fatal
         self.log = self.said = ""        # what ffmpeg printed, and complained of, when all has been read
@@ -199,16 +193,11 @@ class Through(io.RawIOBase):
         self.complaints.close()
 
 
-def buffered(through: Through) -> io.BufferedReader:
-    """The same, buffered: read(n), readline() and readinto() return everything requested, or all that is left."""
-    return io.BufferedReader(through, BLOCK)
-
-
 def pieces(
     command: list[str], size: int, blame: str, feed: Iterable[bytes | memoryview] | None = None, fatal: str = ""
 ) -> Iterator[bytes]:
     """What an ffmpeg command writes, in pieces of so many bytes; see `Through`."""
     with closing(Through(command, feed, blame, fatal)) as through:
-        stream = buffered(through)
+        stream = io.BufferedReader(through, BLOCK)
         while len(piece := stream.read(size)) == size:
             yield piece

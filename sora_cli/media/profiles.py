@@ -4,7 +4,7 @@ phones in Display P3, scans, prints in CMYK), or of kinds that it takes for othe
 import io
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -31,17 +31,16 @@ def space_of(image: Image.Image) -> str:
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     """A picture upright and in sRGB, and the name of the space that it was in; "" if that is sRGB, or is not known."""
-    upright = ImageOps.exif_transpose(image)  # first, since what is converted has no EXIF
-    if not (name := space_of(image)):
-        return upright, ""
     from PIL import ImageCms
 
-    try:
-        space, srgb = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])), ImageCms.createProfile("sRGB")
-        found = ImageCms.profileToProfile(upright, space, srgb, outputMode=MODES[image.mode])
-    except ImageCms.PyCMSError:  # it is of another kind of pixels
-        return upright, ""
-    return (found, name) if found else (upright, "")
+    upright = ImageOps.exif_transpose(image)  # first, since what is converted has no EXIF
+    if name := space_of(image):
+        with suppress(ImageCms.PyCMSError):  # it is of another kind of pixels
+            space = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            srgb = ImageCms.createProfile("sRGB")
+            if found := ImageCms.profileToProfile(upright, space, srgb, outputMode=MODES[image.mode]):
+                return found, name
+    return upright, ""
 
 
 def misread(image: Image.Image) -> str | None:
@@ -52,15 +51,15 @@ def misread(image: Image.Image) -> str | None:
 
 @contextmanager
 def in_srgb(path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A file with a picture that ffmpeg reads as it is, upright, and notes on what it was; the file itself if it is
-    one, moves, or cannot be read here."""
+    """A file with an upright picture that ffmpeg reads in the right colours, and notes on what was changed; the file
+    itself if it is one, moves, or cannot be read here."""
     upright, notes = None, []
     try:
         with Image.open(path) as image:
             moves, mode = getattr(image, "is_animated", False) and image.format not in UNMOVED, misread(image)
             if not moves and (space_of(image) or mode):
-                upright, name = to_srgb(image)
-                upright = upright.convert(mode) if mode else upright
+                made, name = to_srgb(image)
+                upright = made.convert(mode) if mode else made if name else None
                 notes = [f"its colours are converted from {name} to sRGB"] if name else []
             if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
                 notes.append(f"the first of its {pages} pages is read")
@@ -70,5 +69,5 @@ def in_srgb(path: Path) -> Iterator[tuple[Path, list[str]]]:
         yield path, notes
         return
     with tempfile.TemporaryDirectory() as folder:
-        upright.save(made := Path(folder) / "srgb.png", icc_profile=None)
-        yield made, notes
+        upright.save(file := Path(folder) / "srgb.png", icc_profile=None)
+        yield file, notes

@@ -30,24 +30,18 @@ SILENT = ("-f", "mp4")           # pictures until their sound is laid beside the
 SUFFIXES = (*VIDEOS, ".y4m", *MOVING_IMAGES, ".png")
 
 
-def open_sink(
-    name: str,
-    format: Format,
-    metadata: Mapping[str, object] | None = None,
-    loops: int = 0,
-    force: bool = False,
-    sound: Soundtrack | None = None,
-    shared: Shared | None = None,
-) -> Sink:
+def open_sink(name: str, format: Format, metadata: Mapping[str, object] | None = None, loops: int = 0,
+              force: bool = False, sound: Soundtrack | None = None, shared: Shared | None = None) -> Sink:  # fmt: skip
     """An output by its name: `-` (y4m), a video, a moving image, a PNG for one frame, `a%05d.png` for all of them.
 
     Moving images play `loops` times, 0 is for ever, and are as `shared` says; videos have what `sound` holds after the
     last frame. SoraError, before anything is written, for what cannot be: an unknown suffix, an odd size in H.264,
     numbered images that are there already (unless `force`).
     """
-    check_name(name)
     if name == STREAM:
         return StreamSink(standard_output(), format)
+    if ending(name) not in SUFFIXES:
+        raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     path, suffix, sequence = Path(name), ending(name), sequence_of(name)
     check_format(path, shared.format if shared else format)
     if suffix == ".y4m":
@@ -66,12 +60,6 @@ def video(path: Path, format: Format, metadata: Mapping[str, object], sound: Sou
     if any(map(too_long, metadata.values())):
         sink.notes.append(f"{path} does not hold how it was made, which is too long for it")
     return sink
-
-
-def check_name(name: str) -> None:
-    """Refuse an output with an unknown extension."""
-    if name != STREAM and ending(name) not in SUFFIXES:
-        raise SoraError(f"cannot write {name}: the name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
 def holds_sound(name: str) -> bool:

@@ -12,7 +12,6 @@ from sora_cli.media.probing import parse_listing
 from sora_cli.media.process import LOCAL, QUIET, as_file, ffmpeg, finished
 
 FADE = 0.02                      # seconds: what it takes to have no click where sound begins or ends
-USUAL_RATE = 48000
 # samples at a steady rate from the first of the file on; what is missing in between is silence
 STEADY = "aresample={rate}:async=1:min_hard_comp=0.01:first_pts=0"
 # channels that encoders have an order for; others are mixed into the nearest of these
@@ -31,7 +30,7 @@ class Sound:
     """The first sound track of a file. `start`: seconds of the file at which its pictures begin, if that is known."""
 
     path: str
-    rate: int = USUAL_RATE
+    rate: int
     start: float | None = None
 
     @cached_property
@@ -45,8 +44,7 @@ class Sound:
 
     def firsts(self, *wanted: str) -> tuple[float, float]:
         """When the first picture and the first sound come, where what is wanted is all that is read; 0 if it is not."""
-        command = [ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted]
-        found = finished(command)
+        found = finished([ffmpeg(), *QUIET, "-loglevel", "quiet", *LOCAL, "-i", as_file(self.path), *wanted])
         return first(found.stdout), first(found.stderr)
 
 
@@ -113,5 +111,5 @@ def stretch(clip: Clip, frames: int, fps: Fraction, rate: int) -> str:
         chain.append(f"afade=in:d={short:.6f}")
     if clip.start + clip.count < frames:
         chain.append(f"afade=out:st={length - short:.6f}:d={short:.6f}")
-    # the times of what it delays are lost in adelay where the first samples were cut off
+    # adelay loses the times of what it delays where the first samples were cut off
     return ",".join([*chain, f"adelay={round(clip.start / fps * rate)}S:all=1", "asetpts=N/SR/TB"])

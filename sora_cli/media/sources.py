@@ -6,10 +6,11 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, partial
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -24,16 +25,15 @@ from sora_cli.media.kinds import IMAGES, ending
 from sora_cli.media.mending import coloured, mending, planes_of, whole
 from sora_cli.media.names import STREAM, check_input, sequence_of
 from sora_cli.media.probing import LONG, SPARSE, STRICT, USUAL_FPS, Picture, describe, looked_at, too_long, woven
-from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, buffered, ffmpeg, file_of, rational
+from sora_cli.media.process import BLOCK, CHECKED, LOCAL, Y4M_IN, Through, as_file, ffmpeg, file_of, rational
 from sora_cli.media.profiles import in_srgb
 from sora_cli.media.retiming import Retiming
 from sora_cli.media.sound import STEADY, Sound
 from sora_cli.media.y4m import FASTEST, MAGIC, Format, Size
 
-CUT_OFF = "partial file"
+FATAL = r"partial file|\[Eval @ "  # a file that is cut off; how ffmpeg begins what BELIEVABLE prints
 RESIZED = r"Reconfiguring filter graph because .* (\d+x\d+)"
 UNEVEN = r"^\[Parsed_fps_.* (\d+) frames dropped, (\d+) frames duplicated"
-LATE = r"\[Eval @ "              # how ffmpeg begins what BELIEVABLE prints
 # Whatever was known before: a frame that is shown too late (see `count_packets`) follows the one before it at once, so
 # that nothing is filled up, and its time is printed as an error, once.
 BELIEVABLE = (rf"setpts='if(gt(T-PREV_OUTT\,{LONG})+gt(T\,{LONG})*gt(T\,{SPARSE}*(N+1))\,"
@@ -53,8 +53,8 @@ Started = tuple[Format, Iterator[bytes], Through]
 
 
 @dataclass(eq=False)
-class Source:
-    """The raw frames of one input, one by one and once: an iterator and a context manager.
+class Source(Iterator[bytes], AbstractContextManager["Source"]):
+    """The raw frames of one input, one by one and once.
 
     `format` says what a frame is, `notes` what was changed on the way (a variable rate, transparency), `metadata`
     are the tags of a file, `sound` is its first sound track. The first frame is read at the start, so that what cannot
@@ -103,28 +103,16 @@ class Source:
         self.notes.append(note)
         self.listener(f"{self.name}: {note}")
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
     def __next__(self) -> bytes:
         return next(self.raw)
-
-    def __enter__(self) -> "Source":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.held.close()
 
 
-def open_source(
-    name: str,
-    size: Size | None = None,
-    fps: float | None = None,
-    input_size: Size | None = None,
-    input_fps: float | None = None,
-    stream: IO[bytes] | None = None,
-    rgb: bool = False,
-) -> Source:
+def open_source(name: str, size: Size | None = None, fps: float | None = None, input_size: Size | None = None,
+                input_fps: float | None = None, stream: IO[bytes] | None = None,
+                rgb: bool = False) -> Source:  # fmt: skip
     """The frames of a file, of numbered images (`a%05d.png`) or of standard input (`-`; `stream` stands for it).
 
     Without `size` and `fps` they come as they are. `input_size` and `input_fps` say that the input is rgb24 without
@@ -293,16 +281,16 @@ class Opening:
 
     def run(self, command: list[str], feed: Iterator[bytes] | None = None) -> Started | None:
         """Start a command that writes y4m; its header and its frames, None if there are none."""
-        through = Through(command, feed, f"{self.name} is not a readable video", f"{CUT_OFF}|{LATE}")
+        through = Through(command, feed, f"{self.name} is not a readable video", FATAL)
         self.held.callback(through.close)
-        stream = buffered(through)
+        stream = BufferedReader(through, BLOCK)
         if not stream.peek(1):
             return None
         format = self.read_format(stream)
         return (format, y4m.read_frames(stream, format, self.name), through) if stream.peek(1) else None
 
     def read_format(self, stream: IO[bytes], start: bytes = b"") -> Format:
-        """The same as of y4m, with errors that name the input."""
+        """`y4m.read_format`, with errors that name the input."""
         try:
             return y4m.read_format(stream, start)
         except SoraError as error:
@@ -312,8 +300,7 @@ class Opening:
         """The constant rate in the words of the fps filter, and a note if the video's own varies."""
         clock = picture.varies and picture.ticking
         rate = self.fps or (picture.usual or picture.fps if clock else picture.nominal)
-        varying = f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"
-        notes = [varying] * picture.varies
+        notes = [f"its frame rate varies; read at a constant {counted(float(rate), 'frame')} a second"] * picture.varies
         if self.fps:
             fast = not picture.is_image and picture.fps > FASTEST
             return rational(rate), [*notes, *[f"it says that it has {picture.fps:g} frames a second"] * fast]

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -24,7 +24,7 @@ MOST_TAG = 120_000  # bytes; Linux passes on 131,072 of one word
 MP4 = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
 
 
-class Sink:
+class Sink(AbstractContextManager["Sink"]):
     """Takes raw frames of one format and leaves a whole output, or none: `part` becomes `path` when the block ends
     well, and nothing is left when it does not. `waited` are the seconds spent on writing; `notes` say what is odd."""
 
@@ -32,9 +32,6 @@ class Sink:
         self.path, self.part, self.format = path, part_of(path), format
         self.waited, self.frames = 0.0, 0
         self.notes: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def write(self, raw: bytes) -> None:
         assert len(raw) == self.format.frame_bytes, (len(raw), self.format)
@@ -96,8 +93,7 @@ class FileSink(Sink):
     def put(self, raw: bytes) -> None:
         assert self.process.stdin
         try:
-            for piece in self.pieces(raw):
-                self.process.stdin.write(piece)
+            self.process.stdin.writelines(self.pieces(raw))
         except BrokenPipeError:
             self.give_up()
 
@@ -155,8 +151,9 @@ def write_moving(path: Path | str, frames: Sequence[Frame], seconds: float) -> N
 
 def is_preview(path: Path) -> bool:
     """Whether `write_moving` wrote a file."""
-    with suppress(OSError):
-        return path.read_bytes().endswith(PREVIEW)
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-len(PREVIEW), os.SEEK_END)  # OSError of a shorter file
+        return file.read() == PREVIEW
     return False
 
 

@@ -19,13 +19,12 @@ LARGEST = 8192                   # pixels along a side
 SLOWEST, FASTEST = Fraction(1, 1800), 240        # frames per second; nobody shows one for longer than half an hour
 
 DEPTHS = ("p9", "p10", "p12", "p14", "p16")
-GREYS = ("9", "10", "12", "16")
 # C tag -> the name of ffmpeg
 PIX_FMTS = {
     **dict.fromkeys(("420", "420jpeg", "420mpeg2", "420paldv"), "yuv420p"),
     **{"411": "yuv411p", "422": "yuv422p", "444": "yuv444p", "444alpha": "yuva444p", "mono": "gray"},
     **{f"{chroma}{depth}": f"yuv{chroma}{depth}le" for chroma in ("420", "422", "444") for depth in DEPTHS},
-    **{f"mono{depth}": f"gray{depth}le" for depth in GREYS},
+    **{f"mono{depth}": f"gray{depth}le" for depth in ("9", "10", "12", "16")},
 }
 CHROMA_STEPS = {"420": (2, 2), "411": (4, 1), "422": (2, 1), "444": (1, 1)}      # pixels to a chroma sample
 # by ffmpeg's names: how colour was taken apart, and which primaries and transfer come with it by default

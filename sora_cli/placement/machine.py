@@ -126,11 +126,11 @@ def quota(group: Path) -> float | None:
     return longest / period if longest and period else None
 
 
-def busy(root: Path = Path("/"), seconds: float = SAMPLED) -> float:
+def busy(root: Path = Path("/")) -> float:
     """How many of its processors others keep busy at this moment, while this process sleeps; 0 where the system does
     not say (all but Linux). The load average is of no use: it holds what was before, our own last run among it."""
     before = ticks(root)
-    time.sleep(seconds if before else 0)
+    time.sleep(SAMPLED if before else 0)
     spent = [(after[0] - was[0], after[1] - was[1]) for was, after in zip(before, ticks(root), strict=False)]
     return sum(1 - idle / total for idle, total in spent if total > 0)
 

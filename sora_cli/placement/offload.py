@@ -212,13 +212,10 @@ class FromDisk(nn.Module):
     which type they are to be."""
 
     def __init__(
-        self,
-        blocks: Iterable[nn.Module],
-        locations: list[dict[str, tuple[Stored, torch.dtype]]],
-        device: torch.device,
+        self, blocks: list[nn.Module], locations: list[dict[str, tuple[Stored, torch.dtype]]], device: torch.device
     ) -> None:
         super().__init__()
-        self.blocks, self.locations, self.device = list(blocks), locations, device
+        self.blocks, self.locations, self.device = blocks, locations, device
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -253,20 +250,13 @@ class Rows(nn.Module):
         return torch.stack([read(self.table.row(number), self.dtype, self.device) for number in tokens.tolist()])
 
 
-def leave_on_disk(
-    network: nn.Module,
-    at: str,
-    locations: Mapping[str, Stored],
-    dtype: torch.dtype,
-    device: torch.device,
-    keep: Callable[[str], bool] = never,
-) -> dict[str, Stored]:
+def leave_on_disk(network: nn.Module, at: str, locations: Mapping[str, Stored], dtype: torch.dtype,
+                  device: torch.device, keep: Callable[[str], bool] = never) -> dict[str, Stored]:  # fmt: skip
     """Put `FromDisk` in the place of the list of blocks called `at`; returns where all other parameters lie."""
     blocks, rest = list(network.get_submodule(at).children()), dict(locations)
     of_block: list[dict[str, tuple[Stored, torch.dtype]]] = []
     for number, block in enumerate(blocks):
         full = {name: f"{at}.{number}.{name}" for name, _ in block.named_parameters()}
-        kinds = {name: torch.float32 if keep(full[name]) else dtype for name in full}
-        of_block.append({name: (rest.pop(full[name]), kinds[name]) for name in full})
+        of_block.append({name: (rest.pop(key), torch.float32 if keep(key) else dtype) for name, key in full.items()})
     replace(network, at, FromDisk(blocks, of_block, device))
     return rest

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sora_cli.files import quantised
 from sora_cli.files.blocks import unpacked
-from sora_cli.files.headers import NUMBERS, Stored, WeightDelta
+from sora_cli.files.headers import NUMBERS, Stored
 from sora_cli.files.published import never
 from sora_cli.placement import offload
 from sora_cli.placement.sizes import UNPACKED
@@ -110,12 +110,10 @@ def pack(
 
 
 def stays(stored: Stored) -> bool:
-    return quantised.packable(stored) and all(map(lies_beside, stored.changes))
-
-
-def lies_beside(change: WeightDelta) -> bool:
-    """Whether a change is a LoRA's factors, of a type that float32 holds exactly."""
-    return isinstance(change, LowRank) and {change.down.dtype, change.up.dtype} <= NUMBERS.keys()
+    """Whether it is packed, and all its changes are a LoRA's factors of types that float32 holds exactly."""
+    return quantised.packable(stored) and all(
+        isinstance(change, LowRank) and {change.down.dtype, change.up.dtype} <= NUMBERS.keys()
+        for change in stored.changes)  # fmt: skip
 
 
 def parts_of(stored: Stored) -> Iterator[tuple[str, Stored]]:

@@ -183,7 +183,7 @@ def tokens(caption: str) -> list[str]:
 def _spaced(letter: str) -> str:
     """A letter of a word, an emoji as a word of its own, or what is between words."""
     kind = unicodedata.category(letter)
-    if kind[0] in "LMN" or letter == "'" or _FLAG.fullmatch(letter * 2):
+    if kind[0] in "LMN" or letter == "'" or "\U0001f1e6" <= letter <= "\U0001f1ff":  # of a flag
         return letter
     return f" {letter} " if kind == "So" else "" if kind == "Cf" else " "
 

@@ -25,10 +25,10 @@ COVERED = 0.15  # of a cell, from which on it is the subject's
 
 
 @torch.no_grad()
-def field(scenes: Sequence[Scene], times: Tensor, height: int, width: int, device: str | torch.device =
-"cpu") -> Tensor:
-    """Cover, u and v of the first and the second subject at times [B, T] in seconds: [B, T, 2, 3, H / 16, W
-    / 16]. Where a subject is not, all three are 0."""
+def field(scenes: Sequence[Scene], times: Tensor, height: int, width: int,
+          device: str | torch.device = "cpu") -> Tensor:
+    """Cover, u and v of the first and the second subject at times [B, T] in seconds: [B, T, 2, 3, H / 16, W / 16].
+    Where a subject is not, all three are 0."""
     assert height % STRIDE == 0 and width % STRIDE == 0, f"{width}x{height} is no whole number of cells"
     B, T = times.shape
     seconds = times.double().cpu().numpy()

@@ -85,16 +85,3 @@ def drift(x: Tensor, slices: int) -> list[float]:
     parts = x.tensor_split(slices, dim=1)
     colours = torch.stack([reduce(part, "b t c h w -> b c", "mean") for part in parts])
     return (colours - colours[0]).norm(dim=-1).mean(1).tolist()
-
-
-def frechet(x: Tensor, y: Tensor, dimensions: int = 24) -> float:
-    """Fréchet distance of two clouds of features [N, D] as Gaussians (Heusel et al. 2017), in the leading principal
-    directions of the second, so that fewer samples than features will do."""
-    x, y = x.double(), y.double()
-    centre = y.mean(0)
-    _, _, directions = torch.linalg.svd(y - centre, full_matrices=False)
-    one, other = (((v - centre) @ directions[:dimensions].T) for v in (x, y))
-    covariances = [v.T.cov().reshape(v.shape[1], v.shape[1]) for v in (one, other)]
-    root = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp_min(0).sqrt().sum()
-    apart = (one.mean(0) - other.mean(0)).square().sum()
-    return float(apart + sum(c.trace() for c in covariances) - 2 * root)

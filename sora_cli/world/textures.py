@@ -17,8 +17,7 @@ _MARGIN = 1.3                      # an image is this much larger than what is s
 def generic(n: int, frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """n clips [n, frames, 3, H, W] in [0, 1] on the generator's device, each of a random kind."""
     seeds = torch.randint(2**31, (n,), generator=generator, device=generator.device).tolist()
-    clips = [_clip(Random(seed), frames, height, width, generator.device) for seed in seeds]
-    return torch.stack(clips)
+    return torch.stack([_clip(Random(seed), frames, height, width, generator.device) for seed in seeds])
 
 
 def image(rng: Random, height: int, width: int) -> Tensor:

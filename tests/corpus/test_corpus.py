@@ -802,6 +802,21 @@ def test_pictures_in_srgb_stay_as_they_are(profile: bytes | None, tmp_path: Path
     assert (footage.read_image(tmp_path / "a.png") == [234, 51, 35]).all()
 
 
+def test_a_profile_of_another_kind_of_pixels_is_passed_over(tmp_path: Path) -> None:
+    Image.new("CMYK", (64, 48), (0, 200, 40, 10)).save(tmp_path / "a.jpg", icc_profile=wide("Display P3"))
+    _, [frame], notes = read(tmp_path / "a.jpg")
+    assert np.abs(frame.astype(int) - footage.read_image(tmp_path / "a.jpg")).max() < 6
+    assert not any("converted" in note for note in notes)
+
+
+def test_a_rate_between_pauses_is_found_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(probing, "median", lambda gaps: asked.append(len(gaps)) or sorted(gaps)[len(gaps) // 2])
+    times = [second + frame / 20 for second in range(0, 40, 2) for frame in range(20)]
+    picture = probing.Picture("matroska,webm", "h264", "yuv420p", 64, 48, fps=10, nominal=1000)
+    assert probing.steadied(picture, lambda: (times, 1e-3)).usual == pytest.approx(20) and asked == [len(times) - 1]
+
+
 def test_a_picture_that_its_decoder_gives_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders of pictures raise what they like; what is wrong is said by the reader."""
     def fails(*_: object) -> None:

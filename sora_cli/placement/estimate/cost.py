@@ -37,14 +37,10 @@ class Plan(Protocol):
     def windows(self) -> Sequence[Window]: ...
 
     @property
-    def latents(self) -> int:
-        """Latent frames of the whole video."""
-        ...
+    def latents(self) -> int: ...  # latent frames of the whole video
 
     @property
-    def longest(self) -> int:
-        """The most latent frames that the model sees at once, end pictures among them."""
-        ...
+    def longest(self) -> int: ...  # latent frames that the model sees at once at the most, end pictures among them
 
 
 @dataclass(frozen=True)
@@ -64,39 +60,20 @@ PLAIN = Pictures()
 class Writing:
     """What it takes to write the frames of a shot."""
 
-    shot: Shot
-    pictures: Pictures
-    decoded: int                   # pixels of a frame as it comes from the decoder
+    seconds: dict[str, float]      # by part
+    memory: float                  # bytes of the interpolation, which runs beside the decoder
+    disk: float                    # bytes of the file
 
-    @property
-    def frames(self) -> int:
-        return self.pictures.shown or self.shot.frames
 
-    @property
-    def pixels(self) -> int:
-        """Of the file."""
-        return self.frames * self.shot.width * self.shot.height
-
-    @property
-    def interpolated(self) -> int:
-        """Pixels of an interpolated frame: full size beside given frames, else as decoded; 0 if none is."""
-        size = self.shot.width * self.shot.height if self.pictures.given else self.decoded
-        return size if self.pictures.interpolates else 0
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        between = {"interpolation": INTERPOLATE * self.frames * self.interpolated} if self.interpolated else {}
-        return between | {"encoder": ENCODE * self.pixels}
-
-    @property
-    def memory(self) -> float:
-        """Bytes of the interpolation, which runs beside the decoder."""
-        return INTERPOLATED * self.interpolated
-
-    @property
-    def disk(self) -> float:
-        """Bytes of the file."""
-        return BITS * self.pixels / 8
+def writing_of(shot: Shot, pictures: Pictures, decoded: int) -> Writing:
+    """Where a frame has so many pixels as it is decoded. Interpolated frames have full size beside given ones."""
+    frames, size = pictures.shown or shot.frames, shot.width * shot.height
+    pixels, interpolated = frames * size, 0
+    seconds = {"encoder": ENCODE * pixels}
+    if pictures.interpolates:
+        interpolated = size if pictures.given else decoded
+        seconds = {"interpolation": INTERPOLATE * frames * interpolated} | seconds
+    return Writing(seconds, INTERPOLATED * interpolated, BITS * pixels / 8)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sora_cli import geometry
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
 from sora_cli.files.weights import Header
-from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, Writing
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, writing_of
 from sora_cli.placement.memory import PROGRAM
 from sora_cli.placement.sizes import ENCODER, ENCODER_PIXEL, FLOAT32
 from sora_cli.registry import Entry
@@ -60,7 +60,7 @@ def estimate(plan: Plan, model: Model, rate: float, size: int, device: str = "cp
     products = runs * sum(products_of(model.dit, config, patches, window) for window in windows)
     attention = runs * sum(attention_of(config, patches, window) for window in windows)
     decoding = shot.frames * decoding_of(model.vae, patches)
-    writing = Writing(shot, pictures, zoom_of(model.vae) ** 2 * canvas.crop_width * canvas.crop_height)
+    writing = writing_of(shot, pictures, zoom_of(model.vae) ** 2 * canvas.crop_width * canvas.crop_height)
     memory = memory_of(plan, model, size) | {"interpolation": writing.memory}
     return Estimate(
         shot.model, device, len(windows), plan.latents, largest(model, plan),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sora_cli.models.wan.configs import CONTEXT
 from sora_cli.placement import memory, sizes
-from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, Writing
+from sora_cli.placement.estimate.cost import PLAIN, START, Estimate, Pictures, Plan, writing_of
 from sora_cli.placement.estimate.throughput import Rates
 from sora_cli.placement.machine import Free
 from sora_cli.placement.memory import Placement
@@ -53,16 +53,18 @@ def estimate(plan: Plan, rates: Rates, free: Free, size: int, mode: str = "auto"
     needs = memory.needs_of(entry, canvas, plan.longest, plan.latents, size, half, shot.loras, draft)
     placement = memory.choose(needs, free, mode)
     work = Work(shot, windows, needs, placement, experts, entry.usage.conditioned, pictures.draft)
-    writing, peak = Writing(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
+    writing, peak = writing_of(shot, pictures, canvas.crop_width * canvas.crop_height), dict(placement.peak)
     peak["decoding" if free.shared else "host"] += writing.memory
+    host = peak.pop("host")
+    stored = float(next((part.bytes for part in entry.parts if part.role == "dit"), 0))  # 0: it is not said how large
     return Estimate(
         entry.name, free.kind, len(windows), plan.latents, needs.tokens, shot.steps * len(windows),
         work.products, work.attention, work.decoding,
-        memory={stage: bytes for stage, bytes in peak.items() if stage != "host"},
-        peak=max(bytes for stage, bytes in peak.items() if stage != "host"),
-        host=0 if free.shared else peak["host"],
+        memory=peak,
+        peak=max(peak.values()),
+        host=0 if free.shared else host,
         disk={"latents": FLOAT32 * plan.latents * needs.numbers, "video": writing.disk},
-        seconds=seconds_of(work, rates, free, weights_of(entry)) | {"start": START} | writing.seconds,
+        seconds=seconds_of(work, rates, free, stored) | {"start": START} | writing.seconds,
         reading=work.reading,
         experts=experts if len(experts) > 1 else (),
         switches=work.loads - 1 if len(experts) > 1 else 0,
@@ -83,11 +85,6 @@ def steps_of(entry: Entry, shot: Shot) -> tuple[int, ...]:
     return high, shot.steps - high
 
 
-def weights_of(entry: Entry) -> float:
-    """Bytes of one transformer's files, where it is said how large they are; else 0."""
-    return float(next((part.bytes for part in entry.parts if part.role == "dit"), 0))
-
-
 # ---- work -------------------------------------------------------------------------------------------------
 
 
@@ -99,19 +96,15 @@ class Work:
     windows: Sequence[Window]
     needs: Needs
     placement: Placement
-    experts: tuple[int, ...] = ()  # steps of each of two transformers
-    conditioned: bool = False  # whether what is given is encoded for every window
-    draft: bool = False  # whether the tiny decoder decodes
+    experts: tuple[int, ...]  # steps of the only transformer, or of each of two
+    conditioned: bool  # whether what is given is encoded for every window
+    draft: bool  # whether the tiny decoder decodes
 
     @property
     def passes(self) -> int:
         """Of the transformers through a window; guidance takes two a step."""
-        steps = self.experts or (self.shot.steps,)
-        return sum(count * (1 if one == 1 else 2) for count, one in zip(steps, self.shot.guidances, strict=False))
-
-    @property
-    def guided(self) -> bool:
-        return any(one != 1 for one in self.shot.guidances)
+        pairs = zip(self.experts, self.shot.guidances, strict=False)
+        return sum(count * (1 if one == 1 else 2) for count, one in pairs)
 
     @property
     def loads(self) -> int:
@@ -150,16 +143,14 @@ class Work:
     def texts(self) -> list[str]:
         """What is read: the prompts, and what not to show."""
         prompts = [self.shot.prompt, *(cue.prompt for cue in self.shot.cues)]
-        return [*prompts, self.shot.negative] if self.guided else prompts
+        guided = any(one != 1 for one in self.shot.guidances)
+        return [*prompts, self.shot.negative] if guided else prompts
 
     @property
     def reading(self) -> float:
         """As far as bytes tell how many tokens a text has."""
         lengths = (1 + len(text.encode()) // BYTES_A_TOKEN for text in self.texts())
         return sum(sizes.reading(self.needs.network.text, min(length, CONTEXT)) for length in lengths)
-
-
-# ---- time -------------------------------------------------------------------------------------------------
 
 
 def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[str, float]:
@@ -189,9 +180,6 @@ def seconds_of(work: Work, rates: Rates, free: Free, stored: float = 0) -> dict[
         "denoising": max(products + attention + passes * unpacking, passes * fetching),
         "decoding": work.decoding / (shares.decoding * decoder),
     }
-
-
-# ---- downloads --------------------------------------------------------------------------------------------
 
 
 def missing(entry: Entry) -> dict[str, float]:
