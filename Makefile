@@ -12,9 +12,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/sora-cli generate "a cat surfing" --seconds 20 --res 1280x720 -o demo.mp4 --force
 
-# Two processes of one thread each are quicker than one of two. In the order of their names: files of few tests, which
-# would come last, are the longest.
-WORKERS ?= 2
+# For two cores: processes of one thread each, and one more than cores, since some tests wait. In the order of their
+# names: files of few tests, which would come last, are the longest.
+WORKERS ?= 3
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
