@@ -248,8 +248,3 @@ def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if is_main():
             found[name] = gathered.cpu()
     return found
-
-
-def number(x: Tensor) -> float:
-    """A tensor of one number, which may be spread over the processes."""
-    return float(x.full_tensor() if isinstance(x, DTensor) else x)
