@@ -50,7 +50,6 @@ def plain(scene: Scene) -> Scene:
 
 
 def another(scene: Scene) -> Scene:
-    """The same scene with another subject."""
     names = list(SUBJECTS)
     return replace(scene, subject=names[(names.index(scene.subject) + len(names) // 2) % len(names)])
 

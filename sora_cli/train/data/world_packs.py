@@ -1,6 +1,6 @@
 """Training data of the world: packs of a sliding window of blocks of freshly drawn and encoded scenes.
 
-LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
+Block number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
 used several times; on a GPU `refresh_rate` can be raised until nothing is seen twice. The blocks of the window lie on
 disk as well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
@@ -95,7 +95,7 @@ class LatentCache:
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> LatentBatch:
-        """LatentBatch `number` in the shape that its number was first drawn with."""
+        """Block `number` in the shape that its number was first drawn with."""
         if number in self.blocks:
             return self.blocks[number]
         block = self.blocks[number] = self.load_or_draw(number, bucket)
@@ -233,7 +233,6 @@ class Schedule:
 
 
 def bucket_of(phase: Phase, rng: random.Random) -> Bucket:
-    """A shape to draw."""
     buckets, chances = zip(*phase.buckets, strict=True)
     bucket: Bucket = rng.choices(buckets, chances)[0]
     return bucket

@@ -88,7 +88,6 @@ def plain(video: Tensor, zoom: int) -> Footage:
 
 def dataset_clip(rng: random.Random, clips: int, frames: int, dataset: Dataset, device: torch.device,
                  zoom: int = 1) -> Footage:  # fmt: skip
-    """Crops of the source files of a dataset."""
     height, width = (zoom * size for size in CROP)
     return plain(dataset.frames(rng, clips, frames, height, width).to(device), zoom)
 

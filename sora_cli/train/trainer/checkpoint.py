@@ -105,7 +105,6 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
 
 
 def remove_all_but(last: Path) -> None:
-    """Remove all checkpoints of a run but one."""
     for other in checkpoints(last.parent):
         if other != last:
             remove(other)

@@ -76,7 +76,6 @@ def broadcast(value: float, device: torch.device) -> float:
 
 
 def any_rank(true: bool, device: torch.device) -> bool:
-    """Whether something is true in any process."""
     if world_size() == 1:
         return true
     shared = torch.tensor(float(true), device=device)

@@ -104,7 +104,6 @@ class Log:
         self.progress.console.print(f"[yellow]warning:[/] {escape(readable(text))}", highlight=False, soft_wrap=True)
 
     def sheet(self, path: Path, step: int) -> None:
-        """A sheet of samples was drawn."""
         self.plot()
         if self.board:
             from matplotlib.image import imread
