@@ -521,7 +521,9 @@ def test_what_an_index_or_a_manifest_says_is_not_believed(tmp_path: Path) -> Non
         built(tmp_path / "clips", out)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == whole, change
     manifest = whole["manifest.jsonl"].decode()
-    others = [manifest.replace(*pair) for pair in (('"image"', "5"), ('"first": 0', '"first": "0"'), ("96", "0"))]
+    pairs = [('"image"', "5"), ('"first": 0', '"first": "0"'), ("96", "0"), ("[0, 0, 0, 0]", "5"),
+             ("[0, 0, 0, 0]", "[0]"), ('"notes": []', '"notes": 5'), ('"notes": []', '"notes": [[]]')]  # fmt: skip
+    others = [manifest.replace(*pair) for pair in pairs]
     for line in ("{}", '{"file": "a.png"}', *others):
         (out / shards.MANIFEST).write_text(line)
         (out / shards.SCAN).write_text(line)

@@ -167,12 +167,17 @@ def is_sample(row: Row) -> bool:
     """Whether a row tells of a sample that lies in its dataset, and of a source in the folder of the clips."""
     if not holds(row, SAMPLE) or ".." in (row["shard"], *PurePath(row["file"]).parts):
         return False
-    sizes = all(are_sizes(row.get(key), count) for key, count in SIZES.items())
+    sizes = all(are_sizes(row.get(key), count) for key, count in SIZES.items()) and are_bars(row)
     return sizes and PurePath(row["shard"]).name == row["shard"] != "" and not PurePath(row["file"]).is_absolute()
 
 
-def are_sizes(value: object, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(type(size) is int and size > 0 for size in value)
+def are_sizes(value: object, count: int, least: int = 1) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= least for n in value)
+
+
+def are_bars(row: Row) -> bool:
+    """Whether a row's bars are four sizes; older rows have none."""
+    return "bars" not in row or are_sizes(row["bars"], 4, least=0)
 
 
 def lines_checksum(header: Row, rows: Iterable[Row]) -> int:

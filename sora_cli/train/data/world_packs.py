@@ -114,7 +114,7 @@ class LatentCache:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
-        with suppress(SoraError):  # none there, or gone just now by another process
+        with suppress(SoraError, LookupError, ValueError):  # none there, damaged, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             block = LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
                                 tensors["field"], json.loads(metadata["first"]))  # fmt: skip
@@ -204,11 +204,12 @@ GROWN = (  # for weights that know pictures already
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
-def begun(path: Path) -> list[int]:
-    """The packs that phases began with; SoraError if the file does not say so."""
+def begun(path: Path, most: int) -> list[int]:
+    """The packs that phases began with, at most so many; SoraError if the file does not say so."""
     with suppress(ValueError, RecursionError):
         found: list[int] = json.loads(path.read_text())
-        if isinstance(found, list) and found[:1] == [0] and all(type(pack) is int for pack in found):
+        whole = isinstance(found, list) and found[:1] == [0] and all(type(pack) is int for pack in found)
+        if whole and len(found) <= most:
             return found
     raise SoraError(f"{path} is damaged; start over with --fresh")
 
@@ -219,7 +220,7 @@ class Schedule:
 
     def __init__(self, phases: tuple[Phase, ...], path: Path | None) -> None:
         self.phases, self.path = phases, path
-        self.starts = begun(path) if path and path.exists() else [0]
+        self.starts = begun(path, len(phases)) if path and path.exists() else [0]
 
     def reached(self, pack: int, share: float) -> None:
         """This share of the run is over at this pack: phases that are due begin with the next packs to be asked for."""
