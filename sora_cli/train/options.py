@@ -251,8 +251,6 @@ STAGES: tuple[type[TrainOptions], ...] = (ClipOptions, VaeOptions, DitOptions, C
 
 @dataclass(frozen=True)
 class LoraOptions(TrainOptions):
-    """Options of `train lora`."""
-
     stage = "lora"
     data: Annotated[
         str, typer.Option(help="Training data: world, a dataset, or a folder of latents with captions beside them.")
@@ -267,8 +265,6 @@ class LoraOptions(TrainOptions):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of `train export`."""
-
     init: Annotated[Path, typer.Option(callback=shipped, help="Transformer: a run of `train dit`.")]
     text: Text = None
     vae: Autoencoder = None

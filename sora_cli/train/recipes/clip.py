@@ -4,9 +4,6 @@ Two moments of a clip, stacked as channels, show a video tower what is there and
 text transformer and contrastive loss do the rest. A second, small loss asks every token to still know its
 word: contrast alone lets look-alikes fall together (fox and crab, spinning and swinging), and it is tokens
 that the DiT reads. The text tower is exported; the video tower lies beside it, for `train dit --align clip`.
-
-Clips are those of the rendered world, or of a dataset, whose latents are what the video tower sees, and whose
-captions say which words there are.
 """
 
 import json
