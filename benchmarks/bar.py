@@ -108,6 +108,11 @@ def judge() -> evaluator.Evaluator:
     return evaluator.from_weights(*registry.load_model_files(registry.entry(exam.JUDGE), "evaluator"))
 
 
+def glimpsed(engine: Engine, shot: Shot) -> torch.Tensor:
+    """A generated video at the judge's size, for those that are long."""
+    return torch.cat([evaluator.shrink(picture) for picture in clips.pictures(engine, shot)])
+
+
 @cache
 def judged(bench: Bench) -> exam.Estimates:
     """How often the judge is right on as many real renders as are to be judged."""
@@ -204,7 +209,7 @@ def flicker_at_rest(vae: autoencoder.Vae, scenes: Sequence[Scene]) -> float:
 
 def length(bench: Bench) -> Iterator[Figure]:
     long = clips.held_out(max(2, bench.clips // 12), bench.seed + 1)
-    videos = [clips.glimpsed(bench.engine, bench.shot(s, i, LONG)) for i, s in enumerate(long)]
+    videos = [glimpsed(bench.engine, bench.shot(s, i, LONG)) for i, s in enumerate(long)]
     first, last = (looked_at(videos, long, looks) for looks in (FIRST_LOOKS, LAST_LOOKS))
     for what in ("subject", "action"):
         sure = known(bench, what)

@@ -108,7 +108,7 @@ def teach(dit: Dit, samples: Sequence[Samples], told: Sequence[str], steps: int,
 def judged(folder: Path, scenes: Sequence[Scene]) -> dict[str, float]:
     """Adherence of the model in a folder to held-out prompts."""
     bench = bar.Bench(str(folder), len(scenes), 0)
-    videos = (clips.glimpsed(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
+    videos = (bar.glimpsed(bench.engine, bench.shot(scene, number)) for number, scene in enumerate(scenes))
     found = exam.adherence([evaluator.name(bar.judge(), video, clips.FPS) for video in videos], scenes)
     return {kind: share["mean"] for kind, share in found.items()}
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from bar import glimpsed
 from measuring import Ledger, Row, grid, note, parser, show, with_ledger
 
 from sora_cli import registry
@@ -71,7 +72,7 @@ def main() -> None:
     scenes = clips.held_out(asked.clips, asked.seed)
 
     def found(shot: Shot, scene: Scene) -> Row:
-        named = evaluator.name(judge, clips.glimpsed(engine, shot), clips.FPS)
+        named = evaluator.name(judge, glimpsed(engine, shot), clips.FPS)
         return dict(exam.right(named, scene))
 
     rows: dict[str, list[Row]] = {way: [] for way in WAYS}

@@ -521,13 +521,35 @@ def test_what_an_index_or_a_manifest_says_is_not_believed(tmp_path: Path) -> Non
         built(tmp_path / "clips", out)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == whole, change
     manifest = whole["manifest.jsonl"].decode()
-    others = [manifest.replace(*pair) for pair in (('"image"', "5"), ('"first": 0', '"first": "0"'), ("96", "0"))]
+    pairs = [('"image"', "5"), ('"first": 0', '"first": "0"'), ("96", "0"), ("[0, 0, 0, 0]", "5"),
+             ("[0, 0, 0, 0]", "[0]"), ('"notes": []', '"notes": 5'), ('"notes": []', '"notes": [[]]')]  # fmt: skip
+    others = [manifest.replace(*pair) for pair in pairs]
     for line in ("{}", '{"file": "a.png"}', *others):
         (out / shards.MANIFEST).write_text(line)
         (out / shards.SCAN).write_text(line)
         assert isinstance(run("show", out).exception, Failed), line
         built(tmp_path / "clips", out)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == whole, line
+
+
+def test_a_dataset_of_strangers_costs_no_file_of_others(tmp_path: Path) -> None:
+    """Its index may name files that are no shards, its samples may lack what a build asks of them."""
+    (tmp_path / "clips").mkdir()
+    picture(tmp_path / "clips" / "a.png")
+    out = tmp_path / "out"
+    built(tmp_path / "clips", out)
+    others = [tmp_path / "beside.txt", out / "notes.txt", tmp_path / "clips" / "a.png"]
+    for path in others[:2]:
+        path.write_text("mine")
+    header, row = shards.read_lines(out / shards.INDEX)
+    names = ("../beside.txt", "notes.txt", str(others[2]))
+    header["shards"] |= {name: {"bytes": 9, "crc32": 0} for name in names}
+    del row["key"]
+    shards.write_lines(out / shards.INDEX, [header | {"crc32": shards.lines_checksum(header, [row])}, row])
+    with shards.writing(out / f"00009-{12 * '0'}.tar") as put:
+        put("00000000", {"latents": torch.zeros(1)}, {"caption": "no key, no file"})
+    assert "made again" in built(tmp_path / "clips", out)
+    assert all(path.is_file() for path in others) and len(list(out.glob("*.tar"))) == len(Dataset(out)) == 1
 
 
 def spoil(out: Path, how: str) -> None:

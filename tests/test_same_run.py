@@ -16,7 +16,7 @@ from test_training import options, toy_run
 from sora_cli.dataset.shards import identity
 from sora_cli.errors import SoraError
 from sora_cli.files import weights
-from sora_cli.train.data.world_packs import Schedule
+from sora_cli.train.data.world_packs import PHASES, Schedule
 from sora_cli.train.options import DitOptions
 from sora_cli.train.recipes import dit as dits
 from sora_cli.train.trainer import checkpoint, distributed, run_folder
@@ -44,6 +44,7 @@ def test_a_run_that_was_stopped_early_leaves_nothing_to_another(tmp_path: Path) 
     for name in ("latents-3-0/00000001.safetensors", "phases.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "checkpoint-0000002").mkdir()  # a process was killed while it removed it
     stopped()
     assert (tmp_path / "latents-3-0/00000001.safetensors").exists() and not (tmp_path / "phases.json").exists()
     stopped(seed=4)
@@ -64,11 +65,11 @@ def test_a_run_keeps_its_number_format(tmp_path: Path) -> None:
         toy_run(tmp_path, 10, precision=torch.bfloat16)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "[1]", '[0, "a"]', "0"])
+@pytest.mark.parametrize("content", ["{", "[]", "[1]", '[0, "a"]', "0", "[0, 1, 2]"])
 def test_damaged_phases_are_not_guessed(tmp_path: Path, content: str) -> None:
     (tmp_path / "phases.json").write_text(content)
     with pytest.raises(SoraError, match=r"phases.json is damaged; start over with --fresh"):
-        Schedule((), tmp_path / "phases.json")
+        Schedule(PHASES, tmp_path / "phases.json")
 
 
 def test_a_sheet_is_drawn_before_its_checkpoint_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

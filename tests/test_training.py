@@ -672,6 +672,11 @@ def test_blocks_on_disk_are_the_blocks_that_were_drawn(tmp_path: Path, monkeypat
     moving = Bucket(1, 1, 2, moving=True)
     assert kept[0].fits(Bucket(1, 1, 2)) and not kept[0].fits(moving) and not kept[0].fits(Bucket(1, 2, 2))
     assert window().draw(1, moving).fits(moving)
+    tensors, _ = weights.load(first.path(2))
+    other = {"other": torch.zeros(1)}
+    for damaged, metadata in ((other, {}), (tensors, {}), (tensors, {"captions": "[", "first": "true"})):
+        weights.save(first.path(2), damaged, metadata)
+        assert torch.equal(window().block(2, Bucket(1, 1, 2)).latents, drawn_[2].latents)
 
 
 def test_coarse_latents_and_their_details_fit_together() -> None:

@@ -1,12 +1,5 @@
 """Videos and pictures in words: by pocket's own captioner, by a pretrained CoCa, or by a server that can see.
 
-    frames     the frames that a captioner looks at
-    pocket     the network that `sora-cli train captioner` makes
-    constrained_decoding   the sentences that there are, and the likeliest of them
-    coca       open_clip's CoCa, from the Hub
-    server     any server that speaks OpenAI's protocol
-    table      the file that captions are written to
-
 A captioner samples the frames of a file and then captions them, so that a file that is broken stops no other.
 """
 

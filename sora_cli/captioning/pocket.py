@@ -28,10 +28,8 @@ class Own:
 
     `threshold` is how alike, at least, almost all videos of its world and their captions are."""
 
-    def __init__(
-        self, network: Captioner, tokenizer: Tokenizer, grammars: Mapping[str, Sequence[Sequence[str]]],
-        threshold: float = -1.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, network: Captioner, tokenizer: Tokenizer, grammars: Mapping[str, Sequence[Sequence[str]]],
+                 threshold: float = -1.0) -> None:  # fmt: skip
         self.network, self.tokenizer, self.threshold = network, tokenizer, threshold
         self.clip, self.still = (Grammar(grammars[kind], tokenizer) for kind in ("clip", "still"))
         self.device = next(network.parameters()).device

@@ -72,7 +72,6 @@ class Table:
         os.fsync(self.file.fileno())
 
     def finish(self) -> None:
-        """Mark the table as finished."""
         self.own.remove()
 
     def __exit__(self, *_: object) -> None:

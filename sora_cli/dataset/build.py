@@ -253,7 +253,7 @@ def samples_of(record: ScannedFile, caption: str, config: BuildConfig) -> Iterat
     """The shots of a file in pieces of at most `config.seconds`, all about as long."""
     if record.reason:
         return
-    canvas = footage.canvas_of(*record.inner, config.tokens)
+    canvas = geometry.canvas(*record.inner, tokens=config.tokens)
     most = whole(max(scan.FEWEST, round(config.seconds * record.fps)))
     for number, shot in enumerate(record.takes):
         if shot.reason:
@@ -261,7 +261,7 @@ def samples_of(record: ScannedFile, caption: str, config: BuildConfig) -> Iterat
         count = -(-shot.frames // most)
         bounds = [shot.first + shot.frames * i // count for i in range(count + 1)]
         for begin, end in zip(bounds, bounds[1:], strict=False):
-            yield Sample(record, number, begin, whole(end - begin), canvas, caption)
+            yield Sample(record, number, begin, whole(end - begin), (canvas.width, canvas.height), caption)
 
 
 def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
@@ -286,7 +286,7 @@ def plan(samples: list[Sample], networks: Networks) -> list[Shard]:
 def encode(config: BuildConfig, plan: list[Shard], networks: Networks) -> Iterator[None]:
     """Write the shards that are not there, and say after each of their samples that it is done. Samples that cannot be
     read leave `plan`, so that their shard has another name and they are tried again next time."""
-    out, old = config.out, {row["key"]: row for row in kept.rows(config.out)}
+    out, old = config.out, {row["key"]: row for row in kept.rows(config.out) if shards.holds(row, {"key": str})}
     missing = missing_in(config.out, plan)
     new = [sample for shard in missing for _, sample in shard.samples if sample.key(networks.vae_id) not in old]
     largest = max((3 * sample.frames * math.prod(sample.canvas) for sample in new), default=1)

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sora_cli import geometry, media
+from sora_cli import media
 from sora_cli.errors import Failed
 from sora_cli.media.bars import Bars
 from sora_cli.media.kinds import IMAGES, ending
@@ -35,13 +34,6 @@ SLACK = 1.01                     # 30.3 frames a second pass for 30
 def decimated_fps(fps: float, most: float) -> float:
     """Every n-th frame of a video, so that there are at most `most` a second: 60 -> 30, 50 -> 25, 12 -> 12."""
     return fps / math.ceil(fps / (most * SLACK))
-
-
-@lru_cache(1024)
-def canvas_of(width: int, height: int, tokens: int) -> media.Size:
-    """The token grid in pixels on which footage of this aspect is shown with `tokens` tokens or so."""
-    canvas = geometry.canvas(width, height, tokens=tokens)
-    return canvas.width, canvas.height
 
 
 def covering(size: media.Size, canvas: media.Size) -> media.Size:

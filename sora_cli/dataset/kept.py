@@ -32,8 +32,8 @@ def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:
                 checksums[path.name] = shards.checksum(path)
             except Failed:
                 bad[path.name] = "is damaged"
-    for name in bad:
-        (folder / name).unlink(missing_ok=True)
+        if path.name in bad:  # not every name in it: an index may be a stranger's
+            path.unlink()
     return checksums, [f"{name} {what}" for name, what in bad.items()]
 
 

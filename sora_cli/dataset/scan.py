@@ -13,7 +13,7 @@ import numpy as np
 
 from sora_cli import media
 from sora_cli.dataset import footage, shot_detection
-from sora_cli.dataset.shards import NUMBER, Kinds, Row, holds, read_lines
+from sora_cli.dataset.shards import NUMBER, Kinds, Row, are_bars, holds, read_lines
 from sora_cli.errors import Failed, SoraError
 from sora_cli.geometry import WIDEST_ASPECT
 from sora_cli.media.bars import Bars
@@ -82,15 +82,22 @@ class ScannedFile:
 
 FILE: Kinds = {
     "file": str, "bytes": int, "modified": int, "kind": str, "width": int, "height": int, "own_fps": NUMBER,
-    "fps": NUMBER, "takes": list, "reason": str,
+    "fps": NUMBER, "takes": list, "reason": str, "notes": list,
 }  # fmt: skip
 SHOT: Kinds = {"first": int, "frames": int, "reason": str}
 
 
 def manifest_lines(path: Path) -> list[Row]:
     """The lines of a manifest, or of a scan that was stopped, that tell of a file; others are not ours."""
-    return [line for line in read_lines(path) if holds(line, FILE) and all(holds(shot, SHOT) for shot in line["takes"])
-            and (not line["kind"] or line["reason"] or min(line["width"], line["height"]) > 0)]  # fmt: skip
+    return [line for line in read_lines(path) if is_file(line)]
+
+
+def is_file(line: Row) -> bool:
+    """Whether a line, which may be a stranger's, tells of a file; older lines have no notes."""
+    if not holds({"notes": []} | line, FILE) or not all(holds(shot, SHOT) for shot in line["takes"]):
+        return False
+    sized = not line["kind"] or line["reason"] or min(line["width"], line["height"]) > 0
+    return sized and are_bars(line) and all(isinstance(note, str) for note in line.get("notes", ()))
 
 
 def files_of(folder: Path, leave_out: Path) -> dict[str, str]:

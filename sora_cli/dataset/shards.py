@@ -86,7 +86,10 @@ def rows_of(path: Path) -> Iterator[Row]:
                 if kind == "safetensors" and content:
                     position = {"offset": entry.offset_data, "bytes": entry.size, "crc32": zlib.crc32(content.read())}
                 elif kind == "json" and content:
-                    yield {"name": stem, **json.load(content), "shard": path.name, **position}
+                    row = {"name": stem, **json.load(content), "shard": path.name, **position}
+                    if not is_sample(row):
+                        raise ValueError(f"{entry.name} does not describe a sample")
+                    yield row
     except (OSError, ValueError, TypeError, tarfile.TarError) as error:
         raise Failed(f"{path} is damaged ({error}); {AGAIN}") from error
 
@@ -132,15 +135,13 @@ def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
 
 
 def read_lines(path: Path) -> list[Row]:
-    """The JSON objects of a file, one a line, up to the first that is torn; none if there is no file."""
+    """The JSON objects of a file, one a line, without lines that are torn; none if there is no file."""
     found = []
-    with suppress(FileNotFoundError, ValueError, RecursionError), path.open(encoding="utf-8") as lines:
+    with suppress(FileNotFoundError), path.open("rb") as lines:
         for line in lines:
-            value = json.loads(line)
-            if not isinstance(value, dict):
-                break
-            found.append(value)
-    return found
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(line))
+    return [value for value in found if isinstance(value, dict)]
 
 
 def write_lines(path: Path, lines: Iterable[Row]) -> bool:
@@ -166,14 +167,17 @@ def is_sample(row: Row) -> bool:
     """Whether a row tells of a sample that lies in its dataset, and of a source in the folder of the clips."""
     if not holds(row, SAMPLE) or ".." in (row["shard"], *PurePath(row["file"]).parts):
         return False
-    sizes = all(are_sizes(row.get(key), count) for key, count in SIZES.items())
+    sizes = all(are_sizes(row.get(key), count) for key, count in SIZES.items()) and are_bars(row)
     return sizes and PurePath(row["shard"]).name == row["shard"] != "" and not PurePath(row["file"]).is_absolute()
 
 
-def are_sizes(value: object, count: int) -> bool:
-    if not isinstance(value, list) or len(value) != count:
-        return False
-    return all(type(size) is int and size > 0 for size in value)
+def are_sizes(value: object, count: int, least: int = 1) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= least for n in value)
+
+
+def are_bars(row: Row) -> bool:
+    """Whether a row's bars are four sizes; older rows have none."""
+    return "bars" not in row or are_sizes(row["bars"], 4, least=0)
 
 
 def lines_checksum(header: Row, rows: Iterable[Row]) -> int:

@@ -30,8 +30,6 @@ APART, NOISE = 16, 6             # of 8 bits, and of the noise's spread: what st
 FEW = 3e-4                       # of all pixels: as many have to
 
 HALVES = (3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 24, 30)  # frames: half as long as dissolves are looked for
-SHORTEST = HALVES[0]
-DISSOLVE = "a dissolve"
 INSIDE = (0.25, 0.5, 0.75)       # where a dissolve has to be a mixture of its ends
 OTHER, PLAIN = 12.0, 5.0         # of 8 bits: by how much its ends differ, and what varies in each of them
 MIXED, COMMON = 0.2, 0.5         # of the difference: what is no mixture; how much alike the ends are
@@ -64,7 +62,7 @@ class FrameStatistics:
 
         Inside of one, every frame is a mixture of those at its ends, which have nothing in common: what moves, is lit
         otherwise or comes nearer is no mixture."""
-        if self.frames < 2 * SHORTEST + 1:
+        if self.frames < 2 * HALVES[0] + 1:
             return []
         blocks = rearrange(np.stack(self.blocks).astype(np.float32), "T c h w -> T c (h w)")
         found: list[tuple[float, int, int]] = []
@@ -81,7 +79,7 @@ class FrameStatistics:
     def nothing(self, part: slice) -> str:
         """Why there is nothing to see in some frames, or two shots at once, "" if there is something."""
         if any(begin <= part.start and part.stop <= end for begin, end in self.dissolves):
-            return DISSOLVE
+            return "a dissolve"
         blocks = np.stack(self.blocks[part])
         if 2 * sum(self.subject[part]) > len(blocks) or np.median([contrast(one) for one in blocks]) > APART:
             return ""

@@ -61,8 +61,8 @@ def counted(names: Any) -> dict[str, int]:
 
 def kind_of(reason: str) -> str:
     """A reason without what is particular to one file."""
-    kind_of_reason = reason.partition(":")[0]
-    return next((kind for start, kind in KINDS.items() if kind_of_reason.startswith(start)), kind_of_reason)
+    before = reason.partition(":")[0]
+    return next((kind for start, kind in KINDS.items() if before.startswith(start)), before)
 
 
 def sheet(folder: Path, path: Path) -> None:

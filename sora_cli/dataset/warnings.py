@@ -9,9 +9,8 @@ from sora_cli.errors import among, be, counted, have
 OOV_THRESHOLD = 0.05  # of the words of captions: what is worth a note
 
 
-def caption_warnings(
-    config: BuildConfig, texts: dict[str, str], captions: Captions, networks: Networks
-) -> Iterator[str]:
+def caption_warnings(config: BuildConfig, texts: dict[str, str], captions: Captions,
+                     networks: Networks) -> Iterator[str]:  # fmt: skip
     """What somebody should know of the captions, by the files that are used."""
     if unmatched := captions.unmatched:
         count = len(unmatched)

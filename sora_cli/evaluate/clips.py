@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sora_cli import geometry
 from sora_cli.generation.engine import Engine
-from sora_cli.models.sora.evaluator import shrink
 from sora_cli.models.sora.vae import Vae
 from sora_cli.registry import Entry
 from sora_cli.shot import Shot
@@ -51,7 +50,6 @@ def plain(scene: Scene) -> Scene:
 
 
 def another(scene: Scene) -> Scene:
-    """The same scene with another subject."""
     names = list(SUBJECTS)
     return replace(scene, subject=names[(names.index(scene.subject) + len(names) // 2) % len(names)])
 
@@ -81,11 +79,6 @@ def covered(scene: Scene, times: Tensor, height: int = HEIGHT, width: int = WIDT
 
 def generated(engine: Engine, shot: Shot) -> Tensor:
     return torch.cat(list(pictures(engine, shot)))
-
-
-def glimpsed(engine: Engine, shot: Shot) -> Tensor:
-    """A generated video at the judge's size, for those that are long."""
-    return torch.cat([shrink(picture) for picture in pictures(engine, shot)])
 
 
 def pictures(engine: Engine, shot: Shot) -> Iterator[Tensor]:

@@ -54,7 +54,8 @@ def evaluate(model: registry.Entry, clips: int, seed: int, device: str) -> dict[
     judge = from_weights(*registry.load_model_files(registry.entry(JUDGE), "evaluator"))
     vae = autoencoder.from_weights(*registry.load_model_files(model, "vae"))
     scenes = shown.held_out(clips, seed)
-    with progress() as bar:
+    columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         track: Track = lambda of, what: bar.track(of, description=what)
         exam = Exam(Engine(model, device=device), vae, judge, seed, track)
         return {
@@ -64,11 +65,6 @@ def evaluate(model: registry.Entry, clips: int, seed: int, device: str) -> dict[
             **steering(exam, scenes),
             "drift": drifting(exam, scenes[: max(1, clips // CLIPS_PER_LONG_CLIP)]),
         }  # fmt: skip
-
-
-def progress() -> Progress:
-    columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 # ---- the judge --------------------------------------------------------------------------------------------

@@ -88,13 +88,10 @@ def table(title: str, files: list[Path], usage: SamplingDefaults) -> str:
     rows = "".join(f"  {{ name = {json.dumps(path.name)}, bytes = {path.stat().st_size}, "
                    f'sha256 = "{weights.hash_of(path)}" }},\n' for path in files)  # fmt: skip
     usual = asdict(SamplingDefaults())
-    said = "".join(f"{key} = {toml(value)}\n" for key, value in asdict(usage).items() if value != usual[key])
+    said = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+                   for key, value in asdict(usage).items() if value != usual[key])  # fmt: skip
     return (f'[{json.dumps(title)}]\nkind = "sora"\nabout = "trained by sora-cli train"\nlicence = "unknown"\n'
             f"files = [\n{rows}]\n[{json.dumps(title)}.usage]\n{said}")  # fmt: skip
-
-
-def toml(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 def card(title: str, headers: Mapping[str, Mapping[str, str]], usage: SamplingDefaults, last: Mapping[str, Any],

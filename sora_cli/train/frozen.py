@@ -11,10 +11,8 @@ from torch import Tensor
 from sora_cli import registry
 from sora_cli.dataset.shards import identity
 from sora_cli.errors import SoraError
-from sora_cli.models.sora.text import TextTower, Tokenizer
-from sora_cli.models.sora.text import from_weights as text_from_weights
-from sora_cli.models.sora.vae import Vae
-from sora_cli.models.sora.vae import from_weights as vae_from_weights
+from sora_cli.models.sora import text as texts
+from sora_cli.models.sora import vae as vaes
 
 Network = tuple[dict[str, Tensor], dict[str, str]]  # tensors and the header of their file
 REMEMBERED = 4096  # captions whose features are cached
@@ -24,7 +22,7 @@ NAMES = {"vae": "VAE", "text": "text tower"}
 class CachedTextEncoder:
     """Captions -> text features [V, L, width] by the frozen tower, which reads none twice soon."""
 
-    def __init__(self, tower: TextTower, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(self, tower: texts.TextTower, tokenizer: texts.Tokenizer, device: torch.device) -> None:
         self.tower, self.tokenizer, self.device = tower.to(device).eval(), tokenizer, device
         self.cached: dict[str, Tensor] = {}
 
@@ -43,7 +41,7 @@ class CachedTextEncoder:
 class Frozen:
     """An autoencoder and a text tower, and their identities by the names of their options."""
 
-    vae: Vae
+    vae: vaes.Vae
     encoder: CachedTextEncoder
     ids: dict[str, str]
 
@@ -56,8 +54,8 @@ class Frozen:
     @classmethod
     def of(cls, networks: Mapping[str, Network], device: torch.device) -> "Frozen":
         """Those of tensors and headers that are read."""
-        tokenizer, tower = text_from_weights(*networks["text"])
-        return cls(vae_from_weights(*networks["vae"]).to(device), CachedTextEncoder(tower, tokenizer, device),
+        tokenizer, tower = texts.from_weights(*networks["text"])
+        return cls(vaes.from_weights(*networks["vae"]).to(device), CachedTextEncoder(tower, tokenizer, device),
                    {stem: identity(*networks[stem]) for stem in NAMES})  # fmt: skip
 
 

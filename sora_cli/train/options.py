@@ -23,8 +23,6 @@ def shipped(init: Path | None) -> Path | None:
     return registry.PACKAGE / SHIPPED if init == Path(SHIPPED) and not init.exists() else init
 
 
-Choice = Annotated[Literal["nano", "mini", "base"], typer.Option(help="Size of the network.")]
-Source = Annotated[str, typer.Option(help="Training data: world, or a dataset of `data build`.")]
 Init = Annotated[
     Path | None,
     typer.Option(callback=shipped, help="Weights to start from: pocket, a run, an exported folder, or a file."),
@@ -96,7 +94,7 @@ class TrainOptions:
 class SizedOptions(TrainOptions):
     """Options of networks that come in several sizes."""
 
-    preset: Choice = "nano"
+    preset: Annotated[Literal["nano", "mini", "base"], typer.Option(help="Size of the network.")] = "nano"
 
     @property
     def name(self) -> str:
@@ -107,7 +105,7 @@ class SizedOptions(TrainOptions):
 class DataOptions(SizedOptions):
     """Options of networks that learn from the world or from footage."""
 
-    data: Source = WORLD
+    data: Annotated[str, typer.Option(help="Training data: world, or a dataset of `data build`.")] = WORLD
 
     def check(self) -> None:
         if self.data != WORLD:
@@ -253,8 +251,6 @@ STAGES: tuple[type[TrainOptions], ...] = (ClipOptions, VaeOptions, DitOptions, C
 
 @dataclass(frozen=True)
 class LoraOptions(TrainOptions):
-    """Options of `train lora`."""
-
     stage = "lora"
     data: Annotated[
         str, typer.Option(help="Training data: world, a dataset, or a folder of latents with captions beside them.")
@@ -269,8 +265,6 @@ class LoraOptions(TrainOptions):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of `train export`."""
-
     init: Annotated[Path, typer.Option(callback=shipped, help="Transformer: a run of `train dit`.")]
     text: Text = None
     vae: Autoencoder = None

@@ -1,6 +1,6 @@
 """Training data of the world: packs of a sliding window of blocks of freshly drawn and encoded scenes.
 
-LatentBatch number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
+Block number b is a pure function of (seed, b), so a resumed run draws what an uninterrupted one would have.
 On a CPU, where drawing and encoding cost as much as learning, a block stays in the window for a while and is
 used several times; on a GPU `refresh_rate` can be raised until nothing is seen twice. The blocks of the window lie on
 disk as well, so that a run that goes on need not draw them again. What is drawn depends on the phase of the training.
@@ -95,7 +95,7 @@ class LatentCache:
         return range(max(0, end - self.size), end)
 
     def block(self, number: int, bucket: Bucket) -> LatentBatch:
-        """LatentBatch `number` in the shape that its number was first drawn with."""
+        """Block `number` in the shape that its number was first drawn with."""
         if number in self.blocks:
             return self.blocks[number]
         block = self.blocks[number] = self.load_or_draw(number, bucket)
@@ -114,7 +114,7 @@ class LatentCache:
         """A block from disk, where it is there in this shape, else drawn and put there."""
         if not self.folder:
             return self.draw(number, bucket)
-        with suppress(SoraError):  # none there, or gone just now by another process
+        with suppress(SoraError, LookupError, ValueError):  # none there, damaged, or gone just now by another process
             tensors, metadata = weights.load(self.path(number))
             block = LatentBatch(tensors["latents"], tensors["seconds"], tuple(json.loads(metadata["captions"])),
                                 tensors["field"], json.loads(metadata["first"]))  # fmt: skip
@@ -204,11 +204,12 @@ GROWN = (  # for weights that know pictures already
 DISTILLED = (Phase(0.0, GROWN[-1].buckets),)
 
 
-def begun(path: Path) -> list[int]:
-    """The packs that phases began with; SoraError if the file does not say so."""
+def begun(path: Path, most: int) -> list[int]:
+    """The packs that phases began with, at most so many; SoraError if the file does not say so."""
     with suppress(ValueError, RecursionError):
         found: list[int] = json.loads(path.read_text())
-        if isinstance(found, list) and found[:1] == [0] and all(type(pack) is int for pack in found):
+        whole = isinstance(found, list) and found[:1] == [0] and all(type(pack) is int for pack in found)
+        if whole and len(found) <= most:
             return found
     raise SoraError(f"{path} is damaged; start over with --fresh")
 
@@ -219,7 +220,7 @@ class Schedule:
 
     def __init__(self, phases: tuple[Phase, ...], path: Path | None) -> None:
         self.phases, self.path = phases, path
-        self.starts = begun(path) if path and path.exists() else [0]
+        self.starts = begun(path, len(phases)) if path and path.exists() else [0]
 
     def reached(self, pack: int, share: float) -> None:
         """This share of the run is over at this pack: phases that are due begin with the next packs to be asked for."""
@@ -233,7 +234,6 @@ class Schedule:
 
 
 def bucket_of(phase: Phase, rng: random.Random) -> Bucket:
-    """A shape to draw."""
     buckets, chances = zip(*phase.buckets, strict=True)
     bucket: Bucket = rng.choices(buckets, chances)[0]
     return bucket

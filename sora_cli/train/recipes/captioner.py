@@ -24,7 +24,7 @@ from sora_cli.train.options import CaptionerOptions
 from sora_cli.train.recipes.evaluator import damage
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig, generator
-from sora_cli.train.trainer.stage import Stage, save_half, seeded
+from sora_cli.train.trainer.stage import Stage, save_half
 from sora_cli.world.captions import dense, parse
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -107,8 +107,8 @@ class CaptionerStage(Stage[CaptionerOptions]):
         preset, self.slots = PRESETS[options.preset], grammar()
         self.tokenizer = Tokenizer(vocabulary(self.slots), CONTEXT)
         self.network = CaptionerConfig(self.tokenizer.vocab_size, CONTEXT, *preset.sizes)
-        with seeded(options.seed):
-            self.model: Captioner = Captioner(self.network).to(device)
+        torch.manual_seed(options.seed)  # weight initialisation alone
+        self.model: Captioner = Captioner(self.network).to(device)
         self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.lr,
                                     average=0.99, save_every=100)  # fmt: skip
         self.criterion = CoCaLoss(caption_loss_weight=CAPTION, clip_loss_weight=1.0, pad_id=PAD)

@@ -4,9 +4,6 @@ Two moments of a clip, stacked as channels, show a video tower what is there and
 text transformer and contrastive loss do the rest. A second, small loss asks every token to still know its
 word: contrast alone lets look-alikes fall together (fox and crab, spinning and swinging), and it is tokens
 that the DiT reads. The text tower is exported; the video tower lies beside it, for `train dit --align clip`.
-
-Clips are those of the rendered world, or of a dataset, whose latents are what the video tower sees, and whose
-captions say which words there are.
 """
 
 import json
@@ -33,7 +30,7 @@ from sora_cli.train.recipes.tower import GAP, MOMENTS, TowerConfig, VideoTower
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig
 from sora_cli.train.trainer.logger import note_unread
-from sora_cli.train.trainer.stage import Stage, seeded
+from sora_cli.train.trainer.stage import Stage
 from sora_cli.world.captions import dense, sparse, words
 from sora_cli.world.render import render
 from sora_cli.world.scene import Split, sample_scene
@@ -162,8 +159,8 @@ class ClipStage(Stage[ClipOptions]):
         self.tokenizer = Tokenizer(self.clips.vocabulary, self.clips.context)
         if isinstance(self.clips, Footage):
             note_unread(self.clips.dataset.captions, self.tokenizer.most)
-        with seeded(options.seed):
-            self.tower, self.model = network_of(preset, self.clips, self.tokenizer)
+        torch.manual_seed(options.seed)  # weight initialisation alone
+        self.tower, self.model = network_of(preset, self.clips, self.tokenizer)
         self.model.to(device)
         self.config = TrainerConfig(steps=options.steps or preset.steps, rate=preset.lr, average=0.99,
                                     batch=min(options.batch or preset.batch, self.clips.most))  # fmt: skip

@@ -3,7 +3,7 @@
 Of the world, images come first, then clips (a clip costs as much as ten images and teaches shapes no better). A pack is
 as many samples of one shape as make its budget of tokens, so that there are few kernels to compile and no index in
 attention; shapes change from step to step. Packs of a dataset have clips of all its shapes at once (see `packing`).
-Every sample has its own task from the mask mix of `timeline.sample_task`.
+Every sample has its own task from the mask mix of `tasks.sample_task`.
 """
 
 import copy
@@ -253,7 +253,6 @@ class DitStage(Stage[DitOptions]):
             likeness.note(self.options.folder, int(path.stem), self.likeness(model.dit, self.pictures))
 
     def likeness(self, dit: Dit, pictures: likeness.Pictures) -> dict[str, float]:
-        """How like their scenes the held-out pictures are."""
         height, width = (side // STRIDE for side in pictures.real.shape[-2:])
         with self.autocast():
             text = self.conditioner(pictures.captions)

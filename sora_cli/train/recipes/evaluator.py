@@ -25,7 +25,7 @@ from sora_cli.models.sora.evaluator import (
 from sora_cli.train.options import EvaluatorOptions
 from sora_cli.train.trainer import loop
 from sora_cli.train.trainer.config import Losses, Preset, TrainerConfig, generator
-from sora_cli.train.trainer.stage import Stage, save_half, seeded
+from sora_cli.train.trainer.stage import Stage, save_half
 from sora_cli.world.field import STRIDE, field
 from sora_cli.world.render import render
 from sora_cli.world.scene import Scene, Split, sample_scene
@@ -97,8 +97,8 @@ class EvaluatorStage(Stage[EvaluatorOptions]):
         super().__init__(options, device, dtype)
         preset = PRESETS[options.preset]
         self.names = EvaluatorConfig(tuple(SUBJECTS), tuple(ACTIONS), tuple(PLACES), *preset.sizes)
-        with seeded(options.seed):
-            self.model: Evaluator = Evaluator(self.names).to(device)
+        torch.manual_seed(options.seed)  # weight initialisation alone
+        self.model: Evaluator = Evaluator(self.names).to(device)
         self.config = TrainerConfig(options.steps or preset.steps, options.batch or preset.batch, preset.lr,
                                     average=0.99)  # fmt: skip
 

@@ -35,7 +35,7 @@ from sora_cli.sampling.solvers import TRAINED
 from sora_cli.storage import latent_file
 from sora_cli.train.align import Learner
 from sora_cli.train.data.noising import examples_of, to_device
-from sora_cli.train.data.packing import Clip, Pack, pack_of
+from sora_cli.train.data.packing import DROP_TEXT, Clip, Pack, pack_of
 from sora_cli.train.data.world_packs import GROWN, Schedule
 from sora_cli.train.frozen import CachedTextEncoder, Frozen
 from sora_cli.train.options import WORLD, LoraOptions
@@ -48,7 +48,6 @@ FILE = "lora.safetensors"
 STEPS = {"sora": 1000, "wan": 2000}
 BATCH = {"sora": 8, "wan": 1}
 RATES = {"sora": 1e-3, "wan": 1e-4}
-DROP_TEXT = 0.1
 SHIFT = 3.0  # of Wan's noise levels: what is learned of few clips are looks and motions, which smaller ones hide less
 
 
@@ -181,7 +180,6 @@ class LoraStage(Stage[LoraOptions]):
         return {"model": self.entry.name, "weights": weights.fingerprint(self.files)[:16], **self.frozen_ids}
 
     def export(self, averaged: dict[str, Tensor]) -> Path:
-        """Write OUT/lora.safetensors."""
         path = self.options.folder / FILE
         weights.save(path, self.model.file(averaged), self.model.header(self.options, self.entry))
         return path

@@ -25,7 +25,7 @@ from sora_cli.dataset.shards import checksum, damage
 from sora_cli.errors import SoraError
 from sora_cli.files import owned, weights
 from sora_cli.train.trainer import distributed
-from sora_cli.train.trainer.run_folder import ABOUT, CHECKPOINT, PART
+from sora_cli.train.trainer.run_folder import ABOUT, PART, checkpoints
 
 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is one process
 
@@ -58,11 +58,6 @@ class Ema:
         now = model.state_dict()
         mine = [distributed.local(v) for v in self.state.values()]
         torch._foreach_lerp_(mine, [distributed.local(now[k]).float() for k in self.state], 1 - keep)
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted({path.parent for name in (ABOUT, "*.safetensors") for path in out.glob(f"{CHECKPOINT}/{name}")})
 
 
 def progress(out: Path) -> Progress:
@@ -105,7 +100,6 @@ def save(out: Path, reached: Progress, model: nn.Module, average: Ema, optims: S
 
 
 def remove_all_but(last: Path) -> None:
-    """Remove all checkpoints of a run but one."""
     for other in checkpoints(last.parent):
         if other != last:
             remove(other)

@@ -11,8 +11,8 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What does not depend on the machine. `steps` fixes the schedule: a warm-up, a plateau, and a linear
-    decay over the last quarter (warm-up, stable, decay), of the steps or of the minutes, whichever ends first."""
+    """`steps` fixes the schedule: a warm-up, a plateau, and a linear decay over the last quarter (warm-up, stable,
+    decay), of the steps or of the minutes, whichever ends first."""
 
     steps: int
     batch: int  # samples a batch, for the progress display alone

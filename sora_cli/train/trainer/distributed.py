@@ -76,7 +76,6 @@ def broadcast(value: float, device: torch.device) -> float:
 
 
 def any_rank(true: bool, device: torch.device) -> bool:
-    """Whether something is true in any process."""
     if world_size() == 1:
         return true
     shared = torch.tensor(float(true), device=device)
@@ -248,8 +247,3 @@ def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if is_main():
             found[name] = gathered.cpu()
     return found
-
-
-def number(x: Tensor) -> float:
-    """A tensor of one number, which may be spread over the processes."""
-    return float(x.full_tensor() if isinstance(x, DTensor) else x)

@@ -5,7 +5,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sora_cli.dataset.shards import NUMBER, Kinds, holds, read_lines
 from sora_cli.errors import among, be, readable
 from sora_cli.files import weights
 from sora_cli.models.sora.text import longer
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EVERY = 10  # steps a line
 COUNTED = ("samples", "tokens", "flops")  # of a batch, if its losses tell them: logged by the second
+LINE: Kinds = {"step": NUMBER, "seconds": NUMBER}  # of every line but the first
 APART = ("step", "seconds", "speed", "lr", "tokens")  # of a line: not worth a curve
 
 
@@ -55,7 +56,7 @@ class Log:
     def begin(self, options: TrainOptions, start: int) -> None:
         """A new file, or the old one without the steps that are taken again."""
         header = json.dumps({"options": asdict(options), "recipe": asdict(self.config)}, default=str)
-        old = self.lines() if start and self.path.exists() else []
+        old = self.lines() if start else []
         kept = [line for line in old if line.get("step", start + 1) <= start]
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         first = [json.dumps(line) for line in old[:1] if "options" in line] or [header]
@@ -63,14 +64,7 @@ class Log:
 
     def lines(self) -> list[dict[str, Any]]:
         """What the file says, without what a kill cut or something else damaged."""
-        found = []
-        for line in self.path.read_text(errors="replace").splitlines():
-            with suppress(ValueError, RecursionError, AttributeError):
-                record = json.loads(line)
-                numbers = {type(record.get(key)) for key in ("step", "seconds")}
-                if "options" in record or numbers <= {int, float}:
-                    found.append(record)
-        return found
+        return [line for line in read_lines(self.path) if "options" in line or holds(line, LINE)]
 
     def add(self, step: int, losses: dict[str, float], took: float, waited: float) -> None:
         """The losses of a step, and how many seconds it took, of which it waited."""
@@ -110,7 +104,6 @@ class Log:
         self.progress.console.print(f"[yellow]warning:[/] {escape(readable(text))}", highlight=False, soft_wrap=True)
 
     def sheet(self, path: Path, step: int) -> None:
-        """A sheet of samples was drawn."""
         self.plot()
         if self.board:
             from matplotlib.image import imread

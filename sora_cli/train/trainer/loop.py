@@ -119,7 +119,8 @@ class Clock:
 def _step(model: nn.Module, step: int, loss: float, config: TrainerConfig, lr: float,
           optims: list[torch.optim.Optimizer], out: Path) -> dict[str, float]:  # fmt: skip
     """Take an optimizer step with the gradients; Failed, with nothing learned, if they are not finite."""
-    norm = distributed.number(nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+    total = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
     refuse_nonsense(step, loss, norm, next(reversed(checkpoints(out)), None))
     for optim in optims:
         for group in optim.param_groups:

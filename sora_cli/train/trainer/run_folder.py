@@ -32,6 +32,11 @@ FREE = {
 }  # fmt: skip
 
 
+def checkpoints(out: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted({path.parent for name in (ABOUT, "*.safetensors") for path in out.glob(f"{CHECKPOINT}/{name}")})
+
+
 @contextmanager
 def held(options: TrainOptions) -> Iterator[None]:
     """The run folder, taken by the process that writes; emptied of an earlier run where that is asked for."""
@@ -43,7 +48,7 @@ def held(options: TrainOptions) -> Iterator[None]:
             sweep(part.with_name(part.name.rsplit(".", 2)[0]))
         if not options.resume:
             check_needed(options)
-        begun = any(options.folder.glob(CHECKPOINT))
+        begun = bool(checkpoints(options.folder))
         if not begun and own.stored_identity() is None:
             check_results(options)
         elif not options.resume:
@@ -76,7 +81,7 @@ def check_needed(options: TrainOptions) -> None:
 def begin(options: TrainOptions, batch: int, batches: int, more: dict[str, Any]) -> None:
     """Say in the folder which training this is, or SoraError naming the first difference to the one that is there."""
     own = Owned(options.folder, identity(options, batch, batches) | more, KIND, OTHERWISE)
-    stored, begun = own.stored_identity(), any(options.folder.glob(CHECKPOINT))
+    stored, begun = own.stored_identity(), bool(checkpoints(options.folder))
     if begun and stored is None:
         raise SoraError(f"{options.folder} does not say which {KIND} its checkpoints are of; {OTHERWISE}")
     if not begun and stored not in (None, own.identity) and not any(options.folder.glob("*.safetensors")):

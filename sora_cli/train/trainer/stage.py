@@ -1,12 +1,11 @@
 """What the training of a network has of its own; what all trainings share is in `loop`.
 
 A recipe is a `Stage`: it builds the network, makes batches, computes the loss, draws a sheet, and exports the averaged
-weights. `train` meets the other processes, builds the stage, has it learn (`loop.fit`), and has one process export it.
+weights.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -53,14 +52,6 @@ class Stage(Generic[Options]):
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """First weights by this seed: layers draw them from the global generator, which is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def save_half(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
