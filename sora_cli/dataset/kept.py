@@ -23,7 +23,7 @@ def sweep(folder: Path) -> None:
 def sound(folder: Path) -> tuple[dict[str, Row], list[str]]:
     """The whole shards of a folder with their checksums; damaged ones are removed and reported."""
     header, _ = indexed(folder)
-    bad = shards.damage(folder, header, whole=True)
+    bad = shards.damage_inside(folder, header)
     checksums = {name: due for name, due in header.get("shards", {}).items() if name not in bad}
     for path in sorted(folder.glob(SHARDS)):
         if path.name not in checksums and path.name not in bad:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import Failed, SoraError
 from sora_cli.files import owned, weights
-from sora_cli.media.damage import crc32
+from sora_cli.media.damage import crc32_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,11 +115,11 @@ def checksum(path: Path) -> Row:
     """The size of a file and the checksum of its bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        return {"bytes": size, "crc32": crc32(file, size)}
+        return {"bytes": size, "crc32": crc32_of(file, size)}
 
 
-def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
-    """What is wrong with which shards of a dataset, by their sizes, and if `whole`, by all of their bytes."""
+def damage(folder: Path, header: Row) -> dict[str, str]:
+    """What is wrong with which shards of a dataset, by their sizes."""
     found = {}
     for name, due in header.get("shards", {}).items():
         path = folder / name
@@ -129,9 +129,14 @@ def damage(folder: Path, header: Row, whole: bool = False) -> dict[str, str]:
             found[name] = "has no checksum"
         elif path.stat().st_size != due["bytes"]:
             found[name] = f"has {path.stat().st_size} bytes instead of {due['bytes']}"
-        elif whole and checksum(path) != due:
-            found[name] = "is damaged"
     return found
+
+
+def damage_inside(folder: Path, header: Row) -> dict[str, str]:
+    """The same by all of their bytes."""
+    found = damage(folder, header)
+    whole = {name: due for name, due in header.get("shards", {}).items() if name not in found}
+    return found | {name: "is damaged" for name, due in whole.items() if checksum(folder / name) != due}
 
 
 def read_lines(path: Path) -> list[Row]:

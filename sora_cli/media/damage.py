@@ -127,7 +127,7 @@ def of_matroska(file: BinaryIO) -> str:
             return ""  # nobody knew how long it would be, or ffmpeg says that there is no more
         if length > 6 and at(file, begin, 2) == MATROSKA_CRC:
             stated = int.from_bytes(file.read(4), "little")
-            if crc32(file, length - 6) != stated:
+            if crc32_of(file, length - 6) != stated:
                 return f"a checksum is wrong between the bytes {offset} and {begin + length}"
         offset = begin + length
     return ""
@@ -138,7 +138,7 @@ def vint(data: bytes) -> int:
     return 9 - data[0].bit_length() if data and data[0] else 0
 
 
-def crc32(file: BinaryIO, length: int) -> int:
+def crc32_of(file: BinaryIO, length: int) -> int:
     found = 0
     while block := file.read(min(length, BLOCK)):
         found, length = zlib.crc32(block, found), length - len(block)

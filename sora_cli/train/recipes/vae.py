@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sora_cli import registry
 from sora_cli.dataset.dataset import Dataset
 from sora_cli.models.sora.vae import FINE, STRIDE, Vae, VaeConfig, cells, config_from, fine
+from sora_cli.train.frozen import Network
 from sora_cli.train.options import WORLD, VaeOptions
 from sora_cli.train.recipes.grow import grow_vae
 from sora_cli.train.trainer import loop
@@ -228,10 +229,9 @@ def measure_latents(vae: Vae, clips: int, draw: Draw) -> None:
     vae.std[new] = units(vae, values.t()[..., None, None, None]).flatten()[new]
 
 
-def initial_vae(options: VaeOptions) -> Vae:
-    """The autoencoder before the first step: of a preset's sizes, grown from --init if there is one. What must not
+def initial_vae(options: VaeOptions, start: Network | None) -> Vae:
+    """The autoencoder before the first step: of a preset's sizes, grown from `start` if there is one. What must not
     change is frozen: with --details all of the encoder but the details, with --decoder-only all of it."""
-    start = registry.load_network("vae", options.init) if options.init else None
     was, plain = config_from(start[1]) if start else None, PRESETS[options.preset]
     details = max(DETAILS if options.details else 0, was.details if was else 0)
     torch.manual_seed(options.seed)  # weight initialisation alone; data draws from its own generators
@@ -246,16 +246,15 @@ def initial_vae(options: VaeOptions) -> Vae:
 
 
 class VaeStage(Stage[VaeOptions]):
-    """The autoencoder, from nothing or grown from weights, on a dataset or the world."""
+    """The autoencoder, from nothing or grown from these weights, on a dataset or the world."""
 
-    def __init__(self, options: VaeOptions, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, dataset: Dataset | None, start: Network | None, options: VaeOptions, device: torch.device,
+                 dtype: torch.dtype) -> None:  # fmt: skip
         super().__init__(options, device, dtype)
-        source: Callable[..., Footage] = world_clip
-        if options.data != WORLD:
-            dataset = Dataset(options.data)
+        if dataset:
             dataset.check_frames(LONGEST)
-            source = partial(dataset_clip, dataset=dataset)
-        self.model: Vae = initial_vae(options).to(device)
+        source = partial(dataset_clip, dataset=dataset) if dataset else world_clip
+        self.model: Vae = initial_vae(options, start).to(device)
         self.draw: Draw = partial(source, device=device, zoom=options.zoom)
         self.config = TrainerConfig(steps=options.steps or STEPS[options.preset], batch=options.batch or 8, rate=2e-3,
                                     average=0.998, save_every=250, sample_every=500)  # fmt: skip
@@ -284,4 +283,8 @@ class VaeStage(Stage[VaeOptions]):
         return save_half(self.options.folder / "vae.safetensors", vae.state_dict(), metadata)
 
 
-train = partial(loop.train, VaeStage)
+def train(options: VaeOptions) -> Path:
+    """Train an autoencoder on what the options name, which is opened here; returns its file."""
+    dataset = None if options.data == WORLD else Dataset(options.data)
+    start = registry.load_network("vae", options.init) if options.init else None
+    return loop.train(partial(VaeStage, dataset, start), options)

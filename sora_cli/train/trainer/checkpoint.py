@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.tensor import DTensor
 
-from sora_cli.dataset.shards import checksum, damage
+from sora_cli.dataset.shards import checksum, damage, damage_inside
 from sora_cli.errors import SoraError
 from sora_cli.files import owned, weights
 from sora_cli.train.trainer import distributed
@@ -69,7 +69,7 @@ def progress(out: Path) -> Progress:
     try:
         about = json.loads((found[-1] / ABOUT).read_text())
         reached = Progress(**{field.name: about[field.name] for field in fields(Progress)})
-        bad = damage(found[-1], about, whole=distributed.is_main())
+        bad = (damage_inside if distributed.is_main() else damage)(found[-1], about)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise SoraError(f"{found[-1]} is damaged or from an older version; start over with --fresh") from None
     for name, what in bad.items():
