@@ -40,6 +40,8 @@ EXAMPLE = 'sora-cli generate "a cat surfing"'
 FAILURE, INTERRUPTED = 1, 130
 ENDS = ("SIGTERM", "SIGHUP")  # signals that end a command; the second comes of a terminal that is closed
 LONGEST = 900  # characters of an error
+GROUPS = {"train": train, "data": data, "weights": weights}
+MAKING = ("generate", "extend", "loop", "reverse")  # go on with finished windows
 WORDED = {  # what typer's parser says, and what we do
     "Value error, ": "",
     "Input should be a valid number, unable to parse.*": "it must be a number.",
@@ -65,9 +67,8 @@ app.command(cls=WithAddress)(batch)
 for verb in (serve, encode, decode, caption, info, doctor, world, evaluate):
     app.command()(verb)
 app.command(context_settings=PASSED_ON)(ffmpeg)
-app.add_typer(train, name="train")
-app.add_typer(data, name="data")
-app.add_typer(weights, name="weights")
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def show_version(asked: bool) -> None:
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: list[str], debug: bool = False) -> int:
     """The error boundary. With `debug`, errors keep their traceback."""
-    if words in ([], ["train"], ["data"], ["weights"]):  # groups without a command
+    if not words or words in [[name] for name in GROUPS]:  # which command is not said
         words = [*words, "--help"]
     if sys.platform == "win32" and not {"-h", "--help", "--version"}.intersection(words):
         return complain(WINDOWS, FAILURE)
@@ -141,7 +142,7 @@ def worded(message: str) -> str:
 
 def less(words: Sequence[str]) -> str:
     """How a command could do with less memory, as the end of an error message; "" for commands that cannot."""
-    if words[:1] not in (["generate"], ["extend"], ["loop"], ["reverse"]):  # which go on with finished windows
+    if not words or words[0] not in MAKING:
         return ""
     smaller = "a smaller --res or fewer --frames"
     if {"-", "-o-", "--output=-"}.intersection(words):  # a pipe keeps nothing
